@@ -1,0 +1,42 @@
+# make demo | test | lint | setup: each does all the set-up that it needs.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: setup demo test lint format lock
+
+setup: .venv/ready
+
+# The locked dependencies by hash, with uv where it is there and pip where not; then the project itself.
+.venv/ready: requirements.lock pyproject.toml
+	@if command -v uv >/dev/null 2>&1; then \
+		uv venv -q --clear --python $(PYTHON) .venv && \
+		uv pip install -q --python $(BIN)/python --require-hashes -r requirements.lock && \
+		uv pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .; \
+	else \
+		$(PYTHON) -m venv --clear .venv && \
+		$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements.lock && \
+		$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .; \
+	fi
+	@touch $@
+
+demo: setup
+	@$(BIN)/canvas-ingest demo; code=$$?; test $$code -eq 0 -o $$code -eq 3   # 3: the sample has rows that are wrong on purpose
+
+test: setup
+	$(BIN)/pytest
+
+lint: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+# Needs uv. The lock names no index, so that it can be installed from any.
+lock:
+	uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-emit-find-links --python-version 3.11 \
+		--group dev pyproject.toml -o requirements.lock --custom-compile-command "make lock"

@@ -1,0 +1,1 @@
+"""How to speak to Canvas. Knows requests and answers, never rows."""

@@ -1,0 +1,130 @@
+"""The bearer token: fetched, kept, renewed before it expires, and once on a 401 for all waiters.
+
+Source: canvas-api.md, "Access". Secrets are held here and in the environment, and never printed.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import urlencode
+
+import orjson
+
+from pipeline.canvas.transport import Reply
+from pipeline.clock import Clock
+from pipeline.errors import AuthError, ConfigError
+
+_RENEW_BEFORE_S: Final = 60.0
+_LIFETIME_DEFAULT_S: Final = 3600.0  # where the answer names none
+_OK: Final = 200
+
+Post = Callable[[str, bytes], Awaitable[Reply]]  # url, form -> the answer
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """A client's id and secret, or a ready token. One of the two is set."""
+
+    token_url: str
+    client_id: str = field(default="", repr=False)
+    client_secret: str = field(default="", repr=False)
+    token: str = field(default="", repr=False)
+    scope: str = ""
+
+    def require(self) -> None:
+        """Raises ConfigError where there is nothing to get in with."""
+        if self.token:
+            return
+        if not (self.client_id and self.client_secret):
+            raise ConfigError(
+                "no credentials for Canvas",
+                "set CANVAS_CLIENT_ID and CANVAS_CLIENT_SECRET (or CANVAS_TOKEN) in the environment, "
+                "or name files that hold them with _FILE at the end of the name",
+            )
+        if not self.token_url:
+            raise ConfigError(
+                "canvas.token_url is missing",
+                "it is https://<instance>.canvasmedical.com/auth/token/",
+            )
+
+
+class Tokens:
+    """The one token of a run."""
+
+    def __init__(self, credentials: Credentials, post: Post, clock: Clock) -> None:
+        self._credentials = credentials
+        self._post = post
+        self._clock = clock
+        self._lock = asyncio.Lock()
+        self._token = credentials.token
+        self._renew_at_s = float("inf") if credentials.token else float("-inf")
+        self._refused = 0  # tokens in a row that were refused without a request that was let in
+
+    async def current(self) -> str:
+        """A token that should be good. Raises AuthError."""
+        if self._is_fresh():
+            return self._token
+        async with self._lock:
+            if not self._is_fresh():
+                await self._renew()
+        return self._token
+
+    def accepted(self) -> None:
+        """A request was let in."""
+        self._refused = 0
+
+    def refused(self, token: str) -> None:
+        """Canvas answered 401. Raises AuthError once a new token was refused too."""
+        if token != self._token or not self._is_fresh():
+            return  # it was renewed in between, or will be: several were in flight with it
+        self._refused += 1
+        if self._credentials.token:
+            raise AuthError(
+                "Canvas does not take the token in CANVAS_TOKEN",
+                "set a fresh one, or a client id and secret",
+            )
+        if self._refused > 1:
+            raise AuthError(
+                "Canvas gives a token and then refuses it",
+                "check the application's scopes, and canvas.base_url",
+            )
+        self._renew_at_s = float("-inf")
+
+    def _is_fresh(self) -> bool:
+        return self._clock.monotonic() < self._renew_at_s
+
+    async def _renew(self) -> None:
+        form = {
+            "grant_type": "client_credentials",
+            "client_id": self._credentials.client_id,
+            "client_secret": self._credentials.client_secret,
+        }
+        if self._credentials.scope:
+            form["scope"] = self._credentials.scope
+        reply = await self._post(self._credentials.token_url, urlencode(form).encode())
+        if reply.status != _OK:
+            raise AuthError(
+                f"no token: {self._credentials.token_url} answers {reply.status or reply.problem}",
+                "check CANVAS_CLIENT_ID, CANVAS_CLIENT_SECRET, canvas.token_url and canvas.scope",
+            )
+        self._token, lifetime_s = _token_of(reply.body)
+        self._renew_at_s = self._clock.monotonic() + max(
+            lifetime_s - _RENEW_BEFORE_S, lifetime_s / 2
+        )
+
+
+def _token_of(body: bytes) -> tuple[str, float]:
+    try:
+        answer = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        answer = None
+    token = answer.get("access_token") if isinstance(answer, dict) else None
+    if not isinstance(token, str) or not token.isascii() or not token.isprintable() or not token:
+        raise AuthError(
+            "the token endpoint's answer holds no access_token", "check canvas.token_url"
+        )
+    lifetime = answer.get("expires_in")
+    return token, float(lifetime) if isinstance(
+        lifetime, int | float
+    ) and lifetime > 0 else _LIFETIME_DEFAULT_S

@@ -1,0 +1,204 @@
+"""A client of one Canvas: no request without a permit, and every request is accounted for.
+
+A permit is one grant of the rate limiter and the token that is good now. A write takes its permit
+before it is made, so that nothing waits between the decision to send and the sending.
+"""
+
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from random import Random
+from typing import Final
+from urllib.parse import urlsplit
+
+from pipeline.canvas.auth import Credentials, Tokens
+from pipeline.canvas.limiter import Limiter
+from pipeline.canvas.retry import Backoff, Judgement, judge_create, retry_after_s
+from pipeline.canvas.transport import Reply, Transport
+from pipeline.clock import Clock
+from pipeline.errors import AuthError, CanvasError, Forbidden, Unreachable, WrongHost
+from pipeline.fhir.outcome import issues_of
+from pipeline.records import Exchange, Verdict
+
+_JSON: Final = "application/fhir+json"
+_TRIES_MAX: Final = 5  # of a request that may be repeated: tokens and reads
+_RETRY_AFTER_S_MAX: Final = 900.0
+_OK: Final = 200
+_NO_SUCH_ID: Final = "00000000-0000-0000-0000-000000000000"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Where Canvas is, and how it is spoken to."""
+
+    base_url: str  # without a slash at the end
+    credentials: Credentials
+    rate_per_s: float = 5.0
+    concurrency: int = 4
+    timeout_s: float = 30.0
+    backoff: Backoff = field(default_factory=Backoff)
+
+
+@dataclass(frozen=True, slots=True)
+class Permit:
+    """The right to send one request now."""
+
+    token: str = field(repr=False)
+    granted_at: datetime
+
+
+class Client:
+    """Requests to one Canvas, through one transport."""
+
+    def __init__(
+        self, options: Options, transport: Transport, clock: Clock, random: Random
+    ) -> None:
+        self._options = options
+        self._transport = transport
+        self._clock = clock
+        self._random = random
+        self._host = urlsplit(options.base_url).hostname or ""
+        self._limiter = Limiter(options.rate_per_s, clock)
+        self._tokens = Tokens(options.credentials, self._post_form, clock)
+        self.proven: set[str] = set()  # resource types that a create has succeeded on
+        self._pauses = 0  # in a row, without an answer in between that asked for none
+        self.exchanges: list[
+            Exchange
+        ] = []  # all but creates; taken out by whoever writes them down
+
+    def stop(self) -> None:
+        """Nothing new is sent from now on: whoever waits for a permit gets Stopped."""
+        self._limiter.stop()
+
+    async def permit(self) -> Permit:
+        """Wait for a token and a grant. Raises AuthError, Unreachable or Stopped."""
+        token = await self._tokens.current()
+        await self._limiter.grant()
+        return Permit(token, self._clock.now())
+
+    # Writing --------------------------------------------------------------------------------------
+
+    async def create(
+        self, permit: Permit, resource_type: str, body: bytes
+    ) -> tuple[Exchange, Judgement]:
+        """POST one resource, once."""
+        reply = await self._send("POST", f"{self._options.base_url}/{resource_type}", permit, body)
+        judgement = judge_create(
+            reply, resource_type, self._host, proven=resource_type in self.proven
+        )
+        if judgement.verdict is Verdict.ACCEPTED:
+            self.proven.add(resource_type)
+        stop = self._heed(reply, permit, too_fast=judgement.too_fast) or judgement.stop
+        return self._exchange("write", permit, reply), replace(judgement, stop=stop)
+
+    # Reading --------------------------------------------------------------------------------------
+
+    async def probe(self, resource_type: str) -> None:
+        """Can this resource be searched? Asked before the first write; finds a wrong address or token.
+
+        Raises WrongHost, Forbidden, AuthError, Unreachable or Stopped.
+        """
+        reply = await self._get(f"{resource_type}?_id={_NO_SUCH_ID}&_count=1", "search")
+        if reply.status == _OK:
+            return
+        issues = issues_of(reply.body)
+        if reply.status == 403 and issues:  # noqa: PLR2004 - Forbidden
+            raise Forbidden(
+                f"the application may not read {resource_type}",
+                f"give it the scope for {resource_type}.read and .write",
+            )
+        raise WrongHost(
+            f"a search for {resource_type} is answered with {reply.status or reply.problem}",
+            "check canvas.base_url",
+        )
+
+    async def is_answering(self, resource_type: str, after_s: float) -> bool:
+        """One read, `after_s` seconds from now, not repeated: does Canvas answer again?"""
+        self._limiter.pause(after_s)
+        permit = await self.permit()
+        path = f"{resource_type}?_id={_NO_SUCH_ID}&_count=1"
+        reply = await self._send("GET", f"{self._options.base_url}/{path}", permit, None)
+        self.exchanges.append(self._exchange("search", permit, reply))
+        self._heed(reply, permit, too_fast=reply.status in {429, 503})
+        return reply.status == _OK
+
+    async def _get(self, path: str, purpose: str) -> Reply:
+        """A read, tried again while that can help."""
+        for tries in range(1, _TRIES_MAX + 1):
+            permit = await self.permit()
+            reply = await self._send("GET", f"{self._options.base_url}/{path}", permit, None)
+            self.exchanges.append(self._exchange(purpose, permit, reply))
+            stop = self._heed(reply, permit, too_fast=reply.status in {429, 503})
+            if stop is not None:
+                raise stop
+            if not _is_passing(reply):
+                return reply
+            self._limiter.pause(self._options.backoff.delay_s(tries, self._random))
+        raise Unreachable(
+            f"Canvas does not answer a read: {reply.status or reply.problem}, {_TRIES_MAX} times",
+            "check canvas.base_url and the network, then run again",
+        )
+
+    # Underneath -----------------------------------------------------------------------------------
+
+    async def _send(self, method: str, url: str, permit: Permit, body: bytes | None) -> Reply:
+        headers = {"Authorization": f"Bearer {permit.token}", "Accept": _JSON}
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        return await self._transport.exchange(method, url, headers, body)
+
+    async def _post_form(self, url: str, form: bytes) -> Reply:
+        headers = {
+            "Content-Type": "application/x-www-form-urlencoded",
+            "Accept": "application/json",
+        }
+        for tries in range(1, _TRIES_MAX + 1):
+            await self._limiter.grant()
+            granted = Permit("", self._clock.now())
+            reply = await self._transport.exchange("POST", url, headers, form)
+            self.exchanges.append(self._exchange("token", granted, reply))
+            if not _is_passing(reply):
+                return reply
+            delay_s = retry_after_s(reply, self._clock.now()) or self._options.backoff.delay_s(
+                tries, self._random
+            )
+            self._limiter.pause(min(delay_s, _RETRY_AFTER_S_MAX))
+        raise Unreachable(
+            f"the token endpoint does not answer: {reply.status or reply.problem}, {_TRIES_MAX} times",
+            "check canvas.token_url and the network, then run again",
+        )
+
+    def _heed(self, reply: Reply, permit: Permit, *, too_fast: bool) -> CanvasError | None:
+        """What an answer means for all requests to come. Returns why the run must stop, if it must."""
+        if reply.status == 401:  # noqa: PLR2004 - Unauthorized
+            try:
+                self._tokens.refused(permit.token)
+            except AuthError as error:
+                return error
+            return None
+        if reply.status is not None:
+            self._tokens.accepted()
+        if not too_fast:
+            self._pauses = 0
+            return None
+        self._limiter.slow_down()
+        self._pauses += 1
+        asked_s = retry_after_s(reply, self._clock.now())
+        if asked_s is not None and asked_s > _RETRY_AFTER_S_MAX:
+            return Unreachable(
+                f"Canvas asks to wait for {asked_s:.0f} s, longer than a run waits",
+                "run again after that time",
+            )
+        delay_s = self._options.backoff.delay_s(self._pauses, self._random)
+        self._limiter.pause(delay_s if asked_s is None else asked_s)
+        return None
+
+    def _exchange(self, purpose: str, permit: Permit, reply: Reply) -> Exchange:
+        correlation_id = reply.headers.get("fumage-correlation-id", "")[:100]
+        return Exchange(
+            purpose, permit.granted_at, reply.latency_s, reply.status, correlation_id, reply.problem
+        )
+
+
+def _is_passing(reply: Reply) -> bool:
+    """Whether the same request may well succeed a little later."""
+    return reply.status is None or reply.status in {401, 429} or reply.status >= 500  # noqa: PLR2004

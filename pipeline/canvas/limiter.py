@@ -1,0 +1,118 @@
+"""How fast: never more than `rate_per_s` requests in any second, less when Canvas says so.
+
+The bucket is aiolimiter in the setting that was measured (performance.md, "Rate"):
+`AsyncLimiter(b, b / r)` with r = 0.992 R and b = 0.008 R + 0.99, so that a sliding second holds at
+most floor(r + b) grants, the first second included. Behind it stands an exact guard on the log of
+the last grants, for a machine that stalls can make a bucket's clock lag.
+"""
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+from typing import Final
+
+from aiolimiter import AsyncLimiter
+
+from pipeline.clock import Clock
+from pipeline.errors import Stopped
+
+_SHARE_MIN: Final = 1 / 16  # of the rate, however often Canvas says 429
+_GROWTH_A_SECOND: Final = 0.02  # of the rate: half is regained in 25 s
+_CUT_PAUSE_S: Final = 1.0  # several 429 of one moment are one cut
+_RENEW_AT: Final = 0.05  # a bucket is made anew when the share has moved by so much
+
+
+@dataclass
+class Share:
+    """Which share of the rate is used. Pure: halved by a 429, grown back with time."""
+
+    share: float = 1.0
+    changed_at_s: float = 0.0
+    cut_at_s: float = float("-inf")
+
+    def at(self, now_s: float) -> float:
+        """The share at a moment, 1/16 to 1."""
+        return min(1.0, self.share + (now_s - self.changed_at_s) * _GROWTH_A_SECOND)
+
+    def cut(self, now_s: float) -> None:
+        """Canvas said that it is too fast."""
+        if now_s - self.cut_at_s >= _CUT_PAUSE_S:
+            self.share = max(self.at(now_s) / 2, _SHARE_MIN)
+            self.changed_at_s = self.cut_at_s = now_s
+
+
+def bucket_of(rate_per_s: float) -> tuple[float, float]:
+    """(capacity, period in seconds) of the bucket for a rate above 0.
+
+    A rate that is no whole number above 1 is rounded down: "never more in any second" counts whole
+    requests.
+    """
+    whole = float(int(rate_per_s)) if rate_per_s >= 1 else rate_per_s
+    leak_per_s, capacity = 0.992 * whole, max(0.008 * whole + 0.99, 1.0)
+    return capacity, capacity / leak_per_s
+
+
+class Limiter:
+    """Grants, one for each request."""
+
+    def __init__(self, rate_per_s: float, clock: Clock) -> None:
+        self._rate_per_s = rate_per_s
+        self._clock = clock
+        self._share = Share(changed_at_s=clock.monotonic())
+        self._bucket_share = 1.0
+        self._bucket = AsyncLimiter(*bucket_of(rate_per_s))
+        self._turn = asyncio.Lock()  # one at a time waits on the bucket: cheaper, and in order
+        self._last: deque[float] = deque(maxlen=max(int(rate_per_s), 1))
+        self._window_s = max(1.0, 1.0 / rate_per_s)
+        self._paused_until_s = float("-inf")
+        self._stopped = asyncio.Event()
+        self.pauses = 0
+
+    async def grant(self) -> None:
+        """Wait until one request may go. Raises Stopped once `stop` was called."""
+        async with self._turn:
+            while True:
+                await self._wait_until(self._paused_until_s)
+                await self._renewed_bucket()
+                await self._bucket.acquire()
+                if len(self._last) == self._last.maxlen:
+                    await self._wait_until(self._last[0] + self._window_s)
+                if self._clock.monotonic() >= self._paused_until_s:
+                    break
+            if self._stopped.is_set():
+                raise Stopped("the run is stopping")
+            self._last.append(self._clock.monotonic())
+
+    def pause(self, seconds: float) -> None:
+        """Nobody gets a grant for so long."""
+        self._paused_until_s = max(self._paused_until_s, self._clock.monotonic() + seconds)
+        self.pauses += 1
+
+    def slow_down(self) -> None:
+        """Canvas said that it is too fast: halve the rate, and let it grow back."""
+        self._share.cut(self._clock.monotonic())
+
+    def stop(self) -> None:
+        """No more grants: whoever waits is told."""
+        self._stopped.set()
+
+    async def _wait_until(self, moment_s: float) -> None:
+        """Wait for a moment of the clock, or for `stop`."""
+        while not self._stopped.is_set() and (left_s := moment_s - self._clock.monotonic()) > 0:
+            try:
+                async with asyncio.timeout(left_s):
+                    await self._stopped.wait()
+            except TimeoutError:
+                continue
+        if self._stopped.is_set():
+            raise Stopped("the run is stopping")
+
+    async def _renewed_bucket(self) -> None:
+        """A bucket for the present share; it starts full, so that the change grants nothing extra."""
+        share = self._share.at(self._clock.monotonic())
+        if abs(share - self._bucket_share) < _RENEW_AT and not (share == 1.0 != self._bucket_share):
+            return
+        self._bucket_share = share
+        capacity, period_s = bucket_of(max(self._rate_per_s * share, 0.05))
+        self._bucket = AsyncLimiter(capacity, period_s)
+        await self._bucket.acquire(capacity)

@@ -1,0 +1,159 @@
+"""What an answer to a write means: the one judgement to argue from documents. Pure.
+
+The four classes are those of reliability.md, "The four classes of an answer to a POST". When in
+doubt it is `LOST`: then nothing is sent again, and a search has to settle it.
+"""
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from random import Random
+from typing import Final
+from urllib.parse import urlsplit
+
+from pipeline.canvas.transport import Reply
+from pipeline.errors import CanvasError, WrongHost
+from pipeline.fhir.datatypes import is_id
+from pipeline.fhir.outcome import issues_of
+from pipeline.records import Verdict
+
+_REFUSING: Final = frozenset({400, 406, 411, 413, 414, 415, 422})
+_NO_SUCH_ENDPOINT: Final = frozenset({404, 405})
+_TOO_FAST: Final = frozenset({429, 503})
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What one answer comes to.
+
+    `too_fast`: Canvas asks for a slower pace. `stop`: why nothing more can be sent at all.
+    """
+
+    verdict: Verdict
+    resource_id: str = ""
+    rule: str = ""
+    message: str = ""
+    too_fast: bool = False
+    stop: CanvasError | None = None
+
+
+def judge_create(  # noqa: PLR0911 - a return for each class of answers
+    reply: Reply, resource_type: str, host: str, *, proven: bool
+) -> Judgement:
+    """Class an answer to a POST. `proven`: a row has already succeeded on this endpoint."""
+    status = reply.status
+    if status is None:
+        if not reply.handed_off:
+            return Judgement(
+                Verdict.NOT_APPLIED, rule="canvas|unreachable", message=f"not sent: {reply.problem}"
+            )
+        return _lost("no-answer", f"no answer after it was sent ({reply.problem})")
+    if status == 201:  # noqa: PLR2004 - Created
+        resource_id = location_id(reply.headers.get("location", ""), resource_type, host)
+        if resource_id is None:
+            return _lost("no-id", "created, and the answer names no id")
+        return Judgement(Verdict.ACCEPTED, resource_id=resource_id)
+    if status == 401:  # noqa: PLR2004 - Unauthorized
+        return Judgement(
+            Verdict.NOT_APPLIED, rule="canvas|unauthorized", message="the token was not taken"
+        )
+    if status == 429:  # noqa: PLR2004 - Too Many Requests
+        return Judgement(
+            Verdict.NOT_APPLIED,
+            rule="canvas|too-fast",
+            message="Canvas asks to go slower",
+            too_fast=True,
+        )
+    return _refusal(reply, status, proven=proven)
+
+
+def _refusal(reply: Reply, status: int, *, proven: bool) -> Judgement:
+    issues = issues_of(reply.body)
+    refused = Judgement(
+        Verdict.REFUSED,
+        rule=f"canvas|{issues[0].code if issues else status}",
+        message="; ".join(issue.text for issue in issues if issue.text) or f"HTTP {status}",
+    )
+    if status in _REFUSING or (status == 403 and issues):  # noqa: PLR2004 - Forbidden
+        return refused
+    if status == 403:  # noqa: PLR2004 - Forbidden, by something before Canvas
+        return Judgement(
+            Verdict.LOST,
+            rule="canvas|blocked",
+            message="HTTP 403 that is not from the FHIR API",
+            stop=WrongHost(
+                "something before Canvas answers 403 in place of the FHIR API",
+                "check canvas.base_url, and that Canvas lets this machine's address in",
+            ),
+        )
+    if status in _NO_SUCH_ENDPOINT:
+        if proven:
+            return refused
+        return Judgement(
+            Verdict.NOT_APPLIED,
+            rule=f"canvas|{status}",
+            message=f"HTTP {status}",
+            stop=WrongHost(f"the address answers {status} to a create", "check canvas.base_url"),
+        )
+    lost = _lost(str(status), f"HTTP {status} says nothing about whether it was applied")
+    return Judgement(
+        lost.verdict, rule=lost.rule, message=lost.message, too_fast=status in _TOO_FAST
+    )
+
+
+def _lost(what: str, message: str) -> Judgement:
+    return Judgement(Verdict.LOST, rule=f"canvas|{what}", message=message)
+
+
+def location_id(location: str, resource_type: str, host: str) -> str | None:
+    """The id in a Location, or None if it has none that can be trusted.
+
+    Seen as `/Coverage/<id>`, absolute with http or https, with or without `/_history/1`: it is the
+    segment after the resource type (canvas-api.md, "Answers"). Another host's is not ours.
+    """
+    try:
+        parts = urlsplit(location)
+        named_host = parts.hostname
+    except ValueError:
+        return None
+    if named_host is not None and named_host != host:
+        return None
+    match = re.search(rf"(?:^|/){resource_type}/([^/]+)(?:/_history/[^/]+)?/?$", parts.path)
+    return match[1] if match is not None and is_id(match[1]) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """How long to wait before trying again: doubled each time, with jitter, up to a bound."""
+
+    first_s: float = 1.0
+    longest_s: float = 30.0
+
+    def delay_s(self, tries: int, random: Random) -> float:
+        """Seconds to wait after `tries` (from 1) failures: half of the step to the whole of it."""
+        step = min(self.first_s * 2 ** min(tries - 1, 16), self.longest_s)
+        return random.uniform(step / 2, step)
+
+
+def retry_after_s(reply: Reply, now: datetime) -> float | None:
+    """Seconds that Retry-After asks for, in either of its forms; None if it does not.
+
+    A date is counted from the server's own `Date`, so that its clock need not agree with ours.
+    """
+    text = reply.headers.get("retry-after", "").strip()
+    if re.fullmatch(r"[0-9]{1,9}", text, re.ASCII):
+        return float(text)
+    until = _http_date(text)
+    if until is None:
+        return None
+    since = _http_date(reply.headers.get("date", "")) or now
+    return max((until - since).total_seconds(), 0.0)
+
+
+def _http_date(text: str) -> datetime | None:
+    try:
+        at = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return at if at.tzinfo is not None else at.replace(tzinfo=UTC)

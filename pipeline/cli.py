@@ -1,0 +1,247 @@
+"""The command line: one function a command. Parses, calls the API, prints, exits; decides nothing.
+
+The summary goes to stdout, logs and progress to stderr. Heavy modules are imported inside the
+commands, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+import click
+
+from pipeline import __version__
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+
+    from pipeline.engine import Job, Progress, Result
+    from pipeline.errors import IngestError
+    from pipeline.watch import Work
+
+_CONTEXT: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+_CONFIG = click.argument("config", type=click.Path(dir_okay=False, path_type=Path))
+_OUTPUT = (
+    click.option(
+        "--json", "as_json", is_flag=True, help="The summary as one JSON object on stdout."
+    ),
+    click.option(
+        "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True
+    ),
+    click.option("-q", "--quiet", is_flag=True, help="Only errors and the summary."),
+    click.option("-v", "--verbose", is_flag=True, help="More in the log."),
+    click.option("--no-progress", is_flag=True, help="No progress display."),
+)
+_FEEDS = (
+    click.option(
+        "--feed", "only_feeds", multiple=True, metavar="NAME", help="Only this feed; repeatable."
+    ),
+    click.option(
+        "--input", "inputs", multiple=True, metavar="NAME=PATH", help="Another file for that feed."
+    ),
+)
+_EXPECT = click.option(
+    "--expect",
+    "expected",
+    multiple=True,
+    metavar="NAME:rows=N",
+    help="The sender's control total, NAME:rows=5000 or NAME:total_usd=12345.67; repeatable.",
+)
+
+
+def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Several options as one decorator, in the order in which `--help` shows them."""
+
+    def decorate(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+@click.group(context_settings=_CONTEXT)
+@click.version_option(__version__, message="%(prog)s %(version)s")
+def cli() -> None:
+    """Load eligibility and ledger files into Canvas, and account for every row and every cent.
+
+    Start with: canvas-ingest demo
+    """
+    os.umask(0o077)  # what a run leaves behind is for its owner only
+
+
+@cli.command()
+@_options(_CONFIG, *_FEEDS, _EXPECT, *_OUTPUT)
+def plan(**options: Any) -> None:
+    """Read, validate and map everything; write a plan and a report, nothing to Canvas."""
+    _plan_or_run("plan", options)
+
+
+@cli.command()
+@_options(
+    _CONFIG,
+    *_FEEDS,
+    _EXPECT,
+    click.option("--dry-run", is_flag=True, help="The same as `plan`."),
+    *_OUTPUT,
+)
+def run(*, dry_run: bool, **options: Any) -> None:
+    """Plan, upload and report. Running it again resumes: nothing is sent twice."""
+    _plan_or_run("plan" if dry_run else "run", options)
+
+
+@cli.command()
+@_options(
+    _CONFIG,
+    click.option("--run", "run_id", metavar="ID", help="Another run than the last."),
+    *_OUTPUT,
+)
+def report(run_id: str | None, **options: Any) -> None:
+    """Write the report of the last run (or of another) again from the journal."""
+
+    def work(_: Progress, __: asyncio.Event) -> Any:
+        from pipeline import engine
+
+        return engine.report_again(_job(options), run_id)
+
+    _carry_out(work, options)
+
+
+@cli.command()
+@click.option("--port", default=8765, show_default=True, help="0 takes a free one.")
+@click.option(
+    "--seed",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="What it holds at first (JSON).",
+)
+@click.option(
+    "--faults",
+    default="none",
+    show_default=True,
+    metavar="PROFILE",
+    help="A fault profile, or its file.",
+)
+@click.option("--fault-seed", default=0, show_default=True, help="The same seed, the same faults.")
+@click.option(
+    "--contract", type=click.Choice(["2025-10", "2023"]), default="2025-10", show_default=True
+)
+@click.option(
+    "--state",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="A file that keeps what it holds.",
+)
+def sandbox(port: int, **what: Any) -> None:
+    """Serve a local Canvas on loopback, to try things on. Ctrl-C ends it."""
+
+    def work(_: Progress, stop: asyncio.Event) -> Any:
+        from pipeline import demo as local
+
+        return local.serve_until(stop, local.make_sandbox(**what), port, click.echo)
+
+    _watch(work, {"quiet": True})
+
+
+@cli.command()
+@_options(
+    click.option(
+        "--faults",
+        default="none",
+        show_default=True,
+        metavar="PROFILE",
+        help="A fault profile of the local Canvas.",
+    ),
+    *_OUTPUT,
+)
+def demo(faults: str, **options: Any) -> None:
+    """Start a local Canvas, run the sample data through it, and say where the report is."""
+    from pipeline import demo as local
+
+    _carry_out(
+        lambda progress, stop: local.run_demo(progress, stop, faults, Path("demo").resolve()),
+        {**options, "config": local.config_path()},
+    )
+
+
+# Underneath ---------------------------------------------------------------------------------------
+
+
+def _plan_or_run(command: str, options: dict[str, Any]) -> None:
+    def work(progress: Progress, stop: asyncio.Event) -> Any:
+        from pipeline import engine
+
+        start = engine.plan if command == "plan" else engine.run
+        return start(_job(options), progress=progress, stop=stop)
+
+    _carry_out(work, options)
+
+
+def _job(options: dict[str, Any]) -> Job:
+    from pipeline import config
+
+    return config.load(
+        options["config"],
+        inputs=config.inputs_of(options.get("inputs", ())),
+        only_feeds=options.get("only_feeds", ()),
+        expected=config.expectations_of(options.get("expected", ())),
+    )
+
+
+def _carry_out(work: Work[Result], options: dict[str, Any]) -> NoReturn:
+    """Run it, print its summary, and exit with its code."""
+    result = _watch(work, options)
+    if options["as_json"]:
+        import orjson
+
+        click.echo(orjson.dumps(result.summary).decode())
+    else:
+        from pipeline.views.terminal import summary_text
+
+        click.echo(summary_text(result.summary, _shown(result.folder), _shown(options["config"])))
+    sys.exit(result.exit_code)
+
+
+def _watch(work: Work[Any], options: dict[str, Any]) -> Any:
+    from pipeline import logs
+    from pipeline.errors import IngestError
+    from pipeline.watch import display_for, watch
+
+    level = 10 if options.get("verbose") else 40 if options.get("quiet") else 20
+    logs.configure(options.get("log_format", "text"), level)
+    try:
+        return watch(
+            work,
+            display_for(quiet=options.get("quiet", False) or options.get("no_progress", False)),
+        )
+    except IngestError as error:
+        _exit_with(error, as_json=options.get("as_json", False))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _exit_with(error: IngestError, *, as_json: bool) -> NoReturn:
+    """An error that left no report: on stderr, and with --json as one object on stdout too."""
+    click.echo(f"Error: {error}", err=True)
+    if as_json:
+        import orjson
+
+        click.echo(
+            orjson.dumps({"shape": 1, "exit_code": error.exit_code, "failure": str(error)}).decode()
+        )
+    sys.exit(error.exit_code)
+
+
+def _shown(path: Path) -> str:
+    """A path as short as it can be typed from here."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def main() -> None:
+    """The console script."""
+    cli(prog_name="canvas-ingest")

@@ -1,0 +1,534 @@
+"""The configuration: one TOML file and the environment, made into one `engine.Job`.
+
+The only reader of either. Unknown keys are errors with a "did you mean"; relative paths start at
+the file's folder; secrets come from the environment or from a file that it names, never from the
+TOML. The reference is interface.md, "Configuration".
+"""
+
+import codecs as encodings
+import difflib
+import hashlib
+import os
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self
+from urllib.parse import urlsplit
+
+import polars as pl
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from pipeline import __version__, engine
+from pipeline.canvas import client as canvas
+from pipeline.canvas.auth import Credentials
+from pipeline.crosswalk import Target
+from pipeline.errors import ConfigError
+from pipeline.feeds import feed as feeds
+from pipeline.feeds.columns import FULL_DATE
+from pipeline.fhir import codes
+from pipeline.stages import upload
+
+Share = Annotated[str | int, Field(union_mode="left_to_right")]
+_PERCENT: Final = re.compile(r"(\d{1,3}(?:\.\d+)?)\s*%")
+_USD: Final = re.compile(r"\d{1,12}(?:\.\d{1,2})?")
+_NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
+_LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class CanvasSection(_Section):
+    base_url: str
+    token_url: str = ""
+    contract: codes.Contract = codes.Contract.OF_2025_10
+    scope: str = ""
+    timeout_s: float = Field(30.0, gt=0, le=600)
+
+    @field_validator("base_url", "token_url")
+    @classmethod
+    def _is_safe(cls, url: str) -> str:
+        """https, or http to this machine; no user, no query: the token goes there."""
+        if not url:
+            return url
+        parts = urlsplit(url)
+        is_safe = parts.scheme == "https" or (
+            parts.scheme == "http" and parts.hostname in _LOOPBACK
+        )
+        if (
+            not is_safe
+            or not parts.hostname
+            or "@" in parts.netloc
+            or parts.query
+            or parts.fragment
+        ):
+            raise ValueError(
+                "must be https://host[/path] (http only for 127.0.0.1, ::1 or localhost)"
+            )
+        return url
+
+
+class UploadSection(_Section):
+    rate_per_s: float = Field(5.0, gt=0, le=100_000)
+    concurrency: int = Field(4, ge=1, le=1_000)
+    attempts_max: int = Field(5, ge=1, le=100)
+    quiet_s: float = Field(30.0, ge=0, le=3_600)
+    resend_absent: Literal["none", "coverage", "all"] = "coverage"
+    doubts_max: int = Field(3, ge=1, le=1_000)
+
+
+class LimitsSection(_Section):
+    rejects_max: Share | None = None
+    amount_usd_max: str | None = None
+    total_usd_max: str | None = None
+    writes_max: int | None = Field(None, ge=0)
+    change_max: float | None = Field(None, ge=1)
+
+    @field_validator("rejects_max")
+    @classmethod
+    def _is_share(cls, value: str | int | None) -> str | int | None:
+        return _checked_share(value)
+
+    @field_validator("amount_usd_max", "total_usd_max")
+    @classmethod
+    def _is_usd(cls, value: str | None) -> str | None:
+        if value is not None and not _USD.fullmatch(value):
+            raise ValueError('must be an amount in quotes, such as "10000.00"')
+        return value
+
+
+def _checked_share(value: str | int | None) -> str | int | None:
+    if isinstance(value, str) and (not _PERCENT.fullmatch(value) or _share(value) > 1):
+        raise ValueError('must be a share such as "10%", or a whole number')
+    if isinstance(value, int) and value < 0:
+        raise ValueError("must not be below 0")
+    return value
+
+
+def _share(text: str) -> float:
+    return float(text.rstrip("% ")) / 100
+
+
+class FolderSection(_Section):
+    dir: str
+
+
+class PatientReference(_Section):
+    how: Literal["key", "file", "search"] = "key"
+    path: str = ""
+    from_: str = Field("", alias="from")
+    to: str = ""
+    system: str = ""
+
+    @property
+    def target(self) -> Target:
+        return "key"
+
+
+class ClaimReference(_Section):
+    how: Literal["key", "file"] = "key"
+    path: str = ""
+    from_: str = Field("", alias="from")
+    to: str = ""
+
+    @property
+    def target(self) -> Target:
+        return "key"
+
+
+class PayerReference(_Section):
+    how: Literal["payer_id", "organization", "file"] = "payer_id"
+    path: str = ""
+    from_: str = Field("", alias="from")
+    to: str = ""
+    file_target: Literal["payer_id", "organization"] = Field("payer_id", alias="target")
+
+    @property
+    def target(self) -> Target:
+        return self.file_target if self.how == "file" else self.how
+
+
+class ReferencesSection(_Section):
+    patient: PatientReference = PatientReference.model_validate({})
+    payer: PayerReference = PayerReference.model_validate({})
+    claim: ClaimReference = ClaimReference.model_validate({})
+
+
+class FeedSection(_Section):
+    name: str = Field(pattern=_NAME)
+    kind: feeds.Kind
+    path: str
+    delimiter: str | None = None
+    encoding: str = "utf-8"
+    final_newline: Literal["require", "any"] = "require"
+    dates: tuple[str, ...] = (FULL_DATE,)
+    key: tuple[str, ...] = ()
+    repeats: Literal["reject", "count"] = "reject"
+    update: bool = True
+    adopt: bool = True
+    missing: Literal["ignore", "report", "cancel"] = "ignore"
+    missing_max: Share = "5%"
+    amount_sign: Literal["positive", "negative"] = "positive"
+    order_by: tuple[str, ...] = ()
+    columns: dict[str, str]
+    constants: dict[str, str] = {}
+    codes: dict[str, dict[str, str]] = {}
+    only: dict[str, tuple[str, ...]] = {}
+
+    @field_validator("missing_max")
+    @classmethod
+    def _is_share(cls, value: str | int) -> str | int | None:
+        return _checked_share(value)
+
+    @field_validator("delimiter")
+    @classmethod
+    def _is_one_character(cls, value: str | None) -> str | None:
+        if value is not None and (len(value) != 1 or not value.isascii() or value in '"\r\n'):
+            raise ValueError('must be one ASCII character, such as "," or "|" or "\\t"')
+        return value
+
+    @field_validator("encoding")
+    @classmethod
+    def _is_known(cls, value: str) -> str:
+        try:
+            encodings.lookup(value)
+        except LookupError:
+            raise ValueError('must be an encoding, such as "utf-8" or "windows-1252"') from None
+        return value
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> Self:
+        traits = feeds.TRAITS[self.kind]
+        given = {**self.columns, **self.constants}
+        for table in ("columns", "constants", "codes", "only"):
+            for name in getattr(self, table):
+                _known_field(name, traits.fields, f"{table}.{name}")
+        for name in (*self.key, *self.order_by, *self.only):
+            _known_field(name, traits.fields, name)
+            if name not in given:
+                raise ValueError(
+                    f"{name} is used in key, order_by or only, and in neither columns nor constants"
+                )
+        both = sorted(set(self.columns) & set(self.constants))
+        if both:
+            raise ValueError(f"{both[0]} stands in columns and in constants: keep one")
+        missing = [
+            name for name in (*traits.required, *(self.key or traits.key)) if name not in given
+        ]
+        if (
+            missing
+            and (not self.key and self.kind is feeds.Kind.ELIGIBILITY)
+            and missing == ["start_on"]
+        ):
+            return self
+        if missing:
+            raise ValueError(
+                f"columns: {missing[0]} is required for {self.kind.value}, name the sender's column for it"
+            )
+        return self
+
+
+def _known_field(name: str, fields: tuple[str, ...], where: str) -> None:
+    if name not in fields:
+        raise ValueError(
+            f"{where}: no such field.{_near(name, fields)} Fields: {', '.join(fields)}"
+        )
+
+
+def _near(name: str, names: Any) -> str:
+    near = difflib.get_close_matches(name, list(names), n=1, cutoff=0.6)
+    return f' Did you mean "{near[0]}"?' if near else ""
+
+
+class File(_Section):
+    """The whole file."""
+
+    canvas: CanvasSection
+    upload: UploadSection = UploadSection.model_validate({})
+    limits: LimitsSection = LimitsSection.model_validate({})
+    state: FolderSection = FolderSection(dir="state")
+    report: FolderSection = FolderSection(dir="reports")
+    references: ReferencesSection = ReferencesSection()
+    feeds: tuple[FeedSection, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Self:
+        names = [feed.name for feed in self.feeds]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"feeds: two feeds are named {twice}")
+        return self
+
+
+# Loading ------------------------------------------------------------------------------------------
+
+
+def load(
+    path: str | Path,
+    *,
+    environment: Mapping[str, str] | None = None,
+    inputs: Mapping[str, str | Path | pl.DataFrame] | None = None,
+    only_feeds: tuple[str, ...] = (),
+    expected: Mapping[str, engine.Expected] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> engine.Job:
+    """Read the configuration. Raises ConfigError naming the key, what is allowed, and what to do.
+
+    `inputs` gives another file (or a polars frame) for a feed, `only_feeds` leaves the others out.
+    `overrides` replaces whole keys of sections (`{"canvas": {"base_url": ...}}`), for the demo.
+    """
+    path = Path(path)
+    content = _read(path)
+    file = _parsed(path, content, overrides or {})
+    folder = path.resolve().parent
+    names = [section.name for section in file.feeds]
+    for name in (*only_feeds, *(inputs or {}), *(expected or {})):
+        if name not in names:
+            raise ConfigError(
+                f"there is no feed {name} in {path.name}.{_near(name, names)}",
+                f"feeds: {', '.join(names)}",
+            )
+    sections = [section for section in file.feeds if not only_feeds or section.name in only_feeds]
+    return engine.Job(
+        feeds=tuple(_feed(section, folder) for section in sections),
+        contract=file.canvas.contract,
+        canvas=_canvas(file, os.environ if environment is None else environment),
+        upload=upload.Options(
+            concurrency=file.upload.concurrency,
+            rate_per_s=file.upload.rate_per_s,
+            attempts_max=file.upload.attempts_max,
+            doubts_max=file.upload.doubts_max,
+        ),
+        limits=_limits(file.limits),
+        state_dir=folder / file.state.dir,
+        report_dir=folder / file.report.dir,
+        config_sha256=hashlib.sha256(content).hexdigest(),
+        version=__version__,
+        references=_references(file.references, folder),
+        inputs={name: _input(value) for name, value in (inputs or {}).items()},
+        expected=expected or {},
+    )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read {path}: {error.strerror}", "name the configuration file, a .toml"
+        ) from None
+
+
+def _parsed(path: Path, content: bytes, overrides: Mapping[str, Any]) -> File:
+    try:
+        tables = tomllib.loads(content.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path.name} is no valid TOML: {error}", "mend that line") from None
+    for name, keys in overrides.items():
+        tables[name] = {**tables.get(name, {}), **keys}
+    try:
+        file = File.model_validate(tables)
+    except ValidationError as error:
+        raise ConfigError(
+            f"{path.name}: {_explained(error)}", "see the commented configs/nightly.toml"
+        ) from None
+    _refuse_what_is_to_come(path, file)
+    return file
+
+
+def _explained(error: ValidationError) -> str:
+    """All that is wrong, a line each."""
+    lines = []
+    for detail in error.errors(include_input=False, include_context=False, include_url=False):
+        where = _where(detail["loc"])
+        if detail["type"] == "extra_forbidden":
+            lines.append(
+                f"{where}: no such key.{_near(str(detail['loc'][-1]), _siblings(detail['loc']))}"
+            )
+        else:
+            lines.append(
+                f"{where}: {detail['msg'].removeprefix('Value error, ')}"
+                if where
+                else detail["msg"]
+            )
+    return "\n  ".join(dict.fromkeys(lines))
+
+
+def _where(location: tuple[int | str, ...]) -> str:
+    text = ""
+    for part in location:
+        text += f"[{part + 1}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+def _siblings(location: tuple[int | str, ...]) -> list[str]:
+    """The keys that are allowed where an unknown one was found."""
+    model: Any = File
+    for part in location[:-1]:
+        if isinstance(part, int):
+            continue
+        annotation = model.model_fields[part].annotation
+        model = FeedSection if part == "feeds" else annotation
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _refuse_what_is_to_come(path: Path, file: File) -> None:
+    """Settings of the interface that this version does not carry out are refused, never ignored."""
+    if file.references.patient.how == "search":
+        raise ConfigError(
+            f'{path.name}: references.patient.how = "search" is not there yet',
+            'use "key" or "file"',
+        )
+    for section in file.feeds:
+        if section.missing == "cancel":
+            raise ConfigError(
+                f'{path.name}: feeds.{section.name}.missing = "cancel" is not there yet',
+                'use "ignore"',
+            )
+        if re.match(r"[a-z0-9]+://", section.path):
+            raise ConfigError(
+                f"{path.name}: feeds.{section.name}.path: addresses of object stores are not there yet",
+                "copy the file here first",
+            )
+
+
+def _feed(section: FeedSection, folder: Path) -> feeds.Feed:
+    traits = feeds.TRAITS[section.kind]
+    given = {**section.columns, **section.constants}
+    key = section.key or tuple(name for name in traits.key if name in given)
+    return feeds.Feed(
+        name=section.name,
+        kind=section.kind,
+        path=str(folder / section.path),
+        columns=section.columns,
+        constants=section.constants,
+        codes=section.codes,
+        only=section.only,
+        key=key,
+        dates=section.dates,
+        amount_sign=section.amount_sign,
+        repeats=section.repeats,
+        order_by=section.order_by,
+        delimiter=section.delimiter,
+        encoding=section.encoding,
+        final_newline=section.final_newline,
+    )
+
+
+def _input(value: str | Path | pl.DataFrame) -> Path | pl.DataFrame:
+    return value if isinstance(value, pl.DataFrame) else Path(value).resolve()
+
+
+def _limits(section: LimitsSection) -> engine.Limits:
+    rejects = section.rejects_max
+    return engine.Limits(
+        rejects_share_max=_share(rejects) if isinstance(rejects, str) else None,
+        rejects_max=rejects if isinstance(rejects, int) else None,
+        amount_cents_max=_cents(section.amount_usd_max),
+        total_cents_max=_cents(section.total_usd_max),
+        writes_max=section.writes_max,
+        change_max=section.change_max,
+    )
+
+
+def _cents(text: str | None) -> int | None:
+    return None if text is None else int(Decimal(text).scaleb(2))
+
+
+# The command line ---------------------------------------------------------------------------------
+
+
+def inputs_of(texts: Sequence[str]) -> dict[str, str]:
+    """`NAME=PATH` of --input, by feed."""
+    pairs = [text.partition("=") for text in texts]
+    for text, (name, equals, path) in zip(texts, pairs, strict=True):
+        if not (name and equals and path):
+            raise ConfigError(
+                f"--input {text}: not understood", "write NAME=PATH, with the name of a feed"
+            )
+    return {name: path for name, _, path in pairs}
+
+
+def expectations_of(texts: Sequence[str]) -> dict[str, engine.Expected]:
+    """`NAME:rows=5000` and `NAME:total_usd=12345.67` of --expect, by feed."""
+    expected: dict[str, engine.Expected] = {}
+    for text in texts:
+        name, what, number = _expectation(text)
+        expected[name] = replace(expected.get(name, engine.Expected()), **{what: number})
+    return expected
+
+
+def _expectation(text: str) -> tuple[str, str, int]:
+    match = re.fullmatch(r"([^:]+):(rows|total_usd)=(-?)(\d{1,12}(?:\.\d{1,2})?)", text, re.ASCII)
+    if match is None or (match[2] == "rows" and ("." in match[4] or match[3])):
+        raise ConfigError(
+            f"--expect {text}: not understood", "write NAME:rows=5000 or NAME:total_usd=12345.67"
+        )
+    if match[2] == "rows":
+        return match[1], "rows", int(match[4])
+    cents = int(Decimal(match[4]).scaleb(2))
+    return match[1], "total_cents", -cents if match[3] else cents
+
+
+# Secrets ------------------------------------------------------------------------------------------
+
+
+def _canvas(file: File, environment: Mapping[str, str]) -> canvas.Options:
+    section = file.canvas
+    credentials = Credentials(
+        token_url=section.token_url,
+        client_id=_secret("CANVAS_CLIENT_ID", environment),
+        client_secret=_secret("CANVAS_CLIENT_SECRET", environment),
+        token=_secret("CANVAS_TOKEN", environment),
+        scope=section.scope,
+    )
+    return canvas.Options(
+        base_url=section.base_url.rstrip("/"),
+        credentials=credentials,
+        rate_per_s=file.upload.rate_per_s,
+        concurrency=file.upload.concurrency,
+        timeout_s=section.timeout_s,
+    )
+
+
+def _secret(name: str, environment: Mapping[str, str]) -> str:
+    """A secret from the environment, or from the file that NAME_FILE names."""
+    path = environment.get(f"{name}_FILE", "")
+    if not path:
+        return environment.get(name, "").strip()
+    try:
+        if os.name == "posix" and Path(path).stat().st_mode & 0o077:
+            raise ConfigError(f"{name}_FILE: others may read that file", f"chmod 600 {path}")
+        return Path(path).read_text().strip()
+    except OSError as error:
+        raise ConfigError(
+            f"{name}_FILE: {error.strerror}", "name a file that holds the secret, mode 0600"
+        ) from None
+
+
+# References ---------------------------------------------------------------------------------------
+
+
+def _references(section: ReferencesSection, folder: Path) -> engine.References:
+    return engine.References(
+        patient=_reference("patient", section.patient, folder),
+        payer=_reference("payer", section.payer, folder),
+        claim=_reference("claim", section.claim, folder),
+    )
+
+
+def _reference(
+    kind: str, section: PatientReference | PayerReference | ClaimReference, folder: Path
+) -> engine.Reference:
+    if section.how != "file":
+        return engine.Reference(section.target)
+    if not (section.path and section.from_ and section.to):
+        raise ConfigError(
+            f'references.{kind}: how = "file" needs path, from and to',
+            "name the file and its two columns",
+        )
+    return engine.Reference(section.target, folder / section.path, section.from_, section.to)

@@ -1,0 +1,542 @@
+"""The conductor: the only file that knows the order of the stages.
+
+    inspect -> read -> validate -> map -> (plan parts) -> resolve -> (plan sealed) -> guards
+            -> upload -> report
+
+Everything up to the guards is without a write to Canvas, so whatever is wrong with a file, a limit
+or the configuration is found before the first one.
+"""
+
+import asyncio
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from glob import glob
+from pathlib import Path
+from random import Random
+from typing import Any, Final, Literal, NoReturn
+
+import polars as pl
+import structlog
+
+from pipeline.canvas import client as canvas
+from pipeline.canvas.transport import Transport
+from pipeline.clock import Clock, SystemClock, utc_text
+from pipeline.crosswalk import Crosswalk, Crosswalks, Target, table_of
+from pipeline.errors import ConfigError, IngestError, InputError, LimitError, PlanError, Stopped
+from pipeline.feeds.columns import Dates, Reading
+from pipeline.feeds.feed import Feed, Kind
+from pipeline.feeds.source import Source
+from pipeline.fhir.codes import Contract
+from pipeline.journal.journal import Journal, Run
+from pipeline.plans import Plan, PlanWriter
+from pipeline.records import Disposition, Intent, usd
+from pipeline.stages import upload as uploading
+from pipeline.stages.inspect import inspect
+from pipeline.stages.map import Mapping as RowMapping
+from pipeline.stages.map import map_row
+from pipeline.stages.read import read
+from pipeline.stages.report import Facts, report
+from pipeline.stages.resolve import NEEDED, Resolved, resolve
+from pipeline.stages.validate import validate
+
+log = structlog.get_logger()
+
+INTERRUPTED: Final = 130
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a run may not exceed; above it nothing is written. None: no limit."""
+
+    rejects_share_max: float | None = None  # of a feed's rows without the filtered ones
+    rejects_max: int | None = None
+    amount_cents_max: int | None = None  # one payment
+    total_cents_max: int | None = None  # all payments of the plan
+    writes_max: int | None = None
+    change_max: float | None = None  # factor between this and the last file's rows or dollars
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """The sender's control totals for a feed. None: not given."""
+
+    rows: int | None = None
+    total_cents: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """How a source's id becomes a Canvas id. `path` None: the source's value is the id."""
+
+    target: Target = "key"
+    path: Path | None = None
+    source_column: str = ""
+    target_column: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class References:
+    """How each kind of reference is resolved."""
+
+    patient: Reference = Reference()
+    payer: Reference = Reference("payer_id")
+    claim: Reference = Reference()
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """All that a run needs to know: the configuration, composed of each part's own options."""
+
+    feeds: tuple[Feed, ...]
+    contract: Contract
+    canvas: canvas.Options
+    upload: uploading.Options
+    limits: Limits
+    state_dir: Path
+    report_dir: Path
+    config_sha256: str
+    version: str
+    references: References = References()
+    inputs: Mapping[str, Path | pl.DataFrame] = field(
+        default_factory=dict
+    )  # in place of a feed's path
+    expected: Mapping[str, Expected] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where a run stands, for whoever shows it. Written by the engine, read by the edge."""
+
+    stage: Literal["starting", "reading", "planning", "sending", "reporting"] = "starting"
+    rows_read: int = 0
+    to_send: int = 0
+    sent: int = 0  # writes that ended, whichever way
+    dispositions: Counter[Disposition] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a run ended. `summary` is what `summary.json` holds, `folder` where everything is."""
+
+    run_id: str
+    exit_code: int
+    summary: dict[str, Any]
+    folder: Path
+    failure: IngestError | None = None
+
+    @property
+    def frame(self) -> pl.DataFrame:
+        """`reconciliation.parquet`: one line a source row."""
+        return pl.read_parquet(self.folder / "reconciliation.parquet", glob=False)
+
+
+# The commands -------------------------------------------------------------------------------------
+
+
+async def plan(
+    job: Job, *, progress: Progress | None = None, stop: asyncio.Event | None = None
+) -> Result:
+    """Read, validate, map and resolve everything, and report. Writes nothing to Canvas."""
+    return await _carry_out(job, "plan", progress or Progress(), stop or asyncio.Event())
+
+
+async def run(
+    job: Job, *, progress: Progress | None = None, stop: asyncio.Event | None = None
+) -> Result:
+    """Plan, upload and report. Set `stop` to end early: what is in flight is finished first."""
+    return await _carry_out(job, "run", progress or Progress(), stop or asyncio.Event())
+
+
+async def report_again(job: Job, run_id: str | None = None) -> Result:
+    """Write the report of a run (the last one where `run_id` is None) again from the journal."""
+    _private_folder(job.state_dir)
+    with Journal.open(job.state_dir, job.canvas.base_url) as journal:
+        known = journal.run(run_id)
+        if known is None:
+            raise PlanError(
+                "there is no such run in the journal",
+                "see the folders in report.dir for the runs there are",
+            )
+        return _report(job, journal, known)
+
+
+async def _carry_out(job: Job, command: str, progress: Progress, stop: asyncio.Event) -> Result:
+    if command == "run":
+        job.canvas.credentials.require()
+    _private_folder(job.state_dir)
+    _private_folder(job.report_dir)
+    clock, random = SystemClock(), Random()  # noqa: S311 - jitter and run ids, no secrets
+    with Journal.open(job.state_dir, job.canvas.base_url) as journal:
+        run_id = f"{clock.now():%Y%m%dT%H%M%SZ}-{random.getrandbits(16):04x}"
+        begun = Run(run_id, command, utc_text(clock.now()))
+        doubted = journal.start_run(begun)
+        if doubted:
+            log.warning("writes_left_in_flight", run_id=run_id, count=doubted)
+        failure: IngestError | None = None
+        try:
+            sealed = await asyncio.to_thread(
+                _make_plan, job, run_id, journal, clock.now(), progress
+            )
+            _guard(job, sealed, journal)
+            _enter_feeds(run_id, sealed, journal)
+            if command == "run":
+                await _upload(job, sealed, journal, clock, random, progress, stop)
+        except IngestError as error:
+            failure = error
+            log.error("run_failed", run_id=run_id, error=type(error).__name__)  # noqa: TRY400 - no traceback: it would show values
+        progress.stage = "reporting"
+        return await asyncio.to_thread(
+            _finish, job, journal, begun, clock, failure, stopped=stop.is_set()
+        )
+
+
+# Planning -----------------------------------------------------------------------------------------
+
+
+def _make_plan(job: Job, run_id: str, journal: Journal, now: datetime, progress: Progress) -> Plan:
+    writer = PlanWriter(job.state_dir / "plans" / run_id)
+    crosswalks = _crosswalks(job.references, writer.folder)
+    mapping = RowMapping(job.contract, crosswalks.payer.target, now.astimezone(UTC).date())
+    progress.stage = "reading"
+    sources = {feed.name: _inspect_feed(job, feed, writer.folder) for feed in job.feeds}
+    metas = {}
+    for feed in job.feeds:
+        reading = _reading(job, feed, crosswalks)
+        metas[feed.name] = _plan_feed(writer, feed, sources[feed.name], reading, mapping, progress)
+    progress.stage = "planning"
+    files = {
+        name: [Path(file["path"]).name for file in meta["files"]] for name, meta in metas.items()
+    }
+    rows = {feed.name: writer.narrow(feed.name, NEEDED) for feed in job.feeds}
+    resolved = resolve(rows, job.feeds, files, journal.known)
+    for feed in job.feeds:
+        metas[feed.name].update(_planned_totals(writer, feed, resolved[feed.name]))
+    verdicts = {name: each.verdicts for name, each in resolved.items()}
+    return writer.seal(
+        verdicts, {"run_id": run_id, "config_sha256": job.config_sha256, "feeds": metas}
+    )
+
+
+def _crosswalks(references: References, folder: Path) -> Crosswalks:
+    """Read the tables: when a run begins, not when it is configured."""
+    return Crosswalks(
+        patient=_crosswalk("patient", references.patient, folder),
+        payer=_crosswalk("payer", references.payer, folder),
+        claim=_crosswalk("claim", references.claim, folder),
+    )
+
+
+def _crosswalk(kind: str, reference: Reference, folder: Path) -> Crosswalk:
+    if reference.path is None:
+        return Crosswalk(reference.target)
+    columns = {"from": reference.source_column, "to": reference.target_column}
+    table = Feed(
+        f"references.{kind}", Kind.LEDGER, str(reference.path), columns, final_newline="any"
+    )
+    source = inspect(reference.path, table, folder)
+    pairs = (
+        pair for batch in read(source) for pair in batch.frame.select(columns.values()).iter_rows()
+    )
+    return Crosswalk(reference.target, table_of(pairs))
+
+
+def _reading(job: Job, feed: Feed, crosswalks: Crosswalks) -> Reading:
+    cents = job.limits.amount_cents_max
+    return Reading(
+        dates=Dates(feed.dates),
+        crosswalks=crosswalks,
+        codes=feed.codes,
+        amount_sign=feed.amount_sign,
+        amount_max_cents=cents,
+        required=feed.required,
+    )
+
+
+def _inspect_feed(job: Job, feed: Feed, folder: Path) -> list[Source]:
+    return [inspect(path, feed, folder) for path in _paths(job, feed, folder)]
+
+
+def _paths(job: Job, feed: Feed, folder: Path) -> list[Path]:
+    """The files of a feed: the given input, or what its path or glob names, sorted by name."""
+    given = job.inputs.get(feed.name)
+    if isinstance(given, pl.DataFrame):
+        path = folder / f"input-{feed.name}.parquet"
+        given.write_parquet(path)
+        path.chmod(0o600)
+        return [path]
+    if given is not None:
+        return [given]
+    paths = (
+        [Path(feed.path)]
+        if Path(feed.path).is_file()
+        else [Path(name) for name in sorted(glob(feed.path))]  # noqa: PTH207 - the pattern is a whole path
+    )
+    if not paths:
+        raise InputError(
+            f"no file is there for feed {feed.name}",
+            "check that the sender delivered, and the feed's path",
+            file=feed.path,
+        )
+    return paths
+
+
+def _plan_feed(
+    writer: PlanWriter,
+    feed: Feed,
+    sources: list[Source],
+    reading: Reading,
+    mapping: RowMapping,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Read, validate and map one feed into the plan. Returns its control totals, as read."""
+    rows_read = cents_read = 0
+    for number, source in enumerate(sources):
+        for batch in read(source):
+            checked = validate(batch, feed, reading)
+            drafts = [
+                None if row.content is None else map_row(row.content, mapping, feed.order_by)
+                for row in checked
+            ]
+            writer.append(feed.name, number, batch.frame, list(zip(checked, drafts, strict=True)))
+            rows_read += batch.frame.height
+            cents_read += sum(row.amount_cents or 0 for row in checked)
+            progress.rows_read += batch.frame.height
+        if source.readable != source.path:
+            source.readable.unlink()
+    writer.flush()
+    columns = list(dict.fromkeys(name for source in sources for name in source.kept))
+    return {
+        "files": [
+            {"path": str(source.path), "sha256": source.sha256, "rows": source.rows}
+            for source in sources
+        ],
+        "rows_read": rows_read,
+        "cents_read": cents_read,
+        "columns": columns,
+        "delimiter": sources[0].delimiter,
+    }
+
+
+def _planned_totals(writer: PlanWriter, feed: Feed, resolved: Resolved) -> dict[str, Any]:
+    """What the plan comes to: rows by disposition, and what is to be sent."""
+    narrow = writer.narrow(feed.name, ["seq", "disposition", "amount_cents"])
+    joined = narrow.join(
+        resolved.verdicts.select("seq", "disposition"), on="seq", how="left", suffix="_verdict"
+    )
+    joined = joined.with_columns(
+        pl.coalesce("disposition_verdict", "disposition").alias("disposition")
+    )
+    counts = dict(joined.group_by("disposition").len().iter_rows())
+    sent = joined.filter(pl.col("disposition") == Disposition.PENDING.value)
+    return {
+        "planned": {word.value: counts.get(word.value, 0) for word in Disposition},
+        "to_send": sent.height,
+        "to_send_cents": int(sent["amount_cents"].sum()) if feed.traits.has_money else 0,
+        "warnings": {"order|bumps": resolved.bumped} if resolved.bumped else {},
+    }
+
+
+# Guards -------------------------------------------------------------------------------------------
+
+
+def _guard(job: Job, plan: Plan, journal: Journal) -> None:
+    """Raises LimitError where the plan exceeds what the configuration allows."""
+    limits, metas = job.limits, plan.meta["feeds"]
+    for feed in job.feeds:
+        meta = metas[feed.name]
+        _guard_expected(feed.name, meta, job.expected.get(feed.name, Expected()))
+        _guard_rejects(feed.name, meta["planned"], limits)
+        if feed.name not in job.inputs:
+            _guard_change(feed.name, meta, journal.last_feed(feed.name), limits.change_max)
+    writes = sum(meta["to_send"] for meta in metas.values())
+    if limits.writes_max is not None and writes > limits.writes_max:
+        raise LimitError(
+            f"the plan has {writes:,} writes, above limits.writes_max = {limits.writes_max:,}",
+            "check the files, and raise the limit if they are right",
+        )
+    cents = sum(meta["to_send_cents"] for meta in metas.values())
+    if limits.total_cents_max is not None and cents > limits.total_cents_max:
+        raise LimitError(
+            f"the plan posts {usd(cents)} USD, above limits.total_usd_max = {usd(limits.total_cents_max)}",
+            "check the files, and raise the limit if they are right",
+        )
+
+
+def _guard_expected(name: str, meta: Mapping[str, Any], expected: Expected) -> None:
+    rows, cents = meta["rows_read"], meta["cents_read"]
+    if expected.rows not in {None, rows}:
+        _unexpected(name, f"rows={expected.rows}", str(rows))
+    if expected.total_cents is not None and expected.total_cents != cents:
+        _unexpected(name, f"total_usd={usd(expected.total_cents)}", usd(cents))
+
+
+def _unexpected(name: str, expected: str, found: str) -> NoReturn:
+    raise LimitError(
+        f"feed {name}: the sender says {expected}, the files hold {found}",
+        "ask the sender which is right; the file may be cut short",
+    )
+
+
+def _guard_rejects(name: str, planned: Mapping[str, int], limits: Limits) -> None:
+    rejected = planned[Disposition.REJECTED.value]
+    rows = sum(planned.values()) - planned[Disposition.FILTERED.value]
+    fix = (
+        "see rejects-"
+        + name
+        + ".csv for what is wrong; mend the file or the configuration, or raise limits.rejects_max"
+    )
+    if limits.rejects_max is not None and rejected > limits.rejects_max:
+        raise LimitError(
+            f"feed {name}: {rejected:,} rows rejected, above limits.rejects_max = {limits.rejects_max:,}",
+            fix,
+        )
+    if limits.rejects_share_max is not None and rejected > limits.rejects_share_max * rows:
+        raise LimitError(
+            f"feed {name}: {rejected:,} of {rows:,} rows rejected ({rejected / rows:.1%}), "
+            f"above limits.rejects_max = {limits.rejects_share_max:.0%}",
+            fix,
+        )
+
+
+def _guard_change(
+    name: str, meta: Mapping[str, Any], last: tuple[int, int] | None, change_max: float | None
+) -> None:
+    if last is None or change_max is None:
+        return
+    for what, before, now in (
+        ("rows", last[0], meta["rows_read"]),
+        ("cents", last[1], meta["cents_read"]),
+    ):
+        if before > 0 and not before / change_max <= now <= before * change_max:
+            raise LimitError(
+                f"feed {name}: {now:,} {what}, and {before:,} the last time: more than limits.change_max = {change_max:g} times apart",
+                "check that the file is whole, and raise the limit if it is right",
+            )
+
+
+def _enter_feeds(run_id: str, plan: Plan, journal: Journal) -> None:
+    metas = plan.meta["feeds"].items()
+    journal.enter_feeds(
+        run_id, [(name, meta["rows_read"], meta["cents_read"]) for name, meta in metas]
+    )
+
+
+# Uploading ----------------------------------------------------------------------------------------
+
+
+async def _upload(
+    job: Job,
+    plan: Plan,
+    journal: Journal,
+    clock: Clock,
+    random: Random,
+    progress: Progress,
+    stop: asyncio.Event,
+) -> None:
+    progress.stage = "sending"
+    progress.to_send = sum(meta["to_send"] for meta in plan.meta["feeds"].values())
+    types = {
+        feed.traits.resource_type for feed in job.feeds if plan.meta["feeds"][feed.name]["to_send"]
+    }
+    if not types:
+        return
+
+    def seen(disposition: Disposition, count: int) -> None:
+        progress.dispositions[disposition] += count
+        progress.sent += count
+
+    async with Transport(job.canvas.timeout_s, job.canvas.concurrency) as transport:
+        client = canvas.Client(job.canvas, transport, clock, random)
+        watch = asyncio.ensure_future(_stop_client(stop, client))
+        try:
+            for resource_type in sorted(types):
+                await client.probe(resource_type)
+            await uploading.upload(
+                _intents(job, plan),
+                run_id=plan.meta["run_id"],
+                client=client,
+                journal=journal,
+                options=job.upload,
+                clock=clock,
+                random=random,
+                shut=journal.shut_lanes(),
+                seen=seen,
+                stop=stop,
+            )
+        except Stopped:
+            pass  # asked for; what is left is pending
+        finally:
+            watch.cancel()
+            await journal.record(plan.meta["run_id"], client.exchanges)
+
+
+async def _stop_client(stop: asyncio.Event, client: canvas.Client) -> None:
+    await stop.wait()
+    client.stop()
+
+
+def _intents(job: Job, plan: Plan) -> Iterator[list[Intent]]:
+    """What is to be sent, feeds in the order of the configuration."""
+    for feed in job.feeds:
+        yield from plan.intents(feed.name, feed.traits.resource_type, in_order=not feed.order_by)
+
+
+# Reporting ----------------------------------------------------------------------------------------
+
+
+def _finish(
+    job: Job,
+    journal: Journal,
+    run: Run,
+    clock: Clock,
+    failure: IngestError | None,
+    *,
+    stopped: bool,
+) -> Result:
+    """Enter how the run ended, and report."""
+    decided = failure.exit_code if failure is not None else INTERRUPTED if stopped else None
+    finished = replace(
+        run,
+        finished_at=utc_text(clock.now()),
+        exit_code=decided,
+        failure=str(failure) if failure else "",
+    )
+    result = _report(job, journal, finished)
+    journal.finish_run(replace(finished, exit_code=result.exit_code))
+    return replace(result, failure=failure)
+
+
+def _report(job: Job, journal: Journal, run: Run) -> Result:
+    """Write the report of a run. What decides its exit code, unless the run failed, are its rows."""
+    try:
+        plan = Plan.open(job.state_dir / "plans" / run.run_id)
+    except PlanError:
+        plan = None
+    folder = job.report_dir / run.run_id
+    sha256 = job.config_sha256 if plan is None else plan.meta["config_sha256"]
+    summary = report(folder, job.feeds, plan, journal, Facts(run, job.version, sha256))
+    _point_latest(job.report_dir, run.run_id)
+    return Result(run.run_id, summary["exit_code"], summary, folder)
+
+
+def _point_latest(report_dir: Path, run_id: str) -> None:
+    """`latest` -> the run's folder, swapped in one step."""
+    link = report_dir / ".latest"
+    link.unlink(missing_ok=True)
+    link.symlink_to(run_id, target_is_directory=True)
+    link.replace(report_dir / "latest")
+
+
+def _private_folder(folder: Path) -> None:
+    """Make it if need be; refuse a link, another owner's, or one that others may look into."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    found = folder.lstat()
+    if stat.S_ISLNK(found.st_mode) or (hasattr(os, "getuid") and found.st_uid != os.getuid()):
+        raise ConfigError(
+            f"{folder} is a link or belongs to somebody else", "name a folder of your own"
+        )
+    folder.chmod(0o700)

@@ -1,0 +1,109 @@
+"""The errors that stop a run, as one tree; each says what happened and what to do next.
+
+    IngestError                 1  the run failed
+    ├── ConfigError             2  the configuration, the command line, or what they name
+    ├── InputError              1  a file is unfit to be loaded
+    ├── LimitError              1  a limit of the configuration is exceeded
+    ├── JournalError            1  the journal cannot be trusted or written
+    │   ├── JournalBusy         5  another run holds it
+    │   └── JournalForeign      2  it belongs to another Canvas
+    ├── PlanError               1  a plan is missing or was never finished
+    └── CanvasError             1  Canvas cannot be worked with
+        ├── AuthError           1  no token, or one that is not taken
+        ├── WrongHost           1  what answers is not the FHIR API that is configured
+        ├── Forbidden           1  the application may not do this
+        ├── Unreachable         1  no answer for too long
+        └── Stopped             1  the run is stopping: nothing new is sent
+
+Bad rows and Canvas' refusals are values (`records.Rejection`, `records.Attempt`), never exceptions.
+No message holds a value of a row: only file, row number, column, field and rule.
+"""
+
+from typing import ClassVar
+
+
+class IngestError(Exception):
+    """Whatever ends a run before it is done.
+
+    `message` says what happened and where; `fix` what to do next.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, fix: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.fix = fix
+
+    def __str__(self) -> str:
+        """One text for a terminal."""
+        return f"{self.message}\n  {self.fix}" if self.fix else self.message
+
+
+class ConfigError(IngestError):
+    """The configuration or the command line is wrong."""
+
+    exit_code = 2
+
+
+class InputError(IngestError):
+    """A file is unfit: nothing of it was written."""
+
+    def __init__(
+        self, message: str, fix: str, *, file: str, row: int | None = None, column: str = ""
+    ) -> None:
+        where = file if row is None else f"{file}:{row}"
+        super().__init__(
+            f'{where}: column "{column}": {message}' if column else f"{where}: {message}", fix
+        )
+        self.file = file
+        self.row = row
+        self.column = column
+
+
+class LimitError(IngestError):
+    """A limit of the configuration is exceeded: nothing was written."""
+
+
+class JournalError(IngestError):
+    """The journal cannot be trusted or written."""
+
+
+class JournalBusy(JournalError):
+    """Another run holds the journal."""
+
+    exit_code = 5
+
+
+class JournalForeign(JournalError):
+    """The journal belongs to another Canvas."""
+
+    exit_code = 2
+
+
+class PlanError(IngestError):
+    """A plan is missing, or was never finished."""
+
+
+class CanvasError(IngestError):
+    """Canvas cannot be worked with."""
+
+
+class AuthError(CanvasError):
+    """There is no token, or Canvas does not take it."""
+
+
+class WrongHost(CanvasError):
+    """What answers is not the FHIR API that is configured."""
+
+
+class Forbidden(CanvasError):
+    """The application lacks a permission that every row needs."""
+
+
+class Unreachable(CanvasError):
+    """No answer for too long."""
+
+
+class Stopped(CanvasError):
+    """The run is stopping: nothing new is sent."""

@@ -1,0 +1,296 @@
+"""Column readers: from the text of a cell to a typed value, or the rule that it breaks.
+
+A reader never raises with, logs or repeats the text that it was given. Surrounding blanks are no
+part of a value (they are trimmed before), a blank cell is None. The rules that a reader raises are
+the second half of a rule's name: `order` + `range` -> `order|range`.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Annotated, Final, Literal, NoReturn
+
+from pydantic import PlainValidator, ValidationInfo
+from pydantic_core import PydanticCustomError
+
+from pipeline.crosswalk import Ambiguous, Crosswalk, Crosswalks, Unknown
+from pipeline.fhir import codes
+from pipeline.fhir.datatypes import AMOUNT_MAX, AMOUNT_MIN, is_id
+from pipeline.records import usd
+
+AmountSign = Literal["positive", "negative"]
+
+# Money is read by this pattern alone: Decimal() would take 1e3, NaN, 1_000 and full-width digits.
+_AMOUNT = re.compile(r"(-?)([0-9]{1,12})(?:\.([0-9]+))?", re.ASCII)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_DATE_CACHE_MAX = 50_000
+_YEARS = range(1880, 2200)  # a birth-to-end-date range; outside it a date is a slip of the pen
+
+
+class Dates:
+    """Reads calendar days in the feed's formats (strptime).
+
+    An instant with a time keeps its calendar day as written. A text that two formats read as two
+    different days is ambiguous, not the first of them.
+    """
+
+    def __init__(self, formats: Sequence[str]) -> None:
+        self.formats = tuple(formats)
+        self._cache: dict[str, date | Literal["date", "ambiguous"]] = {}
+
+    def read(self, text: str) -> date | Literal["date", "ambiguous"]:
+        """The day, or the rule that the text breaks."""
+        found = self._cache.get(text)
+        if found is None:
+            if len(self._cache) >= _DATE_CACHE_MAX:
+                self._cache.clear()
+            found = self._cache[text] = self._parse(text)
+        return found
+
+    def _parse(self, text: str) -> date | Literal["date", "ambiguous"]:
+        if not text.isascii():
+            return "date"
+        days = {day for form in self.formats if (day := _strptime(text, form)) is not None}
+        if not days:
+            return "date"
+        return days.pop() if len(days) == 1 else "ambiguous"
+
+
+def _strptime(text: str, form: str) -> date | None:
+    try:
+        day = datetime.strptime(text, form).date()  # noqa: DTZ007 - a calendar day has no zone
+    except ValueError:
+        return None
+    return day if day.year in _YEARS else None
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How one feed's cells are read. Handed to the row models as their validation context."""
+
+    dates: Dates
+    crosswalks: Crosswalks
+    codes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # field -> theirs -> ours
+    amount_sign: AmountSign = "positive"
+    amount_max_cents: int | None = None  # limits.amount_usd_max
+    required: frozenset[str] = frozenset()  # beyond those that the model itself requires
+
+
+def cents_of(text: str | None, sign: AmountSign) -> int | None:
+    """An amount in cents, also outside of what may be sent; None where it cannot be read.
+
+    With `sign` "negative" a credit is written as a negative number and counts as positive.
+    """
+    match = _AMOUNT.fullmatch(text) if text else None
+    if match is None or len(match[3] or "") > 2:  # noqa: PLR2004 - cents
+        return None
+    cents = int(match[2]) * 100 + int((match[3] or "").ljust(2, "0"))
+    return -cents if (match[1] == "-") != (sign == "negative") else cents
+
+
+def _broken(what: str, message: str) -> NoReturn:
+    raise PydanticCustomError(what, message)
+
+
+def _reading(info: ValidationInfo) -> Reading:
+    reading = info.context
+    if not isinstance(reading, Reading):
+        raise TypeError("row models are validated with context=Reading(...)")
+    return reading
+
+
+def _blank(value: object, info: ValidationInfo, *, required: bool) -> bool:
+    """Whether the cell is blank; a blank that is required breaks `required`."""
+    if value is not None and not isinstance(value, str):
+        raise TypeError("cells are text")
+    if value:
+        return False
+    if required or info.field_name in _reading(info).required:
+        _broken("required", "must not be blank")
+    return True
+
+
+def _text(length_max: int, *, required: bool = False) -> PlainValidator:
+    def read(value: str | None, info: ValidationInfo) -> str | None:
+        if _blank(value, info, required=required) or value is None:
+            return None
+        if len(value) > length_max:
+            _broken("length", f"at most {length_max} characters")
+        if _CONTROL.search(value):
+            _broken("characters", "must not hold control characters (tabs, line breaks, NUL)")
+        return value
+
+    return PlainValidator(read)
+
+
+def _code(
+    allowed: Sequence[str], *, required: bool = False, default: str | None = None
+) -> PlainValidator:
+    by_spelling = {code.casefold(): code for code in allowed}
+    message = f"must be one of {', '.join(allowed)}; map the sender's spelling under codes"
+
+    def read(value: str | None, info: ValidationInfo) -> str | None:
+        if _blank(value, info, required=required) or value is None:
+            return default
+        value = _translated(value, info)
+        code = by_spelling.get(value.casefold())
+        return code if code is not None else _broken("code", message)
+
+    return PlainValidator(read)
+
+
+def _translated(value: str, info: ValidationInfo) -> str:
+    return _reading(info).codes.get(info.field_name or "", {}).get(value, value)
+
+
+def _read_order(value: str | None, info: ValidationInfo) -> int | None:
+    if _blank(value, info, required=True) or value is None:
+        return None
+    order = codes.ORDERS.get(_translated(value, info).casefold())
+    return (
+        order
+        if order is not None
+        else _broken("range", "must be 1 to 5, or primary, secondary, tertiary ...")
+    )
+
+
+def _read_day(value: str | None, info: ValidationInfo) -> date | None:
+    if _blank(value, info, required=False) or value is None:
+        return None
+    dates = _reading(info).dates
+    day = dates.read(value)
+    if day == "date":
+        _broken("date", f"must be a real day written as {' or '.join(dates.formats)}")
+    if day == "ambiguous":
+        _broken(
+            "ambiguous",
+            f"two of the feed's date formats ({', '.join(dates.formats)}) read it as different days: keep one",
+        )
+    return day
+
+
+def _read_end_day(value: str | None, info: ValidationInfo) -> date | None:
+    end_on = _read_day(value, info)
+    start_on = info.data.get("start_on")
+    if end_on is not None and start_on is not None and end_on < start_on:
+        _broken("before_start", "must not be before start_on")
+    return end_on
+
+
+def _read_amount(value: str | None, info: ValidationInfo) -> Decimal | None:
+    if _blank(value, info, required=True) or value is None:
+        return None
+    reading = _reading(info)
+    match = _AMOUNT.fullmatch(value)
+    if match is None:
+        _broken(
+            "form",
+            "must be a plain number such as 12.50: no currency sign, no thousands separator, no brackets, no exponent",
+        )
+    cents = cents_of(value, reading.amount_sign)
+    if cents is None:
+        _broken("decimals", "must have at most two decimals")
+    if cents < 0:
+        written = (
+            "without a minus sign" if reading.amount_sign == "positive" else "as a negative number"
+        )
+        _broken(
+            "sign",
+            f'a payment is written {written} in this feed (amount_sign = "{reading.amount_sign}")',
+        )
+    amount = Decimal(cents).scaleb(-2)
+    if not AMOUNT_MIN <= amount <= AMOUNT_MAX:
+        _broken("range", "must be from 0.01 to 999,999.99 USD")
+    most = reading.amount_max_cents
+    if most is not None and cents > most:
+        _broken(
+            "limit",
+            f"above limits.amount_usd_max = {usd(most)}: check it, and raise the limit if it is right",
+        )
+    return amount
+
+
+def _found(crosswalk: Crosswalk, value: str, kind: str) -> str:
+    try:
+        found = crosswalk.find(value)
+    except Unknown:
+        _broken(
+            "unknown", f"no line for it in the {kind} crosswalk (references.{kind}.path): add one"
+        )
+    except Ambiguous:
+        _broken("ambiguous", f"several different ids for it in the {kind} crosswalk: keep one")
+    if crosswalk.target == "payer_id":
+        if len(found) > codes.ID_LENGTH_MAX or _CONTROL.search(found):
+            _broken("form", f"a payer id has at most {codes.ID_LENGTH_MAX} printable characters")
+    elif not is_id(found):
+        _broken("form", "must be one id: letters, digits, dots and dashes, at most 64")
+    return found
+
+
+def _read_patient(value: str | None, info: ValidationInfo) -> str | None:
+    if _blank(value, info, required=True) or value is None:
+        return None
+    return _found(_reading(info).crosswalks.patient, value, "patient")
+
+
+def _read_subscriber(value: str | None, info: ValidationInfo) -> str | None:
+    """The subscriber's Patient key: the patient's own where the relationship is self.
+
+    "self" with another subscriber is a contradiction that Canvas is not known to refuse, so it is
+    ours to refuse (canvas-api.md, "Coverage"). `patient` and `relationship` are read before this.
+    """
+    relationship, patient = info.data.get("relationship"), info.data.get("patient")
+    if value is None or value == "":
+        if relationship not in {"self", None}:
+            _broken(
+                "required",
+                "must name the subscriber, who must be a Canvas patient, unless relationship is self",
+            )
+        return patient
+    found = _found(_reading(info).crosswalks.patient, value, "patient")
+    if relationship == "self" and patient is not None and found != patient:
+        _broken(
+            "self",
+            "relationship is self, so the subscriber must be the patient: mend one of the two",
+        )
+    return found
+
+
+def _read_payer(value: str | None, info: ValidationInfo) -> str | None:
+    if _blank(value, info, required=True) or value is None:
+        return None
+    return _found(_reading(info).crosswalks.payer, value, "payer")
+
+
+def _read_claim(value: str | None, info: ValidationInfo) -> str | None:
+    if _blank(value, info, required=False) or value is None:
+        return None
+    return _found(_reading(info).crosswalks.claim, value, "claim")
+
+
+def _read_currency(value: str | None, info: ValidationInfo) -> str:
+    if not _blank(value, info, required=False) and value != "USD":
+        _broken("code", "must be USD or blank: Canvas keeps USD whatever is sent")
+    return "USD"
+
+
+# Cells that hold a resource's or a person's id of at most 100 characters.
+RequiredId = Annotated[str, _text(codes.ID_LENGTH_MAX, required=True)]
+OptionalId = Annotated[str | None, _text(codes.ID_LENGTH_MAX)]
+OptionalText = Annotated[str | None, _text(codes.CLASS_LENGTH_MAX)]
+PatientKey = Annotated[str, PlainValidator(_read_patient)]
+SubscriberKey = Annotated[str, PlainValidator(_read_subscriber)]
+PayerId = Annotated[str, PlainValidator(_read_payer)]
+ClaimId = Annotated[str | None, PlainValidator(_read_claim)]
+Relationship = Annotated[str, _code(codes.RELATIONSHIPS, required=True)]
+TypeCode = Annotated[str | None, _code(codes.TYPES)]
+Status = Annotated[str, _code(codes.STATUSES, default="active")]
+Order = Annotated[int, PlainValidator(_read_order)]
+Day = Annotated[date | None, PlainValidator(_read_day)]
+EndDay = Annotated[date | None, PlainValidator(_read_end_day)]
+Amount = Annotated[Decimal, PlainValidator(_read_amount)]
+Currency = Annotated[str, PlainValidator(_read_currency)]
+
+FULL_DATE: Final = "%Y-%m-%d"

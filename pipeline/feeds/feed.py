@@ -1,0 +1,133 @@
+"""A feed: one kind of source file, with what it can do as data, and the identity of its rows."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import BaseModel
+
+from pipeline.feeds.columns import FULL_DATE, AmountSign, Reading, cents_of
+from pipeline.feeds.eligibility import EligibilityRow
+from pipeline.feeds.ledger import LedgerRow
+from pipeline.records import Disposition, Rejection
+
+_PART = "\x1f"  # ASCII's unit separator: no cell that is sent can hold it
+
+
+class Kind(StrEnum):
+    """What a feed's rows are."""
+
+    ELIGIBILITY = "eligibility"
+    LEDGER = "ledger"
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What is true of all feeds of a kind."""
+
+    resource_type: Literal["Coverage", "PaymentNotice"]
+    model: type[BaseModel]
+    required: tuple[str, ...]  # must be mapped or constant
+    key: tuple[str, ...]  # the key where the configuration names none
+    has_money: bool
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Our fields, in the order in which they are read."""
+        return tuple(self.model.model_fields)
+
+
+TRAITS = {
+    Kind.ELIGIBILITY: Traits(
+        resource_type="Coverage",
+        model=EligibilityRow,
+        required=("patient", "member_id", "relationship", "payer", "order"),
+        key=("patient", "payer", "member_id", "start_on"),
+        has_money=False,
+    ),
+    Kind.LEDGER: Traits(
+        resource_type="PaymentNotice",
+        model=LedgerRow,
+        required=("patient", "amount"),
+        key=("transaction_id",),
+        has_money=True,
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """One configured feed. `columns` and `constants` are keyed by our field."""
+
+    name: str
+    kind: Kind
+    path: str
+    columns: Mapping[str, str]
+    constants: Mapping[str, str] = field(default_factory=dict)
+    codes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    only: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    key: tuple[str, ...] = ()
+    dates: tuple[str, ...] = (FULL_DATE,)
+    amount_sign: AmountSign = "positive"
+    repeats: Literal["reject", "count"] = "reject"
+    order_by: tuple[str, ...] = ()
+    delimiter: str | None = None  # None: by the file's name
+    encoding: str = "utf-8"
+    final_newline: Literal["require", "any"] = "require"
+
+    @property
+    def traits(self) -> Traits:
+        """What is true of all feeds of this kind."""
+        return TRAITS[self.kind]
+
+    @property
+    def required(self) -> frozenset[str]:
+        """The fields that must not be blank, beyond those that the model requires.
+
+        A payment without all fields of its key has no identity, and could be sent twice. A claim
+        is the exception: a payment without one is no copay, and that is part of what it is.
+        """
+        return frozenset(self.key) - {"claim"} if self.kind is Kind.LEDGER else frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A source row after it was read and validated.
+
+    `disposition` is PENDING (then `content` is set), FILTERED or REJECTED (then `rejections` are).
+    """
+
+    row: int
+    key: str
+    source_id: str
+    amount_cents: int | None
+    disposition: Disposition
+    content: BaseModel | None = None
+    rejections: tuple[Rejection, ...] = ()
+
+
+def row_key(feed: str, parts: Sequence[str]) -> str:
+    """What makes a row the same row tomorrow: 16 hex digits of a SHA-256 over feed and key fields.
+
+    `parts` are canonical texts (`canonical`), so that another spelling of a date or an amount is
+    still the same row.
+    """
+    return hashlib.sha256(_PART.join([feed, *parts]).encode()).hexdigest()[:16]
+
+
+def canonical(name: str, text: str | None, reading: Reading) -> str:
+    """A key field's text without its spelling: days as ISO, amounts as cents, all else as it is.
+
+    A text that cannot be read stays as it is: a rejected row has a key too.
+    """
+    if text is None:
+        return ""
+    if name.endswith("_on"):
+        day = reading.dates.read(text)
+        return text if isinstance(day, str) else day.isoformat()
+    if name == "amount":
+        cents = cents_of(text, reading.amount_sign)
+        return text if cents is None else str(cents)
+    return text

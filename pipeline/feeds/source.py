@@ -1,0 +1,59 @@
+"""A source file as it was found, and the batches that are read from it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What tells that a file was changed: size in bytes, mtime in ns, inode."""
+
+    size: int
+    mtime_ns: int
+    inode: int
+
+
+def stamp_of(path: Path) -> Stamp:
+    """The file's stamp now."""
+    stat = path.stat()
+    return Stamp(stat.st_size, stat.st_mtime_ns, stat.st_ino)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One file that was inspected and found fit.
+
+    `header` names all columns in the file's order. `readable` is the path that polars reads: the
+    file itself, or its copy in UTF-8 where the feed has another encoding. `sha256` is of the file's
+    own bytes.
+    """
+
+    path: Path
+    readable: Path
+    header: tuple[str, ...]
+    rows: int
+    sha256: str
+    stamp: Stamp
+    is_parquet: bool
+    delimiter: str
+
+    @property
+    def name(self) -> str:
+        """The file's name, as messages and reports show it."""
+        return self.path.name
+
+    @property
+    def kept(self) -> list[str]:
+        """The columns that are the source's own: those that start with `_` are ours, ignored."""
+        return [name for name in self.header if not name.startswith("_")]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Consecutive rows of one file, every column as text (null where the cell is empty)."""
+
+    source: Source
+    first_row: int  # the number of the first row within its file, from 1
+    frame: pl.DataFrame

@@ -1,0 +1,71 @@
+"""Who may go next: one open write a patient, in order. Pure.
+
+A lane is a patient. Its intents leave in the order in which they were offered, and the next one
+only after the one before it has ended. A lane whose write is in doubt stays shut, for what comes
+behind may depend on it: Canvas takes a payment up to the balance that the one before it left, and
+bumps the `order` of coverages (canvas-api.md).
+"""
+
+from collections import deque
+from collections.abc import Collection
+
+from pipeline.records import Intent
+
+
+class Lanes:
+    """The waiting intents of all patients.
+
+    `shut` holds the lanes that are closed from the start: those with a write in doubt.
+    """
+
+    def __init__(self, shut: Collection[str] = ()) -> None:
+        self._waiting: dict[str, deque[Intent]] = {}  # behind an open or a ready intent
+        self._ready: deque[Intent] = deque()
+        self._shut = set(shut)
+        self._waiting_count = 0
+
+    def __len__(self) -> int:
+        """Intents that wait or are ready, without the open ones."""
+        return self._waiting_count + len(self._ready)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing waits and nothing is open."""
+        return not self._waiting
+
+    def offer(self, intent: Intent) -> bool:
+        """Put an intent at the end of its lane. False: the lane is shut, it will never go."""
+        if intent.lane in self._shut:
+            return False
+        queue = self._waiting.get(intent.lane)
+        if queue is None:
+            self._waiting[intent.lane] = deque()
+            self._ready.append(intent)
+        else:
+            queue.append(intent)
+            self._waiting_count += 1
+        return True
+
+    def take(self, count: int) -> list[Intent]:
+        """Open up to `count` intents, each of another lane."""
+        return [self._ready.popleft() for _ in range(min(count, len(self._ready)))]
+
+    def ended(self, intent: Intent) -> None:
+        """The open intent of this lane has ended: the next one may go."""
+        queue = self._waiting[intent.lane]
+        if queue:
+            self._ready.append(queue.popleft())
+            self._waiting_count -= 1
+        else:
+            del self._waiting[intent.lane]
+
+    def again(self, intent: Intent) -> None:
+        """The open intent did not happen and goes again, before all others of its lane."""
+        self._ready.append(intent)
+
+    def shut(self, intent: Intent) -> int:
+        """Nothing behind this open intent may go. Returns how many were waiting."""
+        self._shut.add(intent.lane)
+        dropped = len(self._waiting.pop(intent.lane, ()))
+        self._waiting_count -= dropped
+        return dropped

@@ -1,0 +1,156 @@
+"""The types that travel the pipe, in travel order. Frozen, and free of any library of ours.
+
+Where a row is named for people, `RowId` names it; where a row is refused, `Rejection` says why.
+Neither ever holds a value of the row.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+
+
+class Disposition(StrEnum):
+    """How a row ended. Every row read has exactly one (interface.md, "What a run leaves behind")."""
+
+    CREATED = "created"  # Canvas took it in this run
+    UPDATED = "updated"  # Canvas holds it, with new content since this run
+    UNCHANGED = "unchanged"  # Canvas already holds it
+    FILTERED = "filtered"  # left out by `only`
+    DUPLICATE = "duplicate"  # of an earlier row of the same files
+    REJECTED = "rejected"  # by us, before sending
+    REFUSED = "refused"  # by Canvas, after sending
+    IN_DOUBT = "in_doubt"  # sent, fate unknown
+    PENDING = "pending"  # planned, not sent
+
+
+class Interaction(StrEnum):
+    """The FHIR interaction that a row comes to."""
+
+    CREATE = "create"
+    UPDATE = "update"
+
+
+class Verdict(StrEnum):
+    """What an answer says of a write: the only thing the sender decides (reliability.md)."""
+
+    NOT_APPLIED = "not_applied"  # known not to have happened: may be sent again
+    REFUSED = "refused"  # Canvas said no to this resource: never sent again
+    ACCEPTED = "accepted"  # created, and the id is known
+    LOST = "lost"  # all else: the write may have happened, never sent again blindly
+
+
+class Stage(StrEnum):
+    """Where a row was turned away."""
+
+    VALIDATE = "validate"
+    RESOLVE = "resolve"
+    UPLOAD = "upload"
+
+
+@dataclass(frozen=True, slots=True)
+class RowId:
+    """A source row: all that a log or an error may show of it."""
+
+    file: str
+    row: int  # within its file; 1 is the first row of data
+
+    def __str__(self) -> str:
+        """`eligibility.csv:17`."""
+        return f"{self.file}:{self.row}"
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """One rule that a row breaks. A value, not an exception; never a value of the row."""
+
+    stage: Stage
+    field: str  # our field, or "row"
+    rule: str  # `field|what`
+    message: str  # what is allowed, and what to do
+
+
+def joined(rejections: Sequence[Rejection]) -> tuple[str, str, str, str]:
+    """Stage, fields, rules and messages of one row's rejections, several parted by "; "."""
+    if not rejections:
+        return "", "", "", ""
+    return (
+        rejections[0].stage.value,
+        "; ".join(rejection.field for rejection in rejections),
+        "; ".join(rejection.rule for rejection in rejections),
+        "; ".join(rejection.message for rejection in rejections),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A mapped row: what Canvas would be sent."""
+
+    lane: str  # the patient's key: one open write at a time
+    body: bytes  # the resource, JSON
+    fingerprint: str  # 32 hex digits over the content; the day of sending is no part of it
+    claim: str = ""  # PaymentNotice: the copay's claim id
+    order: int | None = None  # Coverage: the rest is for finding collisions of `order`
+    start_day: int | None = None  # days since 1970-01-01; None: open
+    end_day: int | None = None
+    active: bool = False
+    sort: str = ""  # the fields of `order_by`, as text that sorts as they do
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """A write that we mean to make."""
+
+    key: str  # 16 hex digits; the row's identity in the journal
+    feed: str
+    resource_type: str
+    interaction: Interaction
+    lane: str
+    body: bytes
+    fingerprint: str
+    amount_cents: int | None
+    claim: str
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One request and what came back. Never a body of a write, never a URL."""
+
+    purpose: str  # "write", "read", "search", "token"
+    sent_at: datetime  # the instant of the rate limiter's grant
+    latency_s: float
+    http_status: int | None  # None: no answer
+    correlation_id: str = ""
+    problem: str = ""  # our own word for what went wrong below HTTP
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One send of one intent, judged."""
+
+    intent: Intent
+    exchange: Exchange
+    verdict: Verdict
+    resource_id: str = ""
+    rule: str = ""  # for refused and lost: `canvas|business-rule`, `canvas|no-answer`
+    message: str = ""  # Canvas' own words, or ours where it had none
+
+
+class State(StrEnum):
+    """A write's state in the journal. `journal/states.py` says which may follow which."""
+
+    PENDING = "PENDING"
+    IN_FLIGHT = "IN_FLIGHT"
+    IN_DOUBT = "IN_DOUBT"
+    CONFIRMED = "CONFIRMED"
+    REFUSED = "REFUSED"
+    ABANDONED = "ABANDONED"
+
+
+CENT = Decimal("0.01")
+
+
+def usd(cents: int) -> str:
+    """`12.50`: an amount as every output shows it."""
+    return str(Decimal(cents) * CENT)

@@ -1,0 +1,316 @@
+"""Is a file fit to be loaded? One pass over its bytes: hash, header, and the shape of every row.
+
+polars reads without a word what nobody should load: a torn last line, rows that are too short,
+duplicate headers, a file of CR line ends, UTF-16, NULs, gzip bytes in a .csv (reliability.md,
+"Input"). So nothing is read before its bytes were seen here once, in bounded memory. Names of
+columns are shown only where the configuration names them: without a header they would be values.
+"""
+
+import codecs
+import csv
+import difflib
+import gzip
+import hashlib
+import io
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO, Final, NoReturn, cast
+
+import polars as pl
+
+from pipeline.errors import InputError
+from pipeline.feeds.feed import Feed
+from pipeline.feeds.shape import ROW_BYTES_MAX, Misshapen, Shape
+from pipeline.feeds.source import Source, stamp_of
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+_CHUNK: Final = 1 << 20
+_COLUMNS_MAX: Final = 512
+_DELIMITERS: Final = (",", "\t", "|", ";")  # tried where the feed names none
+_NEAR: Final = 0.75  # how alike a header and a mapped name must be for a "did you mean"
+_GZIP, _ZSTD, _PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1"
+_UTF16_BOMS: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+def inspect(path: Path, feed: Feed, spool_dir: Path) -> Source:
+    """Look through one file. Raises InputError with file, row, column and what to do.
+
+    A text in another encoding than UTF-8 is copied into `spool_dir` as UTF-8.
+    """
+    if not path.is_file():
+        raise InputError(
+            "there is no such file", f"check the path of feed {feed.name}", file=path.name
+        )
+    source = _parquet(path) if path.suffix == ".parquet" else _text(path, feed, spool_dir)
+    _check_columns(source, feed)
+    if source.rows == 0:
+        raise InputError(
+            "the file has a header and no rows", "ask the sender for the whole file", file=path.name
+        )
+    return source
+
+
+# The columns --------------------------------------------------------------------------------------
+
+
+def _check_columns(source: Source, feed: Feed) -> None:
+    missing = [(field, name) for field, name in feed.columns.items() if name not in source.header]
+    if not missing:
+        return
+    field, column = missing[0]
+    near = difflib.get_close_matches(column, source.header, n=1, cutoff=_NEAR)
+    hint = f'did you mean "{near[0]}"? ' if near else ""
+    more = f" (and {len(missing) - 1} more are missing)" if len(missing) > 1 else ""
+    raise InputError(
+        f"the header has {len(source.header)} columns and not this one, which is mapped to {field}{more}",
+        f"{hint}Check the columns and the delimiter of feed {feed.name}, and that the file has a header",
+        file=source.name,
+        column=column,
+    )
+
+
+def _check_header(header: list[str], path: Path, feed: Feed) -> None:
+    def fail(message: str, fix: str, column: str = "") -> NoReturn:
+        raise InputError(message, fix, file=path.name, row=0, column=column)
+
+    if not any(name.strip() for name in header):
+        fail("there is no header", "the first line must name the columns")
+    if len(header) > _COLUMNS_MAX:
+        fail(f"{len(header)} columns, at most {_COLUMNS_MAX} are read", "check the delimiter")
+    mapped = set(feed.columns.values())
+    for number, name in enumerate(header):
+        if name in header[:number]:
+            shown = name if name in mapped else f"number {number + 1}"
+            fail("the header names this column twice", "rename one of the two", shown)
+
+
+# Parquet ------------------------------------------------------------------------------------------
+
+
+def _parquet(path: Path) -> Source:
+    stamp = stamp_of(path)
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        if file.read(len(_PARQUET)) != _PARQUET:
+            raise InputError(
+                "this is not a Parquet file", "check what the sender wrote", file=path.name
+            )
+        file.seek(0)
+        for chunk in iter(lambda: file.read(_CHUNK), b""):
+            digest.update(chunk)
+    try:
+        schema = pl.read_parquet_schema(path)
+        rows = int(pl.scan_parquet(path, glob=False).select(pl.len()).collect().item())
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError):
+        raise InputError(
+            "the Parquet file is damaged", "ask the sender for it again", file=path.name
+        ) from None
+    header = tuple(
+        name for name, kind in schema.items() if not kind.is_nested() and kind != pl.Binary
+    )
+    return Source(
+        path, path, header, rows, digest.hexdigest(), stamp, is_parquet=True, delimiter=","
+    )
+
+
+# Text ---------------------------------------------------------------------------------------------
+
+
+def _text(path: Path, feed: Feed, spool_dir: Path) -> Source:
+    stamp = stamp_of(path)
+    digest = hashlib.sha256()
+    with path.open("rb") as raw:
+        chunks = _decoded(_unpacked(raw, path, digest.update), path, feed.encoding)
+        head, chunks = _head(chunks)
+        delimiter, header = _header(head, path, feed)
+        shape = Shape(len(header), delimiter.encode())
+        readable = path
+        try:
+            if codecs.lookup(feed.encoding).name == "utf-8":
+                _drain(chunks, shape.feed)
+            else:
+                readable = spool_dir / f"{feed.name}-{path.name}.utf8.csv"
+                with readable.open("wb") as spool:
+                    _drain(chunks, shape.feed, spool.write)
+            shape.finish(torn_allowed=feed.final_newline == "any")
+        except Misshapen as error:
+            raise InputError(error.message, error.fix, file=path.name, row=error.row) from None
+    return Source(
+        path,
+        readable,
+        tuple(header),
+        shape.rows,
+        digest.hexdigest(),
+        stamp,
+        is_parquet=False,
+        delimiter=delimiter,
+    )
+
+
+def _drain(chunks: Iterator[bytes], *takers: Callable[[bytes], object]) -> None:
+    for chunk in chunks:
+        for take in takers:
+            take(chunk)
+
+
+def _unpacked(raw: BinaryIO, path: Path, digest: Callable[[bytes], object]) -> Iterator[bytes]:
+    """The file's bytes, decompressed by the name's ending; `digest` sees them as they are on disk."""
+    magic = raw.read(4)
+    raw.seek(0)
+    tee = cast("BinaryIO", _Tee(raw, digest))
+    packed = {".gz": _GZIP, ".zst": _ZSTD}.get(path.suffix)
+    if packed is None and magic.startswith((_GZIP, _ZSTD, _PARQUET)):
+        raise InputError(
+            "the file is compressed or Parquet, and its name says text",
+            "name it .gz, .zst or .parquet",
+            file=path.name,
+        )
+    if packed is not None and not magic.startswith(packed):
+        raise InputError(
+            f"the name ends in {path.suffix} and the file is not compressed so",
+            "take the ending off its name, or compress it",
+            file=path.name,
+        )
+    stream: BinaryIO = tee
+    if packed is not None:
+        opened = gzip.GzipFile(fileobj=tee) if packed == _GZIP else zstd.ZstdFile(tee)
+        stream = cast("BinaryIO", opened)
+    try:
+        while chunk := stream.read(_CHUNK):
+            yield chunk
+    except (EOFError, OSError, zlib.error, zstd.ZstdError):
+        raise InputError(
+            "the compressed file is damaged or cut short",
+            "ask the sender for it again",
+            file=path.name,
+        ) from None
+    _drain(iter(lambda: tee.read(_CHUNK), b""), len)
+
+
+class _Tee(io.RawIOBase):
+    """A reader that shows every byte that it reads, in order, to somebody else too."""
+
+    def __init__(self, raw: BinaryIO, see: Callable[[bytes], object]) -> None:
+        self._raw = raw
+        self._see = see
+
+    def readable(self) -> bool:
+        """It reads."""
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes."""
+        chunk = self._raw.read(size)
+        self._see(chunk)
+        return chunk
+
+    def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
+        """The next bytes, into a buffer."""
+        chunk = self.read(len(buffer))
+        buffer[: len(chunk)] = chunk
+        return len(chunk)
+
+
+def _decoded(chunks: Iterator[bytes], path: Path, encoding: str) -> Iterator[bytes]:
+    """The same text as UTF-8 without a byte order mark. Refuses bytes that the encoding has not."""
+    decoder = codecs.getincrementaldecoder(
+        "utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding
+    )()
+    line = 0
+    first = True
+    for chunk in chunks:
+        if first and chunk.startswith(_UTF16_BOMS) and "16" not in encoding:
+            raise InputError(
+                "the file is UTF-16",
+                'have it written as UTF-8, or set encoding = "utf-16"',
+                file=path.name,
+            )
+        first = False
+        try:
+            text = decoder.decode(chunk)
+        except UnicodeDecodeError as error:
+            row = line + chunk[: error.start].count(b"\n")
+            raise InputError(
+                f"bytes that are not {encoding}",
+                'set the encoding of the feed (often "windows-1252"), or have it written as UTF-8',
+                file=path.name,
+                row=row,
+            ) from None
+        line += text.count("\n")
+        yield text.encode()
+    try:
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        raise InputError(
+            f"the file ends in the middle of a character of {encoding}",
+            "ask the sender for the whole file",
+            file=path.name,
+        ) from None
+
+
+def _head(chunks: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
+    """The first row's bytes and more, and all chunks once more from the start."""
+    held = []
+    size = 0
+    for chunk in chunks:
+        held.append(chunk)
+        size += len(chunk)
+        if size > ROW_BYTES_MAX:
+            break
+    return b"".join(held)[: ROW_BYTES_MAX * 2], _chain(held, chunks)
+
+
+def _chain(held: list[bytes], chunks: Iterator[bytes]) -> Iterator[bytes]:
+    yield from held
+    yield from chunks
+
+
+def _header(head: bytes, path: Path, feed: Feed) -> tuple[str, list[str]]:
+    """The delimiter and the columns.
+
+    Where the feed names no delimiter, it is the one under which the mapped columns appear.
+    """
+    text = head.decode(errors="replace")
+    if "\0" in text:
+        raise InputError(
+            "NUL bytes: this is no text, or UTF-16",
+            'have it written as UTF-8, or set encoding = "utf-16"',
+            file=path.name,
+        )
+    if "\r" in text and "\n" not in text:
+        raise InputError(
+            "all line ends are carriage returns (CR)",
+            "have it written with LF or CRLF line ends",
+            file=path.name,
+        )
+    first = "\t" if ".tsv" in path.suffixes else ","
+    candidates = [feed.delimiter] if feed.delimiter else [first, *_DELIMITERS]
+    headers = {delimiter: _columns(text, delimiter) for delimiter in candidates}
+    mapped = set(feed.columns.values())
+    fitting = [delimiter for delimiter in headers if mapped <= set(headers[delimiter] or ())]
+    delimiter = (fitting or candidates)[0]
+    header = headers[delimiter]
+    if header is None:
+        raise InputError(
+            "the header's quotes are broken",
+            "quote whole names and double the quotes in them",
+            file=path.name,
+            row=0,
+        )
+    _check_header(header, path, feed)
+    return delimiter, header
+
+
+def _columns(text: str, delimiter: str) -> list[str] | None:
+    """The first line's cells; None where its quotes make no sense with this delimiter."""
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        return next(lines, [])
+    except csv.Error:
+        return None

@@ -1,0 +1,403 @@
+"""Every row with exactly one disposition: from the plan and the journal, nothing else.
+
+Reconciling is pure (`reconcile`); writing is beside it. Both go part by part, so that a report is
+bounded in memory like the plan. Only `reconciliation.*` and `rejects-*` hold anything of a row.
+"""
+
+import csv
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+import polars as pl
+
+from pipeline.feeds.feed import Feed
+from pipeline.journal.journal import Journal, Run
+from pipeline.plans import SEQ, Plan
+from pipeline.records import Disposition, Stage, State, usd
+from pipeline.views.page import page
+
+_COLUMNS: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
+    "run_id": pl.String,
+    "feed": pl.String,
+    "file": pl.String,
+    "row": pl.UInt32,
+    "key": pl.String,
+    "source_id": pl.String,
+    "disposition": pl.String,
+    "interaction": pl.String,
+    "resource_type": pl.String,
+    "resource_id": pl.String,
+    "amount_usd": pl.Decimal(18, 2),
+    "http_status": pl.Int64,
+    "rule": pl.String,
+    "message": pl.String,
+    "attempts": pl.Int64,
+    "correlation_id": pl.String,
+    "sent_at": pl.String,
+    "settled_at": pl.String,
+}
+_ENDED_EARLY: Final = (1, 2, 5, 130)
+_RETURNED: Final = (Disposition.REJECTED.value, Disposition.REFUSED.value)
+# What a spreadsheet would run as a formula, full-width forms included (reliability.md).
+_FORMULA: Final = "^[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]"
+
+# How a row that was sent in this run ended, by its state in the journal.
+_ENDS: Final = {
+    State.CONFIRMED: Disposition.CREATED,
+    State.REFUSED: Disposition.REFUSED,
+    State.IN_DOUBT: Disposition.IN_DOUBT,
+    State.IN_FLIGHT: Disposition.IN_DOUBT,
+    State.PENDING: Disposition.PENDING,
+    State.ABANDONED: Disposition.PENDING,
+}
+
+
+@dataclass(slots=True)
+class Totals:
+    """What a feed's rows add up to."""
+
+    rows: Counter[str] = field(default_factory=Counter)  # by disposition
+    cents: Counter[str] = field(default_factory=Counter)
+    rules: Counter[str] = field(default_factory=Counter)  # of the rows rejected or refused
+    unreadable: int = 0
+
+    def add(self, frame: pl.DataFrame) -> None:
+        """Count the rows of a reconciled part."""
+        for disposition, rows, cents, unreadable in (
+            frame.group_by("disposition")
+            .agg(
+                pl.len(),
+                pl.col("amount_cents").sum(),
+                pl.col("amount_cents").null_count().alias("unreadable"),
+            )
+            .iter_rows()
+        ):
+            self.rows[disposition] += rows
+            self.cents[disposition] += cents
+            self.unreadable += unreadable
+        returned = frame.filter(pl.col("disposition").is_in(_RETURNED))
+        self.rules.update(returned["rule"].str.split("; ").explode().drop_nulls().to_list())
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a report says beside the rows. `run.exit_code` None: the rows decide it."""
+
+    run: Run
+    version: str
+    config_sha256: str
+
+
+def reconcile(
+    rows: pl.DataFrame, writes: pl.DataFrame, shut: Sequence[str], run_id: str
+) -> pl.DataFrame:
+    """One part of a plan against the journal: the same rows, each with how it ended.
+
+    `rows` as `Plan.rows` yields them, `writes` as `Journal.writes`; `shut` are the lanes with a
+    write in doubt. A row that this run did not send is what the plan says of it.
+    """
+    rows = rows.join(writes, on="key", how="left", suffix="_write", maintain_order="left")
+    planned = pl.col("disposition")
+    sent = (planned == Disposition.PENDING.value) & (pl.col("run_id") == run_id)
+    doubted = planned == Disposition.IN_DOUBT.value
+    waits = (planned == Disposition.PENDING.value) & ~sent.fill_null(value=False)
+    ends = pl.col("state").replace_strict(
+        {state.value: end.value for state, end in _ENDS.items()},
+        default=None,
+        return_dtype=pl.String,
+    )
+    ended = pl.when(sent).then(ends).otherwise(planned)
+    is_shut = pl.col("lane").is_in(list(shut))
+    shown = sent | doubted | (planned == Disposition.UNCHANGED.value)
+    rows = rows.with_columns(
+        ended.alias("disposition"),
+        pl.when(shown)
+        .then(pl.col("resource_id_write"))
+        .otherwise(pl.col("resource_id"))
+        .fill_null("")
+        .alias("resource_id"),
+        _why("rule", sent | doubted, waits & is_shut, "lane|in_doubt"),
+        _why(
+            "message",
+            sent | doubted,
+            waits & is_shut,
+            "not sent: an earlier write of this patient is in doubt",
+        ),
+        *(
+            pl.when(sent | doubted).then(pl.col(name)).alias(name)
+            for name in ("http_status", "attempts", "correlation_id", "sent_at", "settled_at")
+        ),
+    )
+    return rows.with_columns(
+        pl.when(pl.col("disposition") == Disposition.REFUSED.value)
+        .then(pl.lit(Stage.UPLOAD.value))
+        .otherwise(pl.col("stage"))
+        .alias("stage"),
+        pl.when(pl.col("disposition") == Disposition.REFUSED.value)
+        .then(pl.lit("row"))
+        .otherwise(pl.col("field"))
+        .alias("field"),
+    )
+
+
+def _why(name: str, sent: pl.Expr, shut: pl.Expr, otherwise: str) -> pl.Expr:
+    return (
+        pl.when(sent)
+        .then(pl.col(f"{name}_write"))
+        .when(shut)
+        .then(pl.lit(otherwise))
+        .otherwise(pl.col(name))
+        .fill_null("")
+        .alias(name)
+    )
+
+
+def report(
+    folder: Path, feeds: Sequence[Feed], plan: Plan | None, journal: Journal, facts: Facts
+) -> dict[str, Any]:
+    """Write the run's folder anew and return what `summary.json` holds.
+
+    `plan` None: the run failed before there was one; then the summary says why, and no row is known.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    totals = {feed.name: Totals() for feed in feeds}
+    parts: list[Path] = []
+    if plan is not None:
+        shut = sorted(journal.shut_lanes())
+        for feed in feeds:
+            parts += _write_feed(
+                folder, feed, plan, journal, facts.run.run_id, shut, totals[feed.name]
+            )
+    _write_reconciliation(folder, parts)
+    summary = _summary(feeds, plan, totals, journal, facts)
+    _write_private(folder / "summary.json", orjson.dumps(summary, option=orjson.OPT_INDENT_2))
+    _write_private(folder / "report.html", page(summary).encode())
+    return summary
+
+
+# Rows ---------------------------------------------------------------------------------------------
+
+
+def _write_feed(
+    folder: Path,
+    feed: Feed,
+    plan: Plan,
+    journal: Journal,
+    run_id: str,
+    shut: Sequence[str],
+    totals: Totals,
+) -> list[Path]:
+    files = [file["path"] for file in plan.meta["feeds"][feed.name]["files"]]
+    rejects = _Rejects(folder / f"rejects-{feed.name}.csv", feed, plan.meta["feeds"][feed.name])
+    written = []
+    for number, (rows, source) in enumerate(
+        zip(plan.rows(feed.name), plan.sources(feed.name), strict=True)
+    ):
+        reconciled = reconcile(rows, journal.writes(rows["key"]), shut, run_id)
+        totals.add(reconciled)
+        rejects.add(reconciled, source, files)
+        path = folder / f".part-{feed.name}-{number:05}.parquet"
+        _lines(reconciled, feed, files, run_id).write_parquet(path)
+        written.append(path)
+    rejects.close()
+    return written
+
+
+def _lines(rows: pl.DataFrame, feed: Feed, files: Sequence[str], run_id: str) -> pl.DataFrame:
+    """The rows as `reconciliation` shows them."""
+    names = [Path(file).name for file in files]
+    return rows.with_columns(
+        pl.lit(run_id).alias("run_id"),
+        pl.lit(feed.name).alias("feed"),
+        pl.lit(feed.traits.resource_type).alias("resource_type"),
+        pl.col("file")
+        .replace_strict(list(range(len(names))), names, return_dtype=pl.String)
+        .alias("file"),
+        (pl.col("amount_cents").cast(pl.Decimal(18, 2)) / 100)
+        .cast(pl.Decimal(18, 2))
+        .alias("amount_usd"),
+        pl.col("attempts").fill_null(0),
+    ).select(pl.col(name).cast(kind) for name, kind in _COLUMNS.items())
+
+
+def _write_reconciliation(folder: Path, parts: list[Path]) -> None:
+    lines = pl.scan_parquet(parts, glob=False) if parts else pl.LazyFrame(schema=_COLUMNS)
+    parquet, text = folder / "reconciliation.parquet", folder / "reconciliation.csv"
+    lines.sink_parquet(parquet)
+    lines.with_columns(_defused(pl.col(pl.String))).sink_csv(text)
+    for part in parts:
+        part.unlink()
+    for path in (parquet, text):
+        path.chmod(0o600)
+
+
+def _defused(texts: pl.Expr) -> pl.Expr:
+    """Cells that a spreadsheet would run get a leading apostrophe."""
+    return (
+        pl.when(texts.str.contains(_FORMULA))
+        .then(pl.format("'{}", texts))
+        .otherwise(texts)
+        .name.keep()
+    )
+
+
+class _Rejects:
+    """The rows to mend, as the sender wrote them, in the sender's dialect: they can be fed in again."""
+
+    def __init__(self, path: Path, feed: Feed, meta: Mapping[str, Any]) -> None:
+        self._path = path
+        self._encoding = feed.encoding
+        self._columns: list[str] = meta["columns"]
+        self._delimiter: str = meta["delimiter"]
+        self._added = ["_row", "_stage", "_field", "_rule", "_message", "_file"]
+        self._file = os.fdopen(
+            os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600),
+            "w",
+            encoding=feed.encoding,
+            newline="",
+        )
+        self._writer = csv.writer(self._file, delimiter=self._delimiter, lineterminator="\n")
+        self._writer.writerow(self._columns + self._added)
+
+    def add(self, rows: pl.DataFrame, source: pl.DataFrame, files: Sequence[str]) -> None:
+        """The rejected and refused rows of one part."""
+        returned = rows.filter(pl.col("disposition").is_in(_RETURNED))
+        names = ["seq", "row", "stage", "field", "rule", "message", "file"]
+        why = returned.select(names).rename({name: f"_{name}" for name in names if name != "seq"})
+        absent = [
+            pl.lit(None, dtype=pl.String).alias(name)
+            for name in self._columns
+            if name not in source.columns
+        ]
+        joined = why.join(
+            source.with_columns(absent),
+            left_on="seq",
+            right_on=SEQ,
+            how="left",
+            maintain_order="left",
+        )
+        for line in joined.select(self._columns + self._added).iter_rows():
+            *cells, file = line
+            self._writer.writerow([*cells, Path(files[file]).name])
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._file.close()
+
+
+# The summary --------------------------------------------------------------------------------------
+
+
+def _summary(
+    feeds: Sequence[Feed],
+    plan: Plan | None,
+    totals: Mapping[str, Totals],
+    journal: Journal,
+    facts: Facts,
+) -> dict[str, Any]:
+    planned = plan.meta["feeds"] if plan is not None else {}
+    lines = [_feed_summary(feed, planned.get(feed.name, {}), totals[feed.name]) for feed in feeds]
+    rows = sum((each.rows for each in totals.values()), Counter[str]())
+    elsewhere = max(journal.doubts() - rows[Disposition.IN_DOUBT.value], 0)
+    code = exit_code(facts.run, rows, elsewhere)
+    return {
+        "shape": 1,
+        "run_id": facts.run.run_id,
+        "command": facts.run.command,
+        "started_at": facts.run.started_at,
+        "finished_at": facts.run.finished_at,
+        "version": facts.version,
+        "exit_code": code,
+        "failure": facts.run.failure,
+        "config_sha256": facts.config_sha256,
+        "balanced": plan is not None and all(line["balanced"] for line in lines),
+        "in_doubt_elsewhere": elsewhere,
+        "feeds": lines,
+        "requests": _requests(journal.exchanges(facts.run.run_id)),
+    }
+
+
+def exit_code(run: Run, rows: Mapping[str, int], in_doubt_elsewhere: int) -> int:
+    """The exit code of interface.md, "Exit codes": why the run ended, else what its rows came to.
+
+    A write in doubt counts whichever run sent it: nothing is reconciled while it is open.
+    """
+    if run.exit_code in _ENDED_EARLY:
+        return run.exit_code
+    if rows[Disposition.IN_DOUBT.value] or in_doubt_elsewhere:
+        return 4
+    if rows[Disposition.REJECTED.value] or rows[Disposition.REFUSED.value]:
+        return 3
+    return 1 if run.command == "run" and rows[Disposition.PENDING.value] else 0
+
+
+def _feed_summary(feed: Feed, planned: Mapping[str, Any], totals: Totals) -> dict[str, Any]:
+    """A feed's control totals: what was read, counted by the reader, against what became of it."""
+    files = planned.get("files", [])
+    rows_read, cents_read = planned.get("rows_read", 0), planned.get("cents_read", 0)
+    summary: dict[str, Any] = {
+        "name": feed.name,
+        "resource_type": feed.traits.resource_type,
+        "files": files,
+        "rows_read": rows_read,
+        "dispositions": {word.value: totals.rows[word.value] for word in Disposition},
+        "rules": dict(totals.rules.most_common()),
+        "warnings": planned.get("warnings", {}),
+        "balanced": totals.rows.total() == rows_read == sum(file["rows"] for file in files),
+    }
+    if feed.traits.has_money:
+        amounts = {word.value: usd(totals.cents[word.value]) for word in Disposition}
+        summary["amount_usd"] = {"read": usd(cents_read), **amounts}
+        summary["amounts_unreadable"] = totals.unreadable
+        summary["balanced"] = summary["balanced"] and totals.cents.total() == cents_read
+    return summary
+
+
+def _requests(exchanges: pl.DataFrame) -> dict[str, Any]:
+    """Counts, latencies and rates of all requests, token and searches included."""
+    statuses = exchanges["http_status"].cast(pl.String).fill_null("none").to_list()
+    latencies = exchanges["latency_ms"] / 1000
+    granted = [datetime.fromisoformat(at).timestamp() for at in exchanges["sent_at"]]
+    span_s = granted[-1] - granted[0] if len(granted) > 1 else 0.0
+    return {
+        "total": exchanges.height,
+        "by_status": dict(sorted(Counter(statuses).items())),
+        "retried": exchanges.filter(
+            (pl.col("purpose") == "write") & (pl.col("attempt") > 1)
+        ).height,
+        "searches": exchanges.filter(pl.col("purpose") == "search").height,
+        "latency_s": {
+            name: None
+            if exchanges.is_empty()
+            else round(float(latencies.quantile(share, "nearest") or 0.0), 6)
+            for name, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99))
+        },
+        "rate_per_s": round((len(granted) - 1) / span_s, 3) if span_s > 0 else None,
+        "rate_per_s_max": _busiest_second(granted),
+    }
+
+
+def _busiest_second(granted: Sequence[float]) -> int:
+    """The highest number of grants in any second, wherever it begins."""
+    busiest = first = 0
+    for last, at in enumerate(granted):
+        while at - granted[first] >= 1.0:
+            first += 1
+        busiest = max(busiest, last - first + 1)
+    return busiest
+
+
+def _write_private(path: Path, content: bytes) -> None:
+    """All of a file or nothing of it, for its owner only."""
+    part = path.with_name(f".{path.name}.part")
+    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)

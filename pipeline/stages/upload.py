@@ -1,0 +1,298 @@
+"""The plan's intents to Canvas: never twice, in a patient's order, at the rate that is allowed.
+
+Three kinds of task in one group: one claims intents in groups ahead of the senders, so that each is
+IN_FLIGHT on disk before its first byte; `concurrency` of them send; one writes down the answers and
+only then moves the lanes on. What an answer means is decided in `canvas/retry.py`, what may follow in `journal/states.py`.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
+from random import Random
+from typing import Final
+
+from pipeline.canvas.client import Client, Permit
+from pipeline.canvas.retry import Backoff, Judgement
+from pipeline.clock import Clock
+from pipeline.errors import Forbidden, IngestError, Stopped, Unreachable
+from pipeline.journal.journal import Journal
+from pipeline.lanes import Lanes
+from pipeline.records import Attempt, Disposition, Exchange, Intent, State, Verdict
+
+_WAITING_MAX: Final = 20_000  # intents held in memory, about 30 MB
+# Claims are made ahead of the senders for as long as a commit takes, so that nobody waits for one;
+# and no more, for after a crash each of them is in doubt, though it was never sent.
+_AHEAD_S: Final = 0.01
+_AHEAD_MAX: Final = 256
+_FORBIDDEN_MAX: Final = 3  # first answers to a resource that are all 403: a scope is missing
+_TRIPS_MAX: Final = 3  # outages that a read ends and the next write does not: then it is none
+
+Seen = Callable[[Disposition, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How hard to try."""
+
+    concurrency: int = 4  # requests in flight
+    rate_per_s: float = 5.0
+    attempts_max: int = 5  # sends of one write that is known not to have happened
+    doubts_max: int = 3  # lost answers in a row; then nothing is sent until a read succeeds
+    outage_s_max: float = 900.0  # how long to wait for that
+    backoff: Backoff = field(default_factory=Backoff)
+
+
+async def upload(
+    batches: Iterator[list[Intent]],
+    *,
+    run_id: str,
+    client: Client,
+    journal: Journal,
+    options: Options,
+    clock: Clock,
+    random: Random,
+    shut: Collection[str],
+    seen: Seen,
+    stop: asyncio.Event,
+) -> None:
+    """Send everything, or as much as can be sent until `stop` is set.
+
+    `shut` names the lanes with a write in doubt; `seen` is told how rows ended. Raises IngestError
+    if the run cannot go on; whatever is in flight then is waited for and written down first.
+    """
+    sender = _Sender(run_id, client, journal, options, clock, random, Lanes(shut), seen, stop)
+    try:
+        await sender.run(batches)
+    except BaseExceptionGroup as group:
+        raise _first(group) from None
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """What went wrong first; our own errors before all others."""
+    flat = [
+        _first(error) if isinstance(error, BaseExceptionGroup) else error
+        for error in group.exceptions
+    ]
+    return next((error for error in flat if isinstance(error, IngestError)), flat[0])
+
+
+class _Sender:
+    def __init__(
+        self,
+        run_id: str,
+        client: Client,
+        journal: Journal,
+        options: Options,
+        clock: Clock,
+        random: Random,
+        lanes: Lanes,
+        seen: Seen,
+        stop: asyncio.Event,
+    ) -> None:
+        self._run_id = run_id
+        self._client = client
+        self._journal = journal
+        self._options = options
+        self._clock = clock
+        self._random = random
+        self._lanes = lanes
+        self._seen = seen
+        self._stop = stop
+        self._ahead = max(1, min(int(options.rate_per_s * _AHEAD_S), _AHEAD_MAX))
+        self._claimed: asyncio.Queue[Intent | None] = asyncio.Queue()  # None: there is no more
+        self._turn = asyncio.Lock()  # one sender at a time waits for a claim and its permit
+        self._moved = asyncio.Event()  # there may be something to claim
+        self._answered = asyncio.Event()  # there may be something to write down
+        self._attempts: list[Attempt] = []  # judged, not yet written down
+        self._unsent: list[Intent] = []  # claimed, never handed to a socket
+        self._lost = 0  # answers in a row
+        self._trips = 0  # outages, without an answer to a write in between
+        self._forbidden: Counter[str] = Counter()  # 403 by resource type, while nothing was taken
+        self._sending_is_over = False
+        self._failure: IngestError | None = None
+
+    async def run(self, batches: Iterator[list[Intent]]) -> None:
+        async with asyncio.TaskGroup() as outer:
+            outer.create_task(self._write_down())
+            watch = outer.create_task(self._watch_stop())
+            async with asyncio.TaskGroup() as senders:
+                senders.create_task(self._claim_ahead(batches))
+                for _ in range(self._options.concurrency):
+                    senders.create_task(self._send())
+            watch.cancel()
+            self._sending_is_over = True
+            self._answered.set()
+        if self._failure is not None:
+            raise self._failure
+
+    # Stopping -------------------------------------------------------------------------------------
+
+    async def _watch_stop(self) -> None:
+        await self._stop.wait()
+        self._client.stop()
+        self._moved.set()
+
+    def _fail(self, error: IngestError) -> None:
+        """The run cannot go on. What is in flight is waited for."""
+        if self._failure is None and not isinstance(error, Stopped):
+            self._failure = error
+        self._stop.set()
+
+    # Claiming -------------------------------------------------------------------------------------
+
+    async def _claim_ahead(self, batches: Iterator[list[Intent]]) -> None:
+        exhausted = False
+        while not self._stop.is_set():
+            self._moved.clear()
+            while not exhausted and len(self._lanes) < _WAITING_MAX:
+                exhausted = not await self._offer_next(batches)
+            group = self._lanes.take(self._ahead - self._claimed.qsize())
+            if group:
+                await self._journal.claim(self._run_id, group)
+                for intent in group:
+                    self._claimed.put_nowait(intent)
+            elif exhausted and self._lanes.is_empty:
+                break
+            else:
+                await self._moved.wait()
+        while not self._claimed.empty():
+            left = self._claimed.get_nowait()
+            if left is not None:
+                self._unsent.append(left)
+        for _ in range(self._options.concurrency):
+            self._claimed.put_nowait(None)
+
+    async def _offer_next(self, batches: Iterator[list[Intent]]) -> bool:
+        """Offer the next part of the plan to the lanes. False: there is none."""
+        batch = await asyncio.to_thread(next, batches, None)
+        if batch is None:
+            return False
+        dropped = sum(not self._lanes.offer(intent) for intent in batch)
+        self._seen(Disposition.PENDING, dropped)
+        return True
+
+    # Sending --------------------------------------------------------------------------------------
+
+    async def _send(self) -> None:
+        while True:
+            async with self._turn:
+                intent = await self._claimed.get()
+                if intent is None:
+                    return
+                self._moved.set()
+                try:
+                    permit = await self._permit(intent)
+                except IngestError as error:
+                    self._unsent.append(intent)
+                    self._fail(error)
+                    continue
+            exchange, judgement = await self._client.create(
+                permit, intent.resource_type, intent.body
+            )
+            self._judged(intent, exchange, judgement)
+
+    async def _permit(self, intent: Intent) -> Permit:
+        """Leave to send now. After too many lost answers: once Canvas answers a read again."""
+        if self._lost >= self._options.doubts_max:
+            await self._outlast(intent.resource_type)
+        return await self._client.permit()
+
+    async def _outlast(self, resource_type: str) -> None:
+        self._trips += 1
+        if self._trips > _TRIPS_MAX:
+            raise Unreachable(
+                "answers to writes are lost while reads succeed",
+                "ask Canvas support, with the correlation ids of the report",
+            )
+        since_s = self._clock.monotonic()
+        tries = 1
+        while not await self._client.is_answering(
+            resource_type, after_s=self._options.backoff.delay_s(tries, self._random)
+        ):
+            tries += 1
+            if self._clock.monotonic() - since_s > self._options.outage_s_max:
+                raise Unreachable(
+                    f"Canvas has not answered for {self._options.outage_s_max:.0f} s",
+                    "run again once it does",
+                )
+        self._lost = 0
+
+    # What an answer means for all others ----------------------------------------------------------
+
+    def _judged(self, intent: Intent, exchange: Exchange, judgement: Judgement) -> None:
+        self._attempts.append(
+            Attempt(
+                intent,
+                exchange,
+                judgement.verdict,
+                judgement.resource_id,
+                judgement.rule,
+                judgement.message,
+            )
+        )
+        self._answered.set()
+        if judgement.verdict is Verdict.LOST or exchange.http_status is None:
+            self._lost += 1
+        else:
+            self._lost = self._trips = 0
+        self._count_forbidden(intent.resource_type, exchange, judgement)
+        if judgement.stop is not None:
+            self._fail(judgement.stop)
+
+    def _count_forbidden(
+        self, resource_type: str, exchange: Exchange, judgement: Judgement
+    ) -> None:
+        """A 403 is one row's; the first answers all being 403 is a scope that every row needs."""
+        if exchange.http_status == 403 and judgement.verdict is Verdict.REFUSED:  # noqa: PLR2004
+            self._forbidden[resource_type] += 1
+        if (
+            self._forbidden[resource_type] >= _FORBIDDEN_MAX
+            and resource_type not in self._client.proven
+        ):
+            self._fail(
+                Forbidden(
+                    f"Canvas refuses every {resource_type} with 403",
+                    f"give the application the scope for {resource_type}.write, then run again",
+                )
+            )
+
+    # Writing down ---------------------------------------------------------------------------------
+
+    async def _write_down(self) -> None:
+        while True:
+            over = self._sending_is_over
+            await self._write_answers()
+            if over:
+                return
+            await self._answered.wait()
+            self._answered.clear()
+
+    async def _write_answers(self) -> None:
+        asked, self._client.exchanges = self._client.exchanges, []
+        await self._journal.record(self._run_id, asked)
+        unsent, self._unsent = self._unsent, []
+        await self._journal.release(unsent)
+        attempts, self._attempts = self._attempts, []
+        states = await self._journal.settle(
+            self._run_id, attempts, self._clock.now(), self._options.attempts_max
+        )
+        for attempt, state in zip(attempts, states, strict=True):
+            self._move_on(attempt.intent, state)
+        self._moved.set()
+
+    def _move_on(self, intent: Intent, state: State) -> None:
+        match state:
+            case State.CONFIRMED:
+                self._lanes.ended(intent)
+                self._seen(Disposition.CREATED, 1)
+            case State.REFUSED:
+                self._lanes.ended(intent)
+                self._seen(Disposition.REFUSED, 1)
+            case State.PENDING:
+                self._lanes.again(intent)
+            case State.IN_DOUBT:
+                self._seen(Disposition.IN_DOUBT, 1)
+                self._seen(Disposition.PENDING, self._lanes.shut(intent))
+            case _:
+                self._seen(Disposition.PENDING, 1 + self._lanes.shut(intent))

@@ -1,0 +1,1 @@
+"""How a run is shown to people. Pure: from what `summary.json` holds to text."""

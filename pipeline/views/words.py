@@ -1,0 +1,37 @@
+"""What the exit codes and the dispositions mean, in one place for terminal and page."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+_MEANING: Final = {
+    0: "everything reconciled",
+    1: "the run failed; nothing is lost",
+    2: "the configuration or the command is wrong",
+    3: "finished, with rows rejected or refused",
+    4: "finished, with writes in doubt",
+    5: "another run holds the journal",
+    130: "interrupted; the journal is true",
+}
+_MEANING_OF_PLAN: Final = {
+    0: "planned",
+    3: "planned, with rows rejected",
+    4: "planned; writes of an earlier run are in doubt",
+}
+# Told in this order.
+WORDS: Final = (
+    ("created", "created"),
+    ("updated", "updated"),
+    ("unchanged", "unchanged (Canvas already holds them)"),
+    ("filtered", "filtered (left out by `only`)"),
+    ("duplicate", "duplicate (of an earlier row)"),
+    ("rejected", "rejected (by us, before sending)"),
+    ("refused", "refused (by Canvas)"),
+    ("in_doubt", "in doubt (sent, fate unknown)"),
+    ("pending", "pending (not sent)"),
+)
+
+
+def verdict(summary: Mapping[str, Any]) -> str:
+    """How it ended, in a few words."""
+    meanings = {**_MEANING, **_MEANING_OF_PLAN} if summary["command"] == "plan" else _MEANING
+    return meanings[summary["exit_code"]]

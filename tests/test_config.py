@@ -1,0 +1,153 @@
+"""The configuration: what is taken, what is refused, and what the message says to do."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import config
+from pipeline.errors import ConfigError
+from pipeline.feeds.feed import Kind
+
+BASE = """
+[canvas]
+base_url = "https://fumage-example.canvasmedical.com/"
+token_url = "https://example.canvasmedical.com/auth/token/"
+"""
+LEDGER = """
+[[feeds]]
+name = "ledger"
+kind = "ledger"
+path = "in/ledger.csv"
+[feeds.columns]
+transaction_id = "TXN"
+patient = "MRN"
+amount = "Amount"
+"""
+
+
+def load(folder: Path, text: str, **options: Any) -> Any:
+    path = folder / "nightly.toml"
+    path.write_text(text)
+    return config.load(path, **{"environment": {}, **options})
+
+
+def test_defaults_are_those_of_the_interface(tmp_path: Path) -> None:
+    job = load(tmp_path, BASE + LEDGER)
+    assert job.contract == "2025-10"
+    assert job.canvas.base_url == "https://fumage-example.canvasmedical.com"
+    assert (
+        job.upload.rate_per_s,
+        job.upload.concurrency,
+        job.upload.attempts_max,
+        job.upload.doubts_max,
+    ) == (5, 4, 5, 3)
+    assert (job.state_dir, job.report_dir) == (tmp_path / "state", tmp_path / "reports")
+    feed = job.feeds[0]
+    assert (feed.kind, feed.key, feed.dates, feed.path) == (
+        Kind.LEDGER,
+        ("transaction_id",),
+        ("%Y-%m-%d",),
+        str(tmp_path / "in/ledger.csv"),
+    )
+
+
+def test_every_key_of_the_interface_is_known(tmp_path: Path) -> None:
+    page = Path(__file__).parents[2] / "shared" / "interface.md"
+    if not page.exists():
+        pytest.skip("the interface page is not beside the checkout")
+    text = page.read_text().split("```toml\n")[1].split("```")[0]
+    job = load(tmp_path, text)
+    assert [feed.name for feed in job.feeds] == ["eligibility", "ledger"]
+    assert job.limits.rejects_share_max == 0.1
+    assert job.limits.total_cents_max == 25_000_000
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            BASE.replace("base_url", "bas_url") + LEDGER,
+            'canvas.bas_url: no such key. Did you mean "base_url"?',
+        ),
+        (BASE + "[uploads]\n" + LEDGER, 'uploads: no such key. Did you mean "upload"?'),
+        (
+            BASE + LEDGER.replace("path =", "paht ="),
+            'feeds[1].paht: no such key. Did you mean "path"?',
+        ),
+        (BASE + LEDGER.replace('amount = "Amount"', 'amuont = "Amount"'), 'Did you mean "amount"?'),
+        (BASE + LEDGER.replace('amount = "Amount"', ""), "amount is required for ledger"),
+        (
+            BASE + LEDGER.replace('transaction_id = "TXN"', ""),
+            "transaction_id is required for ledger",
+        ),
+        (
+            BASE + LEDGER + '[feeds.only]\nentry_type = ["X"]\n',
+            "entry_type is used in key, order_by or only",
+        ),
+        (BASE + LEDGER + '[feeds.constants]\namount = "1"\n', "stands in columns and in constants"),
+        (BASE.replace("https://fumage", "http://fumage") + LEDGER, "must be https://"),
+        (BASE.replace("https://fumage-", "https://user@") + LEDGER, "must be https://"),
+        (
+            BASE.replace("https://fumage-example", "http://127.0.0.1.evil") + LEDGER,
+            "must be https://",
+        ),
+        (BASE + "[upload]\nrate_per_s = 0\n" + LEDGER, "upload.rate_per_s"),
+        (BASE + '[limits]\nrejects_max = "110%"\n' + LEDGER, 'such as "10%"'),
+        (BASE + "[limits]\ntotal_usd_max = 12.5\n" + LEDGER, "limits.total_usd_max"),
+        (BASE + LEDGER + LEDGER, "two feeds are named ledger"),
+        (BASE + LEDGER.replace('kind = "ledger"', 'kind = "claims"'), "feeds[1].kind"),
+        (BASE + LEDGER.replace('path = "in', 'path = "s3://in'), "object stores are not there yet"),
+        (BASE + '[references.patient]\nhow = "search"\nsystem = "x"\n' + LEDGER, "not there yet"),
+        (BASE + '[references.patient]\nhow = "file"\n' + LEDGER, "needs path, from and to"),
+        (BASE, "feeds"),
+        ("[canvas", "no valid TOML"),
+    ],
+)
+def test_what_is_wrong_is_said(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, text)
+    assert said in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_a_missing_file_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot read"):
+        config.load(tmp_path / "none.toml", environment={})
+
+
+def test_secrets_come_from_the_environment_or_a_private_file(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("s3cret\n")
+    secret.chmod(0o600)
+    environment = {"CANVAS_CLIENT_ID": "me", "CANVAS_CLIENT_SECRET_FILE": str(secret)}
+    credentials = load(tmp_path, BASE + LEDGER, environment=environment).canvas.credentials
+    assert (credentials.client_id, credentials.client_secret) == ("me", "s3cret")
+    assert "s3cret" not in repr(credentials)
+    secret.chmod(0o644)
+    with pytest.raises(ConfigError, match="others may read"):
+        load(tmp_path, BASE + LEDGER, environment=environment)
+
+
+def test_without_credentials_a_run_says_what_to_set(tmp_path: Path) -> None:
+    job = load(tmp_path, BASE + LEDGER)
+    with pytest.raises(ConfigError, match="CANVAS_CLIENT_ID"):
+        job.canvas.credentials.require()
+
+
+def test_unknown_feeds_on_the_command_line_are_said(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r'no feed leger.* Did you mean "ledger"'):
+        load(tmp_path, BASE + LEDGER, inputs={"leger": "x.csv"})
+
+
+@pytest.mark.parametrize(
+    "text", ["ledger", "ledger:rows=x", "ledger:rows=1.5", "ledger:sum=4", "ledger:total_usd=1.234"]
+)
+def test_a_control_total_that_is_not_understood_is_said(text: str) -> None:
+    with pytest.raises(ConfigError, match="not understood"):
+        config.expectations_of([text])
+
+
+def test_control_totals_are_read() -> None:
+    expected = config.expectations_of(["ledger:rows=5000", "ledger:total_usd=12345.67"])["ledger"]
+    assert (expected.rows, expected.total_cents) == (5000, 1_234_567)

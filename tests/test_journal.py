@@ -1,0 +1,231 @@
+"""The journal: the table of states, what SQLite refuses, and who may open it."""
+
+import sqlite3
+import stat
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from pipeline.errors import JournalBusy, JournalError, JournalForeign
+from pipeline.journal import states
+from pipeline.journal.journal import Journal, Run
+from pipeline.records import Attempt, Exchange, Intent, Interaction, State, Verdict
+
+URL = "https://fumage-example.canvasmedical.com"
+NOW = datetime(2026, 11, 21, tzinfo=UTC)
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    with Journal.open(tmp_path, URL) as opened:
+        opened.start_run(Run("r1", "run", NOW.isoformat()))
+        yield opened
+
+
+def intent(key: str = "k1", lane: str = "p1", cents: int = 500, claim: str = "") -> Intent:
+    return Intent(
+        key, "ledger", "PaymentNotice", Interaction.CREATE, lane, b"{}", "f", cents, claim
+    )
+
+
+def attempt(of: Intent, verdict: Verdict, resource_id: str = "") -> Attempt:
+    return Attempt(
+        of, Exchange("write", NOW, 0.1, 201, "c1"), verdict, resource_id, "rule", "message"
+    )
+
+
+async def settle(journal: Journal, *attempts: Attempt, attempts_max: int = 5) -> list[State]:
+    return await journal.settle("r1", attempts, NOW, attempts_max)
+
+
+def state_of(journal: Journal, key: str = "k1") -> str:
+    found = journal.known(pl.Series([key]))
+    return str(found["state"][0])
+
+
+def test_the_table_of_states_names_each_step_once() -> None:
+    """No way from a send to another one without `not_applied`, `absent`, or Canvas' refusal between."""
+    assert set(states.TRANSITIONS.values()) == set(State)
+    into_flight = {old for (old, _), new in states.TRANSITIONS.items() if new is State.IN_FLIGHT}
+    assert into_flight == {State.PENDING}
+    back = {
+        (old, event) for (old, event), new in states.TRANSITIONS.items() if new is State.PENDING
+    }
+    assert back == {
+        (State.IN_FLIGHT, "not_applied"), (State.IN_DOUBT, "absent"), (State.REFUSED, "retry"), (State.ABANDONED, "retry")
+    }  # fmt: skip
+    assert not any(old is State.CONFIRMED for old, _ in states.TRANSITIONS)
+
+
+@pytest.mark.parametrize("old", list(State))
+@pytest.mark.parametrize("new", list(State))
+async def test_sqlite_allows_the_steps_of_the_table_and_no_other(
+    journal: Journal, tmp_path: Path, old: State, new: State
+) -> None:
+    await journal.claim("r1", [intent()])
+    ways = {
+        State.IN_FLIGHT: [],
+        State.PENDING: ["PENDING"],
+        State.IN_DOUBT: ["IN_DOUBT"],
+        State.CONFIRMED: ["CONFIRMED"],
+        State.REFUSED: ["REFUSED"],
+        State.ABANDONED: ["PENDING", "ABANDONED"],
+    }
+    force = "UPDATE write SET resource_id = 'id', state = ? WHERE key = 'k1'"
+    for step in ways[old]:
+        await journal._write(lambda step=step: journal._connection.execute(force, (step,)))
+    allowed = (old, new) in {(first, last) for (first, _), last in states.TRANSITIONS.items()}
+    if allowed:
+        await journal._write(lambda: journal._connection.execute(force, (new.value,)))
+        assert state_of(journal) == new.value
+    else:
+        with pytest.raises(JournalError, match="CONSTRAINT_TRIGGER"):
+            await journal._write(lambda: journal._connection.execute(force, (new.value,)))
+
+
+async def test_a_write_lives_from_claim_to_confirmation(journal: Journal) -> None:
+    await journal.claim("r1", [intent()])
+    assert state_of(journal) == "IN_FLIGHT"
+    assert await settle(journal, attempt(intent(), Verdict.ACCEPTED, "id1")) == [State.CONFIRMED]
+    line = journal.writes(pl.Series(["k1"])).row(0, named=True)
+    assert (line["state"], line["resource_id"], line["attempts"], line["correlation_id"]) == (
+        "CONFIRMED",
+        "id1",
+        1,
+        "c1",
+    )
+
+
+@pytest.mark.parametrize("verdict", [Verdict.ACCEPTED, Verdict.LOST])
+async def test_what_was_sent_and_may_have_arrived_is_never_claimed_again(
+    journal: Journal, verdict: Verdict
+) -> None:
+    await journal.claim("r1", [intent()])
+    await settle(journal, attempt(intent(), verdict, "id1"))
+    with pytest.raises(JournalError, match="another state than expected"):
+        await journal.claim("r1", [intent()])
+
+
+async def test_a_claim_is_not_made_twice(journal: Journal) -> None:
+    await journal.claim("r1", [intent()])
+    with pytest.raises(JournalError):
+        await journal.claim("r1", [intent()])
+
+
+async def test_an_equal_payment_is_not_sent_while_its_twin_is_unsettled(journal: Journal) -> None:
+    await journal.claim("r1", [intent("k1")])
+    await settle(journal, attempt(intent("k1"), Verdict.LOST))
+    with pytest.raises(JournalError, match="CONSTRAINT"):
+        await journal.claim("r1", [intent("k2")])
+
+
+async def test_different_payments_of_a_patient_are_no_twins(journal: Journal) -> None:
+    await journal.claim(
+        "r1",
+        [intent("k1"), intent("k2", cents=501), intent("k3", claim="c"), intent("k4", lane="p2")],
+    )
+    assert await settle(journal, attempt(intent("k1"), Verdict.ACCEPTED, "id1")) == [
+        State.CONFIRMED
+    ]
+    await journal.claim("r1", [intent("k5")])
+
+
+async def test_an_id_of_another_row_is_no_proof(journal: Journal) -> None:
+    one, two = intent("k1"), intent("k2", lane="p2")
+    await journal.claim("r1", [one, two])
+    ends = await settle(
+        journal, attempt(one, Verdict.ACCEPTED, "id1"), attempt(two, Verdict.ACCEPTED, "id1")
+    )
+    assert ends == [State.CONFIRMED, State.IN_DOUBT]
+
+
+async def test_a_write_that_did_not_happen_is_tried_within_its_budget(journal: Journal) -> None:
+    for _ in range(2):
+        await journal.claim("r1", [intent()])
+        end = await settle(journal, attempt(intent(), Verdict.NOT_APPLIED), attempts_max=2)
+    assert end == [State.ABANDONED]
+    journal.start_run(Run("r2", "run", NOW.isoformat()))
+    await journal.claim("r2", [intent()])
+    assert journal.writes(pl.Series(["k1"]))["attempts"][0] == 1
+
+
+async def test_a_released_claim_costs_no_attempt(journal: Journal) -> None:
+    await journal.claim("r1", [intent()])
+    await journal.release([intent()])
+    assert state_of(journal) == "PENDING"
+    await journal.claim("r1", [intent()])
+    assert journal.writes(pl.Series(["k1"]))["attempts"][0] == 1
+
+
+async def test_what_a_crash_left_in_flight_is_in_doubt(tmp_path: Path) -> None:
+    with Journal.open(tmp_path, URL) as journal:
+        journal.start_run(Run("r1", "run", NOW.isoformat()))
+        await journal.claim("r1", [intent("k1"), intent("k2", lane="p2")])
+    with Journal.open(tmp_path, URL) as journal:
+        assert journal.start_run(Run("r2", "run", NOW.isoformat())) == 2
+        assert state_of(journal) == "IN_DOUBT"
+        assert journal.shut_lanes() == {"p1", "p2"}
+
+
+def test_only_one_run_holds_it(tmp_path: Path) -> None:
+    with Journal.open(tmp_path, URL), pytest.raises(JournalBusy):
+        Journal.open(tmp_path, URL)
+    Journal.open(tmp_path, URL).close()
+
+
+def test_it_belongs_to_one_canvas(tmp_path: Path) -> None:
+    Journal.open(tmp_path, URL).close()
+    with pytest.raises(JournalForeign, match=r"other\.example"):
+        Journal.open(tmp_path, "https://other.example")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"not a database at all, but long enough to look" * 100,
+        b"SQLite format 3\0" + b"\xff" * 4096,
+    ],
+)
+def test_a_damaged_journal_is_not_started_afresh(tmp_path: Path, damage: bytes) -> None:
+    Journal.open(tmp_path, URL).close()
+    (tmp_path / "journal.sqlite").write_bytes(damage)
+    with pytest.raises(JournalError):
+        Journal.open(tmp_path, URL)
+    assert (tmp_path / "journal.sqlite").read_bytes() == damage
+
+
+def test_it_is_durable_and_private(tmp_path: Path, journal: Journal) -> None:
+    def settings() -> dict[str, Any]:
+        names = ("journal_mode", "synchronous", "locking_mode")
+        return {name: journal._connection.execute(f"PRAGMA {name}").fetchone()[0] for name in names}
+
+    assert journal._read(settings) == {
+        "journal_mode": "wal",
+        "synchronous": 2,
+        "locking_mode": "exclusive",
+    }
+    for path in tmp_path.glob("journal*"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("statement", ["DELETE FROM write", "DELETE FROM exchange", "UPDATE exchange SET key = ''",
+                                       "INSERT INTO write SELECT 'k9', 'IN_FLIGHT', 'r1', '', '', '', 1, '', '', 0, NULL, '', '', NULL, '', NULL, NULL"])  # fmt: skip
+async def test_nothing_that_was_sent_is_forgotten(journal: Journal, statement: str) -> None:
+    await journal.claim("r1", [intent()])
+    await settle(journal, attempt(intent(), Verdict.ACCEPTED, "id1"))
+    with pytest.raises(JournalError, match="CONSTRAINT_TRIGGER"):
+        await journal._write(lambda: journal._connection.execute(statement))
+
+
+async def test_after_a_failed_write_nothing_more_is_written(journal: Journal) -> None:
+    def fail() -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    with pytest.raises(JournalError, match="cannot be read or written"):
+        await journal._write(fail)
+    with pytest.raises(JournalError, match="could not be written before"):
+        await journal.claim("r1", [intent()])

@@ -1,0 +1,66 @@
+"""The rate: never above it in any second of the log of grants."""
+
+import asyncio
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.canvas.limiter import Limiter, Share, bucket_of
+from pipeline.clock import HandClock, SystemClock
+from pipeline.errors import Stopped
+
+
+@pytest.mark.parametrize("rate", [1, 2, 5, 50, 200, 1000])
+def test_a_sliding_second_of_the_bucket_holds_at_most_the_rate(rate: float) -> None:
+    capacity, period_s = bucket_of(rate)
+    assert int(capacity / period_s + capacity) <= rate
+    assert capacity / period_s >= 0.99 * rate
+
+
+@pytest.mark.parametrize(("rate", "grants"), [(20.0, 30), (200.0, 300), (2.5, 4)])
+async def test_no_second_of_the_log_of_grants_holds_more_than_the_rate(
+    rate: float, grants: int
+) -> None:
+    limiter = Limiter(rate, SystemClock())
+    log: list[float] = []
+
+    async def take() -> None:
+        await limiter.grant()
+        log.append(time.monotonic())
+
+    await asyncio.gather(*(take() for _ in range(grants)))
+    busiest = max(sum(start <= at < start + 1.0 for at in log) for start in log)
+    assert busiest <= rate
+
+
+async def test_a_pause_holds_everybody() -> None:
+    limiter = Limiter(1000.0, SystemClock())
+    limiter.pause(0.1)
+    started_s = time.monotonic()
+    await asyncio.gather(*(limiter.grant() for _ in range(5)))
+    assert time.monotonic() - started_s >= 0.1
+
+
+async def test_whoever_waits_is_told_that_the_run_stops() -> None:
+    limiter = Limiter(1000.0, SystemClock())
+    limiter.pause(60.0)
+    waiting = asyncio.ensure_future(limiter.grant())
+    await asyncio.sleep(0)
+    limiter.stop()
+    with pytest.raises(Stopped):
+        await waiting
+
+
+@given(st.lists(st.floats(0.0, 100.0), max_size=20))
+def test_the_share_is_halved_once_a_moment_and_grows_back(waits: list[float]) -> None:
+    clock, share = HandClock(), Share()
+    for wait in waits:
+        clock.wind(wait)
+        before = share.at(clock.monotonic())
+        share.cut(clock.monotonic())
+        after = share.at(clock.monotonic())
+        assert 1 / 16 <= after <= before <= 1.0
+        assert after == before or after == max(before / 2, 1 / 16)
+    assert share.at(clock.monotonic() + 50.0) == 1.0

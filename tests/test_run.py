@@ -1,0 +1,579 @@
+"""Whole runs against a local Canvas: its own account of what it did is held against the report."""
+
+import asyncio
+import csv
+import json
+import os
+import signal
+import stat
+import sys
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from decimal import Decimal
+from random import Random
+from typing import Any
+
+import polars as pl
+import pytest
+from conftest import CREDENTIALS, FEEDS, LEDGER_ONLY, World, patient_key
+
+import pipeline
+from pipeline import engine
+from pipeline.errors import InputError, LimitError, WrongHost
+from pipeline.sandbox import Faults
+
+MakeWorld = Callable[..., Awaitable[World]]
+
+
+def payments(count: int, patients: int = 20, seed: int = 1) -> list[tuple[str, str, str, str]]:
+    """Payments of different amounts, several a patient, in an order of their own."""
+    random = Random(seed)
+    return [
+        (
+            f"T{number:05}",
+            patient_key(random.randrange(patients)),
+            f"{number // 100 + 1}.{number % 100:02}",
+            "",
+        )
+        for number in range(count)
+    ]
+
+
+def coverages(patients: int = 20) -> list[tuple[str, ...]]:
+    return [
+        (patient_key(n), f"M{n}-{order}", "self", "60054", str(order), "2026-01-01", "")
+        for n in range(patients)
+        for order in (1, 2)
+    ]
+
+
+def check_accounts(world: World, result: engine.Result, *, earlier: int = 0) -> None:
+    """The sandbox's own account agrees with the report: never two effects for a row, none unreported."""
+    effects = world.effects[earlier:]
+    frame = result.frame
+    created = frame.filter(pl.col("disposition") == "created")
+    in_doubt = frame.filter(pl.col("disposition") == "in_doubt").height
+    by_id = {effect["id"]: effect for effect in effects}
+    assert set(created["resource_id"]) <= set(by_id)
+    assert created["resource_id"].is_unique().all()
+    assert 0 <= len(effects) - created.height <= in_doubt
+    for resource_id, amount in (
+        created.filter(pl.col("resource_type") == "PaymentNotice")
+        .select("resource_id", "amount_usd")
+        .iter_rows()
+    ):
+        assert Decimal(by_id[resource_id]["amount"]) == amount
+    paid = Counter((effect["patient"], effect["amount"]) for effect in effects if effect["amount"])
+    assert max(paid.values(), default=0) <= 1, (
+        "each payment of these files has an amount of its own"
+    )
+    assert world.sandbox.account()["open_writes_max"] <= 1
+    assert result.summary["balanced"]
+
+
+def counts(result: engine.Result, feed: int = -1) -> dict[str, int]:
+    return {
+        word: count
+        for word, count in result.summary["feeds"][feed]["dispositions"].items()
+        if count
+    }
+
+
+async def test_two_files_arrive_and_a_second_run_sends_nothing(make_world: MakeWorld) -> None:
+    world = await make_world()
+    world.write_config()
+    world.write_eligibility(coverages())
+    rows = payments(200)
+    world.write_ledger(rows)
+    result = await world.run()
+    assert (result.exit_code, counts(result, 0), counts(result, 1)) == (
+        0,
+        {"created": 40},
+        {"created": 200},
+    )
+    check_accounts(world, result)
+    sent = {
+        key: [amount for _, patient, amount, _ in rows if patient == key]
+        for key in {row[1] for row in rows}
+    }
+    for key, amounts in sent.items():
+        mine = [effect for effect in world.effects if effect["patient"] == key]
+        assert [effect["order"] for effect in mine[:2]] == [1, 2], (
+            "coverages before payments, in the file's order"
+        )
+        assert [effect["amount"] for effect in mine[2:]] == amounts
+    total = sum((Decimal(row[2]) for row in rows), Decimal(0))
+    money = result.summary["feeds"][1]["amount_usd"]
+    assert (money["read"], money["created"]) == (str(total), str(total))
+
+    again = await world.run()
+    assert (again.exit_code, counts(again, 0), counts(again, 1)) == (
+        0,
+        {"unchanged": 40},
+        {"unchanged": 200},
+    )
+    assert len(world.effects) == 240
+    assert again.summary["requests"]["total"] == 0
+    assert again.frame["resource_id"].to_list() == result.frame["resource_id"].to_list()
+
+
+async def test_a_reexport_in_another_dialect_sends_nothing(make_world: MakeWorld) -> None:
+    world = await make_world()
+    world.write_config(feeds=LEDGER_ONLY)
+    rows = payments(50)
+    world.write_ledger(rows)
+    await world.run()
+    (world.folder / "ledger.csv").write_text(
+        '"Claim"|"Amount"|"MRN"|"TXN"\r\n'
+        + "".join(
+            f'""|"{amount}"|"{patient}"|"{txn}"\r\n' for txn, patient, amount, _ in reversed(rows)
+        )
+    )
+    again = await world.run()
+    assert counts(again) == {"unchanged": 50}
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        Faults(lose_after=0.1),
+        Faults(lose_before=0.1),
+        Faults(error_before=0.1),
+        Faults(error_after=0.1),
+        Faults(no_location=0.05, duplicate_location=0.05),
+        Faults(redirect=0.05),
+        Faults(cut_body=0.2, location="mixed", created_body="null"),
+        Faults(late_commit=0.1, late_commit_s=0.05),
+        Faults(
+            lose_before=0.03,
+            lose_after=0.03,
+            error_before=0.03,
+            error_after=0.03,
+            throttle=0.05,
+            token_uses=40,
+        ),
+    ],
+    ids=[
+        "lost_after",
+        "lost_before",
+        "5xx_before",
+        "5xx_after",
+        "201_without_id",
+        "redirect",
+        "odd_201",
+        "late",
+        "all",
+    ],
+)
+async def test_never_two_effects_for_a_row_under_faults(
+    make_world: MakeWorld, faults: Faults
+) -> None:
+    world = await make_world(faults=faults, fault_seed=7)
+    world.write_config(doubts_max=1000, attempts_max=20)
+    world.write_eligibility(coverages())
+    world.write_ledger(payments(200))
+    result = await world.run()
+    await asyncio.sleep(0.1)  # for late commits
+    check_accounts(world, result)
+    doubted = counts(result, 0).get("in_doubt", 0) + counts(result, 1).get("in_doubt", 0)
+    assert result.exit_code == (4 if doubted else 0)
+    assert (doubted > 0) is (faults.cut_body == 0)
+
+    world.sandbox.set_faults(Faults())
+    effects = len(world.effects)
+    again = await world.run()
+    check_accounts(world, again, earlier=effects)
+    assert counts(again, 0).get("in_doubt", 0) + counts(again, 1).get("in_doubt", 0) == doubted
+    paid = Counter(
+        (effect["patient"], effect["amount"]) for effect in world.effects if effect["amount"]
+    )
+    assert max(paid.values()) == 1, "over both runs"
+
+
+async def test_a_lane_stays_shut_behind_a_write_in_doubt(make_world: MakeWorld) -> None:
+    world = await make_world(patients=1, faults=Faults(lose_after=1.0))
+    world.write_config(feeds=LEDGER_ONLY)
+    world.write_ledger(payments(5, patients=1))
+    result = await world.run()
+    assert counts(result) == {"in_doubt": 1, "pending": 4}
+    assert result.frame["rule"].to_list() == ["canvas|no-answer", *["lane|in_doubt"] * 4]
+    assert len(world.effects) == 1
+
+
+async def test_lost_answers_in_a_row_stop_the_sending_until_a_read_succeeds(
+    make_world: MakeWorld,
+) -> None:
+    world = await make_world(patients=100, faults=Faults(lose_before=1.0, faults_max=5))
+    world.write_config(feeds=LEDGER_ONLY, concurrency=2, doubts_max=3)
+    world.write_ledger([(f"T{n}", patient_key(n), "5.00", "") for n in range(100)])
+    result = await world.run()
+    assert counts(result) == {"in_doubt": 5, "created": 95}
+    assert result.summary["requests"]["searches"] >= 2
+
+
+async def test_too_many_requests_pause_all_and_are_sent_again(make_world: MakeWorld) -> None:
+    world = await make_world(
+        faults=Faults(throttle=1.0, faults_max=3, retry_after="either", retry_after_s=1)
+    )
+    world.write_config(feeds=LEDGER_ONLY)
+    world.write_ledger(payments(50))
+    result = await world.run()
+    assert counts(result) == {"created": 50}
+    assert (
+        result.summary["requests"]["retried"] == result.summary["requests"]["by_status"]["429"] == 3
+    )
+    check_accounts(world, result)
+
+
+async def test_tokens_are_renewed_for_all_waiters(make_world: MakeWorld) -> None:
+    world = await make_world(faults=Faults(token_uses=30))
+    world.write_config(feeds=LEDGER_ONLY)
+    world.write_ledger(payments(100))
+    result = await world.run()
+    assert counts(result) == {"created": 100}
+    assert world.sandbox.account()["requests"]["by"]["POST /auth/token/"]["200"] <= 6
+    check_accounts(world, result)
+
+
+async def test_refused_by_canvas_is_reported_in_its_own_words_and_tried_anew(
+    make_world: MakeWorld,
+) -> None:
+    world = await make_world(patients=2, balance="10.00")
+    world.write_config(feeds=LEDGER_ONLY)
+    world.write_ledger(
+        [
+            ("T1", patient_key(0), "7.00", ""),
+            ("T2", patient_key(0), "7.01", ""),
+            ("T3", patient_key(0), "3.00", ""),
+        ]
+    )
+    result = await world.run()
+    assert (result.exit_code, counts(result)) == (3, {"created": 2, "refused": 1})
+    line = result.frame.row(1, named=True)
+    assert (line["http_status"], line["rule"]) == (422, "canvas|business-rule")
+    assert line["message"]
+    assert line["correlation_id"]
+    again = await world.run()
+    assert counts(again) == {"unchanged": 2, "refused": 1}
+    assert len(world.effects) == 2
+
+
+async def test_mended_rejects_can_be_fed_in_as_they_are(make_world: MakeWorld) -> None:
+    world = await make_world()
+    world.write_config(feeds=LEDGER_ONLY)
+    world.write_ledger(
+        [("T1", patient_key(0), "7.00", ""), ("T2", patient_key(1), "$8", ""), ("T3", "", "x", "")]
+    )
+    result = await world.run()
+    assert (result.exit_code, counts(result)) == (3, {"created": 1, "rejected": 2})
+    path = result.folder / "rejects-ledger.csv"
+    lines = list(csv.DictReader(path.read_text().splitlines()))
+    assert [line["_row"] for line in lines] == ["2", "3"]
+    assert [line["_rule"] for line in lines] == ["amount|form", "patient|required; amount|form"]
+    assert [line["Amount"] for line in lines] == ["$8", "x"]
+    path.write_text(path.read_text().replace("$8", "8.00"))
+    mended = await world.run(inputs={"ledger": path})
+    assert counts(mended) == {"created": 1, "rejected": 1}
+    whole = await world.run()
+    assert counts(whole) == {"unchanged": 1, "rejected": 2}, (
+        "the source file still holds the faulty rows"
+    )
+
+
+@pytest.mark.parametrize(
+    ("limits", "said"),
+    [
+        ('rejects_max = "10%"', "rejects_max"),
+        ("rejects_max = 0", "rejects_max"),
+        ('total_usd_max = "5.00"', "total_usd_max"),
+        ("writes_max = 3", "writes_max"),
+    ],
+)
+async def test_a_limit_that_is_exceeded_writes_nothing_and_reports(
+    make_world: MakeWorld, limits: str, said: str
+) -> None:
+    world = await make_world()
+    world.write_config(limits=limits, feeds=LEDGER_ONLY)
+    world.write_ledger([*payments(5), ("TX", "", "bad", "")])
+    result = await world.run()
+    assert (result.exit_code, counts(result)) == (1, {"pending": 5, "rejected": 1})
+    assert isinstance(result.failure, LimitError)
+    assert said in result.summary["failure"]
+    assert world.effects == []
+    assert result.summary["requests"]["total"] == 0
+
+
+@pytest.mark.parametrize("expected", ["ledger:rows=6", "ledger:total_usd=10.00"])
+async def test_the_senders_control_totals_must_match(make_world: MakeWorld, expected: str) -> None:
+    world = await make_world()
+    world.write_config(feeds=LEDGER_ONLY)
+    world.write_ledger([(f"T{n}", patient_key(n), "5.00", "") for n in range(5)])
+    result = await world.run(expected=pipeline.config.expectations_of([expected]))
+    assert (result.exit_code, world.effects) == (1, [])
+    right = pipeline.config.expectations_of(["ledger:rows=5", "ledger:total_usd=25.00"])
+    assert (await world.run(expected=right)).exit_code == 0
+
+
+async def test_a_file_far_smaller_than_the_last_one_writes_nothing(make_world: MakeWorld) -> None:
+    world = await make_world()
+    world.write_config(limits="change_max = 3.0", feeds=LEDGER_ONLY)
+    world.write_ledger(payments(50))
+    await world.run()
+    world.write_ledger(payments(10, seed=2))
+    assert isinstance((await world.run()).failure, LimitError)
+
+
+async def test_an_unfit_file_writes_nothing_and_reports(make_world: MakeWorld) -> None:
+    world = await make_world()
+    world.write_config()
+    world.write_eligibility(coverages())
+    world.write_ledger(payments(5))
+    (world.folder / "ledger.csv").write_bytes((world.folder / "ledger.csv").read_bytes()[:-4])
+    result = await world.run()
+    assert (result.exit_code, result.summary["balanced"], world.effects) == (1, False, [])
+    assert isinstance(result.failure, InputError)
+    assert json.loads((result.folder / "summary.json").read_text())["exit_code"] == 1
+
+
+async def test_a_wrong_address_stops_before_the_first_write(make_world: MakeWorld) -> None:
+    world = await make_world()
+    world.write_config(feeds=LEDGER_ONLY)
+    world.config.write_text(
+        world.config.read_text().replace(
+            f'base_url = "{world.url}"', f'base_url = "{world.url}/elsewhere"'
+        )
+    )
+    world.write_ledger(payments(5))
+    result = await world.run()
+    assert (result.exit_code, counts(result)) == (1, {"pending": 5})
+    assert isinstance(result.failure, WrongHost)
+
+
+async def test_plan_writes_nothing_to_canvas_and_reports(make_world: MakeWorld) -> None:
+    world = await make_world()
+    world.write_config()
+    world.write_eligibility(coverages())
+    world.write_ledger(payments(10))
+    planned = await engine.plan(world.job())
+    assert (planned.exit_code, counts(planned, 0), counts(planned, 1)) == (
+        0,
+        {"pending": 40},
+        {"pending": 10},
+    )
+    assert set(planned.frame["interaction"]) == {"create"}
+    assert world.effects == []
+    assert (world.folder / "reports" / "latest").resolve() == planned.folder
+    assert (await world.run()).exit_code == 0
+
+
+async def test_the_report_is_written_again_from_the_journal(make_world: MakeWorld) -> None:
+    world = await make_world(faults=Faults(lose_after=0.1, throttle=0.1), fault_seed=3)
+    world.write_config(doubts_max=100)
+    world.write_eligibility(coverages())
+    world.write_ledger(payments(50))
+    result = await world.run()
+    before = {path.name: path.read_bytes() for path in result.folder.iterdir()}
+    for path in result.folder.iterdir():
+        path.unlink()
+    again = await engine.report_again(world.job())
+    assert {path.name: path.read_bytes() for path in again.folder.iterdir()} == before
+
+
+async def test_a_rows_order_may_be_sorted_by_fields(make_world: MakeWorld) -> None:
+    world = await make_world(patients=1)
+    world.write_config(
+        feeds=LEDGER_ONLY.replace("[feeds.columns]", 'order_by = ["amount"]\n[feeds.columns]')
+    )
+    world.write_ledger(
+        [
+            ("T1", patient_key(0), "100.00", ""),
+            ("T2", patient_key(0), "5.00", ""),
+            ("T3", patient_key(0), "20.00", ""),
+        ]
+    )
+    assert (await world.run()).exit_code == 0
+    assert [effect["amount"] for effect in world.effects] == ["5.00", "20.00", "100.00"]
+
+
+async def test_copays_name_their_claim(make_world: MakeWorld) -> None:
+    world = await make_world(patients=1, balance="0.00")
+    world.write_config(feeds=LEDGER_ONLY)
+    claim = "f0dfefbe-3fe0-4ee7-bd44-000000000000"
+    world.write_ledger(
+        [("T1", patient_key(0), "20.00", claim), ("T2", patient_key(0), "20.00", "")]
+    )
+    result = await world.run()
+    assert counts(result) == {"created": 1, "refused": 1}
+    assert world.effects[0]["claim"] == claim
+
+
+async def test_two_equal_payments_of_one_patient_both_arrive(make_world: MakeWorld) -> None:
+    world = await make_world(patients=1)
+    world.write_config(feeds=LEDGER_ONLY)
+    world.write_ledger([(f"T{n}", patient_key(0), "20.00", "") for n in range(3)])
+    assert counts(await world.run()) == {"created": 3}
+    assert len(world.effects) == 3
+
+
+async def test_the_2023_contract(make_world: MakeWorld) -> None:
+    world = await make_world(contract="2023")
+    world.write_config(canvas='contract = "2023"', feeds=FEEDS[: FEEDS.rindex("[[feeds]]")])
+    world.write_eligibility(coverages())
+    assert counts(await world.run()) == {"created": 40}
+
+
+async def test_a_frame_in_place_of_a_file(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = await make_world()
+    world.write_config(feeds=LEDGER_ONLY)
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    frame = pl.DataFrame(payments(10), schema=["TXN", "MRN", "Amount", "Claim"], orient="row")
+    result = await pipeline.run(world.config, inputs={"ledger": frame})
+    assert result.frame["disposition"].to_list() == ["created"] * 10
+    assert (await pipeline.report(world.config)).summary == result.summary
+
+
+async def test_nothing_of_a_row_is_in_what_is_not_meant_for_rows(make_world: MakeWorld) -> None:
+    world = await make_world(patients=3, faults=Faults(lose_after=0.3))
+    world.write_config()
+    planted = "Zq7planted"
+    world.write_eligibility(
+        [(patient_key(0), planted, "self", planted, "1", planted, ""), *coverages(3)]
+    )
+    world.write_ledger([(planted, planted, f"{planted}$", planted), *payments(5, patients=3)])
+    process, stdout, stderr = await command(world, "run", "--log-format", "json", "-v")
+    folder = (world.folder / "reports" / "latest").resolve()
+    shown = (
+        stdout
+        + stderr
+        + (folder / "summary.json").read_text()
+        + (folder / "report.html").read_text()
+    )
+    assert planted not in shown
+    assert patient_key(1) not in shown
+    assert process.returncode == 4
+    for path in [*world.folder.rglob("state/**/*"), *folder.iterdir()]:
+        assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
+
+
+# The command itself -------------------------------------------------------------------------------
+
+
+async def start(world: World, *arguments: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "pipeline", arguments[0], str(world.config), *arguments[1:],
+        env={**os.environ, **CREDENTIALS}, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+
+
+async def command(world: World, *arguments: str) -> tuple[asyncio.subprocess.Process, str, str]:
+    process = await start(world, *arguments)
+    stdout, stderr = await process.communicate()
+    return process, stdout.decode(), stderr.decode()
+
+
+async def effects_reach(world: World, count: int) -> None:
+    async with asyncio.timeout(30):
+        while len(world.effects) < count:
+            await asyncio.sleep(0.005)
+
+
+async def test_killed_in_the_middle_nothing_is_twice_and_nothing_missing(
+    make_world: MakeWorld,
+) -> None:
+    world = await make_world(patients=200)
+    world.write_config(rate_per_s=400.0)
+    world.write_eligibility(coverages(200))
+    world.write_ledger(payments(300, patients=200))
+    for kill_at in (50, 200, 400):
+        process = await start(world, "run", "--no-progress")
+        await effects_reach(world, kill_at)
+        process.kill()
+        assert await process.wait() == -signal.SIGKILL
+        await process.communicate()
+    effects = len(world.effects)
+    process, stdout, _ = await command(world, "run", "--no-progress", "--json")
+    summary: dict[str, Any] = json.loads(stdout)
+    rows = sum((Counter(feed["dispositions"]) for feed in summary["feeds"]), Counter[str]())
+    assert process.returncode == (4 if rows["in_doubt"] else 0)
+    assert rows["in_doubt"] <= 3 * (8 + 4 + 1), "what was claimed when it was killed, three times"
+    frame = pl.read_parquet(world.folder / "reports" / "latest" / "reconciliation.parquet")
+    known = set(frame.filter(pl.col("resource_id") != "")["resource_id"])
+    assert known <= {effect["id"] for effect in world.effects}
+    assert len(world.effects) - len(known) <= rows["in_doubt"]
+    assert len(world.effects) - effects == rows["created"]
+    paid = Counter(
+        (effect["patient"], effect["amount"]) for effect in world.effects if effect["amount"]
+    )
+    assert max(paid.values()) == 1
+    held = Counter(
+        (effect["patient"], effect["member_id"]) for effect in world.effects if effect["member_id"]
+    )
+    assert max(held.values()) == 1
+    assert rows.total() == 700
+    assert summary["balanced"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_interrupted_it_finishes_what_is_in_flight(
+    make_world: MakeWorld, number: signal.Signals
+) -> None:
+    world = await make_world(patients=50, faults=Faults(latency_s=(0.02, 0.05)))
+    world.write_config(feeds=LEDGER_ONLY, rate_per_s=200.0)
+    world.write_ledger(payments(300, patients=50))
+    process = await start(world, "run", "--no-progress", "--json")
+    await effects_reach(world, 30)
+    process.send_signal(number)
+    stdout, stderr = await process.communicate()
+    summary = json.loads(stdout)
+    assert process.returncode == summary["exit_code"] == 130
+    ends = summary["feeds"][0]["dispositions"]
+    assert ends["created"] + ends["pending"] == 300
+    assert ends["created"] == len(world.effects)
+    assert b"what is in flight is finished" in stderr
+    again = await world.run()
+    assert counts(again) == {"unchanged": ends["created"], "created": ends["pending"]}
+
+
+async def test_a_second_run_at_the_same_time_exits_with_5(make_world: MakeWorld) -> None:
+    world = await make_world(patients=50)
+    world.write_config(feeds=LEDGER_ONLY, rate_per_s=100.0)
+    world.write_ledger(payments(200, patients=50))
+    first = await start(world, "run", "--no-progress")
+    await effects_reach(world, 1)
+    second, stdout, stderr = await command(world, "run", "--json")
+    first.terminate()
+    await first.communicate()
+    assert second.returncode == 5
+    assert json.loads(stdout)["exit_code"] == 5
+    assert "another run holds the journal" in stderr
+
+
+async def test_the_summary_on_the_terminal(make_world: MakeWorld) -> None:
+    world = await make_world(patients=2, balance="10.00")
+    world.write_config(feeds=LEDGER_ONLY)
+    world.write_ledger(
+        [
+            ("T1", patient_key(0), "7.00", ""),
+            ("T2", patient_key(0), "8.00", ""),
+            ("T3", "", "1.00", ""),
+        ]
+    )
+    process, stdout, stderr = await command(world, "run")
+    assert process.returncode == 3
+    assert "ledger: rows read (1 file)                             3           16.00 USD" in stdout
+    assert "  created                                              1            7.00 USD" in stdout
+    assert "Exit 3    finished, with rows rejected or refused" in stdout
+    assert "--feed ledger --input ledger=" in stdout
+    assert stderr == ""
+
+
+async def test_a_configuration_error_exits_with_2(make_world: MakeWorld) -> None:
+    world = await make_world()
+    world.write_config(feeds=LEDGER_ONLY.replace("kind =", "knid ="))
+    process, stdout, stderr = await command(world, "run", "--json")
+    assert process.returncode == 2
+    assert 'Did you mean "kind"?' in stderr
+    assert json.loads(stdout)["exit_code"] == 2
