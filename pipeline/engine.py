@@ -179,12 +179,14 @@ async def _carry_out(job: Job, command: str, progress: Progress, stop: asyncio.E
         failure: IngestError | None = None
         try:
             sealed = await asyncio.to_thread(
-                _make_plan, job, run_id, journal, clock.now(), progress
+                _make_plan, job, run_id, journal, clock.now(), progress, stop
             )
             _guard(job, sealed, journal)
             _enter_feeds(run_id, sealed, journal)
             if command == "run":
                 await _upload(job, sealed, journal, clock, random, progress, stop)
+        except Stopped:
+            pass  # asked for: what is left is pending
         except IngestError as error:
             failure = error
             log.error("run_failed", run_id=run_id, error=type(error).__name__)  # noqa: TRY400 - no traceback: it would show values
@@ -197,7 +199,15 @@ async def _carry_out(job: Job, command: str, progress: Progress, stop: asyncio.E
 # Planning -----------------------------------------------------------------------------------------
 
 
-def _make_plan(job: Job, run_id: str, journal: Journal, now: datetime, progress: Progress) -> Plan:
+def _make_plan(
+    job: Job,
+    run_id: str,
+    journal: Journal,
+    now: datetime,
+    progress: Progress,
+    stop: asyncio.Event,
+) -> Plan:
+    """Everything before the first write. Runs in a thread; raises Stopped where `stop` is set."""
     writer = PlanWriter(job.state_dir / "plans" / run_id)
     crosswalks = _crosswalks(job.references, writer.folder)
     mapping = RowMapping(job.contract, crosswalks.payer.target, now.astimezone(UTC).date())
@@ -206,7 +216,9 @@ def _make_plan(job: Job, run_id: str, journal: Journal, now: datetime, progress:
     metas = {}
     for feed in job.feeds:
         reading = _reading(job, feed, crosswalks)
-        metas[feed.name] = _plan_feed(writer, feed, sources[feed.name], reading, mapping, progress)
+        metas[feed.name] = _plan_feed(
+            writer, feed, sources[feed.name], reading, mapping, progress, stop
+        )
     progress.stage = "planning"
     files = {
         name: [Path(file["path"]).name for file in meta["files"]] for name, meta in metas.items()
@@ -291,11 +303,14 @@ def _plan_feed(
     reading: Reading,
     mapping: RowMapping,
     progress: Progress,
+    stop: asyncio.Event,
 ) -> dict[str, Any]:
     """Read, validate and map one feed into the plan. Returns its control totals, as read."""
     rows_read = cents_read = 0
     for number, source in enumerate(sources):
         for batch in read(source):
+            if stop.is_set():
+                raise Stopped("interrupted while planning")
             checked = validate(batch, feed, reading)
             drafts = [
                 None if row.content is None else map_row(row.content, mapping, feed.order_by)
@@ -310,6 +325,8 @@ def _plan_feed(
     writer.flush()
     columns = list(dict.fromkeys(name for source in sources for name in source.kept))
     return {
+        "kind": feed.kind.value,
+        "encoding": feed.encoding,
         "files": [
             {"path": str(source.path), "sha256": source.sha256, "rows": source.rows}
             for source in sources
@@ -467,8 +484,6 @@ async def _upload(
                 seen=seen,
                 stop=stop,
             )
-        except Stopped:
-            pass  # asked for; what is left is pending
         finally:
             watch.cancel()
             await journal.record(plan.meta["run_id"], client.exchanges)
@@ -518,9 +533,15 @@ def _report(job: Job, journal: Journal, run: Run) -> Result:
         plan = None
     folder = job.report_dir / run.run_id
     sha256 = job.config_sha256 if plan is None else plan.meta["config_sha256"]
-    summary = report(folder, job.feeds, plan, journal, Facts(run, job.version, sha256))
+    feeds = {feed.name: _unread(feed) for feed in job.feeds} if plan is None else plan.meta["feeds"]
+    summary = report(folder, feeds, plan, journal, Facts(run, job.version, sha256))
     _point_latest(job.report_dir, run.run_id)
     return Result(run.run_id, summary["exit_code"], summary, folder)
+
+
+def _unread(feed: Feed) -> dict[str, Any]:
+    """What is known of a feed that was never planned."""
+    return {"kind": feed.kind.value, "files": [], "rows_read": 0, "cents_read": 0, "warnings": {}}
 
 
 def _point_latest(report_dir: Path, run_id: str) -> None:

@@ -186,7 +186,7 @@ class Served:
     def _before(self, request: Request, decision: Decision) -> Answer | None:
         """Return the answer of a fate that strikes before the write, or None."""
         fate = decision.fate
-        if fate == "throttle" or not self._sandbox.admit(request.arrived_s):
+        if fate == "throttle" or not self._sandbox.admit(time.monotonic()):
             return throttled_answer(self._retry_after(decision))
         if fate == "lose_before":
             return Answer(500, lost=True)
@@ -351,7 +351,7 @@ async def serve(sandbox: Sandbox, host: str = "127.0.0.1", port: int = 0) -> Asy
     Raises ValueError for a host that is not loopback: what is in here has no protection.
     """
     address = _loopback(host)
-    server = web.Server(Served(sandbox).handle, access_log=None)
+    server = web.Server(Served(sandbox).handle, access_log=None, auto_decompress=False)
     runner = web.ServerRunner(server, shutdown_timeout=SHUTDOWN_S)
     await runner.setup()
     try:
@@ -374,14 +374,19 @@ def _loopback(host: str) -> str:
 
 
 async def _read(raw: web.BaseRequest) -> bytes | None:
-    """Return the body, or None where it is larger than `BODY_MAX`."""
+    """Return the body, or None where it is larger than `BODY_MAX`; empty if it is broken."""
     if (raw.content_length or 0) > BODY_MAX:
         return None
+    if raw.transport is not None and raw.headers.get("Expect", "").lower() == "100-continue":
+        raw.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     body = bytearray()
-    async for chunk in raw.content.iter_any():
-        body += chunk
-        if len(body) > BODY_MAX:
-            return None
+    try:
+        async for chunk in raw.content.iter_any():
+            body += chunk
+            if len(body) > BODY_MAX:
+                return None
+    except (web.RequestPayloadError, ConnectionError):
+        return b""  # a body that was cut is no body
     return bytes(body)
 
 

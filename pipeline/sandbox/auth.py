@@ -49,7 +49,7 @@ class TokenAnswer:
 class Auth:
     """The application that may use this sandbox, and its tokens."""
 
-    def __init__(self, seed: Json, random_seed: int) -> None:
+    def __init__(self, seed: Json, random_seed: str) -> None:
         """Take the credentials from the seed; `sandbox` and `sandbox` by default."""
         self._client_id = str(seed.get("client_id", "sandbox"))
         self._client_secret = str(seed.get("client_secret", "sandbox"))

@@ -63,8 +63,9 @@ class Sandbox:
             state=self._state,
             clock=clock,
         )
-        self.auth = Auth(start, fault_seed)
-        self._random = random.Random(f"correlation:{fault_seed}")
+        drawn = f"{fault_seed}:{self.store.replayed}"
+        self.auth = Auth(start, drawn)
+        self._random = random.Random(f"correlation:{drawn}")
         self._late: dict[asyncio.TimerHandle, Callable[[], object]] = {}
         self._date = (-1, "")
         self.set_faults(faults or Faults())
@@ -138,7 +139,7 @@ class Sandbox:
         if self._quiet:
             return SETTLED
         faults = self.faults
-        key = f"{method} {resource_type} {asked}"
+        key = f"{self.store.replayed} {method} {resource_type} {asked}"
         self._asked[key] += 1
         struck = faults.strikes(resource_type, write=write)
         if faults.faults_max is not None and self._fates >= faults.faults_max:

@@ -76,8 +76,9 @@ class Store:
         self._index: dict[tuple[str, str, str], dict[str, None]] = {}
         self._sorted: dict[str, dict[tuple[tuple[str, str], ...], list[str]]] = {}
         self._load_seed(start)
-        replayed = self._load_state()
-        self._random = random.Random(f"{random_seed}:{replayed}")
+        self.replayed = self._load_state()
+        """Commits read from the state file: after a restart other ids and tokens are drawn."""
+        self._random = random.Random(f"{random_seed}:{self.replayed}")
 
     def _load_seed(self, start: Json) -> None:
         seed.check_seed(start)

@@ -16,7 +16,7 @@ from typing import Any, Final
 import orjson
 import polars as pl
 
-from pipeline.feeds.feed import Feed
+from pipeline.feeds.feed import TRAITS, Kind
 from pipeline.journal.journal import Journal, Run
 from pipeline.plans import SEQ, Plan
 from pipeline.records import Disposition, Stage, State, usd
@@ -159,20 +159,25 @@ def _why(name: str, sent: pl.Expr, shut: pl.Expr, otherwise: str) -> pl.Expr:
 
 
 def report(
-    folder: Path, feeds: Sequence[Feed], plan: Plan | None, journal: Journal, facts: Facts
+    folder: Path,
+    feeds: Mapping[str, Mapping[str, Any]],
+    plan: Plan | None,
+    journal: Journal,
+    facts: Facts,
 ) -> dict[str, Any]:
     """Write the run's folder anew and return what `summary.json` holds.
 
-    `plan` None: the run failed before there was one; then the summary says why, and no row is known.
+    `feeds` holds what the plan noted of each feed. `plan` None: the run failed before there was
+    one; then the summary says why, and no row is known.
     """
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    totals = {feed.name: Totals() for feed in feeds}
+    totals = {name: Totals() for name in feeds}
     parts: list[Path] = []
     if plan is not None:
         shut = sorted(journal.shut_lanes())
-        for feed in feeds:
+        for name, feed in feeds.items():
             parts += _write_feed(
-                folder, feed, plan, journal, facts.run.run_id, shut, totals[feed.name]
+                folder, name, feed, plan, journal, facts.run.run_id, shut, totals[name]
             )
     _write_reconciliation(folder, parts)
     summary = _summary(feeds, plan, totals, journal, facts)
@@ -186,44 +191,44 @@ def report(
 
 def _write_feed(
     folder: Path,
-    feed: Feed,
+    name: str,
+    feed: Mapping[str, Any],
     plan: Plan,
     journal: Journal,
     run_id: str,
     shut: Sequence[str],
     totals: Totals,
 ) -> list[Path]:
-    files = [file["path"] for file in plan.meta["feeds"][feed.name]["files"]]
-    rejects = _Rejects(folder / f"rejects-{feed.name}.csv", feed, plan.meta["feeds"][feed.name])
+    files = [Path(file["path"]).name for file in feed["files"]]
+    traits = TRAITS[Kind(feed["kind"])]
+    rejects = _Rejects(folder / f"rejects-{name}.csv", feed, files)
     written = []
-    for number, (rows, source) in enumerate(
-        zip(plan.rows(feed.name), plan.sources(feed.name), strict=True)
-    ):
+    parts = zip(plan.rows(name), plan.sources(name), strict=True)
+    for number, (rows, source) in enumerate(parts):
         reconciled = reconcile(rows, journal.writes(rows["key"]), shut, run_id)
         totals.add(reconciled)
-        rejects.add(reconciled, source, files)
-        path = folder / f".part-{feed.name}-{number:05}.parquet"
-        _lines(reconciled, feed, files, run_id).write_parquet(path)
+        rejects.add(reconciled, source)
+        path = folder / f".part-{name}-{number:05}.parquet"
+        _lines(reconciled, run_id, name, traits.resource_type, files).write_parquet(path)
         written.append(path)
     rejects.close()
     return written
 
 
-def _lines(rows: pl.DataFrame, feed: Feed, files: Sequence[str], run_id: str) -> pl.DataFrame:
+def _lines(
+    rows: pl.DataFrame, run_id: str, feed: str, resource_type: str, files: Sequence[str]
+) -> pl.DataFrame:
     """The rows as `reconciliation` shows them."""
-    names = [Path(file).name for file in files]
     return rows.with_columns(
         pl.lit(run_id).alias("run_id"),
-        pl.lit(feed.name).alias("feed"),
-        pl.lit(feed.traits.resource_type).alias("resource_type"),
-        pl.col("file")
-        .replace_strict(list(range(len(names))), names, return_dtype=pl.String)
-        .alias("file"),
+        pl.lit(feed).alias("feed"),
+        pl.lit(resource_type).alias("resource_type"),
+        pl.col("file").replace_strict(list(range(len(files))), list(files), return_dtype=pl.String),
         (pl.col("amount_cents").cast(pl.Decimal(18, 2)) / 100)
         .cast(pl.Decimal(18, 2))
         .alias("amount_usd"),
         pl.col("attempts").fill_null(0),
-    ).select(pl.col(name).cast(kind) for name, kind in _COLUMNS.items())
+    ).select(pl.col(column).cast(kind) for column, kind in _COLUMNS.items())
 
 
 def _write_reconciliation(folder: Path, parts: list[Path]) -> None:
@@ -250,22 +255,16 @@ def _defused(texts: pl.Expr) -> pl.Expr:
 class _Rejects:
     """The rows to mend, as the sender wrote them, in the sender's dialect: they can be fed in again."""
 
-    def __init__(self, path: Path, feed: Feed, meta: Mapping[str, Any]) -> None:
-        self._path = path
-        self._encoding = feed.encoding
-        self._columns: list[str] = meta["columns"]
-        self._delimiter: str = meta["delimiter"]
+    def __init__(self, path: Path, feed: Mapping[str, Any], files: Sequence[str]) -> None:
+        self._columns: list[str] = feed["columns"]
         self._added = ["_row", "_stage", "_field", "_rule", "_message", "_file"]
-        self._file = os.fdopen(
-            os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600),
-            "w",
-            encoding=feed.encoding,
-            newline="",
-        )
-        self._writer = csv.writer(self._file, delimiter=self._delimiter, lineterminator="\n")
+        self._files = files
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        self._file = os.fdopen(handle, "w", encoding=feed["encoding"], newline="")
+        self._writer = csv.writer(self._file, delimiter=feed["delimiter"], lineterminator="\n")
         self._writer.writerow(self._columns + self._added)
 
-    def add(self, rows: pl.DataFrame, source: pl.DataFrame, files: Sequence[str]) -> None:
+    def add(self, rows: pl.DataFrame, source: pl.DataFrame) -> None:
         """The rejected and refused rows of one part."""
         returned = rows.filter(pl.col("disposition").is_in(_RETURNED))
         names = ["seq", "row", "stage", "field", "rule", "message", "file"]
@@ -284,7 +283,7 @@ class _Rejects:
         )
         for line in joined.select(self._columns + self._added).iter_rows():
             *cells, file = line
-            self._writer.writerow([*cells, Path(files[file]).name])
+            self._writer.writerow([*cells, self._files[file]])
 
     def close(self) -> None:
         """Finish the file."""
@@ -295,14 +294,13 @@ class _Rejects:
 
 
 def _summary(
-    feeds: Sequence[Feed],
+    feeds: Mapping[str, Mapping[str, Any]],
     plan: Plan | None,
     totals: Mapping[str, Totals],
     journal: Journal,
     facts: Facts,
 ) -> dict[str, Any]:
-    planned = plan.meta["feeds"] if plan is not None else {}
-    lines = [_feed_summary(feed, planned.get(feed.name, {}), totals[feed.name]) for feed in feeds]
+    lines = [_feed_summary(name, feed, totals[name]) for name, feed in feeds.items()]
     rows = sum((each.rows for each in totals.values()), Counter[str]())
     elsewhere = max(journal.doubts() - rows[Disposition.IN_DOUBT.value], 0)
     code = exit_code(facts.run, rows, elsewhere)
@@ -337,21 +335,21 @@ def exit_code(run: Run, rows: Mapping[str, int], in_doubt_elsewhere: int) -> int
     return 1 if run.command == "run" and rows[Disposition.PENDING.value] else 0
 
 
-def _feed_summary(feed: Feed, planned: Mapping[str, Any], totals: Totals) -> dict[str, Any]:
+def _feed_summary(name: str, feed: Mapping[str, Any], totals: Totals) -> dict[str, Any]:
     """A feed's control totals: what was read, counted by the reader, against what became of it."""
-    files = planned.get("files", [])
-    rows_read, cents_read = planned.get("rows_read", 0), planned.get("cents_read", 0)
+    traits = TRAITS[Kind(feed["kind"])]
+    rows_read, cents_read = feed["rows_read"], feed["cents_read"]
     summary: dict[str, Any] = {
-        "name": feed.name,
-        "resource_type": feed.traits.resource_type,
-        "files": files,
+        "name": name,
+        "resource_type": traits.resource_type,
+        "files": feed["files"],
         "rows_read": rows_read,
         "dispositions": {word.value: totals.rows[word.value] for word in Disposition},
         "rules": dict(totals.rules.most_common()),
-        "warnings": planned.get("warnings", {}),
-        "balanced": totals.rows.total() == rows_read == sum(file["rows"] for file in files),
+        "warnings": feed["warnings"],
+        "balanced": totals.rows.total() == rows_read == sum(file["rows"] for file in feed["files"]),
     }
-    if feed.traits.has_money:
+    if traits.has_money:
         amounts = {word.value: usd(totals.cents[word.value]) for word in Disposition}
         summary["amount_usd"] = {"read": usd(cents_read), **amounts}
         summary["amounts_unreadable"] = totals.unreadable

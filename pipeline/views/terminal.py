@@ -27,7 +27,7 @@ def _headline(summary: Mapping[str, Any]) -> str:
         Decimal(0),
     )
     return (
-        f"Plan: {counts['pending']:,} to create, {counts['unchanged']:,} unchanged, "
+        f"Plan: {counts['pending']:,} to create, 0 to update, {counts['unchanged']:,} unchanged, "
         f"{counts['rejected']:,} rejected. USD {cents:,.2f}."
     )
 

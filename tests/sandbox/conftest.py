@@ -32,7 +32,7 @@ class Answered:
 
     @property
     def id(self) -> str:
-        return self.headers["Location"].rpartition("/")[2]
+        return str(self.headers["Location"]).rpartition("/")[2]
 
     @property
     def issues(self) -> list[tuple[str, str]]:

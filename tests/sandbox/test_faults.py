@@ -16,9 +16,14 @@ from .bodies import ADA, coverage, payment
 pytestmark = pytest.mark.asyncio
 
 
+def load(fate: str, **more: Any) -> Faults:
+    """Make one fate certain."""
+    return Faults(**{fate: 1.0, **more})
+
+
 @pytest.mark.parametrize(("fate", "effects"), [("lose_before", 0), ("lose_after", 1)])
 async def test_lost_answers(sandboxed: Any, fate: str, effects: int) -> None:
-    async with sandboxed(faults=Faults(**{fate: 1.0, "faults_max": 1})) as client:
+    async with sandboxed(faults=load(fate, faults_max=1)) as client:
         with pytest.raises(aiohttp.ServerDisconnectedError):
             await client.post(payment())
         account = client.sandbox.account()
@@ -41,7 +46,7 @@ async def test_a_late_commit(sandboxed: Any) -> None:
 @pytest.mark.parametrize("status", [500, 502, 503])
 @pytest.mark.parametrize(("fate", "effects"), [("error_before", 0), ("error_after", 1)])
 async def test_server_errors(sandboxed: Any, fate: str, effects: int, status: int) -> None:
-    async with sandboxed(faults=Faults(**{fate: 1.0, "statuses": (status,)})) as client:
+    async with sandboxed(faults=load(fate, statuses=(status,))) as client:
         answer = await client.post(payment())
         assert answer.status == status
         if status == 500:
@@ -139,3 +144,13 @@ async def test_reads_and_types_can_be_struck_too(sandboxed: Any) -> None:
         assert (await client.get("/Coverage")).status >= 500
         assert (await client.get("/Claim")).status == 200
         assert (await client.post(coverage())).status == 201
+
+
+async def test_a_client_that_gives_up_does_not_stop_the_write(sandboxed: Any) -> None:
+    async with sandboxed(faults=Faults(latency_s=(0.04, 0.04))) as client:
+        with pytest.raises(TimeoutError):
+            await client.post(payment(1), timeout=aiohttp.ClientTimeout(total=0.01))
+        await client.post(payment(2))
+        account = client.sandbox.account()
+        assert sorted(effect["amount"] for effect in account["effects"]) == ["1.00", "2.00"]
+        assert account["open_writes_max"] == 1

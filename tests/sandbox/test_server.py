@@ -80,7 +80,7 @@ async def test_without_a_token(client: Client, header: str) -> None:
         ("POST", "/Coverage/a", 405, "not-supported"),
         ("PUT", "/Coverage", 405, "not-supported"),
         ("POST", "/Patient", 405, "not-supported"),
-        ("BREW", "/Coverage", 405, "not-supported"),
+        ("OPTIONS", "/Coverage", 405, "not-supported"),
         ("GET", "/Coverage?_count=x", 400, "value"),
         ("GET", "/Coverage?_offset=-1", 400, "value"),
         ("GET", "/Coverage?" + "&".join(["a=1"] * 60), 400, "invalid"),
@@ -117,6 +117,14 @@ async def test_bad_bodies(
     assert (answer.status, answer.issues[0][0]) == (status, code)
 
 
+async def test_broken_encodings_and_expectations(client: Client) -> None:
+    broken = await client.ask(
+        "POST", "/Coverage", data=b"no gzip", headers={"Content-Encoding": "gzip"}
+    )
+    assert broken.status == 400
+    assert (await client.post(payment(), expect100=True)).status == 201
+
+
 async def test_metadata_needs_no_token(client: Client) -> None:
     answer = await client.get("/metadata", headers={"Authorization": ""})
     assert answer.status == 200
@@ -151,7 +159,7 @@ async def test_searches_for_references(client: Client, path: str, expected: list
 
 
 async def test_paging_follows_relative_links(sandboxed: Any) -> None:
-    patients = [
+    patients: list[dict[str, Any]] = [
         {"id": f"{number:032x}", "identifiers": [{"system": "urn:n", "value": str(number)}]}
         for number in range(250, 0, -1)
     ]
