@@ -1,6 +1,7 @@
 """Files that are unfit stop before anything is written: where, what, and what to do."""
 
 import gzip
+import sys
 from pathlib import Path
 
 import polars as pl
@@ -8,8 +9,13 @@ import pytest
 
 from pipeline.errors import InputError
 from pipeline.feeds.feed import Feed, Kind
-from pipeline.stages.inspect import inspect, zstd
+from pipeline.stages.inspect import inspect
 from pipeline.stages.read import read
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 COLUMNS = {"patient": "MRN", "amount": "Amount", "transaction_id": "TXN"}
 GOOD = b"MRN,Amount,TXN\n001,5.00,t1\n002,6.00,t2\n"

@@ -4,6 +4,7 @@ import sqlite3
 import stat
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ async def test_sqlite_allows_the_steps_of_the_table_and_no_other(
     }
     force = "UPDATE write SET resource_id = 'id', state = ? WHERE key = 'k1'"
     for step in ways[old]:
-        await journal._write(lambda step=step: journal._connection.execute(force, (step,)))
+        await journal._write(partial(journal._connection.execute, force, (step,)))
     allowed = (old, new) in {(first, last) for (first, _), last in states.TRANSITIONS.items()}
     if allowed:
         await journal._write(lambda: journal._connection.execute(force, (new.value,)))

@@ -1,5 +1,6 @@
 """Rows against the models: what is taken, which rule refuses what, and that no value is repeated."""
 
+from collections.abc import Mapping
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -31,7 +32,7 @@ LEDGER = {"transaction_id": "t1", "patient": "p1", "amount": "5.00"}
 
 
 def checked(
-    kind: Kind, *rows: dict[str, str | None], reading: dict[str, Any] | None = None, **feed: Any
+    kind: Kind, *rows: Mapping[str, str | None], reading: dict[str, Any] | None = None, **feed: Any
 ) -> list[Checked]:
     """Validate rows that are given by our own field names."""
     names = list(dict.fromkeys(name for row in rows for name in row))

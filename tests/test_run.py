@@ -15,12 +15,12 @@ from typing import Any
 
 import polars as pl
 import pytest
-from conftest import CREDENTIALS, FEEDS, LEDGER_ONLY, World, patient_key
 
 import pipeline
 from pipeline import engine
 from pipeline.errors import InputError, LimitError, WrongHost
 from pipeline.sandbox import Faults
+from tests.world import CREDENTIALS, FEEDS, LEDGER_ONLY, World, patient_key
 
 MakeWorld = Callable[..., Awaitable[World]]
 

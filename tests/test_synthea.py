@@ -7,10 +7,10 @@ from typing import Any
 
 import polars as pl
 import pytest
-from conftest import CREDENTIALS
 
 from pipeline import config, engine
 from pipeline.sandbox import Sandbox, serve
+from tests.world import CREDENTIALS
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "synthea"
 
