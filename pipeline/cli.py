@@ -166,6 +166,17 @@ def demo(faults: str, **options: Any) -> None:
     )
 
 
+@cli.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the completion script of a shell: eval "$(canvas-ingest completion bash)"."""
+    from click.shell_completion import get_completion_class
+
+    made = get_completion_class(shell)
+    if made is not None:
+        click.echo(made(cli, {}, "canvas-ingest", "_CANVAS_INGEST_COMPLETE").source())
+
+
 # Underneath ---------------------------------------------------------------------------------------
 
 

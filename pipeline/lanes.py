@@ -61,7 +61,7 @@ class Lanes:
 
     def again(self, intent: Intent) -> None:
         """The open intent did not happen and goes again, before all others of its lane."""
-        self._ready.append(intent)
+        self._ready.appendleft(intent)
 
     def shut(self, intent: Intent) -> int:
         """Nothing behind this open intent may go. Returns how many were waiting."""

@@ -197,6 +197,10 @@ async def test_a_lane_stays_shut_behind_a_write_in_doubt(make_world: MakeWorld) 
     result = await world.run()
     assert counts(result) == {"in_doubt": 1, "pending": 4}
     assert result.frame["rule"].to_list() == ["canvas|no-answer", *["lane|in_doubt"] * 4]
+    world.sandbox.set_faults(Faults())
+    again = await world.run()
+    assert counts(again) == {"in_doubt": 1, "pending": 4}, "in the next run too"
+    assert again.frame["rule"].to_list() == result.frame["rule"].to_list()
     assert len(world.effects) == 1
 
 

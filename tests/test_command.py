@@ -1,0 +1,77 @@
+"""The command line as a person meets it."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import pipeline
+
+ROOT = Path(__file__).parents[1]
+
+
+def canvas_ingest(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "pipeline", *arguments], capture_output=True, text=True, check=False
+    )
+
+
+def test_help_names_every_command() -> None:
+    shown = canvas_ingest("-h").stdout
+    for command in ("plan", "run", "report", "sandbox", "demo", "completion"):
+        assert re.search(rf"^  {command} +[A-Z]", shown, re.MULTILINE)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    heavy = "{'polars', 'pydantic', 'aiohttp', 'rich', 'structlog', 'jinja2'}"
+    code = (
+        "import sys, contextlib\nfrom pipeline.cli import main\nsys.argv = ['canvas-ingest', '--help']\n"
+        f"with contextlib.suppress(SystemExit): main()\nassert not {heavy} & set(sys.modules)"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode
+        == 0
+    )
+
+
+def test_version() -> None:
+    assert canvas_ingest("--version").stdout == f"canvas-ingest {pipeline.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("shell", "holds"), [("bash", "complete"), ("zsh", "compdef"), ("fish", "complete")]
+)
+def test_completion_scripts(shell: str, holds: str) -> None:
+    assert holds in canvas_ingest("completion", shell).stdout
+
+
+@pytest.mark.parametrize(
+    "arguments", [(), ("run",), ("run", "a.toml", "--nope"), ("sandbox", "--faults", "nope")]
+)
+def test_usage_errors_exit_with_2(arguments: tuple[str, ...]) -> None:
+    assert canvas_ingest(*arguments).returncode == 2
+
+
+def test_exports_are_what_all_says() -> None:
+    public = {name for name in vars(pipeline) if not name.startswith("_")}
+    assert set(pipeline.__all__) - {"__version__"} <= public
+    for name in set(pipeline.__all__) - {"__version__"}:
+        assert callable(getattr(pipeline, name))
+
+
+def test_direct_dependencies_have_their_reason() -> None:
+    project = (ROOT / "pyproject.toml").read_text()
+    names = tomllib.loads(project)["project"]["dependencies"]
+    assert len(names) <= 15
+    for name in names:
+        assert re.search(rf'"{re.escape(name)}", +# \w+', project), name
+
+
+def test_the_lock_has_hashes_and_no_address() -> None:
+    lock = (ROOT / "requirements.lock").read_text()
+    assert "://" not in lock
+    pins = re.findall(r"^\S+==\S+.*\\\n    --hash=sha256:", lock, re.MULTILINE)
+    assert len(pins) == len(re.findall(r"^[a-z]", lock, re.MULTILINE))
