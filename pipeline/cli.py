@@ -162,7 +162,7 @@ def demo(faults: str, **options: Any) -> None:
 
     _carry_out(
         lambda progress, stop: local.run_demo(progress, stop, faults, Path("demo").resolve()),
-        {**options, "config": local.config_path()},
+        {**options, "config": None},
     )
 
 
@@ -211,7 +211,9 @@ def _carry_out(work: Work[Result], options: dict[str, Any]) -> NoReturn:
     else:
         from pipeline.views.terminal import summary_text
 
-        click.echo(summary_text(result.summary, _shown(result.folder), _shown(options["config"])))
+        config = options["config"]
+        shown = config if config is None else _shown(config)
+        click.echo(summary_text(result.summary, _shown(result.folder), shown))
     sys.exit(result.exit_code)
 
 

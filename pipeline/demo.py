@@ -44,27 +44,28 @@ async def serve_until(
 
 
 async def run_demo(
-    progress: engine.Progress, stop: asyncio.Event, faults: str, folder: Path
+    progress: engine.Progress,
+    stop: asyncio.Event,
+    faults: str,
+    folder: Path,
+    *,
+    rate_per_s: float = 500.0,
 ) -> engine.Result:
     """The sample data into a fresh local Canvas. What it leaves behind goes into `folder`."""
     root = _root()
     sandbox = make_sandbox(root / "sample_data" / "canvas_seed.json", faults, 0, "2025-10", None)
     async with serve(sandbox, port=0) as url:
         job = config.load(
-            config_path(),
+            root / "configs" / "demo.toml",
             environment=_ENVIRONMENT,
             overrides={
                 "canvas": {"base_url": url, "token_url": f"{url}/auth/token/"},
                 "state": {"dir": str(folder / f"state-{datetime.now(UTC):%Y%m%dT%H%M%S%f}")},
                 "report": {"dir": str(folder / "reports")},
+                "upload": {"rate_per_s": rate_per_s},
             },
         )
         return await engine.run(job, progress=progress, stop=stop)
-
-
-def config_path() -> Path:
-    """The demo's configuration."""
-    return _root() / "configs" / "demo.toml"
 
 
 def _root() -> Path:

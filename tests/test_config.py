@@ -151,3 +151,9 @@ def test_a_control_total_that_is_not_understood_is_said(text: str) -> None:
 def test_control_totals_are_read() -> None:
     expected = config.expectations_of(["ledger:rows=5000", "ledger:total_usd=12345.67"])["ledger"]
     assert (expected.rows, expected.total_cents) == (5000, 1_234_567)
+
+
+@pytest.mark.parametrize("name", ["demo", "nightly", "migration"])
+def test_the_configurations_that_come_along_are_taken(name: str) -> None:
+    job = config.load(Path(__file__).parents[1] / "configs" / f"{name}.toml", environment={})
+    assert len(job.feeds) >= 2

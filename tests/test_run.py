@@ -229,6 +229,19 @@ async def test_too_many_requests_pause_all_and_are_sent_again(make_world: MakeWo
     check_accounts(world, result)
 
 
+@pytest.mark.parametrize("form", ["seconds", "date"])
+async def test_nothing_is_sent_for_as_long_as_canvas_asks(make_world: MakeWorld, form: str) -> None:
+    world = await make_world(
+        patients=1, faults=Faults(throttle=1.0, faults_max=1, retry_after=form, retry_after_s=2)
+    )
+    world.write_config(feeds=LEDGER_ONLY, concurrency=1)
+    world.write_ledger(payments(2, patients=1))
+    assert counts(await world.run()) == {"created": 2}
+    first, second, _ = world.sandbox.account()["writes_of"][patient_key(0)]
+    assert (first["outcome"], second["outcome"]) == ("429", "201")
+    assert second["arrived_s"] - first["arrived_s"] >= 1.9
+
+
 async def test_tokens_are_renewed_for_all_waiters(make_world: MakeWorld) -> None:
     world = await make_world(faults=Faults(token_uses=30))
     world.write_config(feeds=LEDGER_ONLY)

@@ -7,8 +7,8 @@ from typing import Any
 from pipeline.views.words import WORDS, verdict
 
 
-def summary_text(summary: Mapping[str, Any], folder: str, config: str) -> str:
-    """What `run` and `plan` print at their end."""
+def summary_text(summary: Mapping[str, Any], folder: str, config: str | None) -> str:
+    """What `run` and `plan` print at their end. `config` None: it was a demo."""
     lines = [_headline(summary)]
     for feed in summary["feeds"]:
         lines += ["", *_feed(feed)]
@@ -75,7 +75,7 @@ def _requests(requests: Mapping[str, Any]) -> str:
     return f"Requests  {requests['total']:,}{rate}; {requests['retried']:,} sent again; 95 % answered within {p95:,.0f} ms"
 
 
-def _ending(summary: Mapping[str, Any], folder: str, config: str) -> str:
+def _ending(summary: Mapping[str, Any], folder: str, config: str | None) -> str:
     """The exit code, its reason, and the next command to type."""
     lines = [f"Exit {summary['exit_code']}    {verdict(summary)}"]
     if summary["failure"]:
@@ -83,7 +83,12 @@ def _ending(summary: Mapping[str, Any], folder: str, config: str) -> str:
     return "\n".join(lines + [f"Next      {step}" for step in _next(summary, folder, config)])
 
 
-def _next(summary: Mapping[str, Any], folder: str, config: str) -> Sequence[str]:
+def _next(summary: Mapping[str, Any], folder: str, config: str | None) -> Sequence[str]:
+    if config is None:
+        return [
+            f"open {folder}/report.html and rejects-*.csv beside it; some sample rows are wrong on purpose",
+            "copy configs/nightly.toml, name your columns and your Canvas in it, and `canvas-ingest plan` it",
+        ]
     code = summary["exit_code"]
     returned = [
         feed["name"]
