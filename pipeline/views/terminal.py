@@ -1,20 +1,20 @@
-"""The summary on a terminal: ten lines that a tired person understands at 6 a.m."""
+"""The summary on a terminal: some ten lines that a tired person understands at 6 a.m."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final
 
 from pipeline.views.words import WORDS, verdict
+
+_RULES_SHOWN: Final = 5
 
 
 def summary_text(summary: Mapping[str, Any], folder: str, config: str | None) -> str:
     """What `run` and `plan` print at their end. `config` None: it was a demo."""
-    lines = [_headline(summary)]
-    for feed in summary["feeds"]:
-        lines += ["", *_feed(feed)]
-    lines += ["", _balance(summary), _requests(summary["requests"])]
-    lines += [f"Report    {folder}", _ending(summary, folder, config)]
-    return "\n".join(line for line in lines if line is not None)
+    lines = [_headline(summary), "", *_table(summary["feeds"]), ""]
+    lines += [_balance(summary), *_notes(summary), _requests(summary["requests"])]
+    lines += [f"Report: {folder}", *_ending(summary, folder, config)]
+    return "\n".join(lines)
 
 
 def _headline(summary: Mapping[str, Any]) -> str:
@@ -22,93 +22,112 @@ def _headline(summary: Mapping[str, Any]) -> str:
         return f"Run {summary['run_id']}"
     feeds = summary["feeds"]
     counts = {word: sum(feed["dispositions"][word] for feed in feeds) for word, _ in WORDS}
-    cents = sum(
-        (Decimal(feed["amount_usd"]["pending"]) for feed in feeds if "amount_usd" in feed),
-        Decimal(0),
-    )
+    amounts = [Decimal(feed["amount_usd"]["pending"]) for feed in feeds if "amount_usd" in feed]
     return (
         f"Plan: {counts['pending']:,} to create, 0 to update, {counts['unchanged']:,} unchanged, "
-        f"{counts['rejected']:,} rejected. USD {cents:,.2f}."
+        f"{counts['rejected']:,} rejected. USD {sum(amounts, Decimal(0)):,.2f}."
     )
 
 
-def _feed(feed: Mapping[str, Any]) -> list[str]:
-    amounts = feed.get("amount_usd", {})
-    files = feed["files"]
-    source = f"{len(files)} file{'s' * (len(files) != 1)}"
-    lines = [_line(f"{feed['name']}: rows read ({source})", feed["rows_read"], amounts.get("read"))]
-    counts = feed["dispositions"]
-    lines += [
-        _line(f"  {text}", counts[word], amounts.get(word)) for word, text in WORDS if counts[word]
+def _table(feeds: list[Mapping[str, Any]]) -> list[str]:
+    """A line a feed, and one for its dollars; a column for each ending that occurs."""
+    words = [word for word, _ in WORDS if any(feed["dispositions"][word] for feed in feeds)]
+    rows = [["", "read", *(word.replace("_", " ") for word in words)]]
+    for feed in feeds:
+        counts = feed["dispositions"]
+        rows.append(
+            [feed["name"], f"{feed['rows_read']:,}", *(f"{counts[word]:,}" for word in words)]
+        )
+        if "amount_usd" in feed:
+            amounts = [Decimal(feed["amount_usd"][word]) for word in ("read", *words)]
+            rows.append(["  USD", *(f"{amount:,.2f}" for amount in amounts)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(_cell(*cell) for cell in enumerate(zip(row, widths, strict=True))).rstrip()
+        for row in rows
     ]
-    if feed.get("amounts_unreadable"):
-        lines.append(
-            f"  ({feed['amounts_unreadable']:,} amounts could not be read and count as 0.00)"
-        )
-    for count in feed["warnings"].values():
-        lines.append(
-            f"  ({count:,} coverages share their order with an ended one: Canvas bumps the older down)"
-        )
-    return lines
 
 
-def _line(text: str, count: int, amount: str | None) -> str:
-    money = "" if amount is None else f"{Decimal(amount):>16,.2f} USD"
-    return f"{text:<46}{count:>10,}{money}"
+def _cell(number: int, cell: tuple[str, int]) -> str:
+    text, width = cell
+    return text.ljust(width) if number == 0 else text.rjust(width)
 
 
 def _balance(summary: Mapping[str, Any]) -> str:
     if summary["balanced"]:
-        return "Balanced  every row has one ending, and the amounts add up to the cent"
-    return (
-        "NOT BALANCED  no row was accounted for"
-        if not any(feed["rows_read"] for feed in summary["feeds"])
-        else "NOT BALANCED  rows or amounts do not add up: tell the maintainers"
-    )
+        return "Balanced: every row has one ending, and the amounts add up to the cent."
+    if not any(feed["rows_read"] for feed in summary["feeds"]):
+        return "Not balanced: the files were not read, so no row is accounted for."
+    return "NOT BALANCED: rows or amounts do not add up. Please report this as a fault of canvas-ingest."
+
+
+def _notes(summary: Mapping[str, Any]) -> list[str]:
+    notes = []
+    for feed in summary["feeds"]:
+        if feed["rules"]:
+            shown = [
+                f"{rule} {count:,}" for rule, count in list(feed["rules"].items())[:_RULES_SHOWN]
+            ]
+            more = (
+                f", {len(feed['rules']) - _RULES_SHOWN} more"
+                if len(feed["rules"]) > _RULES_SHOWN
+                else ""
+            )
+            notes.append(f"Why rows of {feed['name']} came back: {', '.join(shown)}{more}")
+        if feed.get("amounts_unreadable"):
+            notes.append(
+                f"{feed['amounts_unreadable']:,} amounts of {feed['name']} cannot be read and count as 0.00."
+            )
+        notes += [
+            f"{count:,} coverages of {feed['name']} have the order of another one in another period: "
+            "Canvas moves the older down."
+            for count in feed["warnings"].values()
+        ]
+    if summary["in_doubt_elsewhere"]:
+        notes.append(
+            f"{summary['in_doubt_elsewhere']:,} writes of rows outside these files are in doubt."
+        )
+    return notes
 
 
 def _requests(requests: Mapping[str, Any]) -> str:
     if not requests["total"]:
-        return "Requests  none"
-    rate = f", {requests['rate_per_s']:g} a second" if requests["rate_per_s"] else ""
-    p95 = requests["latency_s"]["p95"] * 1000
-    return f"Requests  {requests['total']:,}{rate}; {requests['retried']:,} sent again; 95 % answered within {p95:,.0f} ms"
+        return "Requests: none."
+    rate = f" at {requests['rate_per_s']:,.0f} a second" if requests["rate_per_s"] else ""
+    p95_ms = requests["latency_s"]["p95"] * 1000
+    return f"Requests: {requests['total']:,}{rate}; {requests['retried']:,} sent again; 95 % answered within {p95_ms:,.0f} ms."
 
 
-def _ending(summary: Mapping[str, Any], folder: str, config: str | None) -> str:
-    """The exit code, its reason, and the next command to type."""
-    lines = [f"Exit {summary['exit_code']}    {verdict(summary)}"]
-    if summary["failure"]:
-        lines.append(f"  {summary['failure']}")
-    return "\n".join(lines + [f"Next      {step}" for step in _next(summary, folder, config)])
+def _ending(summary: Mapping[str, Any], folder: str, config: str | None) -> list[str]:
+    """Why it failed if it did; then the exit code, its reason, and the next command to type."""
+    failure = [f"Failed: {summary['failure']}"] if summary["failure"] else []
+    code = summary["exit_code"]
+    return [*failure, f"Exit {code}: {verdict(summary)}.", *_next(summary, folder, config)]
 
 
-def _next(summary: Mapping[str, Any], folder: str, config: str | None) -> Sequence[str]:
+def _next(summary: Mapping[str, Any], folder: str, config: str | None) -> list[str]:
     if config is None:
         return [
-            f"open {folder}/report.html and rejects-*.csv beside it; some sample rows are wrong on purpose",
-            "copy configs/nightly.toml, name your columns and your Canvas in it, and `canvas-ingest plan` it",
+            f"Next: open {folder}/report.html, and rejects-*.csv beside it: some of the sample rows are wrong on purpose.",
         ]
-    code = summary["exit_code"]
+    code, steps = summary["exit_code"], []
+    if code == 4:  # noqa: PLR2004 - in doubt
+        steps.append(
+            f"Next: look up in Canvas the rows in_doubt of {folder}/reconciliation.csv; they may have arrived, and are not sent again."
+        )
     returned = [
         feed["name"]
         for feed in summary["feeds"]
         if feed["dispositions"]["rejected"] or feed["dispositions"]["refused"]
     ]
-    steps = []
-    if code == 4:  # noqa: PLR2004 - in doubt
-        steps.append(
-            f"look up in Canvas the rows `in_doubt` of {folder}/reconciliation.csv: they may have arrived, and are not sent again"
-        )
     if returned and code in {0, 3, 4}:
-        name = returned[0]
-        mended = f"{folder}/rejects-{name}.csv"
-        steps += [
-            f"mend {mended}, then type:",
-            f"canvas-ingest run {config} --feed {name} --input {name}={mended}",
-        ]
+        mended = f"{folder}/rejects-{returned[0]}.csv"
+        steps.append(f"Next: mend {mended}, then")
+        steps.append(
+            f"  canvas-ingest run {config} --feed {returned[0]} --input {returned[0]}={mended}"
+        )
     if summary["command"] == "plan" and code in {0, 3}:
-        steps.append(f"canvas-ingest run {config}")
-    if code in {1, 130} and summary["command"] != "plan":
-        steps.append(f"canvas-ingest run {config}    (goes on where this one ended)")
+        steps += ["Next:", f"  canvas-ingest run {config}"]
+    if summary["command"] == "run" and code in {1, 130}:
+        steps += ["Next, to go on where this one ended:", f"  canvas-ingest run {config}"]
     return steps
