@@ -22,7 +22,7 @@ WORDS: Final = (
     ("created", "created"),
     ("updated", "updated"),
     ("unchanged", "unchanged (Canvas already holds them)"),
-    ("filtered", "filtered (left out by `only`)"),
+    ("filtered", "filtered (left out by “only”)"),
     ("duplicate", "duplicate (of an earlier row)"),
     ("rejected", "rejected (by us, before sending)"),
     ("refused", "refused (by Canvas)"),
