@@ -86,7 +86,7 @@ def test_two_active_coverages_of_one_order_do_not_share_a_period(
     first: Any, second: Any, collides: bool
 ) -> None:
     rows = [{"start_day": start, "end_day": end} for start, end in (first, second)]
-    wanted = ("rejected", "order|collides") if collides else ("pending", "")
+    wanted = ("rejected", "order|collides") if collides else ("pending", "order|bumps")
     assert dispositions(resolved(Kind.ELIGIBILITY, rows)) == [("pending", ""), wanted]
 
 

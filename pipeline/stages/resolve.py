@@ -9,6 +9,7 @@ import hashlib
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Final
 
 import polars as pl
@@ -145,35 +146,56 @@ def _collide(
 ) -> dict[str, int]:
     """Two active coverages of one patient with one `order`: never in the same period.
 
-    The later row is rejected where the periods share more than a boundary day (canvas-api.md,
-    "Coverage": the new one takes the order, and the older is bumped down). Returns how many share
-    an order without sharing a period, by feed.
+    The later row is rejected where the periods share more than a boundary day; where they do not,
+    it is warned (canvas-api.md, "Coverage": the new one takes the order, and the older is bumped
+    down). Returns the number of warnings by feed.
     """
-    columns = ["seq", "file", "row", "lane", "order", "start_day", "end_day"]
     standing = [
         judged[name]
         .filter((pl.col("disposition") == Disposition.PENDING.value) & pl.col("active"))
-        .select(pl.lit(number).alias("feed"), *columns)
+        .select(
+            "lane",
+            "order",
+            pl.lit(number).alias("feed"),
+            "seq",
+            pl.format("{}:{}", _file_names(pl.col("file"), files[name]), "row").alias("where"),
+            "start_day",
+            pl.col("end_day").fill_null(_OPEN_END),
+        )
         for number, name in enumerate(names)
     ]
     if not standing:
         return {}
     shared = pl.concat(standing).filter(pl.len().over("lane", "order") > 1)
-    bumped: dict[str, int] = {}
-    collided: dict[str, list[tuple[int, str]]] = {name: [] for name in names}
-    for group in shared.partition_by("lane", "order", maintain_order=True):
+    found: dict[str, list[tuple[int, str, str, str]]] = {name: [] for name in names}
+    rows = shared.sort("lane", "order", "feed", "seq").iter_rows()
+    for _, group in groupby(rows, key=lambda row: row[:2]):
         periods = _Periods()
-        for number, seq, file, row, _, _, start, end in group.iter_rows():
-            name = names[number]
-            mine = f"{files[name][file]}:{row}"
-            other = periods.take(start, _OPEN_END if end is None else end, mine)
+        for _, _, number, seq, where, start, end in group:
+            other = periods.take(start, end, where)
             if other is not None:
-                collided[name].append((seq, other))
-            elif len(periods) > 1:
-                bumped[name] = bumped.get(name, 0) + 1
+                found[names[number]].append(
+                    (seq, Disposition.REJECTED.value, "order|collides", _COLLIDES + other)
+                )
+            elif periods.last is not None:
+                found[names[number]].append(
+                    (seq, Disposition.PENDING.value, "order|bumps", _BUMPS + periods.last)
+                )
+            periods.last = where
     for name in names:
-        judged[name] = _with_collisions(judged[name], collided[name])
-    return bumped
+        judged[name] = _with(judged[name], found[name])
+    return {
+        name: sum(rule == "order|bumps" for _, _, rule, _ in lines) for name, lines in found.items()
+    }
+
+
+_COLLIDES: Final = (
+    "another active coverage of the patient has this order in an overlapping period: mend the order or "
+    "the period of one of the two; the other is "
+)
+_BUMPS: Final = (
+    "Canvas will move an older coverage of this order down, for it keeps one of each: see "
+)
 
 
 class _Periods:
@@ -181,9 +203,7 @@ class _Periods:
 
     def __init__(self) -> None:
         self._spans: list[tuple[int, int, str]] = []
-
-    def __len__(self) -> int:
-        return len(self._spans)
+        self.last: str | None = None  # the row before, whichever it was
 
     def take(self, start: int, end: int, row: str) -> str | None:
         """Add a period, or say which row's period it overlaps. Only neighbours can overlap."""
@@ -207,21 +227,12 @@ def _boundary(ends: int, begins: int) -> int | None:
     return ends if ends == begins else None
 
 
-def _with_collisions(rows: pl.DataFrame, collided: Sequence[tuple[int, str]]) -> pl.DataFrame:
-    if not collided:
+def _with(rows: pl.DataFrame, found: Sequence[tuple[int, str, str, str]]) -> pl.DataFrame:
+    if not found:
         return rows
-    message = "another active coverage of the patient has this order in an overlapping period, see {}: mend the order or the period"
-    verdicts = pl.DataFrame(
-        {
-            "seq": [seq for seq, _ in collided],
-            "disposition": Disposition.REJECTED.value,
-            "field": "order",
-            "rule": "order|collides",
-            "message": [message.format(other) for _, other in collided],
-        },
-        schema_overrides={"seq": pl.UInt32},
-    )
-    return rows.update(verdicts, on="seq")
+    schema = {"seq": pl.UInt32, "disposition": pl.String, "rule": pl.String, "message": pl.String}
+    lines = pl.DataFrame(found, schema=schema, orient="row")
+    return rows.update(lines.with_columns(pl.lit("order").alias("field")), on="seq")
 
 
 # Against the journal ------------------------------------------------------------------------------
