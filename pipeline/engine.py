@@ -10,6 +10,7 @@ or the configuration is found before the first one.
 import asyncio
 import os
 import stat
+import traceback
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -189,11 +190,26 @@ async def _carry_out(job: Job, command: str, progress: Progress, stop: asyncio.E
             pass  # asked for: what is left is pending
         except IngestError as error:
             failure = error
-            log.error("run_failed", run_id=run_id, error=type(error).__name__)  # noqa: TRY400 - no traceback: it would show values
+        except Exception as error:  # noqa: BLE001 - whatever it is, the rows are to be accounted for
+            failure = _fault(error)
+        if failure is not None:
+            log.error("run_failed", run_id=run_id, error=type(failure).__name__)
         progress.stage = "reporting"
         return await asyncio.to_thread(
             _finish, job, journal, begun, clock, failure, stopped=stop.is_set()
         )
+
+
+def _fault(error: Exception) -> IngestError:
+    """An error that nobody foresaw: its kind and place, and not its text, which may hold values."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = (
+        f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "an unknown place"
+    )
+    return IngestError(
+        f"a fault of canvas-ingest itself: {type(error).__name__} at {where}",
+        "run again; if it stays, report it with this line",
+    )
 
 
 # Planning -----------------------------------------------------------------------------------------

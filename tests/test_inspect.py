@@ -110,7 +110,7 @@ def test_parquet_columns_become_text(tmp_path: Path) -> None:
         {"MRN": ["001"], "Amount": ["5.00"], "TXN": [7], "Posted": ["2026-11-20"], "n": [[1]]}
     )
     frame = frame.with_columns(
-        pl.col("Amount").cast(pl.Decimal(12, 2)), pl.col("Posted").str.to_date()
+        pl.col("Amount").cast(pl.Decimal(12, 4)), pl.col("Posted").str.to_date()
     )
     frame.write_parquet(tmp_path / "a.parquet")
     assert rows_of(tmp_path / "a.parquet", feed_of(), tmp_path) == [

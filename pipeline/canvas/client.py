@@ -118,7 +118,9 @@ class Client:
         path = f"{resource_type}?_id={_NO_SUCH_ID}&_count=1"
         reply = await self._send("GET", f"{self._options.base_url}/{path}", permit, None)
         self.exchanges.append(self._exchange("search", permit, reply))
-        self._heed(reply, permit, too_fast=reply.status in {429, 503})
+        stop = self._heed(reply, permit, too_fast=reply.status in {429, 503})
+        if stop is not None:
+            raise stop
         return reply.status == _OK
 
     async def _get(self, path: str, purpose: str) -> Reply:

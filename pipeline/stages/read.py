@@ -67,5 +67,9 @@ def _scan(source: Source) -> pl.LazyFrame:
 
 
 def _as_text(name: str, kind: pl.DataType) -> pl.Expr:
+    """Days as ISO; decimals without zeros beyond the second place, which say nothing of a cent."""
     form = _TEXT_OF.get(kind.base_type())
-    return pl.col(name).dt.strftime(form) if form else pl.col(name).cast(pl.String)
+    if form:
+        return pl.col(name).dt.strftime(form)
+    text = pl.col(name).cast(pl.String)
+    return text.str.replace(r"(\.\d\d)0+$", "$1") if kind.is_decimal() else text
