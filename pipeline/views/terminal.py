@@ -11,8 +11,13 @@ _RULES_SHOWN: Final = 5
 
 def summary_text(summary: Mapping[str, Any], folder: str, config: str | None) -> str:
     """What `run` and `plan` print at their end. `config` None: it was a demo."""
-    lines = [_headline(summary), "", *_table(summary["feeds"]), ""]
-    lines += [_balance(summary), *_notes(summary), _requests(summary["requests"])]
+    if any(feed["files"] for feed in summary["feeds"]):
+        lines = [_headline(summary), "", *_table(summary["feeds"]), ""]
+        lines += [_balance(summary), *_notes(summary), _requests(summary["requests"])]
+    else:
+        lines = [
+            f"{summary['command'].capitalize()} {summary['run_id']}: no file was read, nothing was sent."
+        ]
     lines += [f"Report: {folder}", *_ending(summary, folder, config)]
     return "\n".join(lines)
 
@@ -56,8 +61,6 @@ def _cell(number: int, cell: tuple[str, int]) -> str:
 def _balance(summary: Mapping[str, Any]) -> str:
     if summary["balanced"]:
         return "Balanced: every row has one ending, and the amounts add up to the cent."
-    if not any(feed["rows_read"] for feed in summary["feeds"]):
-        return "Not balanced: the files were not read, so no row is accounted for."
     return "NOT BALANCED: rows or amounts do not add up. Please report this as a fault of canvas-ingest."
 
 
