@@ -19,7 +19,7 @@ from pipeline.errors import AuthError, CanvasError, Forbidden, Unreachable, Wron
 from pipeline.fhir.outcome import issues_of
 from pipeline.records import Exchange, Verdict
 
-_JSON: Final = "application/fhir+json"
+_JSON: Final = "application/json"  # what the pages of Canvas send
 _TRIES_MAX: Final = 5  # of a request that may be repeated: tokens and reads
 _RETRY_AFTER_S_MAX: Final = 900.0
 _OK: Final = 200
@@ -145,7 +145,7 @@ class Client:
     async def _send(self, method: str, url: str, permit: Permit, body: bytes | None) -> Reply:
         headers = {"Authorization": f"Bearer {permit.token}", "Accept": _JSON}
         if body is not None:
-            headers["Content-Type"] = "application/json"
+            headers["Content-Type"] = _JSON
         return await self._transport.exchange(method, url, headers, body)
 
     async def _post_form(self, url: str, form: bytes) -> Reply:
