@@ -261,7 +261,9 @@ class _Rejects:
         self._files = files
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         self._file = os.fdopen(handle, "w", encoding=feed["encoding"], newline="")
-        self._writer = csv.writer(self._file, delimiter=feed["delimiter"], lineterminator="\n")
+        # With CRLF line ends the csv module quotes a cell that holds a CR or an LF; with LF alone
+        # a CR would stand unquoted, and the file could not be fed in again.
+        self._writer = csv.writer(self._file, delimiter=feed["delimiter"], lineterminator="\r\n")
         self._writer.writerow(self._columns + self._added)
 
     def add(self, rows: pl.DataFrame, source: pl.DataFrame) -> None:
