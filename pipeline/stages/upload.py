@@ -2,7 +2,8 @@
 
 Three kinds of task in one group: one claims intents in groups ahead of the senders, so that each is
 IN_FLIGHT on disk before its first byte; `concurrency` of them send; one writes down the answers and
-only then moves the lanes on. What an answer means is decided in `canvas/retry.py`, what may follow in `journal/states.py`.
+only then moves the lanes on. What an answer means is decided in `canvas/retry.py`, what may follow
+in `journal/states.py`.
 """
 
 import asyncio
@@ -40,7 +41,8 @@ class Options:
     attempts_max: int = 5  # sends of one write that is known not to have happened
     doubts_max: int = 3  # lost answers in a row; then nothing is sent until a read succeeds
     outage_s_max: float = 900.0  # how long to wait for that
-    backoff: Backoff = field(default_factory=Backoff)
+    # between reads, while it lasts
+    backoff: Backoff = field(default_factory=lambda: Backoff(longest_s=10.0))
 
 
 async def upload(
