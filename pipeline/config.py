@@ -305,6 +305,8 @@ def load(
             rate_per_s=file.upload.rate_per_s,
             attempts_max=file.upload.attempts_max,
             doubts_max=file.upload.doubts_max,
+            quiet_s=file.upload.quiet_s,
+            resend_absent=file.upload.resend_absent,
         ),
         limits=_limits(file.limits),
         state_dir=folder / file.state.dir,

@@ -1,10 +1,10 @@
 """The conductor: the only file that knows the order of the stages.
 
-    inspect -> read -> validate -> map -> (plan parts) -> resolve -> (plan sealed) -> guards
-            -> upload -> report
+    (recover) -> inspect -> read -> validate -> map -> (plan parts) -> resolve -> (plan sealed)
+              -> guards -> upload and recover -> report
 
-Everything up to the guards is without a write to Canvas, so whatever is wrong with a file, a limit
-or the configuration is found before the first one.
+A run first settles what earlier ones left in doubt. Of its own files nothing is written up to the
+guards, so whatever is wrong with a file, a limit or the configuration is found before that.
 """
 
 import asyncio
@@ -12,7 +12,8 @@ import os
 import stat
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from glob import glob
@@ -33,13 +34,14 @@ from pipeline.feeds.feed import Feed, Kind
 from pipeline.feeds.source import Source
 from pipeline.fhir.codes import Contract
 from pipeline.journal.journal import Journal, Run
-from pipeline.plans import Plan, PlanWriter
-from pipeline.records import Disposition, Intent, usd
+from pipeline.plans import Plan, PlanWriter, look_up
+from pipeline.records import Disposition, Doubt, Intent, usd
 from pipeline.stages import upload as uploading
 from pipeline.stages.inspect import inspect
 from pipeline.stages.map import Mapping as RowMapping
 from pipeline.stages.map import map_row
 from pipeline.stages.read import read
+from pipeline.stages.recover import Recovery
 from pipeline.stages.report import Facts, report
 from pipeline.stages.resolve import NEEDED, Resolved, resolve
 from pipeline.stages.validate import validate
@@ -112,7 +114,9 @@ class Job:
 class Progress:
     """Where a run stands, for whoever shows it. Written by the engine, read by the edge."""
 
-    stage: Literal["starting", "reading", "planning", "sending", "reporting"] = "starting"
+    stage: Literal["starting", "settling", "reading", "planning", "sending", "reporting"] = (
+        "starting"
+    )
     rows_read: int = 0
     to_send: int = 0
     sent: int = 0  # writes that ended, whichever way
@@ -146,16 +150,26 @@ async def plan(
 
 
 async def run(
-    job: Job, *, progress: Progress | None = None, stop: asyncio.Event | None = None
+    job: Job,
+    *,
+    journal_lost: bool = False,
+    progress: Progress | None = None,
+    stop: asyncio.Event | None = None,
 ) -> Result:
-    """Plan, upload and report. Set `stop` to end early: what is in flight is finished first."""
-    return await _carry_out(job, "run", progress or Progress(), stop or asyncio.Event())
+    """Settle what is in doubt, plan, upload and report.
+
+    Set `stop` to end early: what is in flight is finished first. `journal_lost`: a person says to go
+    on without a journal that is lost; what Canvas seems to hold already is then set aside.
+    """
+    return await _carry_out(
+        job, "run", progress or Progress(), stop or asyncio.Event(), journal_lost=journal_lost
+    )
 
 
 async def report_again(job: Job, run_id: str | None = None) -> Result:
     """Write the report of a run (the last one where `run_id` is None) again from the journal."""
     _private_folder(job.state_dir)
-    with Journal.open(job.state_dir, job.canvas.base_url) as journal:
+    with open_journal(job) as journal:
         known = journal.run(run_id)
         if known is None:
             raise PlanError(
@@ -165,27 +179,38 @@ async def report_again(job: Job, run_id: str | None = None) -> Result:
         return _report(job, journal, known)
 
 
-async def _carry_out(job: Job, command: str, progress: Progress, stop: asyncio.Event) -> Result:
+def open_journal(job: Job, *, after_loss: bool = False) -> Journal:
+    """The journal of a job. Raises JournalError, ConfigError."""
+    _private_folder(job.state_dir)
+    return Journal.open(job.state_dir, job.canvas.base_url, job.report_dir, after_loss=after_loss)
+
+
+def new_run(command: str, clock: Clock, random: Random) -> Run:
+    """A run that begins now. Its id sorts by time."""
+    run_id = f"{clock.now():%Y%m%dT%H%M%SZ}-{random.getrandbits(16):04x}"
+    return Run(run_id, command, utc_text(clock.now()))
+
+
+async def _carry_out(
+    job: Job, command: str, progress: Progress, stop: asyncio.Event, *, journal_lost: bool = False
+) -> Result:
     if command == "run":
         job.canvas.credentials.require()
-    _private_folder(job.state_dir)
     _private_folder(job.report_dir)
     clock, random = SystemClock(), Random()  # noqa: S311 - jitter and run ids, no secrets
-    with Journal.open(job.state_dir, job.canvas.base_url) as journal:
-        run_id = f"{clock.now():%Y%m%dT%H%M%SZ}-{random.getrandbits(16):04x}"
-        begun = Run(run_id, command, utc_text(clock.now()))
+    with open_journal(job, after_loss=journal_lost) as journal:
+        begun = new_run(command, clock, random)
+        run_id = begun.run_id
         doubted = journal.start_run(begun)
         if doubted:
             log.warning("writes_left_in_flight", run_id=run_id, count=doubted)
         failure: IngestError | None = None
         try:
-            sealed = await asyncio.to_thread(
-                _make_plan, job, run_id, journal, clock.now(), progress, stop
-            )
-            _guard(job, sealed, journal)
-            _enter_feeds(run_id, sealed, journal)
-            if command == "run":
-                await _upload(job, sealed, journal, clock, random, progress, stop)
+            if command == "plan":
+                await _planned(job, run_id, journal, clock, progress, stop)
+            else:
+                async with connected(job, run_id, journal, clock, random, stop) as sending:
+                    await _run(sending, progress)
         except Stopped:
             pass  # asked for: what is left is pending
         except IngestError as error:
@@ -198,6 +223,14 @@ async def _carry_out(job: Job, command: str, progress: Progress, stop: asyncio.E
         return await asyncio.to_thread(
             _finish, job, journal, begun, clock, failure, stopped=stop.is_set()
         )
+
+
+async def _run(sending: "Sending", progress: Progress) -> None:
+    job, journal, run_id = sending.job, sending.journal, sending.run_id
+    progress.stage = "settling"
+    await sending.settle(with_bodies(job, journal.doubts()), lambda *_: None)
+    sealed = await _planned(job, run_id, journal, sending.clock, progress, sending.stop)
+    await _upload(sending, sealed, progress)
 
 
 def _fault(error: Exception) -> IngestError:
@@ -213,6 +246,21 @@ def _fault(error: Exception) -> IngestError:
 
 
 # Planning -----------------------------------------------------------------------------------------
+
+
+async def _planned(
+    job: Job,
+    run_id: str,
+    journal: Journal,
+    clock: Clock,
+    progress: Progress,
+    stop: asyncio.Event,
+) -> Plan:
+    """A sealed plan that exceeds no limit."""
+    sealed = await asyncio.to_thread(_make_plan, job, run_id, journal, clock.now(), progress, stop)
+    _guard(job, sealed, journal)
+    _enter_feeds(run_id, sealed, journal)
+    return sealed
 
 
 def _make_plan(
@@ -461,48 +509,94 @@ def _enter_feeds(run_id: str, plan: Plan, journal: Journal) -> None:
 # Uploading ----------------------------------------------------------------------------------------
 
 
-async def _upload(
-    job: Job,
-    plan: Plan,
-    journal: Journal,
-    clock: Clock,
-    random: Random,
-    progress: Progress,
-    stop: asyncio.Event,
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """What it takes to send: a connection, a journal, and whoever asks Canvas what it holds."""
+
+    job: Job
+    run_id: str
+    client: canvas.Client
+    journal: Journal
+    recovery: Recovery
+    clock: Clock
+    random: Random
+    stop: asyncio.Event
+
+    async def settle(self, doubts: Sequence[Doubt], seen: uploading.Seen) -> None:
+        """Settle what earlier runs left in doubt, and send again what may be."""
+        if doubts:
+            await self.upload(
+                iter(()), {each.intent.resource_type for each in doubts}, seen, doubts
+            )
+
+    async def upload(
+        self,
+        batches: Iterator[list[Intent]],
+        types: Collection[str],
+        seen: uploading.Seen,
+        doubts: Sequence[Doubt] = (),
+    ) -> None:
+        """Send, once each resource type is known to answer."""
+        for resource_type in sorted(types):
+            await self.client.probe(resource_type)
+        open_lanes = {doubt.intent.lane for doubt in doubts}
+        await uploading.upload(
+            batches,
+            doubts=doubts,
+            run_id=self.run_id,
+            client=self.client,
+            journal=self.journal,
+            asks=self.recovery,
+            options=self.job.upload,
+            clock=self.clock,
+            random=self.random,
+            shut=self.journal.shut_lanes() - open_lanes,
+            seen=seen,
+            stop=self.stop,
+        )
+
+
+@asynccontextmanager
+async def connected(
+    job: Job, run_id: str, journal: Journal, clock: Clock, random: Random, stop: asyncio.Event
+) -> AsyncIterator[Sending]:
+    """A connection to Canvas; what it asked beside the writes is written down at its end."""
+    async with Transport(job.canvas.timeout_s, job.canvas.concurrency) as transport:
+        client = canvas.Client(job.canvas, transport, clock, random)
+        recovery = Recovery(client, journal, clock, random, job.upload.quiet_s, run_id)
+        watch = asyncio.ensure_future(_stop_client(stop, client))
+        try:
+            yield Sending(job, run_id, client, journal, recovery, clock, random, stop)
+        finally:
+            watch.cancel()
+            await journal.record(run_id, client.exchanges)
+
+
+def with_bodies(job: Job, doubts: Sequence[Doubt]) -> list[Doubt]:
+    """The doubts with what was sent, from the plans of their runs; without where a plan is gone."""
+    rows = look_up(job.state_dir / "plans", [doubt.intent for doubt in doubts])
+    return [
+        replace(doubt, intent=replace(doubt.intent, body=rows[doubt.intent.key].body))
+        if doubt.intent.key in rows
+        else doubt
+        for doubt in doubts
+    ]
+
+
+async def _upload(sending: Sending, plan: Plan, progress: Progress) -> None:
+    job = sending.job
     progress.stage = "sending"
     progress.to_send = sum(meta["to_send"] for meta in plan.meta["feeds"].values())
     types = {
         feed.traits.resource_type for feed in job.feeds if plan.meta["feeds"][feed.name]["to_send"]
     }
-    if not types:
-        return
 
     def seen(disposition: Disposition, count: int) -> None:
         progress.dispositions[disposition] += count
         progress.sent += count
 
-    async with Transport(job.canvas.timeout_s, job.canvas.concurrency) as transport:
-        client = canvas.Client(job.canvas, transport, clock, random)
-        watch = asyncio.ensure_future(_stop_client(stop, client))
-        try:
-            for resource_type in sorted(types):
-                await client.probe(resource_type)
-            await uploading.upload(
-                _intents(job, plan),
-                run_id=plan.meta["run_id"],
-                client=client,
-                journal=journal,
-                options=job.upload,
-                clock=clock,
-                random=random,
-                shut=journal.shut_lanes(),
-                seen=seen,
-                stop=stop,
-            )
-        finally:
-            watch.cancel()
-            await journal.record(plan.meta["run_id"], client.exchanges)
+    if types:
+        await sending.upload(_intents(job, plan), types, seen)
 
 
 async def _stop_client(stop: asyncio.Event, client: canvas.Client) -> None:

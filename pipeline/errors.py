@@ -6,13 +6,15 @@
     ├── LimitError              1  a limit of the configuration is exceeded
     ├── JournalError            1  the journal cannot be trusted or written
     │   ├── JournalBusy         5  another run holds it
-    │   └── JournalForeign      2  it belongs to another Canvas
+    │   ├── JournalForeign      2  it belongs to another Canvas
+    │   └── JournalLost         1  what it knew of earlier runs is missing
     ├── PlanError               1  a plan is missing or was never finished
     └── CanvasError             1  Canvas cannot be worked with
         ├── AuthError           1  no token, or one that is not taken
         ├── WrongHost           1  what answers is not the FHIR API that is configured
         ├── Forbidden           1  the application may not do this
         ├── Unreachable         1  no answer for too long
+        ├── SearchFailed        1  a search or a read gave no answer that says anything
         └── Stopped             1  the run is stopping: nothing new is sent
 
 Bad rows and Canvas' refusals are values (`records.Rejection`, `records.Attempt`), never exceptions.
@@ -81,6 +83,14 @@ class JournalForeign(JournalError):
     exit_code = 2
 
 
+class JournalLost(JournalError):
+    """What the journal knew of earlier runs is missing: `loss` says in which way."""
+
+    def __init__(self, loss: str, message: str, fix: str) -> None:
+        super().__init__(message, fix)
+        self.loss = loss
+
+
 class PlanError(IngestError):
     """A plan is missing, or was never finished."""
 
@@ -103,6 +113,10 @@ class Forbidden(CanvasError):
 
 class Unreachable(CanvasError):
     """No answer for too long."""
+
+
+class SearchFailed(CanvasError):
+    """A search or a read gave no answer that says anything. It is never read as "not there"."""
 
 
 class Stopped(CanvasError):

@@ -46,6 +46,13 @@ class Lanes:
             self._waiting_count += 1
         return True
 
+    def open(self, intent: Intent) -> bool:
+        """Open an intent that was sent before. False: its lane is open already, or shut."""
+        if intent.lane in self._shut or intent.lane in self._waiting:
+            return False
+        self._waiting[intent.lane] = deque()
+        return True
+
     def take(self, count: int) -> list[Intent]:
         """Open up to `count` intents, each of another lane."""
         return [self._ready.popleft() for _ in range(min(count, len(self._ready)))]

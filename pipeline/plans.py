@@ -11,7 +11,9 @@ Parts hold some thousand rows, so that memory is bounded by a part and not by th
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -20,7 +22,7 @@ import polars as pl
 
 from pipeline.errors import PlanError
 from pipeline.feeds.feed import Checked
-from pipeline.records import Disposition, Draft, Intent, Interaction, joined
+from pipeline.records import Disposition, Draft, Intent, Interaction, RowId, joined
 
 _ROWS_A_PART: Final = 32_000
 _SEAL: Final = "plan.json"
@@ -41,6 +43,7 @@ _ROWS_SCHEMA: Final = {
     "lane": pl.String,
     "fingerprint": pl.String,
     "claim": pl.String,
+    "likeness": pl.String,
     "order": pl.Int8,
     "start_day": pl.Int32,
     "end_day": pl.Int32,
@@ -122,13 +125,14 @@ def _line(seq: int, file: int, checked: Checked, draft: Draft | None) -> tuple[A
     head = (seq, file, checked.row, checked.key, checked.source_id, checked.amount_cents)
     why = (checked.disposition.value, stage, field, rule, message)
     if draft is None:
-        return (*head, *why, "", "", "", None, None, None, False, "", None)
+        return (*head, *why, "", "", "", "", None, None, None, False, "", None)
     return (
         *head,
         *why,
         draft.lane,
         draft.fingerprint,
         draft.claim,
+        draft.likeness,
         draft.order,
         draft.start_day,
         draft.end_day,
@@ -173,13 +177,21 @@ class Plan:
         for part in _parts(self.folder, "source", feed):
             yield pl.read_parquet(part, glob=False)
 
+    def find(self, feed: str, keys: Sequence[str]) -> pl.DataFrame:
+        """The rows with these keys: key, file, row, source_id and body."""
+        verdicts = pl.scan_parquet(self.folder / f"verdicts-{feed}.parquet", glob=False)
+        seqs = verdicts.filter(pl.col("key").is_in(list(keys))).select("seq", "key")
+        columns = ("seq", "file", "row", "source_id", "body")
+        rows = pl.scan_parquet(_parts(self.folder, "rows", feed), glob=False).select(columns)
+        return rows.join(seqs, on="seq").drop("seq").collect()
+
     def intents(self, feed: str, resource_type: str, *, in_order: bool) -> Iterator[list[Intent]]:
         """What is to be sent, in the file's order or (`in_order` False) sorted by `order_by`."""
         verdicts = pl.scan_parquet(self.folder / f"verdicts-{feed}.parquet", glob=False)
         parts = _parts(self.folder, "rows", feed)
         if in_order:
             for part in parts:
-                yield _intents(
+                yield self._intents(
                     _with_verdicts(pl.read_parquet(part, glob=False), verdicts), feed, resource_type
                 )
             return
@@ -187,7 +199,41 @@ class Plan:
             [_with_verdicts(pl.read_parquet(part, glob=False), verdicts) for part in parts]
         )
         for piece in rows.sort("sort", maintain_order=True).iter_slices(_ROWS_A_PART):
-            yield _intents(piece, feed, resource_type)
+            yield self._intents(piece, feed, resource_type)
+
+    def _intents(self, rows: pl.DataFrame, feed: str, resource_type: str) -> list[Intent]:
+        sent = rows.filter(
+            (pl.col("disposition") == Disposition.PENDING.value) & (pl.col("interaction") != "")
+        )
+        columns = (
+            "key",
+            "interaction",
+            "lane",
+            "body",
+            "fingerprint",
+            "amount_cents",
+            "claim",
+            "likeness",
+        )
+        run_id = self.meta["run_id"]
+        return [
+            Intent(
+                key,
+                feed,
+                resource_type,
+                Interaction(interaction),
+                lane,
+                body,
+                fingerprint,
+                cents,
+                claim,
+                likeness,
+                run_id,
+            )
+            for key, interaction, lane, body, fingerprint, cents, claim, likeness in sent.select(
+                columns
+            ).iter_rows()
+        ]
 
 
 def _with_verdicts(rows: pl.DataFrame, verdicts: pl.LazyFrame) -> pl.DataFrame:
@@ -202,24 +248,31 @@ def _with_verdicts(rows: pl.DataFrame, verdicts: pl.LazyFrame) -> pl.DataFrame:
     )
 
 
-def _intents(rows: pl.DataFrame, feed: str, resource_type: str) -> list[Intent]:
-    sent = rows.filter(
-        (pl.col("disposition") == Disposition.PENDING.value) & (pl.col("interaction") != "")
-    )
-    columns = ("key", "interaction", "lane", "body", "fingerprint", "amount_cents", "claim")
-    return [
-        Intent(
-            key,
-            feed,
-            resource_type,
-            Interaction(interaction),
-            lane,
-            body,
-            fingerprint,
-            cents,
-            claim,
-        )
-        for key, interaction, lane, body, fingerprint, cents, claim in sent.select(
-            columns
-        ).iter_rows()
-    ]
+@dataclass(frozen=True, slots=True)
+class PlannedRow:
+    """What a plan holds of a row that was sent."""
+
+    row: RowId
+    source_id: str
+    body: bytes
+
+
+def look_up(folder: Path, intents: Iterable[Intent]) -> dict[str, PlannedRow]:
+    """The rows of intents of earlier runs by key, as far as their plans under `folder` are there."""
+
+    def home(intent: Intent) -> tuple[str, str]:
+        return intent.run_id, intent.feed
+
+    found: dict[str, PlannedRow] = {}
+    for (run_id, feed), group in groupby(sorted(intents, key=home), key=home):
+        try:
+            plan = Plan.open(folder / run_id)
+            rows = plan.find(feed, [intent.key for intent in group])
+        except (PlanError, OSError, pl.exceptions.PolarsError):
+            continue  # gone, or torn: whoever asks says so
+        files = [Path(file["path"]).name for file in plan.meta["feeds"][feed]["files"]]
+        for key, file, row, source_id, body in rows.select(
+            "key", "file", "row", "source_id", "body"
+        ).iter_rows():
+            found[key] = PlannedRow(RowId(files[file], row), source_id, body)
+    return found

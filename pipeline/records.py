@@ -91,6 +91,7 @@ class Draft:
     body: bytes  # the resource, JSON
     fingerprint: str  # 32 hex digits over the content; the day of sending is no part of it
     claim: str = ""  # PaymentNotice: the copay's claim id
+    likeness: str = ""  # Coverage: how a search recognises it (`fhir.coverage.likeness`)
     order: int | None = None  # Coverage: the rest is for finding collisions of `order`
     start_day: int | None = None  # days since 1970-01-01; None: open
     end_day: int | None = None
@@ -111,6 +112,8 @@ class Intent:
     fingerprint: str
     amount_cents: int | None
     claim: str
+    likeness: str
+    run_id: str  # the run whose plan it belongs to
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +138,57 @@ class Attempt:
     resource_id: str = ""
     rule: str = ""  # for refused and lost: `canvas|business-rule`, `canvas|no-answer`
     message: str = ""  # Canvas' own words, or ours where it had none
+    since: datetime | None = None  # the earliest and the latest instant, by the server's clock,
+    until: datetime | None = None  # between which it can have happened; None: not known
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """A write whose fate is unknown, and what a search needs to settle it.
+
+    `since` and `until` are the earliest instant of its first send and the latest of its last one,
+    by the server's clock; None where that is not known, and then all that Canvas held before was noted.
+    `intent.body` is empty where its plan is gone.
+    """
+
+    intent: Intent
+    attempts: int  # 0: never sent by this journal, which was lost in between
+    resent: int  # times that it was sent again after a search showed nothing
+    since: datetime | None
+    until: datetime | None
+    is_owed: bool  # a search showed that it is not there, and it is still to be sent again
+    lost_at: datetime  # by our clock
+    rule: str
+    message: str
+
+
+class Settlement(StrEnum):
+    """What a search says of a write in doubt."""
+
+    FOUND = "found"  # it is there, and only it can be meant
+    ABSENT = "absent"  # nothing like it is there
+    UNCLEAR = "unclear"  # several, or one at the wrong time: a person decides
+    UNKNOWN = "unknown"  # the search failed, or two of them did not agree: it says nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A resource in Canvas that may be a write in doubt."""
+
+    resource_id: str
+    created_at: datetime | None  # by the server's clock; a Coverage does not tell
+    when: str  # "inside", "before", "late" or "untold": against the time of the sends
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A search, weighed. `candidates` are those that no other row has claimed."""
+
+    settlement: Settlement
+    rule: str
+    message: str
+    resource_id: str = ""  # of FOUND
+    candidates: tuple[Candidate, ...] = ()
 
 
 class State(StrEnum):
@@ -145,7 +199,7 @@ class State(StrEnum):
     IN_DOUBT = "IN_DOUBT"
     CONFIRMED = "CONFIRMED"
     REFUSED = "REFUSED"
-    ABANDONED = "ABANDONED"
+    ABANDONED = "ABANDONED"  # a person gave it up: never sent again
 
 
 CENT = Decimal("0.01")

@@ -27,9 +27,21 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
         yield opened
 
 
-def intent(key: str = "k1", lane: str = "p1", cents: int = 500, claim: str = "") -> Intent:
+def intent(
+    key: str = "k1", lane: str = "p1", cents: int = 500, claim: str = "", run_id: str = "r1"
+) -> Intent:
     return Intent(
-        key, "ledger", "PaymentNotice", Interaction.CREATE, lane, b"{}", "f", cents, claim
+        key,
+        "ledger",
+        "PaymentNotice",
+        Interaction.CREATE,
+        lane,
+        b"{}",
+        "f",
+        cents,
+        claim,
+        "",
+        run_id,
     )
 
 
@@ -39,8 +51,12 @@ def attempt(of: Intent, verdict: Verdict, resource_id: str = "") -> Attempt:
     )
 
 
-async def settle(journal: Journal, *attempts: Attempt, attempts_max: int = 5) -> list[State]:
-    return await journal.settle("r1", attempts, NOW, attempts_max)
+async def settle(journal: Journal, *attempts: Attempt) -> list[State]:
+    return [state for state, _ in await journal.settle("r1", attempts, NOW)]
+
+
+async def claim(journal: Journal, *intents: Intent) -> None:
+    await journal.claim("r1", intents, NOW, NOW)
 
 
 def state_of(journal: Journal, key: str = "k1") -> str:
@@ -57,7 +73,7 @@ def test_the_table_of_states_names_each_step_once() -> None:
         (old, event) for (old, event), new in states.TRANSITIONS.items() if new is State.PENDING
     }
     assert back == {
-        (State.IN_FLIGHT, "not_applied"), (State.IN_DOUBT, "absent"), (State.REFUSED, "retry"), (State.ABANDONED, "retry")
+        (State.IN_FLIGHT, "not_applied"), (State.IN_DOUBT, "absent"), (State.REFUSED, "retry")
     }  # fmt: skip
     assert not any(old is State.CONFIRMED for old, _ in states.TRANSITIONS)
 
@@ -67,14 +83,14 @@ def test_the_table_of_states_names_each_step_once() -> None:
 async def test_sqlite_allows_the_steps_of_the_table_and_no_other(
     journal: Journal, tmp_path: Path, old: State, new: State
 ) -> None:
-    await journal.claim("r1", [intent()])
+    await claim(journal, intent())
     ways = {
         State.IN_FLIGHT: [],
         State.PENDING: ["PENDING"],
         State.IN_DOUBT: ["IN_DOUBT"],
         State.CONFIRMED: ["CONFIRMED"],
         State.REFUSED: ["REFUSED"],
-        State.ABANDONED: ["PENDING", "ABANDONED"],
+        State.ABANDONED: ["IN_DOUBT", "ABANDONED"],
     }
     force = "UPDATE write SET resource_id = 'id', state = ? WHERE key = 'k1'"
     for step in ways[old]:
@@ -89,7 +105,7 @@ async def test_sqlite_allows_the_steps_of_the_table_and_no_other(
 
 
 async def test_a_write_lives_from_claim_to_confirmation(journal: Journal) -> None:
-    await journal.claim("r1", [intent()])
+    await claim(journal, intent())
     assert state_of(journal) == "IN_FLIGHT"
     assert await settle(journal, attempt(intent(), Verdict.ACCEPTED, "id1")) == [State.CONFIRMED]
     line = journal.writes(pl.Series(["k1"])).row(0, named=True)
@@ -105,67 +121,70 @@ async def test_a_write_lives_from_claim_to_confirmation(journal: Journal) -> Non
 async def test_what_was_sent_and_may_have_arrived_is_never_claimed_again(
     journal: Journal, verdict: Verdict
 ) -> None:
-    await journal.claim("r1", [intent()])
+    await claim(journal, intent())
     await settle(journal, attempt(intent(), verdict, "id1"))
     with pytest.raises(JournalError, match="another state than expected"):
-        await journal.claim("r1", [intent()])
+        await claim(journal, intent())
 
 
 async def test_a_claim_is_not_made_twice(journal: Journal) -> None:
-    await journal.claim("r1", [intent()])
+    await claim(journal, intent())
     with pytest.raises(JournalError):
-        await journal.claim("r1", [intent()])
+        await claim(journal, intent())
 
 
 async def test_an_equal_payment_is_not_sent_while_its_twin_is_unsettled(journal: Journal) -> None:
-    await journal.claim("r1", [intent("k1")])
+    await claim(journal, intent("k1"))
     await settle(journal, attempt(intent("k1"), Verdict.LOST))
     with pytest.raises(JournalError, match="CONSTRAINT"):
-        await journal.claim("r1", [intent("k2")])
+        await claim(journal, intent("k2"))
 
 
 async def test_different_payments_of_a_patient_are_no_twins(journal: Journal) -> None:
-    await journal.claim(
-        "r1",
-        [intent("k1"), intent("k2", cents=501), intent("k3", claim="c"), intent("k4", lane="p2")],
+    await claim(
+        journal,
+        intent("k1"),
+        intent("k2", cents=501),
+        intent("k3", claim="c"),
+        intent("k4", lane="p2"),
     )
     assert await settle(journal, attempt(intent("k1"), Verdict.ACCEPTED, "id1")) == [
         State.CONFIRMED
     ]
-    await journal.claim("r1", [intent("k5")])
+    await claim(journal, intent("k5"))
 
 
 async def test_an_id_of_another_row_is_no_proof(journal: Journal) -> None:
     one, two = intent("k1"), intent("k2", lane="p2")
-    await journal.claim("r1", [one, two])
+    await claim(journal, one, two)
     ends = await settle(
         journal, attempt(one, Verdict.ACCEPTED, "id1"), attempt(two, Verdict.ACCEPTED, "id1")
     )
     assert ends == [State.CONFIRMED, State.IN_DOUBT]
 
 
-async def test_a_write_that_did_not_happen_is_tried_within_its_budget(journal: Journal) -> None:
-    for _ in range(2):
-        await journal.claim("r1", [intent()])
-        end = await settle(journal, attempt(intent(), Verdict.NOT_APPLIED), attempts_max=2)
-    assert end == [State.ABANDONED]
+async def test_a_runs_attempts_are_counted(journal: Journal) -> None:
+    for tries in (1, 2):
+        await claim(journal, intent())
+        ends = await journal.settle("r1", [attempt(intent(), Verdict.NOT_APPLIED)], NOW)
+        assert ends == [(State.PENDING, tries)]
     journal.start_run(Run("r2", "run", NOW.isoformat()))
-    await journal.claim("r2", [intent()])
+    await claim(journal, intent(run_id="r2"))
     assert journal.writes(pl.Series(["k1"]))["attempts"][0] == 1
 
 
 async def test_a_released_claim_costs_no_attempt(journal: Journal) -> None:
-    await journal.claim("r1", [intent()])
-    await journal.release([intent()])
+    await claim(journal, intent())
+    await journal.release("r1", [intent()], NOW)
     assert state_of(journal) == "PENDING"
-    await journal.claim("r1", [intent()])
+    await claim(journal, intent())
     assert journal.writes(pl.Series(["k1"]))["attempts"][0] == 1
 
 
 async def test_what_a_crash_left_in_flight_is_in_doubt(tmp_path: Path) -> None:
     with Journal.open(tmp_path, URL) as journal:
         journal.start_run(Run("r1", "run", NOW.isoformat()))
-        await journal.claim("r1", [intent("k1"), intent("k2", lane="p2")])
+        await claim(journal, intent("k1"), intent("k2", lane="p2"))
     with Journal.open(tmp_path, URL) as journal:
         assert journal.start_run(Run("r2", "run", NOW.isoformat())) == 2
         assert state_of(journal) == "IN_DOUBT"
@@ -213,10 +232,10 @@ def test_it_is_durable_and_private(tmp_path: Path, journal: Journal) -> None:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-@pytest.mark.parametrize("statement", ["DELETE FROM write", "DELETE FROM exchange", "UPDATE exchange SET key = ''",
-                                       "INSERT INTO write SELECT 'k9', 'IN_FLIGHT', 'r1', '', '', '', 1, '', '', 0, NULL, '', '', NULL, '', NULL, NULL"])  # fmt: skip
+@pytest.mark.parametrize("statement", ["DELETE FROM write", "DELETE FROM trail", "UPDATE trail SET key = ''",
+                                       "INSERT INTO write (key, state, run_id, feed, resource_type, lane, claim, likeness, fingerprint) VALUES ('k9', 'IN_FLIGHT', 'r1', '', '', '', '', '', '')"])  # fmt: skip
 async def test_nothing_that_was_sent_is_forgotten(journal: Journal, statement: str) -> None:
-    await journal.claim("r1", [intent()])
+    await claim(journal, intent())
     await settle(journal, attempt(intent(), Verdict.ACCEPTED, "id1"))
     with pytest.raises(JournalError, match="CONSTRAINT_TRIGGER"):
         await journal._write(lambda: journal._connection.execute(statement))
@@ -229,4 +248,4 @@ async def test_after_a_failed_write_nothing_more_is_written(journal: Journal) ->
     with pytest.raises(JournalError, match="cannot be read or written"):
         await journal._write(fail)
     with pytest.raises(JournalError, match="could not be written before"):
-        await journal.claim("r1", [intent()])
+        await claim(journal, intent())

@@ -10,7 +10,9 @@ from pipeline.records import Intent, Interaction
 
 
 def intent(number: int, lane: str) -> Intent:
-    return Intent(f"{number:04}", "f", "PaymentNotice", Interaction.CREATE, lane, b"", "", 1, "")
+    return Intent(
+        f"{number:04}", "f", "PaymentNotice", Interaction.CREATE, lane, b"", "", 1, "", "", "r"
+    )
 
 
 @given(

@@ -111,7 +111,8 @@ def test_what_the_journal_holds_decides_what_a_row_comes_to() -> None:
              ("k3", "REFUSED", "x", ""), ("k4", "PENDING", "x", ""), ("k5", "ABANDONED", "x", "")]  # fmt: skip
     verdicts = resolved(Kind.LEDGER, [{} for _ in range(7)], known).sort("seq")
     assert dispositions(verdicts) == [
-        ("unchanged", ""), ("rejected", "row|changed"), ("in_doubt", ""), *[("pending", "")] * 4
+        ("unchanged", ""), ("rejected", "row|changed"), ("in_doubt", ""), ("pending", ""), ("pending", ""),
+        ("rejected", "row|abandoned"), ("pending", ""),
     ]  # fmt: skip
-    assert verdicts["interaction"].to_list() == ["", "", "", "create", "create", "create", "create"]
+    assert verdicts["interaction"].to_list() == ["", "", "", "create", "create", "", "create"]
     assert verdicts["resource_id"].to_list() == ["id0", *[""] * 6]

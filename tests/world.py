@@ -36,7 +36,7 @@ class World:
         self.folder = folder
         self.sandbox = sandbox
         self.url = url
-        self.settings: dict[str, Any] = {"rate_per_s": 2000.0, "concurrency": 8}
+        self.settings: dict[str, Any] = {"rate_per_s": 2000.0, "concurrency": 8, "quiet_s": 0.2}
 
     @property
     def config(self) -> Path:

@@ -1,28 +1,44 @@
 """A client of one Canvas: no request without a permit, and every request is accounted for.
 
-A permit is one grant of the rate limiter and the token that is good now. A write takes its permit
-before it is made, so that nothing waits between the decision to send and the sending.
+A permit is a free place among the requests in flight, one grant of the rate limiter, and the token
+that is good now. A write takes its permit before it is made, so that nothing waits between the
+decision to send and the sending.
 """
 
+import asyncio
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from random import Random
-from typing import Final
-from urllib.parse import urlsplit
+from typing import Any, Final
+from urllib.parse import urlencode, urlsplit
+
+import orjson
 
 from pipeline.canvas.auth import Credentials, Tokens
 from pipeline.canvas.limiter import Limiter
 from pipeline.canvas.retry import Backoff, Judgement, judge_create, retry_after_s
+from pipeline.canvas.server_clock import ServerClock
 from pipeline.canvas.transport import Reply, Transport
 from pipeline.clock import Clock
-from pipeline.errors import AuthError, CanvasError, Forbidden, Unreachable, WrongHost
+from pipeline.errors import (
+    AuthError,
+    CanvasError,
+    Forbidden,
+    SearchFailed,
+    Unreachable,
+    WrongHost,
+)
 from pipeline.fhir.outcome import issues_of
 from pipeline.records import Exchange, Verdict
 
 _JSON: Final = "application/json"  # what the pages of Canvas send
 _TRIES_MAX: Final = 5  # of a request that may be repeated: tokens and reads
 _RETRY_AFTER_S_MAX: Final = 900.0
+_PAGE: Final = 100  # the most that Canvas gives
+_PAGES_MAX: Final = 1_000  # of one search
 _OK: Final = 200
+_NOT_FOUND: Final = 404
+_UNAUTHORIZED: Final = 401
 _NO_SUCH_ID: Final = "00000000-0000-0000-0000-000000000000"
 
 
@@ -59,6 +75,8 @@ class Client:
         self._host = urlsplit(options.base_url).hostname or ""
         self._limiter = Limiter(options.rate_per_s, clock)
         self._tokens = Tokens(options.credentials, self._post_form, clock)
+        self._places = asyncio.Semaphore(options.concurrency)
+        self.server_clock = ServerClock()
         self.proven: set[str] = set()  # resource types that a create has succeeded on
         self._pauses = 0  # in a row, without an answer in between that asked for none
         self.exchanges: list[
@@ -70,9 +88,17 @@ class Client:
         self._limiter.stop()
 
     async def permit(self) -> Permit:
-        """Wait for a token and a grant. Raises AuthError, Unreachable or Stopped."""
-        token = await self._tokens.current()
-        await self._limiter.grant()
+        """Wait for a place, a token and a grant. Raises AuthError, Unreachable or Stopped.
+
+        The place is given back when the request that it is for has ended.
+        """
+        await self._places.acquire()
+        try:
+            token = await self._tokens.current()
+            await self._limiter.grant()
+        except BaseException:
+            self._places.release()
+            raise
         return Permit(token, self._clock.now())
 
     # Writing --------------------------------------------------------------------------------------
@@ -114,24 +140,41 @@ class Client:
     async def is_answering(self, resource_type: str, after_s: float) -> bool:
         """One read, `after_s` seconds from now, not repeated: does Canvas answer again?"""
         self._limiter.pause(after_s)
-        permit = await self.permit()
-        path = f"{resource_type}?_id={_NO_SUCH_ID}&_count=1"
-        reply = await self._send("GET", f"{self._options.base_url}/{path}", permit, None)
-        self.exchanges.append(self._exchange("search", permit, reply))
-        stop = self._heed(reply, permit, too_fast=reply.status in {429, 503})
-        if stop is not None:
-            raise stop
+        reply = await self._get_once(f"{resource_type}?_id={_NO_SUCH_ID}&_count=1", "search")
         return reply.status == _OK
+
+    async def search(self, resource_type: str, parameter: str, value: str) -> list[dict[str, Any]]:
+        """All resources that a search shows, following its pages; not repeated where it fails.
+
+        Canvas ignores parameters that it does not know, so what comes back is to be filtered again.
+        Raises SearchFailed where a page is missing or is no page: that is never "nothing found".
+        """
+        query = urlencode({parameter: value, "_count": _PAGE})
+        seen, found = set[str](), list[dict[str, Any]]()
+        while query not in seen and len(seen) < _PAGES_MAX:
+            seen.add(query)
+            reply = await self._get_once(f"{resource_type}?{query}", "search")
+            entries, after = _page_of(reply, resource_type, self._host)
+            found += entries
+            if after is None:
+                return found
+            query = after
+        raise SearchFailed("its pages do not come to an end")
+
+    async def read(self, resource_type: str, resource_id: str) -> dict[str, Any] | None:
+        """One resource by its id, or None where Canvas has none. Raises SearchFailed, Unreachable."""
+        reply = await self._get(f"{resource_type}/{resource_id}", "read")
+        if reply.status == _NOT_FOUND:
+            return None
+        content = _json_of(reply)
+        if reply.status != _OK or content.get("resourceType") != resource_type:
+            raise SearchFailed(f"the answer to a read is {reply.status}, and no {resource_type}")
+        return content
 
     async def _get(self, path: str, purpose: str) -> Reply:
         """A read, tried again while that can help."""
         for tries in range(1, _TRIES_MAX + 1):
-            permit = await self.permit()
-            reply = await self._send("GET", f"{self._options.base_url}/{path}", permit, None)
-            self.exchanges.append(self._exchange(purpose, permit, reply))
-            stop = self._heed(reply, permit, too_fast=reply.status in {429, 503})
-            if stop is not None:
-                raise stop
+            reply = await self._get_once(path, purpose)
             if not _is_passing(reply):
                 return reply
             self._limiter.pause(self._options.backoff.delay_s(tries, self._random))
@@ -140,13 +183,32 @@ class Client:
             "check canvas.base_url and the network, then run again",
         )
 
+    async def _get_once(self, path: str, purpose: str) -> Reply:
+        """One read; a second one where the token had expired."""
+        for _ in range(2):
+            permit = await self.permit()
+            reply = await self._send("GET", f"{self._options.base_url}/{path}", permit, None)
+            self.exchanges.append(self._exchange(purpose, permit, reply))
+            stop = self._heed(reply, permit, too_fast=reply.status in {429, 503})
+            if stop is not None:
+                raise stop
+            if reply.status != _UNAUTHORIZED:
+                break
+        return reply
+
     # Underneath -----------------------------------------------------------------------------------
 
     async def _send(self, method: str, url: str, permit: Permit, body: bytes | None) -> Reply:
         headers = {"Authorization": f"Bearer {permit.token}", "Accept": _JSON}
         if body is not None:
             headers["Content-Type"] = _JSON
-        return await self._transport.exchange(method, url, headers, body)
+        try:
+            reply = await self._transport.exchange(method, url, headers, body)
+        finally:
+            self._places.release()
+        date = reply.headers.get("date", "")
+        self.server_clock.hear(date, permit.granted_at, self._clock.now())
+        return reply
 
     async def _post_form(self, url: str, form: bytes) -> Reply:
         headers = {
@@ -171,7 +233,7 @@ class Client:
 
     def _heed(self, reply: Reply, permit: Permit, *, too_fast: bool) -> CanvasError | None:
         """What an answer means for all requests to come. Returns why the run must stop, if it must."""
-        if reply.status == 401:  # noqa: PLR2004 - Unauthorized
+        if reply.status == _UNAUTHORIZED:
             try:
                 self._tokens.refused(permit.token)
             except AuthError as error:
@@ -204,3 +266,38 @@ class Client:
 def _is_passing(reply: Reply) -> bool:
     """Whether the same request may well succeed a little later."""
     return reply.status is None or reply.status in {401, 429} or reply.status >= 500  # noqa: PLR2004
+
+
+def _json_of(reply: Reply) -> dict[str, Any]:
+    try:
+        content = orjson.loads(reply.body)
+    except orjson.JSONDecodeError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _page_of(
+    reply: Reply, resource_type: str, host: str
+) -> tuple[list[dict[str, Any]], str | None]:
+    """The resources of a page, and the query of the next one. Raises SearchFailed."""
+    content = _json_of(reply)
+    entries, links = content.get("entry", []), content.get("link", [])
+    if reply.status != _OK or reply.problem or content.get("resourceType") != "Bundle":
+        raise SearchFailed(
+            f"a search for {resource_type} is answered with {reply.status or reply.problem}"
+        )
+    try:
+        resources = [entry["resource"] for entry in entries]
+        found = [each for each in resources if each["resourceType"] == resource_type]
+        urls = [link["url"] for link in links if link["relation"] == "next"]
+        parts = urlsplit(urls[0]) if urls else None
+        if any(not isinstance(each["id"], str) for each in found):
+            raise SearchFailed("a resource in it has no id")
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise SearchFailed(f"a page of {resource_type} is not as FHIR has it") from None
+    if parts is None:
+        return found, None
+    is_ours = parts.hostname in {None, host} and parts.path.endswith(f"/{resource_type}")
+    if not is_ours or not parts.query:
+        raise SearchFailed("its next page is not of this Canvas")
+    return found, parts.query

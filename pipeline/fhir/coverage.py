@@ -4,8 +4,12 @@ Source: canvas-api.md, "Coverage"; the seed page "Coverage create". Elements wit
 left out: nulls are invalid FHIR.
 """
 
+import hashlib
 from collections.abc import Mapping
 from datetime import date
+from typing import Any
+
+import orjson
 
 from pipeline.fhir.codes import (
     MEMBER_ID_CODE,
@@ -78,3 +82,44 @@ def payor_of(*, by_payer_id: bool, value: str, display: str | None) -> Json:
     if display is not None:
         payor["display"] = display
     return payor
+
+
+def likeness(resource: Any, counted: str | None = None) -> str | None:
+    """What tells a Coverage from another one of the same patient, as text; None if it is none.
+
+    It is `<counted>:<32 hex digits>` over beneficiary, member id, status, classes, and what
+    `counted` names: `p` the payor's Organization, `s` the start. Canvas fills both in where they
+    were not sent, so of a resource that is to be sent (`counted` None) they count where they stand;
+    of one that was found they count as they did in the other. Neither `order`, which Canvas
+    changes, nor any display (reliability.md, "Settling doubt").
+    """
+    try:
+        payor = resource["payor"][0].get("reference")
+        start = resource.get("period", {}).get("start")
+        if counted is None:
+            counted = ("p" if payor else "") + ("s" if start else "")
+        parts = [
+            resource["beneficiary"]["reference"],
+            _member_id(resource),
+            resource["status"],
+            sorted(
+                [each["type"]["coding"][0]["code"], each["value"]]
+                for each in resource.get("class", [])
+            ),
+            payor if "p" in counted else None,
+            start if "s" in counted else None,
+        ]
+        return f"{counted}:{hashlib.sha256(orjson.dumps(parts)).hexdigest()[:32]}"
+    except (AttributeError, IndexError, KeyError, TypeError, orjson.JSONEncodeError):
+        return None  # not a Coverage as Canvas writes them
+
+
+def _member_id(resource: Json) -> str:
+    """The identifier of type MB (2025-10), else `subscriberId` (2023)."""
+    for identifier in resource.get("identifier", []):
+        if any(
+            coding.get("code") == MEMBER_ID_CODE
+            for coding in identifier.get("type", {}).get("coding", [])
+        ):
+            return str(identifier["value"])
+    return str(resource["subscriberId"])

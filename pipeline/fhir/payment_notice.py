@@ -3,11 +3,16 @@
 Source: canvas-api.md, "PaymentNotice"; the seed page "PaymentNotice create".
 """
 
-from datetime import date
+import re
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from decimal import Decimal
+from typing import Any, Final
 
 from pipeline.fhir.codes import COPAY_CLAIMS_URL
 from pipeline.fhir.datatypes import Json, reference, usd_amount
+
+_AMOUNT: Final = re.compile(r"(\d{1,12})(?:\.(\d{1,2})0*)?", re.ASCII)
 
 
 def payment_notice(*, patient: str, amount: Decimal, created_on: date, claim: str | None) -> Json:
@@ -27,3 +32,43 @@ def payment_notice(*, patient: str, amount: Decimal, created_on: date, claim: st
     resource["recipient"] = {}
     resource["amount"] = usd_amount(amount)
     return resource
+
+
+@dataclass(frozen=True, slots=True)
+class Paid:
+    """What a PaymentNotice that was read says. `created_at` None: not told, or not readable."""
+
+    patient: str  # reference, `Patient/<key>`
+    cents: int
+    claim: str  # "" where it is no copay
+    created_at: datetime | None  # the time of the row, by the server's clock
+
+
+def paid(resource: Any) -> Paid | None:
+    """Read a PaymentNotice; None where it is none as Canvas writes them."""
+    try:
+        amount = _AMOUNT.fullmatch(str(resource["amount"]["value"]))
+        patient = resource["request"]["reference"]
+        if amount is None or not isinstance(patient, str):
+            return None
+        cents = int(amount[1]) * 100 + int((amount[2] or "0").ljust(2, "0"))
+        return Paid(patient, cents, _claim(resource), _instant(resource.get("created")))
+    except (AttributeError, KeyError, TypeError):
+        return None
+
+
+def _claim(resource: Json) -> str:
+    for outer in resource.get("extension", []):
+        if outer.get("url") == COPAY_CLAIMS_URL:
+            for inner in outer.get("extension", []):
+                return str(inner["valueReference"]["reference"]).removeprefix("Claim/")
+    return ""
+
+
+def _instant(text: Any) -> datetime | None:
+    """An instant with its zone; a bare day is none."""
+    try:
+        at = datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        return None
+    return None if at.tzinfo is None else at.astimezone(UTC)

@@ -9,28 +9,37 @@ import asyncio
 import os
 import re
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from importlib import resources
 from pathlib import Path
-from typing import Final, Self, TypeVar
+from secrets import token_hex
+from typing import Any, Final, Self, TypeVar
 
 import orjson
 import polars as pl
 
 from pipeline.clock import utc_text
-from pipeline.errors import JournalBusy, JournalError, JournalForeign
-from pipeline.journal import states
-from pipeline.records import Attempt, Exchange, Intent, State, Verdict
+from pipeline.errors import ConfigError, JournalBusy, JournalError, JournalForeign, JournalLost
+from pipeline.journal import amnesia, states
+from pipeline.journal.amnesia import Anchor
+from pipeline.journal.trail import ORIGIN, Event, Line, first_break, link
+from pipeline.records import Attempt, Doubt, Exchange, Finding, Intent, Interaction, State
 
 T = TypeVar("T")
 
-_SCHEMA_VERSION: Final = "1"
+_SCHEMA_VERSION: Final = "2"
 _FILE: Final = "journal.sqlite"
 _KEYS_A_QUERY: Final = 10_000
+_LINES_A_QUERY: Final = 50_000
+_ANCHOR_EVERY_S: Final = 1.0
+# How long a run that was killed may have gone on after its last line: a request's time and a pause.
+_AFTER_LAST_SIGN: Final = timedelta(seconds=60)
 
 _KNOWN_SCHEMA: Final = dict.fromkeys(("key", "state", "fingerprint", "resource_id"), pl.String)
 _WRITES_SCHEMA: Final = {
@@ -67,6 +76,18 @@ class Run:
     failure: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """How many writes of a kind are held, their amounts, and from when to when they were settled."""
+
+    state: State
+    resource_type: str
+    count: int
+    cents: int
+    oldest: str | None
+    youngest: str | None
+
+
 def _queries() -> dict[str, str]:
     text = resources.files("pipeline.journal").joinpath("queries.sql").read_text()
     parts = re.split(r"^-- name: (\w+)$", text, flags=re.MULTILINE)
@@ -76,32 +97,67 @@ def _queries() -> dict[str, str]:
 class Journal:
     """One Canvas' journal, held exclusively from `open` to `close`."""
 
-    def __init__(self, connection: sqlite3.Connection, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, connection: sqlite3.Connection, pool: Executor, folder: Path) -> None:
         self._connection = connection
         self._pool = pool
+        self.folder = folder
         self._sql = _queries()
         self._broken = False
+        self._file = _identity(folder / _FILE)
+        self._head: tuple[int, str] = (0, ORIGIN)  # number and hash of the trail's last line
+        self._anchored_s = float("-inf")
+        meta, head = self._read(
+            lambda: (
+                dict(self._execute("meta", {}).fetchall()),
+                self._execute("head", {}).fetchone(),
+            )
+        )
+        self.name = str(meta["journal"])
+        self.was_lost = (
+            "lost_at" in meta
+        )  # rows that it does not know may be in Canvas all the same
+        if head is not None:
+            self._head = (int(head[0]), str(head[1]))
 
     # Opening --------------------------------------------------------------------------------------
 
     @classmethod
-    def open(cls, folder: Path, base_url: str) -> Self:
-        """Open the journal in `folder`, or make it.
+    def open(
+        cls,
+        folder: Path,
+        base_url: str,
+        report_dir: Path | None = None,
+        *,
+        after_loss: bool = False,
+    ) -> Self:
+        """Open the journal in `folder`, or make it where none was before.
 
-        Raises JournalBusy if another run holds it, JournalForeign if it belongs to another
-        `base_url`, JournalError if it cannot be trusted.
+        `report_dir` is looked at for traces of runs that the journal does not know. `after_loss`: a
+        person said to go on without what is lost. Raises JournalBusy if another run holds it,
+        JournalForeign if it belongs to another `base_url`, JournalLost if it is not what the last
+        run left, JournalError if it cannot be trusted or read.
         """
         pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
         try:
-            return cls(pool.submit(_connect, folder, base_url).result(), pool)
+            connect = partial(_connect, folder, base_url, report_dir, after_loss=after_loss)
+            connection = pool.submit(connect).result()
+            journal = cls(connection, pool, folder)
+            journal._anchor()
         except BaseException:
             pool.shutdown()
             raise
+        return journal
 
     def close(self) -> None:
         """Let it go."""
+        if not self._broken:
+            self._anchor()
         self._pool.submit(self._connection.close).result()
         self._pool.shutdown()
+
+    def _anchor(self) -> None:
+        amnesia.write_anchor(self.folder, Anchor(self.name, *self._head))
+        self._anchored_s = time.monotonic()
 
     def __enter__(self) -> Self:
         """Use it as a context."""
@@ -113,62 +169,70 @@ class Journal:
 
     # Sending --------------------------------------------------------------------------------------
 
-    async def claim(self, run_id: str, intents: Sequence[Intent]) -> None:
-        """PENDING -> IN_FLIGHT for a group, in one durable transaction, before any of it is sent."""
-        await self._write(lambda: self._claim(run_id, intents))
+    async def claim(
+        self, run_id: str, intents: Sequence[Intent], at: datetime, since: datetime | None
+    ) -> None:
+        """PENDING -> IN_FLIGHT for a group, in one durable transaction, before any of it is sent.
 
-    def _claim(self, run_id: str, intents: Sequence[Intent]) -> None:
-        for intent in intents:
-            key = {"key": intent.key}
-            self._execute("open_again", key)
-            self._execute(
-                "enter",
-                {
-                    **key,
-                    "run_id": run_id,
-                    "feed": intent.feed,
-                    "resource_type": intent.resource_type,
-                    "lane": intent.lane,
-                    "amount_cents": intent.amount_cents,
-                    "claim": intent.claim,
-                    "fingerprint": intent.fingerprint,
-                },
-            )
-            self._must(self._execute("claim", key), intent.key)
+        `since` is the server's clock at that moment, at the earliest; None: not known.
+        """
 
-    async def release(self, intents: Sequence[Intent]) -> None:
+        def claim() -> None:
+            for intent in intents:
+                self._enter(intent)
+                line = {"key": intent.key, "at": utc_text(at), "since": _instant_text(since)}
+                self._must(self._execute("claim", line), intent.key)
+                self._append(at, run_id, Event.CLAIM, key=intent.key)
+
+        await self._write(claim)
+
+    def _enter(self, intent: Intent) -> None:
+        self._execute("open_again", {"key": intent.key})
+        self._execute(
+            "enter",
+            {
+                "key": intent.key,
+                "run_id": intent.run_id,
+                "feed": intent.feed,
+                "resource_type": intent.resource_type,
+                "lane": intent.lane,
+                "amount_cents": intent.amount_cents,
+                "claim": intent.claim,
+                "likeness": intent.likeness,
+                "fingerprint": intent.fingerprint,
+            },
+        )
+
+    async def release(self, run_id: str, intents: Sequence[Intent], at: datetime) -> None:
         """Take back claims that were never handed to a socket."""
         if not intents:
             return
-        await self._write(
-            lambda: [
+
+        def release() -> None:
+            for intent in intents:
                 self._must(self._execute("release", {"key": intent.key}), intent.key)
-                for intent in intents
-            ]
-        )
+                self._append(at, run_id, Event.RELEASE, key=intent.key)
+
+        await self._write(release)
 
     async def settle(
-        self, run_id: str, attempts: Sequence[Attempt], at: datetime, attempts_max: int
-    ) -> list[State]:
-        """Write down what answers came to. Returns the state of each write, in order.
+        self, run_id: str, attempts: Sequence[Attempt], at: datetime
+    ) -> list[tuple[State, int]]:
+        """Write down what answers came to. Returns the state of each write, and its attempts so far.
 
-        An id that another row already has is no proof: that write is in doubt. A write that did
-        not happen and has no attempts left is ABANDONED.
+        An id that another row already has is no proof: that write is in doubt.
         """
         if not attempts:
             return []
         return await self._write(
-            lambda: [
-                self._settle(run_id, attempt, utc_text(at), attempts_max) for attempt in attempts
-            ]
+            lambda: [self._settle(run_id, attempt, utc_text(at)) for attempt in attempts]
         )
 
-    def _settle(self, run_id: str, attempt: Attempt, at: str, attempts_max: int) -> State:
+    def _settle(self, run_id: str, attempt: Attempt, at: str) -> tuple[State, int]:
         intent, exchange = attempt.intent, attempt.exchange
         number = int(self._execute("attempts", {"key": intent.key}).fetchone()[0])
-        self._record(run_id, exchange, intent.key, number, attempt.verdict)
         state, rule, message = states.settled(attempt.verdict), attempt.rule, attempt.message
-        if state is State.CONFIRMED and self._is_claimed(attempt):
+        if state is State.CONFIRMED and self._is_claimed(intent, attempt.resource_id):
             state, rule = State.IN_DOUBT, "canvas|id-of-another-row"
             message = "Canvas answered with the id of another row's resource"
         settled = {
@@ -177,22 +241,26 @@ class Journal:
             "resource_id": attempt.resource_id if state is State.CONFIRMED else None,
             "rule": rule,
             "message": message,
+            "since": _instant_text(attempt.since),
+            "until": _instant_text(attempt.until),
             "http_status": exchange.http_status,
             "correlation_id": exchange.correlation_id,
             "sent_at": utc_text(exchange.sent_at),
             "settled_at": at,
         }
         self._must(self._execute("settle", settled), intent.key)
-        if state is State.PENDING and number >= attempts_max:
-            self._must(self._execute("give_up", {"key": intent.key}), intent.key)
-            return State.ABANDONED
-        return state
+        self._append_exchange(
+            run_id,
+            exchange,
+            key=intent.key,
+            attempt=number,
+            verdict=attempt.verdict.value,
+            resource_id=attempt.resource_id,
+        )
+        return state, number
 
-    def _is_claimed(self, attempt: Attempt) -> bool:
-        resource = {
-            "resource_type": attempt.intent.resource_type,
-            "resource_id": attempt.resource_id,
-        }
+    def _is_claimed(self, intent: Intent, resource_id: str) -> bool:
+        resource = {"resource_type": intent.resource_type, "resource_id": resource_id}
         return self._execute("id_is_claimed", resource).fetchone() is not None
 
     async def record(self, run_id: str, exchanges: Sequence[Exchange]) -> None:
@@ -202,28 +270,126 @@ class Journal:
 
         def record() -> None:
             for exchange in exchanges:
-                self._record(run_id, exchange, "", 1, None)
+                self._append_exchange(run_id, exchange, attempt=1)
 
         await self._write(record)
 
-    def _record(
-        self, run_id: str, exchange: Exchange, key: str, attempt: int, verdict: Verdict | None
+    # Settling doubt -------------------------------------------------------------------------------
+
+    async def found(
+        self, run_id: str, intent: Intent, finding: Finding, at: datetime, who: str = ""
+    ) -> bool:
+        """IN_DOUBT -> CONFIRMED. False, and nothing changes, where another row has that resource."""
+
+        def found() -> bool:
+            if self._is_claimed(intent, finding.resource_id):
+                return False
+            self._decide(run_id, Event.FOUND, intent, finding, at, who)
+            return True
+
+        return await self._write(found)
+
+    async def absent(
+        self, run_id: str, intent: Intent, finding: Finding, at: datetime, who: str = ""
     ) -> None:
-        self._execute(
-            "record",
-            {
-                "run_id": run_id,
-                "purpose": exchange.purpose,
-                "key": key,
-                "attempt": attempt,
-                "sent_at": exchange.sent_at.isoformat(timespec="microseconds"),
-                "latency_ms": round(exchange.latency_s * 1000, 3),
-                "http_status": exchange.http_status,
-                "correlation_id": exchange.correlation_id,
-                "verdict": verdict.value if verdict else "",
-                "problem": exchange.problem,
-            },
+        """IN_DOUBT -> PENDING: it may be sent again."""
+        await self._write(lambda: self._decide(run_id, Event.ABSENT, intent, finding, at, who))
+
+    async def unclear(self, run_id: str, intent: Intent, finding: Finding, at: datetime) -> None:
+        """It stays IN_DOUBT, and this is why."""
+        await self._write(lambda: self._decide(run_id, Event.UNCLEAR, intent, finding, at, ""))
+
+    async def suspected(self, run_id: str, intent: Intent, finding: Finding, at: datetime) -> None:
+        """PENDING -> IN_DOUBT, never sent: the journal was lost, and Canvas holds one like it."""
+
+        def suspect() -> None:
+            self._enter(intent)
+            self._decide(run_id, Event.SUSPECTED, intent, finding, at, "")
+
+        await self._write(suspect)
+
+    async def abandoned(
+        self, run_id: str, intent: Intent, finding: Finding, at: datetime, who: str
+    ) -> None:
+        """IN_DOUBT -> ABANDONED: the machine never sends it again."""
+        await self._write(lambda: self._decide(run_id, Event.ABANDONED, intent, finding, at, who))
+
+    async def reopened(
+        self, run_id: str, intent: Intent, finding: Finding, at: datetime, who: str
+    ) -> None:
+        """ABANDONED -> IN_DOUBT."""
+        await self._write(lambda: self._decide(run_id, Event.REOPENED, intent, finding, at, who))
+
+    def _decide(
+        self, run_id: str, event: Event, intent: Intent, finding: Finding, at: datetime, who: str
+    ) -> None:
+        decided = {
+            "key": intent.key,
+            "rule": finding.rule,
+            "message": finding.message,
+            "resource_id": finding.resource_id,
+            "at": utc_text(at),
+        }
+        statement = "suspect" if event is Event.SUSPECTED else event.value
+        self._must(self._execute(statement, decided), intent.key)
+        self._append(
+            at,
+            run_id,
+            event,
+            key=intent.key,
+            resource_id=finding.resource_id,
+            detail=_evidence(finding),
+            who=who,
         )
+
+    async def note_foreign(
+        self,
+        run_id: str,
+        resource_type: str,
+        lane: str,
+        ids: Iterable[str],
+        at: datetime,
+        who: str = "",
+    ) -> None:
+        """These resources of a patient are not ours: they were there before, or a person says so."""
+
+        def note() -> None:
+            line = {"resource_type": resource_type, "lane": lane, "run_id": run_id}
+            for resource_id in ids:
+                self._execute("note_foreign", {**line, "resource_id": resource_id})
+                self._append(
+                    at,
+                    run_id,
+                    Event.FOREIGN,
+                    resource_id=resource_id,
+                    detail=resource_type,
+                    who=who,
+                )
+
+        await self._write(note)
+
+    async def claimed(self, resource_type: str, lane: str, ids: Iterable[str]) -> set[str]:
+        """Which of a patient's resources belong to a row already, or are known not to be ours."""
+        listed = {"resource_type": resource_type, "lane": lane, "ids": _json(list(ids))}
+        return await self._write(
+            lambda: {line[0] for line in self._execute("claimed", listed).fetchall()}
+        )
+
+    async def doubt(self, key: str) -> Doubt | None:
+        """One write as whoever settles it needs it, without its body."""
+        found = await self._write(
+            lambda: self._execute("doubts_of", {"keys": _json([key])}).fetchone()
+        )
+        return None if found is None else _doubt(found)
+
+    def doubts(self) -> list[Doubt]:
+        """All writes in doubt, and those that are to be sent again and were not yet."""
+        return [_doubt(line) for line in self._read(lambda: self._execute("doubts", {}).fetchall())]
+
+    def states(self, keys: Iterable[str]) -> dict[str, State]:
+        """The states of these keys, where they are known."""
+        frame = self.known(pl.Series("key", list(keys), dtype=pl.String))
+        return {key: State(state) for key, state in frame.select("key", "state").iter_rows()}
 
     # Runs -----------------------------------------------------------------------------------------
 
@@ -231,10 +397,21 @@ class Journal:
         """Enter a run. What an earlier one left in flight is in doubt from now on: how many."""
 
         def start() -> int:
-            self._execute(
-                "start_run", {"run_id": run.run_id, "command": run.command, "at": run.started_at}
-            )
-            return self._execute("doubt_in_flight", {"at": run.started_at}).rowcount
+            started = {"run_id": run.run_id, "command": run.command, "at": run.started_at}
+            self._execute("start_run", started)
+            last = self._execute("last_line", {}).fetchone()
+            left = self._execute("left_in_flight", {}).fetchall()
+            self._append_text(run.started_at, run.run_id, Event.RUN, detail=run.command)
+            for key, sent_at, since in left:
+                died_at = last[0] if last else sent_at
+                doubted = {
+                    "key": key,
+                    "at": died_at,
+                    "until": _until_of_crash(since, sent_at, died_at),
+                }
+                self._must(self._execute("doubt_in_flight", doubted), key)
+                self._append_text(run.started_at, run.run_id, Event.CRASHED, key=key)
+            return len(left)
 
         return self._write_now(start)
 
@@ -246,7 +423,13 @@ class Journal:
             "exit_code": run.exit_code,
             "failure": run.failure,
         }
-        self._write_now(lambda: self._execute("finish_run", ended))
+
+        def finish() -> None:
+            self._execute("finish_run", ended)
+            at = run.finished_at or run.started_at
+            self._append_text(at, run.run_id, Event.ENDED, detail=str(run.exit_code))
+
+        self._write_now(finish)
 
     def enter_feeds(self, run_id: str, totals: Iterable[tuple[str, int, int]]) -> None:
         """Enter (feed, rows read, cents read) of a run that passed its guards."""
@@ -262,7 +445,7 @@ class Journal:
         return None if line is None else (int(line[0]), int(line[1]))
 
     def run(self, run_id: str | None) -> Run | None:
-        """A run, or the last one."""
+        """A run, or the last one that planned or sent."""
         name, parameters = ("last_run", {}) if run_id is None else ("run", {"run_id": run_id})
         line = self._read(lambda: self._execute(name, parameters).fetchone())
         return None if line is None else Run(*line)
@@ -281,9 +464,34 @@ class Journal:
         """The patients with a write in doubt."""
         return {line[0] for line in self._read(lambda: self._execute("shut_lanes", {}).fetchall())}
 
-    def doubts(self) -> int:
-        """How many writes are in doubt."""
-        return int(self._read(lambda: self._execute("doubts", {}).fetchone())[0])
+    def doubt_count(self, run_id: str) -> int:
+        """How many writes are in doubt, or of other runs and still to be sent again after it."""
+        line = self._read(lambda: self._execute("doubt_count", {"run_id": run_id}).fetchone())
+        return int(line[0])
+
+    def settled(self, run_id: str) -> dict[str, int]:
+        """How many doubts a run settled, by event: found, absent, suspected."""
+        return dict(self._read(lambda: self._execute("settled", {"run_id": run_id}).fetchall()))
+
+    def census(self) -> list[Held]:
+        """What is held, by state and resource type."""
+        lines = self._read(lambda: self._execute("census", {}).fetchall())
+        return [Held(State(line[0]), *line[1:]) for line in lines]
+
+    def trail(self, key: str | None = None) -> Iterator[tuple[Line, str]]:
+        """The lines of the trail with their hashes, in order; of one write, or all."""
+        after = 0
+        while True:
+            asked = {"after": after, "key": key, "count": _LINES_A_QUERY}
+            lines = self._read(partial(self._all, "trail", asked))
+            yield from ((Line(*line[:-1]), line[-1]) for line in lines)
+            if len(lines) < _LINES_A_QUERY:
+                return
+            after = lines[-1][0]
+
+    def first_break(self) -> int:
+        """The number of the first line of the trail that breaks its chain; 0 where it is whole."""
+        return first_break(self.trail())
 
     def exchanges(self, run_id: str) -> pl.DataFrame:
         """All requests of a run, in the order of their grants."""
@@ -302,10 +510,37 @@ class Journal:
 
         return pl.DataFrame(self._read(look_up), schema=schema, orient="row")
 
+    # The trail ------------------------------------------------------------------------------------
+
+    def _append(self, at: datetime, run_id: str, event: Event, **content: Any) -> None:
+        self._append_text(utc_text(at), run_id, event, **content)
+
+    def _append_exchange(self, run_id: str, exchange: Exchange, **content: Any) -> None:
+        self._append_text(
+            exchange.sent_at.isoformat(timespec="microseconds"),
+            run_id,
+            Event(exchange.purpose),
+            latency_ms=round(exchange.latency_s * 1000, 3),
+            http_status=exchange.http_status,
+            correlation_id=exchange.correlation_id,
+            detail=exchange.problem,
+            **content,
+        )
+
+    def _append_text(self, at: str, run_id: str, event: Event, **content: Any) -> None:
+        number, before = self._head
+        line = Line(number + 1, at, run_id, event.value, **content)
+        hashed = link(before, line)
+        self._connection.execute(self._sql["append"], (*line, hashed))
+        self._head = (line.number, hashed)
+
     # The one thread -------------------------------------------------------------------------------
 
     def _execute(self, name: str, parameters: Mapping[str, object]) -> sqlite3.Cursor:
         return self._connection.execute(self._sql[name], parameters)
+
+    def _all(self, name: str, parameters: Mapping[str, object]) -> list[tuple[Any, ...]]:
+        return self._execute(name, parameters).fetchall()
 
     @staticmethod
     def _must(cursor: sqlite3.Cursor, key: str) -> None:
@@ -328,6 +563,12 @@ class Journal:
         """All of a step or nothing of it, on disk when this returns."""
         if self._broken:
             raise JournalError("the journal could not be written before", "run again")
+        if _identity(self.folder / _FILE) != self._file:
+            self._broken = True
+            raise JournalError(
+                "the journal was replaced or deleted while a run held it",
+                "put the file back that the run had open, or restore it; see README, “The journal is lost”",
+            )
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             result = self._guarded(step)
@@ -339,6 +580,8 @@ class Journal:
             if isinstance(error, sqlite3.Error):
                 raise _unwritable(error) from None
             raise
+        if time.monotonic() - self._anchored_s > _ANCHOR_EVERY_S:
+            self._anchor()
         return result
 
     def _guarded(self, step: Callable[[], T]) -> T:
@@ -356,8 +599,113 @@ def _unwritable(error: sqlite3.Error) -> JournalError:
     )
 
 
-def _connect(folder: Path, base_url: str) -> sqlite3.Connection:
-    path = folder / _FILE
+def _json(texts: list[str]) -> str:
+    return orjson.dumps(texts).decode()
+
+
+def _instant_text(at: datetime | None) -> str | None:
+    return None if at is None else at.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+def _instant(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)
+
+
+def _until_of_crash(since: str | None, sent_at: str, died_at: str) -> str | None:
+    """The server's clock when a run that was killed can have sent at the latest."""
+    if since is None:
+        return None
+    lived = max(datetime.fromisoformat(died_at) - datetime.fromisoformat(sent_at), timedelta(0))
+    return _instant_text(datetime.fromisoformat(since) + lived + _AFTER_LAST_SIGN)
+
+
+def _evidence(finding: Finding) -> str:
+    """What was seen, for the trail: ids and times, never a value of a row."""
+    seen = [
+        {"id": each.resource_id, "created": _instant_text(each.created_at), "when": each.when}
+        for each in finding.candidates
+    ]
+    return orjson.dumps({"rule": finding.rule, "candidates": seen}).decode()
+
+
+def _doubt(line: Sequence[Any]) -> Doubt:
+    (state, key, feed, resource_type, lane, fingerprint, cents, claim, likeness, run_id, *rest) = (
+        line
+    )
+    attempts, resent, since, until, settled_at, rule, message = rest
+    return Doubt(
+        Intent(
+            key,
+            feed,
+            resource_type,
+            Interaction.CREATE,
+            lane,
+            b"",
+            fingerprint,
+            cents,
+            claim,
+            likeness,
+            run_id,
+        ),
+        attempts,
+        resent,
+        _instant(since),
+        _instant(until),
+        state == State.PENDING.value,
+        _instant(settled_at) or datetime.fromtimestamp(0, UTC),
+        rule,
+        message,
+    )
+
+
+# Opening ------------------------------------------------------------------------------------------
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file it is, whatever its name."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _connect(
+    folder: Path, base_url: str, report_dir: Path | None, *, after_loss: bool
+) -> sqlite3.Connection:
+    """The connection to the journal of the last run; to a new one only where there was none."""
+    amnesia.refuse_network(folder)
+    path, anchor = folder / _FILE, amnesia.read_anchor(folder)
+    traces: list[str] = []
+    loss = ""
+    try:
+        if not path.exists() or not path.stat().st_size:
+            traces = amnesia.traces(folder, report_dir, None, set())
+            loss = "missing" if anchor is not None or traces else ""
+        if not loss:
+            connection = _opened(path, base_url)
+            loss = amnesia.loss_of(folder, anchor, connection, report_dir)
+            if not loss and after_loss:
+                connection.close()
+                raise ConfigError(
+                    "the journal is whole: there is no loss to go on after",
+                    "run without --journal-lost",
+                )
+            if not loss:
+                return connection
+            if loss == "restored" and after_loss:
+                return _lost(connection, folder, report_dir)
+            connection.close()
+    except JournalLost as error:
+        loss = error.loss
+    if not after_loss:
+        raise amnesia.lost(loss)
+    _set_aside(folder, loss)
+    return _lost(_opened(path, base_url), folder, report_dir)
+
+
+def _opened(path: Path, base_url: str) -> sqlite3.Connection:
+    """Open it, or make it where there is no file. Raises JournalLost where it is corrupt."""
     is_new = not path.exists()
     if is_new:
         path.touch(mode=0o600)
@@ -371,6 +719,8 @@ def _connect(folder: Path, base_url: str) -> sqlite3.Connection:
         if connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0:
             _create(connection, base_url)
         connection.execute("COMMIT")
+        if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+            raise amnesia.lost("corrupt")
         _check(connection, base_url, path)
     except BaseException as error:
         connection.close()
@@ -378,7 +728,32 @@ def _connect(folder: Path, base_url: str) -> sqlite3.Connection:
             raise _not_opened(error, path) from None
         raise
     if is_new:
-        _sync_folder(folder)
+        _sync_folder(path.parent)
+    return connection
+
+
+def _set_aside(folder: Path, loss: str) -> None:
+    """Keep what is left of the old journal, under another name."""
+    at = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    for path in folder.glob(f"{_FILE}*"):
+        if f"{_FILE}." not in path.name:
+            path.rename(folder / path.name.replace(_FILE, f"{_FILE}.{loss}-{at}"))
+
+
+def _lost(
+    connection: sqlite3.Connection, folder: Path, report_dir: Path | None
+) -> sqlite3.Connection:
+    """Note that rows which the journal does not know may be in Canvas all the same."""
+    sql = _queries()
+    known = {line[0] for line in connection.execute(sql["run_ids"])}
+    name = connection.execute("SELECT value FROM meta WHERE name = 'journal'").fetchone()[0]
+    runs = {*amnesia.traces(folder, report_dir, name, known)}
+    runs |= {*amnesia.traces(folder, report_dir, None, known)}
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute(sql["set_meta"], {"name": "lost_at", "value": utc_text(datetime.now(UTC))})
+    for run_id in sorted(runs):
+        connection.execute(sql["enter_lost_run"], {"run_id": run_id})
+    connection.execute("COMMIT")
     return connection
 
 
@@ -389,7 +764,11 @@ def _create(connection: sqlite3.Connection, base_url: str) -> None:
         connection.execute(statement)
     pairs = {(old.value, new.value) for (old, _), new in states.TRANSITIONS.items()}
     connection.executemany("INSERT INTO transition (old, new) VALUES (?, ?)", sorted(pairs))
-    meta = [("schema_version", _SCHEMA_VERSION), ("base_url", base_url)]
+    meta = [
+        ("schema_version", _SCHEMA_VERSION),
+        ("base_url", base_url),
+        ("journal", token_hex(8)),
+    ]
     connection.executemany("INSERT INTO meta (name, value) VALUES (?, ?)", meta)
 
 
@@ -424,10 +803,7 @@ def _not_opened(error: sqlite3.Error, path: Path) -> JournalError:
             "wait until it has ended, then run again",
         )
     if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
-        return JournalError(
-            f"the journal ({path.name}) is damaged, and without it a payment could be posted twice",
-            "restore it from a backup; do not delete it",
-        )
+        return amnesia.lost("corrupt")
     return _unwritable(error)
 
 

@@ -15,7 +15,7 @@ CREATE TABLE transition (
 
 CREATE TABLE run (
     run_id TEXT PRIMARY KEY,
-    command TEXT NOT NULL,
+    command TEXT NOT NULL,                          -- plan, run, review; lost: known by its traces only
     started_at TEXT NOT NULL,
     finished_at TEXT,
     exit_code INTEGER,
@@ -35,14 +35,18 @@ CREATE TABLE run_feed (
 CREATE TABLE write (
     key TEXT PRIMARY KEY,
     state TEXT NOT NULL,
-    run_id TEXT NOT NULL REFERENCES run (run_id),   -- the run that sent it last
+    run_id TEXT NOT NULL REFERENCES run (run_id),   -- the run whose plan was sent last
     feed TEXT NOT NULL,
     resource_type TEXT NOT NULL,
     lane TEXT NOT NULL,                             -- the Patient key
     amount_cents INTEGER,
     claim TEXT NOT NULL,
+    likeness TEXT NOT NULL,                         -- how a search recognises a Coverage
     fingerprint TEXT NOT NULL,
     attempts INTEGER NOT NULL DEFAULT 0,            -- sends in that run
+    resent INTEGER NOT NULL DEFAULT 0,              -- times a search showed nothing and it was sent again
+    since TEXT,                                     -- the server's clock at its first send, at the earliest
+    until TEXT,                                     -- and at its last one, at the latest
     resource_id TEXT,
     rule TEXT NOT NULL DEFAULT '',
     message TEXT NOT NULL DEFAULT '',
@@ -58,6 +62,15 @@ CREATE UNIQUE INDEX write_payment_unsettled ON write (lane, amount_cents, claim)
 WHERE resource_type = 'PaymentNotice' AND state IN ('IN_FLIGHT', 'IN_DOUBT');
 
 CREATE INDEX write_open ON write (state, lane) WHERE state IN ('IN_FLIGHT', 'IN_DOUBT');
+
+CREATE INDEX write_owed ON write (resent) WHERE state = 'PENDING' AND resent > 0;
+
+-- A write as whoever settles doubt needs it.
+CREATE VIEW doubt AS
+SELECT
+    state, key, feed, resource_type, lane, fingerprint, amount_cents, claim, likeness, run_id,
+    attempts, resent, since, until, settled_at, rule, message
+FROM write;
 
 CREATE TRIGGER write_starts_pending BEFORE INSERT ON write
 WHEN new.state <> 'PENDING'
@@ -82,29 +95,43 @@ BEGIN
     SELECT raise(ABORT, 'a write is never deleted');
 END;
 
--- Every request, append only: what was sent when, and what came back. Never a body, never a URL.
-CREATE TABLE exchange (
-    number INTEGER PRIMARY KEY,
+-- What Canvas held before a patient's first send, where the server's clock could not tell; and what a
+-- person said to be somebody else's. Such a resource is never taken for a write of ours.
+CREATE TABLE foreign_resource (
+    resource_type TEXT NOT NULL,
+    resource_id TEXT NOT NULL,
+    lane TEXT NOT NULL,
     run_id TEXT NOT NULL,
-    purpose TEXT NOT NULL,                          -- write, read, search, token
+    PRIMARY KEY (resource_type, lane, resource_id)
+) STRICT, WITHOUT ROWID;
+
+-- Every claim, request, answer and decision, append only, each line chained to the one before by its
+-- hash. Never a body, never a URL.
+CREATE TABLE trail (
+    number INTEGER PRIMARY KEY,                     -- 1, 2, 3, ... without a gap
+    at TEXT NOT NULL,                               -- of a request: the rate limiter's grant
+    run_id TEXT NOT NULL,
+    event TEXT NOT NULL,                            -- journal/trail.py says which there are
     key TEXT NOT NULL,                              -- of the write; else ''
     attempt INTEGER NOT NULL,
-    sent_at TEXT NOT NULL,                          -- the instant of the rate limiter's grant
-    latency_ms REAL NOT NULL,
+    latency_ms REAL,
     http_status INTEGER,
     correlation_id TEXT NOT NULL,
     verdict TEXT NOT NULL,
-    problem TEXT NOT NULL
+    resource_id TEXT NOT NULL,
+    detail TEXT NOT NULL,                           -- the problem below HTTP, or the evidence
+    who TEXT NOT NULL,                              -- '': the machine
+    hash TEXT NOT NULL                              -- SHA-256 over the line and the hash before it
 ) STRICT;
 
-CREATE INDEX exchange_run ON exchange (run_id);
+CREATE INDEX trail_run ON trail (run_id);
 
-CREATE TRIGGER exchange_is_append_only_update BEFORE UPDATE ON exchange
+CREATE TRIGGER trail_is_append_only_update BEFORE UPDATE ON trail
 BEGIN
-    SELECT raise(ABORT, 'an exchange is never changed');
+    SELECT raise(ABORT, 'the trail is never changed');
 END;
 
-CREATE TRIGGER exchange_is_append_only_delete BEFORE DELETE ON exchange
+CREATE TRIGGER trail_is_append_only_delete BEFORE DELETE ON trail
 BEGIN
-    SELECT raise(ABORT, 'an exchange is never deleted');
+    SELECT raise(ABORT, 'nothing of the trail is deleted');
 END;

@@ -5,13 +5,15 @@
     IN_FLIGHT --refused-->     REFUSED      4xx that speaks of this resource
     IN_FLIGHT --not_applied--> PENDING      known not to have happened
     IN_FLIGHT --lost-->        IN_DOUBT     all else, and whatever is found IN_FLIGHT at the start
-    PENDING   --give_up-->     ABANDONED    out of attempts; reported as pending
+    PENDING   --suspected-->   IN_DOUBT     the journal was lost, and Canvas holds one like it
     REFUSED   --retry-->       PENDING      the next run tries refused rows anew
-    ABANDONED --retry-->       PENDING      ... and those that were given up
-    IN_DOUBT  --found-->       CONFIRMED    a search shows it
+    IN_DOUBT  --found-->       CONFIRMED    a search shows it, or a person names it
     IN_DOUBT  --absent-->      PENDING      a search after the quiet time shows that it is not there
+    IN_DOUBT  --abandoned-->   ABANDONED    a person gives it up: the machine never sends it again
+    ABANDONED --reopened-->    IN_DOUBT     the person thought better of it
 
-No path sends twice without `not_applied` or `absent` in between, or Canvas' own refusal.
+No path sends twice without `not_applied` or `absent` in between, or Canvas' own refusal. What is
+out of attempts stays PENDING, and the next run takes it up.
 """
 
 from typing import Final
@@ -24,11 +26,12 @@ TRANSITIONS: Final[dict[tuple[State, str], State]] = {
     (State.IN_FLIGHT, Verdict.REFUSED.value): State.REFUSED,
     (State.IN_FLIGHT, Verdict.NOT_APPLIED.value): State.PENDING,
     (State.IN_FLIGHT, Verdict.LOST.value): State.IN_DOUBT,
-    (State.PENDING, "give_up"): State.ABANDONED,
+    (State.PENDING, "suspected"): State.IN_DOUBT,
     (State.REFUSED, "retry"): State.PENDING,
-    (State.ABANDONED, "retry"): State.PENDING,
     (State.IN_DOUBT, "found"): State.CONFIRMED,
     (State.IN_DOUBT, "absent"): State.PENDING,
+    (State.IN_DOUBT, "abandoned"): State.ABANDONED,
+    (State.ABANDONED, "reopened"): State.IN_DOUBT,
 }
 
 

@@ -13,7 +13,7 @@ from pipeline.crosswalk import Target
 from pipeline.feeds.eligibility import EligibilityRow
 from pipeline.feeds.ledger import LedgerRow
 from pipeline.fhir import codes
-from pipeline.fhir.coverage import coverage, payor_of
+from pipeline.fhir.coverage import coverage, likeness, payor_of
 from pipeline.fhir.payment_notice import payment_notice
 from pipeline.records import Draft
 
@@ -68,6 +68,7 @@ def _coverage(row: EligibilityRow, mapping: Mapping) -> Draft:
         lane=row.patient,
         body=body,
         fingerprint=_fingerprint(body),
+        likeness=likeness(resource) or "",
         order=row.order,
         start_day=_day_number(row.start_on or mapping.today),
         end_day=_day_number(row.end_on),

@@ -54,7 +54,7 @@ _ENDS: Final = {
     State.IN_DOUBT: Disposition.IN_DOUBT,
     State.IN_FLIGHT: Disposition.IN_DOUBT,
     State.PENDING: Disposition.PENDING,
-    State.ABANDONED: Disposition.PENDING,
+    State.ABANDONED: Disposition.IN_DOUBT,
 }
 
 
@@ -304,8 +304,9 @@ def _summary(
 ) -> dict[str, Any]:
     lines = [_feed_summary(name, feed, totals[name]) for name, feed in feeds.items()]
     rows = sum((each.rows for each in totals.values()), Counter[str]())
-    elsewhere = max(journal.doubts() - rows[Disposition.IN_DOUBT.value], 0)
+    elsewhere = max(journal.doubt_count(facts.run.run_id) - rows[Disposition.IN_DOUBT.value], 0)
     code = exit_code(facts.run, rows, elsewhere)
+    recovered = journal.settled(facts.run.run_id)
     return {
         "shape": 1,
         "run_id": facts.run.run_id,
@@ -318,6 +319,12 @@ def _summary(
         "config_sha256": facts.config_sha256,
         "balanced": plan is not None and all(line["balanced"] for line in lines),
         "in_doubt_elsewhere": elsewhere,
+        "recovered": {
+            "found": recovered.get("found", 0),
+            "sent_again": recovered.get("absent", 0),
+            "set_aside": recovered.get("suspected", 0),
+        },
+        "journal": {"id": journal.name, "dir": str(journal.folder.resolve())},
         "feeds": lines,
         "requests": _requests(journal.exchanges(facts.run.run_id)),
     }

@@ -242,6 +242,11 @@ _CHANGED: Final = {
     "PaymentNotice": "this payment was posted before with other content, and a payment cannot be changed: correct it in Canvas by hand",
 }
 
+_ABANDONED: Final = (
+    "a person gave this write up after its answer was lost: it is not sent again. To have it sent after all: "
+    "canvas-ingest review CONFIG --resend KEY"
+)
+
 
 def _against_journal(rows: pl.DataFrame, feed: Feed, known: Known) -> pl.DataFrame:
     standing = pl.col("disposition") == Disposition.PENDING.value
@@ -250,25 +255,33 @@ def _against_journal(rows: pl.DataFrame, feed: Feed, known: Known) -> pl.DataFra
     confirmed = standing & (pl.col("state") == State.CONFIRMED.value)
     same = confirmed & (pl.col("fingerprint") == pl.col("held_fingerprint"))
     changed = confirmed & ~same
+    abandoned = standing & (pl.col("state") == State.ABANDONED.value)
     in_doubt = standing & pl.col("state").is_in([State.IN_DOUBT.value, State.IN_FLIGHT.value])
     return rows.with_columns(
         pl.when(same)
         .then(pl.lit(Disposition.UNCHANGED.value))
-        .when(changed)
+        .when(changed | abandoned)
         .then(pl.lit(Disposition.REJECTED.value))
         .when(in_doubt)
         .then(pl.lit(Disposition.IN_DOUBT.value))
         .otherwise(pl.col("disposition"))
         .alias("disposition"),
-        pl.when(standing & (pl.col("state").is_null() | ~(confirmed | in_doubt)))
+        pl.when(standing & (pl.col("state").is_null() | ~(confirmed | in_doubt | abandoned)))
         .then(pl.lit(Interaction.CREATE.value))
         .otherwise(pl.lit(""))
         .alias("interaction"),
         pl.when(same).then(pl.col("resource_id")).otherwise(pl.lit("")).alias("resource_id"),
-        pl.when(changed).then(pl.lit("row")).otherwise(pl.col("field")).alias("field"),
-        pl.when(changed).then(pl.lit("row|changed")).otherwise(pl.col("rule")).alias("rule"),
+        pl.when(changed | abandoned).then(pl.lit("row")).otherwise(pl.col("field")).alias("field"),
+        pl.when(changed)
+        .then(pl.lit("row|changed"))
+        .when(abandoned)
+        .then(pl.lit("row|abandoned"))
+        .otherwise(pl.col("rule"))
+        .alias("rule"),
         pl.when(changed)
         .then(pl.lit(_CHANGED[feed.traits.resource_type]))
+        .when(abandoned)
+        .then(pl.lit(_ABANDONED))
         .otherwise(pl.col("message"))
         .alias("message"),
     ).select(

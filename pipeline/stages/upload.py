@@ -1,17 +1,20 @@
 """The plan's intents to Canvas: never twice, in a patient's order, at the rate that is allowed.
 
-Three kinds of task in one group: one claims intents in groups ahead of the senders, so that each is
+Four kinds of task in one group: one claims intents in groups ahead of the senders, so that each is
 IN_FLIGHT on disk before its first byte; `concurrency` of them send; one writes down the answers and
-only then moves the lanes on. What an answer means is decided in `canvas/retry.py`, what may follow
-in `journal/states.py`.
+only then moves the lanes on; one has each doubt settled by a search, once the quiet time is over.
+What an answer means is decided in `canvas/retry.py`, what a search means in `stages/recover.py`, what
+may follow in `journal/states.py`.
 """
 
 import asyncio
+import heapq
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from random import Random
-from typing import Final
+from typing import Final, Literal, Protocol
 
 from pipeline.canvas.client import Client, Permit
 from pipeline.canvas.retry import Backoff, Judgement
@@ -19,7 +22,17 @@ from pipeline.clock import Clock
 from pipeline.errors import Forbidden, IngestError, Stopped, Unreachable
 from pipeline.journal.journal import Journal
 from pipeline.lanes import Lanes
-from pipeline.records import Attempt, Disposition, Exchange, Intent, State, Verdict
+from pipeline.records import (
+    Attempt,
+    Disposition,
+    Doubt,
+    Exchange,
+    Finding,
+    Intent,
+    Settlement,
+    State,
+    Verdict,
+)
 
 _WAITING_MAX: Final = 20_000  # intents held in memory, about 30 MB
 # Claims are made ahead of the senders for as long as a commit takes, so that nobody waits for one;
@@ -28,8 +41,19 @@ _AHEAD_S: Final = 0.01
 _AHEAD_MAX: Final = 256
 _FORBIDDEN_MAX: Final = 3  # first answers to a resource that are all 403: a scope is missing
 _TRIPS_MAX: Final = 3  # outages that a read ends and the next write does not: then it is none
+_LOOKS_AT_ONCE: Final = 4  # doubts that are being settled: the rest of the rate is for sending
 
 Seen = Callable[[Disposition, int], None]
+
+
+class Asks(Protocol):
+    """Whoever asks Canvas what it holds (`recover.Recovery`)."""
+
+    async def look(self, doubt: Doubt) -> Finding:
+        """What Canvas shows of a write in doubt."""
+
+    async def first_look(self, intent: Intent) -> Finding | None:
+        """Before a first send that nothing else protects: why it may not go; None: it may."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +65,20 @@ class Options:
     attempts_max: int = 5  # sends of one write that is known not to have happened
     doubts_max: int = 3  # lost answers in a row; then nothing is sent until a read succeeds
     outage_s_max: float = 900.0  # how long to wait for that
-    # between reads, while it lasts
+    quiet_s: float = 30.0  # after a lost answer, before "not found" can mean "not applied"
+    resend_absent: Literal["none", "coverage", "all"] = "coverage"
+    # between reads while it lasts, and between searches that fail
     backoff: Backoff = field(default_factory=lambda: Backoff(longest_s=10.0))
 
 
 async def upload(
     batches: Iterator[list[Intent]],
     *,
+    doubts: Sequence[Doubt] = (),
     run_id: str,
     client: Client,
     journal: Journal,
+    asks: Asks,
     options: Options,
     clock: Clock,
     random: Random,
@@ -58,14 +86,15 @@ async def upload(
     seen: Seen,
     stop: asyncio.Event,
 ) -> None:
-    """Send everything, or as much as can be sent until `stop` is set.
+    """Send everything, or as much as can be sent until `stop` is set; settle what is in doubt.
 
-    `shut` names the lanes with a write in doubt; `seen` is told how rows ended. Raises IngestError
-    if the run cannot go on; whatever is in flight then is waited for and written down first.
+    `doubts` are those of earlier runs that are to be settled now; `shut` names the lanes of those
+    that are not; `seen` is told how rows ended. Raises IngestError if the run cannot go on; whatever
+    is in flight then is waited for and written down first.
     """
-    sender = _Sender(run_id, client, journal, options, clock, random, Lanes(shut), seen, stop)
+    sender = _Sender(run_id, client, journal, asks, options, clock, random, Lanes(shut), seen, stop)
     try:
-        await sender.run(batches)
+        await sender.run(batches, doubts)
     except BaseExceptionGroup as group:
         raise _first(group) from None
 
@@ -79,12 +108,24 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
     return next((error for error in flat if isinstance(error, IngestError)), flat[0])
 
 
+@dataclass(order=True, slots=True)
+class _Open:
+    """A doubt that waits for its search."""
+
+    due_s: float
+    number: int
+    doubt: Doubt = field(compare=False)
+    until_s: float = field(compare=False)  # searches that fail are given up then
+    tries: int = field(compare=False, default=0)
+
+
 class _Sender:
     def __init__(
         self,
         run_id: str,
         client: Client,
         journal: Journal,
+        asks: Asks,
         options: Options,
         clock: Clock,
         random: Random,
@@ -95,6 +136,7 @@ class _Sender:
         self._run_id = run_id
         self._client = client
         self._journal = journal
+        self._asks = asks
         self._options = options
         self._clock = clock
         self._random = random
@@ -112,14 +154,22 @@ class _Sender:
         self._trips = 0  # outages, without an answer to a write in between
         self._forbidden: Counter[str] = Counter()  # 403 by resource type, while nothing was taken
         self._sending_is_over = False
+        self._open: list[_Open] = []  # doubts, those due first in front
+        self._stirred = asyncio.Event()  # there may be a doubt to settle, or no more of them
+        self._claiming_is_over = False
         self._failure: IngestError | None = None
 
-    async def run(self, batches: Iterator[list[Intent]]) -> None:
+    async def run(self, batches: Iterator[list[Intent]], doubts: Sequence[Doubt]) -> None:
+        for doubt in doubts:
+            waited_s = (self._clock.now() - doubt.lost_at).total_seconds()
+            if self._lanes.open(doubt.intent):
+                self._doubt(doubt, self._options.quiet_s - max(waited_s, 0.0))
         async with asyncio.TaskGroup() as outer:
             outer.create_task(self._write_down())
             watch = outer.create_task(self._watch_stop())
             async with asyncio.TaskGroup() as senders:
                 senders.create_task(self._claim_ahead(batches))
+                senders.create_task(self._settle_doubts())
                 for _ in range(self._options.concurrency):
                     senders.create_task(self._send())
             watch.cancel()
@@ -134,6 +184,7 @@ class _Sender:
         await self._stop.wait()
         self._client.stop()
         self._moved.set()
+        self._stirred.set()
 
     def _fail(self, error: IngestError) -> None:
         """The run cannot go on. What is in flight is waited for."""
@@ -151,9 +202,7 @@ class _Sender:
                 exhausted = not await self._offer_next(batches)
             group = self._lanes.take(self._ahead - self._claimed.qsize())
             if group:
-                await self._journal.claim(self._run_id, group)
-                for intent in group:
-                    self._claimed.put_nowait(intent)
+                await self._claim(group)
             elif exhausted and self._lanes.is_empty:
                 break
             else:
@@ -164,6 +213,35 @@ class _Sender:
                 self._unsent.append(left)
         for _ in range(self._options.concurrency):
             self._claimed.put_nowait(None)
+        self._claiming_is_over = True
+        self._stirred.set()
+
+    async def _claim(self, group: list[Intent]) -> None:
+        at = self._clock.now()
+        since = self._client.server_clock.earliest(at)
+        sure = []
+        for intent in group:
+            is_money_untold = since is None and intent.resource_type == "PaymentNotice"
+            is_protected = not (is_money_untold or self._journal.was_lost)
+            if is_protected or await self._may_go(intent):
+                sure.append(intent)
+        await self._journal.claim(self._run_id, sure, at, since)
+        for intent in sure:
+            self._claimed.put_nowait(intent)
+
+    async def _may_go(self, intent: Intent) -> bool:
+        """Whether a look at Canvas speaks against the first send of this one."""
+        try:
+            finding = await self._asks.first_look(intent)
+        except IngestError as error:
+            self._lanes.again(intent)
+            self._fail(error)
+            return False
+        if finding is None:
+            return True
+        await self._journal.suspected(self._run_id, intent, finding, self._clock.now())
+        self._end_in_doubt(intent)
+        return False
 
     async def _offer_next(self, batches: Iterator[list[Intent]]) -> bool:
         """Offer the next part of the plan to the lanes. False: there is none."""
@@ -213,6 +291,7 @@ class _Sender:
             resource_type, after_s=self._options.backoff.delay_s(tries, self._random)
         ):
             tries += 1
+            self._answered.set()  # so that the reads are written down as they come
             if self._clock.monotonic() - since_s > self._options.outage_s_max:
                 raise Unreachable(
                     f"Canvas has not answered for {self._options.outage_s_max:.0f} s",
@@ -231,6 +310,8 @@ class _Sender:
                 judgement.resource_id,
                 judgement.rule,
                 judgement.message,
+                self._client.server_clock.earliest(exchange.sent_at),
+                self._client.server_clock.latest(self._clock.now()),
             )
         )
         self._answered.set()
@@ -274,16 +355,14 @@ class _Sender:
         asked, self._client.exchanges = self._client.exchanges, []
         await self._journal.record(self._run_id, asked)
         unsent, self._unsent = self._unsent, []
-        await self._journal.release(unsent)
+        await self._journal.release(self._run_id, unsent, self._clock.now())
         attempts, self._attempts = self._attempts, []
-        states = await self._journal.settle(
-            self._run_id, attempts, self._clock.now(), self._options.attempts_max
-        )
-        for attempt, state in zip(attempts, states, strict=True):
-            self._move_on(attempt.intent, state)
+        ends = await self._journal.settle(self._run_id, attempts, self._clock.now())
+        for attempt, (state, tries) in zip(attempts, ends, strict=True):
+            await self._move_on(attempt.intent, state, tries)
         self._moved.set()
 
-    def _move_on(self, intent: Intent, state: State) -> None:
+    async def _move_on(self, intent: Intent, state: State, tries: int) -> None:
         match state:
             case State.CONFIRMED:
                 self._lanes.ended(intent)
@@ -291,10 +370,99 @@ class _Sender:
             case State.REFUSED:
                 self._lanes.ended(intent)
                 self._seen(Disposition.REFUSED, 1)
-            case State.PENDING:
+            case State.PENDING if tries < self._options.attempts_max:
                 self._lanes.again(intent)
-            case State.IN_DOUBT:
-                self._seen(Disposition.IN_DOUBT, 1)
-                self._seen(Disposition.PENDING, self._lanes.shut(intent))
-            case _:
+            case State.PENDING:
                 self._seen(Disposition.PENDING, 1 + self._lanes.shut(intent))
+            case _:
+                doubt = await self._journal.doubt(intent.key)
+                if doubt is not None:
+                    self._doubt(replace(doubt, intent=intent), self._options.quiet_s)
+
+    # Settling doubt -------------------------------------------------------------------------------
+
+    def _doubt(self, doubt: Doubt, wait_s: float) -> None:
+        """Have it settled, `wait_s` seconds from now. Its lane is open until then."""
+        due_s = self._clock.monotonic() + max(wait_s, 0.0)
+        number = len(self._open)
+        opened = _Open(due_s, number, doubt, due_s + self._options.outage_s_max)
+        heapq.heappush(self._open, opened)
+        self._stirred.set()
+
+    async def _settle_doubts(self) -> None:
+        places = asyncio.Semaphore(_LOOKS_AT_ONCE)
+        async with asyncio.TaskGroup() as looks:
+            while not (self._claiming_is_over or self._stop.is_set()):
+                await places.acquire()
+                opened = await self._next_due()
+                if opened is None:
+                    break
+                looks.create_task(self._settle(opened)).add_done_callback(
+                    lambda _: places.release()
+                )
+        self._seen(Disposition.IN_DOUBT, len(self._open))
+
+    async def _next_due(self) -> _Open | None:
+        """Wait until a search is due. None: there will be no more."""
+        while not (self._claiming_is_over or self._stop.is_set()):
+            self._stirred.clear()
+            wait_s = self._open[0].due_s - self._clock.monotonic() if self._open else None
+            if wait_s is not None and wait_s <= 0:
+                return heapq.heappop(self._open)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._stirred.wait()
+        return None
+
+    async def _settle(self, opened: _Open) -> None:
+        doubt, intent = opened.doubt, opened.doubt.intent
+        try:
+            finding = await self._asks.look(doubt)
+        except IngestError as error:
+            self._fail(error)
+            self._seen(Disposition.IN_DOUBT, 1)
+            return
+        self._answered.set()
+        now = self._clock.now()
+        if finding.settlement is Settlement.UNKNOWN and self._clock.monotonic() < opened.until_s:
+            opened.tries += 1
+            delay_s = self._options.backoff.delay_s(opened.tries, self._random)
+            opened.due_s = self._clock.monotonic() + delay_s
+            heapq.heappush(self._open, opened)
+            self._stirred.set()
+            return
+        is_absent = finding.settlement is Settlement.ABSENT
+        if doubt.is_owed and not is_absent:
+            await self._journal.suspected(self._run_id, intent, finding, now)
+        is_found = finding.settlement is Settlement.FOUND and await self._journal.found(
+            self._run_id, intent, finding, now
+        )
+        if is_found:
+            self._lanes.ended(intent)
+            self._seen(Disposition.CREATED, 1)
+        elif is_absent and (doubt.is_owed or self._may_resend(doubt)):
+            await self._resend(doubt, finding)
+        else:
+            await self._journal.unclear(self._run_id, intent, finding, now)
+            self._end_in_doubt(intent)
+        self._moved.set()
+
+    def _may_resend(self, doubt: Doubt) -> bool:
+        """Once, and of the kinds of which a duplicate can be undone, or as the user decided."""
+        allowed = self._options.resend_absent
+        is_coverage = doubt.intent.resource_type == "Coverage"
+        return not doubt.resent and (allowed == "all" or (allowed == "coverage" and is_coverage))
+
+    async def _resend(self, doubt: Doubt, finding: Finding) -> None:
+        intent = doubt.intent
+        if not doubt.is_owed:
+            await self._journal.absent(self._run_id, intent, finding, self._clock.now())
+        if intent.body:
+            self._lanes.again(intent)
+        else:  # its plan is gone: it goes when its row is fed in again
+            self._seen(Disposition.PENDING, 1 + self._lanes.shut(intent))
+
+    def _end_in_doubt(self, intent: Intent) -> None:
+        self._seen(Disposition.IN_DOUBT, 1)
+        self._seen(Disposition.PENDING, self._lanes.shut(intent))
+        self._moved.set()

@@ -1,0 +1,134 @@
+"""Is this the journal that the runs before wrote? A journal that forgot would post payments twice.
+
+What was known is witnessed outside of it: the anchor (the journal's name and the last line of its
+trail, written beside it about once a second), the folders of plans, and the reports. They tell a
+journal that is missing, replaced, corrupt, or restored from a backup (reliability.md, "Journal").
+"""
+
+import os
+import re
+import sqlite3
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import orjson
+
+from pipeline.errors import JournalError, JournalLost
+
+_ANCHOR: Final = "journal.anchor"
+_RUN_ID: Final = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{4}")
+_REPORTS_LOOKED_AT: Final = 50  # the newest
+_NETWORK: Final = re.compile(r"(nfs\d?|cifs|smb\w*|afs|ceph|glusterfs|lustre|fuse\.sshfs)")
+_GO_ON: Final = (
+    "Put the newest journal back where it was. If there is none, run once with --journal-lost: then each row "
+    "that Canvas seems to hold already is set aside for you to decide on (canvas-ingest review)."
+)
+_WHAT: Final = {
+    "missing": "the journal is missing, though runs were made here before",
+    "replaced": "the journal is another one than the last run wrote",
+    "corrupt": "the journal is damaged",
+    "restored": "the journal is older than the last run: it was restored from a backup, or a part of it was deleted",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """What is known outside of the journal about it."""
+
+    journal: str  # its name, a random one
+    number: int  # of the last line of its trail
+    hash: str
+
+
+def lost(loss: str) -> JournalLost:
+    """The error for "missing", "replaced", "corrupt" or "restored"."""
+    return JournalLost(
+        loss, f"{_WHAT[loss]}, and without what it knew a payment could be posted twice", _GO_ON
+    )
+
+
+def read_anchor(folder: Path) -> Anchor | None:
+    """The anchor, or None where there is none that can be read."""
+    try:
+        return Anchor(**orjson.loads((folder / _ANCHOR).read_bytes()))
+    except (OSError, TypeError, orjson.JSONDecodeError):
+        return None
+
+
+def write_anchor(folder: Path, anchor: Anchor) -> None:
+    """Put it there in one step. It never runs ahead of what the journal has on disk."""
+    part = folder / f".{_ANCHOR}"
+    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(orjson.dumps(anchor))
+    part.replace(folder / _ANCHOR)
+
+
+def traces(
+    folder: Path, report_dir: Path | None, journal: str | None, known: set[str]
+) -> list[str]:
+    """Runs that left plans or reports of this journal behind and are not in `known`, sorted.
+
+    `journal` None: it is missing, and a report counts that was written for this folder.
+    """
+    found = {path.name for path in _folders(folder / "plans")} - known
+    newest = max(known, default="")
+    reports = [] if report_dir is None else _folders(report_dir)
+    for path in reports[-_REPORTS_LOOKED_AT:]:
+        if path.name > newest and _is_of(path / "summary.json", folder, journal):
+            found.add(path.name)
+    return sorted(found)
+
+
+def _folders(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if _RUN_ID.fullmatch(path.name))
+    except OSError:
+        return []
+
+
+def _is_of(summary: Path, folder: Path, journal: str | None) -> bool:
+    try:
+        told = orjson.loads(summary.read_bytes())["journal"]
+        return bool(
+            told["dir"] == str(folder.resolve()) if journal is None else told["id"] == journal
+        )
+    except (OSError, KeyError, TypeError, orjson.JSONDecodeError):
+        return False
+
+
+def loss_of(
+    folder: Path,
+    anchor: Anchor | None,
+    connection: sqlite3.Connection,
+    report_dir: Path | None,
+) -> str:
+    """How an open journal differs from what is known of it outside; "" where it does not."""
+    name = connection.execute("SELECT value FROM meta WHERE name = 'journal'").fetchone()[0]
+    if anchor is not None:
+        if anchor.journal != name:
+            return "replaced"
+        query = "SELECT hash FROM trail WHERE number = ?"
+        line = connection.execute(query, (anchor.number,)).fetchone()
+        if anchor.number and (line is None or line[0] != anchor.hash):
+            return "restored"
+    known = {line[0] for line in connection.execute("SELECT run_id FROM run")}
+    return "restored" if traces(folder, report_dir, name, known) else ""
+
+
+def refuse_network(folder: Path) -> None:
+    """SQLite's locks do not hold on network file systems. Raises JournalError; Linux only."""
+    with suppress(OSError):
+        mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+        inside = [
+            (len(point), kind)
+            for _, point, kind, *_ in mounts
+            if folder.resolve().is_relative_to(point)
+        ]
+        kind = max(inside, default=(0, ""))[1]
+        if _NETWORK.fullmatch(kind):
+            raise JournalError(
+                f"state.dir is on a network file system ({kind}), where locks and syncs do not hold",
+                "name a folder on a local disk",
+            )

@@ -1,0 +1,74 @@
+"""The audit trail: every claim, request, answer and decision, each line chained to the one before.
+
+A line's hash is taken over its content and the hash before it, so a line that is changed, left out,
+put in or moved breaks the chain from there on. That lines are cut off at the end shows against the
+anchor, which is kept beside the journal (`journal/amnesia.py`). Pure.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+import orjson
+
+
+class Event(StrEnum):
+    """What a line of the trail tells of."""
+
+    CLAIM = "claim"  # a write is about to be sent
+    RELEASE = "release"  # ... and was not
+    WRITE = "write"  # the answer to a write
+    SEARCH = "search"
+    READ = "read"
+    TOKEN = "token"  # noqa: S105 - the name of an event
+    CRASHED = "crashed"  # found in flight when a run started
+    SUSPECTED = "suspected"  # the journal was lost, and Canvas holds one like it
+    FOUND = "found"  # doubt settled: it is there
+    ABSENT = "absent"  # doubt settled: it is not there, it may be sent again
+    UNCLEAR = "unclear"  # a person has to decide
+    ABANDONED = "abandoned"  # a person gave it up
+    REOPENED = "reopened"  # ... and thought better of it
+    FOREIGN = "foreign"  # a resource that is not ours
+    RUN = "run"  # a run began
+    ENDED = "ended"  # a run came to its end
+    LOSS = "loss"  # the journal was lost, and a person said to go on
+
+
+class Line(NamedTuple):
+    """One line, in the order of the table's columns."""
+
+    number: int
+    at: str
+    run_id: str
+    event: str
+    key: str = ""
+    attempt: int = 0
+    latency_ms: float | None = None
+    http_status: int | None = None
+    correlation_id: str = ""
+    verdict: str = ""
+    resource_id: str = ""
+    detail: str = ""
+    who: str = ""
+
+
+ORIGIN: Final = "0" * 64  # before the first line
+
+
+def link(before: str, line: Line) -> str:
+    """The hash of a line that follows the hash `before`: 64 hex digits."""
+    return hashlib.sha256(before.encode() + orjson.dumps(tuple(line))).hexdigest()
+
+
+def first_break(lines: Iterable[tuple[Line, str]], number: int = 0, before: str = ORIGIN) -> int:
+    """The number of the first line that does not follow from the one before; 0 where all do.
+
+    `lines` with their hashes, in order, after the line `number` with the hash `before`.
+    """
+    for line, found in lines:
+        number += 1
+        if line.number != number or link(before, line) != found:
+            return number
+        before = found
+    return 0

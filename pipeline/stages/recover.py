@@ -1,0 +1,178 @@
+"""Doubt settled by asking Canvas: did a write whose answer was lost happen?
+
+A patient's resources are searched until two scans agree, and weighed (`weigh`, pure) against what was
+sent and when. Only what is certain is settled: one resource, like the write, made while it was being
+sent, and claimed by no other row. A failed search says nothing (reliability.md, "Settling doubt").
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from random import Random
+from typing import Any, Final
+
+from pipeline.canvas.client import Client
+from pipeline.canvas.retry import Backoff
+from pipeline.clock import Clock
+from pipeline.errors import SearchFailed, Unreachable
+from pipeline.fhir.coverage import likeness
+from pipeline.fhir.payment_notice import paid
+from pipeline.journal.journal import Journal
+from pipeline.records import Candidate, Doubt, Finding, Intent, Settlement
+
+_SEARCHED_BY: Final = {"Coverage": "patient", "PaymentNotice": "request"}
+_SCANS_MAX: Final = 4  # until two in a row agree
+_TRIES_MAX: Final = 5  # of a look before a first send
+# Shortly before our first send by the server's clock: made by somebody else, if that clock and the
+# one that stamps the rows agree. It is never taken for ours, nor is ours called absent beside it.
+_BEFORE: Final = timedelta(minutes=15)
+
+_INSIDE, _BEFOREHAND, _LATE, _UNTOLD = "inside", "before", "late", "untold"
+
+Like = Mapping[str, datetime | None]  # id -> when it was made, by the server's clock
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """Asks one Canvas, with the memory of one journal."""
+
+    client: Client
+    journal: Journal
+    clock: Clock
+    random: Random
+    quiet_s: float
+    run_id: str
+
+    async def look(self, doubt: Doubt) -> Finding:
+        """What Canvas shows of a write in doubt."""
+        try:
+            like = await self._agreed(doubt.intent)
+        except SearchFailed as error:
+            message = f"{doubt.message}; Canvas could not be searched: {error.message}"
+            return Finding(Settlement.UNKNOWN, "recover|unsearchable", message)
+        if like is None:
+            message = f"{doubt.message}; searches of Canvas do not agree"
+            return Finding(Settlement.UNKNOWN, "recover|unsearchable", message)
+        claimed = await self._claimed(doubt.intent, like)
+        return weigh(doubt, like, claimed, timedelta(seconds=self.quiet_s))
+
+    async def first_look(self, intent: Intent) -> Finding | None:
+        """Before a first send that nothing else protects: may it go? None: yes.
+
+        With a journal that was lost, what Canvas holds already is set aside for a person. Where the
+        server's clock is not known, what is there now is noted, so that it is never taken for ours.
+        """
+        like = await self._persistently(intent)
+        claimed = await self._claimed(intent, like)
+        others = [each for each in like if each not in claimed]
+        if self.journal.was_lost and others:
+            return Finding(
+                Settlement.UNCLEAR,
+                "journal|lost",
+                f"not sent: the journal was lost, and Canvas holds {len(others)} like it",
+                candidates=tuple(Candidate(each, like[each], _UNTOLD) for each in others),
+            )
+        if others:
+            await self.journal.note_foreign(
+                self.run_id, intent.resource_type, intent.lane, others, self.clock.now()
+            )
+        return None
+
+    async def _claimed(self, intent: Intent, like: Like) -> set[str]:
+        return await self.journal.claimed(intent.resource_type, intent.lane, like)
+
+    async def _persistently(self, intent: Intent) -> Like:
+        backoff = Backoff()
+        for tries in range(1, _TRIES_MAX + 1):
+            try:
+                like = await self._agreed(intent)
+            except SearchFailed:
+                like = None
+            if like is not None:
+                return like
+            await self.clock.sleep(backoff.delay_s(tries, self.random))
+        raise Unreachable(
+            f"Canvas cannot be searched for {intent.resource_type}, {_TRIES_MAX} times",
+            "run again once it can",
+        )
+
+    async def _agreed(self, intent: Intent) -> Like | None:
+        """What is like it, as two scans in a row show it; None where no two agree."""
+        before: Like | None = None
+        for _ in range(_SCANS_MAX):
+            now = like_of(
+                intent,
+                await self.client.search(
+                    intent.resource_type,
+                    _SEARCHED_BY[intent.resource_type],
+                    f"Patient/{intent.lane}",
+                ),
+            )
+            if now == before:
+                return now
+            before = now
+        return None
+
+
+def like_of(intent: Intent, resources: Collection[dict[str, Any]]) -> Like:
+    """Those resources that the intent could be, filtered anew: a search may show others too."""
+    if intent.resource_type == "Coverage":
+        counted = intent.likeness.partition(":")[0]
+        return {
+            each["id"]: None for each in resources if likeness(each, counted) == intent.likeness
+        }
+    like: dict[str, datetime | None] = {}
+    for each in resources:
+        notice = paid(each)
+        if notice is not None and (notice.patient, notice.cents, notice.claim) == (
+            f"Patient/{intent.lane}",
+            intent.amount_cents,
+            intent.claim,
+        ):
+            like[each["id"]] = notice.created_at
+    return like
+
+
+def weigh(doubt: Doubt, like: Like, claimed: Collection[str], quiet: timedelta) -> Finding:
+    """What a search comes to. `claimed` are ids of other rows, or known not to be ours."""
+    candidates = tuple(
+        Candidate(each, made_at, _when(doubt, made_at, quiet))
+        for each, made_at in like.items()
+        if each not in claimed
+    )
+    if doubt.attempts == 0 and not doubt.resent:
+        return Finding(Settlement.UNCLEAR, doubt.rule, doubt.message, candidates=candidates)
+    possible = [each for each in candidates if each.when != _BEFOREHAND]
+    if not possible and not any(_is_near(doubt, each) for each in candidates):
+        message = f"{doubt.message}; a search shows none like it"
+        return Finding(Settlement.ABSENT, "recover|absent", message, candidates=candidates)
+    if len(possible) == 1 and possible[0].when == _INSIDE:
+        message = f"{doubt.message}; a search shows it"
+        found = possible[0].resource_id
+        return Finding(Settlement.FOUND, "recover|found", message, found, candidates)
+    if len(possible) > 1:
+        rule, why = "recover|several", f"a search shows {len(possible)} like it that no row has"
+    else:
+        rule, why = "recover|untimely", "one like it was made while this was not being sent"
+    return Finding(Settlement.UNCLEAR, rule, f"{doubt.message}; {why}", candidates=candidates)
+
+
+def _when(doubt: Doubt, made_at: datetime | None, quiet: timedelta) -> str:
+    """Where the making of a resource lies against the sends, by the server's clock.
+
+    Without a clock, all that was there before has been noted, so what is left came after.
+    """
+    if doubt.intent.resource_type == "Coverage" or doubt.since is None:
+        return _INSIDE
+    if made_at is None:
+        return _UNTOLD
+    if made_at < doubt.since:
+        return _BEFOREHAND
+    if doubt.until is not None and made_at > doubt.until + quiet:
+        return _LATE
+    return _INSIDE
+
+
+def _is_near(doubt: Doubt, candidate: Candidate) -> bool:
+    made_at, since = candidate.created_at, doubt.since
+    return made_at is not None and since is not None and made_at >= since - _BEFORE
