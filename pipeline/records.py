@@ -6,7 +6,7 @@ Neither ever holds a value of the row.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 
@@ -157,7 +157,7 @@ class Doubt:
     since: datetime | None
     until: datetime | None
     is_owed: bool  # a search showed that it is not there, and it is still to be sent again
-    lost_at: datetime  # by our clock
+    ahead: timedelta | None  # of the server's clock before ours, as it was when it was sent
     rule: str
     message: str
 

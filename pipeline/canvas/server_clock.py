@@ -39,21 +39,24 @@ class ServerClock:
             self._least, self._most = min(self._least, least), max(self._most, most)
 
     @property
-    def is_known(self) -> bool:
-        """Whether it can tell what came before and what after."""
-        return (
-            self._least is not None
-            and self._most is not None
-            and self._most - self._least <= _WIDTH_MAX
-        )
+    def ahead(self) -> timedelta | None:
+        """How far it is ahead of ours, at least. None: not known well enough to decide anything."""
+        if self._least is None or self._most is None or self._most - self._least > _WIDTH_MAX:
+            return None
+        return self._least
+
+    def agrees(self, ahead: timedelta | None) -> bool:
+        """Whether it is as far ahead as it was told before: neither clock was set in between."""
+        now = self.ahead
+        return now is not None and ahead is not None and abs(now - ahead) <= _WIDTH_MAX
 
     def earliest(self, at: datetime) -> datetime | None:
         """The earliest that it can be there at an instant of ours; None: not known."""
-        return at + self._least if self.is_known and self._least is not None else None
+        return None if self.ahead is None else at + self.ahead
 
     def latest(self, at: datetime) -> datetime | None:
         """The latest that it can be there."""
-        return at + self._most if self.is_known and self._most is not None else None
+        return None if self.ahead is None or self._most is None else at + self._most
 
 
 def _instant(date: str) -> datetime | None:

@@ -176,12 +176,16 @@ class Journal:
 
         `since` is the server's clock at that moment, at the earliest; None: not known.
         """
+        claimed = {
+            "at": utc_text(at),
+            "since": _instant_text(since),
+            "ahead_s": None if since is None else (since - at).total_seconds(),
+        }
 
         def claim() -> None:
             for intent in intents:
                 self._enter(intent)
-                line = {"key": intent.key, "at": utc_text(at), "since": _instant_text(since)}
-                self._must(self._execute("claim", line), intent.key)
+                self._must(self._execute("claim", {"key": intent.key, **claimed}), intent.key)
                 self._append(at, run_id, Event.CLAIM, key=intent.key)
 
         await self._write(claim)
@@ -403,12 +407,8 @@ class Journal:
             left = self._execute("left_in_flight", {}).fetchall()
             self._append_text(run.started_at, run.run_id, Event.RUN, detail=run.command)
             for key, sent_at, since in left:
-                died_at = last[0] if last else sent_at
-                doubted = {
-                    "key": key,
-                    "at": died_at,
-                    "until": _until_of_crash(since, sent_at, died_at),
-                }
+                until = _until_of_crash(since, sent_at, last[0] if last else sent_at)
+                doubted = {"key": key, "at": run.started_at, "until": until}
                 self._must(self._execute("doubt_in_flight", doubted), key)
                 self._append_text(run.started_at, run.run_id, Event.CRASHED, key=key)
             return len(left)
@@ -632,7 +632,7 @@ def _doubt(line: Sequence[Any]) -> Doubt:
     (state, key, feed, resource_type, lane, fingerprint, cents, claim, likeness, run_id, *rest) = (
         line
     )
-    attempts, resent, since, until, settled_at, rule, message = rest
+    attempts, resent, since, until, ahead_s, rule, message = rest
     return Doubt(
         Intent(
             key,
@@ -652,7 +652,7 @@ def _doubt(line: Sequence[Any]) -> Doubt:
         _instant(since),
         _instant(until),
         state == State.PENDING.value,
-        _instant(settled_at) or datetime.fromtimestamp(0, UTC),
+        None if ahead_s is None else timedelta(seconds=ahead_s),
         rule,
         message,
     )

@@ -23,7 +23,7 @@ WHERE write.state = 'PENDING';
 -- The claim: durable before the first byte of the attempt. `since` is that of the first send whose
 -- fate was ever unknown, else of this one.
 UPDATE write SET
-    state = 'IN_FLIGHT', attempts = attempts + 1, since = CASE WHEN resent THEN since ELSE :since END, until = NULL,
+    state = 'IN_FLIGHT', attempts = attempts + 1, since = CASE WHEN resent THEN since ELSE :since END, until = NULL, ahead_s = :ahead_s,
     rule = '', message = '', http_status = NULL, correlation_id = '', sent_at = :at, settled_at = NULL
 WHERE key = :key AND state = 'PENDING';
 

@@ -47,6 +47,7 @@ CREATE TABLE write (
     resent INTEGER NOT NULL DEFAULT 0,              -- times a search showed nothing and it was sent again
     since TEXT,                                     -- the server's clock at its first send, at the earliest
     until TEXT,                                     -- and at its last one, at the latest
+    ahead_s REAL,                                   -- how far that clock was ahead of ours then
     resource_id TEXT,
     rule TEXT NOT NULL DEFAULT '',
     message TEXT NOT NULL DEFAULT '',
@@ -69,7 +70,7 @@ CREATE INDEX write_owed ON write (resent) WHERE state = 'PENDING' AND resent > 0
 CREATE VIEW doubt AS
 SELECT
     state, key, feed, resource_type, lane, fingerprint, amount_cents, claim, likeness, run_id,
-    attempts, resent, since, until, settled_at, rule, message
+    attempts, resent, since, until, ahead_s, rule, message
 FROM write;
 
 CREATE TRIGGER write_starts_pending BEFORE INSERT ON write

@@ -54,7 +54,8 @@ class Recovery:
             message = f"{doubt.message}; searches of Canvas do not agree"
             return Finding(Settlement.UNKNOWN, "recover|unsearchable", message)
         claimed = await self._claimed(doubt.intent, like)
-        return weigh(doubt, like, claimed, timedelta(seconds=self.quiet_s))
+        is_told = self.client.server_clock.agrees(doubt.ahead)
+        return weigh(doubt, like, claimed, timedelta(seconds=self.quiet_s), is_told=is_told)
 
     async def first_look(self, intent: Intent) -> Finding | None:
         """Before a first send that nothing else protects: may it go? None: yes.
@@ -133,10 +134,15 @@ def like_of(intent: Intent, resources: Collection[dict[str, Any]]) -> Like:
     return like
 
 
-def weigh(doubt: Doubt, like: Like, claimed: Collection[str], quiet: timedelta) -> Finding:
-    """What a search comes to. `claimed` are ids of other rows, or known not to be ours."""
+def weigh(
+    doubt: Doubt, like: Like, claimed: Collection[str], quiet: timedelta, *, is_told: bool
+) -> Finding:
+    """What a search comes to. `claimed` are ids of other rows, or known not to be ours.
+
+    `is_told`: the server's clock is known, and neither it nor ours was set since the sends.
+    """
     candidates = tuple(
-        Candidate(each, made_at, _when(doubt, made_at, quiet))
+        Candidate(each, made_at, _when(doubt, made_at if is_told else None, quiet))
         for each, made_at in like.items()
         if each not in claimed
     )
@@ -153,7 +159,7 @@ def weigh(doubt: Doubt, like: Like, claimed: Collection[str], quiet: timedelta) 
     if len(possible) > 1:
         rule, why = "recover|several", f"a search shows {len(possible)} like it that no row has"
     else:
-        rule, why = "recover|untimely", "one like it was made while this was not being sent"
+        rule, why = "recover|untimely", "a search shows one like it that may be another's"
     return Finding(Settlement.UNCLEAR, rule, f"{doubt.message}; {why}", candidates=candidates)
 
 

@@ -161,9 +161,8 @@ class _Sender:
 
     async def run(self, batches: Iterator[list[Intent]], doubts: Sequence[Doubt]) -> None:
         for doubt in doubts:
-            waited_s = (self._clock.now() - doubt.lost_at).total_seconds()
             if self._lanes.open(doubt.intent):
-                self._doubt(doubt, self._options.quiet_s - max(waited_s, 0.0))
+                self._doubt(doubt, self._still_quiet_s(doubt))
         async with asyncio.TaskGroup() as outer:
             outer.create_task(self._write_down())
             watch = outer.create_task(self._watch_stop())
@@ -388,6 +387,14 @@ class _Sender:
         opened = _Open(due_s, number, doubt, due_s + self._options.outage_s_max)
         heapq.heappush(self._open, opened)
         self._stirred.set()
+
+    def _still_quiet_s(self, doubt: Doubt) -> float:
+        """What is left of the quiet time of an earlier run's doubt, by the server's clock."""
+        quiet_s = self._options.quiet_s
+        now = self._client.server_clock.earliest(self._clock.now())
+        if now is None or doubt.until is None:
+            return quiet_s
+        return min(quiet_s - (now - doubt.until).total_seconds(), quiet_s)
 
     async def _settle_doubts(self) -> None:
         places = asyncio.Semaphore(_LOOKS_AT_ONCE)

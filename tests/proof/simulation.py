@@ -1,0 +1,402 @@
+"""Schedules: the real sender, recovery and journal against a simulated Canvas, killed again and again.
+
+A seed decides everything: the rows, the settings, what goes wrong, and where the process is killed.
+`python -m tests.proof replay SEED` runs one again and tells what happened.
+"""
+
+import logging
+import shutil
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import date, timedelta
+from decimal import Decimal
+from pathlib import Path
+from random import Random
+from types import SimpleNamespace
+from typing import Any, Final, cast
+
+import orjson
+import polars as pl
+
+from pipeline.canvas import client as canvas
+from pipeline.canvas.auth import Credentials
+from pipeline.engine import Sending
+from pipeline.errors import IngestError
+from pipeline.fhir.codes import Contract
+from pipeline.fhir.coverage import coverage, likeness, payor_of
+from pipeline.fhir.payment_notice import payment_notice
+from pipeline.journal import journal as journals
+from pipeline.journal.journal import Journal, Run
+from pipeline.records import Disposition, Doubt, Intent, Interaction, State
+from pipeline.stages import upload as uploading
+from pipeline.stages.recover import Recovery
+from tests.proof.canvas import BASE, FATES, SEARCH_FATES, Climate, SimulatedCanvas
+from tests.proof.virtual import CrashedError, Inline, LoopClock, VirtualLoop
+
+QUIET_S: Final = 5.0
+LIVES_MAX: Final = 6
+SCRATCH: Final = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path(tempfile.gettempdir())  # noqa: S108 - a memory disk
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One source row, as far as the simulation needs it."""
+
+    key: str
+    mark: str
+    resource_type: str
+    lane: str
+    cents: int | None
+    body: bytes
+    likeness: str
+
+    def intent(self, run_id: str) -> Intent:
+        return Intent(
+            self.key,
+            "feed",
+            self.resource_type,
+            Interaction.CREATE,
+            self.lane,
+            self.body,
+            self.key,
+            self.cents,
+            "",
+            self.likeness,
+            run_id,
+        )
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What one schedule came to."""
+
+    seed: int
+    violations: list[str] = field(default_factory=list)
+    crashes: int = 0
+    steps: int = 0  # of all lives
+    states: Counter[str] = field(default_factory=Counter)
+    mistaken: int = 0  # confirmed by an equal payment that somebody made by hand at that moment
+    effects: int = 0
+
+
+# Drawing a schedule -------------------------------------------------------------------------------
+
+
+def rows_of(random: Random) -> list[Row]:
+    """Two to eight rows of one to three patients; equal payments of one patient among them."""
+    rows = []
+    patients = [f"p{number}" for number in range(random.randint(1, 3))]
+    for number in range(random.randint(2, 8)):
+        lane, key = random.choice(patients), f"k{number}"
+        if random.random() < 0.4:
+            rows.append(_coverage(key, number, lane))
+        else:
+            rows.append(_payment(key, number, lane, random.choice((500, 500, 1250))))
+    return rows
+
+
+def _payment(key: str, number: int, lane: str, cents: int) -> Row:
+    day = date(2026, 1, 1) + timedelta(days=number)
+    body = payment_notice(patient=lane, amount=Decimal(cents) / 100, created_on=day, claim=None)
+    return Row(key, day.isoformat(), "PaymentNotice", lane, cents, orjson.dumps(body), "")
+
+
+def _coverage(key: str, number: int, lane: str) -> Row:
+    body = coverage(
+        Contract.OF_2025_10,
+        status="active",
+        beneficiary=lane,
+        subscriber=lane,
+        member_id=f"m{number}",
+        subscriber_id=None,
+        relationship="self",
+        payor=payor_of(by_payer_id=True, value="60054", display=key),
+        order=1,
+        type_code=None,
+        start_on=None,
+        end_on=None,
+        classes={},
+    )
+    return Row(key, key, "Coverage", lane, None, orjson.dumps(body), likeness(body) or "")
+
+
+def climate_of(random: Random) -> tuple[Climate, bool]:
+    """What goes wrong; and whether lost writes and stale searches keep to the quiet time."""
+    climate = Climate(has_date=random.random() > 0.1, skew_s=random.choice((0, 0, 0.7, -90, 7200)))
+    for fate in random.sample(FATES, random.randint(1, 5)):
+        climate.fates[fate] = random.choice((0.03, 0.1, 0.3))
+    for fate in random.sample(SEARCH_FATES, random.randint(0, 3)):
+        climate.searches[fate] = random.choice((0.05, 0.2))
+    climate.late_s, climate.stale_s = QUIET_S * 0.45, QUIET_S * 0.45
+    if random.random() < 0.15:
+        climate.rate_foreign = 0.03
+    climate.skew_jumps = random.random() < 0.05
+    is_bounded = random.random() < 0.75
+    if not is_bounded:
+        climate.late_s, climate.stale_s = QUIET_S * 8, QUIET_S * 3
+    return climate, is_bounded
+
+
+def options_of(random: Random) -> uploading.Options:
+    return uploading.Options(
+        concurrency=random.choice((1, 2, 4)),
+        rate_per_s=random.choice((20.0, 200.0, 2000.0)),
+        attempts_max=random.choice((1, 3)),
+        doubts_max=random.choice((1, 3)),
+        outage_s_max=60.0,
+        quiet_s=QUIET_S,
+        resend_absent=random.choice(("none", "coverage", "all")),
+    )
+
+
+# Carrying it out ----------------------------------------------------------------------------------
+
+
+class Schedule:
+    """One seed's world, life after life.
+
+    `crash_at` names the steps of the lives at which they are killed; None: drawn from the seed.
+    """
+
+    def __init__(self, seed: int, crash_at: Sequence[int] | None = None) -> None:
+        self.random = Random(seed)
+        self.rows = rows_of(self.random)
+        self.climate, self.is_bounded = climate_of(self.random)
+        self.options = options_of(self.random)
+        self.canvas = SimulatedCanvas(self.random, self.climate, self.step)
+        self.outcome = Outcome(seed)
+        self.now_s = 0.0
+        self.trace: Callable[[str], None] = lambda _: None
+        self._crash_at = crash_at
+        self._step = 0
+        self._crash_step: int | None = None
+        self._run = 0
+        self._is_fair = False
+        self._spans: dict[str, tuple[float, float]] = {}  # run id -> from when to when it lived
+        self._claimed_in: dict[str, list[str]] = {}  # key -> run ids
+        for _ in range(self.random.choice((0, 0, 1, 2))):  # entered by hand, long before or just so
+            row = self.random.choice(self.rows)
+            made_s = -self.random.choice((0.5, 30.0, 5000.0))
+            effect = self.canvas._commit(made_s, row.resource_type, orjson.loads(row.body))
+            effect.mark = ""
+        self.by_hand = {
+            each.resource_id for each in self.canvas.effects if each.resource_type == "Coverage"
+        }
+
+    def step(self, what: str) -> None:
+        """Something has just happened; perhaps the process is killed here."""
+        self._step += 1
+        self.outcome.steps += 1
+        if self._step == self._crash_step:
+            self.trace(f"killed: {what}, step {self._step}")
+            raise CrashedError
+
+    def run(self) -> Outcome:
+        """All lives; the last two of them in fair weather. Returns what was found."""
+        with tempfile.TemporaryDirectory(dir=SCRATCH, prefix="simulation-") as name:
+            folder = Path(name)
+            shutil.copy(_template(), folder / "journal.sqlite")
+            for life in range(LIVES_MAX):
+                if not self._life(folder, self._crash_of(life)):
+                    break
+            self._heal()
+            self._life(folder, None)
+            posts = self.canvas.posts
+            self._life(folder, None)
+            self._check(folder, posts)
+        return self.outcome
+
+    def _crash_of(self, life: int) -> int | None:
+        if self._crash_at is not None:
+            return self._crash_at[life] if life < len(self._crash_at) else None
+        return self.random.randint(1, 120) if self.random.random() < 0.6 else None
+
+    def _heal(self) -> None:
+        """The weather clears: what is late commits, and from now on nothing goes wrong."""
+        self.now_s += self.climate.late_s + QUIET_S
+        self.canvas.settle()
+        self.climate.fates = {}
+        self.climate.searches = {}
+        self.climate.rate_foreign = 0.0
+        self.climate.skew_jumps = False
+        self._is_fair = True
+
+    def _life(self, folder: Path, crash_step: int | None) -> bool:
+        """One run of the program. True: it was killed."""
+        self._step, self._crash_step = 0, crash_step
+        self._run += 1
+        self.now_s += self.random.choice((0.0, 1.0, 100.0))
+        loop = VirtualLoop(self.now_s, self.random, self.step)
+        wrong_s = self.random.choice((0.0, 0.0, 0.0, 0.0, 5.0, 3600.0, -3600.0))
+        wrong_s = 0.0 if self._is_fair else wrong_s
+        connection = journals._connect(folder, BASE, None, after_loss=False)
+        journal = Journal(connection, Inline(), folder)
+        self.canvas.claimed = lambda: {
+            line[0] for line in connection.execute("SELECT resource_id FROM write")
+        }
+        killed = False
+        try:
+            loop.run(self._main(loop, LoopClock(loop, wrong_s), journal))
+        except CrashedError:
+            killed = True
+            self.outcome.crashes += 1
+        except IngestError as error:
+            self.trace(f"ended: {type(error).__name__}")
+        finally:
+            self._crash_step = None
+            self._spans[f"r{self._run}"] = (self.now_s, loop.time())
+            self.now_s = loop.time()
+            connection.rollback()
+            connection.close()
+        return killed
+
+    async def _main(self, loop: VirtualLoop, clock: LoopClock, journal: Journal) -> None:
+        import asyncio  # noqa: PLC0415 - beside the loop it belongs to
+
+        run_id = f"r{self._run}"
+        self.trace(f"life {self._run} at {loop.time():.3f}")
+        journal.start_run(Run(run_id, "run", clock.now().isoformat()))
+        options = canvas.Options(
+            BASE,
+            Credentials("https://sim/auth/token/", "id", "secret"),
+            self.options.rate_per_s,
+            self.options.concurrency,
+        )
+        transport = cast("Any", self.canvas)
+        client = canvas.Client(options, transport, clock, self.random)
+        recovery = Recovery(client, journal, clock, self.random, QUIET_S, run_id)
+        job = cast("Any", SimpleNamespace(upload=self.options))
+        stop = asyncio.Event()
+        if not self._is_fair and self.random.random() < 0.1:
+            loop.call_later(self.random.uniform(0, 10), stop.set)
+        sending = Sending(job, run_id, client, journal, recovery, clock, self.random, stop)
+        await sending.settle([self._with_body(doubt) for doubt in journal.doubts()], _nobody)
+        states = journal.states(row.key for row in self.rows)
+        done = {State.CONFIRMED, State.IN_DOUBT, State.IN_FLIGHT, State.ABANDONED}
+        intents = [row.intent(run_id) for row in self.rows if states.get(row.key) not in done]
+        types = {intent.resource_type for intent in intents}
+        if intents and not stop.is_set():
+            await sending.upload(iter([intents]), types, _nobody)
+        await journal.record(run_id, client.exchanges)
+
+    def _with_body(self, doubt: Doubt) -> Doubt:
+        body = next(row.body for row in self.rows if row.key == doubt.intent.key)
+        return replace(doubt, intent=replace(doubt.intent, body=body))
+
+    # The invariants -------------------------------------------------------------------------------
+
+    def _check(self, folder: Path, posts: int) -> None:
+        connection = journals._connect(folder, BASE, None, after_loss=False)
+        journal = Journal(connection, Inline(), folder)
+        written = journal.writes(pl.Series("key", [row.key for row in self.rows]))
+        ends = {line["key"]: line for line in written.to_dicts()}
+        if journal.first_break():
+            self._violated("the trail's chain is broken")
+        for line, _ in journal.trail():
+            if line.event == "claim":
+                self._claimed_in.setdefault(line.key, []).append(line.run_id)
+        connection.close()
+        made = Counter(each.mark for each in self.canvas.effects if each.mark)
+        by_id = {each.resource_id: each for each in self.canvas.effects}
+        self.outcome.effects = made.total()
+        for row in self.rows:
+            end = ends.get(row.key)
+            state = State(end["state"]) if end else State.PENDING
+            self.outcome.states[state.value] += 1
+            if made[row.mark] > self._effects_max(row):
+                self._violated(f"{row.key} ({row.resource_type}) has {made[row.mark]} effects")
+            if state is State.CONFIRMED and end is not None:
+                self._check_confirmed(row, end["resource_id"], by_id)
+            elif made[row.mark] and state is not State.IN_DOUBT and self._effects_max(row) == 1:
+                self._violated(f"{row.key} has an effect and is {state.value}")
+            if state is State.IN_FLIGHT:
+                self._violated(f"{row.key} is left in flight")
+        ids = [end["resource_id"] for end in ends.values() if end["resource_id"]]
+        if len(ids) != len(set(ids)):
+            self._violated("a resource belongs to two rows")
+        if self.canvas.posts != posts and not self.outcome.states[State.PENDING.value]:
+            self._violated("the last run had no news, and sent something")
+        self._check_lanes(ends)
+
+    def _effects_max(self, row: Row) -> int:
+        """One; two where the user let absence be believed, and a write came later than the quiet time."""
+        allowed = self.options.resend_absent
+        is_resent = allowed == "all" or (allowed == "coverage" and row.resource_type == "Coverage")
+        return 2 if is_resent and not self.is_bounded else 1
+
+    def _check_confirmed(self, row: Row, resource_id: str, by_id: dict[str, Any]) -> None:
+        effect = by_id.get(resource_id)
+        if effect is None:
+            self._violated(f"{row.key} is confirmed by a resource that is not there")
+            return
+        if row.resource_type == "Coverage":
+            found = likeness(effect.content, row.likeness.partition(":")[0])
+            if found != row.likeness:
+                self._violated(f"{row.key} is confirmed by a coverage that is another's")
+            return
+        same = (effect.content["request"], effect.content["amount"])
+        sent = orjson.loads(row.body)
+        if same != (sent["request"], sent["amount"]):
+            self._violated(f"{row.key} is confirmed by another payment")
+        if effect.mark == row.mark:
+            return
+        # An equal payment of the patient, made while this one may have been under way: whose it is no
+        # client can tell. Anything earlier or later than the clocks leave open is told apart.
+        lives = [self._spans[run_id] for run_id in self._claimed_in[row.key]]
+        earliest_s = min(life[0] for life in lives) - 8
+        latest_s = max(life[1] for life in lives) + 60 + 2 * QUIET_S + 8
+        twins = [each.mark for each in self.rows if each.key != row.key]
+        if effect.mark in twins or earliest_s <= effect.made_s <= latest_s:
+            self.outcome.mistaken += effect.mark not in twins
+            return
+        self._violated(f"{row.key} is confirmed by a payment of another time")
+
+    def _check_lanes(self, ends: dict[str, dict[str, Any]]) -> None:
+        """What is pending in the end waits behind a doubt of its patient."""
+        doubted = {
+            row.lane
+            for row in self.rows
+            if row.key in ends and ends[row.key]["state"] == State.IN_DOUBT.value
+        }
+        for row in self.rows:
+            is_pending = row.key not in ends or ends[row.key]["state"] == State.PENDING.value
+            if is_pending and row.lane not in doubted:
+                self._violated(f"{row.key} is pending, and nothing is in its way")
+
+    def _violated(self, what: str) -> None:
+        self.outcome.violations.append(f"seed {self.outcome.seed}: {what}")
+
+
+def _nobody(disposition: Disposition, count: int) -> None:
+    """Progress that nobody looks at."""
+
+
+_made: list[Path] = []
+
+
+def _template() -> Path:
+    """A journal that was just made, to be copied."""
+    if not _made:
+        folder = Path(tempfile.mkdtemp(dir=SCRATCH, prefix="simulation-template-"))
+        journals._connect(folder, BASE, None, after_loss=False).close()
+        _made.append(folder / "journal.sqlite")
+        import atexit  # noqa: PLC0415
+
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return _made[0]
+
+
+def quiet() -> None:
+    """A killed process leaves coroutines behind; nobody needs to hear of them."""
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    sys.unraisablehook = lambda _: None
+
+
+def outcomes(seeds: Sequence[int]) -> Iterator[Outcome]:
+    """Carry out schedules, one after another."""
+    quiet()
+    for seed in seeds:
+        yield Schedule(seed).run()
