@@ -121,10 +121,11 @@ def refuse_network(folder: Path) -> None:
     """SQLite's locks do not hold on network file systems. Raises JournalError; Linux only."""
     with suppress(OSError):
         mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+        path = f"{folder.resolve()}/"
         inside = [
             (len(point), kind)
             for _, point, kind, *_ in mounts
-            if folder.resolve().is_relative_to(point)
+            if path.startswith(f"{point.rstrip('/')}/")
         ]
         kind = max(inside, default=(0, ""))[1]
         if _NETWORK.fullmatch(kind):

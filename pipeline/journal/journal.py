@@ -15,7 +15,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import partial
+from functools import cache, partial
 from importlib import resources
 from pathlib import Path
 from secrets import token_hex
@@ -88,6 +88,7 @@ class Held:
     youngest: str | None
 
 
+@cache
 def _queries() -> dict[str, str]:
     text = resources.files("pipeline.journal").joinpath("queries.sql").read_text()
     parts = re.split(r"^-- name: (\w+)$", text, flags=re.MULTILINE)
@@ -103,7 +104,8 @@ class Journal:
         self.folder = folder
         self._sql = _queries()
         self._broken = False
-        self._file = _identity(folder / _FILE)
+        self._path = folder / _FILE
+        self._file = _identity(self._path)
         self._head: tuple[int, str] = (0, ORIGIN)  # number and hash of the trail's last line
         self._anchored_s = float("-inf")
         meta, head = self._read(
@@ -563,7 +565,7 @@ class Journal:
         """All of a step or nothing of it, on disk when this returns."""
         if self._broken:
             raise JournalError("the journal could not be written before", "run again")
-        if _identity(self.folder / _FILE) != self._file:
+        if _identity(self._path) != self._file:
             self._broken = True
             raise JournalError(
                 "the journal was replaced or deleted while a run held it",

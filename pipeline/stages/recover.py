@@ -54,7 +54,11 @@ class Recovery:
             message = f"{doubt.message}; searches of Canvas do not agree"
             return Finding(Settlement.UNKNOWN, "recover|unsearchable", message)
         claimed = await self._claimed(doubt.intent, like)
-        is_told = self.client.server_clock.agrees(doubt.ahead)
+        is_told = (
+            self.client.server_clock.agrees(doubt.ahead)
+            if doubt.since is not None
+            else doubt.intent.run_id == self.run_id
+        )
         return weigh(doubt, like, claimed, timedelta(seconds=self.quiet_s), is_told=is_told)
 
     async def first_look(self, intent: Intent) -> Finding | None:
@@ -139,10 +143,11 @@ def weigh(
 ) -> Finding:
     """What a search comes to. `claimed` are ids of other rows, or known not to be ours.
 
-    `is_told`: the server's clock is known, and neither it nor ours was set since the sends.
+    `is_told`: the server's clock is known, and neither it nor ours was set since the sends; or
+    there is none, but it was this very run that sent it, after all that was there had been noted.
     """
     candidates = tuple(
-        Candidate(each, made_at, _when(doubt, made_at if is_told else None, quiet))
+        Candidate(each, made_at, _when(doubt, made_at, quiet, is_told=is_told))
         for each, made_at in like.items()
         if each not in claimed
     )
@@ -163,14 +168,11 @@ def weigh(
     return Finding(Settlement.UNCLEAR, rule, f"{doubt.message}; {why}", candidates=candidates)
 
 
-def _when(doubt: Doubt, made_at: datetime | None, quiet: timedelta) -> str:
-    """Where the making of a resource lies against the sends, by the server's clock.
-
-    Without a clock, all that was there before has been noted, so what is left came after.
-    """
-    if doubt.intent.resource_type == "Coverage" or doubt.since is None:
+def _when(doubt: Doubt, made_at: datetime | None, quiet: timedelta, *, is_told: bool) -> str:
+    """Where the making of a resource lies against the sends, by the server's clock."""
+    if doubt.intent.resource_type == "Coverage" or (doubt.since is None and is_told):
         return _INSIDE
-    if made_at is None:
+    if doubt.since is None or made_at is None or not is_told:
         return _UNTOLD
     if made_at < doubt.since:
         return _BEFOREHAND

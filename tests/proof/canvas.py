@@ -135,7 +135,7 @@ class SimulatedCanvas:
             reply.problem,
         )
 
-    async def _post(self, url: str, body: dict[str, Any]) -> Reply:
+    async def _post(self, url: str, body: dict[str, Any]) -> Reply:  # noqa: PLR0911 - one a fate
         now_s = asyncio.get_running_loop().time()
         resource_type = url.rpartition("/")[2]
         fate = self._drawn(self.climate.fates)
@@ -173,7 +173,7 @@ class SimulatedCanvas:
             return await self._struck(fate)
         return self._answer(201, None, Location=f"/{resource_type}/{effect.resource_id}/_history/1")
 
-    async def _struck(self, fate: str) -> Reply:
+    async def _struck(self, fate: str) -> Reply:  # noqa: PLR0911 - one a fate
         """The answer, or none, of a fate that has no more to do with the content."""
         match fate:
             case "refused":

@@ -175,6 +175,8 @@ class Schedule:
         self._crash_step: int | None = None
         self._run = 0
         self._is_fair = False
+        # A clock that was set by less than a minute passes for one that goes wrong.
+        self._jumps_s = 60.0 if self.climate.skew_jumps else 0.0
         self._spans: dict[str, tuple[float, float]] = {}  # run id -> from when to when it lived
         self._claimed_in: dict[str, list[str]] = {}  # key -> run ids
         for _ in range(self.random.choice((0, 0, 1, 2))):  # entered by hand, long before or just so
@@ -346,8 +348,9 @@ class Schedule:
         # An equal payment of the patient, made while this one may have been under way: whose it is no
         # client can tell. Anything earlier or later than the clocks leave open is told apart.
         lives = [self._spans[run_id] for run_id in self._claimed_in[row.key]]
-        earliest_s = min(life[0] for life in lives) - 8
-        latest_s = max(life[1] for life in lives) + 60 + 2 * QUIET_S + 8
+        slack_s = 8 + self._jumps_s
+        earliest_s = min(life[0] for life in lives) - slack_s
+        latest_s = max(life[1] for life in lives) + 60 + 2 * QUIET_S + slack_s
         twins = [each.mark for each in self.rows if each.key != row.key]
         if effect.mark in twins or earliest_s <= effect.made_s <= latest_s:
             self.outcome.mistaken += effect.mark not in twins

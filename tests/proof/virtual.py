@@ -50,14 +50,19 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             self._now_s = max(self._now_s, timers[0]._when)
         super()._run_once()  # type: ignore[misc]
 
-    def run_in_executor(self, executor: Any, function: Callable[..., T], *args: Any) -> Any:
+    def run_in_executor(  # type: ignore[override]
+        self,
+        executor: Any,  # noqa: ARG002 - there is none
+        func: Callable[..., T],
+        *args: Any,
+    ) -> "asyncio.Future[T]":
         """Run it after a little while, and tell of it after another: others go on in between."""
         future: asyncio.Future[T] = self.create_future()
 
         def work() -> None:
             self._step("before a commit")
             try:
-                result = function(*args)
+                result = func(*args)
             except StopIteration as stop:  # a future takes none
                 future.set_exception(RuntimeError(stop))
                 return
