@@ -3,7 +3,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test lint format lock
+N ?= 20000
+
+.PHONY: setup demo test simulate mutate lint format lock
 
 setup: .venv/ready
 
@@ -25,6 +27,14 @@ demo: setup
 
 test: setup
 	$(BIN)/pytest
+
+# The proof of README, "What is guaranteed", at any length: make simulate N=200000
+simulate: setup
+	$(BIN)/python -m tests.proof simulate -n $(N)
+
+# Plants each fault that the proof must see, and shows the test that sees it.
+mutate: setup
+	$(BIN)/python -m tests.proof.mutations
 
 lint: setup
 	$(BIN)/ruff check

@@ -5,18 +5,22 @@ A seed decides everything: the rows, the settings, what goes wrong, and where th
 """
 
 import logging
+import multiprocessing
+import os
 import shutil
 import sys
 import tempfile
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from decimal import Decimal
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import orjson
 import polars as pl
@@ -33,8 +37,13 @@ from pipeline.journal.journal import Journal, Run
 from pipeline.records import Disposition, Doubt, Intent, Interaction, State
 from pipeline.stages import upload as uploading
 from pipeline.stages.recover import Recovery
-from tests.proof.canvas import BASE, FATES, SEARCH_FATES, Climate, SimulatedCanvas
+from tests.proof.canvas import BASE, FATES, SEARCH_FATES, Climate, Effect, SimulatedCanvas
 from tests.proof.virtual import CrashedError, Inline, LoopClock, VirtualLoop
+
+if TYPE_CHECKING:
+    from pipeline.journal.trail import Line
+
+T = TypeVar("T")
 
 QUIET_S: Final = 5.0
 LIVES_MAX: Final = 6
@@ -76,7 +85,7 @@ class Outcome:
     seed: int
     violations: list[str] = field(default_factory=list)
     crashes: int = 0
-    steps: int = 0  # of all lives
+    steps: list[int] = field(default_factory=list)  # of each life
     states: Counter[str] = field(default_factory=Counter)
     mistaken: int = 0  # confirmed by an equal payment that somebody made by hand at that moment
     effects: int = 0
@@ -170,6 +179,7 @@ class Schedule:
         self.outcome = Outcome(seed)
         self.now_s = 0.0
         self.trace: Callable[[str], None] = lambda _: None
+        self.tell: Callable[[list[Line], list[Effect]], None] = lambda *_: None
         self._crash_at = crash_at
         self._step = 0
         self._crash_step: int | None = None
@@ -191,7 +201,6 @@ class Schedule:
     def step(self, what: str) -> None:
         """Something has just happened; perhaps the process is killed here."""
         self._step += 1
-        self.outcome.steps += 1
         if self._step == self._crash_step:
             self.trace(f"killed: {what}, step {self._step}")
             raise CrashedError
@@ -249,6 +258,7 @@ class Schedule:
             self.trace(f"ended: {type(error).__name__}")
         finally:
             self._crash_step = None
+            self.outcome.steps.append(self._step)
             self._spans[f"r{self._run}"] = (self.now_s, loop.time())
             self.now_s = loop.time()
             connection.rollback()
@@ -297,7 +307,9 @@ class Schedule:
         ends = {line["key"]: line for line in written.to_dicts()}
         if journal.first_break():
             self._violated("the trail's chain is broken")
-        for line, _ in journal.trail():
+        lines = [line for line, _ in journal.trail()]
+        self.tell(lines, self.canvas.effects)
+        for line in lines:
             if line.event == "claim":
                 self._claimed_in.setdefault(line.key, []).append(line.run_id)
         connection.close()
@@ -395,11 +407,37 @@ def _template() -> Path:
 def quiet() -> None:
     """A killed process leaves coroutines behind; nobody needs to hear of them."""
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    warnings.simplefilter("ignore", RuntimeWarning)
     sys.unraisablehook = lambda _: None
 
 
-def outcomes(seeds: Sequence[int]) -> Iterator[Outcome]:
-    """Carry out schedules, one after another."""
+def outcome(seed: int) -> Outcome:
+    """One schedule, killed wherever its seed says."""
     quiet()
-    for seed in seeds:
-        yield Schedule(seed).run()
+    return Schedule(seed).run()
+
+
+def crash_points(seed: int) -> Iterator[Outcome]:
+    """One schedule killed at each step in turn, and once more at some step of the life after that.
+
+    The second step moves on with the first, so that over the whole every part of a recovery is struck.
+    """
+    quiet()
+    for first in range(1, Schedule(seed, ()).run().steps[0] + 1):
+        after = Schedule(seed, (first,)).run().steps[1]
+        yield Schedule(seed, (first, first * 7 % max(after, 1) + 1)).run()
+
+
+def swept(seed: int) -> tuple[int, list[str]]:
+    """How many crash points a schedule has, and what they violated."""
+    found = list(crash_points(seed))
+    return len(found), [line for each in found for line in each.violations]
+
+
+def over(
+    work: Callable[[int], T], seeds: Sequence[int], processes: int | None = None
+) -> Iterator[T]:
+    """Carry out work for each seed, on all cores."""
+    context = multiprocessing.get_context("forkserver")
+    with ProcessPoolExecutor(processes or os.cpu_count(), mp_context=context) as pool:
+        yield from pool.map(work, seeds, chunksize=20)

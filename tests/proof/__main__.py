@@ -1,0 +1,155 @@
+"""`python -m tests.proof simulate -n 20000`: the proof at any length; `replay SEED`: one schedule told.
+
+Prints schedules, crashes, violations, and the shares of rows confirmed, parked and pending. Ends with
+1 where anything was violated.
+"""
+
+import argparse
+import asyncio
+import sys
+import tempfile
+import time
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import orjson
+
+from pipeline.journal.trail import Line
+from tests.proof import kills, powerloss
+from tests.proof.canvas import Effect
+from tests.proof.simulation import Schedule, outcome, over, quiet, swept
+
+# Of so many schedules, one kill, one power loss, and one schedule struck at each of its crash points.
+_SCHEDULES_A_KILL: Final = 1_000
+_SCHEDULES_AN_IMAGE: Final = 20
+_SCHEDULES_A_SWEEP: Final = 2_000
+_IMAGES_AT_ONCE: Final = 250
+_SHOWN_MAX: Final = 20
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.proof", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    simulate = commands.add_parser("simulate", help="run many schedules, kills and power losses")
+    simulate.add_argument("-n", type=int, default=20_000, help="schedules")
+    simulate.add_argument("--seed", type=int, default=0, help="the first one")
+    simulate.set_defaults(work=lambda asked: _simulate(asked.n, asked.seed))
+    replay = commands.add_parser("replay", help="run one schedule again and tell what happened")
+    replay.add_argument("seed", type=int)
+    replay.add_argument("--crash-at", type=int, nargs="*", help="steps; else as the seed says")
+    replay.set_defaults(work=lambda asked: _replay(asked.seed, asked.crash_at))
+    asked = parser.parse_args()
+    return int(asked.work(asked))
+
+
+def _simulate(count: int, seed: int) -> int:
+    violations = _schedules(count, seed)
+    violations += _sweeps(max(count // _SCHEDULES_A_SWEEP, 1), seed)
+    violations += _power_losses(max(count // _SCHEDULES_AN_IMAGE, _IMAGES_AT_ONCE), seed)
+    violations += _kills(max(count // _SCHEDULES_A_KILL, 10), seed)
+    for violation in violations[:_SHOWN_MAX]:
+        print(f"  {violation}")
+    print(f"violations in all: {len(violations)}")
+    return 1 if violations else 0
+
+
+def _schedules(count: int, seed: int) -> list[str]:
+    began_s = time.monotonic()
+    states: Counter[str] = Counter()
+    violations: list[str] = []
+    crashes = mistaken = effects = 0
+    for each in over(outcome, range(seed, seed + count)):
+        states += each.states
+        crashes += each.crashes
+        mistaken += each.mistaken
+        effects += each.effects
+        violations += each.violations
+    _tell("schedules", count, began_s, violations)
+    rows = states.total()
+    shares = ", ".join(f"{name} {states[name] / rows:.2%}" for name in sorted(states))
+    print(f"  {crashes:,} crashes, {rows:,} rows, {effects:,} effects; {shares}")
+    print(
+        f"  {mistaken:,} rows confirmed by an equal payment made by hand while they were being sent"
+    )
+    return violations
+
+
+def _sweeps(count: int, seed: int) -> list[str]:
+    began_s = time.monotonic()
+    points, violations = 0, []
+    for found, wrong in over(swept, range(seed, seed + count)):
+        points += found
+        violations += wrong
+    _tell(
+        f"crash points of {count:,} schedules, each with another in the recovery",
+        points,
+        began_s,
+        violations,
+    )
+    return violations
+
+
+def _power_losses(count: int, seed: int) -> list[str]:
+    began_s = time.monotonic()
+    rounds = -(-count // _IMAGES_AT_ONCE)
+    work = partial(powerloss.run, _IMAGES_AT_ONCE)
+    violations = [
+        line for report in over(work, range(seed, seed + rounds)) for line in report.violations
+    ]
+    _tell("power-loss images of the journal", rounds * _IMAGES_AT_ONCE, began_s, violations)
+    return violations
+
+
+def _kills(count: int, seed: int) -> list[str]:
+    began_s = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        report = asyncio.run(kills.run(count, seed, Path(folder)))
+    _tell("kills of the command", report.kills, began_s, report.violations)
+    print(
+        f"  {report.terms} of them SIGTERM, {report.amid} amid the sending; {report.rows:,} rows, "
+        f"{report.effects:,} effects, {report.in_doubt:,} in doubt at the end ({report.in_doubt / report.rows:.2%})"
+    )
+    return report.violations
+
+
+def _tell(what: str, count: int, began_s: float, violations: list[str]) -> None:
+    took_s = time.monotonic() - began_s
+    print(f"{what}: {count:,} in {took_s:,.0f} s, violations {len(violations)}", flush=True)
+
+
+def _replay(seed: int, crash_at: list[int] | None) -> int:
+    quiet()
+    schedule = Schedule(seed, crash_at)
+    schedule.trace = print
+    schedule.tell = _told
+    print(schedule.climate, schedule.options, sep="\n")
+    for row in schedule.rows:
+        print(f"{row.key}: {row.resource_type} of {row.lane}, cents {row.cents}")
+    found = schedule.run()
+    print(found)
+    return 1 if found.violations else 0
+
+
+def _told(lines: list[Line], effects: list[Effect]) -> None:
+    for line in lines:
+        print(
+            line.number,
+            line.at[11:],
+            line.run_id,
+            line.event,
+            line.key,
+            line.http_status or "",
+            line.verdict,
+            line.detail,
+        )
+    for effect in effects:
+        made = orjson.dumps(effect.content.get("created")).decode()
+        print(
+            f"{effect.resource_id} of {effect.mark or 'somebody else'} at {effect.made_s:.3f} s, created {made}"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
