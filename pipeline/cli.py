@@ -87,11 +87,124 @@ def plan(**options: Any) -> None:
     *_FEEDS,
     _EXPECT,
     click.option("--dry-run", is_flag=True, help="The same as `plan`."),
+    click.option(
+        "--journal-lost",
+        is_flag=True,
+        help="Go on though the journal is lost: what Canvas seems to hold is set aside for `review`.",
+    ),
     *_OUTPUT,
 )
-def run(*, dry_run: bool, **options: Any) -> None:
-    """Plan, upload and report. Running it again resumes: nothing is sent twice."""
-    _plan_or_run("plan" if dry_run else "run", options)
+def run(*, dry_run: bool, journal_lost: bool, **options: Any) -> None:
+    """Settle doubts, plan, upload and report. Running it again resumes: nothing is sent twice."""
+    if dry_run and journal_lost:
+        raise click.UsageError("--journal-lost sends: leave --dry-run out")
+    _plan_or_run("plan" if dry_run else "run", options, journal_lost=journal_lost)
+
+
+@cli.command()
+@_options(
+    _CONFIG,
+    click.option(
+        "--confirm",
+        multiple=True,
+        metavar="KEY=ID",
+        help="It arrived, and is that resource (which is read first); repeatable.",
+    ),
+    click.option(
+        "--resend",
+        multiple=True,
+        metavar="KEY",
+        help="It did not arrive: search once more, then send it again; repeatable.",
+    ),
+    click.option(
+        "--confirm-found", is_flag=True, help="Confirm all of which Canvas shows just one."
+    ),
+    click.option(
+        "--resend-absent", is_flag=True, help="Send all again of which Canvas shows none."
+    ),
+    click.option(
+        "--abandon", multiple=True, metavar="KEY", help="Never send it again; repeatable."
+    ),
+    click.option(
+        "--foreign",
+        multiple=True,
+        metavar="ID",
+        help="With --resend: that resource is somebody else's; repeatable.",
+    ),
+    click.option("--by", metavar="NAME", help="Who decides; else the user of this machine."),
+    *_OUTPUT,
+)
+def review(**options: Any) -> None:
+    """List the writes in doubt with what Canvas shows of them, or settle them."""
+    confirm = dict(pair.partition("=")[::2] for pair in options["confirm"])
+    if not all(confirm.values()):
+        raise click.UsageError("--confirm takes KEY=ID")
+    if options["foreign"] and not options["resend"]:
+        raise click.UsageError("--foreign goes with --resend KEY")
+
+    def work(_: Progress, stop: asyncio.Event) -> Any:
+        import getpass
+
+        from pipeline import review as reviewing
+
+        decisions = reviewing.Decisions(
+            confirm,
+            options["resend"],
+            options["abandon"],
+            options["resend_absent"],
+            options["confirm_found"],
+            options["foreign"],
+            options["by"] or getpass.getuser(),
+        )
+        return reviewing.review(_job(options), decisions, stop=stop)
+
+    reviewed = _watch(work, {**options, "no_progress": True})
+    from pipeline import config, review
+    from pipeline.views.doubts import review_text
+
+    told = review.as_json(reviewed)
+    if options["as_json"]:
+        import orjson
+
+        click.echo(orjson.dumps(told).decode())
+    else:
+        base_url = config.load(options["config"]).canvas.base_url
+        click.echo(review_text(told, _shown(options["config"]), base_url))
+    sys.exit(reviewed.exit_code)
+
+
+@cli.group()
+def journal() -> None:
+    """Look into the journal: what is held, and whether its trail is whole."""
+
+
+@journal.command()
+@_options(
+    _CONFIG,
+    click.argument("key", required=False),
+    click.option("--json", "as_json", is_flag=True, help="As one JSON object on stdout."),
+)
+def show(key: str | None, **options: Any) -> None:
+    """What is held by state and age, and whether the audit trail is whole; or one KEY's history.
+
+    Ends with 1 where the trail's chain is broken.
+    """
+    from pipeline import review
+    from pipeline.errors import IngestError
+    from pipeline.views.doubts import inventory_text
+
+    try:
+        found = review.inventory(_job(options), key)
+    except IngestError as error:
+        _exit_with(error, as_json=options["as_json"])
+    told = review.inventory_json(found)
+    if options["as_json"]:
+        import orjson
+
+        click.echo(orjson.dumps(told).decode())
+    else:
+        click.echo(inventory_text(told))
+    sys.exit(1 if found.first_break else 0)
 
 
 @cli.command()
@@ -180,12 +293,13 @@ def completion(shell: str) -> None:
 # Underneath ---------------------------------------------------------------------------------------
 
 
-def _plan_or_run(command: str, options: dict[str, Any]) -> None:
+def _plan_or_run(command: str, options: dict[str, Any], *, journal_lost: bool = False) -> None:
     def work(progress: Progress, stop: asyncio.Event) -> Any:
         from pipeline import engine
 
-        start = engine.plan if command == "plan" else engine.run
-        return start(_job(options), progress=progress, stop=stop)
+        if command == "plan":
+            return engine.plan(_job(options), progress=progress, stop=stop)
+        return engine.run(_job(options), journal_lost=journal_lost, progress=progress, stop=stop)
 
     _carry_out(work, options)
 

@@ -247,5 +247,5 @@ async def test_after_a_failed_write_nothing_more_is_written(journal: Journal) ->
 
     with pytest.raises(JournalError, match="cannot be read or written"):
         await journal._write(fail)
-    with pytest.raises(JournalError, match="could not be written before"):
+    with pytest.raises(JournalError, match="cannot be read or written"):
         await claim(journal, intent())

@@ -4,6 +4,7 @@ import asyncio
 import csv
 import json
 import os
+import resource
 import signal
 import stat
 import sys
@@ -487,10 +488,13 @@ async def test_nothing_of_a_row_is_in_what_is_not_meant_for_rows(make_world: Mak
 # The command itself -------------------------------------------------------------------------------
 
 
-async def start(world: World, *arguments: str) -> asyncio.subprocess.Process:
+async def start(
+    world: World, *arguments: str, before: Callable[[], None] | None = None
+) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         sys.executable, "-m", "pipeline", arguments[0], str(world.config), *arguments[1:],
         env={**os.environ, **CREDENTIALS}, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        preexec_fn=before,
     )  # fmt: skip
 
 
@@ -575,6 +579,27 @@ async def test_a_second_run_at_the_same_time_exits_with_5(make_world: MakeWorld)
     assert second.returncode == 5
     assert json.loads(stdout)["exit_code"] == 5
     assert "another run holds the journal" in stderr
+
+
+async def test_a_full_disk_ends_the_run_and_loses_nothing(make_world: MakeWorld) -> None:
+    world = await make_world(patients=100)
+    world.write_config(feeds=LEDGER_ONLY, rate_per_s=1000.0)
+    world.write_ledger(payments(1500, patients=100))
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (700_000, 700_000))
+
+    process = await start(world, "run", "--no-progress", before=limit)
+    _, stderr = await process.communicate()
+    assert process.returncode == 1
+    assert b"check the disk of state.dir" in stderr
+    assert 0 < len(world.effects) < 1500
+    again = await world.run()
+    ends = Counter(counts(again))
+    assert ends["created"] + ends["unchanged"] + ends["in_doubt"] + ends["pending"] == 1500
+    assert len(world.effects) == ends["created"] + ends["unchanged"]
+    paid = Counter((effect["patient"], effect["amount"]) for effect in world.effects)
+    assert max(paid.values()) == 1
 
 
 async def test_the_summary_on_the_terminal(make_world: MakeWorld) -> None:

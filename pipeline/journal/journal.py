@@ -103,7 +103,9 @@ class Journal:
         self._pool = pool
         self.folder = folder
         self._sql = _queries()
-        self._broken = False
+        self._broken: JournalError | None = (
+            None  # what came in between; nothing is written after it
+        )
         self._path = folder / _FILE
         self._file = _identity(self._path)
         self._head: tuple[int, str] = (0, ORIGIN)  # number and hash of the trail's last line
@@ -152,7 +154,7 @@ class Journal:
 
     def close(self) -> None:
         """Let it go."""
-        if not self._broken:
+        if self._broken is None:
             self._anchor()
         self._pool.submit(self._connection.close).result()
         self._pool.shutdown()
@@ -491,6 +493,11 @@ class Journal:
                 return
             after = lines[-1][0]
 
+    @property
+    def length(self) -> int:
+        """How many lines the trail has."""
+        return self._head[0]
+
     def first_break(self) -> int:
         """The number of the first line of the trail that breaks its chain; 0 where it is whole."""
         return first_break(self.trail())
@@ -563,24 +570,30 @@ class Journal:
 
     def _transaction(self, step: Callable[[], T]) -> T:
         """All of a step or nothing of it, on disk when this returns."""
-        if self._broken:
-            raise JournalError("the journal could not be written before", "run again")
+        if self._broken is not None:
+            raise self._broken
         if _identity(self._path) != self._file:
-            self._broken = True
-            raise JournalError(
-                "the journal was replaced or deleted while a run held it",
-                "put the file back that the run had open, or restore it; see README, “The journal is lost”",
+            self._broken = JournalError(
+                "the journal was replaced or deleted while a run held it, and what came after is not in it",
+                "put the file back that the run had open; if it is gone, see README, “When the journal is lost”",
             )
+            raise self._broken
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             result = self._guarded(step)
             self._connection.execute("COMMIT")
         except BaseException as error:
-            self._broken = True
+            self._broken = (
+                error
+                if isinstance(error, JournalError)
+                else _unwritable(error)
+                if isinstance(error, sqlite3.Error)
+                else JournalError("the journal could not be written before", "run again")
+            )
             with suppress(sqlite3.Error):
                 self._connection.rollback()
             if isinstance(error, sqlite3.Error):
-                raise _unwritable(error) from None
+                raise self._broken from None
             raise
         if time.monotonic() - self._anchored_s > _ANCHOR_EVERY_S:
             self._anchor()

@@ -74,7 +74,7 @@ class Recovery:
             return Finding(
                 Settlement.UNCLEAR,
                 "journal|lost",
-                f"not sent: the journal was lost, and Canvas holds {len(others)} like it",
+                f"the journal was lost, and Canvas holds {len(others)} like it",
                 candidates=tuple(Candidate(each, like[each], _UNTOLD) for each in others),
             )
         if others:

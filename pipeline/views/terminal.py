@@ -86,6 +86,18 @@ def _notes(summary: Mapping[str, Any]) -> list[str]:
             "Canvas moves the older down."
             for count in feed["warnings"].values()
         ]
+    recovered = summary["recovered"]
+    told = [
+        f"{recovered[name]:,} {what}"
+        for name, what in (
+            ("found", "found in Canvas"),
+            ("sent_again", "not there and sent again"),
+            ("set_aside", "set aside, for the journal was lost"),
+        )
+        if recovered[name]
+    ]
+    if told:
+        notes.append(f"Lost answers settled by searching: {', '.join(told)}.")
     if summary["in_doubt_elsewhere"]:
         notes.append(
             f"{summary['in_doubt_elsewhere']:,} writes of rows outside these files are in doubt."
@@ -115,9 +127,7 @@ def _next(summary: Mapping[str, Any], folder: str, config: str | None) -> list[s
         ]
     code, steps = summary["exit_code"], []
     if code == 4:  # noqa: PLR2004 - in doubt
-        steps.append(
-            f"Next: look up in Canvas the rows in_doubt of {folder}/reconciliation.csv; they may have arrived, and are not sent again."
-        )
+        steps += ["Next, to see and settle what is in doubt:", f"  canvas-ingest review {config}"]
     returned = [
         feed["name"]
         for feed in summary["feeds"]

@@ -1,0 +1,412 @@
+"""What a person does with the journal: look at what is in doubt, decide on it, look at what is held.
+
+Every decision is written into the trail with who made it, when, and what Canvas showed at that
+moment. A resend searches once more right before (reliability.md, "Settling doubt").
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from random import Random
+from typing import Any, Final
+
+from pipeline.clock import SystemClock, utc_text
+from pipeline.engine import Job, Sending, connected, new_run, open_journal, with_bodies
+from pipeline.errors import ConfigError, IngestError, SearchFailed
+from pipeline.fhir.datatypes import is_id
+from pipeline.journal.journal import Held, Journal
+from pipeline.journal.trail import Line
+from pipeline.plans import PlannedRow, look_up
+from pipeline.records import Candidate, Disposition, Doubt, Finding, Settlement, State, usd
+from pipeline.stages.recover import like_of
+
+_DONE: Final = 0
+_LEFT: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Decisions:
+    """What a person says of writes in doubt, by their keys."""
+
+    confirm: Mapping[str, str] = field(default_factory=dict)  # key -> resource id
+    resend: tuple[str, ...] = ()
+    abandon: tuple[str, ...] = ()
+    resend_absent: bool = False  # all of which a search shows none
+    confirm_found: bool = False  # all of which a search shows just one
+    foreign: tuple[str, ...] = ()  # resource ids that are somebody else's
+    who: str = ""
+
+    @property
+    def keys(self) -> list[str]:
+        """The writes that they are about."""
+        return [*self.confirm, *self.resend, *self.abandon]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A write in doubt with the evidence. `finding` None: Canvas was not asked."""
+
+    doubt: Doubt
+    row: PlannedRow | None
+    sent_at: str | None
+    finding: Finding | None
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """What became of one decision."""
+
+    key: str
+    what: str  # confirmed, sent again, abandoned, refused
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Review:
+    """What is in doubt after what was decided. `unasked`: why Canvas was not asked, if it was not."""
+
+    exit_code: int
+    cases: list[Case]
+    decided: list[Decided]
+    unasked: str = ""
+
+
+async def review(
+    job: Job, decisions: Decisions | None = None, *, stop: asyncio.Event | None = None
+) -> Review:
+    """Carry out decisions, then list what is in doubt with what Canvas shows of it.
+
+    Raises ConfigError for a key that is not in doubt, JournalError, CanvasError.
+    """
+    decisions = decisions or Decisions()
+    clock, random = SystemClock(), Random()  # noqa: S311 - jitter and run ids, no secrets
+    with open_journal(job) as journal:
+        begun = new_run("review", clock, random)
+        journal.start_run(begun)
+        left, decided, cases, unasked = 1, list[Decided](), list[Case](), ""
+        failure = ""
+        try:
+            await _known(journal, decisions)
+            is_deciding = bool(decisions.keys or decisions.resend_absent or decisions.confirm_found)
+            if is_deciding or journal.doubts():
+                async with connected(
+                    job, begun.run_id, journal, clock, random, stop or asyncio.Event()
+                ) as sending:
+                    work = _Work(sending, decisions)
+                    if is_deciding:
+                        job.canvas.credentials.require()
+                        decided = await work.decide()
+                    cases, unasked = await work.cases()
+            left = _LEFT if journal.doubts() else _DONE
+        except IngestError as error:
+            left, failure = error.exit_code, str(error)
+            raise
+        finally:
+            ended = replace(
+                begun, finished_at=utc_text(clock.now()), exit_code=left, failure=failure
+            )
+            journal.finish_run(ended)
+    return Review(left, cases, decided, unasked)
+
+
+async def _known(journal: Journal, decisions: Decisions) -> None:
+    for key in decisions.keys:
+        state = journal.states([key]).get(key)
+        if state not in {State.IN_DOUBT, State.ABANDONED}:
+            held = f"it is {state.value}" if state else "the journal does not know it"
+            raise ConfigError(
+                f"{key} is not in doubt: {held}",
+                "name a KEY that `canvas-ingest review CONFIG` lists",
+            )
+    wrong = next((each for each in decisions.confirm.values() if not is_id(each)), None)
+    if wrong is not None:
+        raise ConfigError(
+            "--confirm KEY=ID: that is no id of a resource", "1 to 64 of A-Z a-z 0-9 - ."
+        )
+
+
+class _Work:
+    """The decisions, carried out one after another."""
+
+    def __init__(self, sending: Sending, decisions: Decisions) -> None:
+        self._sending = sending
+        self._journal = sending.journal
+        self._decisions = decisions
+        self._plans = sending.job.state_dir / "plans"
+
+    async def cases(self) -> tuple[list[Case], str]:
+        """What is in doubt now; and why Canvas was not asked, if it was not."""
+        doubts = self._journal.doubts()
+        rows = look_up(self._plans, [doubt.intent for doubt in doubts])
+        sent = self._sent_at([doubt.intent.key for doubt in doubts])
+        findings: Sequence[Finding | None] = [None] * len(doubts)
+        unasked = ""
+        try:
+            self._sending.job.canvas.credentials.require()
+            findings = await asyncio.gather(*map(self._sending.recovery.look, doubts))
+        except IngestError as error:
+            unasked = str(error)
+        return [
+            Case(doubt, rows.get(doubt.intent.key), sent.get(doubt.intent.key), finding)
+            for doubt, finding in zip(doubts, findings, strict=True)
+        ], unasked
+
+    def _sent_at(self, keys: Sequence[str]) -> dict[str, str | None]:
+        import polars as pl  # noqa: PLC0415 - beside its only use
+
+        frame = self._journal.writes(pl.Series("key", list(keys), dtype=pl.String))
+        return dict(frame.select("key", "sent_at").iter_rows())
+
+    async def decide(self) -> list[Decided]:
+        """All of them. A resend goes out together with the others, after all else."""
+        decided = [await self._confirm(*pair) for pair in self._decisions.confirm.items()]
+        decided += [await self._abandon(key) for key in self._decisions.abandon]
+        if self._decisions.confirm_found:
+            for doubt in self._journal.doubts():
+                finding = await self._sending.recovery.look(doubt)
+                if len(finding.candidates) == 1:
+                    found = finding.candidates[0].resource_id
+                    decided.append(await self._confirm(doubt.intent.key, found))
+        again: list[Doubt] = []
+        for key in self._decisions.resend:
+            decided += await self._release(await self._doubt(key), again)
+        if self._decisions.resend_absent:
+            await self._sending.clock.sleep(self._sending.job.upload.quiet_s)
+            for doubt in with_bodies(self._sending.job, self._journal.doubts()):
+                if doubt.intent.key not in self._decisions.keys:
+                    decided += await self._release(doubt, again, is_all=True)
+        return decided + await self._send(again)
+
+    async def _doubt(self, key: str) -> Doubt:
+        """The write, open again if it had been given up."""
+        doubt = await self._journal.doubt(key)
+        if doubt is None:
+            raise ConfigError(
+                f"the journal does not know {key}", "see `canvas-ingest review CONFIG`"
+            )
+        if self._journal.states([key])[key] is State.ABANDONED:
+            finding = Finding(Settlement.UNCLEAR, doubt.rule, doubt.message)
+            await self._journal.reopened(
+                self._sending.run_id, doubt.intent, finding, self._now(), self._decisions.who
+            )
+        return with_bodies(self._sending.job, [doubt])[0]
+
+    async def _confirm(self, key: str, resource_id: str) -> Decided:
+        doubt = await self._doubt(key)
+        intent = doubt.intent
+        try:
+            found = await self._sending.client.read(intent.resource_type, resource_id)
+        except SearchFailed as error:
+            return Decided(key, "refused", f"{resource_id} could not be read: {error.message}")
+        if found is None:
+            return Decided(key, "refused", f"Canvas has no {intent.resource_type}/{resource_id}")
+        like = like_of(intent, [found])
+        if resource_id not in like:
+            compared = "patient, amount or claim"
+            if intent.resource_type == "Coverage":
+                compared = "patient, member id, status, class, payor or start"
+            return Decided(
+                key,
+                "refused",
+                f"{resource_id} is another {intent.resource_type}: {compared} differ",
+            )
+        finding = Finding(
+            Settlement.FOUND,
+            "review|confirmed",
+            f"{doubt.message}; confirmed by {self._decisions.who}",
+            resource_id,
+            (Candidate(resource_id, like[resource_id], "named"),),
+        )
+        is_confirmed = await self._journal.found(
+            self._sending.run_id, intent, finding, self._now(), self._decisions.who
+        )
+        if not is_confirmed:
+            return Decided(key, "refused", f"{resource_id} belongs to another row already")
+        return Decided(key, "confirmed", f"{intent.resource_type}/{resource_id}")
+
+    async def _abandon(self, key: str) -> Decided:
+        doubt = await self._doubt(key)
+        looked = await self._sending.recovery.look(doubt)
+        finding = replace(
+            looked,
+            rule="review|abandoned",
+            message=f"{doubt.message}; given up by {self._decisions.who}",
+            resource_id="",
+        )
+        await self._journal.abandoned(
+            self._sending.run_id, doubt.intent, finding, self._now(), self._decisions.who
+        )
+        return Decided(key, "abandoned", "it is never sent again")
+
+    async def _release(
+        self, doubt: Doubt, again: list[Doubt], *, is_all: bool = False
+    ) -> list[Decided]:
+        """Let one go again, if a search right now speaks for it; put it into `again`."""
+        key, intent = doubt.intent.key, doubt.intent
+        if self._decisions.foreign and not is_all:
+            await self._journal.note_foreign(
+                self._sending.run_id,
+                intent.resource_type,
+                intent.lane,
+                self._decisions.foreign,
+                self._now(),
+                self._decisions.who,
+            )
+        finding = await self._sending.recovery.look(doubt)
+        is_absent = finding.settlement is Settlement.ABSENT or (
+            finding.settlement is Settlement.UNCLEAR and not finding.candidates
+        )
+        if is_all and not is_absent:
+            return []
+        if finding.settlement is Settlement.UNKNOWN:
+            return [Decided(key, "refused", f"not sent: {finding.message}")]
+        if not is_absent:
+            seen = ", ".join(each.resource_id for each in finding.candidates)
+            return [
+                Decided(
+                    key,
+                    "refused",
+                    f"not sent: Canvas shows {seen}. If that is this row: --confirm {key}=ID. "
+                    f"If it is somebody else's: --resend {key} --foreign ID",
+                )
+            ]
+        if not intent.body:
+            return [
+                Decided(
+                    key,
+                    "refused",
+                    f"not sent: the plan of run {intent.run_id} is gone, and with it the content",
+                )
+            ]
+        if not doubt.is_owed:
+            await self._journal.absent(
+                self._sending.run_id, intent, finding, self._now(), self._decisions.who
+            )
+        again.append(doubt)
+        return []
+
+    async def _send(self, again: Sequence[Doubt]) -> list[Decided]:
+        if not again:
+            return []
+        intents = [doubt.intent for doubt in again]
+        await self._sending.upload(
+            iter([intents]), {intent.resource_type for intent in intents}, _nobody
+        )
+        states = self._journal.states(intent.key for intent in intents)
+        return [
+            Decided(intent.key, "sent again", _HOW_IT_ENDED[states[intent.key]])
+            for intent in intents
+        ]
+
+    def _now(self) -> datetime:
+        return self._sending.clock.now()
+
+
+_HOW_IT_ENDED: Final = {
+    State.CONFIRMED: "created",
+    State.REFUSED: "refused by Canvas",
+    State.IN_DOUBT: "in doubt again",
+    State.PENDING: "not sent: the next run tries again",
+}
+
+
+def _nobody(disposition: Disposition, count: int) -> None:
+    """Nobody watches."""
+
+
+# What is held -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """What a journal holds. `first_break`: the line at which the trail's chain is broken, 0: none."""
+
+    name: str
+    held: list[Held]
+    lines: int
+    first_break: int
+    history: list[Line] | None  # of one write, where one was asked for
+
+
+def inventory(job: Job, key: str | None = None) -> Inventory:
+    """Look at all that is held, and check the trail from its first line to its last."""
+    with open_journal(job) as journal:
+        history = None if key is None else [line for line, _ in journal.trail(key)]
+        return Inventory(
+            journal.name, journal.census(), journal.length, journal.first_break(), history
+        )
+
+
+def inventory_json(inventory: Inventory) -> dict[str, Any]:
+    """An inventory as JSON values; ages in days."""
+    now = datetime.now(UTC)
+    return {
+        "shape": 1,
+        "journal": inventory.name,
+        "held": [
+            {
+                "state": each.state.value,
+                "resource_type": each.resource_type,
+                "count": each.count,
+                "usd": usd(each.cents) if each.resource_type == "PaymentNotice" else "",
+                "oldest_days": _age_days(each.oldest, now),
+                "newest_days": _age_days(each.youngest, now),
+            }
+            for each in inventory.held
+        ],
+        "lines": inventory.lines,
+        "first_break": inventory.first_break,
+        "history": None
+        if inventory.history is None
+        else [line._asdict() for line in inventory.history],
+    }
+
+
+def _age_days(at: str | None, now: datetime) -> float | None:
+    if at is None:
+        return None
+    return round((now - datetime.fromisoformat(at)).total_seconds() / 86400, 3)
+
+
+def as_json(reviewed: Review) -> dict[str, Any]:
+    """A review as JSON values."""
+    return {
+        "shape": 1,
+        "exit_code": reviewed.exit_code,
+        "decided": [
+            {"key": each.key, "what": each.what, "message": each.message}
+            for each in reviewed.decided
+        ],
+        "unasked": reviewed.unasked,
+        "in_doubt": [
+            {
+                "key": case.doubt.intent.key,
+                "feed": case.doubt.intent.feed,
+                "row": str(case.row.row) if case.row else None,
+                "source_id": case.row.source_id if case.row else None,
+                "resource_type": case.doubt.intent.resource_type,
+                "patient": case.doubt.intent.lane,
+                "amount_cents": case.doubt.intent.amount_cents,
+                "run_id": case.doubt.intent.run_id,
+                "sent_at": case.sent_at,
+                "rule": case.doubt.rule,
+                "message": case.doubt.message,
+                "finding": None
+                if case.finding is None
+                else {
+                    "settlement": case.finding.settlement.value,
+                    "rule": case.finding.rule,
+                    "candidates": [
+                        {
+                            "id": each.resource_id,
+                            "created": utc_text(each.created_at) if each.created_at else None,
+                            "when": each.when,
+                        }
+                        for each in case.finding.candidates
+                    ],
+                },
+            }
+            for case in reviewed.cases
+        ],
+    }

@@ -1,0 +1,124 @@
+"""What `review` and `journal show` print: for a person who has to decide, with all that it takes."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from pipeline.records import usd
+
+_INSTANCE: Final = re.compile(r"https://fumage-([a-z0-9-]+)\.canvasmedical\.com")
+_WHEN: Final = {
+    "inside": "made while this was being sent",
+    "before": "made before this was sent",
+    "late": "made long after this was sent",
+    "untold": "when it was made cannot be compared",
+}
+_HOW: Final = """Decide, row by row:
+  canvas-ingest review {config} --confirm KEY=ID   it arrived, and is that resource
+  canvas-ingest review {config} --resend KEY       it did not arrive: search once more, then send it again
+  canvas-ingest review {config} --abandon KEY      leave it: it is never sent again
+or all at once:
+  canvas-ingest review {config} --confirm-found    confirm all of which Canvas shows just one
+  canvas-ingest review {config} --resend-absent    send all again of which Canvas shows none"""
+
+
+def review_text(review: Mapping[str, Any], config: str, base_url: str) -> str:
+    """The decisions that were carried out, and what is left to decide."""
+    lines = [f"{each['key']}: {each['what']}: {each['message']}" for each in review["decided"]]
+    cases = review["in_doubt"]
+    if lines:
+        lines.append("")
+    if not cases:
+        return "\n".join([*lines, "Nothing is in doubt."])
+    are = "write is" if len(cases) == 1 else "writes are"
+    if lines:
+        left = f"{len(cases):,} {are} still in doubt; to list them: canvas-ingest review {config}"
+        return "\n".join([*lines, left])
+    lines.append(f"{len(cases):,} {are} in doubt: whether Canvas has them is not known.")
+    if review["unasked"]:
+        lines.append(f"Canvas was not asked: {review['unasked']}")
+    for case in cases:
+        lines += ["", *_case(case, base_url)]
+    return "\n".join([*lines, "", _HOW.format(config=config)])
+
+
+def _case(case: Mapping[str, Any], base_url: str) -> list[str]:
+    amount = "" if case["amount_cents"] is None else f"  USD {usd(case['amount_cents'])}"
+    source = f"  transaction {case['source_id']}" if case["source_id"] else ""
+    row = case["row"] or f"a row of {case['feed']} (its plan is gone)"
+    sent = f"sent {case['sent_at']}" if case["sent_at"] else "set aside"
+    return [
+        f"{case['key']}  {row}  {case['resource_type']}{amount}{source}",
+        f"  {sent}, run {case['run_id']}: {case['message']}",
+        *_shown(case),
+        f"  In the Canvas UI: {_where(case, base_url)}",
+    ]
+
+
+def _shown(case: Mapping[str, Any]) -> list[str]:
+    finding = case["finding"]
+    if finding is None:
+        return []
+    if finding["settlement"] == "unknown":
+        return ["  Canvas could not be searched."]
+    if not finding["candidates"]:
+        return ["  Canvas shows none like it that no other row has."]
+    return [
+        f"  Canvas shows {each['id']}"
+        + (f", created {each['created']}: {_WHEN[each['when']]}" if each["created"] else "")
+        for each in finding["candidates"]
+    ]
+
+
+def _where(case: Mapping[str, Any], base_url: str) -> str:
+    instance = _INSTANCE.match(base_url)
+    patient = (
+        f"https://{instance[1]}.canvasmedical.com/patient/{case['patient']}"
+        if instance
+        else f"patient {case['patient']}"
+    )
+    if case["resource_type"] == "Coverage":
+        return f"{patient}, Coverages: is this one there, once?"
+    amount = usd(case["amount_cents"])
+    day = f" entered on {case['sent_at'][:10]}" if case["sent_at"] else ""
+    return f"{patient}, payments of {amount}{day}: one more than the files before account for?"
+
+
+def inventory_text(inventory: Mapping[str, Any]) -> str:
+    """What a journal holds, whether its trail is whole, and the history of one write."""
+    if inventory["history"] is not None:
+        told = [_line(line) for line in inventory["history"]]
+        return "\n".join(
+            [*(told or ["The trail holds nothing of this key."]), "", _chain(inventory)]
+        )
+    rows = [("state", "resource", "writes", "USD", "oldest", "newest")]
+    for each in inventory["held"]:
+        ages = [
+            "" if each[end] is None else f"{each[end]:,.1f} days ago"
+            for end in ("oldest_days", "newest_days")
+        ]
+        rows.append(
+            (each["state"], each["resource_type"], f"{each['count']:,}", each["usd"], *ages)
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    table = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    held = table if inventory["held"] else ["It holds no write yet."]
+    return "\n".join([f"Journal {inventory['journal']}", "", *held, "", _chain(inventory)])
+
+
+def _chain(inventory: Mapping[str, Any]) -> str:
+    lines, first_break = inventory["lines"], inventory["first_break"]
+    if first_break:
+        return f"The trail is BROKEN at line {first_break:,} of {lines:,}: it was changed there, and nothing behind is proven."
+    return f"The trail is whole: {lines:,} lines, each chained to the one before."
+
+
+def _line(line: Mapping[str, Any]) -> str:
+    parts = [f"{line['number']:>8,}  {line['at'][:23]}  {line['run_id']}  {line['event']}"]
+    parts += [
+        f"{name} {line[name]}" for name in ("attempt", "http_status", "verdict") if line[name]
+    ]
+    parts += [
+        f"{name} {line[name]}" for name in ("resource_id", "correlation_id", "who") if line[name]
+    ]
+    return ", ".join([*parts, *([line["detail"]] if line["detail"] else [])])

@@ -1,0 +1,526 @@
+"""`python -m tests.proof.mutations`: each fault that the tests must see is planted, and must be seen.
+
+One at a time, in a throwaway copy of the tree, and only the tests that are named for it are run. Ends
+with 1 where a fault stays unseen, where a mutation's text is no longer in its file exactly once, or
+where the named tests are not green without any fault. Numbers name the faults to plant; else all are.
+"""
+
+import argparse
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+_ROOT: Final = Path(__file__).parents[2]
+_COPIED: Final = ("pipeline", "tests", "configs", "sample_data", "pyproject.toml", "README.md")
+_AT_ONCE: Final = 2
+_HANGS_S: Final = 180.0
+_RED: Final = 1  # pytest's exit code: tests were run, and some failed
+
+_UPLOAD: Final = "pipeline/stages/upload.py"
+_RECOVER: Final = "pipeline/stages/recover.py"
+_CLIENT: Final = "pipeline/canvas/client.py"
+_RETRY: Final = "pipeline/canvas/retry.py"
+_SERVER_CLOCK: Final = "pipeline/canvas/server_clock.py"
+_JOURNAL: Final = "pipeline/journal/journal.py"
+_QUERIES: Final = "pipeline/journal/queries.sql"
+
+_SIMULATION: Final = "tests/proof/test_simulation.py::test_schedules_of_all_faults_and_crashes_violate_nothing"
+_CRASH_POINTS: Final = (
+    "tests/proof/test_simulation.py::test_every_crash_point_in_turn_with_another_in_the_recovery"
+)
+_ANSWERS: Final = "tests/test_retry.py::test_each_answer_has_its_class"
+_UNDER_FAULTS: Final = "tests/test_run.py::test_never_two_effects_for_a_row_under_faults"
+_SHUT_LANE: Final = "tests/test_run.py::test_a_lane_stays_shut_behind_a_write_in_doubt"
+
+
+@dataclass(frozen=True, slots=True)
+class Mutation:
+    """A fault: in `file`, `old` becomes `new`, and so in `also`. `tests` must notice."""
+
+    number: str
+    fault: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+    also: tuple[tuple[str, str, str], ...] = ()  # (file, old, new)
+
+    @property
+    def edits(self) -> tuple[tuple[str, str, str], ...]:
+        return (self.file, self.old, self.new), *self.also
+
+
+MUTATIONS: Final = (
+    Mutation(
+        "1",
+        "sent before its claim is on disk",
+        _UPLOAD,
+        """        await self._journal.claim(self._run_id, sure, at, since)
+        for intent in sure:
+            self._claimed.put_nowait(intent)
+""",
+        """        for intent in sure:
+            self._claimed.put_nowait(intent)
+        await self._journal.claim(self._run_id, sure, at, since)
+""",
+        (_SIMULATION,),
+    ),
+    Mutation(
+        "2",
+        "what was in flight is pending again at the start",
+        _QUERIES,
+        "state = 'IN_DOUBT', rule = 'canvas|no-answer'",
+        "state = 'PENDING', rule = 'canvas|no-answer'",
+        ("tests/test_journal.py::test_what_a_crash_left_in_flight_is_in_doubt",),
+    ),
+    Mutation(
+        "3",
+        "sent again after a timeout",
+        _RETRY,
+        'return _lost("no-answer", f"no answer after it was sent ({reply.problem})")',
+        'return Judgement(Verdict.NOT_APPLIED, rule="canvas|no-answer")',
+        (_ANSWERS,),
+    ),
+    Mutation(
+        "4",
+        "sent again after a 500",
+        _RETRY,
+        "if status == 429:",
+        "if status in {429, 500}:",
+        (_ANSWERS,),
+    ),
+    Mutation(
+        "5",
+        "sent again after a 503",
+        _RETRY,
+        "if status == 429:",
+        "if status in {429, 503}:",
+        (_ANSWERS,),
+    ),
+    Mutation(
+        "6",
+        "what a search does not show goes again, whatever resend_absent says",
+        _UPLOAD,
+        'return not doubt.resent and (allowed == "all" or (allowed == "coverage" and is_coverage))',
+        "return not doubt.resent",
+        (f"{_UNDER_FAULTS}[lost_before]",),
+    ),
+    Mutation(
+        "6b",
+        "no quiet time before the search",
+        _UPLOAD,
+        "self._doubt(replace(doubt, intent=intent), self._options.quiet_s)",
+        "self._doubt(replace(doubt, intent=intent), 0.0)",
+        (f"{_UNDER_FAULTS}[late]",),
+    ),
+    Mutation(
+        "6c",
+        "what a search does not show goes again and again",
+        _UPLOAD,
+        "return not doubt.resent and (allowed",
+        "return (allowed",
+        (_SIMULATION,),
+    ),
+    Mutation(
+        "6d",
+        "no quiet time before the search for an earlier run's write",
+        _UPLOAD,
+        "self._doubt(doubt, self._still_quiet_s(doubt))",
+        "self._doubt(doubt, 0.0)",
+        (_SIMULATION,),
+    ),
+    Mutation(
+        "7",
+        "sent again after a 201 without Location",
+        _RETRY,
+        'return _lost("no-id", "created, and the answer names no id")',
+        'return Judgement(Verdict.NOT_APPLIED, rule="canvas|no-id")',
+        (_ANSWERS,),
+    ),
+    Mutation(
+        "8",
+        "a 200 counts as refused",
+        _RETRY,
+        "frozenset({400, 406,",
+        "frozenset({200, 400, 406,",
+        (_ANSWERS,),
+    ),
+    Mutation(
+        "9",
+        "redirects are followed",
+        "pipeline/canvas/transport.py",
+        "allow_redirects=False",
+        "allow_redirects=True",
+        (f"{_UNDER_FAULTS}[redirect]",),
+    ),
+    Mutation(
+        "10",
+        "only the first page of a search is read",
+        _CLIENT,
+        "            if after is None:\n                return found\n",
+        "            return found\n",
+        (_SIMULATION,),
+    ),
+    Mutation(
+        "11",
+        "what a search shows is not filtered again",
+        _RECOVER,
+        "        if notice is not None and (notice.patient, notice.cents, notice.claim) == (\n"
+        '            f"Patient/{intent.lane}",\n'
+        "            intent.amount_cents,\n"
+        "            intent.claim,\n"
+        "        ):\n",
+        "        if notice is not None:\n",
+        (_SIMULATION,),
+    ),
+    Mutation(
+        "11b",
+        "all coverages that a search shows are like it",
+        _RECOVER,
+        "likeness(each, counted) == intent.likeness",
+        "likeness(each, counted)",
+        (_SIMULATION,),
+    ),
+    Mutation(
+        "12",
+        "the first of several is taken",
+        _RECOVER,
+        "if len(possible) == 1 and possible[0].when == _INSIDE:",
+        "if possible and possible[0].when == _INSIDE:",
+        (_SIMULATION,),
+    ),
+    Mutation(
+        "13",
+        "a page that is missing counts as an empty one",
+        _CLIENT,
+        "        raise SearchFailed(\n"
+        '            f"a search for {resource_type} is answered with {reply.status or reply.problem}"\n'
+        "        )\n",
+        "        return [], None\n",
+        (_SIMULATION,),
+    ),
+    Mutation(
+        "13a",
+        "a search that failed counts as one that shows nothing",
+        _RECOVER,
+        '            message = f"{doubt.message}; Canvas could not be searched: {error.message}"\n'
+        '            return Finding(Settlement.UNKNOWN, "recover|unsearchable", message)\n',
+        "            like = {}\n",
+        (_SIMULATION,),
+    ),
+    Mutation(
+        "13b",
+        "one scan counts as two that agree",
+        _RECOVER,
+        "            if now == before:\n                return now\n",
+        "            return now\n",
+        (_SIMULATION,),
+    ),
+    Mutation(
+        "14",
+        "the journal is not locked",
+        _JOURNAL,
+        'connection.execute("PRAGMA locking_mode = EXCLUSIVE")',
+        'connection.execute("PRAGMA locking_mode = NORMAL")',
+        ("tests/test_journal.py::test_only_one_run_holds_it",),
+    ),
+    Mutation(
+        "15",
+        "cents are read as floating point",
+        "pipeline/feeds/columns.py",
+        'cents = int(match[2]) * 100 + int((match[3] or "").ljust(2, "0"))',
+        'cents = int(float(f"{match[2]}.{match[3] or 0}") * 100)',
+        ("tests/test_rows.py::test_cents_are_exact",),
+    ),
+    Mutation(
+        "15b",
+        "cents that Canvas shows are read as floating point",
+        "pipeline/fhir/payment_notice.py",
+        'cents = int(amount[1]) * 100 + int((amount[2] or "0").ljust(2, "0"))',
+        'cents = int(float(resource["amount"]["value"]) * 100)',
+        (_SIMULATION,),
+    ),
+    Mutation(
+        "16",
+        "a row's key is its number in the file",
+        "pipeline/stages/validate.py",
+        "row_key(feed.name, [canonical(name, values[name], reading) for name in feed.key])",
+        "row_key(feed.name, [str(row)])",
+        ("tests/test_rows.py::test_the_key_does_not_depend_on_spelling",),
+    ),
+    Mutation(
+        "17",
+        "a patient's next write does not wait for the one before",
+        "pipeline/lanes.py",
+        "            queue.append(intent)\n            self._waiting_count += 1\n",
+        "            self._ready.append(intent)\n",
+        ("tests/test_lanes.py",),
+    ),
+    Mutation(
+        "18",
+        "a 401 counts as refused",
+        _RETRY,
+        'Verdict.NOT_APPLIED, rule="canvas|unauthorized"',
+        'Verdict.REFUSED, rule="canvas|unauthorized"',
+        (_ANSWERS,),
+    ),
+    Mutation(
+        "19",
+        "what belongs to another row counts as ours",
+        _RECOVER,
+        "        if each not in claimed\n    )\n",
+        "    )\n",
+        (_SIMULATION,),
+    ),
+    Mutation(
+        "20",
+        "what was there before our first send counts as ours",
+        _RECOVER,
+        "    if made_at < doubt.since:\n        return _BEFOREHAND\n",
+        "",
+        (_SIMULATION,),
+    ),
+    Mutation(
+        "21",
+        "what was made long after our last send counts as ours",
+        _RECOVER,
+        "    if doubt.until is not None and made_at > doubt.until + quiet:\n        return _LATE\n",
+        "",
+        (_SIMULATION,),
+    ),
+    Mutation(
+        "22",
+        "the next write of a patient goes before a doubt is settled",
+        _UPLOAD,
+        "                if doubt is not None:\n",
+        "                self._lanes.ended(intent)\n                if doubt is not None:\n",
+        (_SHUT_LANE,),
+    ),
+    Mutation(
+        "23",
+        "the doubts of earlier runs do not hold their patients' writes",
+        _UPLOAD,
+        "Lanes(shut)",
+        "Lanes()",
+        (_SHUT_LANE,),
+    ),
+    Mutation(
+        "24",
+        "an id that another row has is proof",
+        _JOURNAL,
+        'return self._execute("id_is_claimed", resource).fetchone() is not None',
+        "return False",
+        ("tests/test_journal.py::test_an_id_of_another_row_is_no_proof",),
+    ),
+    Mutation(
+        "25",
+        "the trail's lines are not chained",
+        "pipeline/journal/trail.py",
+        "hashlib.sha256(before.encode() + orjson.dumps(tuple(line)))",
+        "hashlib.sha256(orjson.dumps(tuple(line)))",
+        ("tests/test_journal.py", "tests/proof/test_powerloss.py", _SIMULATION),
+    ),
+    Mutation(
+        "26",
+        "the journal is not held against its anchor",
+        "pipeline/journal/amnesia.py",
+        "    if anchor is not None:\n        if anchor.journal != name:\n",
+        "    anchor = None\n    if anchor is not None:\n        if anchor.journal != name:\n",
+        ("tests/test_journal.py", "tests/proof/test_powerloss.py", "tests/test_command.py"),
+    ),
+    Mutation(
+        "27",
+        "commits are not synced",
+        _JOURNAL,
+        "PRAGMA synchronous = FULL",
+        "PRAGMA synchronous = NORMAL",
+        ("tests/test_journal.py::test_it_is_durable_and_private",),
+    ),
+    Mutation(
+        "28",
+        "a group of writes is no transaction",
+        _JOURNAL,
+        '            self._connection.execute("BEGIN IMMEDIATE")\n            result = self._guarded(step)\n'
+        '            self._connection.execute("COMMIT")\n',
+        "            result = self._guarded(step)\n",
+        (
+            "tests/proof/test_powerloss.py::test_nothing_that_was_promised_is_lost_when_the_power_goes",
+        ),
+    ),
+    Mutation(
+        "29",
+        "lost answers in a row do not stop the sending",
+        _UPLOAD,
+        "if self._lost >= self._options.doubts_max:",
+        "if self._lost < 0:",
+        (
+            "tests/test_run.py::test_lost_answers_in_a_row_stop_the_sending_until_a_read_succeeds",
+            _SIMULATION,
+        ),
+    ),
+    Mutation(
+        "30",
+        "Retry-After is ignored",
+        _CLIENT,
+        "asked_s = retry_after_s(reply, self._clock.now())",
+        "asked_s = None",
+        ("tests/test_run.py::test_nothing_is_sent_for_as_long_as_canvas_asks[seconds]",),
+    ),
+    Mutation(
+        "31",
+        "what Canvas may hold already is sent after the journal was lost",
+        _UPLOAD,
+        "        if finding is None:\n            return True\n        await self._journal.suspected",
+        "        return True\n        await self._journal.suspected",
+        ("tests/test_run.py", "tests/test_command.py", _SIMULATION),
+    ),
+    Mutation(
+        "32",
+        "the server's clock is taken to be known exactly",
+        _SERVER_CLOCK,
+        "least, most = told - answered_at - _SLACK, told + _TICK - sent_at + _SLACK",
+        "least = most = told - sent_at",
+        (_SIMULATION,),
+    ),
+    Mutation(
+        "33",
+        "what was there before is not noted where the server tells no time",
+        _RECOVER,
+        "        if others:\n            await self.journal.note_foreign(",
+        "        if others and self.journal.was_lost:\n            await self.journal.note_foreign(",
+        (_SIMULATION,),
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What became of a mutation: `by` is the test that turned red, or why none did."""
+
+    mutation: Mutation
+    is_seen: bool
+    by: str
+    took_s: float
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.proof.mutations", description=__doc__)
+    parser.add_argument("numbers", nargs="*", help="faults to plant; else all")
+    numbers = parser.parse_args().numbers
+    asked = [each for each in MUTATIONS if not numbers or each.number in numbers]
+    with tempfile.TemporaryDirectory(prefix="mutations-") as name:
+        folder = Path(name)
+        whole = folder / "whole"
+        _copy(_ROOT, whole)
+        if problems := _problems(asked, whole):
+            _tell(*problems)
+            return 1
+        tests = list(dict.fromkeys(test for each in asked for test in each.tests))
+        began_s = time.monotonic()
+        is_green, by = _tested(whole, tests)
+        if not is_green:
+            _tell(f"without any fault, this is not green: {by}")
+            return 1
+        _tell(f"without any fault, {len(tests)} named tests are green: {_since(began_s):.0f} s")
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            found = []
+            for seen in pool.map(partial(_planted, whole, folder), asked):
+                _tell(_row(seen))
+                found.append(seen)
+    unseen = [each.mutation.number for each in found if not each.is_seen]
+    _tell(f"{len(found)} faults planted, unseen: {', '.join(unseen) or 'none'}")
+    return 1 if unseen else 0
+
+
+def _row(seen: Seen) -> str:
+    mutation = seen.mutation
+    mark = "" if seen.is_seen else "UNSEEN "
+    return f"{mutation.number:>3}  {mutation.fault:<76}  {mutation.file:<33}  {seen.took_s:5.1f} s  {mark}{seen.by}"
+
+
+def _problems(mutations: Sequence[Mutation], root: Path) -> list[str]:
+    """The edits whose text is not in its file exactly once."""
+    return [
+        f"{mutation.number}: its text is {count} times in {file}: {old!r}"
+        for mutation in mutations
+        for file, old, _ in mutation.edits
+        if (count := (root / file).read_text().count(old)) != 1
+    ]
+
+
+def _planted(whole: Path, folder: Path, mutation: Mutation) -> Seen:
+    """Plant it in a copy of its own, and see which test turns red."""
+    began_s = time.monotonic()
+    root = folder / mutation.number
+    _copy(whole, root)
+    for name, old, new in mutation.edits:
+        file = root / name
+        file.write_text(file.read_text().replace(old, new))
+    is_green, by = _tested(root, mutation.tests)
+    shutil.rmtree(root)
+    return Seen(mutation, not is_green and not by.startswith("?"), by, _since(began_s))
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.mkdir()
+    for name in _COPIED:
+        if (source / name).is_dir():
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(source / name, target / name, ignore=ignored)
+        else:
+            shutil.copy(source / name, target / name)
+
+
+def _tested(root: Path, tests: Sequence[str]) -> tuple[bool, str]:
+    """Whether the tests are green there; and the first that is not, "?..." where none could be run."""
+    imported, _ = _ran(root, "-c", "import pipeline; print(pipeline.__file__)")
+    if not imported.startswith(f"{root}{os.sep}"):
+        return False, f"? another tree is imported: {imported.strip()}"
+    options = ("-x", "-q", "--tb=no", "-rfE", "-p", "no:cacheprovider", f"--basetemp={root}/tmp")
+    shown, code = _ran(root, "-m", "pytest", *options, *tests)
+    if code is None:
+        return False, "hung"
+    if code != _RED:
+        return code == 0, "all are green" if code == 0 else f"? no test could be run: {shown}"
+    lines = [line.split(" ", 1) for line in shown.splitlines()]
+    red = [rest[0] for word, *rest in lines if word in {"FAILED", "ERROR"} and rest]
+    return False, red[0].split(" - ")[0]
+
+
+def _ran(root: Path, *arguments: str) -> tuple[str, int | None]:
+    """Python in that tree: what it printed, and its exit code, None where it hung."""
+    environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-P", *arguments], cwd=root, env=environment, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    try:
+        shown, _ = process.communicate(timeout=_HANGS_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        return "", None
+    return shown, process.returncode
+
+
+def _since(began_s: float) -> float:
+    return time.monotonic() - began_s
+
+
+def _tell(*lines: str) -> None:
+    for line in lines:
+        print(line, flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,301 @@
+"""A person's decisions on what is in doubt, and a journal that was lost."""
+
+import asyncio
+import shutil
+import sqlite3
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import config, engine
+from pipeline.errors import ConfigError, JournalError, JournalLost
+from pipeline.review import Decisions, Review, as_json, inventory, review
+from pipeline.sandbox import Faults
+from pipeline.views.doubts import review_text
+from tests.test_run import counts
+from tests.world import LEDGER_ONLY, World, patient_key
+
+MakeWorld = Callable[..., Awaitable[World]]
+
+
+async def doubtful(make_world: MakeWorld, faults: Faults, *, rows: int = 2) -> World:
+    """A world whose payments are all in doubt, and whose faults are over."""
+    world = await make_world(faults=faults)
+    world.write_config(feeds=LEDGER_ONLY, doubts_max=1000, quiet_s=0.05)
+    world.write_ledger([(f"T{n}", patient_key(n), "20.00", "") for n in range(rows)])
+    assert counts(await world.run()) == {"in_doubt": rows}
+    world.sandbox.set_faults(Faults())
+    return world
+
+
+def paid_by_hand(world: World, patient: str, amount: float = 20.0) -> str:
+    return world.sandbox.add_by_hand(
+        "PaymentNotice",
+        {
+            "status": "active",
+            "request": {"reference": f"Patient/{patient}"},
+            "amount": {"value": amount, "currency": "USD"},
+        },
+    )
+
+
+async def decide(world: World, **decisions: Any) -> Review:
+    return await review(world.job(), Decisions(**{"who": "Pat", **decisions}))
+
+
+def keys(reviewed: Review) -> dict[str, str]:
+    """Key by patient."""
+    return {case.doubt.intent.lane: case.doubt.intent.key for case in reviewed.cases}
+
+
+async def test_it_lists_what_a_person_needs_to_decide(make_world: MakeWorld) -> None:
+    world = await doubtful(make_world, Faults(lose_before=1.0))
+    found = paid_by_hand(world, patient_key(1))
+    reviewed = await decide(world)
+    assert reviewed.exit_code == 4
+    texts = review_text(as_json(reviewed), "c.toml", "https://fumage-acme.canvasmedical.com")
+    for wanted in ("ledger.csv:1", "ledger.csv:2", "USD 20.00", "transaction T0", "transaction T1", found,
+                   f"https://acme.canvasmedical.com/patient/{patient_key(0)}", "shows none like it", "--resend KEY"):  # fmt: skip
+        assert wanted in texts
+    assert as_json(reviewed)["in_doubt"][0]["sent_at"]
+
+
+async def test_a_person_confirms_what_is_there(make_world: MakeWorld) -> None:
+    world = await doubtful(make_world, Faults(lose_before=1.0))
+    key = keys(await decide(world))[patient_key(0)]
+    found = paid_by_hand(world, patient_key(0))
+    reviewed = await decide(world, confirm={key: found})
+    assert [each.what for each in reviewed.decided] == ["confirmed"]
+    assert len(reviewed.cases) == 1
+    again = await world.run()
+    assert counts(again) == {"unchanged": 1, "in_doubt": 1}
+    history = [line for line in inventory(world.job(), key).history or [] if line.event == "found"]
+    assert [(line.who, line.resource_id) for line in history] == [("Pat", found)]
+
+
+async def test_what_is_confirmed_must_be_like_the_row(make_world: MakeWorld) -> None:
+    world = await doubtful(make_world, Faults(lose_before=1.0))
+    by_patient = keys(await decide(world))
+    first, second = by_patient[patient_key(0)], by_patient[patient_key(1)]
+    wrong = {
+        first: paid_by_hand(world, patient_key(0), 20.01),
+        second: paid_by_hand(world, patient_key(0)),
+    }
+    reviewed = await decide(world, confirm=wrong)
+    assert {each.what for each in reviewed.decided} == {"refused"}
+    missing = await decide(world, confirm={first: "no-such-id"})
+    assert "Canvas has no" in missing.decided[0].message
+    assert len(missing.cases) == 2
+
+
+async def test_one_resource_is_never_confirmed_for_two_rows(make_world: MakeWorld) -> None:
+    world = await make_world(patients=1, faults=Faults(lose_before=1.0))
+    world.write_config(feeds=LEDGER_ONLY, quiet_s=0.05)
+    world.write_ledger([("T0", patient_key(0), "20.00", ""), ("T1", patient_key(0), "20.00", "")])
+    await world.run()
+    found = paid_by_hand(world, patient_key(0))
+    (key,) = keys(await decide(world)).values()
+    await decide(world, confirm={key: found})
+    await world.run()
+    (other,) = keys(await decide(world)).values()
+    assert other != key
+    reviewed = await decide(world, confirm={other: found})
+    assert "belongs to another row" in reviewed.decided[0].message
+
+
+async def test_a_resend_searches_once_more_right_before(make_world: MakeWorld) -> None:
+    world = await doubtful(make_world, Faults(lose_before=1.0))
+    by_patient = keys(await decide(world))
+    foreign = paid_by_hand(world, patient_key(1))
+    reviewed = await decide(world, resend=tuple(by_patient.values()))
+    ends = {each.key: each for each in reviewed.decided}
+    sent, refused = ends[by_patient[patient_key(0)]], ends[by_patient[patient_key(1)]]
+    assert (sent.what, sent.message) == ("sent again", "created")
+    assert refused.what == "refused"
+    assert foreign in refused.message
+    assert [effect["patient"] for effect in world.effects] == [patient_key(0)]
+    forced = await decide(world, resend=(refused.key,), foreign=(foreign,))
+    assert [each.message for each in forced.decided] == ["created"]
+    assert len(world.effects) == 2
+    assert counts(await world.run()) == {"unchanged": 2}
+
+
+async def test_all_absent_ones_are_sent_again_at_once(make_world: MakeWorld) -> None:
+    world = await doubtful(make_world, Faults(lose_before=1.0), rows=5)
+    paid_by_hand(world, patient_key(3))
+    reviewed = await decide(world, resend_absent=True)
+    assert [each.message for each in reviewed.decided] == ["created"] * 4
+    assert (reviewed.exit_code, len(reviewed.cases)) == (4, 1)
+    last = await decide(world, confirm_found=True)
+    assert (last.exit_code, len(world.effects)) == (0, 4)
+
+
+async def test_what_was_abandoned_is_never_sent_again_unless_a_person_says_so(
+    make_world: MakeWorld,
+) -> None:
+    world = await doubtful(make_world, Faults(lose_before=1.0), rows=1)
+    (key,) = keys(await decide(world)).values()
+    reviewed = await decide(world, abandon=(key,))
+    assert (reviewed.exit_code, reviewed.cases) == (0, [])
+    again = await world.run()
+    assert (again.exit_code, counts(again)) == (3, {"rejected": 1})
+    assert again.frame["rule"].to_list() == ["row|abandoned"]
+    assert world.effects == []
+    assert (await decide(world, resend=(key,))).exit_code == 0
+    assert len(world.effects) == 1
+    assert counts(await world.run()) == {"unchanged": 1}
+
+
+async def test_a_key_that_is_not_in_doubt_is_an_error(make_world: MakeWorld) -> None:
+    world = await doubtful(make_world, Faults(lose_before=1.0), rows=1)
+    with pytest.raises(ConfigError, match="does not know it"):
+        await decide(world, resend=("0123456789abcdef",))
+
+
+async def test_without_credentials_it_lists_without_evidence(make_world: MakeWorld) -> None:
+    world = await doubtful(make_world, Faults(lose_before=1.0), rows=1)
+    reviewed = await review(config.load(world.config, environment={}))
+    assert (reviewed.cases[0].finding, reviewed.exit_code) == (None, 4)
+    assert "CANVAS_CLIENT_ID" in reviewed.unasked
+
+
+async def test_a_plan_that_is_gone_leaves_the_row_in_doubt(make_world: MakeWorld) -> None:
+    world = await doubtful(make_world, Faults(lose_before=1.0), rows=1)
+    shutil.rmtree(world.folder / "state" / "plans")
+    reviewed = await decide(world)
+    assert reviewed.cases[0].row is None
+    refused = await decide(world, resend=tuple(keys(reviewed).values()))
+    assert (
+        "its content" in refused.decided[0].message or "the content" in refused.decided[0].message
+    )
+    assert world.effects == []
+
+
+# A journal that was lost --------------------------------------------------------------------------
+
+
+async def loaded(make_world: MakeWorld) -> World:
+    world = await make_world(patients=4)
+    world.write_config()
+    world.write_eligibility(
+        [(patient_key(n), f"M{n}", "self", "60054", "1", "2026-01-01", "") for n in range(4)]
+    )
+    world.write_ledger([(f"T{n}", patient_key(n), f"{n + 1}.00", "") for n in range(4)])
+    assert (await world.run()).exit_code == 0
+    return world
+
+
+def journal_of(world: World) -> Path:
+    return world.folder / "state" / "journal.sqlite"
+
+
+def drop_missing(world: World) -> None:
+    for path in (world.folder / "state").glob("journal.sqlite*"):
+        path.unlink()
+
+
+def drop_all_state(world: World) -> None:
+    shutil.rmtree(world.folder / "state")
+
+
+def replace_it(world: World) -> None:
+    drop_missing(world)
+    other = World(world.folder / "other", world.sandbox, world.url)
+    other.folder.mkdir()
+    other.write_config(feeds=LEDGER_ONLY)
+    engine.open_journal(other.job()).close()
+    shutil.copy(journal_of(other), journal_of(world))
+
+
+def damage(world: World) -> None:
+    path = journal_of(world)
+    content = bytearray(path.read_bytes())
+    content[4096:8192] = b"\xff" * 4096
+    path.write_bytes(content)
+
+
+def restore(world: World) -> None:
+    """An empty journal, as a backup from before the run would be: same name, older trail."""
+    connection = sqlite3.connect(journal_of(world))
+    connection.executescript(
+        "DROP TRIGGER trail_is_append_only_delete; DROP TRIGGER write_stays; DELETE FROM trail WHERE number > 2;"
+        "DELETE FROM write; DELETE FROM run_feed; DELETE FROM run;"
+    )
+    connection.close()
+
+
+LOSSES: dict[str, list[Callable[[World], None]]] = {
+    "missing": [drop_missing, drop_all_state],
+    "replaced": [replace_it],
+    "corrupt": [damage],
+    "restored": [restore],
+}
+
+
+@pytest.mark.parametrize(
+    ("loss", "lose"), [(loss, lose) for loss, ways in LOSSES.items() for lose in ways]
+)
+async def test_a_journal_that_forgot_stops_the_run_and_says_how(
+    make_world: MakeWorld, loss: str, lose: Callable[[World], None]
+) -> None:
+    world = await loaded(make_world)
+    lose(world)
+    with pytest.raises(JournalLost) as caught:
+        await world.run()
+    assert caught.value.loss == loss
+    assert "--journal-lost" in caught.value.fix
+    for command in (engine.plan, engine.report_again, review):
+        with pytest.raises(JournalLost):
+            await command(world.job())
+    assert len(world.effects) == 8, "nothing was sent"
+
+    world.write_ledger(
+        [(f"T{n}", patient_key(n), f"{n + 1}.00", "") for n in range(4)]
+        + [("T9", patient_key(9), "9.00", "")]
+    )
+    result = await engine.run(world.job(), journal_lost=True)
+    assert counts(result, 0) == {"in_doubt": 4}
+    assert counts(result, 1) == {"pending": 4, "refused": 1}, "an unknown patient is no old row"
+    assert len(world.effects) == 8
+    with pytest.raises(ConfigError, match="whole"):
+        await engine.run(world.job(), journal_lost=True)
+    assert (await decide(world, confirm_found=True)).exit_code == 0
+    second = await world.run()
+    assert counts(second, 1) == {"in_doubt": 4, "refused": 1}
+    assert (await decide(world, confirm_found=True)).exit_code == 0
+    assert counts(await world.run()) == {"unchanged": 4, "refused": 1}
+    assert len(world.effects) == 8
+
+
+async def test_a_new_folder_is_no_loss(make_world: MakeWorld) -> None:
+    world = await loaded(make_world)
+    world.config.write_text(world.config.read_text() + '\n[state]\ndir = "elsewhere"\n')
+    assert counts(await engine.plan(world.job())) == {"pending": 4}
+
+
+async def test_a_journal_replaced_while_it_is_open_sends_nothing_more(
+    make_world: MakeWorld,
+) -> None:
+    world = await make_world(patients=30, faults=Faults(latency_s=(0.02, 0.02)))
+    world.write_config(feeds=LEDGER_ONLY, rate_per_s=50.0)
+    world.write_ledger([(f"T{n}", patient_key(n), "5.00", "") for n in range(30)])
+    task = asyncio.create_task(world.run())
+    while len(world.effects) < 3:
+        await asyncio.sleep(0.01)
+    journal_of(world).rename(world.folder / "moved")
+    with pytest.raises(JournalError, match="replaced or deleted"):
+        await task
+    assert len(world.effects) < 20
+
+
+async def test_the_trail_shows_where_it_was_changed(make_world: MakeWorld) -> None:
+    world = await loaded(make_world)
+    assert inventory(world.job()).first_break == 0
+    connection = sqlite3.connect(journal_of(world))
+    connection.execute("DROP TRIGGER trail_is_append_only_update")
+    connection.execute("UPDATE trail SET who = 'nobody' WHERE number = 7")
+    connection.commit()
+    connection.close()
+    assert inventory(world.job()).first_break == 7
