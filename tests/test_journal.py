@@ -1,5 +1,6 @@
 """The journal: the table of states, what SQLite refuses, and who may open it."""
 
+import re
 import sqlite3
 import stat
 from collections.abc import Iterator
@@ -249,3 +250,12 @@ async def test_after_a_failed_write_nothing_more_is_written(journal: Journal) ->
         await journal._write(fail)
     with pytest.raises(JournalError, match="cannot be read or written"):
         await claim(journal, intent())
+
+
+@pytest.mark.parametrize("query", ["shut_lanes", "doubt_count", "doubts", "doubts_of", "left_in_flight", "claimed", "id_is_claimed", "known", "writes"])  # fmt: skip
+def test_no_question_asked_at_each_start_reads_all_writes(journal: Journal, query: str) -> None:
+    names = dict.fromkeys(re.findall(r":(\w+)", journal._sql[query]), "[]")
+    explained = "EXPLAIN QUERY PLAN " + journal._sql[query]
+    steps = journal._read(lambda: journal._connection.execute(explained, names).fetchall())
+    scans = [line[3] for line in steps if line[3].startswith("SCAN write")]
+    assert all("USING" in scan for scan in scans), scans

@@ -100,7 +100,8 @@ SELECT DISTINCT lane FROM write WHERE state = 'IN_DOUBT';
 -- name: doubt_count
 -- The writes in doubt, and those of other runs that a search showed to be absent and are not there yet.
 SELECT
-    (SELECT count(*) FROM write WHERE state IN ('IN_DOUBT', 'IN_FLIGHT'))
+    (SELECT count(*) FROM write WHERE state = 'IN_DOUBT')
+    + (SELECT count(*) FROM write WHERE state = 'IN_FLIGHT')
     + (SELECT count(*) FROM write WHERE state = 'PENDING' AND resent > 0 AND run_id <> :run_id);
 
 -- name: doubts
