@@ -259,3 +259,55 @@ def test_no_question_asked_at_each_start_reads_all_writes(journal: Journal, quer
     steps = journal._read(lambda: journal._connection.execute(explained, names).fetchall())
     scans = [line[3] for line in steps if line[3].startswith("SCAN write")]
     assert all("USING" in scan for scan in scans), scans
+
+
+# What each event of the table may be taken from: state -> events, given whether the write has an
+# effect in Canvas. "absent" is true only after the quiet time; "suspected" is the look before a
+# first send by a journal that was lost.
+Truth = tuple[State, int]
+
+
+def reachable(*, is_absent_true: bool, is_crash_doubted: bool = True) -> set[Truth]:
+    """All that can come of one write: (state, effects in Canvas), however often it is tried."""
+    seen: set[Truth] = set()
+    open_: list[Truth] = [(State.PENDING, 0)]
+    while open_:
+        state, effects = open_.pop()
+        if (state, effects) in seen or effects > 2:
+            continue
+        seen.add((state, effects))
+        for (old, event), new in states.TRANSITIONS.items():
+            if old is state:
+                open_ += [(new, after) for after in truths(event, effects, is_absent_true)]
+        if state is State.IN_FLIGHT and not is_crash_doubted:
+            open_ += [(State.PENDING, effects), (State.PENDING, effects + 1)]
+    return seen
+
+
+def truths(event: str, effects: int, is_absent_true: bool) -> list[int]:
+    """The effects that there may be once an event has happened; none: it cannot happen."""
+    match event:
+        case "accepted":
+            return [effects + 1]
+        case "lost":
+            return [effects, effects + 1]
+        case "found" | "suspected":
+            return [effects] if effects else []
+        case "absent":
+            return [effects] if not effects or not is_absent_true else []
+        case _:  # claim, refused, not_applied, retry, abandoned, reopened: nothing arrives by them
+            return [effects]
+
+
+def test_no_path_through_the_table_has_two_effects() -> None:
+    ends = reachable(is_absent_true=True)
+    assert max(effects for _, effects in ends) == 1
+    assert {effects for state, effects in ends if state is State.CONFIRMED} == {1}
+    assert {effects for state, effects in ends if state in {State.PENDING, State.REFUSED}} == {0}
+    assert {state for state, _ in ends} == set(State)
+
+
+def test_the_exploration_sees_two_effects_where_there_can_be_two() -> None:
+    assert max(effects for _, effects in reachable(is_absent_true=False)) > 1
+    tried_again = reachable(is_absent_true=True, is_crash_doubted=False)
+    assert max(effects for _, effects in tried_again) > 1
