@@ -38,12 +38,17 @@ async def plan(config: str | Path, *, inputs: Inputs | None = None) -> Result:
     return await engine.plan(configuration.load(config, inputs=inputs))
 
 
-async def run(config: str | Path, *, inputs: Inputs | None = None) -> Result:
-    """Plan, upload and report. Running it again is how one resumes: nothing is sent twice."""
+async def run(
+    config: str | Path, *, inputs: Inputs | None = None, journal_lost: bool = False
+) -> Result:
+    """Settle doubts, plan, upload and report. Running it again resumes: nothing is sent twice.
+
+    `journal_lost`: go on after `errors.JournalLost`; what Canvas seems to hold is then set aside.
+    """
     from pipeline import config as configuration
     from pipeline import engine
 
-    return await engine.run(configuration.load(config, inputs=inputs))
+    return await engine.run(configuration.load(config, inputs=inputs), journal_lost=journal_lost)
 
 
 async def report(config: str | Path, *, run_id: str | None = None) -> Result:
@@ -59,9 +64,11 @@ def plan_sync(config: str | Path, *, inputs: Inputs | None = None) -> Result:
     return asyncio.run(plan(config, inputs=inputs))
 
 
-def run_sync(config: str | Path, *, inputs: Inputs | None = None) -> Result:
+def run_sync(
+    config: str | Path, *, inputs: Inputs | None = None, journal_lost: bool = False
+) -> Result:
     """`run`, for a program without an event loop."""
-    return asyncio.run(run(config, inputs=inputs))
+    return asyncio.run(run(config, inputs=inputs, journal_lost=journal_lost))
 
 
 def report_sync(config: str | Path, *, run_id: str | None = None) -> Result:

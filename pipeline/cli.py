@@ -74,14 +74,14 @@ def cli() -> None:
     os.umask(0o077)  # what a run leaves behind is for its owner only
 
 
-@cli.command()
+@cli.command(short_help="Read, validate and map all; write nothing to Canvas.")
 @_options(_CONFIG, *_FEEDS, _EXPECT, *_OUTPUT)
 def plan(**options: Any) -> None:
     """Read, validate and map everything; write a plan and a report, nothing to Canvas."""
     _plan_or_run("plan", options)
 
 
-@cli.command()
+@cli.command(short_help="Settle doubts, plan, upload and report; resumes.")
 @_options(
     _CONFIG,
     *_FEEDS,
@@ -101,7 +101,7 @@ def run(*, dry_run: bool, journal_lost: bool, **options: Any) -> None:
     _plan_or_run("plan" if dry_run else "run", options, journal_lost=journal_lost)
 
 
-@cli.command()
+@cli.command(short_help="List the writes in doubt, or settle them.")
 @_options(
     _CONFIG,
     click.option(
@@ -173,7 +173,7 @@ def review(**options: Any) -> None:
     sys.exit(reviewed.exit_code)
 
 
-@cli.group()
+@cli.group(short_help="What the journal holds, and whether it is whole.")
 def journal() -> None:
     """Look into the journal: what is held, and whether its trail is whole."""
 
@@ -207,7 +207,7 @@ def show(key: str | None, **options: Any) -> None:
     sys.exit(1 if found.first_break else 0)
 
 
-@cli.command()
+@cli.command(short_help="Write the report of a run again.")
 @_options(
     _CONFIG,
     click.option("--run", "run_id", metavar="ID", help="Another run than the last."),
@@ -224,7 +224,7 @@ def report(run_id: str | None, **options: Any) -> None:
     _carry_out(work, options)
 
 
-@cli.command()
+@cli.command(short_help="Serve a local Canvas on loopback.")
 @click.option("--port", default=8765, show_default=True, help="0 takes a free one.")
 @click.option(
     "--seed",
@@ -258,7 +258,7 @@ def sandbox(port: int, **what: Any) -> None:
     _watch(work, {"quiet": True})
 
 
-@cli.command()
+@cli.command(short_help="Run the sample data through a local Canvas.")
 @_options(
     click.option(
         "--faults",
@@ -279,7 +279,7 @@ def demo(faults: str, **options: Any) -> None:
     )
 
 
-@cli.command()
+@cli.command(short_help="Print the completion script of a shell.")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
     """Print the completion script of a shell: eval "$(canvas-ingest completion bash)"."""
