@@ -143,8 +143,7 @@ def review(**options: Any) -> None:
         raise click.UsageError("--foreign goes with --resend KEY")
 
     def work(_: Progress, stop: asyncio.Event) -> Any:
-        import getpass
-
+        from pipeline import engine
         from pipeline import review as reviewing
 
         decisions = reviewing.Decisions(
@@ -154,7 +153,7 @@ def review(**options: Any) -> None:
             options["resend_absent"],
             options["confirm_found"],
             options["foreign"],
-            options["by"] or getpass.getuser(),
+            options["by"] or engine.user(),
         )
         return reviewing.review(_job(options), decisions, stop=stop)
 

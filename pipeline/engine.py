@@ -8,6 +8,7 @@ guards, so whatever is wrong with a file, a limit or the configuration is found 
 """
 
 import asyncio
+import getpass
 import os
 import stat
 import traceback
@@ -180,9 +181,18 @@ async def report_again(job: Job, run_id: str | None = None) -> Result:
 
 
 def open_journal(job: Job, *, after_loss: bool = False) -> Journal:
-    """The journal of a job. Raises JournalError, ConfigError."""
+    """The journal of a job; one that is lost only with `after_loss`. Raises JournalError, ConfigError."""
     _private_folder(job.state_dir)
-    return Journal.open(job.state_dir, job.canvas.base_url, job.report_dir, after_loss=after_loss)
+    who = user() if after_loss else ""
+    return Journal.open(job.state_dir, job.canvas.base_url, job.report_dir, after_loss_by=who)
+
+
+def user() -> str:
+    """Who is at the machine, for the trail."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return f"uid {os.getuid()}"
 
 
 def new_run(command: str, clock: Clock, random: Random) -> Run:

@@ -261,6 +261,9 @@ async def test_a_journal_that_forgot_stops_the_run_and_says_how(
     assert len(world.effects) == 8
     with pytest.raises(ConfigError, match="whole"):
         await engine.run(world.job(), journal_lost=True)
+    told = [line for line in inventory(world.job(), "").history or [] if line.event == "loss"]
+    assert [line.detail for line in told] == [loss]
+    assert told[0].who
     assert (await decide(world, confirm_found=True)).exit_code == 0
     second = await world.run()
     assert counts(second, 1) == {"in_doubt": 4, "refused": 1}

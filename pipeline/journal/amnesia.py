@@ -8,6 +8,7 @@ journal that is missing, replaced, corrupt, or restored from a backup (reliabili
 import os
 import re
 import sqlite3
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,13 +67,14 @@ def write_anchor(folder: Path, anchor: Anchor) -> None:
 
 
 def traces(
-    folder: Path, report_dir: Path | None, journal: str | None, known: set[str]
+    folder: Path, report_dir: Path | None, journal: str, known: Collection[str]
 ) -> list[str]:
     """Runs that left plans or reports of this journal behind and are not in `known`, sorted.
 
-    `journal` None: it is missing, and a report counts that was written for this folder.
+    `journal` is its name; where it is missing, the base URL that it was for: then a report counts
+    that was written for this folder and that Canvas.
     """
-    found = {path.name for path in _folders(folder / "plans")} - known
+    found = {path.name for path in _folders(folder / "plans")}.difference(known)
     newest = max(known, default="")
     reports = [] if report_dir is None else _folders(report_dir)
     for path in reports[-_REPORTS_LOOKED_AT:]:
@@ -88,12 +90,11 @@ def _folders(folder: Path) -> list[Path]:
         return []
 
 
-def _is_of(summary: Path, folder: Path, journal: str | None) -> bool:
+def _is_of(summary: Path, folder: Path, journal: str) -> bool:
     try:
         told = orjson.loads(summary.read_bytes())["journal"]
-        return bool(
-            told["dir"] == str(folder.resolve()) if journal is None else told["id"] == journal
-        )
+        here = (str(folder.resolve()), journal)
+        return told["id"] == journal or (told["dir"], told["base_url"]) == here
     except (OSError, KeyError, TypeError, orjson.JSONDecodeError):
         return False
 

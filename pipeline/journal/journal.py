@@ -117,9 +117,9 @@ class Journal:
             )
         )
         self.name = str(meta["journal"])
-        self.was_lost = (
-            "lost_at" in meta
-        )  # rows that it does not know may be in Canvas all the same
+        self.base_url = str(meta["base_url"])
+        self.loss = str(meta.get("loss", ""))  # how it was lost, if it was
+        self.was_lost = bool(self.loss)  # then rows that it does not know may be in Canvas
         if head is not None:
             self._head = (int(head[0]), str(head[1]))
 
@@ -132,25 +132,32 @@ class Journal:
         base_url: str,
         report_dir: Path | None = None,
         *,
-        after_loss: bool = False,
+        after_loss_by: str = "",
     ) -> Self:
         """Open the journal in `folder`, or make it where none was before.
 
-        `report_dir` is looked at for traces of runs that the journal does not know. `after_loss`: a
-        person said to go on without what is lost. Raises JournalBusy if another run holds it,
+        `report_dir` is looked at for traces of runs that the journal does not know. `after_loss_by`:
+        the person who says to go on without what is lost. Raises JournalBusy if another run holds it,
         JournalForeign if it belongs to another `base_url`, JournalLost if it is not what the last
         run left, JournalError if it cannot be trusted or read.
         """
         pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
         try:
+            after_loss = bool(after_loss_by)
             connect = partial(_connect, folder, base_url, report_dir, after_loss=after_loss)
             connection = pool.submit(connect).result()
             journal = cls(connection, pool, folder)
+            if after_loss:
+                journal._note_loss(after_loss_by)
             journal._anchor()
         except BaseException:
             pool.shutdown()
             raise
         return journal
+
+    def _note_loss(self, who: str) -> None:
+        at = datetime.now(UTC)
+        self._write_now(lambda: self._append(at, "", Event.LOSS, detail=self.loss, who=who))
 
     def close(self) -> None:
         """Let it go."""
@@ -268,7 +275,11 @@ class Journal:
         return state, number
 
     def _is_claimed(self, intent: Intent, resource_id: str) -> bool:
-        resource = {"resource_type": intent.resource_type, "resource_id": resource_id}
+        resource = {
+            "resource_type": intent.resource_type,
+            "lane": intent.lane,
+            "resource_id": resource_id,
+        }
         return self._execute("id_is_claimed", resource).fetchone() is not None
 
     async def record(self, run_id: str, exchanges: Sequence[Exchange]) -> None:
@@ -695,7 +706,7 @@ def _connect(
     loss = ""
     try:
         if not path.exists() or not path.stat().st_size:
-            traces = amnesia.traces(folder, report_dir, None, set())
+            traces = amnesia.traces(folder, report_dir, base_url, ())
             loss = "missing" if anchor is not None or traces else ""
         if not loss:
             connection = _opened(path, base_url)
@@ -709,14 +720,14 @@ def _connect(
             if not loss:
                 return connection
             if loss == "restored" and after_loss:
-                return _lost(connection, folder, report_dir)
+                return _lost(connection, folder, base_url, report_dir, loss)
             connection.close()
     except JournalLost as error:
         loss = error.loss
     if not after_loss:
         raise amnesia.lost(loss)
     _set_aside(folder, loss)
-    return _lost(_opened(path, base_url), folder, report_dir)
+    return _lost(_opened(path, base_url), folder, base_url, report_dir, loss)
 
 
 def _opened(path: Path, base_url: str) -> sqlite3.Connection:
@@ -756,16 +767,18 @@ def _set_aside(folder: Path, loss: str) -> None:
 
 
 def _lost(
-    connection: sqlite3.Connection, folder: Path, report_dir: Path | None
+    connection: sqlite3.Connection, folder: Path, base_url: str, report_dir: Path | None, loss: str
 ) -> sqlite3.Connection:
     """Note that rows which the journal does not know may be in Canvas all the same."""
     sql = _queries()
     known = {line[0] for line in connection.execute(sql["run_ids"])}
     name = connection.execute("SELECT value FROM meta WHERE name = 'journal'").fetchone()[0]
-    runs = {*amnesia.traces(folder, report_dir, name, known)}
-    runs |= {*amnesia.traces(folder, report_dir, None, known)}
+    runs = {
+        *amnesia.traces(folder, report_dir, name, known),
+        *amnesia.traces(folder, report_dir, base_url, known),
+    }
     connection.execute("BEGIN IMMEDIATE")
-    connection.execute(sql["set_meta"], {"name": "lost_at", "value": utc_text(datetime.now(UTC))})
+    connection.execute(sql["set_meta"], {"name": "loss", "value": loss})
     for run_id in sorted(runs):
         connection.execute(sql["enter_lost_run"], {"run_id": run_id})
     connection.execute("COMMIT")

@@ -32,8 +32,10 @@ WHERE key = :key AND state = 'PENDING';
 UPDATE write SET state = 'PENDING', attempts = attempts - 1, sent_at = NULL WHERE key = :key AND state = 'IN_FLIGHT';
 
 -- name: id_is_claimed
--- Whether another row already has this resource.
-SELECT 1 FROM write WHERE resource_type = :resource_type AND resource_id = :resource_id;
+-- Whether another row already has this resource, or it is known not to be ours.
+SELECT 1 FROM write WHERE resource_type = :resource_type AND resource_id = :resource_id
+UNION ALL
+SELECT 1 FROM foreign_resource WHERE resource_type = :resource_type AND lane = :lane AND resource_id = :resource_id;
 
 -- name: settle
 -- What an answer came to.

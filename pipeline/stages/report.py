@@ -324,7 +324,11 @@ def _summary(
             "sent_again": recovered.get("absent", 0),
             "set_aside": recovered.get("suspected", 0),
         },
-        "journal": {"id": journal.name, "dir": str(journal.folder.resolve())},
+        "journal": {
+            "id": journal.name,
+            "dir": str(journal.folder.resolve()),
+            "base_url": journal.base_url,
+        },
         "feeds": lines,
         "requests": _requests(journal.exchanges(facts.run.run_id)),
     }

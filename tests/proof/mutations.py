@@ -34,18 +34,18 @@ _SERVER_CLOCK: Final = "pipeline/canvas/server_clock.py"
 _JOURNAL: Final = "pipeline/journal/journal.py"
 _QUERIES: Final = "pipeline/journal/queries.sql"
 
-_SIMULATION: Final = "tests/proof/test_simulation.py::test_schedules_of_all_faults_and_crashes_violate_nothing"
-_CRASH_POINTS: Final = (
-    "tests/proof/test_simulation.py::test_every_crash_point_in_turn_with_another_in_the_recovery"
-)
 _ANSWERS: Final = "tests/test_retry.py::test_each_answer_has_its_class"
+_WEIGHED: Final = "tests/test_recover.py::test_only_what_is_certain_is_settled"
+_DATES: Final = (
+    "tests/test_recover.py::test_the_server_is_never_earlier_or_later_than_its_dates_leave_open"
+)
 _UNDER_FAULTS: Final = "tests/test_run.py::test_never_two_effects_for_a_row_under_faults"
 _SHUT_LANE: Final = "tests/test_run.py::test_a_lane_stays_shut_behind_a_write_in_doubt"
 
 
 @dataclass(frozen=True, slots=True)
 class Mutation:
-    """A fault: in `file`, `old` becomes `new`, and so in `also`. `tests` must notice."""
+    """A fault: in `file`, `old` becomes `new`. One of `tests` must notice."""
 
     number: str
     fault: str
@@ -53,11 +53,6 @@ class Mutation:
     old: str
     new: str
     tests: tuple[str, ...]
-    also: tuple[tuple[str, str, str], ...] = ()  # (file, old, new)
-
-    @property
-    def edits(self) -> tuple[tuple[str, str, str], ...]:
-        return (self.file, self.old, self.new), *self.also
 
 
 MUTATIONS: Final = (
@@ -73,7 +68,7 @@ MUTATIONS: Final = (
             self._claimed.put_nowait(intent)
         await self._journal.claim(self._run_id, sure, at, since)
 """,
-        (_SIMULATION,),
+        ("tests/test_upload.py::test_nothing_is_sent_whose_claim_is_not_on_disk",),
     ),
     Mutation(
         "2",
@@ -113,7 +108,7 @@ MUTATIONS: Final = (
         _UPLOAD,
         'return not doubt.resent and (allowed == "all" or (allowed == "coverage" and is_coverage))',
         "return not doubt.resent",
-        (f"{_UNDER_FAULTS}[lost_before]",),
+        ("tests/test_doubt.py::test_what_is_absent_is_sent_again_as_the_user_decided",),
     ),
     Mutation(
         "6b",
@@ -129,7 +124,7 @@ MUTATIONS: Final = (
         _UPLOAD,
         "return not doubt.resent and (allowed",
         "return (allowed",
-        (_SIMULATION,),
+        ("tests/test_upload.py::test_what_is_lost_a_second_time_is_not_sent_a_third",),
     ),
     Mutation(
         "6d",
@@ -137,7 +132,7 @@ MUTATIONS: Final = (
         _UPLOAD,
         "self._doubt(doubt, self._still_quiet_s(doubt))",
         "self._doubt(doubt, 0.0)",
-        (_SIMULATION,),
+        ("tests/test_upload.py::test_the_quiet_time_of_a_write_holds_for_the_next_run_too",),
     ),
     Mutation(
         "7",
@@ -169,7 +164,7 @@ MUTATIONS: Final = (
         _CLIENT,
         "            if after is None:\n                return found\n",
         "            return found\n",
-        (_SIMULATION,),
+        ("tests/test_recover.py::test_a_search_is_all_of_its_pages",),
     ),
     Mutation(
         "11",
@@ -181,7 +176,9 @@ MUTATIONS: Final = (
         "            intent.claim,\n"
         "        ):\n",
         "        if notice is not None:\n",
-        (_SIMULATION,),
+        (
+            "tests/test_recover.py::test_of_payments_those_are_like_it_that_are_the_patients_to_the_cent_and_claim",
+        ),
     ),
     Mutation(
         "11b",
@@ -189,7 +186,9 @@ MUTATIONS: Final = (
         _RECOVER,
         "likeness(each, counted) == intent.likeness",
         "likeness(each, counted)",
-        (_SIMULATION,),
+        (
+            "tests/test_recover.py::test_of_coverages_those_are_like_it_that_say_the_same_of_the_same_patient",
+        ),
     ),
     Mutation(
         "12",
@@ -197,7 +196,7 @@ MUTATIONS: Final = (
         _RECOVER,
         "if len(possible) == 1 and possible[0].when == _INSIDE:",
         "if possible and possible[0].when == _INSIDE:",
-        (_SIMULATION,),
+        ("tests/test_doubt.py::test_an_equal_payment_made_meanwhile_by_hand_parks_the_row",),
     ),
     Mutation(
         "13",
@@ -207,7 +206,7 @@ MUTATIONS: Final = (
         '            f"a search for {resource_type} is answered with {reply.status or reply.problem}"\n'
         "        )\n",
         "        return [], None\n",
-        (_SIMULATION,),
+        ("tests/test_recover.py::test_a_page_that_is_none_is_never_an_empty_one",),
     ),
     Mutation(
         "13a",
@@ -216,7 +215,7 @@ MUTATIONS: Final = (
         '            message = f"{doubt.message}; Canvas could not be searched: {error.message}"\n'
         '            return Finding(Settlement.UNKNOWN, "recover|unsearchable", message)\n',
         "            like = {}\n",
-        (_SIMULATION,),
+        ("tests/test_recover.py::test_a_search_that_fails_says_nothing",),
     ),
     Mutation(
         "13b",
@@ -224,7 +223,7 @@ MUTATIONS: Final = (
         _RECOVER,
         "            if now == before:\n                return now\n",
         "            return now\n",
-        (_SIMULATION,),
+        ("tests/test_recover.py::test_what_a_search_shows_counts_once_the_next_one_shows_it_too",),
     ),
     Mutation(
         "14",
@@ -248,7 +247,15 @@ MUTATIONS: Final = (
         "pipeline/fhir/payment_notice.py",
         'cents = int(amount[1]) * 100 + int((amount[2] or "0").ljust(2, "0"))',
         'cents = int(float(resource["amount"]["value"]) * 100)',
-        (_SIMULATION,),
+        ("tests/test_recover.py::test_a_payment_is_known_again_to_the_cent",),
+    ),
+    Mutation(
+        "15c",
+        "amounts are sent as floating point",
+        "pipeline/fhir/datatypes.py",
+        'orjson.Fragment(f"{amount:.2f}")',
+        "float(amount)",
+        ("tests/test_fhir.py::test_amounts_are_clean_numbers_of_two_decimals",),
     ),
     Mutation(
         "16",
@@ -280,7 +287,7 @@ MUTATIONS: Final = (
         _RECOVER,
         "        if each not in claimed\n    )\n",
         "    )\n",
-        (_SIMULATION,),
+        (_WEIGHED,),
     ),
     Mutation(
         "20",
@@ -288,7 +295,7 @@ MUTATIONS: Final = (
         _RECOVER,
         "    if made_at < doubt.since:\n        return _BEFOREHAND\n",
         "",
-        (_SIMULATION,),
+        (_WEIGHED,),
     ),
     Mutation(
         "21",
@@ -296,7 +303,7 @@ MUTATIONS: Final = (
         _RECOVER,
         "    if doubt.until is not None and made_at > doubt.until + quiet:\n        return _LATE\n",
         "",
-        (_SIMULATION,),
+        (_WEIGHED,),
     ),
     Mutation(
         "22",
@@ -328,7 +335,7 @@ MUTATIONS: Final = (
         "pipeline/journal/trail.py",
         "hashlib.sha256(before.encode() + orjson.dumps(tuple(line)))",
         "hashlib.sha256(orjson.dumps(tuple(line)))",
-        ("tests/test_journal.py", "tests/proof/test_powerloss.py", _SIMULATION),
+        ("tests/test_trail.py::test_a_change_breaks_the_chain_behind_it",),
     ),
     Mutation(
         "26",
@@ -336,7 +343,7 @@ MUTATIONS: Final = (
         "pipeline/journal/amnesia.py",
         "    if anchor is not None:\n        if anchor.journal != name:\n",
         "    anchor = None\n    if anchor is not None:\n        if anchor.journal != name:\n",
-        ("tests/test_journal.py", "tests/proof/test_powerloss.py", "tests/test_command.py"),
+        ("tests/test_trail.py::test_the_anchor_alone_shows_a_journal_that_is_older_or_another",),
     ),
     Mutation(
         "27",
@@ -363,10 +370,7 @@ MUTATIONS: Final = (
         _UPLOAD,
         "if self._lost >= self._options.doubts_max:",
         "if self._lost < 0:",
-        (
-            "tests/test_run.py::test_lost_answers_in_a_row_stop_the_sending_until_a_read_succeeds",
-            _SIMULATION,
-        ),
+        ("tests/test_upload.py::test_a_run_ends_where_answers_to_writes_are_lost_again_and_again",),
     ),
     Mutation(
         "30",
@@ -382,15 +386,33 @@ MUTATIONS: Final = (
         _UPLOAD,
         "        if finding is None:\n            return True\n        await self._journal.suspected",
         "        return True\n        await self._journal.suspected",
-        ("tests/test_run.py", "tests/test_command.py", _SIMULATION),
+        (
+            "tests/test_review.py::test_a_journal_that_forgot_stops_the_run_and_says_how[missing-drop_missing]",
+        ),
     ),
     Mutation(
         "32",
-        "the server's clock is taken to be known exactly",
+        "the clocks of Canvas' machines are taken to be one",
         _SERVER_CLOCK,
-        "least, most = told - answered_at - _SLACK, told + _TICK - sent_at + _SLACK",
-        "least = most = told - sent_at",
-        (_SIMULATION,),
+        "_SLACK: Final = timedelta(seconds=1)",
+        "_SLACK: Final = timedelta(seconds=0)",
+        (_DATES,),
+    ),
+    Mutation(
+        "32b",
+        "the second that a Date is cut to counts as an instant",
+        _SERVER_CLOCK,
+        "_TICK: Final = timedelta(seconds=1)",
+        "_TICK: Final = timedelta(seconds=0)",
+        (_DATES,),
+    ),
+    Mutation(
+        "32c",
+        "the time that an answer is under way is not counted in",
+        _SERVER_CLOCK,
+        "told - answered_at - _SLACK",
+        "told - sent_at - _SLACK",
+        (_DATES,),
     ),
     Mutation(
         "33",
@@ -398,7 +420,9 @@ MUTATIONS: Final = (
         _RECOVER,
         "        if others:\n            await self.journal.note_foreign(",
         "        if others and self.journal.was_lost:\n            await self.journal.note_foreign(",
-        (_SIMULATION,),
+        (
+            "tests/test_recover.py::test_what_is_there_before_our_first_send_is_never_taken_for_ours",
+        ),
     ),
 )
 
@@ -417,9 +441,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.proof.mutations", description=__doc__)
     parser.add_argument("numbers", nargs="*", help="faults to plant; else all")
     numbers = parser.parse_args().numbers
+    if unknown := set(numbers) - {each.number for each in MUTATIONS}:
+        parser.error(f"there is no fault {', '.join(sorted(unknown))}")
     asked = [each for each in MUTATIONS if not numbers or each.number in numbers]
     with tempfile.TemporaryDirectory(prefix="mutations-") as name:
-        folder = Path(name)
+        folder = Path(name).resolve()
         whole = folder / "whole"
         _copy(_ROOT, whole)
         if problems := _problems(asked, whole):
@@ -451,10 +477,9 @@ def _row(seen: Seen) -> str:
 def _problems(mutations: Sequence[Mutation], root: Path) -> list[str]:
     """The edits whose text is not in its file exactly once."""
     return [
-        f"{mutation.number}: its text is {count} times in {file}: {old!r}"
-        for mutation in mutations
-        for file, old, _ in mutation.edits
-        if (count := (root / file).read_text().count(old)) != 1
+        f"{each.number}: its text is {count} times in {each.file}: {each.old!r}"
+        for each in mutations
+        if (count := (root / each.file).read_text().count(each.old)) != 1
     ]
 
 
@@ -463,9 +488,8 @@ def _planted(whole: Path, folder: Path, mutation: Mutation) -> Seen:
     began_s = time.monotonic()
     root = folder / mutation.number
     _copy(whole, root)
-    for name, old, new in mutation.edits:
-        file = root / name
-        file.write_text(file.read_text().replace(old, new))
+    file = root / mutation.file
+    file.write_text(file.read_text().replace(mutation.old, mutation.new))
     is_green, by = _tested(root, mutation.tests)
     shutil.rmtree(root)
     return Seen(mutation, not is_green and not by.startswith("?"), by, _since(began_s))
@@ -486,15 +510,24 @@ def _tested(root: Path, tests: Sequence[str]) -> tuple[bool, str]:
     imported, _ = _ran(root, "-c", "import pipeline; print(pipeline.__file__)")
     if not imported.startswith(f"{root}{os.sep}"):
         return False, f"? another tree is imported: {imported.strip()}"
-    options = ("-x", "-q", "--tb=no", "-rfE", "-p", "no:cacheprovider", f"--basetemp={root}/tmp")
+    options = (
+        "-x",
+        "-q",
+        "--tb=no",
+        "-rfE",
+        "-p",
+        "no:cacheprovider",
+        f"--basetemp={root / 'temp'}",
+        "--hypothesis-seed=0",
+    )
     shown, code = _ran(root, "-m", "pytest", *options, *tests)
     if code is None:
         return False, "hung"
     if code != _RED:
         return code == 0, "all are green" if code == 0 else f"? no test could be run: {shown}"
     lines = [line.split(" ", 1) for line in shown.splitlines()]
-    red = [rest[0] for word, *rest in lines if word in {"FAILED", "ERROR"} and rest]
-    return False, red[0].split(" - ")[0]
+    red = [rest[0].split(" - ")[0] for word, *rest in lines if word in {"FAILED", "ERROR"} and rest]
+    return False, red[0] if red else f"? no test is named: {shown}"
 
 
 def _ran(root: Path, *arguments: str) -> tuple[str, int | None]:

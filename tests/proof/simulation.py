@@ -85,6 +85,7 @@ class Outcome:
     seed: int
     violations: list[str] = field(default_factory=list)
     crashes: int = 0
+    losses: int = 0  # of the journal
     steps: list[int] = field(default_factory=list)  # of each life
     states: Counter[str] = field(default_factory=Counter)
     mistaken: int = 0  # confirmed by an equal payment that somebody made by hand at that moment
@@ -240,6 +241,8 @@ class Schedule:
         self._step, self._crash_step = 0, crash_step
         self._run += 1
         self.now_s += self.random.choice((0.0, 1.0, 100.0))
+        if self._crash_at is None and not self._is_fair and self.random.random() < 0.03:
+            self._lose(folder)
         loop = VirtualLoop(self.now_s, self.random, self.step)
         wrong_s = self.random.choice((0.0, 0.0, 0.0, 0.0, 5.0, 3600.0, -3600.0))
         wrong_s = 0.0 if self._is_fair else wrong_s
@@ -264,6 +267,18 @@ class Schedule:
             connection.rollback()
             connection.close()
         return killed
+
+    def _lose(self, folder: Path) -> None:
+        """The journal is gone, and some time later a person says to go on without it."""
+        self.trace("the journal is lost")
+        self.outcome.losses += 1
+        self.now_s += 60 + self.climate.late_s + self.climate.stale_s
+        for path in folder.glob("journal*"):
+            path.unlink()
+        shutil.copy(_template(), folder / "journal.sqlite")
+        connection = journals._connect(folder, BASE, None, after_loss=False)
+        journals._lost(connection, folder, BASE, None, "missing").close()
+        self._claimed_in.clear()
 
     async def _main(self, loop: VirtualLoop, clock: LoopClock, journal: Journal) -> None:
         import asyncio  # noqa: PLC0415 - beside the loop it belongs to
@@ -324,7 +339,12 @@ class Schedule:
                 self._violated(f"{row.key} ({row.resource_type}) has {made[row.mark]} effects")
             if state is State.CONFIRMED and end is not None:
                 self._check_confirmed(row, end["resource_id"], by_id)
-            elif made[row.mark] and state is not State.IN_DOUBT and self._effects_max(row) == 1:
+            elif (
+                made[row.mark]
+                and state is not State.IN_DOUBT
+                and self._effects_max(row) == 1
+                and not self.outcome.losses  # then a row behind a doubt may have one from before
+            ):
                 self._violated(f"{row.key} has an effect and is {state.value}")
             if state is State.IN_FLIGHT:
                 self._violated(f"{row.key} is left in flight")
@@ -359,7 +379,10 @@ class Schedule:
             return
         # An equal payment of the patient, made while this one may have been under way: whose it is no
         # client can tell. Anything earlier or later than the clocks leave open is told apart.
-        lives = [self._spans[run_id] for run_id in self._claimed_in[row.key]]
+        lives = [self._spans[run_id] for run_id in self._claimed_in.get(row.key, ())]
+        if not lives:
+            self._violated(f"{row.key} was never sent, and is confirmed by {resource_id}")
+            return
         slack_s = 8 + self._jumps_s
         earliest_s = min(life[0] for life in lives) - slack_s
         latest_s = max(life[1] for life in lives) + 60 + 2 * QUIET_S + slack_s

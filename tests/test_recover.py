@@ -1,0 +1,292 @@
+"""Settling doubt: what a search is, what it may be taken for, and what the server's clock can tell."""
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from email.utils import format_datetime
+from pathlib import Path
+from random import Random
+from types import SimpleNamespace
+from typing import Any, cast
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.canvas.auth import Credentials
+from pipeline.canvas.client import Client, Options
+from pipeline.canvas.server_clock import ServerClock
+from pipeline.canvas.transport import Reply
+from pipeline.clock import HandClock, SystemClock
+from pipeline.errors import SearchFailed
+from pipeline.fhir.codes import Contract
+from pipeline.fhir.coverage import coverage, likeness, payor_of
+from pipeline.fhir.payment_notice import payment_notice
+from pipeline.journal.journal import Journal, Run
+from pipeline.records import Doubt, Finding, Intent, Interaction, Settlement
+from pipeline.stages.recover import Recovery, like_of, weigh
+
+BASE = "https://fumage-example.canvasmedical.com"
+TOKEN_URL = f"{BASE}/auth/token/"
+QUIET = timedelta(seconds=30)
+SINCE = datetime(2026, 11, 21, 2, 30, tzinfo=UTC)
+UNTIL = SINCE + timedelta(seconds=5)
+INSIDE = SINCE + timedelta(seconds=2)
+LONG_BEFORE = SINCE - timedelta(hours=1)
+Resource = dict[str, Any]
+
+
+def intent(resource: Resource, *, cents: int | None = 1250, claim: str = "") -> Intent:
+    kind = resource["resourceType"]
+    like = likeness(resource) or "" if kind == "Coverage" else ""
+    return Intent("k1", "f", kind, Interaction.CREATE, "p1", b"{}", "", cents, claim, like, "r1")
+
+
+def payment(
+    resource_id: str = "n1", *, patient: str = "p1", amount: Any = 12.5, claim: str | None = None
+) -> Resource:
+    day = date(2026, 11, 21)
+    sent = payment_notice(patient=patient, amount=Decimal(1), created_on=day, claim=claim)
+    made = {"id": resource_id, "created": INSIDE.isoformat(), "amount": {"value": amount}}
+    return {**sent, **made}
+
+
+def covered(resource_id: str = "c1", *, patient: str = "p1", member_id: str = "m1") -> Resource:
+    resource = coverage(
+        Contract.OF_2025_10,
+        status="active",
+        beneficiary=patient,
+        subscriber=patient,
+        member_id=member_id,
+        subscriber_id=None,
+        relationship="self",
+        payor=payor_of(by_payer_id=True, value="60054", display=None),
+        order=1,
+        type_code=None,
+        start_on=None,
+        end_on=None,
+        classes={},
+    )
+    return {**resource, "id": resource_id}
+
+
+def doubt(of: Resource | None = None, since: datetime | None = SINCE) -> Doubt:
+    until = None if since is None else UNTIL
+    return Doubt(intent(of or payment()), 1, 0, since, until, False, None, "canvas|500", "lost")
+
+
+# What a search may be taken for -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("like", "claimed", "settlement", "found"),
+    [
+        ({}, set(), Settlement.ABSENT, ""),
+        ({"a": INSIDE}, set(), Settlement.FOUND, "a"),
+        ({"a": SINCE}, set(), Settlement.FOUND, "a"),
+        ({"a": UNTIL + QUIET}, set(), Settlement.FOUND, "a"),
+        ({"a": UNTIL + QUIET + timedelta(seconds=1)}, set(), Settlement.UNCLEAR, ""),
+        ({"a": LONG_BEFORE}, set(), Settlement.ABSENT, ""),
+        ({"a": SINCE - timedelta(minutes=1)}, set(), Settlement.UNCLEAR, ""),
+        ({"a": LONG_BEFORE, "b": INSIDE}, set(), Settlement.FOUND, "b"),
+        ({"a": INSIDE, "b": INSIDE}, set(), Settlement.UNCLEAR, ""),
+        ({"a": INSIDE, "b": INSIDE}, {"a"}, Settlement.FOUND, "b"),
+        ({"a": INSIDE}, {"a"}, Settlement.ABSENT, ""),
+        ({"a": None}, set(), Settlement.UNCLEAR, ""),
+    ],
+)
+def test_only_what_is_certain_is_settled(
+    like: dict[str, datetime | None], claimed: set[str], settlement: Settlement, found: str
+) -> None:
+    finding = weigh(doubt(), like, claimed, QUIET, is_told=True)
+    assert (finding.settlement, finding.resource_id) == (settlement, found)
+
+
+def test_times_prove_nothing_once_a_clock_was_set() -> None:
+    for made_at in (INSIDE, LONG_BEFORE):
+        finding = weigh(doubt(), {"a": made_at}, set(), QUIET, is_told=False)
+        assert finding.settlement is Settlement.UNCLEAR
+
+
+def test_of_payments_those_are_like_it_that_are_the_patients_to_the_cent_and_claim() -> None:
+    others = [
+        payment("patient", patient="p2"),
+        payment("cent", amount=12.51),
+        payment("claim", claim="c1"),
+        {**payment("zone"), "amount": None},
+        covered("coverage"),
+    ]
+    assert like_of(intent(payment()), [*others, payment("n1")]) == {"n1": INSIDE}
+    assert set(like_of(intent(payment(), claim="c1"), [*others, payment("n1")])) == {"claim"}
+
+
+def test_of_coverages_those_are_like_it_that_say_the_same_of_the_same_patient() -> None:
+    others = [covered("member", member_id="m2"), covered("patient", patient="p2"), payment()]
+    assert like_of(intent(covered()), [*others, covered("c1")]) == {"c1": None}
+
+
+@given(st.integers(1, 99_999_999))
+def test_a_payment_is_known_again_to_the_cent(cents: int) -> None:
+    shown = orjson.loads(str(Decimal(cents).scaleb(-2)))
+    assert like_of(intent(payment(), cents=cents), [payment("n1", amount=shown)])
+
+
+# What a search is ---------------------------------------------------------------------------------
+
+
+class Answers:
+    """A transport that gives these answers to searches, one after the other."""
+
+    def __init__(self, *replies: Reply) -> None:
+        self._replies = list(replies)
+
+    async def exchange(self, _: str, url: str, *__: object) -> Reply:
+        if url == TOKEN_URL:
+            return reply(200, {"access_token": "t", "expires_in": 3600})
+        return self._replies.pop(0)
+
+
+def reply(status: int | None, content: Any, problem: str = "") -> Reply:
+    return Reply(status, {}, orjson.dumps(content), True, 0.0, problem)
+
+
+def page(*ids: str, after: str | None = None) -> Resource:
+    links = [] if after is None else [{"relation": "next", "url": f"/PaymentNotice?{after}"}]
+    entries = [{"resource": payment(each)} for each in ids]
+    return {"resourceType": "Bundle", "entry": entries, "link": links}
+
+
+async def search(*replies: Reply) -> list[str]:
+    options = Options(BASE, Credentials(TOKEN_URL, "id", "secret"), rate_per_s=1000.0)
+    client = Client(options, cast("Any", Answers(*replies)), SystemClock(), Random(1))
+    return [each["id"] for each in await client.search("PaymentNotice", "request", "Patient/p1")]
+
+
+async def test_a_search_is_all_of_its_pages() -> None:
+    pages = [page("a", "b", after="_offset=2"), page("c", after="_offset=3"), page("d")]
+    assert await search(*(reply(200, each) for each in pages)) == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        reply(500, None),
+        reply(None, None, "timeout"),
+        reply(200, page(), "body"),
+        reply(200, None),
+        reply(200, {"resourceType": "OperationOutcome"}),
+        reply(200, {"resourceType": "Bundle", "entry": [{}]}),
+        reply(200, page(after="")),
+    ],
+)
+async def test_a_page_that_is_none_is_never_an_empty_one(answer: Reply, is_first: bool) -> None:
+    before = [] if is_first else [reply(200, page("a", after="_offset=1"))]
+    with pytest.raises(SearchFailed):
+        await search(*before, answer)
+
+
+async def test_pages_that_go_round_in_a_circle_are_no_search() -> None:
+    circle = reply(200, page("a", after="_offset=1"))
+    with pytest.raises(SearchFailed):
+        await search(circle, circle, circle)
+
+
+# Looking ------------------------------------------------------------------------------------------
+
+Look = Callable[..., Recovery]
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    with Journal.open(tmp_path, BASE) as opened:
+        opened.start_run(Run("r1", "run", SINCE.isoformat()))
+        yield opened
+
+
+@pytest.fixture
+def over(journal: Journal) -> Look:
+    """A recovery over a Canvas without a clock that shows these, search after search."""
+
+    def make(*shown: list[Resource] | None) -> Recovery:
+        left = list(shown)
+
+        async def search(*_: str) -> list[Resource]:
+            found = left.pop(0)
+            if found is None:
+                raise SearchFailed("no")
+            return found
+
+        client = cast("Any", SimpleNamespace(search=search, server_clock=ServerClock()))
+        return Recovery(client, journal, HandClock(), Random(1), QUIET.total_seconds(), "r1")
+
+    return make
+
+
+async def test_a_search_that_fails_says_nothing(over: Look) -> None:
+    cases: list[list[list[Resource] | None]] = [[None], [[], None], [[payment()], None]]
+    for shown in cases:
+        finding = await over(*shown).look(doubt(since=None))
+        assert finding.settlement is Settlement.UNKNOWN
+
+
+async def test_what_a_search_shows_counts_once_the_next_one_shows_it_too(over: Look) -> None:
+    seen, none = [payment()], list[Resource]()
+    cases: list[tuple[list[list[Resource]], Settlement]] = [
+        ([none, none], Settlement.ABSENT),
+        ([none, seen, seen], Settlement.FOUND),
+        ([seen, none, none], Settlement.ABSENT),
+        ([none, seen, none, seen], Settlement.UNKNOWN),
+    ]
+    for shown, settlement in cases:
+        assert (await over(*shown).look(doubt(since=None))).settlement is settlement
+
+
+async def test_what_is_there_before_our_first_send_is_never_taken_for_ours(over: Look) -> None:
+    before = [payment("n1"), payment("n2", amount=1)]
+    found: Finding | None = await over(before, before).first_look(intent(payment()))
+    assert found is None, "it may be sent"
+    since = [*before, payment("n3")]
+    assert (await over(since, since).look(doubt(since=None))).resource_id == "n3"
+    assert (await over(before, before).look(doubt(since=None))).settlement is Settlement.ABSENT
+
+
+# The server's clock -------------------------------------------------------------------------------
+
+EXCHANGES = st.lists(
+    st.tuples(
+        st.floats(0.0, 600.0),  # seconds until the request
+        st.floats(0.0, 10.0),  # on its way there
+        st.floats(0.0, 10.0),  # on the way back
+        st.floats(-1.0, 1.0),  # of the machine that answers before or behind the others
+    ),
+    min_size=1,
+    max_size=10,
+)
+
+
+@given(st.floats(-7200.0, 7200.0), EXCHANGES)
+def test_the_server_is_never_earlier_or_later_than_its_dates_leave_open(
+    ahead_s: float, exchanges: list[tuple[float, float, float, float]]
+) -> None:
+    clock, ahead, at = ServerClock(), timedelta(seconds=ahead_s), SINCE
+    for wait_s, there_s, back_s, off_s in exchanges:
+        sent_at = at + timedelta(seconds=wait_s)
+        arrived_at = sent_at + timedelta(seconds=there_s)
+        at = arrived_at + timedelta(seconds=back_s)
+        told = arrived_at + ahead + timedelta(seconds=off_s)
+        clock.hear(format_datetime(told, usegmt=True), sent_at, at)
+        earliest, latest = clock.earliest(at), clock.latest(at)
+        assert earliest is not None
+        assert latest is not None
+        assert earliest <= at + ahead <= latest
+        assert latest - earliest <= timedelta(seconds=10 + 10 + 3)
+
+
+def test_a_clock_that_was_set_decides_nothing() -> None:
+    clock = ServerClock()
+    for ahead in (timedelta(), timedelta(hours=1)):
+        clock.hear(format_datetime(SINCE + ahead, usegmt=True), SINCE, SINCE)
+    assert clock.earliest(SINCE) is clock.latest(SINCE) is None
+    assert not clock.agrees(timedelta())

@@ -1,0 +1,73 @@
+"""The trail and its anchor: whatever is changed, left out or put back from a backup shows."""
+
+import shutil
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import JournalLost
+from pipeline.journal.journal import Journal, Run
+from pipeline.journal.trail import ORIGIN, Line, first_break, link
+
+URL = "https://fumage-example.canvasmedical.com"
+NOW = datetime(2026, 11, 21, tzinfo=UTC).isoformat()
+Lines = list[tuple[Line, str]]
+
+
+def begin(folder: Path, *run_ids: str) -> Lines:
+    """Runs of a journal, one after the other. Returns its trail."""
+    with Journal.open(folder, URL) as journal:
+        for run_id in run_ids:
+            journal.start_run(Run(run_id, "run", NOW))
+        return list(journal.trail())
+
+
+def forged(lines: Lines, at: int) -> Lines:
+    """One line says something else, and its own hash is made to fit."""
+    before = lines[at - 1][1] if at else ORIGIN
+    line = lines[at][0]._replace(detail="plan")
+    return [*lines[:at], (line, link(before, line)), *lines[at + 1 :]]
+
+
+def without(lines: Lines, at: int) -> Lines:
+    """A line is left out, and those behind it are numbered anew."""
+    behind = [(line._replace(number=line.number - 1), hashed) for line, hashed in lines[at + 1 :]]
+    return [*lines[:at], *behind]
+
+
+def swapped(lines: Lines, at: int) -> Lines:
+    """Two lines in each other's place."""
+    return [*lines[:at], lines[at + 1], lines[at], *lines[at + 2 :]]
+
+
+@pytest.mark.parametrize(
+    ("change", "broken"),
+    [(forged, 3), (without, 2), (swapped, 2)],
+    ids=lambda each: str(each)[10:17],
+)
+def test_a_change_breaks_the_chain_behind_it(
+    tmp_path: Path, change: Callable[[Lines, int], Lines], broken: int
+) -> None:
+    lines = begin(tmp_path, "r1", "r2", "r3", "r4")
+    assert len(lines) == 4
+    assert first_break(lines) == 0
+    assert first_break(change(lines, 1)) == broken
+
+
+def test_the_anchor_alone_shows_a_journal_that_is_older_or_another(tmp_path: Path) -> None:
+    """Without any plan or report of the runs that it does not know."""
+    folder, path = tmp_path / "state", tmp_path / "state" / "journal.sqlite"
+    folder.mkdir()
+    begin(folder, "r1")
+    shutil.copy(path, tmp_path / "backup")
+    begin(folder, "r2")
+    other = tmp_path / "other"
+    other.mkdir()
+    begin(other, "r1", "r2", "r3")
+    for source, loss in [(tmp_path / "backup", "restored"), (other / path.name, "replaced")]:
+        shutil.copy(source, path)
+        with pytest.raises(JournalLost) as caught:
+            Journal.open(folder, URL)
+        assert caught.value.loss == loss

@@ -1,0 +1,80 @@
+"""When a write is sent, and when it is not: whole runs, and what the local Canvas saw arrive."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+import pytest
+
+from pipeline import engine
+from pipeline.errors import JournalError, Unreachable
+from pipeline.journal.journal import Journal
+from pipeline.sandbox import Faults
+from tests.world import FEEDS, LEDGER_ONLY, World, patient_key
+
+MakeWorld = Callable[..., Awaitable[World]]
+
+COVERAGES_ONLY = FEEDS[: FEEDS.rindex("[[feeds]]")]
+
+
+def write_payments(world: World, patients: int) -> None:
+    world.write_ledger([(f"T{n}", patient_key(n), "5.00", "") for n in range(patients)])
+
+
+def write_coverage(world: World) -> None:
+    world.write_eligibility([(patient_key(0), "M1", "self", "60054", "1", "2026-01-01", "")])
+
+
+def arrivals(world: World) -> int:
+    return sum(len(each) for each in world.sandbox.account()["writes_of"].values())
+
+
+async def test_nothing_is_sent_whose_claim_is_not_on_disk(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object) -> None:
+        await asyncio.sleep(0.2)
+        raise JournalError("the disk is full", "")
+
+    world = await make_world()
+    world.write_config(feeds=LEDGER_ONLY)
+    write_payments(world, 20)
+    monkeypatch.setattr(Journal, "claim", fail)
+    with suppress(JournalError):
+        assert (await world.run()).exit_code == 1
+    assert arrivals(world) == 0
+
+
+async def test_what_is_lost_a_second_time_is_not_sent_a_third(make_world: MakeWorld) -> None:
+    world = await make_world(patients=1, faults=Faults(lose_before=1.0, faults_max=3))
+    world.write_config(feeds=COVERAGES_ONLY)
+    write_coverage(world)
+    assert ((await world.run()).exit_code, arrivals(world), world.effects) == (4, 2, [])
+
+
+async def test_the_quiet_time_of_a_write_holds_for_the_next_run_too(make_world: MakeWorld) -> None:
+    """It commits when the next run is under way: a search before that shows nothing."""
+    world = await make_world(patients=1, faults=Faults(late_commit=1.0, late_commit_s=0.6))
+    world.write_config(feeds=COVERAGES_ONLY, quiet_s=1.5)
+    write_coverage(world)
+    stop = asyncio.Event()
+    first = asyncio.create_task(engine.run(world.job(), stop=stop))
+    async with asyncio.timeout(10):
+        while not arrivals(world):
+            await asyncio.sleep(0.005)
+    stop.set()
+    assert (await first).exit_code == 130
+    world.sandbox.set_faults(Faults())
+    second = await world.run()
+    assert (second.exit_code, len(world.effects), arrivals(world)) == (0, 1, 1)
+
+
+async def test_a_run_ends_where_answers_to_writes_are_lost_again_and_again(
+    make_world: MakeWorld,
+) -> None:
+    world = await make_world(patients=40, faults=Faults(lose_before=1.0))
+    world.write_config(feeds=LEDGER_ONLY, concurrency=1, doubts_max=2)
+    write_payments(world, 40)
+    result = await world.run()
+    assert isinstance(result.failure, Unreachable)
+    assert arrivals(world) == 2 * (1 + 3), "two, and two after each read that succeeded"
