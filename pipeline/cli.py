@@ -331,6 +331,8 @@ def _carry_out(work: Work[Result], options: dict[str, Any]) -> NoReturn:
 
 
 def _watch(work: Work[Any], options: dict[str, Any]) -> Any:
+    import asyncio
+
     from pipeline import logs
     from pipeline.errors import IngestError
     from pipeline.watch import display_for, watch
@@ -344,7 +346,8 @@ def _watch(work: Work[Any], options: dict[str, Any]) -> Any:
         )
     except IngestError as error:
         _exit_with(error, as_json=options.get("as_json", False))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        click.echo("Stopped at once: what was in flight is in doubt. Run again.", err=True)
         sys.exit(130)
 
 

@@ -230,17 +230,51 @@ async def _carry_out(
         if failure is not None:
             log.error("run_failed", run_id=run_id, error=type(failure).__name__)
         progress.stage = "reporting"
-        return await asyncio.to_thread(
-            _finish, job, journal, begun, clock, failure, stopped=stop.is_set()
-        )
+        try:
+            return await asyncio.to_thread(
+                _finish, job, journal, begun, clock, failure, stopped=stop.is_set()
+            )
+        except Exception as error:  # noqa: BLE001 - the first cause is what is told
+            first = failure or (error if isinstance(error, IngestError) else _unreported(error))
+            raise first from None
 
 
 async def _run(sending: "Sending", progress: Progress) -> None:
     job, journal, run_id = sending.job, sending.journal, sending.run_id
     progress.stage = "settling"
-    await sending.settle(with_bodies(job, journal.doubts()), lambda *_: None)
+    await _settle(sending)
     sealed = await _planned(job, run_id, journal, sending.clock, progress, sending.stop)
     await _upload(sending, sealed, progress)
+
+
+async def _settle(sending: "Sending") -> None:
+    """Settle what earlier runs left in doubt: of each patient one after another, each once.
+
+    Behind one that stays in doubt nothing of its patient is looked at, for it may be its twin.
+    """
+    looked: set[str] = set()
+    while not sending.stop.is_set():
+        doubts = sending.journal.doubts()  # those that are still to be sent again come last
+        held = {
+            each.intent.lane for each in doubts if each.intent.key in looked and not each.is_owed
+        }
+        turn: dict[str, Doubt] = {}
+        for doubt in doubts:
+            if doubt.intent.key not in looked and doubt.intent.lane not in held:
+                turn.setdefault(doubt.intent.lane, doubt)
+        if not turn:
+            return
+        looked |= {doubt.intent.key for doubt in turn.values()}
+        await sending.settle(with_bodies(sending.job, list(turn.values())), lambda *_: None)
+
+
+def _unreported(error: Exception) -> IngestError:
+    """The report could not be written. What was sent stands in the journal all the same."""
+    why = error.strerror if isinstance(error, OSError) else _fault(error).message
+    return IngestError(
+        f"the report could not be written: {why}",
+        "what was sent is in the journal: check the disk of report.dir, then `canvas-ingest report CONFIG`",
+    )
 
 
 def _fault(error: Exception) -> IngestError:

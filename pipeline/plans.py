@@ -178,10 +178,14 @@ class Plan:
             yield pl.read_parquet(part, glob=False)
 
     def find(self, feed: str, keys: Sequence[str]) -> pl.DataFrame:
-        """The rows with these keys: key, file, row, source_id and body."""
+        """The rows with these keys that were to be sent: key, file, row, source_id, fingerprint, body.
+
+        Not those that were turned away beside them: a later row of the same key, with other content.
+        """
         verdicts = pl.scan_parquet(self.folder / f"verdicts-{feed}.parquet", glob=False)
-        seqs = verdicts.filter(pl.col("key").is_in(list(keys))).select("seq", "key")
-        columns = ("seq", "file", "row", "source_id", "body")
+        sent = verdicts.filter(pl.col("key").is_in(list(keys)) & (pl.col("interaction") != ""))
+        seqs = sent.select("seq", "key")
+        columns = ("seq", "file", "row", "source_id", "fingerprint", "body")
         rows = pl.scan_parquet(_parts(self.folder, "rows", feed), glob=False).select(columns)
         return rows.join(seqs, on="seq").drop("seq").collect()
 
@@ -258,7 +262,10 @@ class PlannedRow:
 
 
 def look_up(folder: Path, intents: Iterable[Intent]) -> dict[str, PlannedRow]:
-    """The rows of intents of earlier runs by key, as far as their plans under `folder` are there."""
+    """The rows of intents of earlier runs by key, as far as their plans under `folder` are there.
+
+    Only a row of the very content that was sent counts.
+    """
 
     def home(intent: Intent) -> tuple[str, str]:
         return intent.run_id, intent.feed
@@ -267,12 +274,14 @@ def look_up(folder: Path, intents: Iterable[Intent]) -> dict[str, PlannedRow]:
     for (run_id, feed), group in groupby(sorted(intents, key=home), key=home):
         try:
             plan = Plan.open(folder / run_id)
-            rows = plan.find(feed, [intent.key for intent in group])
+            sent = {intent.key: intent.fingerprint for intent in group}
+            rows = plan.find(feed, list(sent))
         except (PlanError, OSError, pl.exceptions.PolarsError):
             continue  # gone, or torn: whoever asks says so
         files = [Path(file["path"]).name for file in plan.meta["feeds"][feed]["files"]]
-        for key, file, row, source_id, body in rows.select(
-            "key", "file", "row", "source_id", "body"
+        for key, file, row, source_id, fingerprint, body in rows.select(
+            "key", "file", "row", "source_id", "fingerprint", "body"
         ).iter_rows():
-            found[key] = PlannedRow(RowId(files[file], row), source_id, body)
+            if fingerprint == sent[key]:
+                found[key] = PlannedRow(RowId(files[file], row), source_id, body)
     return found

@@ -87,7 +87,7 @@ async def review(
         left, decided, cases, unasked = 1, list[Decided](), list[Case](), ""
         failure = ""
         try:
-            await _known(journal, decisions)
+            _allowed(journal, decisions)
             is_deciding = bool(decisions.keys or decisions.resend_absent or decisions.confirm_found)
             if is_deciding or journal.doubts():
                 async with connected(
@@ -110,20 +110,25 @@ async def review(
     return Review(left, cases, decided, unasked)
 
 
-async def _known(journal: Journal, decisions: Decisions) -> None:
-    for key in decisions.keys:
-        state = journal.states([key]).get(key)
-        if state not in {State.IN_DOUBT, State.ABANDONED}:
-            held = f"it is {state.value}" if state else "the journal does not know it"
-            raise ConfigError(
-                f"{key} is not in doubt: {held}",
-                "name a KEY that `canvas-ingest review CONFIG` lists",
-            )
+def _allowed(journal: Journal, decisions: Decisions) -> None:
+    """Raises ConfigError where a decision cannot be one: before any of them is carried out."""
+    twice = next((key for key in decisions.keys if decisions.keys.count(key) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"{twice} is decided on twice", "decide on each KEY once")
     wrong = next((each for each in decisions.confirm.values() if not is_id(each)), None)
     if wrong is not None:
         raise ConfigError(
             "--confirm KEY=ID: that is no id of a resource", "1 to 64 of A-Z a-z 0-9 - ."
         )
+    doubts = {doubt.intent.key: doubt for doubt in journal.doubts()}
+    for key in decisions.keys:
+        state = journal.states([key]).get(key)
+        if key not in doubts and state is not State.ABANDONED:
+            held = f"it is {state.value}" if state else "the journal does not know it"
+            raise ConfigError(
+                f"{key} is not in doubt: {held}",
+                "name a KEY that `canvas-ingest review CONFIG` lists",
+            )
 
 
 class _Work:
@@ -163,38 +168,51 @@ class _Work:
         decided = [await self._confirm(*pair) for pair in self._decisions.confirm.items()]
         decided += [await self._abandon(key) for key in self._decisions.abandon]
         if self._decisions.confirm_found:
-            for doubt in self._journal.doubts():
-                finding = await self._sending.recovery.look(doubt)
-                if len(finding.candidates) == 1:
-                    found = finding.candidates[0].resource_id
+            for doubt in self._left():
+                found = _only_one(await self._sending.recovery.look(doubt))
+                if found is not None:
                     decided.append(await self._confirm(doubt.intent.key, found))
         again: list[Doubt] = []
         for key in self._decisions.resend:
             decided += await self._release(await self._doubt(key), again)
         if self._decisions.resend_absent:
             await self._sending.clock.sleep(self._sending.job.upload.quiet_s)
-            for doubt in with_bodies(self._sending.job, self._journal.doubts()):
-                if doubt.intent.key not in self._decisions.keys:
-                    decided += await self._release(doubt, again, is_all=True)
+            for doubt in with_bodies(self._sending.job, self._left()):
+                decided += await self._release(doubt, again, is_all=True)
         return decided + await self._send(again)
 
+    def _left(self) -> list[Doubt]:
+        """What is in doubt and was not decided on by its key."""
+        named = self._decisions.keys
+        return [doubt for doubt in self._journal.doubts() if doubt.intent.key not in named]
+
     async def _doubt(self, key: str) -> Doubt:
-        """The write, open again if it had been given up."""
         doubt = await self._journal.doubt(key)
         if doubt is None:
             raise ConfigError(
                 f"the journal does not know {key}", "see `canvas-ingest review CONFIG`"
             )
-        if self._journal.states([key])[key] is State.ABANDONED:
-            finding = Finding(Settlement.UNCLEAR, doubt.rule, doubt.message)
-            await self._journal.reopened(
-                self._sending.run_id, doubt.intent, finding, self._now(), self._decisions.who
-            )
         return with_bodies(self._sending.job, [doubt])[0]
+
+    def _held_by(self, doubt: Doubt) -> str | None:
+        """Another write in doubt of the same patient, behind which this one cannot move."""
+        if self._journal.states([doubt.intent.key])[doubt.intent.key] is State.IN_DOUBT:
+            return None
+        others = [
+            each.intent.key
+            for each in self._journal.doubts()
+            if each.intent.lane == doubt.intent.lane
+            and not each.is_owed
+            and each.intent.key != doubt.intent.key
+        ]
+        return f"settle {others[0]} first: it is of the same patient" if others else None
 
     async def _confirm(self, key: str, resource_id: str) -> Decided:
         doubt = await self._doubt(key)
         intent = doubt.intent
+        held = self._held_by(doubt)
+        if held is not None:
+            return Decided(key, "refused", held)
         try:
             found = await self._sending.client.read(intent.resource_type, resource_id)
         except SearchFailed as error:
@@ -227,6 +245,11 @@ class _Work:
 
     async def _abandon(self, key: str) -> Decided:
         doubt = await self._doubt(key)
+        if self._journal.states([key])[key] is State.ABANDONED:
+            return Decided(key, "abandoned", "it was already; it is never sent again")
+        held = self._held_by(doubt)
+        if held is not None:
+            return Decided(key, "refused", held)
         looked = await self._sending.recovery.look(doubt)
         finding = replace(
             looked,
@@ -244,6 +267,9 @@ class _Work:
     ) -> list[Decided]:
         """Let one go again, if a search right now speaks for it; put it into `again`."""
         key, intent = doubt.intent.key, doubt.intent
+        held = self._held_by(doubt)
+        if held is not None:
+            return [] if is_all else [Decided(key, "refused", held)]
         if self._decisions.foreign and not is_all:
             await self._journal.note_foreign(
                 self._sending.run_id,
@@ -279,10 +305,9 @@ class _Work:
                     f"not sent: the plan of run {intent.run_id} is gone, and with it the content",
                 )
             ]
-        if not doubt.is_owed:
-            await self._journal.absent(
-                self._sending.run_id, intent, finding, self._now(), self._decisions.who
-            )
+        await self._journal.absent(
+            self._sending.run_id, intent, finding, self._now(), self._decisions.who
+        )
         again.append(doubt)
         return []
 
@@ -301,6 +326,13 @@ class _Work:
 
     def _now(self) -> datetime:
         return self._sending.clock.now()
+
+
+def _only_one(finding: Finding) -> str | None:
+    """The one resource that a write in doubt can be; none where it was there before, or is not sure."""
+    possible = [each.resource_id for each in finding.candidates if each.when != "before"]
+    is_seen = finding.settlement in {Settlement.FOUND, Settlement.UNCLEAR}
+    return possible[0] if is_seen and len(possible) == 1 else None
 
 
 _HOW_IT_ENDED: Final = {

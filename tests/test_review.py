@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 import sqlite3
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ from typing import Any
 import pytest
 
 from pipeline import config, engine
-from pipeline.errors import ConfigError, JournalError, JournalLost
+from pipeline.canvas.transport import TLS, Reply, Transport
+from pipeline.errors import ConfigError, IngestError, JournalError, JournalLost
+from pipeline.journal import amnesia
 from pipeline.review import Decisions, Review, as_json, inventory, review
 from pipeline.sandbox import Faults
 from pipeline.views.doubts import review_text
-from tests.test_run import counts
+from tests.test_run import counts, effects_reach
 from tests.world import LEDGER_ONLY, World, patient_key
 
 MakeWorld = Callable[..., Awaitable[World]]
@@ -302,3 +305,206 @@ async def test_the_trail_shows_where_it_was_changed(make_world: MakeWorld) -> No
     connection.commit()
     connection.close()
     assert inventory(world.job()).first_break == 7
+
+
+# What a fresh pair of eyes found ------------------------------------------------------------------
+
+
+async def test_what_goes_again_is_the_row_that_was_sent_and_no_other_of_its_key(
+    make_world: MakeWorld,
+) -> None:
+    """A later row with the same key and other content was rejected: it must never be sent."""
+    world = await make_world(patients=2, faults=Faults(lose_before=1.0))
+    world.write_config(feeds=LEDGER_ONLY, quiet_s=0.05)
+    world.write_ledger([("T0", patient_key(0), "20.00", ""), ("T0", patient_key(1), "99.00", "")])
+    assert counts(await world.run()) == {"in_doubt": 1, "rejected": 1}
+    world.sandbox.set_faults(Faults())
+    reviewed = await decide(world)
+    assert str(reviewed.cases[0].row and reviewed.cases[0].row.row) == "ledger.csv:1"
+    await decide(world, resend=tuple(keys(reviewed).values()))
+    assert [(each["patient"], each["amount"]) for each in world.effects] == [
+        (patient_key(0), "20.00")
+    ]
+
+
+async def test_what_was_there_before_is_never_confirmed_with_the_others(
+    make_world: MakeWorld,
+) -> None:
+    now_s = [time.time() - 86400.0]
+    world = await make_world(patients=1, faults=Faults(lose_before=1.0), clock=lambda: now_s[0])
+    paid_by_hand(world, patient_key(0))
+    now_s[0] += 86400.0
+    world.write_config(feeds=LEDGER_ONLY, quiet_s=0.05)
+    world.write_ledger([("T0", patient_key(0), "20.00", "")])
+    await world.run()
+    world.sandbox.set_faults(Faults())
+    reviewed = await decide(world, confirm_found=True, resend_absent=True)
+    assert [each.what for each in reviewed.decided] == ["sent again"]
+    assert len(world.effects) == 1
+
+
+async def test_what_is_decided_by_key_is_not_decided_with_the_others(make_world: MakeWorld) -> None:
+    world = await doubtful(make_world, Faults(lose_before=1.0), rows=1)
+    (key,) = keys(await decide(world)).values()
+    foreign = paid_by_hand(world, patient_key(0))
+    reviewed = await decide(world, confirm_found=True, resend=(key,), foreign=(foreign,))
+    assert [each.message for each in reviewed.decided] == ["created"]
+    assert len(world.effects) == 1
+    with pytest.raises(ConfigError, match="twice"):
+        await decide(world, resend=(key, key))
+
+
+async def test_a_decision_that_is_refused_does_not_reopen_what_was_abandoned(
+    make_world: MakeWorld,
+) -> None:
+    world = await doubtful(make_world, Faults(lose_before=1.0), rows=1)
+    (key,) = keys(await decide(world)).values()
+    await decide(world, abandon=(key,))
+    world.write_config(feeds=LEDGER_ONLY, quiet_s=0.05, resend_absent="all")
+    for decision in ({"confirm": {key: "no-such-id"}}, {"abandon": (key,)}):
+        reviewed = await decide(world, **decision)
+        assert (reviewed.exit_code, reviewed.cases) == (0, [])
+    assert counts(await world.run()) == {"rejected": 1}
+    assert world.effects == []
+
+
+async def test_what_is_still_to_be_sent_again_can_be_decided_on(make_world: MakeWorld) -> None:
+    """A resend that Canvas throttled away is owed; a person may give it up, or have it sent."""
+    world = await doubtful(make_world, Faults(lose_before=1.0))
+    by_patient = keys(await decide(world))
+    world.write_config(feeds=LEDGER_ONLY, quiet_s=0.05, attempts_max=1)
+    world.sandbox.set_faults(Faults(throttle=1.0, retry_after_s=0, applies_to="writes"))
+    reviewed = await decide(world, resend=tuple(by_patient.values()))
+    assert [each.message for each in reviewed.decided] == ["not sent: the next run tries again"] * 2
+    world.sandbox.set_faults(Faults())
+    first, second = by_patient[patient_key(0)], by_patient[patient_key(1)]
+    ended = await decide(world, abandon=(first,), resend=(second,))
+    assert (ended.exit_code, len(world.effects)) == (0, 1)
+
+
+async def test_an_equal_payment_in_doubt_goes_before_what_is_owed(make_world: MakeWorld) -> None:
+    """Two equal payments: one is owed, its twin is in doubt. The twin is settled first."""
+    world = await make_world(patients=1, faults=Faults(lose_before=1.0))
+    world.write_config(feeds=LEDGER_ONLY, quiet_s=0.05, attempts_max=1)
+    world.write_ledger([("T0", patient_key(0), "20.00", "")])
+    await world.run()
+    (owed,) = keys(await decide(world)).values()
+    world.sandbox.set_faults(Faults(throttle=1.0, retry_after_s=0))
+    await decide(world, resend=(owed,))
+    shutil.rmtree(world.folder / "state" / "plans")
+    world.sandbox.set_faults(Faults(lose_after=1.0))
+    world.write_config(feeds=LEDGER_ONLY, quiet_s=2.0, attempts_max=1)
+    world.write_ledger([("T1", patient_key(0), "20.00", "")])
+    stop = asyncio.Event()
+    task = asyncio.create_task(engine.run(world.job(), stop=stop))
+    await effects_reach(world, 1)
+    await asyncio.sleep(0.1)
+    stop.set()
+    assert counts(await task) == {"in_doubt": 1}
+    world.sandbox.set_faults(Faults())
+    world.write_config(feeds=LEDGER_ONLY, quiet_s=0.05)
+    result = await world.run()
+    assert counts(result) == {"unchanged": 1}
+    assert result.exit_code == 4, "the owed one is still to be decided on: its plan is gone"
+    assert (await decide(world, abandon=(owed,))).exit_code == 0
+
+
+async def test_a_fault_of_ours_while_sending_costs_one_row(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = await make_world(patients=20, faults=Faults(latency_s=(0.01, 0.02)))
+    world.write_config(feeds=LEDGER_ONLY)
+    world.write_ledger([(f"T{n}", patient_key(n), "5.00", "") for n in range(20)])
+    exchange, posts = Transport.exchange, [0]
+
+    async def failing(self: Transport, method: str, url: str, *rest: Any) -> Reply:
+        posts[0] += method == "POST" and url.endswith("PaymentNotice")
+        if posts[0] == 8:
+            posts[0] += 1
+            raise ZeroDivisionError
+        return await exchange(self, method, url, *rest)
+
+    monkeypatch.setattr(Transport, "exchange", failing)
+    result = await world.run()
+    assert result.exit_code == 1
+    assert "ZeroDivisionError" in str(result.failure)
+    ends = counts(result)
+    assert ends["in_doubt"] == 1
+    assert ends["created"] == len(world.effects) >= 7
+    assert ends["created"] + ends["pending"] == 19
+
+
+async def test_a_certificate_that_is_not_trusted_stops_the_run_and_sent_nothing(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = await make_world(patients=20, faults=Faults(latency_s=(0.01, 0.02)))
+    world.write_config(feeds=LEDGER_ONLY)
+    world.write_ledger([(f"T{n}", patient_key(n), "5.00", "") for n in range(20)])
+    exchange, posts = Transport.exchange, [0]
+
+    async def untrusted(self: Transport, method: str, url: str, *rest: Any) -> Reply:
+        posts[0] += method == "POST" and url.endswith("PaymentNotice")
+        if posts[0] >= 8:
+            return Reply(None, {}, b"", handed_off=False, latency_s=0.0, problem=TLS)
+        return await exchange(self, method, url, *rest)
+
+    monkeypatch.setattr(Transport, "exchange", untrusted)
+    result = await world.run()
+    assert (result.exit_code, set(counts(result))) == (1, {"created", "pending"})
+    assert "certificate" in str(result.failure)
+
+
+async def test_a_disk_that_is_full_while_reporting_names_the_cause(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = await make_world(patients=2)
+    world.write_config(feeds=LEDGER_ONLY)
+    world.write_ledger([("T0", patient_key(0), "5.00", "")])
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(engine, "report", full)
+        with pytest.raises(IngestError, match="No space left on device") as caught:
+            await world.run()
+    assert "canvas-ingest report" in caught.value.fix
+    assert counts(await engine.report_again(world.job())) == {"created": 1}
+
+
+async def test_an_anchor_that_cannot_be_written_stops_nothing(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = await make_world(patients=5)
+    world.write_config(feeds=LEDGER_ONLY)
+    world.write_ledger([(f"T{n}", patient_key(n), "5.00", "") for n in range(5)])
+    engine.open_journal(world.job()).close()
+    write, calls = amnesia.write_anchor, [0]
+
+    def failing(*what: Any) -> None:
+        calls[0] += 1
+        if calls[0] > 1:
+            raise OSError(28, "No space left on device")
+        write(*what)
+
+    monkeypatch.setattr(amnesia, "write_anchor", failing)
+    monkeypatch.setattr("pipeline.journal.journal._ANCHOR_EVERY_S", 0.0)
+    assert counts(await world.run()) == {"created": 5}
+    assert calls[0] > 3
+
+
+async def test_a_loss_is_noticed_in_a_crowd_of_other_reports(make_world: MakeWorld) -> None:
+    """Another configuration's reports share the folder, and are many and newer."""
+    world = await loaded(make_world)
+    before = world.folder / "before"
+    shutil.copytree(world.folder / "state", before)
+    assert (await world.run()).exit_code == 0
+    for number in range(80):
+        other = world.folder / "reports" / f"29990101T0000{number:02}Z-0000"
+        other.mkdir()
+        (other / "summary.json").write_text('{"journal": {"id": "x", "dir": "y", "base_url": "z"}}')
+    shutil.rmtree(world.folder / "state")
+    before.rename(world.folder / "state")
+    with pytest.raises(JournalLost) as caught:
+        await world.run()
+    assert caught.value.loss == "restored"

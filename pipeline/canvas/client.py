@@ -18,7 +18,7 @@ from pipeline.canvas.auth import Credentials, Tokens
 from pipeline.canvas.limiter import Limiter
 from pipeline.canvas.retry import Backoff, Judgement, judge_create, retry_after_s
 from pipeline.canvas.server_clock import ServerClock
-from pipeline.canvas.transport import Reply, Transport
+from pipeline.canvas.transport import TLS, Reply, Transport
 from pipeline.clock import Clock
 from pipeline.errors import (
     AuthError,
@@ -78,6 +78,7 @@ class Client:
         self._places = asyncio.Semaphore(options.concurrency)
         self.server_clock = ServerClock()
         self.proven: set[str] = set()  # resource types that a create has succeeded on
+        self._free_s = clock.monotonic()  # when an answer last asked for no pause
         self._pauses = 0  # in a row, without an answer in between that asked for none
         self.exchanges: list[
             Exchange
@@ -220,6 +221,8 @@ class Client:
             granted = Permit("", self._clock.now())
             reply = await self._transport.exchange("POST", url, headers, form)
             self.exchanges.append(self._exchange("token", granted, reply))
+            if reply.problem == TLS:
+                raise _untrusted()
             if not _is_passing(reply):
                 return reply
             delay_s = retry_after_s(reply, self._clock.now()) or self._options.backoff.delay_s(
@@ -233,6 +236,8 @@ class Client:
 
     def _heed(self, reply: Reply, permit: Permit, *, too_fast: bool) -> CanvasError | None:
         """What an answer means for all requests to come. Returns why the run must stop, if it must."""
+        if reply.problem == TLS:
+            return _untrusted()
         if reply.status == _UNAUTHORIZED:
             try:
                 self._tokens.refused(permit.token)
@@ -241,11 +246,22 @@ class Client:
             return None
         if reply.status is not None:
             self._tokens.accepted()
-        if not too_fast:
-            self._pauses = 0
-            return None
+        if too_fast:
+            return self._slow_down(reply)
+        self._pauses = 0
+        self._free_s = self._clock.monotonic()
+        return None
+
+    def _slow_down(self, reply: Reply) -> CanvasError | None:
+        """Canvas asks for a slower pace. Returns why the run must stop, if it asks for too much."""
         self._limiter.slow_down()
         self._pauses += 1
+        throttled_s = self._clock.monotonic() - self._free_s
+        if throttled_s > _RETRY_AFTER_S_MAX:
+            return Unreachable(
+                f"Canvas has answered nothing but “go slower” for {throttled_s:.0f} s",
+                "run again later, with a lower upload.rate_per_s; a quota may be used up",
+            )
         asked_s = retry_after_s(reply, self._clock.now())
         if asked_s is not None and asked_s > _RETRY_AFTER_S_MAX:
             return Unreachable(
@@ -257,7 +273,8 @@ class Client:
         return None
 
     def _exchange(self, purpose: str, permit: Permit, reply: Reply) -> Exchange:
-        correlation_id = reply.headers.get("fumage-correlation-id", "")[:100]
+        told = reply.headers.get("fumage-correlation-id", "")[:100]
+        correlation_id = told.encode("ascii", "replace").decode()
         return Exchange(
             purpose, permit.granted_at, reply.latency_s, reply.status, correlation_id, reply.problem
         )
@@ -266,6 +283,13 @@ class Client:
 def _is_passing(reply: Reply) -> bool:
     """Whether the same request may well succeed a little later."""
     return reply.status is None or reply.status in {401, 429} or reply.status >= 500  # noqa: PLR2004
+
+
+def _untrusted() -> CanvasError:
+    return CanvasError(
+        "the TLS certificate of Canvas is not trusted",
+        "check canvas.base_url, the clock, and any proxy in between",
+    )
 
 
 def _json_of(reply: Reply) -> dict[str, Any]:

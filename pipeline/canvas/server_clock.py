@@ -62,6 +62,6 @@ class ServerClock:
 def _instant(date: str) -> datetime | None:
     try:
         at = parsedate_to_datetime(date)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return at if at.tzinfo is not None else None

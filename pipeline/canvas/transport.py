@@ -17,8 +17,7 @@ from typing import Final, Self
 import aiohttp
 from yarl import URL
 
-from pipeline.errors import CanvasError
-
+TLS: Final = "tls"  # the problem of a certificate that is not trusted: it stays, so a run stops
 _BODY_BYTES_MAX: Final = 4 * 1024 * 1024
 _CONNECT_S_MAX: Final = 10.0
 # Shorter than servers keep an idle connection, so that no request goes out on one being closed.
@@ -75,7 +74,7 @@ class Transport:
     async def exchange(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None
     ) -> Reply:
-        """Send one request. Raises CanvasError only where the TLS certificate is not trusted."""
+        """Send one request. Whatever goes wrong below HTTP is a word in the reply."""
         if self._session is None:
             raise RuntimeError("the transport is not open")
         sent = SimpleNamespace(handed_off=False)
@@ -103,10 +102,7 @@ class Transport:
             aiohttp.ClientConnectorSSLError,
             ssl.SSLError,
         ):
-            raise CanvasError(
-                "the TLS certificate of Canvas is not trusted",
-                "check base_url, the clock, and any proxy in between",
-            ) from None
+            content, problem = b"", TLS
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             content, problem = b"", _problem(error)
         return Reply(status, kept, content, sent.handed_off, time.monotonic() - started_s, problem)

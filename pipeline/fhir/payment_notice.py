@@ -69,6 +69,6 @@ def _instant(text: Any) -> datetime | None:
     """An instant with its zone; a bare day is none."""
     try:
         at = datetime.fromisoformat(text)
-    except (TypeError, ValueError):
+        return None if at.tzinfo is None else at.astimezone(UTC)
+    except (TypeError, ValueError, OverflowError):
         return None
-    return None if at.tzinfo is None else at.astimezone(UTC)

@@ -20,7 +20,6 @@ from pipeline.errors import JournalError, JournalLost
 
 _ANCHOR: Final = "journal.anchor"
 _RUN_ID: Final = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{4}")
-_REPORTS_LOOKED_AT: Final = 50  # the newest
 _NETWORK: Final = re.compile(r"(nfs\d?|cifs|smb\w*|afs|ceph|glusterfs|lustre|fuse\.sshfs)")
 _GO_ON: Final = (
     "Put the newest journal back where it was. If there is none, run once with --journal-lost: then each row "
@@ -76,10 +75,8 @@ def traces(
     """
     found = {path.name for path in _folders(folder / "plans")}.difference(known)
     newest = max(known, default="")
-    reports = [] if report_dir is None else _folders(report_dir)
-    for path in reports[-_REPORTS_LOOKED_AT:]:
-        if path.name > newest and _is_of(path / "summary.json", folder, journal):
-            found.add(path.name)
+    later = [path for path in _folders(report_dir) if path.name > newest] if report_dir else []
+    found.update(path.name for path in later if _is_of(path / "summary.json", folder, journal))
     return sorted(found)
 
 

@@ -38,6 +38,7 @@ _FILE: Final = "journal.sqlite"
 _KEYS_A_QUERY: Final = 10_000
 _LINES_A_QUERY: Final = 50_000
 _ANCHOR_EVERY_S: Final = 1.0
+_CHECKED_BYTES_MAX: Final = 64 * 1024 * 1024  # a larger one is read whole only after an unclean end
 # How long a run that was killed may have gone on after its last line: a request's time and a pause.
 _AFTER_LAST_SIGN: Final = timedelta(seconds=60)
 
@@ -150,6 +151,12 @@ class Journal:
             if after_loss:
                 journal._note_loss(after_loss_by)
             journal._anchor()
+        except OSError as error:
+            pool.shutdown()
+            raise JournalError(
+                f"{folder} cannot be written: {error.strerror}",
+                "check the disk of state.dir (space, permissions), then run again",
+            ) from None
         except BaseException:
             pool.shutdown()
             raise
@@ -162,7 +169,8 @@ class Journal:
     def close(self) -> None:
         """Let it go."""
         if self._broken is None:
-            self._anchor()
+            with suppress(OSError):
+                self._anchor()
         self._pool.submit(self._connection.close).result()
         self._pool.shutdown()
 
@@ -333,12 +341,6 @@ class Journal:
         """IN_DOUBT -> ABANDONED: the machine never sends it again."""
         await self._write(lambda: self._decide(run_id, Event.ABANDONED, intent, finding, at, who))
 
-    async def reopened(
-        self, run_id: str, intent: Intent, finding: Finding, at: datetime, who: str
-    ) -> None:
-        """ABANDONED -> IN_DOUBT."""
-        await self._write(lambda: self._decide(run_id, Event.REOPENED, intent, finding, at, who))
-
     def _decide(
         self, run_id: str, event: Event, intent: Intent, finding: Finding, at: datetime, who: str
     ) -> None:
@@ -349,6 +351,8 @@ class Journal:
             "resource_id": finding.resource_id,
             "at": utc_text(at),
         }
+        if who:
+            self._reopen(run_id, intent, at, who)
         statement = "suspect" if event is Event.SUSPECTED else event.value
         self._must(self._execute(statement, decided), intent.key)
         self._append(
@@ -360,6 +364,16 @@ class Journal:
             detail=_evidence(finding),
             who=who,
         )
+
+    def _reopen(self, run_id: str, intent: Intent, at: datetime, who: str) -> None:
+        """A person may also decide on what was given up, and on what is still to be sent again."""
+        (state,) = self._execute("state", {"key": intent.key}).fetchone()
+        event = {State.ABANDONED.value: Event.REOPENED, State.PENDING.value: Event.SUSPECTED}.get(
+            state
+        )
+        if event is not None:
+            self._must(self._execute("reopened", {"key": intent.key}), intent.key)
+            self._append(at, run_id, event, key=intent.key, who=who)
 
     async def note_foreign(
         self,
@@ -515,8 +529,15 @@ class Journal:
 
     def exchanges(self, run_id: str) -> pl.DataFrame:
         """All requests of a run, in the order of their grants."""
-        lines = self._read(lambda: self._execute("exchanges", {"run_id": run_id}).fetchall())
-        return pl.DataFrame(lines, schema=_EXCHANGES_SCHEMA, orient="row")
+
+        def read() -> list[pl.DataFrame]:
+            cursor = self._execute("exchanges", {"run_id": run_id})
+            parts = [pl.DataFrame(schema=_EXCHANGES_SCHEMA)]
+            while lines := cursor.fetchmany(_LINES_A_QUERY):
+                parts.append(pl.DataFrame(lines, schema=_EXCHANGES_SCHEMA, orient="row"))
+            return parts
+
+        return pl.concat(self._read(read))
 
     def _frame(
         self, query: str, keys: pl.Series, schema: Mapping[str, type[pl.DataType]]
@@ -594,20 +615,15 @@ class Journal:
             result = self._guarded(step)
             self._connection.execute("COMMIT")
         except BaseException as error:
-            self._broken = (
-                error
-                if isinstance(error, JournalError)
-                else _unwritable(error)
-                if isinstance(error, sqlite3.Error)
-                else JournalError("the journal could not be written before", "run again")
-            )
+            self._broken = _as_journal_error(error)
             with suppress(sqlite3.Error):
                 self._connection.rollback()
             if isinstance(error, sqlite3.Error):
                 raise self._broken from None
             raise
         if time.monotonic() - self._anchored_s > _ANCHOR_EVERY_S:
-            self._anchor()
+            with suppress(OSError):  # it may lag behind; what is committed is
+                self._anchor()
         return result
 
     def _guarded(self, step: Callable[[], T]) -> T:
@@ -617,8 +633,25 @@ class Journal:
             raise _unwritable(error) from None
 
 
+def _as_journal_error(error: BaseException) -> JournalError:
+    if isinstance(error, JournalError):
+        return error
+    if isinstance(error, sqlite3.Error):
+        return _unwritable(error)
+    return JournalError(
+        f"the journal could not be written ({type(error).__name__}), so nothing more is sent",
+        "run again; if it stays, report it with this line",
+    )
+
+
 def _unwritable(error: sqlite3.Error) -> JournalError:
     """SQLite's own word for it, which holds no value of a row."""
+    if isinstance(error, sqlite3.IntegrityError):
+        return JournalError(
+            f"the journal refuses a step that could post something twice ({error.sqlite_errorname}), "
+            "so nothing more is sent",
+            "settle what is in doubt with `canvas-ingest review`, then run again",
+        )
     return JournalError(
         f"the journal cannot be read or written ({getattr(error, 'sqlite_errorname', type(error).__name__)})",
         "check the disk of state.dir (space, permissions), then run again",
@@ -727,14 +760,16 @@ def _connect(
     if not after_loss:
         raise amnesia.lost(loss)
     _set_aside(folder, loss)
-    return _lost(_opened(path, base_url), folder, base_url, report_dir, loss)
+    return _lost(_opened(path, base_url, loss), folder, base_url, report_dir, loss)
 
 
-def _opened(path: Path, base_url: str) -> sqlite3.Connection:
+def _opened(path: Path, base_url: str, loss: str = "") -> sqlite3.Connection:
     """Open it, or make it where there is no file. Raises JournalLost where it is corrupt."""
-    is_new = not path.exists()
-    if is_new:
+    is_new = False
+    is_clean = not path.with_name(f"{_FILE}-wal").exists()  # SQLite removes it when it closes
+    if not path.exists():
         path.touch(mode=0o600)
+    is_small = path.stat().st_size < _CHECKED_BYTES_MAX
     connection = sqlite3.connect(path, isolation_level=None, timeout=0)
     try:
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -743,9 +778,11 @@ def _opened(path: Path, base_url: str) -> sqlite3.Connection:
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("BEGIN EXCLUSIVE")
         if connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0:
-            _create(connection, base_url)
+            is_new = True
+            _create(connection, base_url, loss)
         connection.execute("COMMIT")
-        if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
+        is_checked = is_small or not is_clean
+        if is_checked and connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
             raise amnesia.lost("corrupt")
         _check(connection, base_url, path)
     except BaseException as error:
@@ -755,6 +792,7 @@ def _opened(path: Path, base_url: str) -> sqlite3.Connection:
         raise
     if is_new:
         _sync_folder(path.parent)
+        _sync_folder(path.parent.resolve().parent)
     return connection
 
 
@@ -785,7 +823,7 @@ def _lost(
     return connection
 
 
-def _create(connection: sqlite3.Connection, base_url: str) -> None:
+def _create(connection: sqlite3.Connection, base_url: str, loss: str = "") -> None:
     for statement in _statements(
         resources.files("pipeline.journal").joinpath("schema.sql").read_text()
     ):
@@ -796,6 +834,7 @@ def _create(connection: sqlite3.Connection, base_url: str) -> None:
         ("schema_version", _SCHEMA_VERSION),
         ("base_url", base_url),
         ("journal", token_hex(8)),
+        *([("loss", loss)] if loss else []),
     ]
     connection.executemany("INSERT INTO meta (name, value) VALUES (?, ?)", meta)
 

@@ -45,6 +45,9 @@ UPDATE write SET
     http_status = :http_status, correlation_id = :correlation_id, sent_at = :sent_at, settled_at = :settled_at
 WHERE key = :key AND state = 'IN_FLIGHT';
 
+-- name: state
+SELECT state FROM write WHERE key = :key;
+
 -- name: attempts
 -- The number of the attempt that is under way.
 SELECT attempts FROM write WHERE key = :key;
@@ -73,7 +76,8 @@ UPDATE write SET state = 'ABANDONED', rule = :rule, message = :message, settled_
 WHERE key = :key AND state = 'IN_DOUBT';
 
 -- name: reopened
-UPDATE write SET state = 'IN_DOUBT' WHERE key = :key AND state = 'ABANDONED';
+-- In doubt again, for a person to decide on: what was given up, or is still to be sent again.
+UPDATE write SET state = 'IN_DOUBT' WHERE key = :key AND (state = 'ABANDONED' OR (state = 'PENDING' AND resent > 0));
 
 -- name: left_in_flight
 -- Whatever is in flight when a run starts was left so by a crash.
@@ -111,7 +115,7 @@ SELECT
 SELECT * FROM doubt WHERE state = 'IN_DOUBT'
 UNION ALL
 SELECT * FROM doubt WHERE state = 'PENDING' AND resent > 0
-ORDER BY run_id, key;
+ORDER BY state, run_id, key;
 
 -- name: doubts_of
 SELECT * FROM doubt WHERE key IN (SELECT value FROM json_each(:keys)) ORDER BY run_id, key;

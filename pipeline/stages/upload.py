@@ -19,7 +19,7 @@ from typing import Final, Literal, Protocol
 from pipeline.canvas.client import Client, Permit
 from pipeline.canvas.retry import Backoff, Judgement
 from pipeline.clock import Clock
-from pipeline.errors import Forbidden, IngestError, Stopped, Unreachable
+from pipeline.errors import Forbidden, IngestError, JournalError, Stopped, Unreachable
 from pipeline.journal.journal import Journal
 from pipeline.lanes import Lanes
 from pipeline.records import (
@@ -157,7 +157,7 @@ class _Sender:
         self._open: list[_Open] = []  # doubts, those due first in front
         self._stirred = asyncio.Event()  # there may be a doubt to settle, or no more of them
         self._claiming_is_over = False
-        self._failure: IngestError | None = None
+        self._failure: Exception | None = None  # what came first
 
     async def run(self, batches: Iterator[list[Intent]], doubts: Sequence[Doubt]) -> None:
         for doubt in doubts:
@@ -185,8 +185,8 @@ class _Sender:
         self._moved.set()
         self._stirred.set()
 
-    def _fail(self, error: IngestError) -> None:
-        """The run cannot go on. What is in flight is waited for."""
+    def _fail(self, error: Exception) -> None:
+        """The run cannot go on, whatever it is. What is in flight is waited for and written down."""
         if self._failure is None and not isinstance(error, Stopped):
             self._failure = error
         self._stop.set()
@@ -194,6 +194,22 @@ class _Sender:
     # Claiming -------------------------------------------------------------------------------------
 
     async def _claim_ahead(self, batches: Iterator[list[Intent]]) -> None:
+        try:
+            await self._claim_all(batches)
+        except JournalError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a plan that cannot be read: what was sent is still to be written down
+            self._fail(error)
+        while not self._claimed.empty():
+            left = self._claimed.get_nowait()
+            if left is not None:
+                self._unsent.append(left)
+        for _ in range(self._options.concurrency):
+            self._claimed.put_nowait(None)
+        self._claiming_is_over = True
+        self._stirred.set()
+
+    async def _claim_all(self, batches: Iterator[list[Intent]]) -> None:
         exhausted = False
         while not self._stop.is_set():
             self._moved.clear()
@@ -203,17 +219,9 @@ class _Sender:
             if group:
                 await self._claim(group)
             elif exhausted and self._lanes.is_empty:
-                break
+                return
             else:
                 await self._moved.wait()
-        while not self._claimed.empty():
-            left = self._claimed.get_nowait()
-            if left is not None:
-                self._unsent.append(left)
-        for _ in range(self._options.concurrency):
-            self._claimed.put_nowait(None)
-        self._claiming_is_over = True
-        self._stirred.set()
 
     async def _claim(self, group: list[Intent]) -> None:
         at = self._clock.now()
@@ -266,9 +274,18 @@ class _Sender:
                     self._unsent.append(intent)
                     self._fail(error)
                     continue
-            exchange, judgement = await self._client.create(
-                permit, intent.resource_type, intent.body
-            )
+            try:
+                exchange, judgement = await self._client.create(
+                    permit, intent.resource_type, intent.body
+                )
+            except Exception as error:  # noqa: BLE001 - a fault of ours must not cut off the others
+                self._fail(error)
+                exchange = Exchange("write", permit.granted_at, 0.0, None, problem="fault")
+                judgement = Judgement(
+                    Verdict.LOST,
+                    rule="canvas|no-answer",
+                    message="the run failed while it was sent",
+                )
             self._judged(intent, exchange, judgement)
 
     async def _permit(self, intent: Intent) -> Permit:
@@ -425,7 +442,9 @@ class _Sender:
         doubt, intent = opened.doubt, opened.doubt.intent
         try:
             finding = await self._asks.look(doubt)
-        except IngestError as error:
+        except JournalError:
+            raise
+        except Exception as error:  # noqa: BLE001 - as above
             self._fail(error)
             self._seen(Disposition.IN_DOUBT, 1)
             return
@@ -450,6 +469,9 @@ class _Sender:
         elif is_absent and (doubt.is_owed or self._may_resend(doubt)):
             await self._resend(doubt, finding)
         else:
+            if finding.settlement is Settlement.FOUND:
+                why = f"{doubt.message}; what a search shows belongs to another row"
+                finding = replace(finding, rule="recover|claimed", message=why, resource_id="")
             await self._journal.unclear(self._run_id, intent, finding, now)
             self._end_in_doubt(intent)
         self._moved.set()

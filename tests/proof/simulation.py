@@ -104,7 +104,7 @@ def rows_of(random: Random) -> list[Row]:
         if random.random() < 0.4:
             rows.append(_coverage(key, number, lane))
         else:
-            rows.append(_payment(key, number, lane, random.choice((500, 500, 1250))))
+            rows.append(_payment(key, number, lane, random.choice((500, 500, 57))))
     return rows
 
 
