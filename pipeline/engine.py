@@ -584,20 +584,18 @@ class Sending:
         for resource_type in sorted(types):
             await self.client.probe(resource_type)
         open_lanes = {doubt.intent.lane for doubt in doubts}
-        await uploading.upload(
-            batches,
-            doubts=doubts,
-            run_id=self.run_id,
-            client=self.client,
-            journal=self.journal,
-            asks=self.recovery,
-            options=self.job.upload,
-            clock=self.clock,
-            random=self.random,
-            shut=self.journal.shut_lanes() - open_lanes,
-            seen=seen,
-            stop=self.stop,
+        tools = uploading.Tools(
+            self.run_id,
+            self.client,
+            self.journal,
+            self.recovery,
+            self.job.upload,
+            self.clock,
+            self.random,
+            self.stop,
         )
+        shut = self.journal.shut_lanes() - open_lanes
+        await uploading.upload(batches, tools, seen, doubts=doubts, shut=shut)
 
 
 @asynccontextmanager

@@ -71,28 +71,35 @@ class Options:
     backoff: Backoff = field(default_factory=lambda: Backoff(longest_s=10.0))
 
 
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What it takes to send. `stop` is set by whoever wants to end early, and by a failure."""
+
+    run_id: str
+    client: Client
+    journal: Journal
+    asks: Asks
+    options: Options
+    clock: Clock
+    random: Random
+    stop: asyncio.Event
+
+
 async def upload(
     batches: Iterator[list[Intent]],
+    tools: Tools,
+    seen: Seen,
     *,
     doubts: Sequence[Doubt] = (),
-    run_id: str,
-    client: Client,
-    journal: Journal,
-    asks: Asks,
-    options: Options,
-    clock: Clock,
-    random: Random,
-    shut: Collection[str],
-    seen: Seen,
-    stop: asyncio.Event,
+    shut: Collection[str] = (),
 ) -> None:
-    """Send everything, or as much as can be sent until `stop` is set; settle what is in doubt.
+    """Send everything, or as much as can be sent until it is stopped; settle what is in doubt.
 
     `doubts` are those of earlier runs that are to be settled now; `shut` names the lanes of those
     that are not; `seen` is told how rows ended. Raises IngestError if the run cannot go on; whatever
     is in flight then is waited for and written down first.
     """
-    sender = _Sender(run_id, client, journal, asks, options, clock, random, Lanes(shut), seen, stop)
+    sender = _Sender(tools, Lanes(shut), seen)
     try:
         await sender.run(batches, doubts)
     except BaseExceptionGroup as group:
@@ -120,30 +127,18 @@ class _Open:
 
 
 class _Sender:
-    def __init__(
-        self,
-        run_id: str,
-        client: Client,
-        journal: Journal,
-        asks: Asks,
-        options: Options,
-        clock: Clock,
-        random: Random,
-        lanes: Lanes,
-        seen: Seen,
-        stop: asyncio.Event,
-    ) -> None:
-        self._run_id = run_id
-        self._client = client
-        self._journal = journal
-        self._asks = asks
-        self._options = options
-        self._clock = clock
-        self._random = random
+    def __init__(self, tools: Tools, lanes: Lanes, seen: Seen) -> None:
+        self._run_id = tools.run_id
+        self._client = tools.client
+        self._journal = tools.journal
+        self._asks = tools.asks
+        self._options = tools.options
+        self._clock = tools.clock
+        self._random = tools.random
+        self._stop = tools.stop
         self._lanes = lanes
         self._seen = seen
-        self._stop = stop
-        self._ahead = max(1, min(int(options.rate_per_s * _AHEAD_S), _AHEAD_MAX))
+        self._ahead = max(1, min(int(tools.options.rate_per_s * _AHEAD_S), _AHEAD_MAX))
         self._claimed: asyncio.Queue[Intent | None] = asyncio.Queue()  # None: there is no more
         self._turn = asyncio.Lock()  # one sender at a time waits for a claim and its permit
         self._moved = asyncio.Event()  # there may be something to claim

@@ -424,6 +424,32 @@ MUTATIONS: Final = (
             "tests/test_recover.py::test_what_is_there_before_our_first_send_is_never_taken_for_ours",
         ),
     ),
+    Mutation(
+        "34",
+        "a resend takes the content of another row with the same key",
+        "pipeline/plans.py",
+        'pl.col("key").is_in(list(keys)) & (pl.col("interaction") != "")',
+        'pl.col("key").is_in(list(keys)) & (pl.col("interaction") == "")',
+        (
+            "tests/test_review.py::test_what_goes_again_is_the_row_that_was_sent_and_no_other_of_its_key",
+        ),
+    ),
+    Mutation(
+        "35",
+        "what was there before is confirmed with all that was found",
+        "pipeline/review.py",
+        'if each.when != "before"]',
+        "]",
+        ("tests/test_review.py::test_what_was_there_before_is_never_confirmed_with_the_others",),
+    ),
+    Mutation(
+        "36",
+        "a fault in one sender cuts off the others",
+        "pipeline/stages/upload.py",
+        "            except Exception as error:  # noqa: BLE001 - a fault of ours must not cut off the others",
+        "            except KeyError as error:",
+        ("tests/test_review.py::test_a_fault_of_ours_while_sending_costs_one_row",),
+    ),
 )
 
 
