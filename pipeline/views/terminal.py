@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, Final
 
-from pipeline.views.words import WORDS, verdict
+from pipeline.views.words import WORDS, doubt_notes, verdict
 
 _RULES_SHOWN: Final = 5
 
@@ -86,23 +86,7 @@ def _notes(summary: Mapping[str, Any]) -> list[str]:
             "Canvas moves the older down."
             for count in feed["warnings"].values()
         ]
-    recovered = summary["recovered"]
-    told = [
-        f"{recovered[name]:,} {what}"
-        for name, what in (
-            ("found", "found in Canvas"),
-            ("sent_again", "not there and sent again"),
-            ("set_aside", "set aside, for the journal was lost"),
-        )
-        if recovered[name]
-    ]
-    if told:
-        notes.append(f"Lost answers settled by searching: {', '.join(told)}.")
-    if summary["in_doubt_elsewhere"]:
-        notes.append(
-            f"{summary['in_doubt_elsewhere']:,} writes of rows outside these files are in doubt."
-        )
-    return notes
+    return [*notes, *doubt_notes(summary)]
 
 
 def _requests(requests: Mapping[str, Any]) -> str:

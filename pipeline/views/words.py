@@ -35,3 +35,22 @@ def verdict(summary: Mapping[str, Any]) -> str:
     """How it ended, in a few words."""
     meanings = {**_MEANING, **_MEANING_OF_PLAN} if summary["command"] == "plan" else _MEANING
     return meanings[summary["exit_code"]]
+
+
+def doubt_notes(summary: Mapping[str, Any]) -> list[str]:
+    """What became of lost answers, in sentences."""
+    recovered = summary["recovered"]
+    settled = [
+        f"{recovered[name]:,} {what}"
+        for name, what in (
+            ("found", "found in Canvas"),
+            ("sent_again", "not there and sent again"),
+            ("set_aside", "set aside, for the journal was lost"),
+        )
+        if recovered[name]
+    ]
+    notes = [f"Lost answers settled by searching: {', '.join(settled)}."] if settled else []
+    elsewhere = summary["in_doubt_elsewhere"]
+    if elsewhere:
+        notes.append(f"{elsewhere:,} writes of rows outside these files are in doubt.")
+    return notes
