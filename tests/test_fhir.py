@@ -10,6 +10,7 @@ import pytest
 from pipeline.feeds.eligibility import EligibilityRow
 from pipeline.feeds.ledger import LedgerRow
 from pipeline.fhir.codes import TYPES, Contract
+from pipeline.fhir.coverage import coverage, is_like, likeness, payor_of
 from pipeline.fhir.datatypes import is_id, reference
 from pipeline.fhir.outcome import Issue, issues_of
 from pipeline.stages.map import Mapping, map_row
@@ -205,3 +206,60 @@ def test_there_are_53_types() -> None:
 )  # fmt: skip
 def test_outcomes_are_read_whatever_comes(body: bytes, issues: list[Issue]) -> None:
     assert issues_of(body) == issues
+
+
+def test_a_coverage_is_known_again_wherever_its_member_id_stands() -> None:
+    """A read may tell it as an identifier, typed or not, or as `subscriberId`; and fills in more."""
+    sent = sent_coverage(start_on=None)
+    told = {
+        **sent,
+        "id": "c1",
+        "order": 3,
+        "period": {"start": "2026-11-21"},
+        "payor": [{"reference": "Organization/6741b035", "display": "Plan"}],
+    }
+    assert is_like(told, likeness(sent))
+    assert is_like({**told, "identifier": [{"value": "M1"}], "subscriberId": "x"}, likeness(sent))
+    without = {name: value for name, value in told.items() if name != "identifier"}
+    assert is_like({**without, "subscriberId": "M1"}, likeness(sent))
+    for changed in (
+        {"identifier": [{"value": "M2"}], "subscriberId": "M2"},
+        {"status": "cancelled"},
+        {"beneficiary": {"reference": "Patient/other"}},
+        {"class": [{"type": {"coding": [{"code": "plan"}]}, "value": "Gold"}]},
+    ):
+        assert not is_like({**told, **changed}, likeness(sent))
+    others: list[Any] = [
+        {},
+        None,
+        [],
+        {**told, "payor": None, "class": "x"},
+        {**told, "class": [None]},
+    ]
+    for broken in others:
+        assert not is_like(broken, likeness(sent))
+
+
+def test_what_is_sent_counts_when_a_coverage_is_known_again() -> None:
+    sent = sent_coverage(start_on=date(2026, 1, 1), by_payer_id=False)
+    assert is_like(sent, likeness(sent))
+    assert not is_like({**sent, "period": {"start": "2026-01-02"}}, likeness(sent))
+    assert not is_like({**sent, "payor": [{"reference": "Organization/other"}]}, likeness(sent))
+
+
+def sent_coverage(*, start_on: date | None, by_payer_id: bool = True) -> dict[str, Any]:
+    return coverage(
+        Contract.OF_2025_10,
+        status="active",
+        beneficiary="p1",
+        subscriber="p1",
+        member_id="M1",
+        subscriber_id=None,
+        relationship="self",
+        payor=payor_of(by_payer_id=by_payer_id, value="60054", display=None),
+        order=1,
+        type_code=None,
+        start_on=start_on,
+        end_on=None,
+        classes={},
+    )

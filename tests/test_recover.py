@@ -39,7 +39,7 @@ Resource = dict[str, Any]
 
 def intent(resource: Resource, *, cents: int | None = 1250, claim: str = "") -> Intent:
     kind = resource["resourceType"]
-    like = likeness(resource) or "" if kind == "Coverage" else ""
+    like = likeness(resource) if kind == "Coverage" else ""
     return Intent("k1", "f", kind, Interaction.CREATE, "p1", b"{}", "", cents, claim, like, "r1")
 
 

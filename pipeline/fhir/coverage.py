@@ -84,42 +84,51 @@ def payor_of(*, by_payer_id: bool, value: str, display: str | None) -> Json:
     return payor
 
 
-def likeness(resource: Any, counted: str | None = None) -> str | None:
-    """What tells a Coverage from another one of the same patient, as text; None if it is none.
+def likeness(resource: Json) -> str:
+    """What tells a Coverage that is to be sent from another one of the same patient, as text.
 
     It is `<counted>:<32 hex digits>` over beneficiary, member id, status, classes, and what
-    `counted` names: `p` the payor's Organization, `s` the start. Canvas fills both in where they
-    were not sent, so of a resource that is to be sent (`counted` None) they count where they stand;
-    of one that was found they count as they did in the other. Neither `order`, which Canvas
-    changes, nor any display (reliability.md, "Settling doubt").
+    `counted` names: `p` the payor's Organization, `s` the start, each only where it is sent, for
+    Canvas fills them in. Neither `order`, which Canvas changes, nor any display (reliability.md,
+    "Settling doubt").
     """
+    payor, start = resource["payor"][0].get("reference"), resource.get("period", {}).get("start")
+    counted = ("p" if payor else "") + ("s" if start else "")
+    return _likeness(resource, _member_ids(resource)[0], counted)
+
+
+def is_like(resource: Any, likeness: str) -> bool:
+    """Whether a Coverage that was found is like the one that was sent.
+
+    Any of its identifiers, or its `subscriberId`, may be the member id: where Canvas puts it on a
+    read differs between the contracts. What is no Coverage as Canvas writes them is not like it.
+    """
+    counted = likeness.partition(":")[0]
     try:
-        payor = resource["payor"][0].get("reference")
-        start = resource.get("period", {}).get("start")
-        if counted is None:
-            counted = ("p" if payor else "") + ("s" if start else "")
-        parts = [
-            resource["beneficiary"]["reference"],
-            _member_id(resource),
-            resource["status"],
-            sorted(
-                [each["type"]["coding"][0]["code"], each["value"]]
-                for each in resource.get("class", [])
-            ),
-            payor if "p" in counted else None,
-            start if "s" in counted else None,
-        ]
-        return f"{counted}:{hashlib.sha256(orjson.dumps(parts)).hexdigest()[:32]}"
+        return any(
+            _likeness(resource, member_id, counted) == likeness
+            for member_id in _member_ids(resource)
+        )
     except (AttributeError, IndexError, KeyError, TypeError, orjson.JSONEncodeError):
-        return None  # not a Coverage as Canvas writes them
+        return False
 
 
-def _member_id(resource: Json) -> str:
-    """The identifier of type MB (2025-10), else `subscriberId` (2023)."""
-    for identifier in resource.get("identifier", []):
-        if any(
-            coding.get("code") == MEMBER_ID_CODE
-            for coding in identifier.get("type", {}).get("coding", [])
-        ):
-            return str(identifier["value"])
-    return str(resource["subscriberId"])
+def _likeness(resource: Json, member_id: str, counted: str) -> str:
+    classes = [
+        [each["type"]["coding"][0]["code"], each["value"]] for each in resource.get("class", [])
+    ]
+    parts = [
+        resource["beneficiary"]["reference"],
+        member_id,
+        resource["status"],
+        sorted(classes),
+        resource["payor"][0]["reference"] if "p" in counted else None,
+        resource["period"]["start"] if "s" in counted else None,
+    ]
+    return f"{counted}:{hashlib.sha256(orjson.dumps(parts)).hexdigest()[:32]}"
+
+
+def _member_ids(resource: Json) -> list[str]:
+    """The identifiers (2025-10), then `subscriberId` (which is the member id in 2023)."""
+    values = [identifier["value"] for identifier in resource.get("identifier", [])]
+    return [*values, *([resource["subscriberId"]] if "subscriberId" in resource else [])]

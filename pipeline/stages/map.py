@@ -68,7 +68,7 @@ def _coverage(row: EligibilityRow, mapping: Mapping) -> Draft:
         lane=row.patient,
         body=body,
         fingerprint=_fingerprint(body),
-        likeness=likeness(resource) or "",
+        likeness=likeness(resource),
         order=row.order,
         start_day=_day_number(row.start_on or mapping.today),
         end_day=_day_number(row.end_on),

@@ -15,7 +15,7 @@ from pipeline.canvas.client import Client
 from pipeline.canvas.retry import Backoff
 from pipeline.clock import Clock
 from pipeline.errors import SearchFailed, Unreachable
-from pipeline.fhir.coverage import likeness
+from pipeline.fhir.coverage import is_like
 from pipeline.fhir.payment_notice import paid
 from pipeline.journal.journal import Journal
 from pipeline.records import Candidate, Doubt, Finding, Intent, Settlement
@@ -122,10 +122,7 @@ class Recovery:
 def like_of(intent: Intent, resources: Collection[dict[str, Any]]) -> Like:
     """Those resources that the intent could be, filtered anew: a search may show others too."""
     if intent.resource_type == "Coverage":
-        counted = intent.likeness.partition(":")[0]
-        return {
-            each["id"]: None for each in resources if likeness(each, counted) == intent.likeness
-        }
+        return {each["id"]: None for each in resources if is_like(each, intent.likeness)}
     like: dict[str, datetime | None] = {}
     for each in resources:
         notice = paid(each)

@@ -184,8 +184,8 @@ MUTATIONS: Final = (
         "11b",
         "all coverages that a search shows are like it",
         _RECOVER,
-        "likeness(each, counted) == intent.likeness",
-        "likeness(each, counted)",
+        "if is_like(each, intent.likeness)}",
+        "}",
         (
             "tests/test_recover.py::test_of_coverages_those_are_like_it_that_say_the_same_of_the_same_patient",
         ),

@@ -30,7 +30,7 @@ from pipeline.canvas.auth import Credentials
 from pipeline.engine import Sending
 from pipeline.errors import IngestError
 from pipeline.fhir.codes import Contract
-from pipeline.fhir.coverage import coverage, likeness, payor_of
+from pipeline.fhir.coverage import coverage, is_like, likeness, payor_of
 from pipeline.fhir.payment_notice import payment_notice
 from pipeline.journal import journal as journals
 from pipeline.journal.journal import Journal, Run
@@ -130,7 +130,7 @@ def _coverage(key: str, number: int, lane: str) -> Row:
         end_on=None,
         classes={},
     )
-    return Row(key, key, "Coverage", lane, None, orjson.dumps(body), likeness(body) or "")
+    return Row(key, key, "Coverage", lane, None, orjson.dumps(body), likeness(body))
 
 
 def climate_of(random: Random) -> tuple[Climate, bool]:
@@ -367,8 +367,7 @@ class Schedule:
             self._violated(f"{row.key} is confirmed by a resource that is not there")
             return
         if row.resource_type == "Coverage":
-            found = likeness(effect.content, row.likeness.partition(":")[0])
-            if found != row.likeness:
+            if not is_like(effect.content, row.likeness):
                 self._violated(f"{row.key} is confirmed by a coverage that is another's")
             return
         same = (effect.content["request"], effect.content["amount"])
