@@ -23,7 +23,17 @@ if TYPE_CHECKING:
     Inputs = Mapping[str, str | Path | pl.DataFrame]
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "plan", "plan_sync", "report", "report_sync", "run", "run_sync"]
+__all__ = [
+    "__version__",
+    "plan",
+    "plan_sync",
+    "report",
+    "report_sync",
+    "run",
+    "run_sync",
+    "verify",
+    "verify_sync",
+]
 
 
 async def plan(config: str | Path, *, inputs: Inputs | None = None) -> Result:
@@ -59,6 +69,19 @@ async def report(config: str | Path, *, run_id: str | None = None) -> Result:
     return await engine.report_again(configuration.load(config), run_id)
 
 
+async def verify(
+    config: str | Path, *, sample: int | None = None, since: str | None = None
+) -> Result:
+    """Read back what the journal says was written, and compare it element by element.
+
+    `sample`: so many patients, at random; `since`: an ISO day. `result.frame` has a line a resource.
+    """
+    from pipeline import config as configuration
+    from pipeline import verification
+
+    return await verification.read_back(configuration.load(config), sample=sample, since=since)
+
+
 def plan_sync(config: str | Path, *, inputs: Inputs | None = None) -> Result:
     """`plan`, for a program without an event loop."""
     return asyncio.run(plan(config, inputs=inputs))
@@ -74,3 +97,10 @@ def run_sync(
 def report_sync(config: str | Path, *, run_id: str | None = None) -> Result:
     """`report`, for a program without an event loop."""
     return asyncio.run(report(config, run_id=run_id))
+
+
+def verify_sync(
+    config: str | Path, *, sample: int | None = None, since: str | None = None
+) -> Result:
+    """`verify`, for a program without an event loop."""
+    return asyncio.run(verify(config, sample=sample, since=since))

@@ -18,6 +18,7 @@ from pipeline import __version__
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
+    from datetime import datetime
 
     from pipeline.engine import Job, Progress, Result
     from pipeline.errors import IngestError
@@ -204,6 +205,34 @@ def show(key: str | None, **options: Any) -> None:
     else:
         click.echo(inventory_text(told))
     sys.exit(1 if found.first_break else 0)
+
+
+@cli.command(short_help="Read back what was written, and compare it.")
+@_options(
+    _CONFIG,
+    click.option("--sample", type=click.IntRange(1), metavar="N", help="N patients, at random."),
+    click.option(
+        "--since",
+        type=click.DateTime(["%Y-%m-%d"]),
+        help="What was written on that day (UTC) or later.",
+    ),
+    *_OUTPUT,
+)
+def verify(sample: int | None, since: datetime | None, **options: Any) -> None:
+    """Read back what the journal says was written, and compare it element by element.
+
+    Ends with 3 where something differs, is missing, or is there without being ours.
+    """
+
+    def work(progress: Progress, stop: asyncio.Event) -> Any:
+        from pipeline import verification
+
+        day = since.date().isoformat() if since else None
+        return verification.read_back(
+            _job(options), sample=sample, since=day, progress=progress, stop=stop
+        )
+
+    _carry_out(work, options)
 
 
 @cli.command(short_help="Write the report of a run again.")

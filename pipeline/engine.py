@@ -115,9 +115,9 @@ class Job:
 class Progress:
     """Where a run stands, for whoever shows it. Written by the engine, read by the edge."""
 
-    stage: Literal["starting", "settling", "reading", "planning", "sending", "reporting"] = (
-        "starting"
-    )
+    stage: Literal[
+        "starting", "settling", "reading", "planning", "sending", "verifying", "reporting"
+    ] = "starting"
     rows_read: int = 0
     to_send: int = 0
     sent: int = 0  # writes that ended, whichever way
@@ -136,8 +136,9 @@ class Result:
 
     @property
     def frame(self) -> pl.DataFrame:
-        """`reconciliation.parquet`: one line a source row."""
-        return pl.read_parquet(self.folder / "reconciliation.parquet", glob=False)
+        """`reconciliation.parquet`, one line a source row; of `verify` `verification.parquet`."""
+        name = "verification" if "verification" in self.summary else "reconciliation"
+        return pl.read_parquet(self.folder / f"{name}.parquet", glob=False)
 
 
 # The commands -------------------------------------------------------------------------------------

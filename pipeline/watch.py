@@ -140,7 +140,7 @@ def _bar(progress: Progress) -> Iterator[Callable[[], None]]:
         task = bar.add_task("starting", total=None, rate="", counts="")
 
         def look() -> None:
-            sending = progress.stage in {"sending", "reporting"}
+            sending = progress.stage in {"sending", "verifying", "reporting"}
             done, total = (
                 (progress.sent, progress.to_send or None) if sending else (progress.rows_read, None)
             )

@@ -34,6 +34,7 @@ from pipeline.records import Exchange, Verdict
 _JSON: Final = "application/json"  # what the pages of Canvas send
 _TRIES_MAX: Final = 5  # of a request that may be repeated: tokens and reads
 _RETRY_AFTER_S_MAX: Final = 900.0
+_SEARCHED_BY: Final = {"Coverage": "patient", "PaymentNotice": "request"}
 _PAGE: Final = 100  # the most that Canvas gives
 _PAGES_MAX: Final = 1_000  # of one search
 _OK: Final = 200
@@ -161,6 +162,10 @@ class Client:
                 return found
             query = after
         raise SearchFailed("its pages do not come to an end")
+
+    async def of_patient(self, resource_type: str, patient: str) -> list[dict[str, Any]]:
+        """All that a search shows of one patient's resources, by the patient's key."""
+        return await self.search(resource_type, _SEARCHED_BY[resource_type], f"Patient/{patient}")
 
     async def read(self, resource_type: str, resource_id: str) -> dict[str, Any] | None:
         """One resource by its id, or None where Canvas has none. Raises SearchFailed, Unreachable."""

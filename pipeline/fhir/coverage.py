@@ -94,7 +94,7 @@ def likeness(resource: Json) -> str:
     """
     payor, start = resource["payor"][0].get("reference"), resource.get("period", {}).get("start")
     counted = ("p" if payor else "") + ("s" if start else "")
-    return _likeness(resource, _member_ids(resource)[0], counted)
+    return _likeness(resource, member_ids(resource)[0], counted)
 
 
 def is_like(resource: Any, likeness: str) -> bool:
@@ -107,7 +107,7 @@ def is_like(resource: Any, likeness: str) -> bool:
     try:
         return any(
             _likeness(resource, member_id, counted) == likeness
-            for member_id in _member_ids(resource)
+            for member_id in member_ids(resource)
         )
     except (AttributeError, IndexError, KeyError, TypeError, orjson.JSONEncodeError):
         return False
@@ -128,7 +128,7 @@ def _likeness(resource: Json, member_id: str, counted: str) -> str:
     return f"{counted}:{hashlib.sha256(orjson.dumps(parts)).hexdigest()[:32]}"
 
 
-def _member_ids(resource: Json) -> list[str]:
-    """The identifiers (2025-10), then `subscriberId` (which is the member id in 2023)."""
+def member_ids(resource: Json) -> list[str]:
+    """What may be the member id: the identifiers (2025-10), then `subscriberId` (2023)."""
     values = [identifier["value"] for identifier in resource.get("identifier", [])]
     return [*values, *([resource["subscriberId"]] if "subscriberId" in resource else [])]

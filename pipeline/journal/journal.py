@@ -65,6 +65,19 @@ _EXCHANGES_SCHEMA: Final = {
 }
 
 
+_CONFIRMED_SCHEMA: Final = {
+    "key": pl.String,
+    "feed": pl.String,
+    "resource_type": pl.String,
+    "lane": pl.String,
+    "resource_id": pl.String,
+    "amount_cents": pl.Int64,
+    "claim": pl.String,
+    "run_id": pl.String,
+    "fingerprint": pl.String,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """One run as the journal knows it. `exit_code` None: it never came to its end."""
@@ -529,12 +542,22 @@ class Journal:
 
     def exchanges(self, run_id: str) -> pl.DataFrame:
         """All requests of a run, in the order of their grants."""
+        return self._all_of("exchanges", {"run_id": run_id}, _EXCHANGES_SCHEMA)
+
+    def confirmed(self, since: str | None = None) -> pl.DataFrame:
+        """What Canvas holds by our books, settled at `since` (ISO) or later; by type and patient."""
+        return self._all_of("confirmed", {"since": since}, _CONFIRMED_SCHEMA)
+
+    def _all_of(
+        self, query: str, parameters: Mapping[str, object], schema: Mapping[str, Any]
+    ) -> pl.DataFrame:
+        """Some lines at a time, so that there are never many Python objects."""
 
         def read() -> list[pl.DataFrame]:
-            cursor = self._execute("exchanges", {"run_id": run_id})
-            parts = [pl.DataFrame(schema=_EXCHANGES_SCHEMA)]
+            cursor = self._execute(query, parameters)
+            parts = [pl.DataFrame(schema=schema)]
             while lines := cursor.fetchmany(_LINES_A_QUERY):
-                parts.append(pl.DataFrame(lines, schema=_EXCHANGES_SCHEMA, orient="row"))
+                parts.append(pl.DataFrame(lines, schema=schema, orient="row"))
             return parts
 
         return pl.concat(self._read(read))

@@ -156,6 +156,11 @@ WHERE run_id = :run_id AND latency_ms IS NOT NULL ORDER BY at, number;
 -- How many doubts a run settled, by what came of them.
 SELECT event, count(*) FROM trail WHERE run_id = :run_id AND event IN ('found', 'absent', 'suspected') GROUP BY event;
 
+-- name: confirmed
+-- What Canvas holds by our books, patient by patient.
+SELECT key, feed, resource_type, lane, resource_id, amount_cents, claim, run_id, fingerprint FROM write
+WHERE state = 'CONFIRMED' AND (:since IS NULL OR settled_at >= :since) ORDER BY resource_type, lane, key;
+
 -- name: census
 -- What is held: by state, the writes, their cents, and the oldest and the youngest.
 SELECT state, resource_type, count(*), coalesce(sum(amount_cents), 0), min(coalesce(settled_at, sent_at)), max(coalesce(settled_at, sent_at))

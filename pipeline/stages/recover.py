@@ -20,7 +20,6 @@ from pipeline.fhir.payment_notice import paid
 from pipeline.journal.journal import Journal
 from pipeline.records import Candidate, Doubt, Finding, Intent, Settlement
 
-_SEARCHED_BY: Final = {"Coverage": "patient", "PaymentNotice": "request"}
 _SCANS_MAX: Final = 4  # until two in a row agree
 _TRIES_MAX: Final = 5  # of a look before a first send
 # Shortly before our first send by the server's clock: made by somebody else, if that clock and the
@@ -105,14 +104,8 @@ class Recovery:
         """What is like it, as two scans in a row show it; None where no two agree."""
         before: Like | None = None
         for _ in range(_SCANS_MAX):
-            now = like_of(
-                intent,
-                await self.client.search(
-                    intent.resource_type,
-                    _SEARCHED_BY[intent.resource_type],
-                    f"Patient/{intent.lane}",
-                ),
-            )
+            shown = await self.client.of_patient(intent.resource_type, intent.lane)
+            now = like_of(intent, shown)
             if now == before:
                 return now
             before = now

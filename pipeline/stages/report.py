@@ -181,8 +181,8 @@ def report(
             )
     _write_reconciliation(folder, parts)
     summary = _summary(feeds, plan, totals, journal, facts)
-    _write_private(folder / "summary.json", orjson.dumps(summary, option=orjson.OPT_INDENT_2))
-    _write_private(folder / "report.html", page(summary).encode())
+    write_private(folder / "summary.json", orjson.dumps(summary, option=orjson.OPT_INDENT_2))
+    write_private(folder / "report.html", page(summary).encode())
     return summary
 
 
@@ -330,7 +330,7 @@ def _summary(
             "base_url": journal.base_url,
         },
         "feeds": lines,
-        "requests": _requests(journal.exchanges(facts.run.run_id)),
+        "requests": requests_summary(journal.exchanges(facts.run.run_id)),
     }
 
 
@@ -370,7 +370,7 @@ def _feed_summary(name: str, feed: Mapping[str, Any], totals: Totals) -> dict[st
     return summary
 
 
-def _requests(exchanges: pl.DataFrame) -> dict[str, Any]:
+def requests_summary(exchanges: pl.DataFrame) -> dict[str, Any]:
     """Counts, latencies and rates of all requests, token and searches included."""
     statuses = exchanges["http_status"].cast(pl.String).fill_null("none").to_list()
     latencies = exchanges["latency_ms"] / 1000
@@ -404,7 +404,7 @@ def _busiest_second(granted: Sequence[float]) -> int:
     return busiest
 
 
-def _write_private(path: Path, content: bytes) -> None:
+def write_private(path: Path, content: bytes) -> None:
     """All of a file or nothing of it, for its owner only."""
     part = path.with_name(f".{path.name}.part")
     with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:

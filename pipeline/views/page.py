@@ -9,7 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined, Template
 
-from pipeline.views.words import WORDS, doubt_notes, verdict
+from pipeline.views.words import OUTCOMES, WORDS, doubt_notes, verdict
 
 
 def page(summary: Mapping[str, Any]) -> str:
@@ -20,7 +20,8 @@ def page(summary: Mapping[str, Any]) -> str:
         summary=summary,
         verdict=verdict(summary),
         words=WORDS,
-        notes=doubt_notes(summary),
+        outcomes=OUTCOMES,
+        notes=doubt_notes(summary) if "recovered" in summary else [],
         style=style,
         style_hash=f"sha256-{digest}",
     )

@@ -4,13 +4,15 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, Final
 
-from pipeline.views.words import WORDS, doubt_notes, verdict
+from pipeline.views.words import OUTCOMES, WORDS, doubt_notes, verdict
 
 _RULES_SHOWN: Final = 5
 
 
 def summary_text(summary: Mapping[str, Any], folder: str, config: str | None) -> str:
-    """What `run` and `plan` print at their end. `config` None: it was a demo."""
+    """What `run`, `plan` and `verify` print at their end. `config` None: it was a demo."""
+    if "verification" in summary:
+        return _verification_text(summary, folder)
     if any(feed["files"] for feed in summary["feeds"]):
         lines = [_headline(summary), "", *_table(summary["feeds"]), ""]
         lines += [_balance(summary), *_notes(summary), _requests(summary["requests"])]
@@ -19,6 +21,30 @@ def summary_text(summary: Mapping[str, Any], folder: str, config: str | None) ->
             f"{summary['command'].capitalize()} {summary['run_id']}: no file was read, nothing was sent."
         ]
     lines += [f"Report: {folder}", *_ending(summary, folder, config)]
+    return "\n".join(lines)
+
+
+def _verification_text(summary: Mapping[str, Any], folder: str) -> str:
+    told = summary["verification"]
+    lines = [
+        f"Verify {summary['run_id']}: {told['written']:,} written, of {told['patients']:,} patients",
+        "",
+        *(f"{told[word]:>9,}  {text}" for word, text in OUTCOMES if told[word] or word == "match"),
+        "",
+        f"Payments: {told['usd_journal']} USD by the journal, {told['usd_canvas']} USD by Canvas' own answers"
+        + (f", and {told['usd_strays']} USD in strays." if told["stray"] else "."),
+    ]
+    if told["elements"]:
+        named = ", ".join(f"{name} {count:,}" for name, count in told["elements"].items())
+        lines.append(f"Elements that differ: {named}")
+    lines += [_requests(summary["requests"]), f"Report: {folder}"]
+    if summary["failure"]:
+        lines.append(f"Failed: {summary['failure']}")
+    lines.append(f"Exit {summary['exit_code']}: {verdict(summary)}.")
+    if summary["exit_code"] == 3:  # noqa: PLR2004 - something differs
+        lines.append(
+            f"Next: see {folder}/verification.parquet for each resource, then look it up in Canvas."
+        )
     return "\n".join(lines)
 
 

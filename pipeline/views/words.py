@@ -17,6 +17,19 @@ _MEANING_OF_PLAN: Final = {
     3: "planned, with rows rejected",
     4: "planned; writes of an earlier run are in doubt",
 }
+_MEANING_OF_VERIFY: Final = {
+    0: "Canvas holds what was written",
+    1: "not all could be read back",
+    3: "Canvas holds something else than was written",
+}
+_BY_COMMAND: Final = {"plan": _MEANING_OF_PLAN, "verify": _MEANING_OF_VERIFY}
+OUTCOMES: Final = (
+    ("match", "match"),
+    ("differs", "differ (edited since, or changed by Canvas)"),
+    ("missing", "missing (Canvas does not show them)"),
+    ("stray", "strays (like one of ours, and not made by us)"),
+    ("unread", "unread (Canvas' searches failed)"),
+)
 # Told in this order.
 WORDS: Final = (
     ("created", "created"),
@@ -33,7 +46,7 @@ WORDS: Final = (
 
 def verdict(summary: Mapping[str, Any]) -> str:
     """How it ended, in a few words."""
-    meanings = {**_MEANING, **_MEANING_OF_PLAN} if summary["command"] == "plan" else _MEANING
+    meanings = {**_MEANING, **_BY_COMMAND.get(summary["command"], {})}
     return meanings[summary["exit_code"]]
 
 

@@ -1,0 +1,201 @@
+"""Does Canvas hold what the journal says was written? Read back, and compared element by element.
+
+A patient's resources come in one search, so that what is there beside ours is seen too: a stray is
+like one of ours, and none that we made (the same payment entered by hand as well, a second coverage
+of one member id). Comparing is pure, and goes through what Canvas changes on a read: a payer id
+becomes an Organization, a missing start the day of ingestion, `created` the time of the row.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from pipeline.fhir.coverage import member_ids
+from pipeline.fhir.payment_notice import paid
+
+Json = Mapping[str, Any]
+
+
+class Outcome(StrEnum):
+    """How a resource compares."""
+
+    MATCH = "match"
+    DIFFERS = "differs"  # `elements` says in what
+    MISSING = "missing"  # the journal holds its id, and Canvas does not show it
+    STRAY = "stray"  # Canvas shows it, like one of ours, and we did not make it
+    UNREAD = "unread"  # Canvas could not be searched: nothing is known
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A write that the journal holds as confirmed. `sent` None: its plan is gone."""
+
+    key: str
+    feed: str
+    resource_type: str
+    lane: str
+    resource_id: str
+    amount_cents: int | None
+    claim: str
+    run_id: str
+    fingerprint: str
+    sent: Json | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """One resource, compared. `key` is "" for a stray; `cents` is what Canvas answers."""
+
+    outcome: Outcome
+    feed: str
+    resource_type: str
+    lane: str
+    resource_id: str
+    key: str = ""
+    elements: tuple[str, ...] = ()
+    cents: int | None = None
+
+
+def verify(
+    written: Sequence[Written], found: Sequence[Json], foreign: Collection[str]
+) -> list[Verified]:
+    """Compare one patient's writes of one resource type with all that Canvas shows of them.
+
+    `foreign` are ids that a person said to be somebody else's. Pure.
+    """
+    by_id = {str(each.get("id")): each for each in found}
+    lines = [_compared(each, by_id.get(each.resource_id)) for each in written]
+    ours = {each.resource_id for each in written}
+    signs = Counter(_sign(by_id[each]) for each in ours & by_id.keys())
+    first = written[0]
+    return lines + [
+        Verified(
+            Outcome.STRAY,
+            first.feed,
+            first.resource_type,
+            first.lane,
+            resource_id,
+            cents=_cents(resource),
+        )
+        for resource_id, resource in by_id.items()
+        if resource_id not in ours
+        and resource_id not in foreign
+        and _patient(resource) == f"Patient/{first.lane}"
+        and signs[_sign(resource)]
+    ]
+
+
+def unread(written: Sequence[Written]) -> list[Verified]:
+    """The lines of a patient whom Canvas could not be searched for."""
+    return [_line(Outcome.UNREAD, each) for each in written]
+
+
+def _compared(write: Written, found: Json | None) -> Verified:
+    if found is None:
+        return _line(Outcome.MISSING, write)
+    elements = differences(write, found)
+    outcome = Outcome.DIFFERS if elements else Outcome.MATCH
+    return _line(outcome, write, elements, _cents(found))
+
+
+def _line(
+    outcome: Outcome, write: Written, elements: tuple[str, ...] = (), cents: int | None = None
+) -> Verified:
+    return Verified(
+        outcome,
+        write.feed,
+        write.resource_type,
+        write.lane,
+        write.resource_id,
+        write.key,
+        elements,
+        cents,
+    )
+
+
+# Comparing ----------------------------------------------------------------------------------------
+
+
+def differences(write: Written, found: Json) -> tuple[str, ...]:
+    """The elements in which what Canvas shows is not what was sent; sorted, never their values."""
+    try:
+        if write.resource_type == "PaymentNotice":
+            return _payment_differences(write, found)
+        return _coverage_differences(write, found)
+    except (AttributeError, IndexError, KeyError, TypeError):
+        return ("resource",)  # not as Canvas writes them
+
+
+def _payment_differences(write: Written, found: Json) -> tuple[str, ...]:
+    notice = paid(found)
+    if notice is None:
+        return ("resource",)
+    pairs = {
+        "amount": (write.amount_cents, notice.cents),
+        "extension": (write.claim, notice.claim),
+        "request": (f"Patient/{write.lane}", notice.patient),
+        "status": ("active", found["status"]),
+    }
+    return tuple(name for name, (sent, shown) in pairs.items() if sent != shown)
+
+
+def _coverage_differences(write: Written, found: Json) -> tuple[str, ...]:
+    if write.sent is None:
+        return () if _patient(found) == f"Patient/{write.lane}" else ("beneficiary",)
+    sent, shown = _elements(write.sent), _elements(found)
+    filled_in = {"payor", "period.start", "subscriberId"}  # by Canvas, where they were not sent
+    different = {
+        name
+        for name in sent.keys() | shown.keys()
+        if sent.get(name) != shown.get(name) and not (name in filled_in and name not in sent)
+    }
+    if member_ids(dict(write.sent))[0] not in member_ids(dict(found)):
+        different.add("identifier")
+    return tuple(sorted(different))
+
+
+def _elements(coverage: Json) -> dict[str, Any]:
+    """What can be compared of a Coverage, by element; what is absent is left out."""
+    period, payor = coverage.get("period", {}), coverage["payor"][0]
+    told = {
+        "status": coverage["status"],
+        "order": coverage["order"],
+        "beneficiary": coverage["beneficiary"]["reference"],
+        "subscriber": coverage["subscriber"]["reference"],
+        "subscriberId": coverage.get("subscriberId"),
+        "relationship": _code(coverage["relationship"]),
+        "type": _code(coverage["type"]) if "type" in coverage else None,
+        "payor": payor.get("reference"),
+        "period.start": period.get("start"),
+        "period.end": period.get("end"),
+    }
+    for each in coverage.get("class", []):
+        told[f"class.{_code(each['type'])}"] = each["value"]
+    return {name: value for name, value in told.items() if value is not None}
+
+
+def _code(concept: Json) -> str:
+    return str(concept["coding"][0]["code"])
+
+
+def _sign(resource: Json) -> tuple[Any, ...]:
+    """What makes two resources of a patient the same thing twice."""
+    notice = paid(resource)
+    if notice is not None:
+        return (notice.cents, notice.claim)
+    try:
+        return (member_ids(dict(resource))[0], resource["status"])
+    except (AttributeError, IndexError, KeyError, TypeError):
+        return (id(resource),)  # like nothing else
+
+
+def _patient(resource: Json) -> str | None:
+    element = resource.get("beneficiary", resource.get("request"))
+    return element.get("reference") if isinstance(element, dict) else None
+
+
+def _cents(resource: Json) -> int | None:
+    notice = paid(resource)
+    return None if notice is None else notice.cents
