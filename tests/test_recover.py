@@ -212,13 +212,13 @@ def over(journal: Journal) -> Look:
     def make(*shown: list[Resource] | None) -> Recovery:
         left = list(shown)
 
-        async def search(*_: str) -> list[Resource]:
+        async def of_patient(*_: str) -> list[Resource]:
             found = left.pop(0)
             if found is None:
                 raise SearchFailed("no")
             return found
 
-        client = cast("Any", SimpleNamespace(search=search, server_clock=ServerClock()))
+        client = cast("Any", SimpleNamespace(of_patient=of_patient, server_clock=ServerClock()))
         return Recovery(client, journal, HandClock(), Random(1), QUIET.total_seconds(), "r1")
 
     return make

@@ -74,8 +74,9 @@ def traces(
     that was written for this folder and that Canvas.
     """
     found = {path.name for path in _folders(folder / "plans")}.difference(known)
-    newest = max(known, default="")
-    later = [path for path in _folders(report_dir) if path.name > newest] if report_dir else []
+    second = max(known, default="").rpartition("-")[0]  # run ids sort by time, to the second
+    reports = _folders(report_dir) if report_dir else []
+    later = [path for path in reports if path.name > second and path.name not in known]
     found.update(path.name for path in later if _is_of(path / "summary.json", folder, journal))
     return sorted(found)
 
