@@ -4,7 +4,8 @@ import re
 import sqlite3
 import stat
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,22 @@ import pytest
 from pipeline.errors import JournalBusy, JournalError, JournalForeign
 from pipeline.journal import states
 from pipeline.journal.journal import Journal, Run
-from pipeline.records import Attempt, Exchange, Intent, Interaction, State, Verdict
+from pipeline.records import (
+    Attempt,
+    Doubt,
+    Exchange,
+    Finding,
+    Intent,
+    Interaction,
+    Settlement,
+    State,
+    Verdict,
+)
 
 URL = "https://fumage-example.canvasmedical.com"
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
+SOON = timedelta(seconds=2)
+LATER = NOW + timedelta(days=3)
 
 
 @pytest.fixture
@@ -190,6 +203,46 @@ async def test_what_a_crash_left_in_flight_is_in_doubt(tmp_path: Path) -> None:
         assert journal.start_run(Run("r2", "run", NOW.isoformat())) == 2
         assert state_of(journal) == "IN_DOUBT"
         assert journal.shut_lanes() == {"p1", "p2"}
+
+
+async def owed(journal: Journal, since: datetime) -> Doubt:
+    """A write whose answer was lost and which a search did not show: it goes again."""
+    await journal.claim("r1", [intent()], since, since)
+    sent = replace(attempt(intent(), Verdict.LOST), since=since, until=since + SOON)
+    await journal.settle("r1", [sent], since)
+    absent = Finding(Settlement.ABSENT, "recover|absent", "")
+    await journal.absent("r1", intent(), absent, since)
+    return journal.doubts()[0]
+
+
+async def test_a_resend_keeps_the_clocks_of_the_first_send(journal: Journal) -> None:
+    """`since` is the first send's, and without how far apart the clocks were then it proves nothing."""
+    before = await owed(journal, NOW)
+    await journal.claim("r1", [intent()], LATER, LATER - timedelta(hours=1))
+    await settle(journal, attempt(intent(), Verdict.LOST))
+    (after,) = journal.doubts()
+    assert (after.since, after.ahead) == (before.since, before.ahead) == (NOW, timedelta())
+
+
+async def test_a_claim_that_is_taken_back_does_not_forget_the_last_send(journal: Journal) -> None:
+    before = await owed(journal, NOW)
+    await journal.claim("r1", [intent()], LATER, LATER)
+    await journal.release("r1", [intent()], LATER)
+    (after,) = journal.doubts()
+    assert after.until == before.until == NOW + SOON
+
+
+async def test_a_resend_that_a_crash_cut_off_is_dated_to_itself(tmp_path: Path) -> None:
+    with Journal.open(tmp_path, URL) as journal:
+        journal.start_run(Run("r1", "run", NOW.isoformat()))
+        await owed(journal, NOW)
+        await journal.claim("r1", [intent()], LATER, LATER)
+    with Journal.open(tmp_path, URL) as journal:
+        journal.start_run(Run("r2", "run", (LATER + SOON).isoformat()))
+        (doubt,) = journal.doubts()
+    assert doubt.since == NOW
+    assert doubt.until is not None
+    assert LATER <= doubt.until <= LATER + timedelta(minutes=2)
 
 
 def test_only_one_run_holds_it(tmp_path: Path) -> None:

@@ -1,10 +1,13 @@
 """A person's decisions on what is in doubt, and a journal that was lost."""
 
 import asyncio
+import os
 import shutil
 import sqlite3
+import sys
 import time
 from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +17,12 @@ from pipeline import config, engine
 from pipeline.canvas.transport import TLS, Reply, Transport
 from pipeline.errors import ConfigError, IngestError, JournalError, JournalLost
 from pipeline.journal import amnesia
+from pipeline.journal.journal import Journal
 from pipeline.review import Decisions, Review, as_json, inventory, review
 from pipeline.sandbox import Faults
 from pipeline.views.doubts import review_text
 from tests.test_run import counts, effects_reach
-from tests.world import LEDGER_ONLY, World, patient_key
+from tests.world import CREDENTIALS, LEDGER_ONLY, World, patient_key
 
 MakeWorld = Callable[..., Awaitable[World]]
 
@@ -514,3 +518,83 @@ async def test_a_loss_is_noticed_in_a_crowd_of_other_reports(make_world: MakeWor
     with pytest.raises(JournalLost) as caught:
         await world.run()
     assert caught.value.loss == "restored"
+
+
+def put_back(world: World, age: timedelta) -> None:
+    """As if what the journal knows of the sends had happened that long ago."""
+    connection = sqlite3.connect(journal_of(world))
+    for key, *times in connection.execute("SELECT key, since, until FROM write").fetchall():
+        instants = [time and (datetime.fromisoformat(time) - age).isoformat() for time in times]
+        connection.execute("UPDATE write SET since = ?, until = ? WHERE key = ?", (*instants, key))
+    connection.commit()
+    connection.close()
+
+
+async def test_a_resend_after_the_servers_clock_was_set_is_not_sent_a_third_time(
+    make_world: MakeWorld,
+) -> None:
+    """It arrived, an hour before the first send as the server's clock tells it."""
+    set_s = [0.0]
+    world = await make_world(
+        patients=1, faults=Faults(lose_before=1.0), clock=lambda: time.time() + set_s[0]
+    )
+    world.write_config(feeds=LEDGER_ONLY, doubts_max=1000, quiet_s=0.05)
+    world.write_ledger([("T0", patient_key(0), "20.00", "")])
+    assert counts(await world.run()) == {"in_doubt": 1}
+    set_s[0] = -3600.0
+    world.sandbox.set_faults(Faults(lose_after=1.0, applies_to="writes"))
+    await decide(world, resend=tuple(keys(await decide(world)).values()))
+    world.sandbox.set_faults(Faults())
+    reviewed = await decide(world, resend_absent=True)
+    assert (reviewed.decided, len(world.effects)) == ([], 1)
+
+
+async def test_a_payment_made_after_the_last_send_is_not_taken_for_what_is_owed(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The resend was claimed, and the run stopped before it left."""
+    world = await doubtful(make_world, Faults(lose_before=1.0), rows=1)
+    (key,) = keys(await decide(world)).values()
+    stop, claim = asyncio.Event(), Journal.claim
+
+    async def stopped(self: Journal, *what: Any) -> None:
+        await claim(self, *what)
+        stop.set()
+        await asyncio.sleep(0.05)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Journal, "claim", stopped)
+        await review(world.job(), Decisions(resend=(key,), who="Pat"), stop=stop)
+    assert world.effects == []
+    put_back(world, timedelta(days=3))
+    paid_by_hand(world, patient_key(0))
+    result = await world.run()
+    assert (counts(result), result.frame["rule"][0]) == ({"in_doubt": 1}, "recover|untimely")
+
+
+DIES_AFTER_A_PAYMENT = """
+import os
+from pipeline.canvas.transport import Transport
+from pipeline.cli import main
+exchange = Transport.exchange
+async def dying(self, method, url, *rest):
+    reply = await exchange(self, method, url, *rest)
+    if method == "POST" and url.endswith("PaymentNotice"):
+        os._exit(9)
+    return reply
+Transport.exchange = dying
+main()
+"""
+
+
+async def test_a_resend_that_was_killed_and_arrived_is_found(make_world: MakeWorld) -> None:
+    """Also days after the first send."""
+    world = await doubtful(make_world, Faults(lose_before=1.0), rows=1)
+    (key,) = keys(await decide(world)).values()
+    put_back(world, timedelta(days=1))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-P", "-c", DIES_AFTER_A_PAYMENT, "review", str(world.config), "--resend", key,
+        env={**os.environ, **CREDENTIALS}, stdout=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    assert (await process.wait(), len(world.effects)) == (9, 1)
+    assert counts(await world.run()) == {"unchanged": 1}

@@ -448,8 +448,8 @@ class Journal:
             last = self._execute("last_line", {}).fetchone()
             left = self._execute("left_in_flight", {}).fetchall()
             self._append_text(run.started_at, run.run_id, Event.RUN, detail=run.command)
-            for key, sent_at, since in left:
-                until = _until_of_crash(since, sent_at, last[0] if last else sent_at)
+            for key, sent_at, ahead_s in left:
+                until = _until_of_crash(ahead_s, sent_at, last[0] if last else sent_at)
                 doubted = {"key": key, "at": run.started_at, "until": until}
                 self._must(self._execute("doubt_in_flight", doubted), key)
                 self._append_text(run.started_at, run.run_id, Event.CRASHED, key=key)
@@ -693,12 +693,15 @@ def _instant(text: str | None) -> datetime | None:
     return None if text is None else datetime.fromisoformat(text)
 
 
-def _until_of_crash(since: str | None, sent_at: str, died_at: str) -> str | None:
-    """The server's clock when a run that was killed can have sent at the latest."""
-    if since is None:
+def _until_of_crash(ahead_s: float | None, sent_at: str, died_at: str) -> str | None:
+    """The server's clock when a run that was killed can have sent at the latest.
+
+    `ahead_s` is that of the first send: if a clock was set since, no time proves anything anyway.
+    """
+    if ahead_s is None:
         return None
-    lived = max(datetime.fromisoformat(died_at) - datetime.fromisoformat(sent_at), timedelta(0))
-    return _instant_text(datetime.fromisoformat(since) + lived + _AFTER_LAST_SIGN)
+    last = max(datetime.fromisoformat(died_at), datetime.fromisoformat(sent_at))
+    return _instant_text(last + timedelta(seconds=ahead_s) + _AFTER_LAST_SIGN)
 
 
 def _evidence(finding: Finding) -> str:

@@ -20,10 +20,12 @@ ON CONFLICT (key) DO UPDATE SET
 WHERE write.state = 'PENDING';
 
 -- name: claim
--- The claim: durable before the first byte of the attempt. `since` is that of the first send whose
--- fate was ever unknown, else of this one.
+-- The claim: durable before the first byte of the attempt. `since`, and how far the clocks were apart then,
+-- are those of the first send whose fate was ever unknown, else of this one; `until` stays that of the last
+-- send until this one has an answer, for it may yet be taken back.
 UPDATE write SET
-    state = 'IN_FLIGHT', attempts = attempts + 1, since = CASE WHEN resent THEN since ELSE :since END, until = NULL, ahead_s = :ahead_s,
+    state = 'IN_FLIGHT', attempts = attempts + 1, until = CASE WHEN resent THEN until END,
+    since = CASE WHEN resent THEN since ELSE :since END, ahead_s = CASE WHEN resent THEN ahead_s ELSE :ahead_s END,
     rule = '', message = '', http_status = NULL, correlation_id = '', sent_at = :at, settled_at = NULL
 WHERE key = :key AND state = 'PENDING';
 
@@ -81,7 +83,7 @@ UPDATE write SET state = 'IN_DOUBT' WHERE key = :key AND (state = 'ABANDONED' OR
 
 -- name: left_in_flight
 -- Whatever is in flight when a run starts was left so by a crash.
-SELECT key, sent_at, since FROM write WHERE state = 'IN_FLIGHT';
+SELECT key, sent_at, ahead_s FROM write WHERE state = 'IN_FLIGHT';
 
 -- name: doubt_in_flight
 -- Its fate is unknown.

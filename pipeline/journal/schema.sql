@@ -47,7 +47,7 @@ CREATE TABLE write (
     resent INTEGER NOT NULL DEFAULT 0,              -- times a search showed nothing and it was sent again
     since TEXT,                                     -- the server's clock at its first send, at the earliest
     until TEXT,                                     -- and at its last one, at the latest
-    ahead_s REAL,                                   -- how far that clock was ahead of ours then
+    ahead_s REAL,                                   -- how far that clock was ahead of ours at the first
     resource_id TEXT,
     rule TEXT NOT NULL DEFAULT '',
     message TEXT NOT NULL DEFAULT '',
