@@ -1,15 +1,18 @@
 """The trail and its anchor: whatever is changed, left out or put back from a backup shows."""
 
+import asyncio
 import shutil
+import sqlite3
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from pipeline.errors import JournalLost
+from pipeline.errors import JournalError, JournalLost
 from pipeline.journal.journal import Journal, Run
-from pipeline.journal.trail import ORIGIN, Line, first_break, link
+from pipeline.journal.trail import ORIGIN, Event, Line, first_break, link
 
 URL = "https://fumage-example.canvasmedical.com"
 NOW = datetime(2026, 11, 21, tzinfo=UTC).isoformat()
@@ -71,3 +74,32 @@ def test_the_anchor_alone_shows_a_journal_that_is_older_or_another(tmp_path: Pat
         with pytest.raises(JournalLost) as caught:
             Journal.open(folder, URL)
         assert caught.value.loss == loss
+
+
+@pytest.mark.parametrize("is_waited_for", [True, False])
+async def test_the_anchor_names_no_line_of_a_write_that_failed(
+    tmp_path: Path, *, is_waited_for: bool
+) -> None:
+    """The disk is full; and the run is stopped at once, while that write is still under way."""
+    under_way, go_on = threading.Event(), threading.Event()
+
+    with Journal.open(tmp_path, URL) as journal:
+        journal.start_run(Run("r1", "run", NOW))
+
+        def fail() -> None:
+            journal._append_text(NOW, "r1", Event.CLAIM, key="k1")
+            under_way.set()
+            go_on.wait()
+            raise sqlite3.OperationalError("database or disk is full")
+
+        write = asyncio.create_task(journal._write(fail))
+        await asyncio.to_thread(under_way.wait)
+        if is_waited_for:
+            go_on.set()
+            with pytest.raises(JournalError):
+                await write
+            assert journal.length == 1
+        else:
+            write.cancel()
+            threading.Timer(0.2, go_on.set).start()
+    Journal.open(tmp_path, URL).close()

@@ -180,11 +180,15 @@ class Journal:
         self._write_now(lambda: self._append(at, "", Event.LOSS, detail=self.loss, who=who))
 
     def close(self) -> None:
-        """Let it go."""
-        if self._broken is None:
-            with suppress(OSError):
-                self._anchor()
-        self._pool.submit(self._connection.close).result()
+        """Let it go, once a transaction that may still be under way has ended."""
+
+        def close() -> None:
+            if self._broken is None:
+                with suppress(OSError):
+                    self._anchor()
+            self._connection.close()
+
+        self._pool.submit(close).result()
         self._pool.shutdown()
 
     def _anchor(self) -> None:
@@ -534,7 +538,7 @@ class Journal:
     @property
     def length(self) -> int:
         """How many lines the trail has."""
-        return self._head[0]
+        return self._read(lambda: self._head[0])
 
     def first_break(self) -> int:
         """The number of the first line of the trail that breaks its chain; 0 where it is whole."""
@@ -633,12 +637,14 @@ class Journal:
                 "put the file back that the run had open; if it is gone, see README, “When the journal is lost”",
             )
             raise self._broken
+        head = self._head
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             result = self._guarded(step)
             self._connection.execute("COMMIT")
         except BaseException as error:
             self._broken = _as_journal_error(error)
+            self._head = head  # no line is told of that may not be on disk
             with suppress(sqlite3.Error):
                 self._connection.rollback()
             if isinstance(error, sqlite3.Error):
