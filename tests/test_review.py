@@ -279,6 +279,37 @@ async def test_a_journal_that_forgot_stops_the_run_and_says_how(
     assert len(world.effects) == 8
 
 
+async def restore_into(world: World, rows: range) -> None:
+    """A run posts these rows, and then a backup of `state.dir` that was made meanwhile is put back."""
+    state, backup = world.folder / "state", world.folder / "backup"
+    world.write_config(feeds=LEDGER_ONLY, rate_per_s=100.0, concurrency=2)
+    world.write_ledger([(f"T{n}", patient_key(n), "5.00", "") for n in rows])
+    task = asyncio.create_task(world.run())
+    await effects_reach(world, len(world.effects) + 5)
+    shutil.copytree(state, backup)
+    assert counts(await task) == {"created": len(rows)}
+    shutil.rmtree(state)
+    backup.rename(state)
+    world.write_config(feeds=LEDGER_ONLY)
+
+
+async def test_a_backup_that_was_made_during_a_run_is_noticed(make_world: MakeWorld) -> None:
+    """The journal knows that run, but not how it went on. Once a person has said so, all is well."""
+    world = await make_world(patients=30, faults=Faults(latency_s=(0.01, 0.02)))
+    for rows in (range(15), range(15, 30)):
+        await restore_into(world, rows)
+        with pytest.raises(JournalLost) as caught:
+            await world.run()
+        assert caught.value.loss == "restored"
+        result = await engine.run(world.job(), journal_lost=True)
+        assert set(counts(result)) == {"unchanged", "in_doubt"}
+        assert (await decide(world, confirm_found=True)).exit_code == 0
+        assert counts(await world.run()) == {"unchanged": 15}
+        await engine.report_again(world.job())
+        assert counts(await world.run()) == {"unchanged": 15}
+    assert len(world.effects) == 30
+
+
 async def test_a_new_folder_is_no_loss(make_world: MakeWorld) -> None:
     world = await loaded(make_world)
     world.config.write_text(world.config.read_text() + '\n[state]\ndir = "elsewhere"\n')

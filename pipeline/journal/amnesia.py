@@ -25,6 +25,15 @@ _GO_ON: Final = (
     "Put the newest journal back where it was. If there is none, run once with --journal-lost: then each row "
     "that Canvas seems to hold already is set aside for you to decide on (canvas-ingest review)."
 )
+ACKNOWLEDGED: Final = "lost_up_to"  # in `meta`: the last run entered when a person said to go on
+# In the order in which they were entered: run ids sort by time to the second only.
+_LAST_RUNS: Final = """
+    SELECT run_id FROM run
+    WHERE command IN ('plan', 'run') AND rowid > coalesce(
+        (SELECT run.rowid FROM meta JOIN run ON run_id = value WHERE name = ?), 0)
+    ORDER BY rowid DESC LIMIT ?
+"""
+_REPORTS_READ: Final = 5  # of the last runs
 _WHAT: Final = {
     "missing": "the journal is missing, though runs were made here before",
     "replaced": "the journal is another one than the last run wrote",
@@ -113,7 +122,27 @@ def loss_of(
         if anchor.number and (line is None or line[0] != anchor.hash):
             return "restored"
     known = {line[0] for line in connection.execute("SELECT run_id FROM run")}
-    return "restored" if traces(folder, report_dir, name, known) else ""
+    if traces(folder, report_dir, name, known):
+        return "restored"
+    return "restored" if report_dir and _tells_more(connection, report_dir, name) else ""
+
+
+def _tells_more(connection: sqlite3.Connection, report_dir: Path, journal: str) -> bool:
+    """Whether a report of one of its last runs tells of lines that the trail has not.
+
+    So it is where the backup was made while that run was under way: the run itself is known then.
+    """
+    length = connection.execute("SELECT coalesce(max(number), 0) FROM trail").fetchone()[0]
+    last = connection.execute(_LAST_RUNS, (ACKNOWLEDGED, _REPORTS_READ)).fetchall()
+    return any(_lines_of(report_dir / run_id, journal) > length for (run_id,) in last)
+
+
+def _lines_of(report: Path, journal: str) -> int:
+    try:
+        told = orjson.loads((report / "summary.json").read_bytes())["journal"]
+        return int(told["lines"]) if told["id"] == journal else 0
+    except (OSError, KeyError, TypeError, ValueError):
+        return 0
 
 
 def refuse_network(folder: Path) -> None:

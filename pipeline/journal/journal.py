@@ -851,6 +851,9 @@ def _lost(
     connection.execute(sql["set_meta"], {"name": "loss", "value": loss})
     for run_id in sorted(runs):
         connection.execute(sql["enter_lost_run"], {"run_id": run_id})
+    last = connection.execute(sql["last_entered"]).fetchone()
+    if last is not None:
+        connection.execute(sql["set_meta"], {"name": amnesia.ACKNOWLEDGED, "value": last[0]})
     connection.execute("COMMIT")
     return connection
 

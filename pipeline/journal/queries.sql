@@ -187,6 +187,10 @@ SELECT run_id FROM run;
 -- name: enter_lost_run
 INSERT INTO run (run_id, command, started_at) VALUES (:run_id, 'lost', '') ON CONFLICT DO NOTHING;
 
+-- name: last_entered
+-- The run that was entered last, whatever its id says.
+SELECT run_id FROM run ORDER BY rowid DESC LIMIT 1;
+
 -- name: enter_feed
 INSERT INTO run_feed (run_id, feed, rows_read, cents_read) VALUES (:run_id, :feed, :rows_read, :cents_read)
 ON CONFLICT DO NOTHING;

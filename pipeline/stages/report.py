@@ -328,6 +328,7 @@ def _summary(
             "id": journal.name,
             "dir": str(journal.folder.resolve()),
             "base_url": journal.base_url,
+            "lines": journal.length,
         },
         "feeds": lines,
         "requests": requests_summary(journal.exchanges(facts.run.run_id)),
