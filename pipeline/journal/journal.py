@@ -540,6 +540,11 @@ class Journal:
         """How many lines the trail has."""
         return self._read(lambda: self._head[0])
 
+    def length_after(self, run_id: str) -> int:
+        """How many lines the trail had once all of a run was done but to enter its end."""
+        line = self._read(lambda: self._execute("length_after", {"run_id": run_id}).fetchone())
+        return int(line[0])
+
     def first_break(self) -> int:
         """The number of the first line of the trail that breaks its chain; 0 where it is whole."""
         return first_break(self.trail())

@@ -149,6 +149,10 @@ FROM trail WHERE number > :after AND (:key IS NULL OR key = :key) ORDER BY numbe
 -- When a run was last seen alive.
 SELECT at FROM trail ORDER BY number DESC LIMIT 1;
 
+-- name: length_after
+-- How long the trail was when a run was reported: just before its end was entered.
+SELECT coalesce(max(number), 0) FROM trail WHERE run_id = :run_id AND event <> 'ended';
+
 -- name: exchanges
 -- All requests of a run, in the order of their grants.
 SELECT event, attempt, at, latency_ms, http_status FROM trail

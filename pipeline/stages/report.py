@@ -328,7 +328,7 @@ def _summary(
             "id": journal.name,
             "dir": str(journal.folder.resolve()),
             "base_url": journal.base_url,
-            "lines": journal.length,
+            "lines": journal.length_after(facts.run.run_id),
         },
         "feeds": lines,
         "requests": requests_summary(journal.exchanges(facts.run.run_id)),
