@@ -305,9 +305,38 @@ async def test_a_backup_that_was_made_during_a_run_is_noticed(make_world: MakeWo
         assert set(counts(result)) == {"unchanged", "in_doubt"}
         assert (await decide(world, confirm_found=True)).exit_code == 0
         assert counts(await world.run()) == {"unchanged": 15}
-        await engine.report_again(world.job())
-        assert counts(await world.run()) == {"unchanged": 15}
     assert len(world.effects) == 30
+
+
+def drop_journal_and_anchor(world: World) -> None:
+    for path in (world.folder / "state").glob("journal.*"):
+        path.unlink()
+
+
+@pytest.mark.parametrize("lose", [drop_all_state, drop_journal_and_anchor])
+async def test_where_only_plans_were_made_there_is_nothing_to_lose(
+    make_world: MakeWorld, lose: Callable[[World], None]
+) -> None:
+    world = await make_world(patients=2)
+    world.write_config(feeds=LEDGER_ONLY)
+    world.write_ledger([("T0", patient_key(0), "5.00", ""), ("T1", patient_key(1), "", "")])
+    assert counts(await engine.plan(world.job())) == {"pending": 1, "rejected": 1}
+    lose(world)
+    assert counts(await world.run()) == {"created": 1, "rejected": 1}
+    assert counts(await world.run()) == {"unchanged": 1, "rejected": 1}
+
+
+@pytest.mark.parametrize("lose", [drop_all_state, drop_journal_and_anchor])
+async def test_a_plan_that_found_rows_held_is_a_trace(
+    make_world: MakeWorld, lose: Callable[[World], None]
+) -> None:
+    world = await loaded(make_world)
+    shutil.rmtree(world.folder / "reports")
+    assert (await engine.plan(world.job())).exit_code == 0
+    lose(world)
+    with pytest.raises(JournalLost) as caught:
+        await world.run()
+    assert caught.value.loss == "missing"
 
 
 async def test_a_new_folder_is_no_loss(make_world: MakeWorld) -> None:

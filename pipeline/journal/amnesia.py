@@ -8,11 +8,11 @@ journal that is missing, replaced, corrupt, or restored from a backup (reliabili
 import os
 import re
 import sqlite3
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import orjson
 
@@ -34,6 +34,10 @@ _LAST_RUNS: Final = """
     ORDER BY rowid DESC LIMIT ?
 """
 _REPORTS_READ: Final = 5  # of the last runs
+# What a plan's report says of rows that were sent before: dispositions and rules.
+_KNOWN_BY: Final = frozenset(
+    {"created", "updated", "unchanged", "in_doubt", "refused", "row|changed", "row|abandoned"}
+)
 _WHAT: Final = {
     "missing": "the journal is missing, though runs were made here before",
     "replaced": "the journal is another one than the last run wrote",
@@ -80,13 +84,16 @@ def traces(
     """Runs that left plans or reports of this journal behind and are not in `known`, sorted.
 
     `journal` is its name; where it is missing, the base URL that it was for: then a report counts
-    that was written for this folder and that Canvas.
+    that was written for this folder and that Canvas, unless all that it tells of is a plan that
+    found nothing held: where only plans were made there is nothing to forget.
     """
     found = {path.name for path in _folders(folder / "plans")}.difference(known)
+    if report_dir:
+        found = {run_id for run_id in found if not _is_blank(_told(report_dir / run_id))}
     second = max(known, default="").rpartition("-")[0]  # run ids sort by time, to the second
     reports = _folders(report_dir) if report_dir else []
     later = [path for path in reports if path.name > second and path.name not in known]
-    found.update(path.name for path in later if _is_of(path / "summary.json", folder, journal))
+    found.update(path.name for path in later if _is_of(_told(path), folder, journal))
     return sorted(found)
 
 
@@ -97,13 +104,37 @@ def _folders(folder: Path) -> list[Path]:
         return []
 
 
-def _is_of(summary: Path, folder: Path, journal: str) -> bool:
+def _told(report: Path) -> dict[str, Any]:
+    """A report's summary; empty where there is none that can be read."""
     try:
-        told = orjson.loads(summary.read_bytes())["journal"]
-        here = (str(folder.resolve()), journal)
-        return told["id"] == journal or (told["dir"], told["base_url"]) == here
-    except (OSError, KeyError, TypeError, orjson.JSONDecodeError):
+        summary = orjson.loads((report / "summary.json").read_bytes())
+    except (OSError, orjson.JSONDecodeError):
+        return {}
+    return summary if isinstance(summary, dict) else {}
+
+
+def _is_of(summary: Mapping[str, Any], folder: Path, journal: str) -> bool:
+    try:
+        told = summary["journal"]
+        is_here = (told["dir"], told["base_url"]) == (str(folder.resolve()), journal)
+        return bool(told["id"] == journal or (is_here and not _is_blank(summary)))
+    except (KeyError, TypeError):
         return False
+
+
+def _is_blank(summary: Mapping[str, Any]) -> bool:
+    """Whether it tells of a plan, and of no row that the journal knew."""
+    try:
+        words = {
+            word
+            for feed in summary["feeds"]
+            for word, count in [*feed["dispositions"].items(), *feed["rules"].items()]
+            if count
+        }
+        is_plan = summary["command"] == "plan" and summary["in_doubt_elsewhere"] == 0
+    except (AttributeError, KeyError, TypeError):
+        return False
+    return is_plan and words.isdisjoint(_KNOWN_BY)
 
 
 def loss_of(
@@ -134,14 +165,14 @@ def _tells_more(connection: sqlite3.Connection, report_dir: Path, journal: str) 
     """
     length = connection.execute("SELECT coalesce(max(number), 0) FROM trail").fetchone()[0]
     last = connection.execute(_LAST_RUNS, (ACKNOWLEDGED, _REPORTS_READ)).fetchall()
-    return any(_lines_of(report_dir / run_id, journal) > length for (run_id,) in last)
+    return any(_lines_of(_told(report_dir / run_id), journal) > length for (run_id,) in last)
 
 
-def _lines_of(report: Path, journal: str) -> int:
+def _lines_of(summary: Mapping[str, Any], journal: str) -> int:
     try:
-        told = orjson.loads((report / "summary.json").read_bytes())["journal"]
+        told = summary["journal"]
         return int(told["lines"]) if told["id"] == journal else 0
-    except (OSError, KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError):
         return 0
 
 
