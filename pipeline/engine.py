@@ -251,13 +251,16 @@ async def _run(sending: "Sending", progress: Progress) -> None:
 async def _settle(sending: "Sending") -> None:
     """Settle what earlier runs left in doubt: of each patient one after another, each once.
 
-    Behind one that stays in doubt nothing of its patient is looked at, for it may be its twin.
+    Behind one that stays in doubt nothing of its patient is looked at, for it may be its twin; nor
+    behind one that is still owed, for a patient's writes keep their order.
     """
-    looked: set[str] = set()
+    looked: dict[str, bool] = {}  # by key: whether it has a body, and can go again
     while not sending.stop.is_set():
         doubts = sending.journal.doubts()  # those that are still to be sent again come last
         held = {
-            each.intent.lane for each in doubts if each.intent.key in looked and not each.is_owed
+            each.intent.lane
+            for each in doubts
+            if each.intent.key in looked and (looked[each.intent.key] or not each.is_owed)
         }
         turn: dict[str, Doubt] = {}
         for doubt in doubts:
@@ -265,8 +268,9 @@ async def _settle(sending: "Sending") -> None:
                 turn.setdefault(doubt.intent.lane, doubt)
         if not turn:
             return
-        looked |= {doubt.intent.key for doubt in turn.values()}
-        await sending.settle(with_bodies(sending.job, list(turn.values())), lambda *_: None)
+        again = with_bodies(sending.job, list(turn.values()))
+        looked |= {doubt.intent.key: bool(doubt.intent.body) for doubt in again}
+        await sending.settle(again, lambda *_: None)
 
 
 def _unreported(error: Exception) -> IngestError:
@@ -580,8 +584,9 @@ class Sending:
         types: Collection[str],
         seen: uploading.Seen,
         doubts: Sequence[Doubt] = (),
+        shut: Collection[str] = (),
     ) -> None:
-        """Send, once each resource type is known to answer."""
+        """Send, once each resource type is known to answer. Beside `shut`, lanes in doubt are shut."""
         for resource_type in sorted(types):
             await self.client.probe(resource_type)
         open_lanes = {doubt.intent.lane for doubt in doubts}
@@ -595,8 +600,8 @@ class Sending:
             self.random,
             self.stop,
         )
-        shut = self.journal.shut_lanes() - open_lanes
-        await uploading.upload(batches, tools, seen, doubts=doubts, shut=shut)
+        shut_lanes = (self.journal.shut_lanes() - open_lanes).union(shut)
+        await uploading.upload(batches, tools, seen, doubts=doubts, shut=shut_lanes)
 
 
 @asynccontextmanager
@@ -639,7 +644,20 @@ async def _upload(sending: Sending, plan: Plan, progress: Progress) -> None:
         progress.sent += count
 
     if types:
-        await sending.upload(_intents(job, plan), types, seen)
+        shut = _lanes_owed(sending, plan)
+        await sending.upload(_intents(job, plan), types, seen, shut=shut)
+
+
+def _lanes_owed(sending: Sending, plan: Plan) -> set[str]:
+    """The patients of whom an earlier run's write is still to be sent, and is not among this plan's."""
+    owed = [each for each in sending.journal.doubts() if each.is_owed]
+    keys = [each.intent.key for each in owed]
+    planned = {key for feed in plan.meta["feeds"] if keys for key in plan.find(feed, keys)["key"]}
+    return {
+        each.intent.lane
+        for each in with_bodies(sending.job, owed)
+        if each.intent.body and each.intent.key not in planned
+    }
 
 
 async def _stop_client(stop: asyncio.Event, client: canvas.Client) -> None:

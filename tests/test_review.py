@@ -658,3 +658,49 @@ async def test_a_resend_that_was_killed_and_arrived_is_found(make_world: MakeWor
     )  # fmt: skip
     assert (await process.wait(), len(world.effects)) == (9, 1)
     assert counts(await world.run()) == {"unchanged": 1}
+
+
+LOST = Reply(None, {}, b"", handed_off=True, latency_s=0.0, problem="disconnected")
+THROTTLED = Reply(429, {"retry-after": "0"}, b"", handed_off=True, latency_s=0.0)
+
+
+@pytest.mark.parametrize("is_in_todays_file", [True, False])
+async def test_todays_rows_do_not_overtake_what_is_owed(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch, *, is_in_todays_file: bool
+) -> None:
+    """Lost, sent again, throttled; and throttled again when the next run settles it."""
+    world = await make_world(patients=1)
+    world.write_config(feeds=LEDGER_ONLY, quiet_s=0.05, attempts_max=1, resend_absent="all")
+    first, second = (("T0", patient_key(0), "20.00", ""), ("T1", patient_key(0), "30.00", ""))
+    world.write_ledger([first])
+    at_post(monkeypatch, {1: LOST, 2: THROTTLED, 3: THROTTLED}.get)
+    assert counts(await world.run()) == {"pending": 1}
+    world.write_ledger([first, second] if is_in_todays_file else [second])
+    waits = await world.run()
+    if is_in_todays_file:
+        assert counts(waits) == {"created": 2}
+    else:
+        assert (waits.exit_code, counts(waits), world.effects) == (4, {"pending": 1}, [])
+        assert counts(await world.run()) == {"created": 1}
+    assert [effect["amount"] for effect in world.effects] == ["20.00", "30.00"]
+
+
+async def test_behind_what_is_still_owed_nothing_of_its_patient_goes(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two rows of a patient are owed; the one that is settled first is throttled again."""
+    world = await make_world(patients=1)
+    world.write_config(feeds=LEDGER_ONLY, quiet_s=0.05, attempts_max=1)
+    strikes = [LOST, LOST, THROTTLED, THROTTLED]
+    at_post(monkeypatch, lambda post: strikes[post - 1] if post <= len(strikes) else None)
+    by_row: list[str] = []
+    for row in (("T0", patient_key(0), "20.00", ""), ("T1", patient_key(0), "30.00", "")):
+        for given_up in by_row:
+            await decide(world, abandon=(given_up,))
+        world.write_ledger([row])
+        assert counts(await world.run()) == {"in_doubt": 1}
+        by_row += keys(await decide(world)).values()
+    await decide(world, resend=tuple(reversed(by_row)))
+    assert ((await world.run()).exit_code, world.effects) == (4, [])
+    assert (await world.run()).exit_code == 0
+    assert sorted(effect["amount"] for effect in world.effects) == ["20.00", "30.00"]
