@@ -3,13 +3,16 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
 
 import polars as pl
 import pytest
 
 from pipeline import engine
+from pipeline.canvas.transport import Reply, Transport
 from pipeline.sandbox import Faults
-from tests.test_review import paid_by_hand
+from tests.test_review import LOST, THROTTLED, paid_by_hand
 from tests.test_run import counts, effects_reach
 from tests.world import LEDGER_ONLY, World, patient_key
 
@@ -149,3 +152,30 @@ async def test_a_dead_server_leaves_few_rows_in_doubt(make_world: MakeWorld) -> 
     assert counts(result)["created"] == 200 - doubted
     parked = result.frame.filter(pl.col("disposition") == "in_doubt")
     assert set(parked["rule"]) == {"recover|absent"}
+
+
+async def test_a_resend_that_is_tried_again_may_find_its_own_late_effect(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Canvas tells no time; it carries the first send out while the second one is throttled."""
+    world = await make_world(patients=1)
+    world.write_config(feeds=LEDGER_ONLY, quiet_s=0.1, resend_absent="all")
+    world.write_ledger([("T0", patient_key(0), "20.00", "")])
+    exchange, posts = Transport.exchange, [0]
+
+    async def struck(self: Transport, method: str, url: str, *rest: Any) -> Reply:
+        if method == "POST" and url.endswith("PaymentNotice"):
+            posts[0] += 1
+            if posts[0] == 1:
+                return LOST
+            if posts[0] == 2:
+                await exchange(self, method, url, *rest)
+                return THROTTLED
+        reply = await exchange(self, method, url, *rest)
+        timeless = {name: text for name, text in reply.headers.items() if name != "date"}
+        return replace(reply, headers=timeless)
+
+    monkeypatch.setattr(Transport, "exchange", struck)
+    result = await world.run()
+    assert (counts(result), len(world.effects)) == ({"in_doubt": 1}, 1)
+    assert result.frame["rule"][0] == "recover|untimely"

@@ -25,6 +25,8 @@ from tests.test_run import counts, effects_reach
 from tests.world import CREDENTIALS, LEDGER_ONLY, World, patient_key
 
 MakeWorld = Callable[..., Awaitable[World]]
+LOST = Reply(None, {}, b"", handed_off=True, latency_s=0.0, problem="disconnected")
+THROTTLED = Reply(429, {"retry-after": "0"}, b"", handed_off=True, latency_s=0.0)
 
 
 async def doubtful(make_world: MakeWorld, faults: Faults, *, rows: int = 2) -> World:
@@ -658,10 +660,6 @@ async def test_a_resend_that_was_killed_and_arrived_is_found(make_world: MakeWor
     )  # fmt: skip
     assert (await process.wait(), len(world.effects)) == (9, 1)
     assert counts(await world.run()) == {"unchanged": 1}
-
-
-LOST = Reply(None, {}, b"", handed_off=True, latency_s=0.0, problem="disconnected")
-THROTTLED = Reply(429, {"retry-after": "0"}, b"", handed_off=True, latency_s=0.0)
 
 
 @pytest.mark.parametrize("is_in_todays_file", [True, False])

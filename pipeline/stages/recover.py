@@ -64,7 +64,8 @@ class Recovery:
         """Before a first send that nothing else protects: may it go? None: yes.
 
         With a journal that was lost, what Canvas holds already is set aside for a person. Where the
-        server's clock is not known, what is there now is noted, so that it is never taken for ours.
+        server's clock is not known, what is there now is noted, so that it is never taken for ours;
+        but before a resend it may be ours, carried out late, and then a person decides.
         """
         like = await self._persistently(intent)
         claimed = await self._claimed(intent, like)
@@ -74,6 +75,14 @@ class Recovery:
                 Settlement.UNCLEAR,
                 "journal|lost",
                 f"the journal was lost, and Canvas holds {len(others)} like it",
+                candidates=tuple(Candidate(each, like[each], _UNTOLD) for each in others),
+            )
+        before = await self.journal.doubt(intent.key) if others else None
+        if before is not None and before.resent:
+            return Finding(
+                Settlement.UNCLEAR,
+                "recover|untimely",
+                f"right before it was to go again, a search shows {len(others)} like it that no row has",
                 candidates=tuple(Candidate(each, like[each], _UNTOLD) for each in others),
             )
         if others:

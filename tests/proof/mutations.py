@@ -450,6 +450,50 @@ MUTATIONS: Final = (
         "            except KeyError as error:",
         ("tests/test_review.py::test_a_fault_of_ours_while_sending_costs_one_row",),
     ),
+    Mutation(
+        "37",
+        "a report that tells of more lines than the trail has is no trace",
+        "pipeline/journal/amnesia.py",
+        'return "restored" if report_dir and _tells_more(connection, report_dir, name) else ""',
+        'return ""',
+        ("tests/test_review.py::test_a_backup_that_was_made_during_a_run_is_noticed",),
+    ),
+    Mutation(
+        "38",
+        "a resend takes the clocks of today for those of the first send",
+        _QUERIES,
+        "ahead_s = CASE WHEN resent THEN ahead_s ELSE :ahead_s END",
+        "ahead_s = :ahead_s",
+        (
+            "tests/test_review.py::test_a_resend_after_the_servers_clock_was_set_is_not_sent_a_third_time",
+        ),
+    ),
+    Mutation(
+        "39",
+        "a resend that is claimed forgets the last send",
+        _QUERIES,
+        "until = CASE WHEN resent THEN until END",
+        "until = NULL",
+        (
+            "tests/test_review.py::test_a_payment_made_after_the_last_send_is_not_taken_for_what_is_owed",
+        ),
+    ),
+    Mutation(
+        "40",
+        "today's rows go before what is still owed to their patient",
+        "pipeline/engine.py",
+        "await sending.upload(_intents(job, plan), types, seen, shut=shut)",
+        "await sending.upload(_intents(job, plan), types, seen)",
+        ("tests/test_review.py::test_todays_rows_do_not_overtake_what_is_owed",),
+    ),
+    Mutation(
+        "41",
+        "what is there before a resend is noted as somebody else's",
+        _RECOVER,
+        "if before is not None and before.resent:",
+        "if before is None:",
+        ("tests/test_doubt.py::test_a_resend_that_is_tried_again_may_find_its_own_late_effect",),
+    ),
 )
 
 
