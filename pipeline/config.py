@@ -383,11 +383,6 @@ def _siblings(location: tuple[int | str, ...]) -> list[str]:
 
 def _refuse_what_is_to_come(path: Path, file: File) -> None:
     """Settings of the interface that this version does not carry out are refused, never ignored."""
-    if file.references.patient.how == "search":
-        raise ConfigError(
-            f'{path.name}: references.patient.how = "search" is not there yet',
-            'use "key" or "file"',
-        )
     for section in file.feeds:
         if section.missing == "cancel":
             raise ConfigError(
@@ -529,6 +524,8 @@ def _references(section: ReferencesSection, folder: Path) -> engine.References:
 def _reference(
     kind: str, section: PatientReference | PayerReference | ClaimReference, folder: Path
 ) -> engine.Reference:
+    if isinstance(section, PatientReference) and section.how == "search":
+        return engine.Reference(section.target, system=_system(section.system))
     if section.how != "file":
         return engine.Reference(section.target)
     if not (section.path and section.from_ and section.to):
@@ -537,3 +534,13 @@ def _reference(
             "name the file and its two columns",
         )
     return engine.Reference(section.target, folder / section.path, section.from_, section.to)
+
+
+def _system(text: str) -> str:
+    system = text.strip()
+    if not system or "|" in system or not system.isprintable():
+        raise ConfigError(
+            'references.patient: how = "search" needs system',
+            "name the system of the identifiers as Canvas shows it on a Patient, without a |",
+        )
+    return system

@@ -1,4 +1,4 @@
-"""Source id -> Canvas id, by kind. Pure: the tables are read elsewhere.
+"""Source id -> Canvas id, by kind. Pure: the tables are read, or searched for, elsewhere.
 
 Nothing is guessed: no hit and several hits are told apart, and what comes out is always an id that
 can stand in a reference.
@@ -6,7 +6,9 @@ can stand in a reference.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
+
+_IDENTIFIER_LENGTH_MAX: Final = 255
 
 Target = Literal["key", "payer_id", "organization"]
 
@@ -25,10 +27,12 @@ class Crosswalk:
 
     `table` None: the source's value is the id. A value of None in the table: several targets.
     `target` says what the id names: a resource's key, a payer id, or an Organization.
+    `is_search`: the table is what Canvas showed of the identifiers that it was asked for.
     """
 
     target: Target = "key"
     table: Mapping[str, str | None] | None = field(default=None, repr=False)
+    is_search: bool = False
 
     def find(self, source: str) -> str:
         """The id for a source id. Raises Unknown or Ambiguous."""
@@ -41,6 +45,11 @@ class Crosswalk:
         if found is None:
             raise Ambiguous
         return found
+
+
+def is_identifier(text: str) -> bool:
+    """Whether Canvas can be searched for it: what no identifier can be would fail the search."""
+    return 0 < len(text) <= _IDENTIFIER_LENGTH_MAX and text.isprintable()
 
 
 def table_of(pairs: Iterable[tuple[str | None, str | None]]) -> dict[str, str | None]:

@@ -1,6 +1,6 @@
 """The conductor: the only file that knows the order of the stages.
 
-    (recover) -> inspect -> read -> validate -> map -> (plan parts) -> resolve -> (plan sealed)
+    (recover) -> inspect -> (lookup) -> read -> validate -> map -> (plan parts) -> resolve -> (plan sealed)
               -> guards -> upload and recover -> report
 
 A run first settles what earlier ones left in doubt. Of its own files nothing is written up to the
@@ -39,6 +39,7 @@ from pipeline.plans import Plan, PlanWriter, look_up
 from pipeline.records import Disposition, Doubt, Intent, usd
 from pipeline.stages import upload as uploading
 from pipeline.stages.inspect import inspect
+from pipeline.stages.lookup import Tools, lookup
 from pipeline.stages.map import Mapping as RowMapping
 from pipeline.stages.map import map_row
 from pipeline.stages.read import read
@@ -74,12 +75,17 @@ class Expected:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """How a source's id becomes a Canvas id. `path` None: the source's value is the id."""
+    """How a source's id becomes a Canvas id.
+
+    By the table at `path`, or by searching Canvas for the identifier in `system`; without either the
+    source's value is the id.
+    """
 
     target: Target = "key"
     path: Path | None = None
     source_column: str = ""
     target_column: str = ""
+    system: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +122,14 @@ class Progress:
     """Where a run stands, for whoever shows it. Written by the engine, read by the edge."""
 
     stage: Literal[
-        "starting", "settling", "reading", "planning", "sending", "verifying", "reporting"
+        "starting",
+        "settling",
+        "looking up",
+        "reading",
+        "planning",
+        "sending",
+        "verifying",
+        "reporting",
     ] = "starting"
     rows_read: int = 0
     to_send: int = 0
@@ -147,7 +160,10 @@ class Result:
 async def plan(
     job: Job, *, progress: Progress | None = None, stop: asyncio.Event | None = None
 ) -> Result:
-    """Read, validate, map and resolve everything, and report. Writes nothing to Canvas."""
+    """Read, validate, map and resolve everything, and report. Writes nothing to Canvas.
+
+    Asks it only where patients are looked up by searching.
+    """
     return await _carry_out(job, "plan", progress or Progress(), stop or asyncio.Event())
 
 
@@ -205,7 +221,8 @@ def new_run(command: str, clock: Clock, random: Random) -> Run:
 async def _carry_out(
     job: Job, command: str, progress: Progress, stop: asyncio.Event, *, journal_lost: bool = False
 ) -> Result:
-    if command == "run":
+    asks = command == "run" or bool(job.references.patient.system)
+    if asks:
         job.canvas.credentials.require()
     _private_folder(job.report_dir)
     clock, random = SystemClock(), Random()  # noqa: S311 - jitter and run ids, no secrets
@@ -217,11 +234,14 @@ async def _carry_out(
             log.warning("writes_left_in_flight", run_id=run_id, count=doubted)
         failure: IngestError | None = None
         try:
-            if command == "plan":
+            if not asks:
                 await _planned(job, run_id, journal, clock, progress, stop)
             else:
                 async with connected(job, run_id, journal, clock, random, stop) as sending:
-                    await _run(sending, progress)
+                    if command == "plan":
+                        await _planned(job, run_id, journal, clock, progress, stop, sending)
+                    else:
+                        await _run(sending, progress)
         except Stopped:
             pass  # asked for: what is left is pending
         except IngestError as error:
@@ -244,7 +264,7 @@ async def _run(sending: "Sending", progress: Progress) -> None:
     job, journal, run_id = sending.job, sending.journal, sending.run_id
     progress.stage = "settling"
     await _settle(sending)
-    sealed = await _planned(job, run_id, journal, sending.clock, progress, sending.stop)
+    sealed = await _planned(job, run_id, journal, sending.clock, progress, sending.stop, sending)
     await _upload(sending, sealed, progress)
 
 
@@ -304,28 +324,65 @@ async def _planned(
     clock: Clock,
     progress: Progress,
     stop: asyncio.Event,
+    sending: "Sending | None" = None,
 ) -> Plan:
-    """A sealed plan that exceeds no limit."""
-    sealed = await asyncio.to_thread(_make_plan, job, run_id, journal, clock.now(), progress, stop)
+    """A sealed plan that exceeds no limit. Without `sending` Canvas is not asked."""
+    writer = PlanWriter(job.state_dir / "plans" / run_id)
+    crosswalks, sources = await asyncio.to_thread(_opened, job, writer.folder, progress)
+    if sending is not None and job.references.patient.system:
+        progress.stage = "looking up"
+        crosswalks = replace(crosswalks, patient=await _searched(sending, sources))
+    sealed = await asyncio.to_thread(
+        _make_plan, job, run_id, writer, crosswalks, sources, journal, clock.now(), progress, stop
+    )
     _guard(job, sealed, journal)
     _enter_feeds(run_id, sealed, journal)
     return sealed
 
 
+def _opened(
+    job: Job, folder: Path, progress: Progress
+) -> tuple[Crosswalks, dict[str, list[Source]]]:
+    """The tables of references, and each feed's files, found fit. Runs in a thread."""
+    crosswalks = _crosswalks(job.references, folder)
+    progress.stage = "reading"
+    return crosswalks, {feed.name: _inspect_feed(job, feed, folder) for feed in job.feeds}
+
+
+async def _searched(sending: "Sending", sources: Mapping[str, list[Source]]) -> Crosswalk:
+    """The patients that the files name, looked up in Canvas."""
+    job = sending.job
+    reference, options = job.references.patient, job.canvas
+
+    def batches() -> Iterator[tuple[Feed, pl.DataFrame]]:
+        for feed in job.feeds:
+            for source in sources[feed.name]:
+                for batch in read(source):
+                    if sending.stop.is_set():
+                        raise Stopped("interrupted while planning")
+                    yield feed, batch.frame
+
+    tools = Tools(
+        sending.client, sending.clock, sending.random, options.backoff, options.concurrency
+    )
+    table = await lookup(batches(), reference.system, tools)
+    return Crosswalk(reference.target, table, is_search=True)
+
+
 def _make_plan(
     job: Job,
     run_id: str,
+    writer: PlanWriter,
+    crosswalks: Crosswalks,
+    sources: Mapping[str, list[Source]],
     journal: Journal,
     now: datetime,
     progress: Progress,
     stop: asyncio.Event,
 ) -> Plan:
     """Everything before the first write. Runs in a thread; raises Stopped where `stop` is set."""
-    writer = PlanWriter(job.state_dir / "plans" / run_id)
-    crosswalks = _crosswalks(job.references, writer.folder)
     mapping = RowMapping(job.contract, crosswalks.payer.target, now.astimezone(UTC).date())
     progress.stage = "reading"
-    sources = {feed.name: _inspect_feed(job, feed, writer.folder) for feed in job.feeds}
     metas = {}
     for feed in job.feeds:
         reading = _reading(job, feed, crosswalks)

@@ -98,7 +98,7 @@ def test_every_key_of_the_interface_is_known(tmp_path: Path) -> None:
         (BASE + LEDGER + LEDGER, "two feeds are named ledger"),
         (BASE + LEDGER.replace('kind = "ledger"', 'kind = "claims"'), "feeds[1].kind"),
         (BASE + LEDGER.replace('path = "in', 'path = "s3://in'), "object stores are not there yet"),
-        (BASE + '[references.patient]\nhow = "search"\nsystem = "x"\n' + LEDGER, "not there yet"),
+        (BASE + '[references.patient]\nhow = "search"\n' + LEDGER, "needs system"),
         (BASE + '[references.patient]\nhow = "file"\n' + LEDGER, "needs path, from and to"),
         (BASE, "feeds"),
         ("[canvas", "no valid TOML"),

@@ -155,13 +155,20 @@ class Client:
         seen, found = set[str](), list[dict[str, Any]]()
         while query not in seen and len(seen) < _PAGES_MAX:
             seen.add(query)
-            reply = await self._get_once(f"{resource_type}?{query}", "search")
-            entries, after = _page_of(reply, resource_type, self._host)
+            entries, after = await self.page(resource_type, query)
             found += entries
             if after is None:
                 return found
             query = after
         raise SearchFailed("its pages do not come to an end")
+
+    async def page(self, resource_type: str, query: str) -> tuple[list[dict[str, Any]], str | None]:
+        """One page of a search, and the query of the next; for searches of many pages.
+
+        Not repeated where it fails, and to be filtered again, as `search`. Raises SearchFailed.
+        """
+        reply = await self._get_once(f"{resource_type}?{query}", "search")
+        return _page_of(reply, resource_type, self._host)
 
     async def of_patient(self, resource_type: str, patient: str) -> list[dict[str, Any]]:
         """All that a search shows of one patient's resources, by the patient's key."""

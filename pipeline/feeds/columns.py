@@ -15,7 +15,7 @@ from typing import Annotated, Final, Literal, NoReturn
 from pydantic import PlainValidator, ValidationInfo
 from pydantic_core import PydanticCustomError
 
-from pipeline.crosswalk import Ambiguous, Crosswalk, Crosswalks, Unknown
+from pipeline.crosswalk import Ambiguous, Crosswalk, Crosswalks, Unknown, is_identifier
 from pipeline.fhir import codes
 from pipeline.fhir.datatypes import AMOUNT_MAX, AMOUNT_MIN, is_id
 from pipeline.records import usd
@@ -27,6 +27,19 @@ _AMOUNT = re.compile(r"(-?)([0-9]{1,12})(?:\.([0-9]+))?", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _DATE_CACHE_MAX = 50_000
 _YEARS = range(1880, 2200)  # a birth-to-end-date range; outside it a date is a slip of the pen
+
+
+# By whether Canvas was searched.
+_UNKNOWN: Final = {
+    False: "no line for it in the {kind} crosswalk (references.{kind}.path): add one",
+    True: "no Patient in Canvas has this identifier in the system of references.{kind}.system: "
+    "mend it, or enter the patient (or the identifier) in Canvas, and run again",
+}
+_AMBIGUOUS: Final = {
+    False: "several different ids for it in the {kind} crosswalk: keep one",
+    True: "several Patients in Canvas have this identifier in the system of references.{kind}.system: "
+    "merge them, or take it off all but one, in Canvas, and run again",
+}
 
 
 class Dates:
@@ -213,14 +226,14 @@ def _read_amount(value: str | None, info: ValidationInfo) -> Decimal | None:
 
 
 def _found(crosswalk: Crosswalk, value: str, kind: str) -> str:
+    if crosswalk.is_search and not is_identifier(value):
+        _broken("form", "must be one identifier: at most 255 printable characters")
     try:
         found = crosswalk.find(value)
     except Unknown:
-        _broken(
-            "unknown", f"no line for it in the {kind} crosswalk (references.{kind}.path): add one"
-        )
+        _broken("unknown", _UNKNOWN[crosswalk.is_search].format(kind=kind))
     except Ambiguous:
-        _broken("ambiguous", f"several different ids for it in the {kind} crosswalk: keep one")
+        _broken("ambiguous", _AMBIGUOUS[crosswalk.is_search].format(kind=kind))
     if crosswalk.target == "payer_id":
         if len(found) > codes.ID_LENGTH_MAX or _CONTROL.search(found):
             _broken("form", f"a payer id has at most {codes.ID_LENGTH_MAX} printable characters")

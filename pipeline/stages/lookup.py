@@ -1,0 +1,154 @@
+"""Patients by identifier: Canvas is asked for the keys of the patients and subscribers of all feeds.
+
+Few values are searched one by one. For many the whole namespace is read in pages, unless it has more
+pages than there are values: so it never takes more than twice as many searches as values
+(canvas-api.md, "References"). Canvas ignores what it does not know, so every hit is filtered again.
+A search that fails is tried again, and in the end stops the run: it is never "nothing found".
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from random import Random
+from typing import Any, Final
+from urllib.parse import urlencode
+
+import polars as pl
+
+from pipeline.canvas.client import Client
+from pipeline.canvas.retry import Backoff
+from pipeline.clock import Clock
+from pipeline.crosswalk import is_identifier, table_of
+from pipeline.errors import SearchFailed, Unreachable, WrongHost
+from pipeline.feeds.feed import Feed
+from pipeline.feeds.texts import texts_of, wanted
+
+_FIELDS: Final = ("patient", "subscriber")
+_FEW: Final = 100  # values that are searched one by one, however small the namespace
+_COUNT: Final = 100  # of a page: the most that Canvas gives
+_PAGES_MAX: Final = 10  # of one value; with more, Canvas does not heed the identifier
+_TRIES_MAX: Final = 5  # of one page
+
+Pairs = list[tuple[str, str]]  # identifier, Patient key
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What it takes to ask. `concurrency`: searches at a time."""
+
+    client: Client
+    clock: Clock
+    random: Random
+    backoff: Backoff
+    concurrency: int
+
+
+async def lookup(
+    batches: Iterable[tuple[Feed, pl.DataFrame]], system: str, tools: Tools
+) -> dict[str, str | None]:
+    """Each value of the batches that a Patient has in `system`, with its key; None where several have it.
+
+    What is in no search is left out. Raises CanvasError, and Stopped where the client was stopped;
+    whatever goes wrong with a batch passes through.
+    """
+    values = await asyncio.to_thread(_values, batches)
+    pairs = await _namespace(system, values, tools) if len(values) > _FEW else None
+    return table_of(await _one_by_one(system, values, tools) if pairs is None else pairs)
+
+
+def _values(batches: Iterable[tuple[Feed, pl.DataFrame]]) -> set[str]:
+    """The distinct values of all rows that `only` keeps, without what can be no identifier."""
+    values = set[str]()
+    for feed, frame in batches:
+        texts = texts_of(frame, feed)
+        kept = texts.filter(wanted(texts, feed))
+        for field in _FIELDS:
+            if field in kept.columns:
+                values.update(kept[field].drop_nulls().unique())
+    return {value for value in values if is_identifier(value)}
+
+
+async def _namespace(system: str, values: Collection[str], tools: Tools) -> Pairs | None:
+    query = urlencode({"identifier": f"{system}|", "_count": _COUNT, "_sort": "_id"})
+    return await _searched(query, system, values, len(values), tools)
+
+
+async def _one_by_one(system: str, values: Collection[str], tools: Tools) -> Pairs:
+    """What is in flight when one fails is waited for, so that every request is accounted for."""
+    pairs: Pairs = []
+    left = deque(sorted(values))
+
+    async def search() -> None:
+        while left:
+            try:
+                pairs.extend(await _one(system, left.popleft(), tools))
+            except BaseException:
+                left.clear()
+                raise
+
+    searches = [search() for _ in range(min(tools.concurrency, len(values)))]
+    for ended in await asyncio.gather(*searches, return_exceptions=True):
+        if ended is not None:
+            raise ended
+    return pairs
+
+
+async def _one(system: str, value: str, tools: Tools) -> Pairs:
+    query = urlencode({"identifier": f"{system}|{value}", "_count": _COUNT})
+    found = await _searched(query, system, {value}, _PAGES_MAX, tools)
+    if found is None:
+        raise WrongHost(
+            f"a search for one identifier shows more than {_PAGES_MAX * _COUNT:,} Patients",
+            'Canvas does not heed it: check canvas.base_url, or use references.patient.how = "file"',
+        )
+    return found
+
+
+async def _searched(
+    query: str, system: str, values: Collection[str], pages_max: int, tools: Tools
+) -> Pairs | None:
+    """What all pages of a search show of the values; None where they do not end in so many."""
+    pairs: Pairs = []
+    seen = set[str]()
+    after: str | None = query
+    while after is not None:
+        if len(seen) == pages_max or after in seen:
+            return None
+        seen.add(after)
+        patients, after = await _page(after, tools)
+        pairs += [
+            (value, patient["id"])
+            for patient in patients
+            for value in _identifiers(patient, system)
+            if value in values
+        ]
+    return pairs
+
+
+async def _page(query: str, tools: Tools) -> tuple[list[dict[str, Any]], str | None]:
+    """One page, tried again while it fails."""
+    why = ""
+    for tries in range(1, _TRIES_MAX + 1):
+        try:
+            return await tools.client.page("Patient", query)
+        except SearchFailed as error:
+            why = error.message
+        if tries < _TRIES_MAX:
+            await tools.clock.sleep(tools.backoff.delay_s(tries, tools.random))
+    raise Unreachable(
+        f"Canvas cannot be searched for Patients: {why}, {_TRIES_MAX} times",
+        "check that the application may read Patient, and the network, then run again",
+    )
+
+
+def _identifiers(patient: Mapping[str, Any], system: str) -> list[str]:
+    """The values that a Patient has in exactly this system."""
+    identifiers = patient.get("identifier")
+    return [
+        each["value"]
+        for each in (identifiers if isinstance(identifiers, list) else [])
+        if isinstance(each, dict)
+        and each.get("system") == system
+        and isinstance(each.get("value"), str)
+    ]
