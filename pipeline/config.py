@@ -28,6 +28,7 @@ from pipeline.crosswalk import Target
 from pipeline.errors import ConfigError
 from pipeline.feeds import feed as feeds
 from pipeline.feeds.columns import FULL_DATE
+from pipeline.feeds.manifest import Expected
 from pipeline.fhir import codes
 from pipeline.stages import upload
 
@@ -162,6 +163,7 @@ class FeedSection(_Section):
     name: str = Field(pattern=_NAME)
     kind: feeds.Kind
     path: str
+    manifest: str = ""
     delimiter: str | None = None
     encoding: str = "utf-8"
     final_newline: Literal["require", "any"] = "require"
@@ -276,7 +278,7 @@ def load(
     environment: Mapping[str, str] | None = None,
     inputs: Mapping[str, str | Path | pl.DataFrame] | None = None,
     only_feeds: tuple[str, ...] = (),
-    expected: Mapping[str, engine.Expected] | None = None,
+    expected: Mapping[str, Expected] | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> engine.Job:
     """Read the configuration. Raises ConfigError naming the key, what is allowed, and what to do.
@@ -294,6 +296,13 @@ def load(
             raise ConfigError(
                 f"there is no feed {name} in {path.name}.{_near(name, names)}",
                 f"feeds: {', '.join(names)}",
+            )
+    for section in file.feeds:
+        totals = (expected or {}).get(section.name, Expected())
+        if totals.total_cents is not None and not feeds.TRAITS[section.kind].has_money:
+            raise ConfigError(
+                f"--expect {section.name}:total_usd: an {section.kind.value} feed has no amounts",
+                f"write {section.name}:rows=5000",
             )
     sections = [section for section in file.feeds if not only_feeds or section.name in only_feeds]
     return engine.Job(
@@ -389,11 +398,12 @@ def _refuse_what_is_to_come(path: Path, file: File) -> None:
                 f'{path.name}: feeds.{section.name}.missing = "cancel" is not there yet',
                 'use "ignore"',
             )
-        if re.match(r"[a-z0-9]+://", section.path):
-            raise ConfigError(
-                f"{path.name}: feeds.{section.name}.path: addresses of object stores are not there yet",
-                "copy the file here first",
-            )
+        for key in ("path", "manifest"):
+            if re.match(r"[a-z0-9]+://", getattr(section, key)):
+                raise ConfigError(
+                    f"{path.name}: feeds.{section.name}.{key}: addresses of object stores are not there yet",
+                    "copy the file here first",
+                )
 
 
 def _feed(section: FeedSection, folder: Path) -> feeds.Feed:
@@ -404,6 +414,7 @@ def _feed(section: FeedSection, folder: Path) -> feeds.Feed:
         name=section.name,
         kind=section.kind,
         path=str(folder / section.path),
+        manifest=str(folder / section.manifest) if section.manifest else "",
         columns=section.columns,
         constants=section.constants,
         codes=section.codes,
@@ -453,12 +464,12 @@ def inputs_of(texts: Sequence[str]) -> dict[str, str]:
     return {name: path for name, _, path in pairs}
 
 
-def expectations_of(texts: Sequence[str]) -> dict[str, engine.Expected]:
+def expectations_of(texts: Sequence[str]) -> dict[str, Expected]:
     """`NAME:rows=5000` and `NAME:total_usd=12345.67` of --expect, by feed."""
-    expected: dict[str, engine.Expected] = {}
+    expected: dict[str, Expected] = {}
     for text in texts:
         name, what, number = _expectation(text)
-        expected[name] = replace(expected.get(name, engine.Expected()), **{what: number})
+        expected[name] = replace(expected.get(name, Expected()), **{what: number})
     return expected
 
 

@@ -1,6 +1,6 @@
 """The conductor: the only file that knows the order of the stages.
 
-    (recover) -> inspect -> (lookup) -> read -> validate -> map -> (plan parts) -> resolve -> (plan sealed)
+    (recover) -> (expect) -> inspect -> (lookup) -> read -> validate -> map -> (plan parts) -> resolve -> (plan sealed)
               -> guards -> upload and recover -> report
 
 A run first settles what earlier ones left in doubt. Of its own files nothing is written up to the
@@ -32,12 +32,14 @@ from pipeline.crosswalk import Crosswalk, Crosswalks, Target, table_of
 from pipeline.errors import ConfigError, IngestError, InputError, LimitError, PlanError, Stopped
 from pipeline.feeds.columns import Dates, Reading
 from pipeline.feeds.feed import Feed, Kind
+from pipeline.feeds.manifest import Expected
 from pipeline.feeds.source import Source
 from pipeline.fhir.codes import Contract
 from pipeline.journal.journal import Journal, Run
 from pipeline.plans import Plan, PlanWriter, look_up
 from pipeline.records import Disposition, Doubt, Intent, usd
 from pipeline.stages import upload as uploading
+from pipeline.stages.expect import expect
 from pipeline.stages.inspect import inspect
 from pipeline.stages.lookup import Tools, lookup
 from pipeline.stages.map import Mapping as RowMapping
@@ -63,14 +65,6 @@ class Limits:
     total_cents_max: int | None = None  # all payments of the plan
     writes_max: int | None = None
     change_max: float | None = None  # factor between this and the last file's rows or dollars
-
-
-@dataclass(frozen=True, slots=True)
-class Expected:
-    """The sender's control totals for a feed. None: not given."""
-
-    rows: int | None = None
-    total_cents: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,25 +322,26 @@ async def _planned(
 ) -> Plan:
     """A sealed plan that exceeds no limit. Without `sending` Canvas is not asked."""
     writer = PlanWriter(job.state_dir / "plans" / run_id)
-    crosswalks, sources = await asyncio.to_thread(_opened, job, writer.folder, progress)
+    said, crosswalks, sources = await asyncio.to_thread(_opened, job, writer.folder, progress)
     if sending is not None and job.references.patient.system:
         progress.stage = "looking up"
         crosswalks = replace(crosswalks, patient=await _searched(sending, sources))
     sealed = await asyncio.to_thread(
         _make_plan, job, run_id, writer, crosswalks, sources, journal, clock.now(), progress, stop
     )
-    _guard(job, sealed, journal)
+    _guard(job, sealed, journal, said)
     _enter_feeds(run_id, sealed, journal)
     return sealed
 
 
 def _opened(
     job: Job, folder: Path, progress: Progress
-) -> tuple[Crosswalks, dict[str, list[Source]]]:
-    """The tables of references, and each feed's files, found fit. Runs in a thread."""
+) -> tuple[dict[str, Expected], Crosswalks, dict[str, list[Source]]]:
+    """What manifests say, the tables of references, and the feeds' files, found fit. Runs in a thread."""
+    said = {feed.name: expect(feed) for feed in job.feeds if feed.name not in job.inputs}
     crosswalks = _crosswalks(job.references, folder)
     progress.stage = "reading"
-    return crosswalks, {feed.name: _inspect_feed(job, feed, folder) for feed in job.feeds}
+    return said, crosswalks, {feed.name: _inspect_feed(job, feed, folder) for feed in job.feeds}
 
 
 async def _searched(sending: "Sending", sources: Mapping[str, list[Source]]) -> Crosswalk:
@@ -530,12 +525,13 @@ def _planned_totals(writer: PlanWriter, feed: Feed, resolved: Resolved) -> dict[
 # Guards -------------------------------------------------------------------------------------------
 
 
-def _guard(job: Job, plan: Plan, journal: Journal) -> None:
-    """Raises LimitError where the plan exceeds what the configuration allows."""
+def _guard(job: Job, plan: Plan, journal: Journal, said: Mapping[str, Expected]) -> None:
+    """Raises LimitError where the plan exceeds what the configuration allows, or is not what was `said`."""
     limits, metas = job.limits, plan.meta["feeds"]
     for feed in job.feeds:
         meta = metas[feed.name]
-        _guard_expected(feed.name, meta, job.expected.get(feed.name, Expected()))
+        for totals in (job.expected, said):
+            _guard_expected(feed.name, meta, totals.get(feed.name, Expected()))
         _guard_rejects(feed.name, meta["planned"], limits)
         if feed.name not in job.inputs:
             _guard_change(feed.name, meta, journal.last_feed(feed.name), limits.change_max)

@@ -76,6 +76,7 @@ class Feed:
     delimiter: str | None = None  # None: by the file's name
     encoding: str = "utf-8"
     final_newline: Literal["require", "any"] = "require"
+    manifest: str = ""  # a path or a glob: what the files must hold, by the sender
 
     @property
     def traits(self) -> Traits:
