@@ -122,7 +122,8 @@ async def test_unknown_and_ambiguous_are_rejected_with_what_to_do(
 ) -> None:
     monkeypatch.setattr(looking, "_FEW", few)
     here, elsewhere = [(MRN, "Zq7one"), (MRN, "Zq7one")], [("https://other.example", "Zq7none")]
-    world = await make_clinic([here, [(MRN, "Zq7two")], [(MRN, "Zq7two")], elsewhere])
+    padded = [(MRN, " Zq7one ")]
+    world = await make_clinic([here, [(MRN, "Zq7two")], [(MRN, "Zq7two")], elsewhere, padded])
     world.write_ledger(payments(["Zq7one", "Zq7two", "Zq7none", "Zq7\u00a0" + "x" * 300, "zq7ONE"]))
     result = await world.run()
     frame = result.frame
