@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
-    from pipeline.engine import Job, Progress, Result
+    from pipeline.engine import Result
     from pipeline.errors import IngestError
+    from pipeline.job import Job, Progress
     from pipeline.watch import Work
 
 _CONTEXT: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 100}

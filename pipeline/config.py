@@ -1,4 +1,4 @@
-"""The configuration: one TOML file and the environment, made into one `engine.Job`.
+"""The configuration: one TOML file and the environment, made into one `Job`.
 
 The only reader of either. Unknown keys are errors with a "did you mean"; relative paths start at
 the file's folder; secrets come from the environment or from a file that it names, never from the
@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from pipeline import __version__, engine
+from pipeline import __version__
 from pipeline.canvas import client as canvas
 from pipeline.canvas.auth import Credentials
 from pipeline.crosswalk import Target
@@ -30,6 +30,7 @@ from pipeline.feeds import feed as feeds
 from pipeline.feeds.columns import FULL_DATE
 from pipeline.feeds.manifest import Expected
 from pipeline.fhir import codes
+from pipeline.job import Job, Limits, Reference, References
 from pipeline.stages import upload
 
 Share = Annotated[str | int, Field(union_mode="left_to_right")]
@@ -221,6 +222,14 @@ class FeedSection(_Section):
         both = sorted(set(self.columns) & set(self.constants))
         if both:
             raise ValueError(f"{both[0]} stands in columns and in constants: keep one")
+        if self.order_by and self.kind is feeds.Kind.ELIGIBILITY:
+            raise ValueError("order_by: a patient's coverages go out by their order; leave it out")
+        if self.missing != "ignore" and self.kind is feeds.Kind.LEDGER:
+            raise ValueError("missing: a payment cannot be taken back, so only ignore is allowed")
+        if self.missing == "cancel" and self.final_newline == "any":
+            raise ValueError(
+                'missing = "cancel" needs final_newline = "require": a file that was cut short could not be told'
+            )
         missing = [
             name for name in (*traits.required, *(self.key or traits.key)) if name not in given
         ]
@@ -280,7 +289,7 @@ def load(
     only_feeds: tuple[str, ...] = (),
     expected: Mapping[str, Expected] | None = None,
     overrides: Mapping[str, Any] | None = None,
-) -> engine.Job:
+) -> Job:
     """Read the configuration. Raises ConfigError naming the key, what is allowed, and what to do.
 
     `inputs` gives another file (or a polars frame) for a feed, `only_feeds` leaves the others out.
@@ -305,7 +314,7 @@ def load(
                 f"write {section.name}:rows=5000",
             )
     sections = [section for section in file.feeds if not only_feeds or section.name in only_feeds]
-    return engine.Job(
+    return Job(
         feeds=tuple(_feed(section, folder) for section in sections),
         contract=file.canvas.contract,
         canvas=_canvas(file, os.environ if environment is None else environment),
@@ -393,11 +402,6 @@ def _siblings(location: tuple[int | str, ...]) -> list[str]:
 def _refuse_what_is_to_come(path: Path, file: File) -> None:
     """Settings of the interface that this version does not carry out are refused, never ignored."""
     for section in file.feeds:
-        if section.missing == "cancel":
-            raise ConfigError(
-                f'{path.name}: feeds.{section.name}.missing = "cancel" is not there yet',
-                'use "ignore"',
-            )
         for key in ("path", "manifest"):
             if re.match(r"[a-z0-9]+://", getattr(section, key)):
                 raise ConfigError(
@@ -427,6 +431,13 @@ def _feed(section: FeedSection, folder: Path) -> feeds.Feed:
         delimiter=section.delimiter,
         encoding=section.encoding,
         final_newline=section.final_newline,
+        update=section.update,
+        adopt=section.adopt,
+        missing=section.missing,
+        missing_share_max=_share(section.missing_max)
+        if isinstance(section.missing_max, str)
+        else None,
+        missing_max=section.missing_max if isinstance(section.missing_max, int) else None,
     )
 
 
@@ -434,9 +445,9 @@ def _input(value: str | Path | pl.DataFrame) -> Path | pl.DataFrame:
     return value if isinstance(value, pl.DataFrame) else Path(value).resolve()
 
 
-def _limits(section: LimitsSection) -> engine.Limits:
+def _limits(section: LimitsSection) -> Limits:
     rejects = section.rejects_max
-    return engine.Limits(
+    return Limits(
         rejects_share_max=_share(rejects) if isinstance(rejects, str) else None,
         rejects_max=rejects if isinstance(rejects, int) else None,
         amount_cents_max=_cents(section.amount_usd_max),
@@ -524,8 +535,8 @@ def _secret(name: str, environment: Mapping[str, str]) -> str:
 # References ---------------------------------------------------------------------------------------
 
 
-def _references(section: ReferencesSection, folder: Path) -> engine.References:
-    return engine.References(
+def _references(section: ReferencesSection, folder: Path) -> References:
+    return References(
         patient=_reference("patient", section.patient, folder),
         payer=_reference("payer", section.payer, folder),
         claim=_reference("claim", section.claim, folder),
@@ -534,17 +545,17 @@ def _references(section: ReferencesSection, folder: Path) -> engine.References:
 
 def _reference(
     kind: str, section: PatientReference | PayerReference | ClaimReference, folder: Path
-) -> engine.Reference:
+) -> Reference:
     if isinstance(section, PatientReference) and section.how == "search":
-        return engine.Reference(section.target, system=_system(section.system))
+        return Reference(section.target, system=_system(section.system))
     if section.how != "file":
-        return engine.Reference(section.target)
+        return Reference(section.target)
     if not (section.path and section.from_ and section.to):
         raise ConfigError(
             f'references.{kind}: how = "file" needs path, from and to',
             "name the file and its two columns",
         )
-    return engine.Reference(section.target, folder / section.path, section.from_, section.to)
+    return Reference(section.target, folder / section.path, section.from_, section.to)
 
 
 def _system(text: str) -> str:

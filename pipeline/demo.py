@@ -9,6 +9,7 @@ from typing import Final
 import pipeline
 from pipeline import config, engine
 from pipeline.errors import ConfigError
+from pipeline.job import Progress
 from pipeline.sandbox import Sandbox, load_faults, load_seed, serve
 
 _ENVIRONMENT: Final = {"CANVAS_CLIENT_ID": "sandbox", "CANVAS_CLIENT_SECRET": "sandbox"}
@@ -44,7 +45,7 @@ async def serve_until(
 
 
 async def run_demo(
-    progress: engine.Progress,
+    progress: Progress,
     stop: asyncio.Event,
     faults: str,
     folder: Path,

@@ -3,15 +3,17 @@
 A folder under `state.dir/plans`, named like the run that made it:
 
     rows-<feed>-00000.parquet      every row: identity, disposition, and the resource to send
+                                   (none for a row that is known to be unchanged)
     source-<feed>-00000.parquet    the source's own columns of rows that may come back as rejects
     verdicts-<feed>.parquet        what `resolve` made of the rows that validation let through
+    missing-<feed>.parquet         rows of the last complete run that are gone, and what is meant for them
     plan.json                      written last: a plan without it was never finished
 
 Parts hold some thousand rows, so that memory is bounded by a part and not by the file.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -22,6 +24,7 @@ import polars as pl
 
 from pipeline.errors import PlanError
 from pipeline.feeds.feed import Checked
+from pipeline.held import DIGESTS
 from pipeline.records import Disposition, Draft, Intent, Interaction, RowId, joined
 
 _ROWS_A_PART: Final = 32_000
@@ -35,7 +38,7 @@ _ROWS_SCHEMA: Final = {
     "key": pl.String,
     "source_id": pl.String,
     "amount_cents": pl.Int64,
-    "disposition": pl.String,  # pending, filtered or rejected
+    "disposition": pl.String,  # pending, filtered, rejected, or unchanged as the last run left it
     "stage": pl.String,
     "field": pl.String,
     "rule": pl.String,
@@ -49,8 +52,35 @@ _ROWS_SCHEMA: Final = {
     "end_day": pl.Int32,
     "active": pl.Boolean,
     "sort": pl.String,
+    "resource_id": pl.String,  # of a row that is unchanged
+    **dict.fromkeys(DIGESTS, pl.UInt64),  # of the row's text (`held`); null: none
     "body": pl.Binary,
 }
+KEPT: Final = "order|kept"  # the rule of a row that is unchanged, and is written again
+_LINE_SCHEMA: Final = {
+    name: kind
+    for name, kind in _ROWS_SCHEMA.items()
+    if name not in {"seq", "file", "row", "resource_id", *DIGESTS}
+}
+# On disk "" is null, which takes a fifth of the time to write.
+_TEXTS: Final = pl.col("source_id", "stage", "field", "rule", "message", "claim", "sort")
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A batch of a feed's rows, on its way into the plan.
+
+    `source` has the source's own columns, `numbers` what each row is within its file, `digests`
+    those of `held.digests`. The rows of `is_held` are unchanged, and `held` has a line for each of
+    them; all others are in `rows`.
+    """
+
+    source: pl.DataFrame
+    numbers: pl.Series
+    digests: pl.DataFrame
+    is_held: pl.Series
+    held: pl.DataFrame
+    rows: Sequence[tuple[Checked, Draft | None]]
 
 
 class PlanWriter:
@@ -62,28 +92,36 @@ class PlanWriter:
         self._feed = ""
         self._seq = 0
         self._part = 0
-        self._rows: list[tuple[Any, ...]] = []
+        self._held = 0  # rows in memory
+        self._rows: list[pl.DataFrame] = []
         self._sources: list[pl.DataFrame] = []
 
-    def append(
-        self,
-        feed: str,
-        file: int,
-        source: pl.DataFrame,
-        rows: Sequence[tuple[Checked, Draft | None]],
-    ) -> None:
-        """Add a batch of a feed's rows, with the source's own columns. Feeds come one after another."""
+    def append(self, feed: str, file: int, batch: "Planned") -> None:
+        """Add a batch of a feed's rows. Feeds come one after another."""
         if feed != self._feed:
             self.flush()
             self._feed, self._seq, self._part = feed, 0, 0
-        first = self._seq
-        for checked, draft in rows:
-            self._rows.append(_line(self._seq, file, checked, draft))
-            self._seq += 1
-        kept = [checked.disposition is not Disposition.FILTERED for checked, _ in rows]
-        numbered = source.with_columns(pl.int_range(first, self._seq, dtype=pl.UInt32).alias(SEQ))
-        self._sources.append(numbered.filter(pl.Series(kept, dtype=pl.Boolean)))
-        if len(self._rows) >= _ROWS_A_PART:
+        height = batch.numbers.len()
+        rows = pl.DataFrame(
+            {"row": batch.numbers, "held": batch.is_held}, schema_overrides={"row": pl.UInt32}
+        ).with_columns(
+            pl.int_range(self._seq, self._seq + height, dtype=pl.UInt32).alias("seq"),
+            pl.lit(file, dtype=pl.UInt16).alias("file"),
+            *batch.digests,
+        )
+        self._seq += height
+        checked = rows.filter(~pl.col("held")).with_columns(_lines(batch.rows))
+        held = (
+            rows.filter("held")
+            .drop(DIGESTS)
+            .with_columns(*batch.held, pl.lit(Disposition.UNCHANGED.value).alias("disposition"))
+        )
+        self._rows += [_as(checked, _ROWS_SCHEMA), _as(held, _ROWS_SCHEMA)]
+        kept = [each.disposition is not Disposition.FILTERED for each, _ in batch.rows]
+        source = batch.source.with_columns(rows["seq"].alias(SEQ)).filter(~batch.is_held)
+        self._sources.append(source.filter(pl.Series(kept, dtype=pl.Boolean)))
+        self._held += height
+        if self._held >= _ROWS_A_PART:
             self.flush()
 
     def flush(self) -> None:
@@ -91,21 +129,35 @@ class PlanWriter:
         if not self._rows:
             return
         name = f"{self._feed}-{self._part:05}.parquet"
-        rows = pl.DataFrame(self._rows, schema=_ROWS_SCHEMA, orient="row")
+        rows = pl.concat(self._rows).sort("seq").with_columns(pl.when(_TEXTS != "").then(_TEXTS))
         _write_private(rows, self.folder / f"rows-{name}")
         _write_private(pl.concat(self._sources, how="diagonal"), self.folder / f"source-{name}")
-        self._rows, self._sources, self._part = [], [], self._part + 1
+        self._rows, self._sources, self._part, self._held = [], [], self._part + 1, 0
 
-    def narrow(self, feed: str, columns: Sequence[str]) -> pl.DataFrame:
-        """Some columns of all rows of a feed."""
-        return (
-            pl.scan_parquet(_parts(self.folder, "rows", feed), glob=False).select(columns).collect()
-        )
+    def narrow(
+        self, feed: str, columns: Sequence[str], seqs: pl.Series | None = None
+    ) -> pl.DataFrame:
+        """Some columns of all rows of a feed, or of those with these `seqs`."""
+        rows = pl.scan_parquet(_parts(self.folder, "rows", feed), glob=False)
+        if seqs is not None:
+            rows = rows.join(seqs.rename("seq").to_frame().lazy(), on="seq", how="semi")
+        return rows.select(columns).collect()
 
-    def seal(self, verdicts: dict[str, pl.DataFrame], meta: dict[str, Any]) -> "Plan":
+    def add_sources(self, feed: str, source: pl.DataFrame) -> None:
+        """The source's own columns (and SEQ) of rows that are written though they are unchanged."""
+        _write_private(source, self.folder / _again(feed))
+
+    def seal(
+        self,
+        verdicts: Mapping[str, pl.DataFrame],
+        missing: Mapping[str, pl.DataFrame],
+        meta: dict[str, Any],
+    ) -> "Plan":
         """Write the verdicts and the seal: from now on the plan can be carried out."""
         for feed, frame in verdicts.items():
             _write_private(frame, self.folder / f"verdicts-{feed}.parquet")
+        for feed, frame in missing.items():
+            _write_private(frame, self.folder / f"missing-{feed}.parquet")
         with os.fdopen(
             os.open(self.folder / _SEAL, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb"
         ) as file:
@@ -116,13 +168,19 @@ class PlanWriter:
 
 
 def _write_private(frame: pl.DataFrame, path: Path) -> None:
-    frame.write_parquet(path)
+    frame.write_parquet(path, compression_level=1)  # as small as with more, and a third quicker
     path.chmod(0o600)
 
 
-def _line(seq: int, file: int, checked: Checked, draft: Draft | None) -> tuple[Any, ...]:
+def _lines(rows: Sequence[tuple[Checked, Draft | None]]) -> pl.DataFrame:
+    return pl.DataFrame(
+        [_line(checked, draft) for checked, draft in rows], schema=_LINE_SCHEMA, orient="row"
+    )
+
+
+def _line(checked: Checked, draft: Draft | None) -> tuple[Any, ...]:
     stage, field, rule, message = joined(checked.rejections)
-    head = (seq, file, checked.row, checked.key, checked.source_id, checked.amount_cents)
+    head = (checked.key, checked.source_id, checked.amount_cents)
     why = (checked.disposition.value, stage, field, rule, message)
     if draft is None:
         return (*head, *why, "", "", "", "", None, None, None, False, "", None)
@@ -139,6 +197,14 @@ def _line(seq: int, file: int, checked: Checked, draft: Draft | None) -> tuple[A
         draft.active,
         draft.sort,
         draft.body,
+    )
+
+
+def _as(frame: pl.DataFrame, schema: Mapping[str, Any]) -> pl.DataFrame:
+    """In a schema; null where there is nothing."""
+    return frame.select(
+        pl.col(name).cast(kind) if name in frame.columns else pl.lit(None, dtype=kind).alias(name)
+        for name, kind in schema.items()
     )
 
 
@@ -164,84 +230,200 @@ class Plan:
             ) from None
 
     def rows(self, feed: str) -> Iterator[pl.DataFrame]:
-        """All rows of a feed in the file's order, part by part, with the verdicts put in."""
-        verdicts = pl.scan_parquet(self.folder / f"verdicts-{feed}.parquet", glob=False)
+        """All rows of a feed in the file's order, part by part, with the verdicts put in; no bodies."""
+        verdicts = self._verdicts(feed).drop("body", "shown")
+        columns = [name for name in _ROWS_SCHEMA if name != "body"]
         for part in _parts(self.folder, "rows", feed):
-            rows = pl.read_parquet(
-                part, columns=[name for name in _ROWS_SCHEMA if name != "body"], glob=False
-            )
-            yield _with_verdicts(rows, verdicts)
+            yield _with_verdicts(pl.read_parquet(part, columns=columns, glob=False), verdicts)
 
     def sources(self, feed: str) -> Iterator[pl.DataFrame]:
-        """The source's own columns (and SEQ) of the rows that were not filtered, part by part."""
+        """The source's own columns (and SEQ) of the rows that may come back, part by part."""
+        again = self.folder / _again(feed)
+        more = pl.read_parquet(again, glob=False) if again.exists() else None
         for part in _parts(self.folder, "source", feed):
-            yield pl.read_parquet(part, glob=False)
+            source = pl.read_parquet(part, glob=False)
+            yield source if more is None else pl.concat([source, more], how="diagonal")
+
+    def keys(self, feed: str) -> pl.Series:
+        """The keys of all its rows, whatever became of them; each once."""
+        rows = pl.scan_parquet(_parts(self.folder, "rows", feed), glob=False).select("key")
+        return pl.concat([rows, self._verdicts(feed).select("key")]).unique().collect()["key"]
+
+    def missing(self, feed: str) -> pl.DataFrame:
+        """The rows of the last complete run that are gone (`MISSING`)."""
+        path = self.folder / f"missing-{feed}.parquet"
+        return pl.read_parquet(path, glob=False) if path.exists() else pl.DataFrame(schema=MISSING)
 
     def find(self, feed: str, keys: Sequence[str]) -> pl.DataFrame:
-        """The rows with these keys that were to be sent: key, file, row, source_id, fingerprint, body.
+        """The rows with these keys that were to be sent, or missing ones that were to be cancelled.
 
-        Not those that were turned away beside them: a later row of the same key, with other content.
+        Columns: key, file, row, source_id, fingerprint, body, shown. Not those that were turned away
+        beside them: a later row of the same key, with other content.
         """
-        verdicts = pl.scan_parquet(self.folder / f"verdicts-{feed}.parquet", glob=False)
-        sent = verdicts.filter(pl.col("key").is_in(list(keys)) & (pl.col("interaction") != ""))
-        seqs = sent.select("seq", "key")
-        columns = ("seq", "file", "row", "source_id", "fingerprint", "body")
+        wanted = list(keys)
+        verdicts = self._verdicts(feed).filter(
+            pl.col("key").is_in(wanted) & pl.col("disposition").is_in(_STANDING)
+        )
+        columns = ["seq", "file", "row", "source_id", "fingerprint", "body"]
         rows = pl.scan_parquet(_parts(self.folder, "rows", feed), glob=False).select(columns)
-        return rows.join(seqs, on="seq").drop("seq").collect()
+        found = (
+            rows.join(verdicts.select("seq", "key", "body", "shown"), on="seq", suffix="_again")
+            .with_columns(pl.coalesce("body", "body_again").alias("body"))
+            .filter(pl.col("body").is_not_null() | pl.col("shown").is_not_null())
+            .select(_FOUND)
+            .collect()
+        )
+        gone = self.missing(feed).filter(pl.col("key").is_in(wanted) & pl.col("body").is_not_null())
+        return pl.concat([found, _as(gone, found.schema)])
 
     def intents(self, feed: str, resource_type: str, *, in_order: bool) -> Iterator[list[Intent]]:
-        """What is to be sent, in the file's order or (`in_order` False) sorted by `order_by`."""
-        verdicts = pl.scan_parquet(self.folder / f"verdicts-{feed}.parquet", glob=False)
+        """What is to be sent, in the file's order or (`in_order` False) sorted by `order_by`.
+
+        A row whose verdict has a `slot` goes at that place of the feed in place of its own.
+        """
+        verdicts = self._verdicts(feed)
         parts = _parts(self.folder, "rows", feed)
         if in_order:
+            moved = self._moved(feed, verdicts)
             for part in parts:
+                rows = pl.read_parquet(part, glob=False)
                 yield self._intents(
-                    _with_verdicts(pl.read_parquet(part, glob=False), verdicts), feed, resource_type
+                    _in_turn(_with_verdicts(rows, verdicts), moved), feed, resource_type
                 )
-            return
-        rows = pl.concat(
-            [_with_verdicts(pl.read_parquet(part, glob=False), verdicts) for part in parts]
+        else:
+            rows = pl.concat(
+                [_with_verdicts(pl.read_parquet(part, glob=False), verdicts) for part in parts]
+            )
+            for piece in rows.sort("sort", maintain_order=True).iter_slices(_ROWS_A_PART):
+                yield self._intents(piece, feed, resource_type)
+
+    def adopted(self, feed: str) -> list[Intent]:
+        """The rows that Canvas held already, as they stand: ours from now on."""
+        verdicts = self._verdicts(feed)
+        mine = pl.col("shown").is_not_null() & (
+            pl.col("disposition") == Disposition.UNCHANGED.value
         )
-        for piece in rows.sort("sort", maintain_order=True).iter_slices(_ROWS_A_PART):
-            yield self._intents(piece, feed, resource_type)
+        rows = self._some(feed, verdicts.filter(mine))
+        sendable = rows.with_columns(
+            pl.lit(Disposition.PENDING.value).alias("disposition"),
+            pl.lit(Interaction.UPDATE.value).alias("interaction"),
+        )
+        return self._intents(sendable, feed, "Coverage")
+
+    def cancels(self, feed: str) -> list[Intent]:
+        """What is gone from the file and is cancelled."""
+        gone = self.missing(feed).filter(pl.col("interaction") != "")
+        return [] if gone.is_empty() else self._intents(_as_rows_to_send(gone), feed, "Coverage")
+
+    def kept(self, feed: str) -> list[str]:
+        """The keys of rows that are unchanged, and are written again all the same."""
+        keys = self._verdicts(feed).filter(pl.col("rule") == KEPT).select("key").collect()
+        return keys["key"].to_list()
+
+    def _moved(self, feed: str, verdicts: pl.LazyFrame) -> pl.DataFrame:
+        """The rows, with their verdicts, that do not go at their own place."""
+        return self._some(feed, verdicts.filter(pl.col("slot").is_not_null()))
+
+    def _some(self, feed: str, lines: pl.LazyFrame) -> pl.DataFrame:
+        """The rows of these verdicts, which are put in."""
+        rows = pl.scan_parquet(_parts(self.folder, "rows", feed), glob=False)
+        mine = rows.join(lines.select("seq"), on="seq", how="semi").sort("seq").collect()
+        return _with_verdicts(mine, self._verdicts(feed))
+
+    def _verdicts(self, feed: str) -> pl.LazyFrame:
+        return pl.scan_parquet(self.folder / f"verdicts-{feed}.parquet", glob=False)
 
     def _intents(self, rows: pl.DataFrame, feed: str, resource_type: str) -> list[Intent]:
         sent = rows.filter(
             (pl.col("disposition") == Disposition.PENDING.value) & (pl.col("interaction") != "")
         )
-        columns = (
-            "key",
-            "interaction",
-            "lane",
-            "body",
-            "fingerprint",
-            "amount_cents",
-            "claim",
-            "likeness",
-        )
         run_id = self.meta["run_id"]
+        rank = pl.when("active").then("order").alias("rank")
         return [
             Intent(
+                key=key,
+                feed=feed,
+                resource_type=resource_type,
+                interaction=Interaction(interaction),
+                lane=lane,
+                body=body,
+                fingerprint=fingerprint,
+                amount_cents=cents,
+                claim=claim,
+                likeness=likeness,
+                run_id=run_id,
+                resource_id=resource_id,
+                rank=rank,
+                held_at=held_at,
+            )
+            for (
                 key,
-                feed,
-                resource_type,
-                Interaction(interaction),
+                interaction,
                 lane,
                 body,
                 fingerprint,
                 cents,
                 claim,
                 likeness,
-                run_id,
-            )
-            for key, interaction, lane, body, fingerprint, cents, claim, likeness in sent.select(
-                columns
-            ).iter_rows()
+                resource_id,
+                held_at,
+                rank,
+            ) in sent.select(*_INTENT, rank).iter_rows()
         ]
 
 
-def _with_verdicts(rows: pl.DataFrame, verdicts: pl.LazyFrame) -> pl.DataFrame:
+_STANDING: Final = (Disposition.PENDING.value, Disposition.UNCHANGED.value)
+_FOUND: Final = ("key", "file", "row", "source_id", "fingerprint", "body", "shown")
+_INTENT: Final = (
+    "key",
+    "interaction",
+    "lane",
+    "body",
+    "fingerprint",
+    "amount_cents",
+    "claim",
+    "likeness",
+    "resource_id",
+    "held_at",
+)
+# A row of the last complete run that is gone. `interaction` "update": it is to be cancelled, else
+# `rule` and `message` say why it is not.
+MISSING: Final = {
+    "key": pl.String,
+    "lane": pl.String,
+    "resource_id": pl.String,
+    "interaction": pl.String,
+    "rule": pl.String,
+    "message": pl.String,
+    "fingerprint": pl.String,
+    "likeness": pl.String,
+    "body": pl.Binary,
+}
+
+
+def _in_turn(rows: pl.DataFrame, moved: pl.DataFrame) -> pl.DataFrame:
+    """One part's rows, those with another place taken out, and those that have theirs here put in."""
+    if moved.is_empty():
+        return rows
     first, last = rows["seq"][0], rows["seq"][-1]
+    here = moved.filter(pl.col("slot").is_between(first, last))
+    own = rows.filter(pl.col("slot").is_null())
+    return pl.concat([own, here.select(own.columns)]).sort(pl.coalesce("slot", "seq"))
+
+
+def _as_rows_to_send(missing: pl.DataFrame) -> pl.DataFrame:
+    return missing.with_columns(
+        pl.lit(Disposition.PENDING.value).alias("disposition"),
+        pl.lit("").alias("claim"),
+        pl.lit(None, dtype=pl.Int64).alias("amount_cents"),
+        pl.lit(None, dtype=pl.Datetime("us", "UTC")).alias("held_at"),
+        pl.lit(None, dtype=pl.Int8).alias("order"),
+        pl.lit(value=False).alias("active"),
+    )
+
+
+def _with_verdicts(rows: pl.DataFrame, verdicts: pl.LazyFrame) -> pl.DataFrame:
+    first, last = rows["seq"].min(), rows["seq"].max()
     mine = verdicts.filter(pl.col("seq").is_between(first, last)).collect()
     shared = [name for name in mine.columns if name in rows.columns and name != "seq"]
     return (
@@ -249,14 +431,19 @@ def _with_verdicts(rows: pl.DataFrame, verdicts: pl.LazyFrame) -> pl.DataFrame:
         .with_columns(pl.coalesce(f"{name}_verdict", name).alias(name) for name in shared)
         .drop(f"{name}_verdict" for name in shared)
         .with_columns(pl.col("interaction", "resource_id").fill_null(""))
+        .with_columns(_TEXTS.fill_null(""))
     )
+
+
+def _again(feed: str) -> str:
+    return f"again-{feed}.parquet"
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedRow:
-    """What a plan holds of a row that was sent."""
+    """What a plan holds of a row that was sent. `row` None: it was missing from the file."""
 
-    row: RowId
+    row: RowId | None
     source_id: str
     body: bytes
 
@@ -279,9 +466,25 @@ def look_up(folder: Path, intents: Iterable[Intent]) -> dict[str, PlannedRow]:
         except (PlanError, OSError, pl.exceptions.PolarsError):
             continue  # gone, or torn: whoever asks says so
         files = [Path(file["path"]).name for file in plan.meta["feeds"][feed]["files"]]
-        for key, file, row, source_id, fingerprint, body in rows.select(
-            "key", "file", "row", "source_id", "fingerprint", "body"
-        ).iter_rows():
-            if fingerprint == sent[key]:
-                found[key] = PlannedRow(RowId(files[file], row), source_id, body)
+        for key, file, row, source_id, fingerprint, body in rows.select(_FOUND[:-1]).iter_rows():
+            if fingerprint == sent[key] and body is not None:
+                where = None if file is None else RowId(files[file], row)
+                found[key] = PlannedRow(where, source_id or "", body)
     return found
+
+
+def content_of(folder: Path, run_id: str, feed: str, key: str, fingerprint: str) -> bytes | None:
+    """What the plan of a run was to send for a row; None where it is gone, or has other content.
+
+    With fingerprint "": what Canvas showed when the row was taken over.
+    """
+    try:
+        rows = Plan.open(folder / run_id).find(feed, [key])
+    except (PlanError, OSError, pl.exceptions.PolarsError):
+        return None
+    for held, body, shown in rows.select("fingerprint", "body", "shown").iter_rows():
+        if not fingerprint and shown is not None:
+            return bytes(shown)
+        if fingerprint and held == fingerprint and body is not None:
+            return bytes(body)
+    return None

@@ -38,6 +38,7 @@ class Verdict(StrEnum):
     NOT_APPLIED = "not_applied"  # known not to have happened: may be sent again
     REFUSED = "refused"  # Canvas said no to this resource: never sent again
     ACCEPTED = "accepted"  # created, and the id is known
+    STALE = "stale"  # 412: Canvas holds another version than we think; a read has to tell
     LOST = "lost"  # all else: the write may have happened, never sent again blindly
 
 
@@ -47,6 +48,9 @@ class Stage(StrEnum):
     VALIDATE = "validate"
     RESOLVE = "resolve"
     UPLOAD = "upload"
+
+
+ADOPTED = "row|adopted"  # the rule of a row that Canvas held already
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +118,9 @@ class Intent:
     claim: str
     likeness: str
     run_id: str  # the run whose plan it belongs to
+    resource_id: str = ""  # of an UPDATE; so is what follows
+    rank: int | None = None  # Coverage: its `order`, where it is active
+    held_at: datetime | None = None  # when Canvas held what we think it holds, by its own clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +133,7 @@ class Exchange:
     http_status: int | None  # None: no answer
     correlation_id: str = ""
     problem: str = ""  # our own word for what went wrong below HTTP
+    dated: datetime | None = None  # the server's clock when it answered, to the second
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +148,14 @@ class Attempt:
     message: str = ""  # Canvas' own words, or ours where it had none
     since: datetime | None = None  # the earliest and the latest instant, by the server's clock,
     until: datetime | None = None  # between which it can have happened; None: not known
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What Canvas was last known to hold of a row: the content of a write that was confirmed."""
+
+    run_id: str  # whose plan has the content
+    fingerprint: str  # "": not known, as of a coverage that was taken over
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +176,7 @@ class Doubt:
     ahead: timedelta | None  # of the server's clock before ours, as it was when it was sent
     rule: str
     message: str
+    held: Held = Held("", "")  # of an update: what was there before it
 
 
 class Settlement(StrEnum):
@@ -168,6 +185,7 @@ class Settlement(StrEnum):
     FOUND = "found"  # it is there, and only it can be meant
     ABSENT = "absent"  # nothing like it is there
     UNCLEAR = "unclear"  # several, or one at the wrong time: a person decides
+    CONFLICT = "conflict"  # of an update: somebody else edited the resource in between
     UNKNOWN = "unknown"  # the search failed, or two of them did not agree: it says nothing
 
 
@@ -189,6 +207,8 @@ class Finding:
     message: str
     resource_id: str = ""  # of FOUND
     candidates: tuple[Candidate, ...] = ()
+    held_at: datetime | None = None  # of an update: when Canvas showed this, by its own clock
+    probe_at: datetime | None = None  # of an update: the condition of its next send alone
 
 
 class State(StrEnum):

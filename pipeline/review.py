@@ -12,13 +12,25 @@ from random import Random
 from typing import Any, Final
 
 from pipeline.clock import SystemClock, utc_text
-from pipeline.engine import Job, Sending, connected, new_run, open_journal, with_bodies
+from pipeline.engine import new_run, open_journal
 from pipeline.errors import ConfigError, IngestError, SearchFailed
 from pipeline.fhir.datatypes import is_id
-from pipeline.journal.journal import Held, Journal
+from pipeline.job import Job
+from pipeline.journal.journal import Count, Journal
 from pipeline.journal.trail import Line
 from pipeline.plans import PlannedRow, look_up
-from pipeline.records import Candidate, Disposition, Doubt, Finding, Settlement, State, usd
+from pipeline.records import (
+    Candidate,
+    Disposition,
+    Doubt,
+    Finding,
+    Intent,
+    Interaction,
+    Settlement,
+    State,
+    usd,
+)
+from pipeline.sending import Sending, connected, with_bodies
 from pipeline.stages.recover import like_of
 
 _DONE: Final = 0
@@ -165,13 +177,13 @@ class _Work:
 
     async def decide(self) -> list[Decided]:
         """All of them. A resend goes out together with the others, after all else."""
-        decided = [await self._confirm(*pair) for pair in self._decisions.confirm.items()]
+        decided = [await self._named(*pair) for pair in self._decisions.confirm.items()]
         decided += [await self._abandon(key) for key in self._decisions.abandon]
         if self._decisions.confirm_found:
             for doubt in self._left():
                 found = _only_one(await self._sending.recovery.look(doubt))
                 if found is not None:
-                    decided.append(await self._confirm(doubt.intent.key, found))
+                    decided.append(await self._confirm(doubt, found))
         again: list[Doubt] = []
         for key in self._decisions.resend:
             decided += await self._release(await self._doubt(key), again)
@@ -207,9 +219,14 @@ class _Work:
         ]
         return f"settle {others[0]} first: it is of the same patient" if others else None
 
-    async def _confirm(self, key: str, resource_id: str) -> Decided:
+    async def _named(self, key: str, resource_id: str) -> Decided:
         doubt = await self._doubt(key)
-        intent = doubt.intent
+        if doubt.intent.interaction is Interaction.UPDATE:
+            return await self._confirm_update(doubt, resource_id)
+        return await self._confirm(doubt, resource_id)
+
+    async def _confirm(self, doubt: Doubt, resource_id: str) -> Decided:
+        intent, key = doubt.intent, doubt.intent.key
         held = self._held_by(doubt)
         if held is not None:
             return Decided(key, "refused", held)
@@ -242,6 +259,20 @@ class _Work:
         if not is_confirmed:
             return Decided(key, "refused", f"{resource_id} belongs to another row already")
         return Decided(key, "confirmed", f"{intent.resource_type}/{resource_id}")
+
+    async def _confirm_update(self, doubt: Doubt, resource_id: str) -> Decided:
+        """An update is there if a read shows it; which resource it is of is known."""
+        intent = doubt.intent
+        if resource_id != intent.resource_id:
+            named = f"{intent.resource_type}/{intent.resource_id}"
+            return Decided(intent.key, "refused", f"it is an update of {named}")
+        finding = await self._sending.recovery.look(doubt)
+        if finding.settlement is not Settlement.FOUND:
+            return Decided(intent.key, "refused", finding.message)
+        await self._journal.found(
+            self._sending.run_id, intent, finding, self._now(), self._decisions.who
+        )
+        return Decided(intent.key, "confirmed", f"{intent.resource_type}/{resource_id}")
 
     async def _abandon(self, key: str) -> Decided:
         doubt = await self._doubt(key)
@@ -288,15 +319,7 @@ class _Work:
         if finding.settlement is Settlement.UNKNOWN:
             return [Decided(key, "refused", f"not sent: {finding.message}")]
         if not is_absent:
-            seen = ", ".join(each.resource_id for each in finding.candidates)
-            return [
-                Decided(
-                    key,
-                    "refused",
-                    f"not sent: Canvas shows {seen}. If that is this row: --confirm {key}=ID. "
-                    f"If it is somebody else's: --resend {key} --foreign ID",
-                )
-            ]
+            return [Decided(key, "refused", _why_not_sent(intent, finding))]
         if not intent.body:
             return [
                 Decided(
@@ -355,7 +378,7 @@ class Inventory:
     """What a journal holds. `first_break`: the line at which the trail's chain is broken, 0: none."""
 
     name: str
-    held: list[Held]
+    held: list[Count]
     lines: int
     first_break: int
     history: list[Line] | None  # of one write, where one was asked for
@@ -401,6 +424,22 @@ def _age_days(at: str | None, now: datetime) -> float | None:
     return round((now - datetime.fromisoformat(at)).total_seconds() / 86400, 3)
 
 
+def _why_not_sent(intent: Intent, finding: Finding) -> str:
+    if intent.interaction is Interaction.UPDATE:
+        return f"not sent: {finding.message}"
+    seen = ", ".join(each.resource_id for each in finding.candidates)
+    return (
+        f"not sent: Canvas shows {seen}. If that is this row: --confirm {intent.key}=ID. "
+        f"If it is somebody else's: --resend {intent.key} --foreign ID"
+    )
+
+
+def _where(row: PlannedRow | None) -> str | None:
+    if row is None:
+        return None
+    return str(row.row) if row.row is not None else "a row that is gone from its file"
+
+
 def as_json(reviewed: Review) -> dict[str, Any]:
     """A review as JSON values."""
     return {
@@ -415,9 +454,11 @@ def as_json(reviewed: Review) -> dict[str, Any]:
             {
                 "key": case.doubt.intent.key,
                 "feed": case.doubt.intent.feed,
-                "row": str(case.row.row) if case.row else None,
+                "row": _where(case.row),
                 "source_id": case.row.source_id if case.row else None,
+                "interaction": case.doubt.intent.interaction.value,
                 "resource_type": case.doubt.intent.resource_type,
+                "resource_id": case.doubt.intent.resource_id,
                 "patient": case.doubt.intent.lane,
                 "amount_cents": case.doubt.intent.amount_cents,
                 "run_id": case.doubt.intent.run_id,
@@ -429,6 +470,7 @@ def as_json(reviewed: Review) -> dict[str, Any]:
                 else {
                     "settlement": case.finding.settlement.value,
                     "rule": case.finding.rule,
+                    "message": case.finding.message,
                     "candidates": [
                         {
                             "id": each.resource_id,

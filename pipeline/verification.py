@@ -13,11 +13,13 @@ import polars as pl
 
 from pipeline.canvas.retry import Backoff
 from pipeline.clock import SystemClock, utc_text
-from pipeline.engine import Job, Progress, Result, Sending, connected, new_run, open_journal
+from pipeline.engine import Result, new_run, open_journal
 from pipeline.errors import IngestError, SearchFailed, Stopped
+from pipeline.job import Job, Progress
 from pipeline.journal.journal import Journal, Run
 from pipeline.plans import look_up
 from pipeline.records import Intent, Interaction, usd
+from pipeline.sending import Sending, connected
 from pipeline.stages.report import requests_summary, write_private
 from pipeline.stages.verify import Outcome, Verified, Written, unread, verify
 from pipeline.views.page import page

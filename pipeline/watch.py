@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 
 import structlog
 
-from pipeline.engine import Progress
+from pipeline.job import Progress
 from pipeline.records import Disposition
 
 T = TypeVar("T")
@@ -140,11 +140,13 @@ def _bar(progress: Progress) -> Iterator[Callable[[], None]]:
         task = bar.add_task("starting", total=None, rate="", counts="")
 
         def look() -> None:
-            sending = progress.stage in {"sending", "verifying", "reporting"}
+            is_counted = progress.stage in {"searching", "sending", "verifying", "reporting"}
             done, total = (
-                (progress.sent, progress.to_send or None) if sending else (progress.rows_read, None)
+                (progress.sent, progress.to_send or None)
+                if is_counted
+                else (progress.rows_read, None)
             )
-            if sending and bar.tasks[0].total is None:
+            if total != bar.tasks[0].total:
                 bar.reset(task, total=total)
             speed = bar.tasks[0].speed
             bar.update(
@@ -152,7 +154,7 @@ def _bar(progress: Progress) -> Iterator[Callable[[], None]]:
                 description=progress.stage,
                 completed=done,
                 total=total,
-                rate=f"{speed:,.0f} rows/s" if speed else "",
+                rate=f"{speed:,.0f}/s" if speed else "",
                 counts=_counts(progress.dispositions),
             )
 

@@ -14,6 +14,7 @@ import polars as pl
 import pytest
 
 from pipeline import demo, engine
+from pipeline.job import Progress
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "sample_data"
@@ -23,7 +24,7 @@ SAMPLE = ROOT / "sample_data"
 def result(tmp_path_factory: pytest.TempPathFactory) -> engine.Result:
     folder = tmp_path_factory.mktemp("demo")
     return asyncio.run(
-        demo.run_demo(engine.Progress(), asyncio.Event(), "none", folder, rate_per_s=5000.0)
+        demo.run_demo(Progress(), asyncio.Event(), "none", folder, rate_per_s=5000.0)
     )
 
 

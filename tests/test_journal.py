@@ -92,12 +92,13 @@ def test_the_table_of_states_names_each_step_once() -> None:
     assert not any(old is State.CONFIRMED for old, _ in states.TRANSITIONS)
 
 
+@pytest.mark.parametrize("resource_type", ["PaymentNotice", "Coverage"])
 @pytest.mark.parametrize("old", list(State))
 @pytest.mark.parametrize("new", list(State))
 async def test_sqlite_allows_the_steps_of_the_table_and_no_other(
-    journal: Journal, tmp_path: Path, old: State, new: State
+    journal: Journal, old: State, new: State, resource_type: str
 ) -> None:
-    await claim(journal, intent())
+    await claim(journal, replace(intent(), resource_type=resource_type))
     ways = {
         State.IN_FLIGHT: [],
         State.PENDING: ["PENDING"],
@@ -106,16 +107,38 @@ async def test_sqlite_allows_the_steps_of_the_table_and_no_other(
         State.REFUSED: ["REFUSED"],
         State.ABANDONED: ["IN_DOUBT", "ABANDONED"],
     }
-    force = "UPDATE write SET resource_id = 'id', state = ? WHERE key = 'k1'"
+    force = (
+        "UPDATE write SET interaction = 'update', resource_id = 'id', state = ? WHERE key = 'k1'"
+    )
     for step in ways[old]:
         await journal._write(partial(journal._connection.execute, force, (step,)))
-    allowed = (old, new) in {(first, last) for (first, _), last in states.TRANSITIONS.items()}
+    table = {**states.TRANSITIONS, **(states.OF_COVERAGE if resource_type == "Coverage" else {})}
+    allowed = (old, new) in {(first, last) for (first, _), last in table.items()}
     if allowed:
         await journal._write(lambda: journal._connection.execute(force, (new.value,)))
         assert state_of(journal) == new.value
     else:
         with pytest.raises(JournalError, match="CONSTRAINT_TRIGGER"):
             await journal._write(lambda: journal._connection.execute(force, (new.value,)))
+
+
+async def test_what_has_a_resource_is_neither_created_again_nor_given_another(
+    journal: Journal,
+) -> None:
+    covered = replace(intent(), resource_type="Coverage")
+    await claim(journal, covered)
+    await settle(journal, attempt(covered, Verdict.ACCEPTED, "id1"))
+    run = journal._connection.execute
+    open_again = "UPDATE write SET state = 'PENDING' WHERE key = 'k1'"
+    update = "UPDATE write SET interaction = 'update', state = 'IN_FLIGHT' WHERE key = 'k1'"
+    await journal._write(lambda: (run(open_again), run(update)))
+    for resource_id in ("id2", None):
+        change = "UPDATE write SET resource_id = ? WHERE key = 'k1'"
+        with pytest.raises(JournalError, match="CONSTRAINT_TRIGGER"):
+            journal._read(partial(run, change, (resource_id,)))
+    await settle(journal, attempt(covered, Verdict.NOT_APPLIED))
+    with pytest.raises(JournalError, match="CONSTRAINT_TRIGGER"):
+        await claim(journal, covered)
 
 
 async def test_a_write_lives_from_claim_to_confirmation(journal: Journal) -> None:

@@ -13,6 +13,7 @@ import pytest
 from pipeline import config, engine
 from pipeline.canvas.retry import Backoff
 from pipeline.errors import ConfigError, Unreachable, WrongHost
+from pipeline.job import Job, Progress
 from pipeline.sandbox import Faults, Sandbox, serve
 from pipeline.sandbox.search import known_params
 from pipeline.stages import lookup as looking
@@ -58,7 +59,7 @@ def paid(world: World) -> list[str]:
     return [effect["patient"] for effect in world.effects]
 
 
-def impatient(world: World) -> engine.Job:
+def impatient(world: World) -> Job:
     job = world.job()
     return replace(job, canvas=replace(job.canvas, backoff=Backoff(0.01, 0.02)))
 
@@ -83,7 +84,9 @@ async def test_few_are_searched_one_by_one_and_each_once(make_clinic: MakeClinic
     }
     held = {each["subscriber"]["reference"] for each in world.sandbox.resources("Coverage")}
     assert held == {f"Patient/{patient_key(0)}", f"Patient/{patient_key(4)}"}
-    assert result.summary["requests"]["searches"] == 4 + 2, "and a probe for each type"
+    assert result.summary["requests"]["searches"] == 4 + 2 + 2, (
+        "and a probe for each type, and one for the coverages of each patient"
+    )
 
 
 async def test_what_only_leaves_out_is_not_asked_for(make_clinic: MakeClinic) -> None:
@@ -223,7 +226,7 @@ async def test_a_search_that_fails_for_a_while_is_tried_again(
 async def test_stopped_while_looking_up_it_writes_nothing(make_clinic: MakeClinic) -> None:
     world = await make_clinic(mrns(50), faults=Faults(latency_s=(0.2, 0.3)))
     world.write_ledger(payments([f"A{number:05}" for number in range(50)]))
-    job, progress = world.job(), engine.Progress()
+    job, progress = world.job(), Progress()
     stop = asyncio.Event()
 
     async def interrupt() -> None:

@@ -1,6 +1,7 @@
 """Settling doubt: what a search is, what it may be taken for, and what the server's clock can tell."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from email.utils import format_datetime
@@ -25,7 +26,7 @@ from pipeline.fhir.coverage import coverage, likeness, payor_of
 from pipeline.fhir.payment_notice import payment_notice
 from pipeline.journal.journal import Journal, Run
 from pipeline.records import Doubt, Finding, Intent, Interaction, Settlement
-from pipeline.stages.recover import Recovery, like_of, weigh
+from pipeline.stages.recover import Recovery, like_of, weigh, weigh_update
 
 BASE = "https://fumage-example.canvasmedical.com"
 TOKEN_URL = f"{BASE}/auth/token/"
@@ -219,7 +220,9 @@ def over(journal: Journal) -> Look:
             return found
 
         client = cast("Any", SimpleNamespace(of_patient=of_patient, server_clock=ServerClock()))
-        return Recovery(client, journal, HandClock(), Random(1), QUIET.total_seconds(), "r1")
+        return Recovery(
+            client, journal, HandClock(), Random(1), QUIET.total_seconds(), "r1", lambda *_: None
+        )
 
     return make
 
@@ -250,6 +253,60 @@ async def test_what_is_there_before_our_first_send_is_never_taken_for_ours(over:
     since = [*before, payment("n3")]
     assert (await over(since, since).look(doubt(since=None))).resource_id == "n3"
     assert (await over(before, before).look(doubt(since=None))).settlement is Settlement.ABSENT
+
+
+# Updates ------------------------------------------------------------------------------------------
+
+HELD_AT = SINCE - timedelta(days=1)
+LATER = HELD_AT + timedelta(seconds=1)
+
+
+def updating(rule: str, held_at: datetime | None = HELD_AT) -> Doubt:
+    asked = replace(intent(covered()), interaction=Interaction.UPDATE, resource_id="c1")
+    return replace(doubt(covered()), intent=replace(asked, held_at=held_at), rule=rule)
+
+
+@pytest.mark.parametrize(
+    ("update", "is_moved", "is_probed", "expected"),
+    [
+        (updating("canvas|500"), False, False, (Settlement.ABSENT, HELD_AT, None)),
+        (updating("canvas|500"), True, False, (Settlement.ABSENT, HELD_AT, None)),
+        (updating("update|unguarded", None), False, False, (Settlement.ABSENT, UNTIL, None)),
+        (updating("conflict"), False, False, (Settlement.ABSENT, HELD_AT, LATER)),
+        (updating("conflict"), False, True, (Settlement.CONFLICT, None, None)),
+        (
+            replace(updating("conflict"), attempts=4),
+            False,
+            False,
+            (Settlement.ABSENT, HELD_AT, LATER),
+        ),
+    ],
+)
+def test_where_a_payer_cannot_be_compared_the_time_of_our_last_write_stays_the_condition(
+    update: Doubt, *, is_moved: bool, is_probed: bool, expected: tuple[object, ...]
+) -> None:
+    before, sent = covered(), {**covered(), "order": 2}
+    shown = {**before, "payor": [{"reference": "Organization/another"}]}
+    found = weigh_update(update, sent, before, shown, is_moved=is_moved, is_probed=is_probed)
+    assert (found.settlement, found.held_at, found.probe_at) == expected
+
+
+async def test_a_read_may_be_as_old_as_the_quiet_time(journal: Journal) -> None:
+    """Then what somebody edited meanwhile is not in it, and its Date must not hide that."""
+    before = {**covered(), "payor": [{"reference": "Organization/one"}]}
+    update = updating("conflict")
+    body = orjson.dumps({**before, "order": 2})
+    update = replace(update, intent=replace(update.intent, body=body))
+
+    async def look(*_: str) -> tuple[Resource, datetime]:
+        return before, SINCE
+
+    recovery = Recovery(
+        cast("Any", SimpleNamespace(look=look)), journal, HandClock(), Random(1),
+        QUIET.total_seconds(), "r1", lambda *_: orjson.dumps(before),
+    )  # fmt: skip
+    found = await recovery.look(update)
+    assert (found.settlement, found.held_at) == (Settlement.ABSENT, SINCE - QUIET)
 
 
 # The server's clock -------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ def resolved(
         [configured],
         {"f": ["a.csv"]},
         lambda keys: held.filter(pl.col("key").is_in(keys.implode())),
-    )["f"].verdicts
+    )["f"]
 
 
 def dispositions(verdicts: pl.DataFrame) -> list[tuple[str, str]]:

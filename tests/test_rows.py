@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from datetime import date
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -16,7 +15,7 @@ from pipeline.feeds.columns import Dates, Reading, cents_of
 from pipeline.feeds.eligibility import EligibilityRow
 from pipeline.feeds.feed import Checked, Feed, Kind
 from pipeline.feeds.ledger import LedgerRow
-from pipeline.feeds.source import Batch, Source, Stamp
+from pipeline.feeds.texts import texts_of, wanted
 from pipeline.records import Disposition
 from pipeline.stages.validate import validate
 
@@ -48,16 +47,6 @@ def checked(
     configured = Feed(
         "f", kind, "", {name: name for name in names}, key=feed.pop("key", key), **feed
     )
-    source = Source(
-        Path("f.csv"),
-        Path("f.csv"),
-        tuple(names),
-        len(rows),
-        "",
-        Stamp(0, 0, 0),
-        is_parquet=False,
-        delimiter=",",
-    )
     options = {
         "dates": Dates(configured.dates),
         "crosswalks": Crosswalks(),
@@ -65,7 +54,10 @@ def checked(
         "amount_sign": configured.amount_sign,
         "required": configured.required,
     }
-    return validate(Batch(source, 1, frame), configured, Reading(**{**options, **(reading or {})}))
+    texts = texts_of(frame, configured)
+    numbers = pl.int_range(1, frame.height + 1, eager=True)
+    full = Reading(**{**options, **(reading or {})})
+    return validate(texts, wanted(texts, configured), numbers, configured, full)
 
 
 def rules(row: Checked) -> list[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import config, engine
+from pipeline.job import Job
 from pipeline.sandbox import Sandbox
 
 CREDENTIALS = {"CANVAS_CLIENT_ID": "sandbox", "CANVAS_CLIENT_SECRET": "sandbox"}
@@ -74,7 +75,7 @@ class World:
             writer.writerows(rows)
         return path
 
-    def job(self, **options: Any) -> engine.Job:
+    def job(self, **options: Any) -> Job:
         return config.load(self.config, environment=CREDENTIALS, **options)
 
     async def run(self, **options: Any) -> engine.Result:

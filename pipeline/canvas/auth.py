@@ -32,6 +32,11 @@ class Credentials:
     token: str = field(default="", repr=False)
     scope: str = ""
 
+    @property
+    def are_given(self) -> bool:
+        """Whether there is something to get in with."""
+        return bool(self.token or (self.client_id and self.client_secret and self.token_url))
+
     def require(self) -> None:
         """Raises ConfigError where there is nothing to get in with."""
         if self.token:

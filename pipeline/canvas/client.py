@@ -6,8 +6,10 @@ decision to send and the sending.
 """
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
+from email.utils import format_datetime
 from random import Random
 from typing import Any, Final
 from urllib.parse import urlencode, urlsplit
@@ -16,7 +18,14 @@ import orjson
 
 from pipeline.canvas.auth import Credentials, Tokens
 from pipeline.canvas.limiter import Limiter
-from pipeline.canvas.retry import Backoff, Judgement, judge_create, retry_after_s
+from pipeline.canvas.retry import (
+    Backoff,
+    Judgement,
+    http_date,
+    judge_create,
+    judge_update,
+    retry_after_s,
+)
 from pipeline.canvas.server_clock import ServerClock
 from pipeline.canvas.transport import TLS, Reply, Transport
 from pipeline.clock import Clock
@@ -78,6 +87,7 @@ class Client:
         self._tokens = Tokens(options.credentials, self._post_form, clock)
         self._places = asyncio.Semaphore(options.concurrency)
         self.server_clock = ServerClock()
+        self._probed: set[str] = set()  # resource types that a search has succeeded on
         self.proven: set[str] = set()  # resource types that a create has succeeded on
         self._free_s = clock.monotonic()  # when an answer last asked for no pause
         self._pauses = 0  # in a row, without an answer in between that asked for none
@@ -113,6 +123,35 @@ class Client:
         judgement = judge_create(
             reply, resource_type, self._host, proven=resource_type in self.proven
         )
+        return self._written(permit, resource_type, reply, judgement)
+
+    async def update(
+        self,
+        permit: Permit,
+        resource_type: str,
+        resource_id: str,
+        body: bytes,
+        unmodified_since: datetime | None,
+    ) -> tuple[Exchange, Judgement]:
+        """PUT one whole resource, once. `body` is that of a create: the id is put into it.
+
+        `unmodified_since` is an instant of the server's clock: Canvas refuses (412) what was changed
+        after it. None: without that guard.
+        """
+        whole = body[:-1] + b',"id":' + orjson.dumps(resource_id) + b"}"
+        url = f"{self._options.base_url}/{resource_type}/{resource_id}"
+        guard = {}
+        if unmodified_since is not None:
+            guard["If-Unmodified-Since"] = format_datetime(
+                unmodified_since.astimezone(UTC), usegmt=True
+            )
+        reply = await self._send("PUT", url, permit, whole, guard)
+        judgement = judge_update(reply, resource_id, proven=resource_type in self.proven)
+        return self._written(permit, resource_type, reply, judgement)
+
+    def _written(
+        self, permit: Permit, resource_type: str, reply: Reply, judgement: Judgement
+    ) -> tuple[Exchange, Judgement]:
         if judgement.verdict is Verdict.ACCEPTED:
             self.proven.add(resource_type)
         stop = self._heed(reply, permit, too_fast=judgement.too_fast) or judgement.stop
@@ -123,10 +162,13 @@ class Client:
     async def probe(self, resource_type: str) -> None:
         """Can this resource be searched? Asked before the first write; finds a wrong address or token.
 
-        Raises WrongHost, Forbidden, AuthError, Unreachable or Stopped.
+        Asked once. Raises WrongHost, Forbidden, AuthError, Unreachable or Stopped.
         """
+        if resource_type in self._probed:
+            return
         reply = await self._get(f"{resource_type}?_id={_NO_SUCH_ID}&_count=1", "search")
         if reply.status == _OK:
+            self._probed.add(resource_type)
             return
         issues = issues_of(reply.body)
         if reply.status == 403 and issues:  # noqa: PLR2004 - Forbidden
@@ -184,6 +226,18 @@ class Client:
             raise SearchFailed(f"the answer to a read is {reply.status}, and no {resource_type}")
         return content
 
+    async def look(
+        self, resource_type: str, resource_id: str
+    ) -> tuple[dict[str, Any] | None, datetime | None]:
+        """A read that is not repeated: the resource, and the server's clock. Raises SearchFailed."""
+        reply = await self._get_once(f"{resource_type}/{resource_id}", "read")
+        content, dated = _json_of(reply), http_date(reply.headers.get("date", ""))
+        if reply.status == _NOT_FOUND and issues_of(reply.body):
+            return None, dated
+        if reply.status != _OK or reply.problem or content.get("id") != resource_id:
+            raise SearchFailed(f"a read is answered with {reply.status or reply.problem}")
+        return content, dated
+
     async def _get(self, path: str, purpose: str) -> Reply:
         """A read, tried again while that can help."""
         for tries in range(1, _TRIES_MAX + 1):
@@ -211,8 +265,15 @@ class Client:
 
     # Underneath -----------------------------------------------------------------------------------
 
-    async def _send(self, method: str, url: str, permit: Permit, body: bytes | None) -> Reply:
-        headers = {"Authorization": f"Bearer {permit.token}", "Accept": _JSON}
+    async def _send(
+        self,
+        method: str,
+        url: str,
+        permit: Permit,
+        body: bytes | None,
+        guard: Mapping[str, str] | None = None,
+    ) -> Reply:
+        headers = {"Authorization": f"Bearer {permit.token}", "Accept": _JSON, **(guard or {})}
         if body is not None:
             headers["Content-Type"] = _JSON
         try:
@@ -288,7 +349,13 @@ class Client:
         told = reply.headers.get("fumage-correlation-id", "")[:100]
         correlation_id = told.encode("ascii", "replace").decode()
         return Exchange(
-            purpose, permit.granted_at, reply.latency_s, reply.status, correlation_id, reply.problem
+            purpose,
+            permit.granted_at,
+            reply.latency_s,
+            reply.status,
+            correlation_id,
+            reply.problem,
+            http_date(reply.headers.get("date", "")),
         )
 
 

@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from random import Random
 from typing import Final
 from urllib.parse import urlsplit
@@ -38,10 +39,30 @@ class Judgement:
     stop: CanvasError | None = None
 
 
-def judge_create(  # noqa: PLR0911 - a return for each class of answers
-    reply: Reply, resource_type: str, host: str, *, proven: bool
-) -> Judgement:
+def judge_create(reply: Reply, resource_type: str, host: str, *, proven: bool) -> Judgement:
     """Class an answer to a POST. `proven`: a row has already succeeded on this endpoint."""
+    if reply.status != 201:  # noqa: PLR2004 - Created
+        return _judge(reply, proven=proven)
+    resource_id = location_id(reply.headers.get("location", ""), resource_type, host)
+    if resource_id is None:
+        return _lost("no-id", "created, and the answer names no id")
+    return Judgement(Verdict.ACCEPTED, resource_id=resource_id)
+
+
+def judge_update(reply: Reply, resource_id: str, *, proven: bool) -> Judgement:
+    """Class an answer to a PUT of this resource. What is lost or stale, a read has to settle."""
+    if reply.status == 200:  # noqa: PLR2004 - OK
+        return Judgement(Verdict.ACCEPTED, resource_id=resource_id)
+    if reply.status == 412:  # noqa: PLR2004 - Precondition Failed
+        return Judgement(
+            Verdict.STALE, rule="conflict", message="Canvas holds another version of it"
+        )
+    if reply.status == 404 and issues_of(reply.body):  # noqa: PLR2004 - Not Found
+        return _refusal(reply, 404, proven=True)
+    return _judge(reply, proven=proven)
+
+
+def _judge(reply: Reply, *, proven: bool) -> Judgement:
     status = reply.status
     if status is None:
         if not reply.handed_off:
@@ -49,11 +70,6 @@ def judge_create(  # noqa: PLR0911 - a return for each class of answers
                 Verdict.NOT_APPLIED, rule="canvas|unreachable", message=f"not sent: {reply.problem}"
             )
         return _lost("no-answer", f"no answer after it was sent ({reply.problem})")
-    if status == 201:  # noqa: PLR2004 - Created
-        resource_id = location_id(reply.headers.get("location", ""), resource_type, host)
-        if resource_id is None:
-            return _lost("no-id", "created, and the answer names no id")
-        return Judgement(Verdict.ACCEPTED, resource_id=resource_id)
     if status == 401:  # noqa: PLR2004 - Unauthorized
         return Judgement(
             Verdict.NOT_APPLIED, rule="canvas|unauthorized", message="the token was not taken"
@@ -144,14 +160,16 @@ def retry_after_s(reply: Reply, now: datetime) -> float | None:
     text = reply.headers.get("retry-after", "").strip()
     if re.fullmatch(r"[0-9]{1,9}", text, re.ASCII):
         return float(text)
-    until = _http_date(text)
+    until = http_date(text)
     if until is None:
         return None
-    since = _http_date(reply.headers.get("date", "")) or now
+    since = http_date(reply.headers.get("date", "")) or now
     return max((until - since).total_seconds(), 0.0)
 
 
-def _http_date(text: str) -> datetime | None:
+@lru_cache(maxsize=16)
+def http_date(text: str) -> datetime | None:
+    """The instant of an HTTP date, or None where it is none."""
     try:
         at = parsedate_to_datetime(text)
     except (ValueError, OverflowError):

@@ -72,6 +72,11 @@ class Feed:
     dates: tuple[str, ...] = (FULL_DATE,)
     amount_sign: AmountSign = "positive"
     repeats: Literal["reject", "count"] = "reject"
+    update: bool = True  # a known row whose content changed is written again, else rejected
+    adopt: bool = True  # Canvas is searched for an unknown row before it is created
+    missing: Literal["ignore", "report", "cancel"] = "ignore"  # rows of the last run that are gone
+    missing_share_max: float | None = 0.05  # more of them than this and nothing is cancelled
+    missing_max: int | None = None  # the same as a number
     order_by: tuple[str, ...] = ()
     delimiter: str | None = None  # None: by the file's name
     encoding: str = "utf-8"

@@ -17,7 +17,8 @@ def texts_of(frame: pl.DataFrame, feed: Feed) -> pl.DataFrame:
         if field not in feed.columns and field not in feed.constants
     ]
     fields = frame.select(mapped).with_columns(constant + absent)
-    return fields.with_columns(pl.when(pl.all() != "").then(pl.all()))
+    texts = fields.with_columns(pl.when(pl.all() != "").then(pl.all()))
+    return texts.select(feed.traits.fields)
 
 
 def wanted(texts: pl.DataFrame, feed: Feed) -> pl.Series:

@@ -72,6 +72,11 @@ def coverage(
     return resource
 
 
+def cancelled(resource: Json) -> Json:
+    """The same coverage, taken back: there is no delete (canvas-api.md, "Coverage")."""
+    return {**resource, "status": "cancelled"}
+
+
 def payor_of(*, by_payer_id: bool, value: str, display: str | None) -> Json:
     """The first entry of `payor`: a payer id as identifier, or an Organization reference."""
     payor: Json = (
@@ -114,9 +119,7 @@ def is_like(resource: Any, likeness: str) -> bool:
 
 
 def _likeness(resource: Json, member_id: str, counted: str) -> str:
-    classes = [
-        [each["type"]["coding"][0]["code"], each["value"]] for each in resource.get("class", [])
-    ]
+    classes = [[_code(each["type"]), each["value"]] for each in resource.get("class", [])]
     parts = [
         resource["beneficiary"]["reference"],
         member_id,
@@ -132,3 +135,48 @@ def member_ids(resource: Json) -> list[str]:
     """What may be the member id: the identifiers (2025-10), then `subscriberId` (2023)."""
     values = [identifier["value"] for identifier in resource.get("identifier", [])]
     return [*values, *([resource["subscriberId"]] if "subscriberId" in resource else [])]
+
+
+def coverage_differences(sent: Json, shown: Any) -> tuple[str, ...]:
+    """The elements in which what Canvas shows is not what was sent; sorted, never their values.
+
+    What Canvas fills in, or shows otherwise than it was sent, does not count: a payer id becomes an
+    Organization, a missing start the day of ingestion.
+    """
+    try:
+        ours, theirs = _elements(sent), _elements(shown)
+        filled_in = {"payor", "period.start", "subscriberId"} - ours.keys()
+        different = {
+            name
+            for name in (ours.keys() | theirs.keys()) - filled_in
+            if ours.get(name) != theirs.get(name)
+        }
+        if member_ids(sent)[0] not in member_ids(shown):
+            different.add("identifier")
+    except (AttributeError, IndexError, KeyError, TypeError):
+        return ("resource",)  # not as Canvas writes them
+    return tuple(sorted(different))
+
+
+def _elements(resource: Json) -> dict[str, Any]:
+    """What can be compared of a Coverage, by element; what is absent is left out."""
+    days, payor = resource.get("period", {}), resource["payor"][0]
+    told = {
+        "status": resource["status"],
+        "order": resource["order"],
+        "beneficiary": resource["beneficiary"]["reference"],
+        "subscriber": resource["subscriber"]["reference"],
+        "subscriberId": resource.get("subscriberId"),
+        "relationship": _code(resource["relationship"]),
+        "type": _code(resource["type"]) if "type" in resource else None,
+        "payor": payor.get("reference"),
+        "period.start": days.get("start"),
+        "period.end": days.get("end"),
+    }
+    for each in resource.get("class", []):
+        told[f"class.{_code(each['type'])}"] = each["value"]
+    return {name: value for name, value in told.items() if value is not None}
+
+
+def _code(element: Json) -> str:
+    return str(element["coding"][0]["code"])

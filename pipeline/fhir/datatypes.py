@@ -1,5 +1,6 @@
 """FHIR's small shapes, as Canvas takes them."""
 
+import hashlib
 import re
 from datetime import date
 from decimal import Decimal
@@ -43,3 +44,8 @@ def period(start_on: date | None, end_on: date | None) -> Json:
 def usd_amount(amount: Decimal) -> Json:
     """Money with exactly two decimals: a clean JSON number, never a float."""
     return {"value": orjson.Fragment(f"{amount:.2f}"), "currency": "USD"}
+
+
+def fingerprint(content: bytes) -> str:
+    """What tells one content of a resource from another: 32 hex digits over its JSON."""
+    return hashlib.sha256(content).hexdigest()[:32]

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
 from importlib import resources
@@ -29,11 +29,11 @@ from pipeline.errors import ConfigError, JournalBusy, JournalError, JournalForei
 from pipeline.journal import amnesia, states
 from pipeline.journal.amnesia import Anchor
 from pipeline.journal.trail import ORIGIN, Event, Line, first_break, link
-from pipeline.records import Attempt, Doubt, Exchange, Finding, Intent, Interaction, State
+from pipeline.records import Attempt, Doubt, Exchange, Finding, Held, Intent, Interaction, State
 
 T = TypeVar("T")
 
-_SCHEMA_VERSION: Final = "2"
+_SCHEMA_VERSION: Final = "3"
 _FILE: Final = "journal.sqlite"
 _KEYS_A_QUERY: Final = 10_000
 _LINES_A_QUERY: Final = 50_000
@@ -47,6 +47,7 @@ _WRITES_SCHEMA: Final = {
     "key": pl.String,
     "state": pl.String,
     "run_id": pl.String,
+    "interaction": pl.String,
     "attempts": pl.Int64,
     "resource_id": pl.String,
     "rule": pl.String,
@@ -63,8 +64,17 @@ _EXCHANGES_SCHEMA: Final = {
     "latency_ms": pl.Float64,
     "http_status": pl.Int64,
 }
-
-
+_RANKS_SCHEMA: Final = {
+    "lane": pl.String,
+    "key": pl.String,
+    "feed": pl.String,
+    "resource_id": pl.String,
+    "rank": pl.Int64,
+    "state": pl.String,
+}
+_ACTIVE_SCHEMA: Final = dict.fromkeys(
+    ("key", "feed", "lane", "resource_id", "held", "held_run", "state"), pl.String
+)
 _CONFIRMED_SCHEMA: Final = {
     "key": pl.String,
     "feed": pl.String,
@@ -91,7 +101,7 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class Count:
     """How many writes of a kind are held, their amounts, and from when to when they were settled."""
 
     state: State
@@ -220,26 +230,35 @@ class Journal:
 
         def claim() -> None:
             for intent in intents:
+                self._open(intent)
                 self._enter(intent)
                 self._must(self._execute("claim", {"key": intent.key, **claimed}), intent.key)
                 self._append(at, run_id, Event.CLAIM, key=intent.key)
 
         await self._write(claim)
 
+    def _open(self, intent: Intent) -> None:
+        """REFUSED -> PENDING: tried anew. CONFIRMED -> PENDING: to be updated."""
+        opened = {"key": intent.key, "interaction": intent.interaction.value}
+        self._execute("open_again", opened)
+
     def _enter(self, intent: Intent) -> None:
-        self._execute("open_again", {"key": intent.key})
         self._execute(
             "enter",
             {
                 "key": intent.key,
                 "run_id": intent.run_id,
                 "feed": intent.feed,
+                "interaction": intent.interaction.value,
                 "resource_type": intent.resource_type,
                 "lane": intent.lane,
                 "amount_cents": intent.amount_cents,
                 "claim": intent.claim,
                 "likeness": intent.likeness,
                 "fingerprint": intent.fingerprint,
+                "rank": intent.rank,
+                "resource_id": intent.resource_id or None,
+                "held_at": _instant_text(intent.held_at),
             },
         )
 
@@ -283,6 +302,7 @@ class Journal:
             "message": message,
             "since": _instant_text(attempt.since),
             "until": _instant_text(attempt.until),
+            "dated": _instant_text(exchange.dated),
             "http_status": exchange.http_status,
             "correlation_id": exchange.correlation_id,
             "sent_at": utc_text(exchange.sent_at),
@@ -304,6 +324,7 @@ class Journal:
             "resource_type": intent.resource_type,
             "lane": intent.lane,
             "resource_id": resource_id,
+            "key": intent.key,
         }
         return self._execute("id_is_claimed", resource).fetchone() is not None
 
@@ -344,13 +365,35 @@ class Journal:
         await self._write(lambda: self._decide(run_id, Event.UNCLEAR, intent, finding, at, ""))
 
     async def suspected(self, run_id: str, intent: Intent, finding: Finding, at: datetime) -> None:
-        """PENDING -> IN_DOUBT, never sent: the journal was lost, and Canvas holds one like it."""
+        """PENDING -> IN_DOUBT, never sent: the journal was lost, and Canvas holds one like it.
+
+        Or it is an update, and it is not known when Canvas held what we think it holds.
+        """
 
         def suspect() -> None:
+            self._open(intent)
             self._enter(intent)
             self._decide(run_id, Event.SUSPECTED, intent, finding, at, "")
 
         await self._write(suspect)
+
+    async def conflict(self, run_id: str, intent: Intent, finding: Finding, at: datetime) -> None:
+        """IN_DOUBT -> REFUSED: somebody else edited the resource that we were to update."""
+        await self._write(lambda: self._decide(run_id, Event.CONFLICT, intent, finding, at, ""))
+
+    async def adopt(
+        self, run_id: str, intents: Sequence[Intent], finding: Finding, at: datetime
+    ) -> None:
+        """PENDING -> CONFIRMED: what Canvas held already, as it stands in the file, is ours now."""
+
+        def adopt() -> None:
+            for intent in intents:
+                self._open(intent)
+                self._enter(intent)
+                found = replace(finding, resource_id=intent.resource_id, held_at=intent.held_at)
+                self._decide(run_id, Event.ADOPTED, intent, found, at, "")
+
+        await self._write(adopt)
 
     async def abandoned(
         self, run_id: str, intent: Intent, finding: Finding, at: datetime, who: str
@@ -366,6 +409,7 @@ class Journal:
             "rule": finding.rule,
             "message": finding.message,
             "resource_id": finding.resource_id,
+            "held_at": _instant_text(finding.held_at),
             "at": utc_text(at),
         }
         if who:
@@ -436,6 +480,79 @@ class Journal:
         """All writes in doubt, and those that are to be sent again and were not yet."""
         return [_doubt(line) for line in self._read(lambda: self._execute("doubts", {}).fetchall())]
 
+    async def held_at(self, keys: Iterable[str]) -> dict[str, datetime | None]:
+        """When Canvas held what we think it holds of these rows, by its own clock."""
+        listed = {"keys": _json(list(keys))}
+        lines = await self._write(lambda: self._execute("held_at", listed).fetchall())
+        return {key: _instant(at) for key, at in lines}
+
+    async def has_sibling_since(self, key: str) -> bool:
+        """Whether we wrote another coverage of the patient since this one: it may have moved it."""
+        return await self._write(
+            lambda: self._execute("sibling_since", {"key": key}).fetchone() is not None
+        )
+
+    def ranks(self, lanes: pl.Series) -> pl.DataFrame:
+        """The coverages of these patients by our books: lane, key, feed, resource_id, rank, state."""
+        return self._frame("ranks", lanes, _RANKS_SCHEMA, "lanes")
+
+    def active(self, keys: pl.Series) -> pl.DataFrame:
+        """Those of these rows that Canvas holds as active coverages by our books (_ACTIVE_SCHEMA)."""
+        return self._frame("active", keys, _ACTIVE_SCHEMA)
+
+    def active_of(self, feed: str) -> pl.Series:
+        """The keys of a feed's rows that Canvas holds as active coverages by our books."""
+        return self._keys("active_of", feed)
+
+    def displaced_of(self, feed: str) -> pl.Series:
+        """The keys of a feed's rows whose order another write of ours has moved, or may have."""
+        return self._keys("displaced_of", feed)
+
+    def open_cancels(self, feed: str) -> pl.Series:
+        """The keys of rows that an earlier run was to cancel, and did not."""
+        return self._keys("open_cancels", feed)
+
+    def _keys(self, query: str, feed: str) -> pl.Series:
+        lines = self._read(partial(self._all, query, {"feed": feed}))
+        return pl.Series("key", [line[0] for line in lines], dtype=pl.String)
+
+    async def displaced(self, run_id: str, keys: Sequence[str], at: datetime) -> None:
+        """Another write of ours moves their order, or may have: the next file writes them again."""
+
+        def displace() -> None:
+            for key in keys:
+                if self._execute("displaced", {"key": key}).rowcount:
+                    self._append(at, run_id, Event.INTENDED, key=key)
+
+        await self._write(displace)
+
+    async def intend(self, run_id: str, intents: Sequence[Intent], at: datetime) -> None:
+        """CONFIRMED -> PENDING: updates that no file may ask for again, so that none is forgotten."""
+
+        def intend() -> None:
+            for intent in intents:
+                self._open(intent)
+                self._enter(intent)
+                self._append(at, run_id, Event.INTENDED, key=intent.key)
+
+        await self._write(intend)
+
+    def touched_since(self, number: int, hashed: str) -> set[str] | None:
+        """The keys that the trail speaks of after a line; None where that line is not in it."""
+
+        def read() -> set[str] | None:
+            line = self._execute("line_hash", {"number": number}).fetchone()
+            if number and (line is None or line[0] != hashed):
+                return None
+            return {found[0] for found in self._execute("touched", {"number": number}).fetchall()}
+
+        return self._read(read)
+
+    @property
+    def head(self) -> tuple[int, str]:
+        """Number and hash of the trail's last line."""
+        return self._head
+
     def states(self, keys: Iterable[str]) -> dict[str, State]:
         """The states of these keys, where they are known."""
         frame = self.known(pl.Series("key", list(keys), dtype=pl.String))
@@ -490,6 +607,10 @@ class Journal:
         line = self._read(lambda: self._execute("last_feed", {"feed": feed}).fetchone())
         return None if line is None else (int(line[0]), int(line[1]))
 
+    def last_complete(self, feed: str) -> list[str]:
+        """The last run that sent all it could of a feed's whole files, and those that ended early since."""
+        return [line[0] for line in self._read(partial(self._all, "last_complete", {"feed": feed}))]
+
     def run(self, run_id: str | None) -> Run | None:
         """A run, or the last one that planned or sent."""
         name, parameters = ("last_run", {}) if run_id is None else ("run", {"run_id": run_id})
@@ -499,12 +620,46 @@ class Journal:
     # Looking up -----------------------------------------------------------------------------------
 
     def known(self, keys: pl.Series) -> pl.DataFrame:
-        """What is held of these keys: key, state, fingerprint, resource_id."""
+        """What is held of these keys: key, state, the fingerprint that Canvas holds, resource_id."""
         return self._frame("known", keys, _KNOWN_SCHEMA)
 
-    def writes(self, keys: pl.Series) -> pl.DataFrame:
-        """What the report shows of these keys."""
-        return self._frame("writes", keys, _WRITES_SCHEMA)
+    def writes(self, keys: pl.Series, run_id: str | None = None) -> pl.DataFrame:
+        """What is known of these keys now, or what the report of a run shows of them.
+
+        What a later run wrote anew is what the trail tells of this one; its words are not in there.
+        """
+        lines = self._frame("writes", keys, _WRITES_SCHEMA)
+        if run_id is None:
+            return lines
+        runs = self._read(partial(self._all, "later_runs", {"run_id": run_id}))
+        later = lines.filter(pl.col("run_id").is_in([line[0] for line in runs]))["key"]
+        if later.is_empty():
+            return lines
+        known = lines.filter(~pl.col("key").is_in(later.implode()))
+        return pl.concat([known, self._as_told(run_id, set(later))])
+
+    def _as_told(self, run_id: str, keys: set[str]) -> pl.DataFrame:
+        """The writes of these keys as a run left them, from its lines in the trail."""
+        ends: dict[str, dict[str, Any]] = {}
+        for line in self._read(partial(self._all, "told", {"run_id": run_id})):
+            key, event, attempt, http_status, correlation_id, verdict, resource_id, at = line
+            state = states.told(event, verdict)
+            if key not in keys or state is None:
+                continue
+            end = ends.setdefault(
+                key, dict.fromkeys(_WRITES_SCHEMA) | {"key": key, "run_id": run_id}
+            )
+            end |= {"state": state.value, "settled_at": at, "rule": "", "message": ""}
+            if resource_id:
+                end["resource_id"] = resource_id
+            if event == Event.WRITE.value:
+                end |= {
+                    "attempts": attempt,
+                    "http_status": http_status,
+                    "correlation_id": correlation_id,
+                    "sent_at": at,
+                }
+        return pl.DataFrame(list(ends.values()), schema=_WRITES_SCHEMA)
 
     def shut_lanes(self) -> set[str]:
         """The patients with a write in doubt."""
@@ -519,10 +674,10 @@ class Journal:
         """How many doubts a run settled, by event: found, absent, suspected."""
         return dict(self._read(lambda: self._execute("settled", {"run_id": run_id}).fetchall()))
 
-    def census(self) -> list[Held]:
+    def census(self) -> list[Count]:
         """What is held, by state and resource type."""
         lines = self._read(lambda: self._execute("census", {}).fetchall())
-        return [Held(State(line[0]), *line[1:]) for line in lines]
+        return [Count(State(line[0]), *line[1:]) for line in lines]
 
     def trail(self, key: str | None = None) -> Iterator[tuple[Line, str]]:
         """The lines of the trail with their hashes, in order; of one write, or all."""
@@ -572,13 +727,17 @@ class Journal:
         return pl.concat(self._read(read))
 
     def _frame(
-        self, query: str, keys: pl.Series, schema: Mapping[str, type[pl.DataType]]
+        self,
+        query: str,
+        keys: pl.Series,
+        schema: Mapping[str, type[pl.DataType]],
+        name: str = "keys",
     ) -> pl.DataFrame:
         def look_up() -> list[tuple[object, ...]]:
             lines: list[tuple[object, ...]] = []
             for part in keys.to_frame().iter_slices(_KEYS_A_QUERY):
                 listed = orjson.dumps(part.to_series().to_list()).decode()
-                lines += self._execute(query, {"keys": listed}).fetchall()
+                lines += self._execute(query, {name: listed}).fetchall()
             return lines
 
         return pl.DataFrame(self._read(look_up), schema=schema, orient="row")
@@ -728,13 +887,14 @@ def _doubt(line: Sequence[Any]) -> Doubt:
     (state, key, feed, resource_type, lane, fingerprint, cents, claim, likeness, run_id, *rest) = (
         line
     )
-    attempts, resent, since, until, ahead_s, rule, message = rest
+    attempts, resent, since, until, ahead_s, rule, message, interaction, *rest = rest
+    resource_id, rank, held, held_run, held_at = rest
     return Doubt(
         Intent(
             key,
             feed,
             resource_type,
-            Interaction.CREATE,
+            Interaction(interaction),
             lane,
             b"",
             fingerprint,
@@ -742,6 +902,9 @@ def _doubt(line: Sequence[Any]) -> Doubt:
             claim,
             likeness,
             run_id,
+            resource_id,
+            rank,
+            _instant(held_at),
         ),
         attempts,
         resent,
@@ -751,6 +914,7 @@ def _doubt(line: Sequence[Any]) -> Doubt:
         None if ahead_s is None else timedelta(seconds=ahead_s),
         rule,
         message,
+        Held(held_run, held),
     )
 
 
@@ -868,8 +1032,14 @@ def _create(connection: sqlite3.Connection, base_url: str, loss: str = "") -> No
         resources.files("pipeline.journal").joinpath("schema.sql").read_text()
     ):
         connection.execute(statement)
-    pairs = {(old.value, new.value) for (old, _), new in states.TRANSITIONS.items()}
-    connection.executemany("INSERT INTO transition (old, new) VALUES (?, ?)", sorted(pairs))
+    tables = {"": states.TRANSITIONS, "Coverage": states.OF_COVERAGE}
+    steps = {
+        (resource_type, old.value, new.value)
+        for resource_type, table in tables.items()
+        for (old, _), new in table.items()
+    }
+    statement = "INSERT INTO transition (resource_type, old, new) VALUES (?, ?, ?)"
+    connection.executemany(statement, sorted(steps))
     meta = [
         ("schema_version", _SCHEMA_VERSION),
         ("base_url", base_url),

@@ -1,16 +1,21 @@
 -- The statements of the journal. Each has a name and says what it is for.
 
 -- name: open_again
--- A row that was refused in an earlier run is tried anew.
-UPDATE write SET state = 'PENDING' WHERE key = :key AND state = 'REFUSED';
+-- A row that was refused in an earlier run is tried anew; one that was confirmed is updated.
+UPDATE write SET state = 'PENDING'
+WHERE key = :key AND (state = 'REFUSED' OR (state = 'CONFIRMED' AND :interaction = 'update'));
 
 -- name: enter
 -- A row is entered, or its content brought up to date while nothing of it is under way.
-INSERT INTO write (key, state, run_id, feed, resource_type, lane, amount_cents, claim, likeness, fingerprint)
-VALUES (:key, 'PENDING', :run_id, :feed, :resource_type, :lane, :amount_cents, :claim, :likeness, :fingerprint)
+INSERT INTO write (key, state, run_id, feed, interaction, resource_type, lane, amount_cents, claim, likeness, fingerprint, rank, resource_id, held_at)
+VALUES (:key, 'PENDING', :run_id, :feed, :interaction, :resource_type, :lane, :amount_cents, :claim, :likeness, :fingerprint, :rank, :resource_id, :held_at)
 ON CONFLICT (key) DO UPDATE SET
     run_id = excluded.run_id,
     feed = excluded.feed,
+    interaction = excluded.interaction,
+    rank = excluded.rank,
+    resource_id = coalesce(write.resource_id, excluded.resource_id),
+    held_at = coalesce(write.held_at, excluded.held_at),
     lane = excluded.lane,
     amount_cents = excluded.amount_cents,
     claim = excluded.claim,
@@ -35,14 +40,19 @@ UPDATE write SET state = 'PENDING', attempts = attempts - 1, sent_at = NULL WHER
 
 -- name: id_is_claimed
 -- Whether another row already has this resource, or it is known not to be ours.
-SELECT 1 FROM write WHERE resource_type = :resource_type AND resource_id = :resource_id
+SELECT 1 FROM write WHERE resource_type = :resource_type AND resource_id = :resource_id AND key <> :key
 UNION ALL
 SELECT 1 FROM foreign_resource WHERE resource_type = :resource_type AND lane = :lane AND resource_id = :resource_id;
 
 -- name: settle
 -- What an answer came to.
 UPDATE write SET
-    state = :state, resource_id = :resource_id, rule = :rule, message = :message,
+    state = :state, resource_id = coalesce(resource_id, :resource_id), rule = :rule, message = :message,
+    held = CASE :state WHEN 'CONFIRMED' THEN fingerprint ELSE held END,
+    held_run = CASE :state WHEN 'CONFIRMED' THEN run_id ELSE held_run END,
+    held_at = CASE :state WHEN 'CONFIRMED' THEN :dated ELSE held_at END,
+    held_rank = CASE :state WHEN 'CONFIRMED' THEN rank ELSE held_rank END,
+    displaced = CASE :state WHEN 'CONFIRMED' THEN 0 ELSE displaced END,
     since = CASE WHEN resent THEN since ELSE coalesce(:since, since) END, until = :until,
     http_status = :http_status, correlation_id = :correlation_id, sent_at = :sent_at, settled_at = :settled_at
 WHERE key = :key AND state = 'IN_FLIGHT';
@@ -61,12 +71,28 @@ WHERE key = :key AND state = 'PENDING';
 
 -- name: found
 -- A search shows it, or a person names it.
-UPDATE write SET state = 'CONFIRMED', resource_id = :resource_id, rule = :rule, message = :message, settled_at = :at
+UPDATE write SET
+    state = 'CONFIRMED', resource_id = :resource_id, rule = :rule, message = :message, settled_at = :at,
+    held = fingerprint, held_run = run_id, held_at = :held_at, held_rank = rank, displaced = 0
 WHERE key = :key AND state = 'IN_DOUBT';
 
+-- name: adopted
+-- Canvas held it already, as it stands in the file.
+UPDATE write SET
+    state = 'CONFIRMED', resource_id = :resource_id, rule = :rule, message = :message, settled_at = :at,
+    held = fingerprint, held_run = run_id, held_at = :held_at, held_rank = rank, displaced = 0
+WHERE key = :key AND state = 'PENDING';
+
 -- name: absent
--- It is not there: it may be sent again.
-UPDATE write SET state = 'PENDING', resent = resent + 1, rule = :rule, message = :message
+-- It is not there: it may be sent again. A create is then owed; an update is what the next file says.
+UPDATE write SET
+    state = 'PENDING', resent = resent + (interaction = 'create'), rule = :rule, message = :message,
+    held_at = CASE interaction WHEN 'update' THEN :held_at ELSE held_at END
+WHERE key = :key AND state = 'IN_DOUBT';
+
+-- name: conflict
+-- Somebody else edited the resource: ours is not written over it.
+UPDATE write SET state = 'REFUSED', rule = :rule, message = :message, settled_at = :at
 WHERE key = :key AND state = 'IN_DOUBT';
 
 -- name: unclear
@@ -94,12 +120,70 @@ WHERE key = :key AND state = 'IN_FLIGHT';
 
 -- name: known
 -- What is held of these keys.
-SELECT key, state, fingerprint, coalesce(resource_id, '') FROM write WHERE key IN (SELECT value FROM json_each(:keys));
+SELECT key, state, CASE WHEN displaced THEN NULL ELSE held END, coalesce(resource_id, '') FROM write WHERE key IN (SELECT value FROM json_each(:keys));
+
+-- name: held_at
+-- When Canvas held what we think it holds of these.
+SELECT key, held_at FROM write WHERE key IN (SELECT value FROM json_each(:keys));
+
+-- name: ranks
+-- The coverages that these patients have by our books: those that are active have a rank.
+SELECT lane, key, feed, resource_id, held_rank, state FROM write
+WHERE resource_type = 'Coverage' AND lane IN (SELECT value FROM json_each(:lanes)) ORDER BY lane, key;
+
+-- name: displaced
+-- Another write of ours moves its order: it is written again by the next file that has it.
+UPDATE write SET displaced = 1 WHERE key = :key AND resource_type = 'Coverage' AND resource_id IS NOT NULL;
+
+-- name: active
+-- Those of these rows that Canvas holds as active coverages.
+SELECT key, feed, lane, resource_id, held, held_run, state FROM write
+WHERE key IN (SELECT value FROM json_each(:keys))
+    AND resource_type = 'Coverage' AND resource_id IS NOT NULL AND held_rank IS NOT NULL AND held IS NOT NULL;
+
+-- name: displaced_of
+SELECT key FROM write WHERE feed = :feed AND displaced = 1;
+
+-- name: later_runs
+SELECT run_id FROM run WHERE rowid > (SELECT rowid FROM run WHERE run_id = :run_id);
+
+-- name: active_of
+-- The keys of a feed's coverages that Canvas holds as active.
+SELECT key FROM write
+WHERE feed = :feed AND resource_type = 'Coverage' AND resource_id IS NOT NULL AND held_rank IS NOT NULL;
+
+-- name: open_cancels
+-- An active coverage whose next write, not made yet, makes it inactive.
+SELECT key FROM write
+WHERE feed = :feed AND resource_type = 'Coverage' AND state IN ('PENDING', 'REFUSED')
+    AND held_rank IS NOT NULL AND rank IS NULL;
+
+-- name: line_hash
+SELECT hash FROM trail WHERE number = :number;
+
+-- name: touched
+SELECT DISTINCT key FROM trail WHERE number > :number AND key <> '';
+
+-- name: sibling_since
+-- Whether another coverage of the patient was written since this one was, so that Canvas may have moved it.
+-- It moves those at its own order and below, and surely after this one; of one that is not confirmed,
+-- `held_at` may be that of a read, which moves nobody.
+SELECT 1 FROM write AS other JOIN write AS own ON own.key = :key
+WHERE other.resource_type = 'Coverage' AND other.lane = own.lane AND other.key <> own.key
+    AND other.state = 'CONFIRMED'
+    AND other.held_rank <= coalesce(own.held_rank, 5) AND coalesce(other.held_at, other.since) > own.held_at
+UNION ALL
+SELECT 1 FROM write WHERE key = :key AND displaced = 1 LIMIT 1;
 
 -- name: writes
 -- What the report shows of these keys.
-SELECT key, state, run_id, attempts, coalesce(resource_id, ''), rule, message, http_status, correlation_id, sent_at, settled_at
+SELECT key, state, run_id, interaction, attempts, coalesce(resource_id, ''), rule, message, http_status, correlation_id, sent_at, settled_at
 FROM write WHERE key IN (SELECT value FROM json_each(:keys));
+
+-- name: told
+-- What the trail tells of a run's writes.
+SELECT key, event, attempt, http_status, correlation_id, verdict, resource_id, at FROM trail
+WHERE run_id = :run_id AND key <> '' ORDER BY number;
 
 -- name: shut_lanes
 -- The patients with a write in doubt.
@@ -164,8 +248,8 @@ SELECT event, count(*) FROM trail WHERE run_id = :run_id AND event IN ('found', 
 
 -- name: confirmed
 -- What Canvas holds by our books, patient by patient.
-SELECT key, feed, resource_type, lane, resource_id, amount_cents, claim, run_id, fingerprint FROM write
-WHERE state = 'CONFIRMED' AND (:since IS NULL OR settled_at >= :since) ORDER BY resource_type, lane, key;
+SELECT key, feed, resource_type, lane, resource_id, amount_cents, claim, held_run, held FROM write
+WHERE resource_id IS NOT NULL AND held IS NOT NULL AND (:since IS NULL OR settled_at >= :since) ORDER BY resource_type, lane, key;
 
 -- name: census
 -- What is held: by state, the writes, their cents, and the oldest and the youngest.
@@ -183,7 +267,7 @@ SELECT run_id, command, started_at, finished_at, exit_code, failure FROM run WHE
 
 -- name: last_run
 SELECT run_id, command, started_at, finished_at, exit_code, failure FROM run
-WHERE command IN ('plan', 'run') ORDER BY run_id DESC LIMIT 1;
+WHERE command IN ('plan', 'run') ORDER BY rowid DESC LIMIT 1;
 
 -- name: run_ids
 SELECT run_id FROM run;
@@ -201,7 +285,15 @@ ON CONFLICT DO NOTHING;
 
 -- name: last_feed
 -- What the feed's files held in the last run that passed its guards.
-SELECT rows_read, cents_read FROM run_feed WHERE feed = :feed ORDER BY run_id DESC LIMIT 1;
+SELECT rows_read, cents_read FROM run_feed WHERE feed = :feed ORDER BY rowid DESC LIMIT 1;
+
+-- name: last_complete
+-- The last run that came to its end with a feed's whole files, and those after it that did not.
+SELECT run.run_id FROM run JOIN run_feed USING (run_id)
+WHERE run_feed.feed = :feed AND run.command = 'run' AND run.rowid >= (
+    SELECT max(run.rowid) FROM run JOIN run_feed USING (run_id)
+    WHERE run_feed.feed = :feed AND run.command = 'run' AND run.exit_code IN (0, 3, 4)
+) ORDER BY run.rowid;
 
 -- name: set_meta
 INSERT INTO meta (name, value) VALUES (:name, :value) ON CONFLICT (name) DO UPDATE SET value = excluded.value;

@@ -6,11 +6,12 @@ CREATE TABLE meta (
     value TEXT NOT NULL
 ) STRICT;
 
--- Filled from journal/states.py.
+-- Filled from journal/states.py. `resource_type` '': of all writes.
 CREATE TABLE transition (
+    resource_type TEXT NOT NULL,
     old TEXT NOT NULL,
     new TEXT NOT NULL,
-    PRIMARY KEY (old, new)
+    PRIMARY KEY (resource_type, old, new)
 ) STRICT;
 
 CREATE TABLE run (
@@ -37,6 +38,7 @@ CREATE TABLE write (
     state TEXT NOT NULL,
     run_id TEXT NOT NULL REFERENCES run (run_id),   -- the run whose plan was sent last
     feed TEXT NOT NULL,
+    interaction TEXT NOT NULL DEFAULT 'create',     -- what was sent last, or is to be: create or update
     resource_type TEXT NOT NULL,
     lane TEXT NOT NULL,                             -- the Patient key
     amount_cents INTEGER,
@@ -49,6 +51,12 @@ CREATE TABLE write (
     until TEXT,                                     -- and at its last one, at the latest
     ahead_s REAL,                                   -- how far that clock was ahead of ours at the first
     resource_id TEXT,
+    rank INTEGER,                                   -- the `order` of a Coverage that is active
+    held TEXT,                                      -- the fingerprint that Canvas was last confirmed to hold,
+    held_run TEXT,                                  -- the run whose plan has that content,
+    held_at TEXT,                                   -- when that was, by the server's clock,
+    held_rank INTEGER,                              -- and the rank that it had,
+    displaced INTEGER NOT NULL DEFAULT 0,           -- which another write of ours has moved, or may have
     rule TEXT NOT NULL DEFAULT '',
     message TEXT NOT NULL DEFAULT '',
     http_status INTEGER,
@@ -66,13 +74,20 @@ WHERE resource_type = 'PaymentNotice' AND state IN ('IN_FLIGHT', 'IN_DOUBT');
 CREATE INDEX write_in_flight ON write (lane) WHERE state = 'IN_FLIGHT';
 CREATE INDEX write_in_doubt ON write (lane) WHERE state = 'IN_DOUBT';
 
+-- What a patient's coverages are, for the order in which they are written.
+CREATE INDEX write_coverage ON write (lane) WHERE resource_type = 'Coverage';
+
+CREATE INDEX write_displaced ON write (feed) WHERE displaced = 1;
+
 CREATE INDEX write_owed ON write (resent) WHERE state = 'PENDING' AND resent > 0;
 
 -- A write as whoever settles doubt needs it.
 CREATE VIEW doubt AS
 SELECT
     state, key, feed, resource_type, lane, fingerprint, amount_cents, claim, likeness, run_id,
-    attempts, resent, since, until, ahead_s, rule, message
+    attempts, resent, since, until, ahead_s, rule, message,
+    interaction, coalesce(resource_id, '') AS resource_id, rank, coalesce(held, '') AS held,
+    coalesce(held_run, '') AS held_run, held_at
 FROM write;
 
 CREATE TRIGGER write_starts_pending BEFORE INSERT ON write
@@ -82,7 +97,10 @@ BEGIN
 END;
 
 CREATE TRIGGER write_transition BEFORE UPDATE OF state ON write
-WHEN NOT EXISTS (SELECT 1 FROM transition WHERE old = old.state AND new = new.state)
+WHEN NOT EXISTS (
+    SELECT 1 FROM transition
+    WHERE resource_type IN ('', old.resource_type) AND old = old.state AND new = new.state
+)
 BEGIN
     SELECT raise(ABORT, 'no such transition');
 END;
@@ -91,6 +109,18 @@ CREATE TRIGGER write_confirmed_has_id BEFORE UPDATE OF state ON write
 WHEN new.state = 'CONFIRMED' AND new.resource_id IS NULL
 BEGIN
     SELECT raise(ABORT, 'a confirmed write has an id');
+END;
+
+CREATE TRIGGER write_keeps_its_resource BEFORE UPDATE OF resource_id ON write
+WHEN old.resource_id IS NOT NULL AND new.resource_id IS NOT old.resource_id
+BEGIN
+    SELECT raise(ABORT, 'a write keeps its resource');
+END;
+
+CREATE TRIGGER write_is_created_once BEFORE UPDATE OF state ON write
+WHEN new.state = 'IN_FLIGHT' AND new.resource_id IS NOT NULL AND new.interaction = 'create'
+BEGIN
+    SELECT raise(ABORT, 'what has a resource is not created again');
 END;
 
 CREATE TRIGGER write_stays BEFORE DELETE ON write

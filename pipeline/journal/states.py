@@ -14,6 +14,14 @@
 
 No path sends twice without `not_applied` or `absent` in between, or Canvas' own refusal. What is
 out of attempts stays PENDING, and the next run takes it up.
+
+A Coverage can be updated, and then it knows these steps too. An update may be sent as often as need
+be, for it comes to the same; `resource_id` is what makes a write one, and it never changes again.
+
+    CONFIRMED --changed-->     PENDING      the row has other content
+    PENDING   --adopted-->     CONFIRMED    Canvas held it already, as it stands in the file
+    IN_FLIGHT --stale-->       IN_DOUBT     412: Canvas holds another version than we think
+    IN_DOUBT  --conflict-->    REFUSED      a read shows that somebody else edited the resource
 """
 
 from typing import Final
@@ -33,8 +41,21 @@ TRANSITIONS: Final[dict[tuple[State, str], State]] = {
     (State.IN_DOUBT, "abandoned"): State.ABANDONED,
     (State.ABANDONED, "reopened"): State.IN_DOUBT,
 }
+OF_COVERAGE: Final[dict[tuple[State, str], State]] = {
+    (State.CONFIRMED, "changed"): State.PENDING,
+    (State.PENDING, "adopted"): State.CONFIRMED,
+    (State.IN_FLIGHT, Verdict.STALE.value): State.IN_DOUBT,
+    (State.IN_DOUBT, "conflict"): State.REFUSED,
+}
+
+
+def told(event: str, verdict: str) -> State | None:
+    """The state that a line of the trail leads to; None where it leads to none."""
+    steps = {name: new for (_, name), new in {**TRANSITIONS, **OF_COVERAGE}.items()}
+    steps |= {"release": State.PENDING, "intended": State.PENDING}
+    return steps.get(verdict if event == "write" else event)
 
 
 def settled(verdict: Verdict) -> State:
     """The state that an answer leads to."""
-    return TRANSITIONS[State.IN_FLIGHT, verdict.value]
+    return {**TRANSITIONS, **OF_COVERAGE}[State.IN_FLIGHT, verdict.value]

@@ -27,6 +27,9 @@ class Event(StrEnum):
     FOUND = "found"  # doubt settled: it is there
     ABSENT = "absent"  # doubt settled: it is not there, it may be sent again
     UNCLEAR = "unclear"  # a person has to decide
+    CONFLICT = "conflict"  # somebody else edited what was to be updated
+    INTENDED = "intended"  # is to be updated, whatever the next file says
+    ADOPTED = "adopted"  # Canvas held it already: it is ours from now on
     ABANDONED = "abandoned"  # a person gave it up
     REOPENED = "reopened"  # ... and thought better of it
     FOREIGN = "foreign"  # a resource that is not ours

@@ -1,6 +1,5 @@
 """Typed rows to FHIR resources: each is built once, whole, with the ids that Canvas knows."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date
@@ -14,6 +13,7 @@ from pipeline.feeds.eligibility import EligibilityRow
 from pipeline.feeds.ledger import LedgerRow
 from pipeline.fhir import codes
 from pipeline.fhir.coverage import coverage, likeness, payor_of
+from pipeline.fhir.datatypes import fingerprint
 from pipeline.fhir.payment_notice import payment_notice
 from pipeline.records import Draft
 
@@ -67,7 +67,7 @@ def _coverage(row: EligibilityRow, mapping: Mapping) -> Draft:
     return Draft(
         lane=row.patient,
         body=body,
-        fingerprint=_fingerprint(body),
+        fingerprint=fingerprint(body),
         likeness=likeness(resource),
         order=row.order,
         start_day=_day_number(row.start_on or mapping.today),
@@ -86,12 +86,8 @@ def _payment_notice(row: LedgerRow, mapping: Mapping) -> Draft:
         for day in days
     )
     return Draft(
-        lane=row.patient, body=body, fingerprint=_fingerprint(content), claim=row.claim or ""
+        lane=row.patient, body=body, fingerprint=fingerprint(content), claim=row.claim or ""
     )
-
-
-def _fingerprint(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:32]
 
 
 def _day_number(day: date | None) -> int | None:

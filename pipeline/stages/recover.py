@@ -3,22 +3,28 @@
 A patient's resources are searched until two scans agree, and weighed (`weigh`, pure) against what was
 sent and when. Only what is certain is settled: one resource, like the write, made while it was being
 sent, and claimed by no other row. A failed search says nothing (reliability.md, "Settling doubt").
+
+An update is settled by one read: Canvas shows what we sent, or what was there before, or what
+somebody else made of it, and that is never written over.
 """
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+import asyncio
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from random import Random
 from typing import Any, Final
+
+import orjson
 
 from pipeline.canvas.client import Client
 from pipeline.canvas.retry import Backoff
 from pipeline.clock import Clock
 from pipeline.errors import SearchFailed, Unreachable
-from pipeline.fhir.coverage import is_like
+from pipeline.fhir.coverage import coverage_differences, is_like
 from pipeline.fhir.payment_notice import paid
 from pipeline.journal.journal import Journal
-from pipeline.records import Candidate, Doubt, Finding, Intent, Settlement
+from pipeline.records import Candidate, Doubt, Finding, Intent, Interaction, Settlement
 
 _SCANS_MAX: Final = 4  # until two in a row agree
 _TRIES_MAX: Final = 5  # of a look before a first send
@@ -29,6 +35,10 @@ _BEFORE: Final = timedelta(minutes=15)
 _INSIDE, _BEFOREHAND, _LATE, _UNTOLD = "inside", "before", "late", "untold"
 
 Like = Mapping[str, datetime | None]  # id -> when it was made, by the server's clock
+Content = dict[str, Any]
+# (run, feed, key, fingerprint) -> what that run's plan was to send; with fingerprint "" what Canvas
+# showed when the row was taken over. None where the plan is gone.
+Planned = Callable[[str, str, str, str], bytes | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +51,20 @@ class Recovery:
     random: Random
     quiet_s: float
     run_id: str
+    planned: Planned
+    probed: set[str] = field(default_factory=set)  # keys of updates whose condition was moved on
 
     async def look(self, doubt: Doubt) -> Finding:
         """What Canvas shows of a write in doubt."""
+        if doubt.intent.interaction is Interaction.UPDATE:
+            return await self._look_at_update(doubt)
         try:
             like = await self._agreed(doubt.intent)
         except SearchFailed as error:
-            message = f"{doubt.message}; Canvas could not be searched: {error.message}"
+            message = f"{_lost_how(doubt)}; Canvas could not be searched: {error.message}"
             return Finding(Settlement.UNKNOWN, "recover|unsearchable", message)
         if like is None:
-            message = f"{doubt.message}; searches of Canvas do not agree"
+            message = f"{_lost_how(doubt)}; searches of Canvas do not agree"
             return Finding(Settlement.UNKNOWN, "recover|unsearchable", message)
         claimed = await self._claimed(doubt.intent, like)
         is_told = (
@@ -59,6 +73,36 @@ class Recovery:
             else doubt.intent.run_id == self.run_id
         )
         return weigh(doubt, like, claimed, timedelta(seconds=self.quiet_s), is_told=is_told)
+
+    async def _look_at_update(self, doubt: Doubt) -> Finding:
+        intent = doubt.intent
+        try:
+            shown, dated = await self.client.look(intent.resource_type, intent.resource_id)
+        except SearchFailed as error:
+            message = f"{_lost_how(doubt)}; Canvas could not be asked: {error.message}"
+            return Finding(Settlement.UNKNOWN, "recover|unsearchable", message)
+        sent, before = await asyncio.to_thread(self._contents, doubt)
+        is_moved = await self.journal.has_sibling_since(intent.key)
+        is_probed = intent.key in self.probed
+        finding = weigh_update(doubt, sent, before, shown, is_moved=is_moved, is_probed=is_probed)
+        if finding.probe_at is not None:
+            self.probed.add(intent.key)
+        if dated is None or finding.held_at is not None:
+            return finding
+        if finding.settlement is Settlement.ABSENT or _has_reference(sent):
+            dated -= timedelta(seconds=int(self.quiet_s))  # a read may be as old, as a search may
+        return replace(finding, held_at=dated)
+
+    def _contents(self, doubt: Doubt) -> tuple[Content | None, Content | None]:
+        """What was sent, and what Canvas was known to hold before it; None where it is not known."""
+        intent, held = doubt.intent, doubt.held
+        sent = intent.body or self.planned(
+            intent.run_id, intent.feed, intent.key, intent.fingerprint
+        )
+        before = self.planned(
+            held.run_id or intent.run_id, intent.feed, intent.key, held.fingerprint
+        )
+        return (orjson.loads(sent) if sent else None), (orjson.loads(before) if before else None)
 
     async def first_look(self, intent: Intent) -> Finding | None:
         """Before a first send that nothing else protects: may it go? None: yes.
@@ -121,6 +165,70 @@ class Recovery:
         return None
 
 
+def weigh_update(
+    doubt: Doubt,
+    sent: Content | None,
+    before: Content | None,
+    shown: Content | None,
+    *,
+    is_moved: bool,
+    is_probed: bool = False,
+) -> Finding:
+    """What a read of a resource that was to be updated comes to. Pure.
+
+    `is_moved`: we wrote another coverage of the patient in between, so that Canvas may have given
+    this one another `order`; that is then nobody's edit. `is_probed`: it was sent with a later
+    condition already (`_unedited`).
+    """
+    resource_id = doubt.intent.resource_id
+    if shown is None:
+        message = "Canvas has no such resource any more: somebody removed it"
+        return Finding(Settlement.CONFLICT, "canvas|not-found", message)
+    from_sent = None if sent is None else coverage_differences(sent, shown)
+    if from_sent == ():
+        return Finding(Settlement.FOUND, "recover|found", "a read shows it", resource_id)
+    from_before = None if before is None else coverage_differences(before, shown)
+    not_ours = {"order"} if is_moved else set()
+    for like, different in ((before, from_before), (sent, from_sent)):
+        if different is not None and not set(different) - not_ours:
+            was_moved = is_moved and "order" in (from_before or ())
+            return _unedited(doubt, like, was_moved=was_moved, is_probed=is_probed)
+    if from_before is None:
+        message = "Canvas holds another version, and what we sent before is no longer known: edit it by hand"
+        return Finding(Settlement.CONFLICT, "conflict", message)
+    elements = ", ".join(sorted(set(from_before) - not_ours))
+    message = (
+        f"somebody edited it in Canvas, in {elements}: mend the file or Canvas, then run again"
+    )
+    return Finding(Settlement.CONFLICT, "conflict", message)
+
+
+def _unedited(doubt: Doubt, like: Content | None, *, was_moved: bool, is_probed: bool) -> Finding:
+    """Nothing that can be compared was edited: it may be written again, from what was read.
+
+    A payer that was sent by its id comes back as an Organization, and cannot be compared. Then
+    Canvas has to say that nothing happened since our last write, and not since this read: once
+    with the second after it, for its clock shows no fractions; and where it still says no, the
+    payer is what somebody edited. That later condition is for one send, lest nights add up to the
+    edit. Where we moved the coverage ourselves, no condition can tell.
+    """
+    again = Finding(Settlement.ABSENT, "recover|absent", "a read shows what was there before")
+    held_at = doubt.intent.held_at if doubt.intent.held_at is not None else doubt.until
+    if was_moved or held_at is None or _has_reference(like):
+        return again
+    again = replace(again, held_at=held_at)
+    if doubt.rule != "conflict":
+        return again
+    if not is_probed:
+        return replace(again, probe_at=held_at + timedelta(seconds=1))
+    message = "somebody edited it in Canvas, in payor: mend the file or Canvas, then run again"
+    return Finding(Settlement.CONFLICT, "conflict", message)
+
+
+def _has_reference(coverage: Content | None) -> bool:
+    return coverage is not None and "reference" in coverage["payor"][0]
+
+
 def like_of(intent: Intent, resources: Collection[dict[str, Any]]) -> Like:
     """Those resources that the intent could be, filtered anew: a search may show others too."""
     if intent.resource_type == "Coverage":
@@ -154,17 +262,22 @@ def weigh(
         return Finding(Settlement.UNCLEAR, doubt.rule, doubt.message, candidates=candidates)
     possible = [each for each in candidates if each.when != _BEFOREHAND]
     if not possible and not any(_is_near(doubt, each) for each in candidates):
-        message = f"{doubt.message}; a search shows none like it"
+        message = f"{_lost_how(doubt)}; a search shows none like it"
         return Finding(Settlement.ABSENT, "recover|absent", message, candidates=candidates)
     if len(possible) == 1 and possible[0].when == _INSIDE:
-        message = f"{doubt.message}; a search shows it"
+        message = f"{_lost_how(doubt)}; a search shows it"
         found = possible[0].resource_id
         return Finding(Settlement.FOUND, "recover|found", message, found, candidates)
     if len(possible) > 1:
         rule, why = "recover|several", f"a search shows {len(possible)} like it that no row has"
     else:
         rule, why = "recover|untimely", "a search shows one like it that may be another's"
-    return Finding(Settlement.UNCLEAR, rule, f"{doubt.message}; {why}", candidates=candidates)
+    return Finding(Settlement.UNCLEAR, rule, f"{_lost_how(doubt)}; {why}", candidates=candidates)
+
+
+def _lost_how(doubt: Doubt) -> str:
+    """How its answer was lost, without what earlier searches came to."""
+    return doubt.message.partition("; ")[0]
 
 
 def _when(doubt: Doubt, made_at: datetime | None, quiet: timedelta, *, is_told: bool) -> str:

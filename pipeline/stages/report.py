@@ -19,7 +19,7 @@ import polars as pl
 from pipeline.feeds.feed import TRAITS, Kind
 from pipeline.journal.journal import Journal, Run
 from pipeline.plans import SEQ, Plan
-from pipeline.records import Disposition, Stage, State, usd
+from pipeline.records import ADOPTED, Disposition, Interaction, Stage, State, usd
 from pipeline.views.page import page
 
 _COLUMNS: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
@@ -42,12 +42,16 @@ _COLUMNS: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
     "sent_at": pl.String,
     "settled_at": pl.String,
 }
+_GONE: Final = ("reported", "cancelled", "not_cancelled", "refused", "in_doubt", "pending")
+_MISSING_COLUMNS: Final = ("key", "resource_id", "outcome", "rule", "message")
 _ENDED_EARLY: Final = (1, 2, 5, 130)
+_IN_JOURNAL: Final = (Disposition.PENDING.value, Disposition.IN_DOUBT.value)
 _RETURNED: Final = (Disposition.REJECTED.value, Disposition.REFUSED.value)
 # What a spreadsheet would run as a formula, full-width forms included (reliability.md).
 _FORMULA: Final = "^[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]"
 
-# How a row that was sent in this run ended, by its state in the journal.
+# How a row that was sent in this run ended, by its state in the journal; an update that was
+# confirmed is `updated`.
 _ENDS: Final = {
     State.CONFIRMED: Disposition.CREATED,
     State.REFUSED: Disposition.REFUSED,
@@ -65,6 +69,9 @@ class Totals:
     rows: Counter[str] = field(default_factory=Counter)  # by disposition
     cents: Counter[str] = field(default_factory=Counter)
     rules: Counter[str] = field(default_factory=Counter)  # of the rows rejected or refused
+    missing: Counter[str] = field(default_factory=Counter)  # of the rows that are gone, by outcome
+    pending: Counter[str] = field(default_factory=Counter)  # by interaction
+    adopted: int = 0  # taken over from what Canvas held
     unreadable: int = 0
 
     def add(self, frame: pl.DataFrame) -> None:
@@ -81,6 +88,9 @@ class Totals:
             self.rows[disposition] += rows
             self.cents[disposition] += cents
             self.unreadable += unreadable
+        left = frame.filter(pl.col("disposition") == Disposition.PENDING.value)
+        self.pending.update(left["interaction"].to_list())
+        self.adopted += int((frame["rule"] == ADOPTED).sum())
         returned = frame.filter(pl.col("disposition").is_in(_RETURNED))
         self.rules.update(returned["rule"].str.split("; ").explode().drop_nulls().to_list())
 
@@ -112,9 +122,17 @@ def reconcile(
         default=None,
         return_dtype=pl.String,
     )
-    ended = pl.when(sent).then(ends).otherwise(planned)
+    sent_as = pl.coalesce("interaction_write", "interaction")
+    is_update = sent_as == Interaction.UPDATE.value
+    ended = (
+        pl.when(sent & is_update & (ends == Disposition.CREATED.value))
+        .then(pl.lit(Disposition.UPDATED.value))
+        .when(sent)
+        .then(ends)
+        .otherwise(planned)
+    )
     is_shut = pl.col("lane").is_in(list(shut))
-    shown = sent | doubted | (planned == Disposition.UNCHANGED.value)
+    shown = sent | doubted
     rows = rows.with_columns(
         ended.alias("disposition"),
         pl.when(shown)
@@ -148,7 +166,7 @@ def reconcile(
 
 def _why(name: str, sent: pl.Expr, shut: pl.Expr, otherwise: str) -> pl.Expr:
     return (
-        pl.when(sent)
+        pl.when(sent & (pl.col(f"{name}_write") != ""))
         .then(pl.col(f"{name}_write"))
         .when(shut)
         .then(pl.lit(otherwise))
@@ -176,9 +194,11 @@ def report(
     if plan is not None:
         shut = sorted(journal.shut_lanes())
         for name, feed in feeds.items():
-            parts += _write_feed(
-                folder, name, feed, plan, journal, facts.run.run_id, shut, totals[name]
-            )
+            run_id = facts.run.run_id
+            parts += _write_feed(folder, name, feed, plan, journal, run_id, shut, totals[name])
+            gone = _missing(plan.missing(name), journal, run_id)
+            totals[name].missing.update(gone["outcome"].to_list())
+            _write_missing(folder / f"missing-{name}.csv", gone)
     _write_reconciliation(folder, parts)
     summary = _summary(feeds, plan, totals, journal, facts)
     write_private(folder / "summary.json", orjson.dumps(summary, option=orjson.OPT_INDENT_2))
@@ -205,7 +225,8 @@ def _write_feed(
     written = []
     parts = zip(plan.rows(name), plan.sources(name), strict=True)
     for number, (rows, source) in enumerate(parts):
-        reconciled = reconcile(rows, journal.writes(rows["key"]), shut, run_id)
+        asked = rows.filter(pl.col("disposition").is_in(_IN_JOURNAL))
+        reconciled = reconcile(rows, journal.writes(asked["key"], run_id), shut, run_id)
         totals.add(reconciled)
         rejects.add(reconciled, source)
         path = folder / f".part-{name}-{number:05}.parquet"
@@ -292,6 +313,42 @@ class _Rejects:
         self._file.close()
 
 
+# What is gone --------------------------------------------------------------------------------------
+
+
+def _missing(lines: pl.DataFrame, journal: Journal, run_id: str) -> pl.DataFrame:
+    """The rows of the last complete run that are gone, and what became of them."""
+    writes = journal.writes(lines["key"], run_id).filter(pl.col("run_id") == run_id)
+    joined = lines.join(writes, on="key", how="left", suffix="_write", maintain_order="left")
+    is_meant = pl.col("interaction") != ""
+    ends = pl.col("state").replace_strict(
+        {**{state.value: end.value for state, end in _ENDS.items()}, "CONFIRMED": "cancelled"},
+        default=Disposition.PENDING.value,
+        return_dtype=pl.String,
+    )
+    is_reported = pl.col("rule") == "missing|reported"
+    kept = pl.when(is_reported).then(pl.lit("reported")).otherwise(pl.lit("not_cancelled"))
+    return joined.select(
+        "key",
+        "resource_id",
+        pl.when(is_meant).then(ends).otherwise(kept).alias("outcome"),
+        *(
+            pl.when(is_meant)
+            .then(pl.col(f"{name}_write"))
+            .otherwise(pl.col(name))
+            .fill_null("")
+            .alias(name)
+            for name in ("rule", "message")
+        ),
+    ).select(_MISSING_COLUMNS)
+
+
+def _write_missing(path: Path, gone: pl.DataFrame) -> None:
+    path.unlink(missing_ok=True)
+    if gone.height:
+        write_private(path, gone.with_columns(_defused(pl.col(pl.String))).write_csv().encode())
+
+
 # The summary --------------------------------------------------------------------------------------
 
 
@@ -305,7 +362,8 @@ def _summary(
     lines = [_feed_summary(name, feed, totals[name]) for name, feed in feeds.items()]
     rows = sum((each.rows for each in totals.values()), Counter[str]())
     elsewhere = max(journal.doubt_count(facts.run.run_id) - rows[Disposition.IN_DOUBT.value], 0)
-    code = exit_code(facts.run, rows, elsewhere)
+    gone = sum((each.missing for each in totals.values()), Counter[str]())
+    code = exit_code(facts.run, rows, elsewhere, gone)
     recovered = journal.settled(facts.run.run_id)
     return {
         "shape": 1,
@@ -317,6 +375,7 @@ def _summary(
         "exit_code": code,
         "failure": facts.run.failure,
         "config_sha256": facts.config_sha256,
+        "patients_unasked": 0 if plan is None else plan.meta.get("patients_unasked", 0),
         "balanced": plan is not None and all(line["balanced"] for line in lines),
         "in_doubt_elsewhere": elsewhere,
         "recovered": {
@@ -335,18 +394,23 @@ def _summary(
     }
 
 
-def exit_code(run: Run, rows: Mapping[str, int], in_doubt_elsewhere: int) -> int:
+def exit_code(
+    run: Run, rows: Mapping[str, int], in_doubt_elsewhere: int, gone: Mapping[str, int]
+) -> int:
     """The exit code of interface.md, "Exit codes": why the run ended, else what its rows came to.
 
-    A write in doubt counts whichever run sent it: nothing is reconciled while it is open.
+    A write in doubt counts whichever run sent it: nothing is reconciled while it is open. So does
+    what is gone from the file (`gone`, by outcome) and should have been cancelled.
     """
     if run.exit_code in _ENDED_EARLY:
         return run.exit_code
     if rows[Disposition.IN_DOUBT.value] or in_doubt_elsewhere:
         return 4
-    if rows[Disposition.REJECTED.value] or rows[Disposition.REFUSED.value]:
+    turned_away = (Disposition.REJECTED.value, Disposition.REFUSED.value)
+    if any(rows[word] or gone.get(word) for word in turned_away) or gone.get("not_cancelled"):
         return 3
-    return 1 if run.command == "run" and rows[Disposition.PENDING.value] else 0
+    is_left = rows[Disposition.PENDING.value] or gone.get(Disposition.PENDING.value)
+    return 1 if run.command == "run" and is_left else 0
 
 
 def _feed_summary(name: str, feed: Mapping[str, Any], totals: Totals) -> dict[str, Any]:
@@ -361,6 +425,9 @@ def _feed_summary(name: str, feed: Mapping[str, Any], totals: Totals) -> dict[st
         "dispositions": {word.value: totals.rows[word.value] for word in Disposition},
         "rules": dict(totals.rules.most_common()),
         "warnings": feed["warnings"],
+        "pending_by_interaction": {word.value: totals.pending[word.value] for word in Interaction},
+        "adopted": totals.adopted,
+        "missing": _missing_summary(feed, totals),
         "balanced": totals.rows.total() == rows_read == sum(file["rows"] for file in feed["files"]),
     }
     if traits.has_money:
@@ -369,6 +436,17 @@ def _feed_summary(name: str, feed: Mapping[str, Any], totals: Totals) -> dict[st
         summary["amounts_unreadable"] = totals.unreadable
         summary["balanced"] = summary["balanced"] and totals.cents.total() == cents_read
     return summary
+
+
+def _missing_summary(feed: Mapping[str, Any], totals: Totals) -> dict[str, Any]:
+    """What is gone from a feed's files since the last complete run. `compared_with` None: not looked at."""
+    told = feed.get("missing", {})
+    return {
+        "mode": told.get("mode", "ignore"),
+        "compared_with": told.get("compared_with"),
+        "rows": totals.missing.total(),
+        **{word: totals.missing[word] for word in _GONE},
+    }
 
 
 def requests_summary(exchanges: pl.DataFrame) -> dict[str, Any]:

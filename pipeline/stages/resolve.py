@@ -1,16 +1,15 @@
 """Drafts against each other, and against the journal: which write does each row come to?
 
 A resource's own id is one more id to look up: unknown -> create; known with the same content ->
-unchanged; known with other content -> changed. Before that, what contradicts itself within the
+unchanged; known with other content -> update, or rejected where there is no update. Before that, what contradicts itself within the
 files is turned away: nothing of it was sent yet. Pure, over narrow columns of the whole plan.
 """
 
 import hashlib
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import groupby
-from typing import Final
+from typing import Any, Final
 
 import polars as pl
 
@@ -32,7 +31,7 @@ NEEDED: Final = (
     "active",
 )
 
-VERDICT_SCHEMA: Final = {
+VERDICT_SCHEMA: Final[dict[str, Any]] = {
     "seq": pl.UInt32,
     "key": pl.String,
     "disposition": pl.String,
@@ -42,24 +41,22 @@ VERDICT_SCHEMA: Final = {
     "field": pl.String,
     "rule": pl.String,
     "message": pl.String,
+    # What later stages put in:
+    "slot": pl.UInt32,  # the place in the feed at which it goes; null: its own
+    "held_at": pl.Datetime("us", "UTC"),  # when Canvas showed it, of a row that was taken over
+    "shown": pl.Binary,  # and what it showed
+    "likeness": pl.String,  # of a row that is unchanged, and is written again all the same
+    "body": pl.Binary,
 }
+_STANDING: Final = (Disposition.PENDING.value, Disposition.UNCHANGED.value)
+
+_LATER: Final = ("slot", "held_at", "shown", "likeness", "body")
 
 _OPEN_END: Final = 1 << 30
 
 
-@dataclass(frozen=True, slots=True)
-class Resolved:
-    """What became of the rows that validation let through.
-
-    `verdicts` has one line for each of them, in VERDICT_SCHEMA; `bumped` counts coverages whose
-    `order` another one of the patient has too, in another period: Canvas will bump the older one.
-    """
-
-    verdicts: pl.DataFrame
-    bumped: int
-
-
-Known = Callable[[pl.Series], pl.DataFrame]  # keys -> key, state, fingerprint, resource_id
+# keys -> key, state, the fingerprint that Canvas holds, resource_id
+Known = Callable[[pl.Series], pl.DataFrame]
 
 
 def resolve(
@@ -67,21 +64,19 @@ def resolve(
     feeds: Sequence[Feed],
     files: Mapping[str, Sequence[str]],
     known: Known,
-) -> dict[str, Resolved]:
-    """Judge the rows of all feeds. `rows` holds NEEDED by feed, `files` the names by file number."""
+) -> dict[str, pl.DataFrame]:
+    """Judge the rows of all feeds: lines in VERDICT_SCHEMA, for those that validation let through.
+
+    `rows` holds NEEDED by feed, `files` the names by file number. A row that is known to be unchanged already stays so, and has no line, unless the files contradict it.
+    """
     judged: dict[str, pl.DataFrame] = {}
     for feed in feeds:
-        pending = rows[feed.name].filter(pl.col("disposition") == Disposition.PENDING.value)
-        numbered = _numbered(pending, feed.name) if feed.repeats == "count" else pending
+        standing = rows[feed.name].filter(pl.col("disposition").is_in(_STANDING))
+        numbered = _numbered(standing, feed.name) if feed.repeats == "count" else standing
         judged[feed.name] = _against_each_other(numbered, files[feed.name])
     coverages = [feed.name for feed in feeds if feed.traits.resource_type == "Coverage"]
-    bumped = _collide(judged, coverages, files)
-    return {
-        feed.name: Resolved(
-            _against_journal(judged[feed.name], feed, known), bumped.get(feed.name, 0)
-        )
-        for feed in feeds
-    }
+    _collide(judged, coverages, files)
+    return {feed.name: _against_journal(judged[feed.name], feed, known) for feed in feeds}
 
 
 # Within the files ---------------------------------------------------------------------------------
@@ -102,6 +97,16 @@ def _numbered(rows: pl.DataFrame, feed: str) -> pl.DataFrame:
 
 def _against_each_other(rows: pl.DataFrame, files: Sequence[str]) -> pl.DataFrame:
     """The first row of a key stands; a later one is its duplicate, or contradicts it."""
+    blank = [pl.lit("").alias(name) for name in ("field", "rule", "message")]
+    is_repeated = rows["key"].is_duplicated()
+    if not is_repeated.any():
+        return rows.with_columns(blank)
+    alone = rows.filter(~is_repeated).with_columns(blank)
+    repeated = _repeated(rows.filter(is_repeated), files)
+    return pl.concat([alone, repeated.select(alone.columns)]).sort("seq")
+
+
+def _repeated(rows: pl.DataFrame, files: Sequence[str]) -> pl.DataFrame:
     first = [
         pl.col(name).first().over("key", order_by="seq").alias(f"first_{name}")
         for name in ("seq", "file", "row", "fingerprint")
@@ -117,7 +122,7 @@ def _against_each_other(rows: pl.DataFrame, files: Sequence[str]) -> pl.DataFram
         .then(pl.lit(Disposition.DUPLICATE.value))
         .when(later)
         .then(pl.lit(Disposition.REJECTED.value))
-        .otherwise(pl.lit(Disposition.PENDING.value))
+        .otherwise(pl.col("disposition"))
         .alias("disposition"),
         pl.when(later).then(pl.lit("row")).otherwise(pl.lit("")).alias("field"),
         pl.when(later & same)
@@ -143,16 +148,16 @@ def _file_names(number: pl.Expr, files: Sequence[str]) -> pl.Expr:
 
 def _collide(
     judged: dict[str, pl.DataFrame], names: Sequence[str], files: Mapping[str, Sequence[str]]
-) -> dict[str, int]:
+) -> None:
     """Two active coverages of one patient with one `order`: never in the same period.
 
     The later row is rejected where the periods share more than a boundary day; where they do not,
     it is warned (canvas-api.md, "Coverage": the new one takes the order, and the older is bumped
-    down). Returns the number of warnings by feed.
+    down).
     """
     standing = [
         judged[name]
-        .filter((pl.col("disposition") == Disposition.PENDING.value) & pl.col("active"))
+        .filter(pl.col("disposition").is_in(_STANDING) & pl.col("active"))
         .select(
             "lane",
             "order",
@@ -165,9 +170,9 @@ def _collide(
         for number, name in enumerate(names)
     ]
     if not standing:
-        return {}
+        return
     shared = pl.concat(standing).filter(pl.len().over("lane", "order") > 1)
-    found: dict[str, list[tuple[int, str, str, str]]] = {name: [] for name in names}
+    found: dict[str, list[tuple[int, str | None, str, str]]] = {name: [] for name in names}
     rows = shared.sort("lane", "order", "feed", "seq").iter_rows()
     for _, group in groupby(rows, key=lambda row: row[:2]):
         periods = _Periods()
@@ -178,15 +183,10 @@ def _collide(
                     (seq, Disposition.REJECTED.value, "order|collides", _COLLIDES + other)
                 )
             elif periods.last is not None:
-                found[names[number]].append(
-                    (seq, Disposition.PENDING.value, "order|bumps", _BUMPS + periods.last)
-                )
+                found[names[number]].append((seq, None, "order|bumps", _BUMPS + periods.last))
             periods.last = where
     for name in names:
         judged[name] = _with(judged[name], found[name])
-    return {
-        name: sum(rule == "order|bumps" for _, _, rule, _ in lines) for name, lines in found.items()
-    }
 
 
 _COLLIDES: Final = (
@@ -227,7 +227,7 @@ def _boundary(ends: int, begins: int) -> int | None:
     return ends if ends == begins else None
 
 
-def _with(rows: pl.DataFrame, found: Sequence[tuple[int, str, str, str]]) -> pl.DataFrame:
+def _with(rows: pl.DataFrame, found: Sequence[tuple[int, str | None, str, str]]) -> pl.DataFrame:
     if not found:
         return rows
     schema = {"seq": pl.UInt32, "disposition": pl.String, "rule": pl.String, "message": pl.String}
@@ -238,7 +238,7 @@ def _with(rows: pl.DataFrame, found: Sequence[tuple[int, str, str, str]]) -> pl.
 # Against the journal ------------------------------------------------------------------------------
 
 _CHANGED: Final = {
-    "Coverage": "this row was loaded before with other content, and this version does not update: change it in Canvas",
+    "Coverage": "this row was loaded before with other content, and the feed has update = false: change it in Canvas",
     "PaymentNotice": "this payment was posted before with other content, and a payment cannot be changed: correct it in Canvas by hand",
 }
 
@@ -249,12 +249,20 @@ _ABANDONED: Final = (
 
 
 def _against_journal(rows: pl.DataFrame, feed: Feed, known: Known) -> pl.DataFrame:
+    """A write that has a resource is never created again: what was refused or not sent is an update."""
+    rows = rows.filter(
+        (pl.col("disposition") != Disposition.UNCHANGED.value) | (pl.col("rule") != "")
+    )
     standing = pl.col("disposition") == Disposition.PENDING.value
     held = known(rows.filter(standing)["key"]).rename({"fingerprint": "held_fingerprint"})
     rows = rows.join(held, on="key", how="left", maintain_order="left")
     confirmed = standing & (pl.col("state") == State.CONFIRMED.value)
-    same = confirmed & (pl.col("fingerprint") == pl.col("held_fingerprint"))
-    changed = confirmed & ~same
+    same = confirmed & (pl.col("fingerprint") == pl.col("held_fingerprint")).fill_null(value=False)
+    is_open = pl.col("state").is_in([State.PENDING.value, State.REFUSED.value])
+    again = standing & is_open & (pl.col("resource_id") != "")
+    other = (confirmed & ~same) | again
+    may_update = pl.lit(value=feed.update and feed.traits.resource_type == "Coverage")
+    update, changed = other & may_update, other & ~may_update
     abandoned = standing & (pl.col("state") == State.ABANDONED.value)
     in_doubt = standing & pl.col("state").is_in([State.IN_DOUBT.value, State.IN_FLIGHT.value])
     return rows.with_columns(
@@ -266,11 +274,17 @@ def _against_journal(rows: pl.DataFrame, feed: Feed, known: Known) -> pl.DataFra
         .then(pl.lit(Disposition.IN_DOUBT.value))
         .otherwise(pl.col("disposition"))
         .alias("disposition"),
-        pl.when(standing & (pl.col("state").is_null() | ~(confirmed | in_doubt | abandoned)))
+        pl.when(update)
+        .then(pl.lit(Interaction.UPDATE.value))
+        .when(standing & (pl.col("state").is_null() | ~(confirmed | again | in_doubt | abandoned)))
         .then(pl.lit(Interaction.CREATE.value))
         .otherwise(pl.lit(""))
         .alias("interaction"),
-        pl.when(same).then(pl.col("resource_id")).otherwise(pl.lit("")).alias("resource_id"),
+        pl.when(same | update)
+        .then(pl.col("resource_id"))
+        .when(standing)
+        .then(pl.lit(""))
+        .alias("resource_id"),
         pl.when(changed | abandoned).then(pl.lit("row")).otherwise(pl.col("field")).alias("field"),
         pl.when(changed)
         .then(pl.lit("row|changed"))
@@ -290,6 +304,8 @@ def _against_journal(rows: pl.DataFrame, feed: Feed, known: Known) -> pl.DataFra
         .otherwise(pl.lit(""))
         .alias(name)
         if name == "stage"
+        else pl.lit(None, dtype=kind).alias(name)
+        if name in _LATER
         else pl.col(name).cast(kind)
         for name, kind in VERDICT_SCHEMA.items()
     )

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from random import Random
-from typing import Final, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 from pipeline.canvas.client import Client, Permit
 from pipeline.canvas.retry import Backoff, Judgement
@@ -29,19 +29,31 @@ from pipeline.records import (
     Exchange,
     Finding,
     Intent,
+    Interaction,
     Settlement,
     State,
     Verdict,
 )
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 _WAITING_MAX: Final = 20_000  # intents held in memory, about 30 MB
 # Claims are made ahead of the senders for as long as a commit takes, so that nobody waits for one;
 # and no more, for after a crash each of them is in doubt, though it was never sent.
 _AHEAD_S: Final = 0.01
 _AHEAD_MAX: Final = 256
+_UPDATES_MIN: Final = (
+    3  # sends of an update, whatever attempts_max says: they tell an edit from a move
+)
 _FORBIDDEN_MAX: Final = 3  # first answers to a resource that are all 403: a scope is missing
 _TRIPS_MAX: Final = 3  # outages that a read ends and the next write does not: then it is none
 _LOOKS_AT_ONCE: Final = 4  # doubts that are being settled: the rest of the rate is for sending
+
+_DONE: Final = {
+    Interaction.CREATE: Disposition.CREATED,
+    Interaction.UPDATE: Disposition.UPDATED,
+}
 
 Seen = Callable[[Disposition, int], None]
 
@@ -147,6 +159,8 @@ class _Sender:
         self._unsent: list[Intent] = []  # claimed, never handed to a socket
         self._lost = 0  # answers in a row
         self._trips = 0  # outages, without an answer to a write in between
+        self._probes: dict[str, datetime] = {}  # conditions of updates, each for one send
+        self._compared: set[str] = set()  # updates whose resource was read right before
         self._forbidden: Counter[str] = Counter()  # 403 by resource type, while nothing was taken
         self._sending_is_over = False
         self._open: list[_Open] = []  # doubts, those due first in front
@@ -222,7 +236,13 @@ class _Sender:
         at = self._clock.now()
         since = self._client.server_clock.earliest(at)
         sure = []
-        for intent in group:
+        for intent in await self._with_guards(group):
+            if intent.interaction is Interaction.UPDATE:
+                if intent.held_at is not None or intent.key in self._compared:
+                    sure.append(intent)
+                else:
+                    await self._compare_first(intent)
+                continue
             is_money_untold = since is None and intent.resource_type == "PaymentNotice"
             is_protected = not (is_money_untold or self._journal.was_lost)
             if is_protected or await self._may_go(intent):
@@ -230,6 +250,33 @@ class _Sender:
         await self._journal.claim(self._run_id, sure, at, since)
         for intent in sure:
             self._claimed.put_nowait(intent)
+
+    async def _with_guards(self, group: list[Intent]) -> list[Intent]:
+        """The updates among them with the instant after which Canvas must not have changed them."""
+        keys = [each.key for each in group if each.interaction is Interaction.UPDATE]
+        known = await self._journal.held_at(keys) if keys else {}
+        for key in keys:
+            known[key] = self._probes.pop(key, known.get(key))
+        return [
+            replace(each, held_at=known[each.key]) if known.get(each.key) is not None else each
+            for each in group
+        ]
+
+    async def _compare_first(self, intent: Intent) -> None:
+        """An update that Canvas could not guard: what it holds is compared before it is sent."""
+        self._compared.add(intent.key)
+        untold = Finding(
+            Settlement.UNKNOWN,
+            "update|unguarded",
+            "not known when Canvas took the last write of it",
+        )
+        await self._journal.suspected(self._run_id, intent, untold, self._clock.now())
+        await self._in_doubt(intent, 0.0)
+
+    async def _in_doubt(self, intent: Intent, wait_s: float) -> None:
+        doubt = await self._journal.doubt(intent.key)
+        if doubt is not None:
+            self._doubt(replace(doubt, intent=replace(doubt.intent, body=intent.body)), wait_s)
 
     async def _may_go(self, intent: Intent) -> bool:
         """Whether a look at Canvas speaks against the first send of this one."""
@@ -270,9 +317,7 @@ class _Sender:
                     self._fail(error)
                     continue
             try:
-                exchange, judgement = await self._client.create(
-                    permit, intent.resource_type, intent.body
-                )
+                exchange, judgement = await self._write(permit, intent)
             except Exception as error:  # noqa: BLE001 - a fault of ours must not cut off the others
                 self._fail(error)
                 exchange = Exchange("write", permit.granted_at, 0.0, None, problem="fault")
@@ -282,6 +327,13 @@ class _Sender:
                     message="the run failed while it was sent",
                 )
             self._judged(intent, exchange, judgement)
+
+    async def _write(self, permit: Permit, intent: Intent) -> tuple[Exchange, Judgement]:
+        if intent.interaction is Interaction.CREATE:
+            return await self._client.create(permit, intent.resource_type, intent.body)
+        return await self._client.update(
+            permit, intent.resource_type, intent.resource_id, intent.body, intent.held_at
+        )
 
     async def _permit(self, intent: Intent) -> Permit:
         """Leave to send now. After too many lost answers: once Canvas answers a read again."""
@@ -370,14 +422,15 @@ class _Sender:
         attempts, self._attempts = self._attempts, []
         ends = await self._journal.settle(self._run_id, attempts, self._clock.now())
         for attempt, (state, tries) in zip(attempts, ends, strict=True):
-            await self._move_on(attempt.intent, state, tries)
+            is_stale = attempt.verdict is Verdict.STALE
+            await self._move_on(attempt.intent, state, tries, is_stale=is_stale)
         self._moved.set()
 
-    async def _move_on(self, intent: Intent, state: State, tries: int) -> None:
+    async def _move_on(self, intent: Intent, state: State, tries: int, *, is_stale: bool) -> None:
         match state:
             case State.CONFIRMED:
                 self._lanes.ended(intent)
-                self._seen(Disposition.CREATED, 1)
+                self._seen(_DONE[intent.interaction], 1)
             case State.REFUSED:
                 self._lanes.ended(intent)
                 self._seen(Disposition.REFUSED, 1)
@@ -386,9 +439,9 @@ class _Sender:
             case State.PENDING:
                 self._seen(Disposition.PENDING, 1 + self._lanes.shut(intent))
             case _:
-                doubt = await self._journal.doubt(intent.key)
-                if doubt is not None:
-                    self._doubt(replace(doubt, intent=intent), self._options.quiet_s)
+                await self._in_doubt(
+                    intent, 0.0 if is_stale and tries == 1 else self._options.quiet_s
+                )
 
     # Settling doubt -------------------------------------------------------------------------------
 
@@ -460,7 +513,11 @@ class _Sender:
         )
         if is_found:
             self._lanes.ended(intent)
-            self._seen(Disposition.CREATED, 1)
+            self._seen(_DONE[intent.interaction], 1)
+        elif finding.settlement is Settlement.CONFLICT:
+            await self._journal.conflict(self._run_id, intent, finding, now)
+            self._lanes.ended(intent)
+            self._seen(Disposition.REFUSED, 1)
         elif is_absent and (doubt.is_owed or self._may_resend(doubt)):
             await self._resend(doubt, finding)
         else:
@@ -472,7 +529,12 @@ class _Sender:
         self._moved.set()
 
     def _may_resend(self, doubt: Doubt) -> bool:
-        """Once, and of the kinds of which a duplicate can be undone, or as the user decided."""
+        """Once, and of the kinds of which a duplicate can be undone, or as the user decided.
+
+        An update comes to the same however often it is sent.
+        """
+        if doubt.intent.interaction is Interaction.UPDATE:
+            return True
         allowed = self._options.resend_absent
         is_coverage = doubt.intent.resource_type == "Coverage"
         return not doubt.resent and (allowed == "all" or (allowed == "coverage" and is_coverage))
@@ -481,9 +543,16 @@ class _Sender:
         intent = doubt.intent
         if not doubt.is_owed:
             await self._journal.absent(self._run_id, intent, finding, self._clock.now())
-        if intent.body:
+        is_update = intent.interaction is Interaction.UPDATE
+        most = max(self._options.attempts_max, _UPDATES_MIN)
+        is_over = is_update and doubt.attempts >= most
+        if is_update:
+            self._compared.add(intent.key)
+        if finding.probe_at is not None:
+            self._probes[intent.key] = finding.probe_at
+        if intent.body and not is_over and not (is_update and intent.run_id != self._run_id):
             self._lanes.again(intent)
-        else:  # its plan is gone: it goes when its row is fed in again
+        else:  # its plan is gone, or a newer file says what is to be sent: the run that reads it sends it
             self._seen(Disposition.PENDING, 1 + self._lanes.shut(intent))
 
     def _end_in_doubt(self, intent: Intent) -> None:

@@ -4,24 +4,24 @@ The model in `feeds/` is the only truth. A rejection carries our field, the rule
 allowed; the text that broke the rule stays here.
 """
 
+import polars as pl
 from pydantic import ValidationError
 
 from pipeline.feeds.columns import Reading, cents_of
 from pipeline.feeds.feed import Checked, Feed, canonical, row_key
-from pipeline.feeds.source import Batch
-from pipeline.feeds.texts import texts_of, wanted
 from pipeline.records import Disposition, Rejection, Stage
 
 
-def validate(batch: Batch, feed: Feed, reading: Reading) -> list[Checked]:
-    """One Checked for each row of the batch, in order."""
-    texts = texts_of(batch.frame, feed)
-    return [
-        _check(batch.first_row + offset, values, feed, reading, wanted=keep)
-        for offset, (values, keep) in enumerate(
-            zip(texts.iter_rows(named=True), wanted(texts, feed), strict=True)
-        )
-    ]
+def validate(
+    texts: pl.DataFrame, wanted: pl.Series, numbers: pl.Series, feed: Feed, reading: Reading
+) -> list[Checked]:
+    """One Checked for each row, in order.
+
+    `texts` are the rows as `texts.texts_of` yields them, `wanted` whether `only` keeps each, and
+    `numbers` what each is within its file.
+    """
+    rows = zip(texts.iter_rows(named=True), wanted, numbers, strict=True)
+    return [_check(row, values, feed, reading, wanted=keep) for values, keep, row in rows]
 
 
 def _check(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from pipeline.fhir.coverage import member_ids
+from pipeline.fhir.coverage import coverage_differences, member_ids
 from pipeline.fhir.payment_notice import paid
 
 Json = Mapping[str, Any]
@@ -123,7 +123,9 @@ def differences(write: Written, found: Json) -> tuple[str, ...]:
     try:
         if write.resource_type == "PaymentNotice":
             return _payment_differences(write, found)
-        return _coverage_differences(write, found)
+        if write.sent is None:
+            return () if _patient(found) == f"Patient/{write.lane}" else ("beneficiary",)
+        return coverage_differences(dict(write.sent), found)
     except (AttributeError, IndexError, KeyError, TypeError):
         return ("resource",)  # not as Canvas writes them
 
@@ -139,45 +141,6 @@ def _payment_differences(write: Written, found: Json) -> tuple[str, ...]:
         "status": ("active", found["status"]),
     }
     return tuple(name for name, (sent, shown) in pairs.items() if sent != shown)
-
-
-def _coverage_differences(write: Written, found: Json) -> tuple[str, ...]:
-    if write.sent is None:
-        return () if _patient(found) == f"Patient/{write.lane}" else ("beneficiary",)
-    sent, shown = _elements(write.sent), _elements(found)
-    filled_in = {"payor", "period.start", "subscriberId"}  # by Canvas, where they were not sent
-    different = {
-        name
-        for name in sent.keys() | shown.keys()
-        if sent.get(name) != shown.get(name) and not (name in filled_in and name not in sent)
-    }
-    if member_ids(dict(write.sent))[0] not in member_ids(dict(found)):
-        different.add("identifier")
-    return tuple(sorted(different))
-
-
-def _elements(coverage: Json) -> dict[str, Any]:
-    """What can be compared of a Coverage, by element; what is absent is left out."""
-    period, payor = coverage.get("period", {}), coverage["payor"][0]
-    told = {
-        "status": coverage["status"],
-        "order": coverage["order"],
-        "beneficiary": coverage["beneficiary"]["reference"],
-        "subscriber": coverage["subscriber"]["reference"],
-        "subscriberId": coverage.get("subscriberId"),
-        "relationship": _code(coverage["relationship"]),
-        "type": _code(coverage["type"]) if "type" in coverage else None,
-        "payor": payor.get("reference"),
-        "period.start": period.get("start"),
-        "period.end": period.get("end"),
-    }
-    for each in coverage.get("class", []):
-        told[f"class.{_code(each['type'])}"] = each["value"]
-    return {name: value for name, value in told.items() if value is not None}
-
-
-def _code(concept: Json) -> str:
-    return str(concept["coding"][0]["code"])
 
 
 def _sign(resource: Json) -> tuple[Any, ...]:

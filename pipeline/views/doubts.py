@@ -59,6 +59,10 @@ def _shown(case: Mapping[str, Any]) -> list[str]:
     finding = case["finding"]
     if finding is None:
         return []
+    if case["interaction"] == "update":
+        return [
+            f"  It is an update of {case['resource_type']}/{case['resource_id']}: {finding['message']}"
+        ]
     if finding["settlement"] == "unknown":
         return ["  Canvas could not be searched."]
     if not finding["candidates"]:
@@ -77,6 +81,8 @@ def _where(case: Mapping[str, Any], base_url: str) -> str:
         if instance
         else f"patient {case['patient']}"
     )
+    if case["interaction"] == "update":
+        return f"{patient}, Coverages: does {case['resource_id']} say what the file says?"
     if case["resource_type"] == "Coverage":
         return f"{patient}, Coverages: is this one there, once?"
     amount = usd(case["amount_cents"])

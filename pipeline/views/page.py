@@ -9,7 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined, Template
 
-from pipeline.views.words import OUTCOMES, WORDS, doubt_notes, verdict
+from pipeline.views.words import OUTCOMES, WORDS, notes, verdict
 
 
 def page(summary: Mapping[str, Any]) -> str:
@@ -21,7 +21,7 @@ def page(summary: Mapping[str, Any]) -> str:
         verdict=verdict(summary),
         words=WORDS,
         outcomes=OUTCOMES,
-        notes=doubt_notes(summary) if "recovered" in summary else [],
+        notes=notes(summary) if "recovered" in summary else [],
         style=style,
         style_hash=f"sha256-{digest}",
     )

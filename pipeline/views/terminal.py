@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, Final
 
-from pipeline.views.words import OUTCOMES, WORDS, doubt_notes, verdict
+from pipeline.views.words import OUTCOMES, WORDS, is_kept, notes, verdict
 
 _RULES_SHOWN: Final = 5
 
@@ -15,7 +15,12 @@ def summary_text(summary: Mapping[str, Any], folder: str, config: str | None) ->
         return _verification_text(summary, folder)
     if any(feed["files"] for feed in summary["feeds"]):
         lines = [_headline(summary), "", *_table(summary["feeds"]), ""]
-        lines += [_balance(summary), *_notes(summary), _requests(summary["requests"])]
+        lines += [
+            _balance(summary),
+            *_reasons(summary),
+            *notes(summary),
+            _requests(summary["requests"]),
+        ]
     else:
         lines = [
             f"{summary['command'].capitalize()} {summary['run_id']}: no file was read, nothing was sent."
@@ -53,9 +58,13 @@ def _headline(summary: Mapping[str, Any]) -> str:
         return f"Run {summary['run_id']}"
     feeds = summary["feeds"]
     counts = {word: sum(feed["dispositions"][word] for feed in feeds) for word, _ in WORDS}
+    told = {
+        word: sum(feed["pending_by_interaction"][word] for feed in feeds)
+        for word in ("create", "update")
+    }
     amounts = [Decimal(feed["amount_usd"]["pending"]) for feed in feeds if "amount_usd" in feed]
     return (
-        f"Plan: {counts['pending']:,} to create, 0 to update, {counts['unchanged']:,} unchanged, "
+        f"Plan: {told['create']:,} to create, {told['update']:,} to update, {counts['unchanged']:,} unchanged, "
         f"{counts['rejected']:,} rejected. USD {sum(amounts, Decimal(0)):,.2f}."
     )
 
@@ -90,8 +99,8 @@ def _balance(summary: Mapping[str, Any]) -> str:
     return "NOT BALANCED: rows or amounts do not add up. Please report this as a fault of canvas-ingest."
 
 
-def _notes(summary: Mapping[str, Any]) -> list[str]:
-    notes = []
+def _reasons(summary: Mapping[str, Any]) -> list[str]:
+    told = []
     for feed in summary["feeds"]:
         if feed["rules"]:
             shown = [
@@ -102,17 +111,12 @@ def _notes(summary: Mapping[str, Any]) -> list[str]:
                 if len(feed["rules"]) > _RULES_SHOWN
                 else ""
             )
-            notes.append(f"Why rows of {feed['name']} came back: {', '.join(shown)}{more}")
+            told.append(f"Why rows of {feed['name']} came back: {', '.join(shown)}{more}")
         if feed.get("amounts_unreadable"):
-            notes.append(
+            told.append(
                 f"{feed['amounts_unreadable']:,} amounts of {feed['name']} cannot be read and count as 0.00."
             )
-        notes += [
-            f"{count:,} coverages of {feed['name']} have the order of another one in another period: "
-            "Canvas moves the older down."
-            for count in feed["warnings"].values()
-        ]
-    return [*notes, *doubt_notes(summary)]
+    return told
 
 
 def _requests(requests: Mapping[str, Any]) -> str:
@@ -149,6 +153,8 @@ def _next(summary: Mapping[str, Any], folder: str, config: str | None) -> list[s
         steps.append(
             f"  canvas-ingest run {config} --feed {returned[0]} --input {returned[0]}={mended}"
         )
+    if code == 3 and is_kept(summary):  # noqa: PLR2004 - not cancelled
+        steps.append(f"Next: see {folder}/missing-*.csv; if the file is right, raise missing_max.")
     if summary["command"] == "plan" and code in {0, 3}:
         steps += ["Next:", f"  canvas-ingest run {config}"]
     if summary["command"] == "run" and code in {1, 130}:

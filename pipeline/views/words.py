@@ -47,7 +47,65 @@ WORDS: Final = (
 def verdict(summary: Mapping[str, Any]) -> str:
     """How it ended, in a few words."""
     meanings = {**_MEANING, **_BY_COMMAND.get(summary["command"], {})}
-    return meanings[summary["exit_code"]]
+    told = meanings[summary["exit_code"]]
+    if summary["exit_code"] == 3 and is_kept(summary) and not _is_returned(summary):  # noqa: PLR2004
+        return "finished, and what is gone from the file was not cancelled"
+    return told
+
+
+def is_kept(summary: Mapping[str, Any]) -> bool:
+    """Whether something is gone from a file that should have been cancelled, and was not."""
+    return any(feed["missing"]["not_cancelled"] for feed in summary.get("feeds", []))
+
+
+def _is_returned(summary: Mapping[str, Any]) -> bool:
+    return any(
+        feed["dispositions"][word] for feed in summary["feeds"] for word in ("rejected", "refused")
+    )
+
+
+_WARNINGS: Final = {
+    "order|bumps": "{} coverages of {} have the order of another one in another period: Canvas moves the older down.",
+    "order|taken": "{} coverages of {} take the order of one in Canvas that the file does not know: Canvas moves that one down.",
+}
+
+
+def notes(summary: Mapping[str, Any]) -> list[str]:
+    """What is to be known beside the counts, in sentences."""
+    is_plan = summary["command"] == "plan"
+    told = [note for feed in summary["feeds"] for note in _feed_notes(feed, is_plan=is_plan)]
+    unasked = summary["patients_unasked"]
+    if unasked:
+        told.append(
+            f"Canvas was not asked what it holds of {unasked:,} patients: what is there already is taken over when it is run."
+        )
+    return [*told, *doubt_notes(summary)]
+
+
+def _feed_notes(feed: Mapping[str, Any], *, is_plan: bool) -> list[str]:
+    name = feed["name"]
+    told = [_WARNINGS[rule].format(f"{count:,}", name) for rule, count in feed["warnings"].items()]
+    if feed["adopted"]:
+        told.append(f"{feed['adopted']:,} coverages of {name} were in Canvas already: taken over.")
+    gone = feed["missing"]
+    if gone["rows"]:
+        texts = {**_GONE, **({"pending": "to be cancelled"} if is_plan else {})}
+        ends = ", ".join(f"{gone[word]:,} {text}" for word, text in texts.items() if gone[word])
+        rows = "1 row" if gone["rows"] == 1 else f"{gone['rows']:,} rows"
+        told.append(
+            f"Gone from {name} since run {gone['compared_with']}: {rows}, {ends} (missing-{name}.csv)."
+        )
+    return told
+
+
+_GONE: Final = {
+    "reported": "left as they are",
+    "cancelled": "cancelled",
+    "not_cancelled": "not cancelled",
+    "refused": "refused by Canvas",
+    "in_doubt": "in doubt",
+    "pending": "not sent",
+}
 
 
 def doubt_notes(summary: Mapping[str, Any]) -> list[str]:

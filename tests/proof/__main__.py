@@ -58,22 +58,29 @@ def _simulate(count: int, seed: int) -> int:
 def _schedules(count: int, seed: int) -> list[str]:
     began_s = time.monotonic()
     states: Counter[str] = Counter()
+    updates: Counter[str] = Counter()
     violations: list[str] = []
     crashes = mistaken = effects = 0
     for each in over(outcome, range(seed, seed + count)):
         states += each.states
+        updates += each.updates
         crashes += each.crashes
         mistaken += each.mistaken
         effects += each.effects
         violations += each.violations
     _tell("schedules", count, began_s, violations)
     rows = states.total()
-    shares = ", ".join(f"{name} {states[name] / rows:.2%}" for name in sorted(states))
-    print(f"  {crashes:,} crashes, {rows:,} rows, {effects:,} effects; {shares}")
+    print(f"  {crashes:,} crashes, {rows:,} rows, {effects:,} effects; {_shares(states)}")
+    print(f"  {updates.total():,} of them updates; {_shares(updates)}")
     print(
         f"  {mistaken:,} rows confirmed by an equal payment made by hand while they were being sent"
     )
     return violations
+
+
+def _shares(counts: Counter[str]) -> str:
+    total = counts.total()
+    return ", ".join(f"{name} {counts[name] / total:.2%}" for name in sorted(counts))
 
 
 def _sweeps(count: int, seed: int) -> list[str]:
@@ -122,7 +129,7 @@ def _tell(what: str, count: int, began_s: float, violations: list[str]) -> None:
 def _replay(seed: int, crash_at: list[int] | None) -> int:
     quiet()
     schedule = Schedule(seed, crash_at)
-    schedule.trace = print
+    schedule.trace = schedule.canvas.trace = print
     schedule.tell = _told
     print(schedule.climate, schedule.options, sep="\n")
     for row in schedule.rows:

@@ -1,14 +1,17 @@
 """A Canvas for the simulation: no socket, virtual time, and every fault, before and after the commit.
 
 It is the truth that the journal is held against: it knows which row each effect came from, by a mark
-in what Canvas takes and does not keep (a payment's `created`, a payor's display).
+in what Canvas takes and does not keep (a payment's `created`, a payor's display). Of each coverage it
+keeps all versions, and who made them: what an update of ours overwrites is judged when it commits.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from email.utils import format_datetime
+from email.utils import format_datetime, parsedate_to_datetime
+from functools import partial
 from random import Random
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
@@ -16,6 +19,7 @@ from urllib.parse import parse_qsl, urlsplit
 import orjson
 
 from pipeline.canvas.transport import Reply
+from pipeline.fhir.coverage import coverage_differences
 from tests.proof.virtual import EPOCH
 
 BASE: Final = "https://fumage-sim.canvasmedical.com"
@@ -59,6 +63,25 @@ class Climate:
     rate_foreign: float = (
         0.0  # chance, at each request, that somebody enters an equal payment by hand
     )
+    rate_edits: float = 0.0  # chance, at each request, that somebody edits a coverage
+    bumps: str = "none"  # who is moved by a write that takes an order: "none", "next" or "all"
+    update_bumps: bool = False  # whether an update does, too
+    has_fractions: bool = False  # If-Unmodified-Since is held against fractions of a second
+
+
+UNTOLD_S: Final = 70.0  # how late it may be held to be ours, where a run died over it
+OURS, PERSON, MOVED = "ours", "person", "moved"  # who made a version; moved: by Canvas
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """What a resource was from then on."""
+
+    at_s: float  # true time
+    stamp: datetime  # by the server's clock
+    author: str
+    content: dict[str, Any]
+    is_told: bool = False  # whether it was answered
 
 
 @dataclass(slots=True)
@@ -69,20 +92,43 @@ class Effect:
     resource_type: str
     mark: str  # of the row; "" where somebody else made it
     made_s: float  # true time
-    content: dict[str, Any]
+    versions: list[Version]
+    seen_s: float = float("-inf")  # how it was then, a read of ours has shown
+
+    @property
+    def content(self) -> dict[str, Any]:
+        return self.versions[-1].content
+
+    @property
+    def own(self) -> int:
+        """The number of the last version that is ours; the first one where none is."""
+        ours = (n for n, each in enumerate(self.versions) if each.author == OURS)
+        return max(ours, default=0)
+
+    def as_of(self, at_s: float) -> dict[str, Any]:
+        before = [each for each in self.versions if each.at_s <= at_s]
+        return (before or self.versions[:1])[-1].content
 
 
 class SimulatedCanvas:
     """One Canvas over all lives of a client."""
 
-    def __init__(self, random: Random, climate: Climate, step: Callable[[str], None]) -> None:
+    def __init__(
+        self, random: Random, people: Random, climate: Climate, step: Callable[[str], None]
+    ) -> None:
         self.random = random
+        self.people = people  # what they do is drawn apart
         self.climate = climate
         self.step = step
         self.effects: list[Effect] = []
-        self.late: list[tuple[float, str, dict[str, Any]]] = []
+        self.late: list[tuple[float, Callable[[float], object]]] = []
         self.posts = 0
+        self.violations: list[str] = []
+        self.has_payer_ids = False
+        self.was_set = False  # its clock: then times prove nothing
+        self.trace: Callable[[str], None] = lambda _: None
         self.sent: dict[str, list[float]] = {}  # mark -> true times of its sends
+        self.unguarded_s = float("inf")  # after the last read, edits count for so long
         self.claimed: Callable[[], set[str]] = set  # ids that the journal holds
         self._numbers = 0
 
@@ -95,8 +141,8 @@ class SimulatedCanvas:
         """Commit what is due."""
         due = sorted((each for each in self.late if each[0] <= now_s), key=lambda each: each[0])
         self.late = [each for each in self.late if each[0] > now_s]
-        for at_s, resource_type, body in due:
-            self._commit(at_s, resource_type, body)
+        for at_s, commit in due:
+            commit(at_s)
 
     def settle(self) -> None:
         """Commit all that is still late."""
@@ -108,7 +154,6 @@ class SimulatedCanvas:
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None
     ) -> Reply:
         """As `Transport.exchange`, with what the climate does to it."""
-        del headers
         loop = asyncio.get_running_loop()
         began_s = loop.time()
         self.step("a request is about to be sent")
@@ -121,6 +166,8 @@ class SimulatedCanvas:
             )
         elif method == "POST":
             reply = await self._post(url, orjson.loads(body or b"null"))
+        elif method == "PUT":
+            reply = await self._put(url, headers, orjson.loads(body or b"null"))
         else:
             reply = await self._get(url)
         self.step("an answer is under way")
@@ -148,7 +195,8 @@ class SimulatedCanvas:
             return await self._struck(fate)
         if fate == "late":
             delay_s = self.random.uniform(0, self.climate.late_s)
-            self.late.append((now_s + delay_s, resource_type, body))
+            commit = partial(self._commit, resource_type=resource_type, body=body)
+            self.late.append((now_s + delay_s, commit))
             return await self._struck(self.random.choice(("lost_after", "error_after")))
         effect = self._commit(now_s, resource_type, body)
         self.step("a write is committed")
@@ -171,14 +219,56 @@ class SimulatedCanvas:
             return self._answer(200, {"id": effect.resource_id})
         elif fate != "":
             return await self._struck(fate)
+        self._told(effect)
         return self._answer(201, None, Location=f"/{resource_type}/{effect.resource_id}/_history/1")
+
+    async def _put(  # noqa: PLR0911 - one a fate
+        self, url: str, headers: Mapping[str, str], body: dict[str, Any]
+    ) -> Reply:
+        """A write of a whole resource: 200 or 412, and of the fates those that it can have."""
+        now_s = asyncio.get_running_loop().time()
+        fate = self._drawn(self.climate.fates)
+        if fate == "unsent":
+            return Reply(None, {}, b"", handed_off=False, latency_s=0, problem="connect")
+        found = [each for each in self.effects if each.resource_id == url.rpartition("/")[2]]
+        if (
+            not found
+            or body["id"] != found[0].resource_id
+            or found[0].mark not in {"", mark_of(body)}
+        ):
+            self.violations.append(f"an update of {mark_of(body)} goes to {url}")
+            return await self._struck("refused")
+        header = headers.get("If-Unmodified-Since")
+        since = None if header is None else parsedate_to_datetime(header)
+        commit = partial(
+            self._replace, effect=found[0], body=body, since=since, seen_s=found[0].seen_s
+        )
+        self.step("an update has arrived")
+        if fate in BEFORE:
+            return await self._struck(fate)
+        if fate == "late":
+            delay_s = self.random.uniform(0, self.climate.late_s)
+            self.late.append((now_s + delay_s, commit))
+            return await self._struck(self.random.choice(("lost_after", "error_after")))
+        status = commit(now_s)
+        self.step("an update is committed")
+        if status == 412:
+            return self._answer(412, _issue("conflict"))
+        if fate == "garbage_after":
+            return self._answer(418, None)
+        if fate == "cut_body":
+            reply = self._answer(200, None)
+            return Reply(200, reply.headers, b"", handed_off=True, latency_s=0, problem="body")
+        if fate in {"", "ok_200", "no_location", "foreign_location", "claimed_location"}:
+            self._told(found[0])
+            return self._answer(200, None)
+        return await self._struck(fate)
 
     async def _struck(self, fate: str) -> Reply:  # noqa: PLR0911 - one a fate
         """The answer, or none, of a fate that has no more to do with the content."""
         match fate:
             case "refused":
-                issue = {"severity": "error", "code": "business-rule", "details": {"text": "no"}}
-                return self._answer(422, {"resourceType": "OperationOutcome", "issue": [issue]})
+                return self._answer(422, _issue("business-rule"))
             case "unauthorized":
                 return self._answer(401, None)
             case "throttled":
@@ -212,11 +302,13 @@ class SimulatedCanvas:
             if fate == "search_stale"
             else now_s
         )
+        if not parts.query:
+            return self._one(resource_type, until_s, is_cut=fate == "search_cut")
         patient = query.get("patient") or query.get("request")
         if fate == "search_unfiltered":  # its next pages are so too
             query["_all"] = "1"
         hits = [
-            each.content
+            each.as_of(until_s)
             for each in self.effects
             if each.resource_type == resource_type
             and each.made_s <= until_s
@@ -234,6 +326,17 @@ class SimulatedCanvas:
         reply = self._answer(200, bundle)
         if fate == "search_cut":
             return Reply(200, reply.headers, reply.body[:-7], handed_off=True, latency_s=0)
+        return reply
+
+    def _one(self, resource_id: str, until_s: float, *, is_cut: bool) -> Reply:
+        """A read of one resource, as it was then."""
+        found = [each for each in self.effects if each.resource_id == resource_id]
+        if not found:
+            return self._answer(404, _issue("not-found"))
+        reply = self._answer(200, found[0].as_of(until_s))
+        if is_cut:
+            return Reply(200, reply.headers, reply.body[:-7], handed_off=True, latency_s=0)
+        found[0].seen_s = until_s
         return reply
 
     # Underneath -----------------------------------------------------------------------------------
@@ -259,9 +362,131 @@ class SimulatedCanvas:
         content = {**body, "id": f"{resource_type[0].lower()}{self._numbers}"}
         if resource_type == "PaymentNotice":
             content["created"] = self.clock(at_s).isoformat()
-        effect = Effect(content["id"], resource_type, mark_of(body), at_s, content)
+        else:
+            content = stored(content)
+        first = Version(at_s, self.clock(at_s), OURS, content)
+        effect = Effect(content["id"], resource_type, mark_of(body), at_s, [first])
+        if resource_type == "Coverage":
+            self._bump(at_s, effect, None)
         self.effects.append(effect)
         return effect
+
+    def _replace(
+        self,
+        at_s: float,
+        effect: Effect,
+        body: dict[str, Any],
+        since: datetime | None,
+        seen_s: float,
+    ) -> int:
+        """An update of ours, carried out or refused; what it writes over is looked at."""
+        stamp = effect.versions[-1].stamp
+        if not self.climate.has_fractions:
+            stamp = stamp.replace(microsecond=0)
+        if since is not None and stamp > since:
+            self.trace(f"412 of {effect.resource_id} at {at_s:.3f}, changed {stamp}, since {since}")
+            return 412
+        new = stored(body)
+        lost = self._overwritten(effect, new, seen_s)
+        if lost and not self.was_set:
+            self.violations.append(
+                f"an update of {effect.resource_id} at {at_s:.3f} is written over a person's {', '.join(lost)}"
+            )
+        self._change(at_s, effect, OURS, new)
+        return 200
+
+    def forget(self, since_s: float) -> None:
+        """Who was told what since then is dead."""
+        for effect in self.effects:
+            effect.versions = [
+                replace(each, is_told=each.is_told and each.at_s < since_s)
+                for each in effect.versions
+            ]
+
+    @staticmethod
+    def _told(effect: Effect) -> None:
+        effect.versions[-1] = replace(effect.versions[-1], is_told=True)
+
+    def _overwritten(self, effect: Effect, new: dict[str, Any], seen_s: float) -> list[str]:
+        """The elements of a person's edits, made since our last version, that this update takes back.
+
+        Not what no client can tell: an edit in the second of our own last write, by the server's clock;
+        where that sends no Date, an edit after the read; and an edit of `order`, where a write of ours
+        may have moved the patient's coverages meanwhile. A payer that was sent by its id cannot be
+        compared: its edit shows only where the time of our last write is known, and the probe of
+        one more second is over, and nobody was moved.
+        """
+        own = effect.versions[effect.own]
+        ours, lost = own.content, set[str]()
+        first = own.stamp.replace(microsecond=0)
+        for version in effect.versions[effect.own + 1 :]:
+            edited = set(coverage_differences(ours, version.content))
+            if version.author == PERSON:
+                is_late = (
+                    version.at_s > own.at_s + UNTOLD_S
+                    if not own.is_told
+                    else version.stamp.replace(microsecond=0) > first + timedelta(seconds=1)
+                )
+                is_telling = version.stamp.replace(microsecond=0) > first
+                if is_telling and version.at_s <= seen_s + self.unguarded_s:
+                    lost |= edited if is_late or not self.has_payer_ids else edited - {"payor"}
+            lost &= edited
+        is_moved = self._wrote_beside(effect, first)
+        has_moved = is_moved and any(
+            each.content["order"] != ours["order"] for each in effect.versions[effect.own + 1 :]
+        )
+        if self.has_payer_ids and (has_moved or not self.climate.has_date):
+            lost.discard("payor")  # it comes back as an Organization, which cannot be compared
+        if is_moved:
+            lost.discard("order")
+        return sorted(lost & set(coverage_differences(new, effect.content)))
+
+    def _wrote_beside(self, effect: Effect, since: datetime) -> bool:
+        return any(
+            version.author == OURS and version.stamp >= since
+            for other in self.effects
+            if other is not effect
+            and other.resource_type == "Coverage"
+            and _patient(other.content) == _patient(effect.content)
+            for version in other.versions
+        )
+
+    def _change(self, at_s: float, effect: Effect, author: str, content: dict[str, Any]) -> None:
+        before = effect.content["order"]
+        effect.versions.append(Version(at_s, self.clock(at_s), author, content))
+        self.trace(f"{effect.resource_id} is {author} at {at_s:.3f}: {told(content)}")
+        if author != MOVED and self.climate.update_bumps:
+            self._bump(at_s, effect, before)
+
+    def _bump(self, at_s: float, effect: Effect, before: int | None) -> None:
+        """Who has the order that a write takes anew is moved down, and perhaps the next in turn."""
+        order = effect.content["order"]
+        if self.climate.bumps == "none" or order == before:
+            return
+        pushed = effect
+        while order < 5:
+            beside = [
+                each
+                for each in self.effects
+                if each is not effect
+                and each is not pushed
+                and each.resource_type == "Coverage"
+                and _patient(each.content) == _patient(effect.content)
+                and each.content["order"] == order
+                and each.content["status"] == "active"
+            ]
+            if not beside:
+                return
+            pushed, order = beside[0], order + 1
+            self._change(at_s, pushed, MOVED, {**pushed.content, "order": order})
+            if self.climate.bumps == "next":
+                return
+
+    def edit(self, at_s: float, effect: Effect, changes: Mapping[str, Any]) -> None:
+        """A person changes a coverage; or saves it as it is."""
+        self.advance(at_s)
+        content = {**deepcopy(effect.content), **changes}
+        self._change(at_s, effect, PERSON, content)
 
     def _meddle(self, now_s: float) -> None:
         """Somebody enters a payment by hand that is equal to one of ours; the server's clock is set."""
@@ -269,8 +494,51 @@ class SimulatedCanvas:
         if ours and self.random.random() < self.climate.rate_foreign:
             self._commit(now_s, "PaymentNotice", self.random.choice(ours).content)
             self.effects[-1].mark = ""
+        if self.climate.rate_edits and self.people.random() < self.climate.rate_edits:
+            self.somebody_edits(now_s, self.claimed())
         if self.climate.skew_jumps and self.random.random() < 0.02:
             self.climate.skew_s += self.random.choice((-3600, 3600, 40, -40))
+            self.was_set = True
+
+    def somebody_edits(self, at_s: float, known: Collection[str]) -> None:
+        """A person edits one of the coverages that we know, or saves it as it is."""
+        held = [
+            each
+            for each in self.effects
+            if each.resource_id in known and each.resource_id[0] == "c"
+        ]
+        if held:
+            effect, changes = self.people.choice(held), self.people.choice(EDITS)
+            self.edit(at_s, effect, changes)
+
+
+# What people do to a coverage.
+EDITS: Final[tuple[dict[str, Any], ...]] = (
+    {},
+    {"period": {"end": "2026-05-31"}},
+    {"period": {"end": "2026-12-31"}},
+    {"order": 1},
+    {"order": 4},
+    {"payor": [{"reference": "Organization/other"}]},
+    {"class": [{"type": {"coding": [{"code": "plan"}]}, "value": "Gold"}]},
+)
+
+
+def stored(body: dict[str, Any]) -> dict[str, Any]:
+    """A coverage as Canvas keeps it: a payer's id is an Organization from then on."""
+    payor = body["payor"][0]
+    value = payor.get("reference") or f"Organization/of-{payor['identifier']['value']}"
+    return {**body, "payor": [{"reference": value}]}
+
+
+def told(content: Mapping[str, Any]) -> str:
+    """What of a coverage can be edited, for a replay."""
+    return f"order {content['order']}, {content.get('period')}, {content['payor']}, {content.get('class')}"
+
+
+def _issue(code: str) -> dict[str, Any]:
+    issue = {"severity": "error", "code": code, "details": {"text": "no"}}
+    return {"resourceType": "OperationOutcome", "issue": [issue]}
 
 
 def mark_of(body: Mapping[str, Any]) -> str:

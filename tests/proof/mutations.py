@@ -39,6 +39,8 @@ _WEIGHED: Final = "tests/test_recover.py::test_only_what_is_certain_is_settled"
 _DATES: Final = (
     "tests/test_recover.py::test_the_server_is_never_earlier_or_later_than_its_dates_leave_open"
 )
+_EDITED: Final = "tests/proof/test_simulation.py::test_updates_write_over_nobodys_edit"
+_PAYER: Final = "tests/test_recover.py::test_where_a_payer_cannot_be_compared_the_time_of_our_last_write_stays_the_condition"
 _UNDER_FAULTS: Final = "tests/test_run.py::test_never_two_effects_for_a_row_under_faults"
 _SHUT_LANE: Final = "tests/test_run.py::test_a_lane_stays_shut_behind_a_write_in_doubt"
 
@@ -493,6 +495,70 @@ MUTATIONS: Final = (
         "if before is not None and before.resent:",
         "if before is None:",
         ("tests/test_doubt.py::test_a_resend_that_is_tried_again_may_find_its_own_late_effect",),
+    ),
+    Mutation(
+        "42",
+        "an update goes without its condition",
+        _CLIENT,
+        "        if unmodified_since is not None:\n            guard[",
+        "        if unmodified_since is not None:\n            dict[str, str]()[",
+        (_EDITED,),
+    ),
+    Mutation(
+        "43",
+        "a 412 counts as accepted",
+        _RETRY,
+        "    if reply.status == 200:  # noqa: PLR2004 - OK\n",
+        "    if reply.status in {200, 412}:\n",
+        (_EDITED,),
+    ),
+    Mutation(
+        "44",
+        "an update goes again after a 412, without a look",
+        _RETRY,
+        'Verdict.STALE, rule="conflict"',
+        'Verdict.NOT_APPLIED, rule="conflict"',
+        (_EDITED,),
+    ),
+    Mutation(
+        "45",
+        "what a person edited is no difference",
+        _RECOVER,
+        "if different is not None and not set(different) - not_ours:",
+        "if different is not None:",
+        (_EDITED,),
+    ),
+    Mutation(
+        "46",
+        "a read's Date is the condition, though it cannot show who edited the payer",
+        _RECOVER,
+        "    again = replace(again, held_at=held_at)\n",
+        "",
+        (_PAYER,),
+    ),
+    Mutation(
+        "47",
+        "the second that a probe adds is kept, and adds up",
+        _RECOVER,
+        "return replace(again, probe_at=held_at + timedelta(seconds=1))",
+        "return replace(again, held_at=held_at + timedelta(seconds=1))",
+        (_PAYER,),
+    ),
+    Mutation(
+        "48",
+        "a read is taken for as new as its Date",
+        _RECOVER,
+        "            dated -= timedelta(seconds=int(self.quiet_s))",
+        "            dated -= timedelta(seconds=0)",
+        ("tests/test_recover.py::test_a_read_may_be_as_old_as_the_quiet_time",),
+    ),
+    Mutation(
+        "49",
+        "an update whose answer is lost counts as carried out",
+        _RETRY,
+        "    if reply.status == 200:  # noqa: PLR2004 - OK\n",
+        "    if reply.status == 200 or reply.handed_off and (reply.status or 500) >= 500:\n",
+        (_EDITED,),
     ),
 )
 

@@ -49,6 +49,7 @@ URL: Final = "https://fumage-example.canvasmedical.com"
 CALLS: Final = 60  # in a recording
 IMAGES_A_RECORDING: Final = 60
 SECTOR: Final = 512
+_OF_CREATES: Final = (Verdict.ACCEPTED, Verdict.REFUSED, Verdict.NOT_APPLIED, Verdict.LOST)
 _DATABASE: Final = "journal.sqlite"
 _FOLDER: Final = 0  # the folder counts as a file: its content are the names in it
 _NOW: Final = datetime(2026, 11, 21, tzinfo=UTC)
@@ -361,7 +362,7 @@ class _World:
         return f"settle of {len(attempts)}"
 
     def _attempt(self, intent: Intent) -> Attempt:
-        (verdict,) = self._random.choices(list(Verdict), [2, 1, 4, 2])
+        (verdict,) = self._random.choices(_OF_CREATES, [2, 1, 4, 2])
         accepted = verdict is Verdict.ACCEPTED
         exchange = Exchange("write", self._clock, 0.1, 201 if accepted else None, "c1")
         resource_id = f"id-{next(self._ids)}" if accepted else ""

@@ -1,5 +1,8 @@
 """Schedules: the real sender, recovery and journal against a simulated Canvas, killed again and again.
 
+Two nights: what the first one created, the second one updates where the file says something else by
+then, and people edit some of it by day and now and then by night.
+
 A seed decides everything: the rows, the settings, what goes wrong, and where the process is killed.
 `python -m tests.proof replay SEED` runs one again and tells what happened.
 """
@@ -27,17 +30,28 @@ import polars as pl
 
 from pipeline.canvas import client as canvas
 from pipeline.canvas.auth import Credentials
-from pipeline.engine import Sending
 from pipeline.errors import IngestError
 from pipeline.fhir.codes import Contract
-from pipeline.fhir.coverage import coverage, is_like, likeness, payor_of
+from pipeline.fhir.coverage import coverage, coverage_differences, is_like, likeness, payor_of
+from pipeline.fhir.datatypes import fingerprint
 from pipeline.fhir.payment_notice import payment_notice
 from pipeline.journal import journal as journals
 from pipeline.journal.journal import Journal, Run
 from pipeline.records import Disposition, Doubt, Intent, Interaction, State
+from pipeline.sending import Sending
 from pipeline.stages import upload as uploading
 from pipeline.stages.recover import Recovery
-from tests.proof.canvas import BASE, FATES, SEARCH_FATES, Climate, Effect, SimulatedCanvas
+from tests.proof.canvas import (
+    BASE,
+    FATES,
+    MOVED,
+    OURS,
+    PERSON,
+    SEARCH_FATES,
+    Climate,
+    Effect,
+    SimulatedCanvas,
+)
 from tests.proof.virtual import CrashedError, Inline, LoopClock, VirtualLoop
 
 if TYPE_CHECKING:
@@ -47,6 +61,7 @@ T = TypeVar("T")
 
 QUIET_S: Final = 5.0
 LIVES_MAX: Final = 6
+SECOND_LIVES_MAX: Final = 4  # of the second night
 SCRATCH: Final = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path(tempfile.gettempdir())  # noqa: S108 - a memory disk
 
 
@@ -61,20 +76,22 @@ class Row:
     cents: int | None
     body: bytes
     likeness: str
+    fingerprint: str
 
-    def intent(self, run_id: str) -> Intent:
+    def intent(self, run_id: str, resource_id: str = "") -> Intent:
         return Intent(
             self.key,
             "feed",
             self.resource_type,
-            Interaction.CREATE,
+            Interaction.UPDATE if resource_id else Interaction.CREATE,
             self.lane,
             self.body,
-            self.key,
+            self.fingerprint,
             self.cents,
             "",
             self.likeness,
             run_id,
+            resource_id,
         )
 
 
@@ -88,6 +105,8 @@ class Outcome:
     losses: int = 0  # of the journal
     steps: list[int] = field(default_factory=list)  # of each life
     states: Counter[str] = field(default_factory=Counter)
+    updates: Counter[str] = field(default_factory=Counter)  # how rows that changed ended
+    second: int = 0  # the number of the second night's first life
     mistaken: int = 0  # confirmed by an equal payment that somebody made by hand at that moment
     effects: int = 0
 
@@ -111,10 +130,19 @@ def rows_of(random: Random) -> list[Row]:
 def _payment(key: str, number: int, lane: str, cents: int) -> Row:
     day = date(2026, 1, 1) + timedelta(days=number)
     body = payment_notice(patient=lane, amount=Decimal(cents) / 100, created_on=day, claim=None)
-    return Row(key, day.isoformat(), "PaymentNotice", lane, cents, orjson.dumps(body), "")
+    told = orjson.dumps(body)
+    return Row(key, day.isoformat(), "PaymentNotice", lane, cents, told, "", fingerprint(told))
 
 
-def _coverage(key: str, number: int, lane: str) -> Row:
+def _coverage(
+    key: str,
+    number: int,
+    lane: str,
+    *,
+    order: int = 1,
+    ends_on: date | None = None,
+    by_payer_id: bool = True,
+) -> Row:
     body = coverage(
         Contract.OF_2025_10,
         status="active",
@@ -123,14 +151,43 @@ def _coverage(key: str, number: int, lane: str) -> Row:
         member_id=f"m{number}",
         subscriber_id=None,
         relationship="self",
-        payor=payor_of(by_payer_id=True, value="60054", display=key),
-        order=1,
+        payor=payor_of(by_payer_id=by_payer_id, value="60054", display=key),
+        order=order,
         type_code=None,
         start_on=None,
-        end_on=None,
+        end_on=ends_on,
         classes={},
     )
-    return Row(key, key, "Coverage", lane, None, orjson.dumps(body), likeness(body))
+    told = orjson.dumps(body)
+    return Row(key, key, "Coverage", lane, None, told, likeness(body), fingerprint(told))
+
+
+def nights_of(people: Random, rows: list[Row]) -> tuple[list[Row], list[Row]]:
+    """What the files of both nights say: of coverages, other orders and ends in the second one."""
+    by_payer_id = people.random() < 0.5
+    orders = {lane: [*range(1, 9)] for lane in {row.lane for row in rows}}
+    is_swapped = people.random() < 0.4
+    nights = []
+    for night in (1, 2):
+        if night == 2 and is_swapped:
+            for lane in sorted(orders):
+                people.shuffle(orders[lane])
+        turn = {lane: iter(order) for lane, order in orders.items()}
+        told = []
+        for number, row in enumerate(rows):
+            if row.resource_type == "Coverage":
+                ends_on = date(2026, 12, 31) if night == 2 and people.random() < 0.5 else None
+                order = min(next(turn[row.lane]), 5)
+                told.append(
+                    _coverage(
+                        row.key, number, row.lane,
+                        order=order, ends_on=ends_on, by_payer_id=by_payer_id,
+                    )
+                )  # fmt: skip
+            else:
+                told.append(row)
+        nights.append(told)
+    return nights[0], nights[1]
 
 
 def climate_of(random: Random) -> tuple[Climate, bool]:
@@ -173,10 +230,17 @@ class Schedule:
 
     def __init__(self, seed: int, crash_at: Sequence[int] | None = None) -> None:
         self.random = Random(seed)
-        self.rows = rows_of(self.random)
+        self.people = Random(f"{seed} people")  # drawn apart: the first night is what it was
+        self.rows, self.later = nights_of(self.people, rows_of(self.random))
         self.climate, self.is_bounded = climate_of(self.random)
         self.options = options_of(self.random)
-        self.canvas = SimulatedCanvas(self.random, self.climate, self.step)
+        self.climate.bumps = self.people.choice(("none", "next", "all"))
+        self.climate.update_bumps = self.people.random() < 0.5
+        self.climate.has_fractions = self.people.random() < 0.3
+        self.canvas = SimulatedCanvas(self.random, self.people, self.climate, self.step)
+        self.canvas.has_payer_ids = any(b'"identifier":{"system"' in row.body for row in self.rows)
+        if not (self.climate.has_date and self.is_bounded):
+            self.canvas.unguarded_s = 0.0
         self.outcome = Outcome(seed)
         self.now_s = 0.0
         self.trace: Callable[[str], None] = lambda _: None
@@ -190,14 +254,16 @@ class Schedule:
         self._jumps_s = 60.0 if self.climate.skew_jumps else 0.0
         self._spans: dict[str, tuple[float, float]] = {}  # run id -> from when to when it lived
         self._claimed_in: dict[str, list[str]] = {}  # key -> run ids
+        self._plans: dict[tuple[str, str, str], bytes] = {}  # run, key, fingerprint -> body
+        self._are_plans_gone = self.people.random() < 0.1  # those of the first night
+        self._known: set[str] = set()  # the ids that the journal held when the last life ended
+        self._is_second = False
         for _ in range(self.random.choice((0, 0, 1, 2))):  # entered by hand, long before or just so
             row = self.random.choice(self.rows)
             made_s = -self.random.choice((0.5, 30.0, 5000.0))
             effect = self.canvas._commit(made_s, row.resource_type, orjson.loads(row.body))
             effect.mark = ""
-        self.by_hand = {
-            each.resource_id for each in self.canvas.effects if each.resource_type == "Coverage"
-        }
+            effect.versions[0] = replace(effect.versions[0], author=PERSON)
 
     def step(self, what: str) -> None:
         """Something has just happened; perhaps the process is killed here."""
@@ -214,16 +280,44 @@ class Schedule:
             for life in range(LIVES_MAX):
                 if not self._life(folder, self._crash_of(life)):
                     break
+            if any(row.resource_type == "Coverage" for row in self.rows):
+                self._second_night(folder)
             self._heal()
             self._life(folder, None)
-            posts = self.canvas.posts
+            if self._is_second:
+                self._life(folder, None)  # an update may take two: 412, and what was read
+            wrote = self._written
             self._life(folder, None)
-            self._check(folder, posts)
+            self._check(folder, wrote)
         return self.outcome
+
+    @property
+    def _written(self) -> int:
+        """How often Canvas was sent a create, or carried out an update."""
+        return self.canvas.posts + sum(
+            version.author == OURS for each in self.canvas.effects for version in each.versions[1:]
+        )
+
+    def _second_night(self, folder: Path) -> None:
+        """A day goes by, people edit what they like, and the file says something else."""
+        self.outcome.second = len(self.outcome.steps)
+        began_s = self.now_s
+        self.now_s += self.people.choice((2.0, 30.0, 5000.0))
+        for at_s in sorted(
+            self.people.uniform(began_s, self.now_s)
+            for _ in range(self.people.choice((0, 1, 2, len(self.rows))))
+        ):
+            self.canvas.somebody_edits(at_s, self._known)
+        self.rows, self._is_second = self.later, True
+        self.climate.rate_edits = self.people.choice((0.0, 0.0, 0.02))
+        first = self.outcome.second
+        for life in range(first, first + SECOND_LIVES_MAX):
+            if not self._life(folder, self._crash_of(life)):
+                break
 
     def _crash_of(self, life: int) -> int | None:
         if self._crash_at is not None:
-            return self._crash_at[life] if life < len(self._crash_at) else None
+            return (self._crash_at[life] or None) if life < len(self._crash_at) else None
         return self.random.randint(1, 120) if self.random.random() < 0.6 else None
 
     def _heal(self) -> None:
@@ -233,6 +327,7 @@ class Schedule:
         self.climate.fates = {}
         self.climate.searches = {}
         self.climate.rate_foreign = 0.0
+        self.climate.rate_edits = 0.0
         self.climate.skew_jumps = False
         self._is_fair = True
 
@@ -241,10 +336,11 @@ class Schedule:
         self._step, self._crash_step = 0, crash_step
         self._run += 1
         self.now_s += self.random.choice((0.0, 1.0, 100.0))
-        if self._crash_at is None and not self._is_fair and self.random.random() < 0.03:
+        is_usual = not (self._is_fair or self._is_second)
+        if self._crash_at is None and is_usual and self.random.random() < 0.03:
             self._lose(folder)
         loop = VirtualLoop(self.now_s, self.random, self.step)
-        wrong_s = self.random.choice((0.0, 0.0, 0.0, 0.0, 5.0, 3600.0, -3600.0))
+        wrong_s = self.random.choice((0.0, 0.0, 0.0, 0.0, 5.0, 3000.0, -3000.0))
         wrong_s = 0.0 if self._is_fair else wrong_s
         connection = journals._connect(folder, BASE, None, after_loss=False)
         journal = Journal(connection, Inline(), folder)
@@ -256,6 +352,7 @@ class Schedule:
             loop.run(self._main(loop, LoopClock(loop, wrong_s), journal))
         except CrashedError:
             killed = True
+            self.canvas.forget(self.now_s)
             self.outcome.crashes += 1
         except IngestError as error:
             self.trace(f"ended: {type(error).__name__}")
@@ -265,6 +362,7 @@ class Schedule:
             self._spans[f"r{self._run}"] = (self.now_s, loop.time())
             self.now_s = loop.time()
             connection.rollback()
+            self._known = self.canvas.claimed()
             connection.close()
         return killed
 
@@ -294,28 +392,49 @@ class Schedule:
         )
         transport = cast("Any", self.canvas)
         client = canvas.Client(options, transport, clock, self.random)
-        recovery = Recovery(client, journal, clock, self.random, QUIET_S, run_id)
+        recovery = Recovery(
+            client, journal, clock, self.random, QUIET_S, run_id, self._planned_body
+        )
         job = cast("Any", SimpleNamespace(upload=self.options))
         stop = asyncio.Event()
         if not self._is_fair and self.random.random() < 0.1:
             loop.call_later(self.random.uniform(0, 10), stop.set)
         sending = Sending(job, run_id, client, journal, recovery, clock, self.random, stop)
         await sending.settle([self._with_body(doubt) for doubt in journal.doubts()], _nobody)
-        states = journal.states(row.key for row in self.rows)
-        done = {State.CONFIRMED, State.IN_DOUBT, State.IN_FLIGHT, State.ABANDONED}
-        intents = [row.intent(run_id) for row in self.rows if states.get(row.key) not in done]
+        intents = self._plan(run_id, journal)
         types = {intent.resource_type for intent in intents}
         if intents and not stop.is_set():
             await sending.upload(iter([intents]), types, _nobody)
         await journal.record(run_id, client.exchanges)
 
+    def _plan(self, run_id: str, journal: Journal) -> list[Intent]:
+        """What each row comes to, as `stages/resolve.py` has it."""
+        keys = pl.Series("key", [row.key for row in self.rows], dtype=pl.String)
+        known = {line["key"]: line for line in journal.known(keys).to_dicts()}
+        intents = []
+        for row in self.rows:
+            line = known.get(row.key, {"state": "PENDING", "fingerprint": "", "resource_id": ""})
+            state, is_same = State(line["state"]), line["fingerprint"] == row.fingerprint
+            if state in {State.PENDING, State.REFUSED} or (
+                state is State.CONFIRMED and row.resource_type == "Coverage" and not is_same
+            ):
+                intents.append(row.intent(run_id, line["resource_id"]))
+        for intent in intents:
+            self._plans[run_id, intent.key, intent.fingerprint] = intent.body
+        return intents
+
+    def _planned_body(self, run_id: str, _: str, key: str, held: str) -> bytes | None:
+        is_gone = self._are_plans_gone and int(run_id[1:]) <= self.outcome.second
+        return None if is_gone else self._plans.get((run_id, key, held))
+
     def _with_body(self, doubt: Doubt) -> Doubt:
-        body = next(row.body for row in self.rows if row.key == doubt.intent.key)
-        return replace(doubt, intent=replace(doubt.intent, body=body))
+        asked = doubt.intent
+        body = self._plans[asked.run_id, asked.key, asked.fingerprint]
+        return replace(doubt, intent=replace(asked, body=body))
 
     # The invariants -------------------------------------------------------------------------------
 
-    def _check(self, folder: Path, posts: int) -> None:
+    def _check(self, folder: Path, wrote: int) -> None:
         connection = journals._connect(folder, BASE, None, after_loss=False)
         journal = Journal(connection, Inline(), folder)
         written = journal.writes(pl.Series("key", [row.key for row in self.rows]))
@@ -328,6 +447,8 @@ class Schedule:
             if line.event == "claim":
                 self._claimed_in.setdefault(line.key, []).append(line.run_id)
         connection.close()
+        for found in self.canvas.violations:
+            self._violated(found)
         made = Counter(each.mark for each in self.canvas.effects if each.mark)
         by_id = {each.resource_id: each for each in self.canvas.effects}
         self.outcome.effects = made.total()
@@ -343,15 +464,18 @@ class Schedule:
                 made[row.mark]
                 and state is not State.IN_DOUBT
                 and self._effects_max(row) == 1
+                and (end is None or end["interaction"] == Interaction.CREATE.value)
                 and not self.outcome.losses  # then a row behind a doubt may have one from before
             ):
                 self._violated(f"{row.key} has an effect and is {state.value}")
             if state is State.IN_FLIGHT:
                 self._violated(f"{row.key} is left in flight")
+            if end is not None and end["interaction"] == Interaction.UPDATE.value:
+                self._check_update(row, state, end, by_id)
         ids = [end["resource_id"] for end in ends.values() if end["resource_id"]]
         if len(ids) != len(set(ids)):
             self._violated("a resource belongs to two rows")
-        if self.canvas.posts != posts and not self.outcome.states[State.PENDING.value]:
+        if self._written != wrote and not self.outcome.states[State.PENDING.value]:
             self._violated("the last run had no news, and sent something")
         self._check_lanes(ends)
 
@@ -367,7 +491,7 @@ class Schedule:
             self._violated(f"{row.key} is confirmed by a resource that is not there")
             return
         if row.resource_type == "Coverage":
-            if not is_like(effect.content, row.likeness):
+            if not any(is_like(each.content, row.likeness) for each in effect.versions):
                 self._violated(f"{row.key} is confirmed by a coverage that is another's")
             return
         same = (effect.content["request"], effect.content["amount"])
@@ -391,6 +515,31 @@ class Schedule:
             return
         self._violated(f"{row.key} is confirmed by a payment of another time")
 
+    def _check_update(
+        self, row: Row, state: State, end: dict[str, Any], by_id: dict[str, Effect]
+    ) -> None:
+        rule = str(end["rule"])
+        is_conflict = state is State.REFUSED and rule == "conflict"
+        self.outcome.updates["conflict" if is_conflict else state.value] += 1
+        effect = by_id.get(end["resource_id"])
+        if effect is None:
+            self._violated(f"{row.key} is an update of a resource that is not there")
+            return
+        since = effect.versions[effect.own :]  # our last version, and what came after it
+        body = orjson.loads(row.body)
+        if state is State.CONFIRMED and not any(
+            not coverage_differences(body, each.content) for each in since
+        ):
+            self._violated(f"{row.key} is confirmed, and Canvas never held what it says")
+        is_edited = any(each.author == PERSON for each in since) or (
+            self.canvas.was_set
+            or self._are_plans_gone
+            or not self.is_bounded
+            or any(each.author == MOVED for each in since)  # by a person's coverage, or no Date
+        )
+        if is_conflict and not is_edited:
+            self._violated(f"{row.key} is refused for an edit that nobody made")
+
     def _check_lanes(self, ends: dict[str, dict[str, Any]]) -> None:
         """What is pending in the end waits behind a doubt of its patient."""
         doubted = {
@@ -400,7 +549,7 @@ class Schedule:
         }
         for row in self.rows:
             is_pending = row.key not in ends or ends[row.key]["state"] == State.PENDING.value
-            if is_pending and row.lane not in doubted:
+            if is_pending and row.lane not in doubted and not self.canvas.was_set:
                 self._violated(f"{row.key} is pending, and nothing is in its way")
 
     def _violated(self, what: str) -> None:
@@ -442,12 +591,17 @@ def outcome(seed: int) -> Outcome:
 def crash_points(seed: int) -> Iterator[Outcome]:
     """One schedule killed at each step in turn, and once more at some step of the life after that.
 
+    First in the first night, then in the second one.
+
     The second step moves on with the first, so that over the whole every part of a recovery is struck.
     """
     quiet()
-    for first in range(1, Schedule(seed, ()).run().steps[0] + 1):
-        after = Schedule(seed, (first,)).run().steps[1]
-        yield Schedule(seed, (first, first * 7 % max(after, 1) + 1)).run()
+    whole = Schedule(seed, ()).run()
+    for unharmed in dict.fromkeys(((), (0,) * whole.second)):
+        at = len(unharmed)
+        for first in range(1, whole.steps[at] + 1):
+            after = Schedule(seed, (*unharmed, first)).run().steps[at + 1]
+            yield Schedule(seed, (*unharmed, first, first * 7 % max(after, 1) + 1)).run()
 
 
 def swept(seed: int) -> tuple[int, list[str]]:

@@ -1,0 +1,94 @@
+"""What a run needs to know, composed of each part's own options, and where it stands."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import polars as pl
+
+from pipeline.canvas import client as canvas
+from pipeline.crosswalk import Target
+from pipeline.feeds.feed import Feed
+from pipeline.feeds.manifest import Expected
+from pipeline.fhir.codes import Contract
+from pipeline.records import Disposition
+from pipeline.stages import upload as uploading
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a run may not exceed; above it nothing is written. None: no limit."""
+
+    rejects_share_max: float | None = None  # of a feed's rows without the filtered ones
+    rejects_max: int | None = None
+    amount_cents_max: int | None = None  # one payment
+    total_cents_max: int | None = None  # all payments of the plan
+    writes_max: int | None = None
+    change_max: float | None = None  # factor between this and the last file's rows or dollars
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """How a source's id becomes a Canvas id.
+
+    By the table at `path`, or by searching Canvas for the identifier in `system`; without either the
+    source's value is the id.
+    """
+
+    target: Target = "key"
+    path: Path | None = None
+    source_column: str = ""
+    target_column: str = ""
+    system: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class References:
+    """How each kind of reference is resolved."""
+
+    patient: Reference = Reference()
+    payer: Reference = Reference("payer_id")
+    claim: Reference = Reference()
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """All that a run needs to know: the configuration, composed of each part's own options."""
+
+    feeds: tuple[Feed, ...]
+    contract: Contract
+    canvas: canvas.Options
+    upload: uploading.Options
+    limits: Limits
+    state_dir: Path
+    report_dir: Path
+    config_sha256: str
+    version: str
+    references: References = References()
+    inputs: Mapping[str, Path | pl.DataFrame] = field(
+        default_factory=dict
+    )  # in place of a feed's path
+    expected: Mapping[str, Expected] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Progress:
+    """Where a run stands, for whoever shows it. Written by the conductor, read by the edge."""
+
+    stage: Literal[
+        "starting",
+        "settling",
+        "looking up",
+        "searching",
+        "reading",
+        "planning",
+        "sending",
+        "verifying",
+        "reporting",
+    ] = "starting"
+    rows_read: int = 0
+    to_send: int = 0
+    sent: int = 0  # writes that ended, whichever way
+    dispositions: Counter[Disposition] = field(default_factory=Counter)

@@ -1,0 +1,804 @@
+"""Everything before the first write: from files to a sealed plan that exceeds no limit.
+
+    expect -> inspect -> (lookup) -> read -> validate -> map -> resolve -> (adopt) -> retire -> arrange
+           -> plan sealed -> guards
+
+What is in brackets asks Canvas. What is slow and asks nobody runs in a thread.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC
+from glob import glob
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+import polars as pl
+
+from pipeline import held as held_rows
+from pipeline.clock import Clock
+from pipeline.crosswalk import Ambiguous, Crosswalk, Crosswalks, Unknown, table_of
+from pipeline.errors import CanvasError, InputError, PlanError, Stopped
+from pipeline.feeds.columns import Dates, Reading
+from pipeline.feeds.feed import Feed, Kind
+from pipeline.feeds.source import Batch, Source
+from pipeline.feeds.texts import texts_of, wanted
+from pipeline.guards import guard
+from pipeline.held import Held
+from pipeline.job import Job, Progress, Reference, References
+from pipeline.journal.journal import Journal
+from pipeline.plans import KEPT, MISSING, SEQ, Plan, Planned, PlanWriter, look_up
+from pipeline.records import ADOPTED, Disposition, Draft, Intent, Interaction, Stage
+from pipeline.sending import Sending
+from pipeline.stages import arrange as arranging
+from pipeline.stages.adopt import Adopted, Row, Shown, adopt
+from pipeline.stages.arrange import arrange, lanes_to_arrange
+from pipeline.stages.expect import expect
+from pipeline.stages.inspect import inspect
+from pipeline.stages.lookup import Tools, lookup
+from pipeline.stages.map import Mapping as RowMapping
+from pipeline.stages.map import map_row
+from pipeline.stages.read import read
+from pipeline.stages.resolve import NEEDED, VERDICT_SCHEMA, resolve
+from pipeline.stages.retire import REPORTED, Missing, retire
+from pipeline.stages.validate import validate
+
+_ROWS_AT_ONCE: Final = 32_000
+_PATIENTS_AT_ONCE: Final = 500  # whose rows are held in memory while Canvas is searched for them
+_WARNINGS: Final = ("order|bumps", arranging.RULE)
+_STANDING: Final = (Disposition.PENDING.value, Disposition.UNCHANGED.value)
+
+Orders = dict[str, dict[str, int]]  # lane -> key, or canvas:<id> -> order
+
+
+async def planned(
+    job: Job,
+    run_id: str,
+    journal: Journal,
+    clock: Clock,
+    progress: Progress,
+    stop: asyncio.Event,
+    sending: Sending | None = None,
+    *,
+    must_ask: bool = True,
+) -> Plan:
+    """A sealed plan that exceeds no limit. Without `sending` Canvas is not asked.
+
+    Where it does not answer that is an error only with `must_ask`; else the plan says so.
+    """
+    planner = Planner(job, run_id, journal, clock, progress, stop)
+    await asyncio.to_thread(planner.open)
+    if sending is not None and job.references.patient.system:
+        progress.stage = "looking up"
+        patient = await _searched(sending, planner.sources)
+        planner.crosswalks = replace(planner.crosswalks, patient=patient)
+    await asyncio.to_thread(planner.read)
+    try:
+        await planner.ask(sending)
+    except CanvasError:
+        if must_ask:
+            raise
+    return await asyncio.to_thread(planner.seal)
+
+
+@dataclass(slots=True)
+class _Judged:
+    """One feed, on its way into the plan."""
+
+    meta: dict[str, Any]
+    unread: set[str] = field(default_factory=set)  # patients of rows that were rejected
+    verdicts: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=VERDICT_SCHEMA))
+    missing: Missing = field(
+        default_factory=lambda: Missing(pl.DataFrame(schema=MISSING), guarded=False)
+    )
+    compared_with: str | None = None  # the run whose rows were looked for
+
+
+class Planner:
+    """The steps of one plan, in order: open, read, ask, seal."""
+
+    def __init__(
+        self,
+        job: Job,
+        run_id: str,
+        journal: Journal,
+        clock: Clock,
+        progress: Progress,
+        stop: asyncio.Event,
+    ) -> None:
+        self._job = job
+        self._run_id = run_id
+        self._journal = journal
+        self._progress = progress
+        self._stop = stop
+        self._today = clock.now().astimezone(UTC).date()
+        self._writer = PlanWriter(job.state_dir / "plans" / run_id)
+        self._feeds = {feed.name: feed for feed in job.feeds}
+        self._coverages = [feed for feed in job.feeds if feed.traits.resource_type == "Coverage"]
+        self._judged: dict[str, _Judged] = {}
+        self._unknown: Orders = {}  # coverages that Canvas holds and no row has
+        self._arranged = arranging.Arranged()
+        self._again: dict[str, list[pl.DataFrame]] = {}  # source rows that were skipped at first
+        self._unasked = 0  # patients of whom Canvas may hold something that no row has
+        self._readings: dict[str, Reading] = {}
+        self._adopted: dict[str, list[tuple[Any, ...]]] = {}  # lines for the verdicts, by feed
+        self.crosswalks = Crosswalks()
+        self.sources: dict[str, list[Source]] = {}
+
+    def open(self) -> None:
+        """What manifests say, the tables of references, and the files, found fit."""
+        job, folder = self._job, self._writer.folder
+        self._said = {feed.name: expect(feed) for feed in job.feeds if feed.name not in job.inputs}
+        self.crosswalks = _crosswalks(job.references, folder)
+        self._progress.stage = "reading"
+        self.sources = {feed.name: _inspect_feed(job, feed, folder) for feed in job.feeds}
+
+    # Reading --------------------------------------------------------------------------------------
+
+    def read(self) -> None:
+        """Every row, validated and mapped; then against each other, and against the journal."""
+        self._progress.stage = "reading"
+        for feed in self._job.feeds:
+            self._judged[feed.name] = self._read(feed)
+        self._progress.stage = "planning"
+        files = {
+            name: [Path(file["path"]).name for file in judged.meta["files"]]
+            for name, judged in self._judged.items()
+        }
+        rows = {name: self._writer.narrow(name, NEEDED) for name in self._feeds}
+        for name, verdicts in resolve(rows, self._job.feeds, files, self._journal.known).items():
+            self._judged[name].verdicts = verdicts
+
+    def _read(self, feed: Feed) -> _Judged:
+        """One feed, into the plan. Its control totals are those of the rows as they were read."""
+        sources = self.sources[feed.name]
+        rows_read = cents_read = 0
+        unread: set[str] = set()
+        held = self.held(feed)
+        for number, source in enumerate(sources):
+            for batch in _together(read(source)):
+                self._check_stop()
+                planned = self._planned(feed, batch, held)
+                self._writer.append(feed.name, number, planned)
+                rows_read += batch.frame.height
+                cents_read += int(planned.held["amount_cents"].sum())
+                cents_read += sum(row.amount_cents or 0 for row, _ in planned.rows)
+                if feed.missing == "cancel":
+                    unread |= self._unread(feed, planned)
+                self._progress.rows_read += batch.frame.height
+        self._writer.flush()
+        columns = list(dict.fromkeys(name for source in sources for name in source.kept))
+        return _Judged(
+            {
+                "kind": feed.kind.value,
+                "encoding": feed.encoding,
+                "files": [
+                    {"path": str(source.path), "sha256": source.sha256, "rows": source.rows}
+                    for source in sources
+                ],
+                "rows_read": rows_read,
+                "cents_read": cents_read,
+                "columns": columns,
+                "delimiter": sources[0].delimiter,
+                "salt": self._salt(feed),
+            },
+            unread,
+        )
+
+    def _planned(self, feed: Feed, batch: Batch, held: Held) -> Planned:
+        """A batch, row by row where the last run does not tell that it is unchanged."""
+        texts = texts_of(batch.frame, feed)
+        is_wanted = wanted(texts, feed)
+        digests = held_rows.digests(texts, self._tables())
+        found, lines = held.find(digests)
+        is_held = found & is_wanted
+        rest = ~is_held
+        numbers = pl.int_range(
+            batch.first_row, batch.first_row + batch.frame.height, dtype=pl.UInt32, eager=True
+        )
+        reading = self._reading(feed)
+        checked = validate(
+            texts.filter(rest), is_wanted.filter(rest), numbers.filter(rest), feed, reading
+        )
+        drafts = [
+            None if row.content is None else map_row(row.content, self._mapping(), feed.order_by)
+            for row in checked
+        ]
+        rows = list(zip(checked, drafts, strict=True))
+        kept = lines.filter(is_wanted.filter(found))
+        return Planned(batch.frame, numbers, digests, is_held, kept, rows)
+
+    def _unread(self, feed: Feed, planned: Planned) -> set[str]:
+        """The patients of the rows that were rejected, "" among them where one could not be read."""
+        rejected = [row for row, _ in planned.rows if row.disposition is Disposition.REJECTED]
+        if not rejected:
+            return set()
+        texts = texts_of(planned.source, feed).with_columns(planned.numbers.alias("_row"))
+        mine = texts.filter(pl.col("_row").is_in([row.row for row in rejected]))
+        return {self._patient(value) for value in mine["patient"]}
+
+    def _patient(self, value: str | None) -> str:
+        try:
+            return self.crosswalks.patient.find(value) if value else ""
+        except (Unknown, Ambiguous):
+            return ""
+
+    def held(self, feed: Feed) -> Held:
+        """What the last run found unchanged; nothing where equal rows are rows of their own."""
+        if feed.repeats == "count":
+            return Held.none()
+        state, name = self._job.state_dir, self._journal.name
+        return Held.open(state, feed.name, self._salt(feed), name, self._journal.touched_since)
+
+    def _salt(self, feed: Feed) -> str:
+        """What is true of all rows of a feed, and decides what a row becomes."""
+        told = (
+            self._job.version,
+            pl.__version__,
+            feed.kind,
+            sorted(feed.codes.items()),
+            feed.dates,
+            feed.amount_sign,
+            feed.key,
+            feed.order_by,
+            self._job.contract,
+            self._job.references,
+            self._job.limits.amount_cents_max,
+        )
+        return hashlib.sha256(repr(told).encode()).hexdigest()
+
+    def _tables(self) -> dict[str, Crosswalk]:
+        """The crosswalk of each field that has one."""
+        walks = self.crosswalks
+        return {
+            "patient": walks.patient,
+            "subscriber": walks.patient,
+            "payer": walks.payer,
+            "claim": walks.claim,
+        }
+
+    def _mapping(self) -> RowMapping:
+        return RowMapping(self._job.contract, self.crosswalks.payer.target, self._today)
+
+    def _reading(self, feed: Feed) -> Reading:
+        found = self._readings.get(feed.name)
+        if found is None:
+            found = self._readings[feed.name] = Reading(
+                dates=Dates(feed.dates),
+                crosswalks=self.crosswalks,
+                codes=feed.codes,
+                amount_sign=feed.amount_sign,
+                amount_max_cents=self._job.limits.amount_cents_max,
+                required=feed.required,
+            )
+        return found
+
+    def _check_stop(self) -> None:
+        if self._stop.is_set():
+            raise Stopped("interrupted while planning")
+
+    # Asking Canvas --------------------------------------------------------------------------------
+
+    async def ask(self, sending: Sending | None) -> None:
+        """Take over what is in Canvas already, and see what is in the way of an order.
+
+        Not after the journal was lost: then a person decides on what Canvas seems to hold.
+        """
+        if self._journal.was_lost or not any(feed.adopt for feed in self._coverages):
+            return
+        rows = await asyncio.to_thread(self._to_adopt)
+        lanes = rows["lane"].unique(maintain_order=True)
+        self._unasked = lanes.len()
+        if sending is None or not self._unasked:
+            return
+        await sending.client.probe("Coverage")
+        self._progress.stage = "searching"
+        self._progress.to_send = lanes.len()
+        for part in lanes.to_frame().iter_slices(_PATIENTS_AT_ONCE):
+            self._check_stop()
+            mine = rows.join(part, on="lane", how="semi", maintain_order="left")
+            shown = await self._search(sending, await asyncio.to_thread(self._with_bodies, mine))
+            await sending.record()
+            for each in shown:
+                self._take_over(each, mine)
+            self._progress.sent += part.height
+            self._unasked -= part.height
+        self._progress.sent = self._progress.to_send = 0
+
+    def _to_adopt(self) -> pl.DataFrame:
+        """Rows without a resource (number, feed, seq, lane); and, with seq null, patients to look at.
+
+        These are the ones whose order changes: a coverage that no row has may stand there.
+        """
+        shape = {"feed": pl.String, "seq": pl.UInt32, "lane": pl.String}
+        parts = [pl.DataFrame(schema=shape)]
+        for feed in self._coverages:
+            going = self._going(feed)
+            if feed.adopt:
+                created = going.filter(pl.col("interaction") == Interaction.CREATE.value)
+                parts.append(created.select(pl.lit(feed.name).alias("feed"), "seq", "lane"))
+            updated = going.filter(pl.col("interaction") == Interaction.UPDATE.value)
+            ranks = self._journal.ranks(updated["lane"].unique()).select("key", "rank")
+            moved = updated.join(ranks, on="key", how="left").filter(
+                pl.col("active") & pl.col("order").ne_missing(pl.col("rank"))
+            )
+            parts.append(
+                moved.select(
+                    pl.lit(feed.name).alias("feed"),
+                    pl.lit(None).cast(pl.UInt32).alias("seq"),
+                    "lane",
+                )
+            )
+        shut = list(self._journal.shut_lanes())
+        rows = pl.concat(parts).filter(~pl.col("lane").is_in(shut))
+        return rows.with_row_index("number")
+
+    def _going(self, feed: Feed) -> pl.DataFrame:
+        """The rows of a feed that are to be written, with what arranging needs of them."""
+        verdicts = self._judged[feed.name].verdicts.filter(pl.col("interaction") != "")
+        narrow = self._writer.narrow(
+            feed.name, ["seq", "lane", "order", "start_day", "active"], verdicts["seq"]
+        )
+        return narrow.join(verdicts.select("seq", "key", "disposition", "interaction"), on="seq")
+
+    def _with_bodies(self, rows: pl.DataFrame) -> dict[str, list[Row]]:
+        """By patient, what each row without a resource would be sent as."""
+        by_lane: dict[str, list[Row]] = {lane: [] for lane in rows["lane"].unique()}
+        for feed in self._coverages:
+            mine = rows.filter((pl.col("feed") == feed.name) & pl.col("seq").is_not_null())
+            if mine.is_empty():
+                continue
+            bodies = self._writer.narrow(feed.name, ["seq", "body"], mine["seq"])
+            for number, lane, body in (
+                mine.join(bodies, on="seq").select("number", "lane", "body").iter_rows()
+            ):
+                by_lane[lane].append(Row(number, orjson.loads(body)))
+        return by_lane
+
+    async def _search(self, sending: Sending, by_lane: Mapping[str, list[Row]]) -> list[Shown]:
+        """What is in flight when one fails is waited for, so that every request is accounted for."""
+        found = await asyncio.gather(
+            *(
+                adopt(sending.client, self._journal, sending.clock, sending.random, lane, rows)
+                for lane, rows in by_lane.items()
+            ),
+            return_exceptions=True,
+        )
+        for each in found:
+            if isinstance(each, BaseException):
+                raise each
+        return [each for each in found if isinstance(each, Shown)]
+
+    def _take_over(self, shown: Shown, rows: pl.DataFrame) -> None:
+        """Enter what one patient's search came to into the verdicts."""
+        if shown.unknown:
+            others = {f"{arranging.OTHER}{key}": order for key, order in shown.unknown.items()}
+            self._unknown[shown.lane] = others
+        where = dict(zip(rows["number"], rows.select("feed", "seq").iter_rows(), strict=True))
+        for each in shown.adopted:
+            feed, seq = where[each.number]
+            seen_at = shown.seen_at if each.resource_id else None
+            verdict = _verdict_of(each, may_update=self._feeds[feed].update)
+            line = (seq, *verdict, seen_at, each.shown or None)
+            self._adopted.setdefault(feed, []).append(line)
+
+    # Sealing --------------------------------------------------------------------------------------
+
+    def seal(self) -> Plan:
+        """What is gone, in which turn all goes, and whether it may go at all."""
+        self._progress.stage = "planning"
+        for name, lines in self._adopted.items():
+            judged = self._judged[name]
+            judged.verdicts = judged.verdicts.update(_frame(lines, _ADOPTED_SCHEMA), on="seq")
+        for feed in self._coverages:
+            self._retire(feed)
+        self._arrange()
+        for feed in self._job.feeds:
+            self._return_skipped(feed)
+        for sources in self.sources.values():
+            for source in sources:
+                if source.readable != source.path:
+                    source.readable.unlink()
+        metas = {
+            name: {**judged.meta, **_totals(self._writer, self._feeds[name], judged)}
+            for name, judged in self._judged.items()
+        }
+        plan = self._writer.seal(
+            {name: judged.verdicts for name, judged in self._judged.items()},
+            {name: judged.missing.lines for name, judged in self._judged.items()},
+            {
+                "run_id": self._run_id,
+                "config_sha256": self._job.config_sha256,
+                "feeds": metas,
+                "patients_unasked": self._unasked,
+                "displaced": self._arranged.displaced,
+                "reordered": self._arranged.reordered,
+            },
+        )
+        guard(self._job, metas, self._said, self._journal.last_feed)
+        # A file that was given by hand is none to compare the next one with.
+        self._journal.enter_feeds(
+            self._run_id,
+            [
+                (name, meta["rows_read"], meta["cents_read"])
+                for name, meta in metas.items()
+                if name not in self._job.inputs
+            ],
+        )
+        return plan
+
+    def _retire(self, feed: Feed) -> None:
+        """The rows of the last complete run that are gone."""
+        if feed.missing == "ignore" or feed.name in self._job.inputs:
+            return
+        judged = self._judged[feed.name]
+        runs = self._journal.last_complete(feed.name)
+        if not runs:
+            return
+        before, open_ = self._keys_before(feed, runs), self._journal.open_cancels(feed.name)
+        candidates = pl.concat([before, open_]).unique().to_frame()
+        gone = candidates.join(self._keys(feed).to_frame(), on="key", how="anti")
+        held = self._journal.active(gone["key"])
+        judged.missing = retire(feed, held, before.len(), set(open_), judged.unread, self._sent)
+        judged.compared_with = runs[0]
+
+    def _keys_before(self, feed: Feed, runs: Sequence[str]) -> pl.Series:
+        """The keys of the last complete run, and of those after it that ended early.
+
+        With them what was gone then already and was not cancelled. Where a plan is not there any
+        more, all of the feed that Canvas holds by our books.
+        """
+        keys: list[pl.Series] = []
+        for run_id in runs:
+            try:
+                plan = Plan.open(self._job.state_dir / "plans" / run_id)
+                kept = plan.missing(feed.name).filter(pl.col("rule") != REPORTED)
+                keys += [plan.keys(feed.name), kept["key"]]
+            except (PlanError, OSError, pl.exceptions.PolarsError):
+                keys.append(self._journal.active_of(feed.name))
+        return pl.concat(keys).unique()
+
+    def _keys(self, feed: Feed) -> pl.Series:
+        """The keys of all rows of today's files, whatever became of them."""
+        rows = self._writer.narrow(feed.name, ["key"])["key"]
+        return pl.concat([rows, self._judged[feed.name].verdicts["key"]]).unique()
+
+    def _sent(self, gone: pl.DataFrame) -> dict[str, bytes]:
+        """What Canvas was last sent of these rows, from the plans that are still there."""
+        intents = [
+            Intent(
+                key=key,
+                feed=feed,
+                resource_type="Coverage",
+                interaction=Interaction.UPDATE,
+                lane="",
+                body=b"",
+                fingerprint=held,
+                amount_cents=None,
+                claim="",
+                likeness="",
+                run_id=run_id,
+            )
+            for key, feed, held, run_id in gone.select(
+                "key", "feed", "held", "held_run"
+            ).iter_rows()
+        ]
+        found = look_up(self._job.state_dir / "plans", intents)
+        return {key: row.body for key, row in found.items()}
+
+    def _arrange(self) -> None:
+        """In which turn each patient's coverages are written, and which beside those that change."""
+        going = [self._going(feed)["lane"] for feed in self._coverages]
+        if not any(lanes.len() for lanes in going):
+            return
+        ranks = self._journal.ranks(pl.concat(going).unique())
+        before = self._before(ranks)
+        standing = {feed.name: self._standing(feed) for feed in self._coverages}
+        lanes = lanes_to_arrange(standing, before)
+        rows = {
+            name: frame.filter(pl.col("lane").is_in(lanes.implode()))
+            for name, frame in standing.items()
+        }
+        self._arranged = arrange(rows, before)
+        ended = [judged.missing.lines["lane"] for judged in self._judged.values()]
+        self._arranged.reordered += set(pl.concat(ended)).intersection(lanes)
+        turns: dict[str, list[arranging.Turn]] = {}
+        for turn in self._arranged.turns:
+            turns.setdefault(turn.feed, []).append(turn)
+        ids = dict(zip(ranks["key"], ranks["resource_id"], strict=True))
+        for name, mine in turns.items():
+            self._turn(self._feeds[name], mine, ids)
+
+    def _before(self, ranks: pl.DataFrame) -> Orders:
+        """The orders that Canvas holds, but for those that are to be cancelled: they go first."""
+        cancelled = {
+            key
+            for judged in self._judged.values()
+            for key in judged.missing.lines.filter(pl.col("interaction") != "")["key"]
+        }
+        before: Orders = {lane: dict(orders) for lane, orders in self._unknown.items()}
+        for lane, key, order in ranks.select("lane", "key", "rank").iter_rows():
+            if order is not None and key not in cancelled:
+                before.setdefault(lane, {})[key] = order
+        for feed in self._coverages:
+            self._with_adopted(feed, before)
+        return before
+
+    def _with_adopted(self, feed: Feed, before: Orders) -> None:
+        """What is taken over has the order that Canvas showed."""
+        verdicts = self._judged[feed.name].verdicts.filter(pl.col("shown").is_not_null())
+        lanes = self._writer.narrow(feed.name, ["seq", "lane"], verdicts["seq"])
+        for key, lane, shown in (
+            verdicts.join(lanes, on="seq").select("key", "lane", "shown").iter_rows()
+        ):
+            coverage = orjson.loads(shown)
+            if coverage["status"] == "active" and isinstance(coverage.get("order"), int):
+                before.setdefault(lane, {})[key] = coverage["order"]
+
+    def _standing(self, feed: Feed) -> pl.DataFrame:
+        """The rows of a feed that Canvas holds, or is to hold, with their verdicts."""
+        columns = ["seq", "key", "lane", "order", "start_day", "active", "disposition"]
+        verdicts = self._judged[feed.name].verdicts.select(
+            "seq", "key", "disposition", "interaction"
+        )
+        rows = self._writer.narrow(feed.name, columns).join(
+            verdicts, on="seq", how="left", suffix="_verdict"
+        )
+        return rows.with_columns(
+            pl.coalesce("key_verdict", "key").alias("key"),
+            pl.coalesce("disposition_verdict", "disposition").alias("disposition"),
+            pl.col("interaction").fill_null(""),
+        ).filter(pl.col("disposition").is_in(_STANDING))
+
+    def _turn(self, feed: Feed, turns: Sequence[arranging.Turn], ids: Mapping[str, str]) -> None:
+        """Enter a feed's turns into its verdicts."""
+        judged = self._judged[feed.name]
+        moved = [(turn.seq, turn.slot) for turn in turns if turn.slot != turn.seq]
+        judged.verdicts = judged.verdicts.update(_frame(moved, _SLOT_SCHEMA), on="seq")
+        warned = [
+            (turn.seq, "order", arranging.RULE, arranging.MESSAGE)
+            for turn in turns
+            if turn.moves_unknown
+        ]
+        judged.verdicts = judged.verdicts.update(_frame(warned, _WARNED_SCHEMA), on="seq")
+        forced = [turn for turn in turns if turn.is_forced]
+        if forced and feed.update:
+            self._force(feed, forced, ids)
+
+    def _force(self, feed: Feed, forced: Sequence[arranging.Turn], ids: Mapping[str, str]) -> None:
+        """Unchanged rows that other writes would move: they are written again, in their turn."""
+        judged = self._judged[feed.name]
+        seqs = pl.Series("seq", [turn.seq for turn in forced], dtype=pl.UInt32)
+        rows = self._writer.narrow(feed.name, ["seq", "file", "row", "key", "body"], seqs)
+        drafts = self._read_again(feed, rows.filter(pl.col("body").is_null()))
+        slots = {turn.seq: turn.slot for turn in forced}
+        told = {
+            line["seq"]: line
+            for line in judged.verdicts.filter(pl.col("seq").is_in(seqs.implode())).to_dicts()
+        }  # of what was taken over
+        lines = [
+            {
+                "seq": seq,
+                "key": key,
+                "disposition": Disposition.PENDING.value,
+                "interaction": Interaction.UPDATE.value,
+                "resource_id": told.get(seq, {}).get("resource_id") or ids[key],
+                "held_at": told.get(seq, {}).get("held_at"),
+                "shown": told.get(seq, {}).get("shown"),
+                "field": "order",
+                "rule": KEPT,
+                "message": "unchanged, and written again: another write would move its order",
+                "slot": slots[seq],
+                "likeness": drafts[seq].likeness if seq in drafts else None,
+                "body": drafts[seq].body if seq in drafts else None,
+            }
+            for seq, key in rows.select("seq", "key").iter_rows()
+        ]
+        known = judged.verdicts.filter(~pl.col("seq").is_in(seqs.implode()))
+        judged.verdicts = pl.concat([known, pl.DataFrame(lines, schema=VERDICT_SCHEMA)])
+
+    def _read_again(self, feed: Feed, rows: pl.DataFrame) -> dict[int, Draft]:
+        """The resources of rows that were skipped as unchanged."""
+        drafts: dict[int, Draft] = {}
+        sources = self._again.setdefault(feed.name, [])
+        for (file,), group in rows.group_by("file"):
+            seqs = dict(group.select("row", "seq").iter_rows())
+            for batch in read(self.sources[feed.name][int(str(file))]):
+                numbers = pl.int_range(
+                    batch.first_row,
+                    batch.first_row + batch.frame.height,
+                    dtype=pl.UInt32,
+                    eager=True,
+                )
+                mine = numbers.is_in(list(seqs))
+                if not mine.any():
+                    continue
+                frame, numbers = batch.frame.filter(mine), numbers.filter(mine)
+                texts = texts_of(frame, feed)
+                checked = validate(texts, wanted(texts, feed), numbers, feed, self._reading(feed))
+                sources.append(
+                    frame.with_columns(
+                        numbers.replace_strict(seqs, return_dtype=pl.UInt32).alias(SEQ)
+                    )
+                )
+                for row in checked:
+                    if row.content is not None:
+                        draft = map_row(row.content, self._mapping(), feed.order_by)
+                        drafts[seqs[row.row]] = draft
+        return drafts
+
+    def _return_skipped(self, feed: Feed) -> None:
+        """Rows that were skipped as unchanged, and contradict others: they may be sent back."""
+        rejected = pl.col("disposition") == Disposition.REJECTED.value
+        seqs = self._judged[feed.name].verdicts.filter(rejected)["seq"]
+        rows = self._writer.narrow(feed.name, ["seq", "file", "row", "disposition"], seqs)
+        self._read_again(feed, rows.filter(pl.col("disposition") == Disposition.UNCHANGED.value))
+        if self._again.get(feed.name):
+            self._writer.add_sources(feed.name, pl.concat(self._again[feed.name], how="diagonal"))
+
+
+def _together(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """Some batches as one: what is done to whole columns costs by the call more than by the row."""
+    held: list[Batch] = []
+    for batch in batches:
+        held.append(batch)
+        if sum(each.frame.height for each in held) >= _ROWS_AT_ONCE:
+            yield _one(held)
+            held = []
+    if held:
+        yield _one(held)
+
+
+def _one(batches: Sequence[Batch]) -> Batch:
+    first = batches[0]
+    return Batch(first.source, first.first_row, pl.concat([each.frame for each in batches]))
+
+
+_ADOPTED_SCHEMA: Final = {
+    name: VERDICT_SCHEMA[name]
+    for name in (
+        "seq",
+        "disposition",
+        "interaction",
+        "resource_id",
+        "stage",
+        "field",
+        "rule",
+        "message",
+        "held_at",
+        "shown",
+    )
+}
+_SLOT_SCHEMA: Final = {"seq": pl.UInt32, "slot": pl.UInt32}
+_WARNED_SCHEMA: Final = {"seq": pl.UInt32, **dict.fromkeys(("field", "rule", "message"), pl.String)}
+
+
+def _frame(lines: Sequence[tuple[Any, ...]], schema: Mapping[str, Any]) -> pl.DataFrame:
+    return pl.DataFrame(lines, schema=schema, orient="row")
+
+
+def _verdict_of(adopted: Adopted, *, may_update: bool) -> tuple[str, ...]:
+    """Disposition, interaction, resource_id, stage, field, rule, message."""
+    if not adopted.resource_id:
+        why = (
+            "Canvas holds several coverages that this row could be, or one that several rows could be: "
+            "tell them apart by period or order, or cancel what is double"
+        )
+        return (
+            Disposition.REJECTED.value,
+            "",
+            "",
+            Stage.RESOLVE.value,
+            "row",
+            "row|ambiguous",
+            why,
+        )
+    if adopted.is_same:
+        why = "Canvas held it already: taken over"
+        return (Disposition.UNCHANGED.value, "", adopted.resource_id, "", "row", ADOPTED, why)
+    if not may_update:
+        why = "Canvas holds it with other content, and the feed has update = false: change it in Canvas"
+        return (Disposition.REJECTED.value, "", "", Stage.RESOLVE.value, "row", "row|changed", why)
+    why = "Canvas held it with other content: taken over and updated"
+    update = Interaction.UPDATE.value
+    return (Disposition.PENDING.value, update, adopted.resource_id, "", "row", ADOPTED, why)
+
+
+def _totals(writer: PlanWriter, feed: Feed, judged: "_Judged") -> dict[str, Any]:
+    """What the plan comes to: rows by disposition, and what is to be sent."""
+    narrow = writer.narrow(feed.name, ["seq", "disposition", "amount_cents"])
+    joined = narrow.join(
+        judged.verdicts.select("seq", "disposition"), on="seq", how="left", suffix="_verdict"
+    )
+    joined = joined.with_columns(
+        pl.coalesce("disposition_verdict", "disposition").alias("disposition")
+    )
+    counts = dict(joined.group_by("disposition").len().iter_rows())
+    sent = joined.filter(pl.col("disposition") == Disposition.PENDING.value)
+    rules = judged.verdicts["rule"]
+    warnings = {rule: int((rules == rule).sum()) for rule in _WARNINGS}
+    cancelled = judged.missing.lines.filter(pl.col("interaction") != "").height
+    return {
+        "planned": {word.value: counts.get(word.value, 0) for word in Disposition},
+        "to_send": sent.height + cancelled,
+        "to_send_cents": int(sent["amount_cents"].sum()) if feed.traits.has_money else 0,
+        "warnings": {rule: count for rule, count in warnings.items() if count},
+        "missing": {
+            "mode": feed.missing,
+            "compared_with": judged.compared_with,
+        },
+    }
+
+
+async def _searched(sending: "Sending", sources: Mapping[str, list[Source]]) -> Crosswalk:
+    """The patients that the files name, looked up in Canvas."""
+    job = sending.job
+    reference, options = job.references.patient, job.canvas
+
+    def batches() -> Iterator[tuple[Feed, pl.DataFrame]]:
+        for feed in job.feeds:
+            for source in sources[feed.name]:
+                for batch in read(source):
+                    if sending.stop.is_set():
+                        raise Stopped("interrupted while planning")
+                    yield feed, batch.frame
+
+    tools = Tools(
+        sending.client, sending.clock, sending.random, options.backoff, options.concurrency
+    )
+    table = await lookup(batches(), reference.system, tools)
+    return Crosswalk(reference.target, table, is_search=True)
+
+
+def _crosswalks(references: References, folder: Path) -> Crosswalks:
+    """Read the tables: when a run begins, not when it is configured."""
+    return Crosswalks(
+        patient=_crosswalk("patient", references.patient, folder),
+        payer=_crosswalk("payer", references.payer, folder),
+        claim=_crosswalk("claim", references.claim, folder),
+    )
+
+
+def _crosswalk(kind: str, reference: Reference, folder: Path) -> Crosswalk:
+    if reference.path is None:
+        return Crosswalk(reference.target)
+    columns = {"from": reference.source_column, "to": reference.target_column}
+    table = Feed(
+        f"references.{kind}", Kind.LEDGER, str(reference.path), columns, final_newline="any"
+    )
+    source = inspect(reference.path, table, folder)
+    pairs = (
+        pair for batch in read(source) for pair in batch.frame.select(columns.values()).iter_rows()
+    )
+    return Crosswalk(reference.target, table_of(pairs))
+
+
+def _inspect_feed(job: Job, feed: Feed, folder: Path) -> list[Source]:
+    return [inspect(path, feed, folder) for path in _paths(job, feed, folder)]
+
+
+def _paths(job: Job, feed: Feed, folder: Path) -> list[Path]:
+    """The files of a feed: the given input, or what its path or glob names, sorted by name."""
+    given = job.inputs.get(feed.name)
+    if isinstance(given, pl.DataFrame):
+        path = folder / f"input-{feed.name}.parquet"
+        given.write_parquet(path)
+        path.chmod(0o600)
+        return [path]
+    if given is not None:
+        return [given]
+    paths = (
+        [Path(feed.path)]
+        if Path(feed.path).is_file()
+        else [Path(name) for name in sorted(glob(feed.path))]  # noqa: PTH207 - the pattern is a whole path
+    )
+    if not paths:
+        raise InputError(
+            f"no file is there for feed {feed.name}",
+            "check that the sender delivered, and the feed's path",
+            file=feed.path,
+        )
+    return paths

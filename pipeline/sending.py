@@ -1,0 +1,102 @@
+"""A connection to Canvas, with the journal and the recovery that go with it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from random import Random
+
+from pipeline.canvas import client as canvas
+from pipeline.canvas.transport import Transport
+from pipeline.clock import Clock
+from pipeline.job import Job
+from pipeline.journal.journal import Journal
+from pipeline.plans import content_of, look_up
+from pipeline.records import Doubt, Intent
+from pipeline.stages import upload as uploading
+from pipeline.stages.recover import Recovery
+
+
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """What it takes to send: a connection, a journal, and whoever asks Canvas what it holds."""
+
+    job: Job
+    run_id: str
+    client: canvas.Client
+    journal: Journal
+    recovery: Recovery
+    clock: Clock
+    random: Random
+    stop: asyncio.Event
+
+    async def record(self) -> None:
+        """Write down what was asked so far beside the writes."""
+        asked, self.client.exchanges = self.client.exchanges, []
+        await self.journal.record(self.run_id, asked)
+
+    async def settle(self, doubts: Sequence[Doubt], seen: uploading.Seen) -> None:
+        """Settle what earlier runs left in doubt, and send again what may be."""
+        if doubts:
+            await self.upload(
+                iter(()), {each.intent.resource_type for each in doubts}, seen, doubts
+            )
+
+    async def upload(
+        self,
+        batches: Iterator[list[Intent]],
+        types: Collection[str],
+        seen: uploading.Seen,
+        doubts: Sequence[Doubt] = (),
+        shut: Collection[str] = (),
+    ) -> None:
+        """Send, once each resource type is known to answer. Beside `shut`, lanes in doubt are shut."""
+        for resource_type in sorted(types):
+            await self.client.probe(resource_type)
+        open_lanes = {doubt.intent.lane for doubt in doubts}
+        tools = uploading.Tools(
+            self.run_id,
+            self.client,
+            self.journal,
+            self.recovery,
+            self.job.upload,
+            self.clock,
+            self.random,
+            self.stop,
+        )
+        shut_lanes = (self.journal.shut_lanes() - open_lanes).union(shut)
+        await uploading.upload(batches, tools, seen, doubts=doubts, shut=shut_lanes)
+
+
+@asynccontextmanager
+async def connected(
+    job: Job, run_id: str, journal: Journal, clock: Clock, random: Random, stop: asyncio.Event
+) -> AsyncIterator[Sending]:
+    """A connection to Canvas; what it asked beside the writes is written down at its end."""
+    async with Transport(job.canvas.timeout_s, job.canvas.concurrency) as transport:
+        client = canvas.Client(job.canvas, transport, clock, random)
+        planned = partial(content_of, job.state_dir / "plans")
+        recovery = Recovery(client, journal, clock, random, job.upload.quiet_s, run_id, planned)
+        watch = asyncio.ensure_future(_stop_client(stop, client))
+        try:
+            yield Sending(job, run_id, client, journal, recovery, clock, random, stop)
+        finally:
+            watch.cancel()
+            await journal.record(run_id, client.exchanges)
+
+
+def with_bodies(job: Job, doubts: Sequence[Doubt]) -> list[Doubt]:
+    """The doubts with what was sent, from the plans of their runs; without where a plan is gone."""
+    rows = look_up(job.state_dir / "plans", [doubt.intent for doubt in doubts])
+    return [
+        replace(doubt, intent=replace(doubt.intent, body=rows[doubt.intent.key].body))
+        if doubt.intent.key in rows
+        else doubt
+        for doubt in doubts
+    ]
+
+
+async def _stop_client(stop: asyncio.Event, client: canvas.Client) -> None:
+    await stop.wait()
+    client.stop()

@@ -1,0 +1,164 @@
+"""Is it in Canvas already? Coverages that a person entered are taken over, not created again.
+
+One search a patient shows all that Canvas holds of him. A row without a resource of its own takes
+over the one that has its member id, its payer (where Canvas shows it as it would be sent) and an
+overlapping period; several are told apart by start, end and order, or the row is rejected. What
+nobody takes over is told, for its `order` may be in the way (canvas-api.md, "Coverage").
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from random import Random
+from typing import Any, Final
+
+import orjson
+
+from pipeline.canvas.client import Client
+from pipeline.canvas.retry import Backoff
+from pipeline.clock import Clock
+from pipeline.errors import SearchFailed, Unreachable
+from pipeline.fhir.coverage import coverage_differences, member_ids
+from pipeline.journal.journal import Journal
+
+Json = dict[str, Any]
+
+_TRIES_MAX: Final = 5  # of one patient's search
+_OPEN: Final = ("", "9999-12-31")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row without a resource of its own: what it would be sent as."""
+
+    number: int
+    body: Json = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """What becomes of a row. `resource_id` "": several could be meant, and none is taken."""
+
+    number: int
+    resource_id: str
+    is_same: bool = False  # Canvas holds it as the row has it
+    shown: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What one patient's search came to. `unknown`: orders of active coverages that no row has."""
+
+    lane: str
+    adopted: Sequence[Adopted]
+    unknown: Mapping[str, int]
+    seen_at: datetime | None  # by the server's clock, before the search
+
+
+async def adopt(
+    client: Client, journal: Journal, clock: Clock, random: Random, lane: str, rows: Sequence[Row]
+) -> Shown:
+    """Search one patient's coverages; what other rows have, or is known not to be ours, is left out.
+
+    Raises Unreachable where the search keeps failing: that is never "nothing there".
+    """
+    backoff = Backoff()
+    for tries in range(1, _TRIES_MAX + 1):
+        seen_at = client.server_clock.earliest(clock.now())
+        try:
+            found = await client.of_patient("Coverage", lane)
+        except SearchFailed:
+            await clock.sleep(backoff.delay_s(tries, random))
+            continue
+        claimed = await journal.claimed("Coverage", lane, [each["id"] for each in found])
+        free = [each for each in found if each["id"] not in claimed and _is_of(each, lane)]
+        adopted = match(rows, free)
+        taken = {each.resource_id for each in adopted}
+        return Shown(
+            lane, adopted, _orders(each for each in free if each["id"] not in taken), seen_at
+        )
+    raise Unreachable(
+        f"Canvas cannot be searched for Coverage, {_TRIES_MAX} times", "run again once it can"
+    )
+
+
+def match(rows: Sequence[Row], free: Sequence[Json]) -> list[Adopted]:
+    """Which row takes over which resource; rows that take none are left out. Pure.
+
+    Those that agree best are matched first; a row that could as well take another, or a resource
+    that another row could as well take, is nobody's.
+    """
+    resources = {str(each["id"]): each for each in free}
+    agreement = {
+        (row.number, resource_id): _agreement(row.body, resource)
+        for row in rows
+        for resource_id, resource in resources.items()
+        if _may_be(row.body, resource)
+    }
+    bodies = {row.number: row.body for row in rows}
+    adopted: dict[int, Adopted] = {}
+    gone: set[str] = set()
+    for level in sorted(set(agreement.values()), reverse=True):
+        pairs = [
+            (number, resource_id)
+            for (number, resource_id), agreed in agreement.items()
+            if agreed == level and number not in adopted and resource_id not in gone
+        ]
+        by_row = Counter(number for number, _ in pairs)
+        by_id = Counter(resource_id for _, resource_id in pairs)
+        for number, resource_id in pairs:
+            gone.add(resource_id)
+            if by_row[number] > 1 or by_id[resource_id] > 1:
+                adopted[number] = Adopted(number, "")
+                continue
+            shown = resources[resource_id]
+            is_same = not coverage_differences(bodies[number], shown)
+            adopted[number] = Adopted(number, resource_id, is_same, orjson.dumps(shown))
+    return list(adopted.values())
+
+
+def _may_be(body: Json, shown: Json) -> bool:
+    """The same member and payer, as far as Canvas tells, and periods that overlap."""
+    try:
+        payor = body["payor"][0].get("reference")
+        return (
+            member_ids(body)[0] in member_ids(shown)
+            and (shown["status"] == "active" or shown["status"] == body["status"])
+            and payor in {None, shown["payor"][0].get("reference")}
+            and _overlap(_period(body), _period(shown))
+        )
+    except (AttributeError, IndexError, KeyError, TypeError):
+        return False  # not as Canvas writes them
+
+
+def _agreement(body: Json, shown: Json) -> tuple[bool, ...]:
+    ours, theirs = body.get("period", {}), shown.get("period", {})
+    return (
+        ours.get("start") == theirs.get("start"),
+        ours.get("end") == theirs.get("end"),
+        body["order"] == shown.get("order"),
+    )
+
+
+def _period(coverage: Json) -> tuple[str, str]:
+    """ISO days sort as they follow one another."""
+    period = coverage.get("period", {})
+    return str(period.get("start", _OPEN[0])), str(period.get("end", _OPEN[1]))
+
+
+def _overlap(one: tuple[str, str], other: tuple[str, str]) -> bool:
+    return one[0] <= other[1] and other[0] <= one[1]
+
+
+def _is_of(coverage: Json, lane: str) -> bool:
+    beneficiary = coverage.get("beneficiary")
+    return isinstance(beneficiary, dict) and beneficiary.get("reference") == f"Patient/{lane}"
+
+
+def _orders(coverages: Iterable[Json]) -> dict[str, int]:
+    return {
+        each["id"]: each["order"]
+        for each in coverages
+        if each.get("status") == "active" and isinstance(each.get("order"), int)
+    }
