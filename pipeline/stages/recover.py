@@ -84,7 +84,15 @@ class Recovery:
         sent, before = await asyncio.to_thread(self._contents, doubt)
         is_moved = await self.journal.has_sibling_since(intent.key)
         is_probed = intent.key in self.probed
-        finding = weigh_update(doubt, sent, before, shown, is_moved=is_moved, is_probed=is_probed)
+        finding = weigh_update(
+            doubt,
+            sent,
+            before,
+            shown,
+            timedelta(seconds=self.quiet_s),
+            is_moved=is_moved,
+            is_probed=is_probed,
+        )
         if finding.probe_at is not None:
             self.probed.add(intent.key)
         if dated is None or finding.held_at is not None:
@@ -170,6 +178,7 @@ def weigh_update(
     sent: Content | None,
     before: Content | None,
     shown: Content | None,
+    quiet: timedelta = timedelta(0),
     *,
     is_moved: bool,
     is_probed: bool = False,
@@ -178,9 +187,12 @@ def weigh_update(
 
     `is_moved`: we wrote another coverage of the patient in between, so that Canvas may have given
     this one another `order`; that is then nobody's edit. `is_probed`: it was sent with a later
-    condition already (`_unedited`).
+    condition already (`_unedited`). `quiet`: how much later than we know it may have been made, where
+    its answer was lost.
     """
     resource_id = doubt.intent.resource_id
+    if doubt.intent.held_at is None and doubt.until is not None:
+        doubt = replace(doubt, intent=replace(doubt.intent, held_at=doubt.until + quiet))
     if shown is None:
         message = "Canvas has no such resource any more: somebody removed it"
         return Finding(Settlement.CONFLICT, "canvas|not-found", message)
@@ -213,7 +225,7 @@ def _unedited(doubt: Doubt, like: Content | None, *, was_moved: bool, is_probed:
     edit. Where we moved the coverage ourselves, no condition can tell.
     """
     again = Finding(Settlement.ABSENT, "recover|absent", "a read shows what was there before")
-    held_at = doubt.intent.held_at if doubt.intent.held_at is not None else doubt.until
+    held_at = doubt.intent.held_at
     if was_moved or held_at is None or _has_reference(like):
         return again
     again = replace(again, held_at=held_at)
