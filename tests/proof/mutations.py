@@ -116,8 +116,8 @@ MUTATIONS: Final = (
         "6b",
         "no quiet time before the search",
         _UPLOAD,
-        "self._doubt(replace(doubt, intent=intent), self._options.quiet_s)",
-        "self._doubt(replace(doubt, intent=intent), 0.0)",
+        "0.0 if is_stale and tries == 1 else self._options.quiet_s",
+        "0.0",
         (f"{_UNDER_FAULTS}[late]",),
     ),
     Mutation(
@@ -214,7 +214,7 @@ MUTATIONS: Final = (
         "13a",
         "a search that failed counts as one that shows nothing",
         _RECOVER,
-        '            message = f"{doubt.message}; Canvas could not be searched: {error.message}"\n'
+        '            message = f"{_lost_how(doubt)}; Canvas could not be searched: {error.message}"\n'
         '            return Finding(Settlement.UNKNOWN, "recover|unsearchable", message)\n',
         "            like = {}\n",
         ("tests/test_recover.py::test_a_search_that_fails_says_nothing",),
@@ -311,8 +311,9 @@ MUTATIONS: Final = (
         "22",
         "the next write of a patient goes before a doubt is settled",
         _UPLOAD,
-        "                if doubt is not None:\n",
-        "                self._lanes.ended(intent)\n                if doubt is not None:\n",
+        "        doubt = await self._journal.doubt(intent.key)\n        if doubt is not None:\n",
+        "        doubt = await self._journal.doubt(intent.key)\n        self._lanes.ended(intent)\n"
+        "        if doubt is not None:\n",
         (_SHUT_LANE,),
     ),
     Mutation(
@@ -430,8 +431,8 @@ MUTATIONS: Final = (
         "34",
         "a resend takes the content of another row with the same key",
         "pipeline/plans.py",
-        'pl.col("key").is_in(list(keys)) & (pl.col("interaction") != "")',
-        'pl.col("key").is_in(list(keys)) & (pl.col("interaction") == "")',
+        'pl.col("key").is_in(wanted) & pl.col("disposition").is_in(_STANDING)',
+        'pl.col("key").is_in(wanted) & ~pl.col("disposition").is_in(_STANDING)',
         (
             "tests/test_review.py::test_what_goes_again_is_the_row_that_was_sent_and_no_other_of_its_key",
         ),
