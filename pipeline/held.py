@@ -52,7 +52,7 @@ class Mark:
     hash: str
 
 
-class Held:
+class HeldRows:
     """The lines of one feed, sorted by digest."""
 
     def __init__(self, lines: pl.DataFrame) -> None:
@@ -60,12 +60,12 @@ class Held:
         self._digests = [self._lines[name] for name in DIGESTS]
 
     @classmethod
-    def none(cls) -> "Held":
+    def none(cls) -> "HeldRows":
         """No row is known."""
         return cls(pl.DataFrame(schema=LINE))
 
     @classmethod
-    def open(cls, folder: Path, feed: str, salt: str, journal: str, touched: Touched) -> "Held":
+    def open(cls, folder: Path, feed: str, salt: str, journal: str, touched: Touched) -> "HeldRows":
         """The lines that can still be relied on; none where there is no such index."""
         empty = cls.none()
         path = _path(folder, feed)

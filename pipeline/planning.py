@@ -18,7 +18,6 @@ from typing import Any, Final
 import orjson
 import polars as pl
 
-from pipeline import held as held_rows
 from pipeline.clock import Clock
 from pipeline.crosswalk import Ambiguous, Crosswalk, Crosswalks, Unknown, table_of
 from pipeline.errors import CanvasError, InputError, PlanError, Stopped
@@ -27,10 +26,11 @@ from pipeline.feeds.feed import Feed, Kind
 from pipeline.feeds.source import Batch, Source
 from pipeline.feeds.texts import texts_of, wanted
 from pipeline.guards import guard
-from pipeline.held import Held
+from pipeline.held import HeldRows
+from pipeline.held import digests as digests_of
 from pipeline.job import Job, Progress, Reference, References
 from pipeline.journal.journal import Journal
-from pipeline.plans import KEPT, MISSING, SEQ, Plan, Planned, PlanWriter, look_up
+from pipeline.plans import KEPT, MISSING, SEQ, Plan, PlannedBatch, PlanWriter, look_up
 from pipeline.records import ADOPTED, Disposition, Draft, Intent, Interaction, Stage
 from pipeline.sending import Sending
 from pipeline.stages import arrange as arranging
@@ -38,12 +38,12 @@ from pipeline.stages.adopt import Adopted, Row, Shown, adopt
 from pipeline.stages.arrange import arrange, lanes_to_arrange
 from pipeline.stages.expect import expect
 from pipeline.stages.inspect import inspect
-from pipeline.stages.lookup import Tools, lookup
+from pipeline.stages.lookup import lookup
 from pipeline.stages.map import Mapping as RowMapping
 from pipeline.stages.map import map_row
 from pipeline.stages.read import read
 from pipeline.stages.resolve import NEEDED, VERDICT_SCHEMA, resolve
-from pipeline.stages.retire import REPORTED, Missing, retire
+from pipeline.stages.retire import REPORTED, retire
 from pipeline.stages.validate import validate
 
 _ROWS_AT_ONCE: Final = 32_000
@@ -91,9 +91,7 @@ class _Judged:
     meta: dict[str, Any]
     unread: set[str] = field(default_factory=set)  # patients of rows that were rejected
     verdicts: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=VERDICT_SCHEMA))
-    missing: Missing = field(
-        default_factory=lambda: Missing(pl.DataFrame(schema=MISSING), guarded=False)
-    )
+    missing: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=MISSING))
     compared_with: str | None = None  # the run whose rows were looked for
 
 
@@ -188,11 +186,11 @@ class Planner:
             unread,
         )
 
-    def _planned(self, feed: Feed, batch: Batch, held: Held) -> Planned:
+    def _planned(self, feed: Feed, batch: Batch, held: HeldRows) -> PlannedBatch:
         """A batch, row by row where the last run does not tell that it is unchanged."""
         texts = texts_of(batch.frame, feed)
         is_wanted = wanted(texts, feed)
-        digests = held_rows.digests(texts, self._tables())
+        digests = digests_of(texts, self._tables())
         found, lines = held.find(digests)
         is_held = found & is_wanted
         rest = ~is_held
@@ -209,9 +207,9 @@ class Planner:
         ]
         rows = list(zip(checked, drafts, strict=True))
         kept = lines.filter(is_wanted.filter(found))
-        return Planned(batch.frame, numbers, digests, is_held, kept, rows)
+        return PlannedBatch(batch.frame, numbers, digests, is_held, kept, rows)
 
-    def _unread(self, feed: Feed, planned: Planned) -> set[str]:
+    def _unread(self, feed: Feed, planned: PlannedBatch) -> set[str]:
         """The patients of the rows that were rejected, "" among them where one could not be read."""
         rejected = [row for row, _ in planned.rows if row.disposition is Disposition.REJECTED]
         if not rejected:
@@ -226,12 +224,12 @@ class Planner:
         except (Unknown, Ambiguous):
             return ""
 
-    def held(self, feed: Feed) -> Held:
+    def held(self, feed: Feed) -> HeldRows:
         """What the last run found unchanged; nothing where equal rows are rows of their own."""
         if feed.repeats == "count":
-            return Held.none()
+            return HeldRows.none()
         state, name = self._job.state_dir, self._journal.name
-        return Held.open(state, feed.name, self._salt(feed), name, self._journal.touched_since)
+        return HeldRows.open(state, feed.name, self._salt(feed), name, self._journal.touched_since)
 
     def _salt(self, feed: Feed) -> str:
         """What is true of all rows of a feed, and decides what a row becomes."""
@@ -362,7 +360,7 @@ class Planner:
         """What is in flight when one fails is waited for, so that every request is accounted for."""
         found = await asyncio.gather(
             *(
-                adopt(sending.client, self._journal, sending.clock, sending.random, lane, rows)
+                adopt(sending.client, self._journal, sending.clock, lane, rows)
                 for lane, rows in by_lane.items()
             ),
             return_exceptions=True,
@@ -408,7 +406,7 @@ class Planner:
         }
         plan = self._writer.seal(
             {name: judged.verdicts for name, judged in self._judged.items()},
-            {name: judged.missing.lines for name, judged in self._judged.items()},
+            {name: judged.missing for name, judged in self._judged.items()},
             {
                 "run_id": self._run_id,
                 "config_sha256": self._job.config_sha256,
@@ -503,7 +501,7 @@ class Planner:
             for name, frame in standing.items()
         }
         self._arranged = arrange(rows, before)
-        ended = [judged.missing.lines["lane"] for judged in self._judged.values()]
+        ended = [judged.missing["lane"] for judged in self._judged.values()]
         self._arranged.reordered += set(pl.concat(ended)).intersection(lanes)
         turns: dict[str, list[arranging.Turn]] = {}
         for turn in self._arranged.turns:
@@ -517,7 +515,7 @@ class Planner:
         cancelled = {
             key
             for judged in self._judged.values()
-            for key in judged.missing.lines.filter(pl.col("interaction") != "")["key"]
+            for key in judged.missing.filter(pl.col("interaction") != "")["key"]
         }
         before: Orders = {lane: dict(orders) for lane, orders in self._unknown.items()}
         for lane, key, order in ranks.select("lane", "key", "rank").iter_rows():
@@ -720,7 +718,7 @@ def _totals(writer: PlanWriter, feed: Feed, judged: "_Judged") -> dict[str, Any]
     sent = joined.filter(pl.col("disposition") == Disposition.PENDING.value)
     rules = judged.verdicts["rule"]
     warnings = {rule: int((rules == rule).sum()) for rule in _WARNINGS}
-    cancelled = judged.missing.lines.filter(pl.col("interaction") != "").height
+    cancelled = judged.missing.filter(pl.col("interaction") != "").height
     return {
         "planned": {word.value: counts.get(word.value, 0) for word in Disposition},
         "to_send": sent.height + cancelled,
@@ -746,10 +744,7 @@ async def _searched(sending: "Sending", sources: Mapping[str, list[Source]]) -> 
                         raise Stopped("interrupted while planning")
                     yield feed, batch.frame
 
-    tools = Tools(
-        sending.client, sending.clock, sending.random, options.backoff, options.concurrency
-    )
-    table = await lookup(batches(), reference.system, tools)
+    table = await lookup(batches(), reference.system, sending.client, options.concurrency)
     return Crosswalk(reference.target, table, is_search=True)
 
 

@@ -67,7 +67,7 @@ _TEXTS: Final = pl.col("source_id", "stage", "field", "rule", "message", "claim"
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
+class PlannedBatch:
     """A batch of a feed's rows, on its way into the plan.
 
     `source` has the source's own columns, `numbers` what each row is within its file, `digests`
@@ -96,7 +96,7 @@ class PlanWriter:
         self._rows: list[pl.DataFrame] = []
         self._sources: list[pl.DataFrame] = []
 
-    def append(self, feed: str, file: int, batch: "Planned") -> None:
+    def append(self, feed: str, file: int, batch: "PlannedBatch") -> None:
         """Add a batch of a feed's rows. Feeds come one after another."""
         if feed != self._feed:
             self.flush()

@@ -76,8 +76,8 @@ async def connected(
     """A connection to Canvas; what it asked beside the writes is written down at its end."""
     async with Transport(job.canvas.timeout_s, job.canvas.concurrency) as transport:
         client = canvas.Client(job.canvas, transport, clock, random)
-        planned = partial(content_of, job.state_dir / "plans")
-        recovery = Recovery(client, journal, clock, random, job.upload.quiet_s, run_id, planned)
+        contents = partial(content_of, job.state_dir / "plans")
+        recovery = Recovery(client, journal, clock, job.upload.quiet_s, run_id, contents)
         watch = asyncio.ensure_future(_stop_client(stop, client))
         try:
             yield Sending(job, run_id, client, journal, recovery, clock, random, stop)

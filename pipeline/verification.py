@@ -11,7 +11,6 @@ from typing import Any, Final
 import orjson
 import polars as pl
 
-from pipeline.canvas.retry import Backoff
 from pipeline.clock import SystemClock, utc_text
 from pipeline.engine import Result, new_run, open_journal
 from pipeline.errors import IngestError, SearchFailed, Stopped
@@ -25,7 +24,6 @@ from pipeline.stages.verify import Outcome, Verified, Written, unread, verify
 from pipeline.views.page import page
 
 _PATIENTS_AT_ONCE: Final = 200  # whose plans are looked up together
-_TRIES_MAX: Final = 4  # of one patient's search
 _DIFFERING: Final = (Outcome.DIFFERS, Outcome.MISSING, Outcome.STRAY)
 _SCHEMA: Final[dict[str, Any]] = {
     "run_id": pl.String,
@@ -130,18 +128,17 @@ def _intent(write: Written) -> Intent:
 
 
 async def _verified(sending: Sending, written: list[Written]) -> list[Verified]:
-    first, backoff = written[0], Backoff()
-    for tries in range(1, _TRIES_MAX + 1):
-        try:
-            found = await sending.client.of_patient(first.resource_type, first.lane)
-        except SearchFailed:
-            await sending.clock.sleep(backoff.delay_s(tries, sending.random))
-            continue
-        ids = [str(each.get("id")) for each in found]
-        known = await sending.journal.claimed(first.resource_type, first.lane, ids)
-        ours = {each.resource_id for each in written}
-        return verify(written, found, known - ours)
-    return unread(written)
+    first, client = written[0], sending.client
+    try:
+        found = await client.persistently(
+            lambda: client.of_patient(first.resource_type, first.lane), first.resource_type
+        )
+    except SearchFailed:
+        return unread(written)
+    ids = [str(each.get("id")) for each in found]
+    known = await sending.journal.claimed(first.resource_type, first.lane, ids)
+    ours = {each.resource_id for each in written}
+    return verify(written, found, known - ours)
 
 
 # Reporting ----------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline import config, engine
 from pipeline.canvas.retry import Backoff
-from pipeline.errors import ConfigError, Unreachable, WrongHost
+from pipeline.errors import ConfigError, SearchFailed, WrongHost
 from pipeline.job import Job, Progress
 from pipeline.sandbox import Faults, Sandbox, serve
 from pipeline.sandbox.search import known_params
@@ -204,7 +204,7 @@ async def test_failing_searches_end_the_run_and_nothing_is_written(
     world.write_ledger(payments(["Zq7one", "Zq7two"]))
     result = await getattr(engine, command)(impatient(world))
     assert (result.exit_code, world.effects) == (1, [])
-    assert isinstance(result.failure, Unreachable)
+    assert isinstance(result.failure, SearchFailed)
     assert "may read Patient" in result.summary["failure"]
     assert "Zq7" not in result.summary["failure"]
     assert 5 <= result.summary["requests"]["searches"] <= 10

@@ -1,6 +1,6 @@
 """Settling doubt: what a search is, what it may be taken for, and what the server's clock can tell."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -210,19 +210,21 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
 def over(journal: Journal) -> Look:
     """A recovery over a Canvas without a clock that shows these, search after search."""
 
-    def make(*shown: list[Resource] | None) -> Recovery:
-        left = list(shown)
+    class Showing(Client):
+        def __init__(self, shown: Sequence[list[Resource] | None]) -> None:
+            options = Options(BASE, Credentials(TOKEN_URL, "id", "secret"))
+            super().__init__(options, cast("Any", None), HandClock(), Random(1))
+            self._left = list(shown)
 
-        async def of_patient(*_: str) -> list[Resource]:
-            found = left.pop(0)
+        async def search(self, *_: str) -> list[Resource]:
+            found = self._left.pop(0)
             if found is None:
                 raise SearchFailed("no")
             return found
 
-        client = cast("Any", SimpleNamespace(of_patient=of_patient, server_clock=ServerClock()))
-        return Recovery(
-            client, journal, HandClock(), Random(1), QUIET.total_seconds(), "r1", lambda *_: None
-        )
+    def make(*shown: list[Resource] | None) -> Recovery:
+        quiet_s = QUIET.total_seconds()
+        return Recovery(Showing(shown), journal, HandClock(), quiet_s, "r1", lambda *_: None)
 
     return make
 
@@ -232,6 +234,13 @@ async def test_a_search_that_fails_says_nothing(over: Look) -> None:
     for shown in cases:
         finding = await over(*shown).look(doubt(since=None))
         assert finding.settlement is Settlement.UNKNOWN
+
+
+async def test_before_a_first_send_a_search_is_made_until_it_says_something(over: Look) -> None:
+    recovery = over(None, [], None, [payment()], [payment()])
+    assert await recovery.first_look(intent(payment())) is None
+    with pytest.raises(SearchFailed, match="cannot be searched for PaymentNotice"):
+        await over(*[None] * 5).first_look(intent(payment()))
 
 
 async def test_what_a_search_shows_counts_once_the_next_one_shows_it_too(over: Look) -> None:
@@ -302,7 +311,7 @@ async def test_a_read_may_be_as_old_as_the_quiet_time(journal: Journal) -> None:
         return before, SINCE
 
     recovery = Recovery(
-        cast("Any", SimpleNamespace(look=look)), journal, HandClock(), Random(1),
+        cast("Any", SimpleNamespace(look=look)), journal, HandClock(),
         QUIET.total_seconds(), "r1", lambda *_: orjson.dumps(before),
     )  # fmt: skip
     found = await recovery.look(update)

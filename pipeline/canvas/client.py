@@ -6,12 +6,12 @@ decision to send and the sending.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import urlencode, urlsplit
 
 import orjson
@@ -39,6 +39,8 @@ from pipeline.errors import (
 )
 from pipeline.fhir.outcome import issues_of
 from pipeline.records import Exchange, Verdict
+
+T = TypeVar("T")
 
 _JSON: Final = "application/json"  # what the pages of Canvas send
 _TRIES_MAX: Final = 5  # of a request that may be repeated: tokens and reads
@@ -215,6 +217,24 @@ class Client:
     async def of_patient(self, resource_type: str, patient: str) -> list[dict[str, Any]]:
         """All that a search shows of one patient's resources, by the patient's key."""
         return await self.search(resource_type, _SEARCHED_BY[resource_type], f"Patient/{patient}")
+
+    async def persistently(self, ask: Callable[[], Awaitable[T]], resource_type: str) -> T:
+        """What a search gives, made again while it fails, after a longer wait each time.
+
+        Raises SearchFailed where it fails to the end: that is never "nothing found".
+        """
+        why = ""
+        for tries in range(1, _TRIES_MAX + 1):
+            try:
+                return await ask()
+            except SearchFailed as error:
+                why = error.message
+            if tries < _TRIES_MAX:
+                await self._clock.sleep(self._options.backoff.delay_s(tries, self._random))
+        raise SearchFailed(
+            f"Canvas cannot be searched for {resource_type}: {why}, {_TRIES_MAX} times",
+            f"check that the application may read {resource_type}, and the network, then run again",
+        )
 
     async def read(self, resource_type: str, resource_id: str) -> dict[str, Any] | None:
         """One resource by its id, or None where Canvas has none. Raises SearchFailed, Unreachable."""

@@ -10,21 +10,17 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from random import Random
 from typing import Any, Final
 
 import orjson
 
 from pipeline.canvas.client import Client
-from pipeline.canvas.retry import Backoff
 from pipeline.clock import Clock
-from pipeline.errors import SearchFailed, Unreachable
 from pipeline.fhir.coverage import coverage_differences, member_ids
 from pipeline.journal.journal import Journal
 
 Json = dict[str, Any]
 
-_TRIES_MAX: Final = 5  # of one patient's search
 _OPEN: Final = ("", "9999-12-31")
 
 
@@ -57,30 +53,20 @@ class Shown:
 
 
 async def adopt(
-    client: Client, journal: Journal, clock: Clock, random: Random, lane: str, rows: Sequence[Row]
+    client: Client, journal: Journal, clock: Clock, lane: str, rows: Sequence[Row]
 ) -> Shown:
     """Search one patient's coverages; what other rows have, or is known not to be ours, is left out.
 
-    Raises Unreachable where the search keeps failing: that is never "nothing there".
+    Raises SearchFailed where the search keeps failing: that is never "nothing there".
     """
-    backoff = Backoff()
-    for tries in range(1, _TRIES_MAX + 1):
-        seen_at = client.server_clock.earliest(clock.now())
-        try:
-            found = await client.of_patient("Coverage", lane)
-        except SearchFailed:
-            await clock.sleep(backoff.delay_s(tries, random))
-            continue
-        claimed = await journal.claimed("Coverage", lane, [each["id"] for each in found])
-        free = [each for each in found if each["id"] not in claimed and _is_of(each, lane)]
-        adopted = match(rows, free)
-        taken = {each.resource_id for each in adopted}
-        return Shown(
-            lane, adopted, _orders(each for each in free if each["id"] not in taken), seen_at
-        )
-    raise Unreachable(
-        f"Canvas cannot be searched for Coverage, {_TRIES_MAX} times", "run again once it can"
-    )
+    seen_at = client.server_clock.earliest(clock.now())
+    found = await client.persistently(lambda: client.of_patient("Coverage", lane), "Coverage")
+    claimed = await journal.claimed("Coverage", lane, [each["id"] for each in found])
+    free = [each for each in found if each["id"] not in claimed and _is_of(each, lane)]
+    adopted = match(rows, free)
+    taken = {each.resource_id for each in adopted}
+    unknown = _orders(each for each in free if each["id"] not in taken)
+    return Shown(lane, adopted, unknown, seen_at)
 
 
 def match(rows: Sequence[Row], free: Sequence[Json]) -> list[Adopted]:

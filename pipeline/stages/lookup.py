@@ -9,18 +9,15 @@ A search that fails is tried again, and in the end stops the run: it is never "n
 import asyncio
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
-from random import Random
+from functools import partial
 from typing import Any, Final
 from urllib.parse import urlencode
 
 import polars as pl
 
 from pipeline.canvas.client import Client
-from pipeline.canvas.retry import Backoff
-from pipeline.clock import Clock
 from pipeline.crosswalk import is_identifier, table_of
-from pipeline.errors import SearchFailed, Unreachable, WrongHost
+from pipeline.errors import WrongHost
 from pipeline.feeds.feed import Feed
 from pipeline.feeds.texts import texts_of, wanted
 
@@ -28,24 +25,12 @@ _FIELDS: Final = ("patient", "subscriber")
 _FEW: Final = 100  # values that are searched one by one, however small the namespace
 _COUNT: Final = 100  # of a page: the most that Canvas gives
 _PAGES_MAX: Final = 10  # of one value; with more, Canvas does not heed the identifier
-_TRIES_MAX: Final = 5  # of one page
 
 Pairs = list[tuple[str, str]]  # identifier, Patient key
 
 
-@dataclass(frozen=True, slots=True)
-class Tools:
-    """What it takes to ask. `concurrency`: searches at a time."""
-
-    client: Client
-    clock: Clock
-    random: Random
-    backoff: Backoff
-    concurrency: int
-
-
 async def lookup(
-    batches: Iterable[tuple[Feed, pl.DataFrame]], system: str, tools: Tools
+    batches: Iterable[tuple[Feed, pl.DataFrame]], system: str, client: Client, concurrency: int
 ) -> dict[str, str | None]:
     """Each value of the batches that a Patient has in `system`, with its key; None where several have it.
 
@@ -53,8 +38,10 @@ async def lookup(
     whatever goes wrong with a batch passes through.
     """
     values = await asyncio.to_thread(_values, batches)
-    pairs = await _namespace(system, values, tools) if len(values) > _FEW else None
-    return table_of(await _one_by_one(system, values, tools) if pairs is None else pairs)
+    pairs = await _namespace(system, values, client) if len(values) > _FEW else None
+    if pairs is None:
+        pairs = await _one_by_one(system, values, client, concurrency)
+    return table_of(pairs)
 
 
 def _values(batches: Iterable[tuple[Feed, pl.DataFrame]]) -> set[str]:
@@ -69,12 +56,14 @@ def _values(batches: Iterable[tuple[Feed, pl.DataFrame]]) -> set[str]:
     return {value for value in values if is_identifier(value)}
 
 
-async def _namespace(system: str, values: Collection[str], tools: Tools) -> Pairs | None:
+async def _namespace(system: str, values: Collection[str], client: Client) -> Pairs | None:
     query = urlencode({"identifier": f"{system}|", "_count": _COUNT, "_sort": "_id"})
-    return await _searched(query, system, values, len(values), tools)
+    return await _searched(query, system, values, len(values), client)
 
 
-async def _one_by_one(system: str, values: Collection[str], tools: Tools) -> Pairs:
+async def _one_by_one(
+    system: str, values: Collection[str], client: Client, concurrency: int
+) -> Pairs:
     """What is in flight when one fails is waited for, so that every request is accounted for."""
     pairs: Pairs = []
     left = deque(sorted(values))
@@ -82,21 +71,21 @@ async def _one_by_one(system: str, values: Collection[str], tools: Tools) -> Pai
     async def search() -> None:
         while left:
             try:
-                pairs.extend(await _one(system, left.popleft(), tools))
+                pairs.extend(await _one(system, left.popleft(), client))
             except BaseException:
                 left.clear()
                 raise
 
-    searches = [search() for _ in range(min(tools.concurrency, len(values)))]
+    searches = [search() for _ in range(min(concurrency, len(values)))]
     for ended in await asyncio.gather(*searches, return_exceptions=True):
         if ended is not None:
             raise ended
     return pairs
 
 
-async def _one(system: str, value: str, tools: Tools) -> Pairs:
+async def _one(system: str, value: str, client: Client) -> Pairs:
     query = urlencode({"identifier": f"{system}|{value}", "_count": _COUNT})
-    found = await _searched(query, system, {value}, _PAGES_MAX, tools)
+    found = await _searched(query, system, {value}, _PAGES_MAX, client)
     if found is None:
         raise WrongHost(
             f"a search for one identifier shows more than {_PAGES_MAX * _COUNT:,} Patients",
@@ -106,7 +95,7 @@ async def _one(system: str, value: str, tools: Tools) -> Pairs:
 
 
 async def _searched(
-    query: str, system: str, values: Collection[str], pages_max: int, tools: Tools
+    query: str, system: str, values: Collection[str], pages_max: int, client: Client
 ) -> Pairs | None:
     """What all pages of a search show of the values; None where they do not end in so many."""
     pairs: Pairs = []
@@ -116,7 +105,8 @@ async def _searched(
         if len(seen) == pages_max or after in seen:
             return None
         seen.add(after)
-        patients, after = await _page(after, tools)
+        page = partial(client.page, "Patient", after)
+        patients, after = await client.persistently(page, "Patient")
         pairs += [
             (value, patient["id"])
             for patient in patients
@@ -124,22 +114,6 @@ async def _searched(
             if value in values
         ]
     return pairs
-
-
-async def _page(query: str, tools: Tools) -> tuple[list[dict[str, Any]], str | None]:
-    """One page, tried again while it fails."""
-    why = ""
-    for tries in range(1, _TRIES_MAX + 1):
-        try:
-            return await tools.client.page("Patient", query)
-        except SearchFailed as error:
-            why = error.message
-        if tries < _TRIES_MAX:
-            await tools.clock.sleep(tools.backoff.delay_s(tries, tools.random))
-    raise Unreachable(
-        f"Canvas cannot be searched for Patients: {why}, {_TRIES_MAX} times",
-        "check that the application may read Patient, and the network, then run again",
-    )
 
 
 def _identifiers(patient: Mapping[str, Any], system: str) -> list[str]:

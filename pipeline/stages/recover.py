@@ -12,22 +12,19 @@ import asyncio
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from random import Random
 from typing import Any, Final
 
 import orjson
 
 from pipeline.canvas.client import Client
-from pipeline.canvas.retry import Backoff
 from pipeline.clock import Clock
-from pipeline.errors import SearchFailed, Unreachable
+from pipeline.errors import SearchFailed
 from pipeline.fhir.coverage import coverage_differences, is_like
 from pipeline.fhir.payment_notice import paid
 from pipeline.journal.journal import Journal
 from pipeline.records import Candidate, Doubt, Finding, Intent, Interaction, Settlement
 
 _SCANS_MAX: Final = 4  # until two in a row agree
-_TRIES_MAX: Final = 5  # of a look before a first send
 # Shortly before our first send by the server's clock: made by somebody else, if that clock and the
 # one that stamps the rows agree. It is never taken for ours, nor is ours called absent beside it.
 _BEFORE: Final = timedelta(minutes=15)
@@ -38,7 +35,7 @@ Like = Mapping[str, datetime | None]  # id -> when it was made, by the server's 
 Content = dict[str, Any]
 # (run, feed, key, fingerprint) -> what that run's plan was to send; with fingerprint "" what Canvas
 # showed when the row was taken over. None where the plan is gone.
-Planned = Callable[[str, str, str, str], bytes | None]
+Contents = Callable[[str, str, str, str], bytes | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +45,9 @@ class Recovery:
     client: Client
     journal: Journal
     clock: Clock
-    random: Random
     quiet_s: float
     run_id: str
-    planned: Planned
+    contents: Contents
     probed: set[str] = field(default_factory=set)  # keys of updates whose condition was moved on
 
     async def look(self, doubt: Doubt) -> Finding:
@@ -62,9 +58,6 @@ class Recovery:
             like = await self._agreed(doubt.intent)
         except SearchFailed as error:
             message = f"{_lost_how(doubt)}; Canvas could not be searched: {error.message}"
-            return Finding(Settlement.UNKNOWN, "recover|unsearchable", message)
-        if like is None:
-            message = f"{_lost_how(doubt)}; searches of Canvas do not agree"
             return Finding(Settlement.UNKNOWN, "recover|unsearchable", message)
         claimed = await self._claimed(doubt.intent, like)
         is_told = (
@@ -104,10 +97,10 @@ class Recovery:
     def _contents(self, doubt: Doubt) -> tuple[Content | None, Content | None]:
         """What was sent, and what Canvas was known to hold before it; None where it is not known."""
         intent, held = doubt.intent, doubt.held
-        sent = intent.body or self.planned(
+        sent = intent.body or self.contents(
             intent.run_id, intent.feed, intent.key, intent.fingerprint
         )
-        before = self.planned(
+        before = self.contents(
             held.run_id or intent.run_id, intent.feed, intent.key, held.fingerprint
         )
         return (orjson.loads(sent) if sent else None), (orjson.loads(before) if before else None)
@@ -119,7 +112,7 @@ class Recovery:
         server's clock is not known, what is there now is noted, so that it is never taken for ours;
         but before a resend it may be ours, carried out late, and then a person decides.
         """
-        like = await self._persistently(intent)
+        like = await self.client.persistently(lambda: self._agreed(intent), intent.resource_type)
         claimed = await self._claimed(intent, like)
         others = [each for each in like if each not in claimed]
         if self.journal.was_lost and others:
@@ -146,23 +139,8 @@ class Recovery:
     async def _claimed(self, intent: Intent, like: Like) -> set[str]:
         return await self.journal.claimed(intent.resource_type, intent.lane, like)
 
-    async def _persistently(self, intent: Intent) -> Like:
-        backoff = Backoff()
-        for tries in range(1, _TRIES_MAX + 1):
-            try:
-                like = await self._agreed(intent)
-            except SearchFailed:
-                like = None
-            if like is not None:
-                return like
-            await self.clock.sleep(backoff.delay_s(tries, self.random))
-        raise Unreachable(
-            f"Canvas cannot be searched for {intent.resource_type}, {_TRIES_MAX} times",
-            "run again once it can",
-        )
-
-    async def _agreed(self, intent: Intent) -> Like | None:
-        """What is like it, as two scans in a row show it; None where no two agree."""
+    async def _agreed(self, intent: Intent) -> Like:
+        """What is like it, as two scans in a row show it. Raises SearchFailed where no two agree."""
         before: Like | None = None
         for _ in range(_SCANS_MAX):
             shown = await self.client.of_patient(intent.resource_type, intent.lane)
@@ -170,7 +148,7 @@ class Recovery:
             if now == before:
                 return now
             before = now
-        return None
+        raise SearchFailed("its scans do not agree")
 
 
 def weigh_update(

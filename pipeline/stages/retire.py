@@ -6,7 +6,6 @@ may be the very row (its key is then another one).
 """
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from typing import Final
 
 import orjson
@@ -24,14 +23,6 @@ _UNSETTLED: Final = (State.IN_FLIGHT.value, State.IN_DOUBT.value, State.ABANDONE
 Sent = Callable[[pl.DataFrame], dict[str, bytes]]  # rows -> key: what Canvas was last sent
 
 
-@dataclass(frozen=True, slots=True)
-class Missing:
-    """What became of the rows that are gone. `guarded`: too many, so that none is cancelled."""
-
-    lines: pl.DataFrame  # MISSING
-    guarded: bool
-
-
 def retire(
     feed: Feed,
     gone: pl.DataFrame,
@@ -39,8 +30,8 @@ def retire(
     open_: Collection[str],
     unread: Collection[str],
     sent: Sent,
-) -> Missing:
-    """Judge the rows that are gone.
+) -> pl.DataFrame:
+    """Judge the rows that are gone: lines in `plans.MISSING`.
 
     `gone`: key, lane, resource_id, held, held_run and state of coverages that are active by our
     books; `before` how many rows they are gone from; `open_` the keys of those that an earlier run
@@ -65,7 +56,7 @@ def retire(
         body = orjson.dumps(content)
         told = (fingerprint(body), likeness(content), body)
         lines.append((key, lane, resource_id, Interaction.UPDATE.value, "", "", *told))
-    return Missing(pl.DataFrame(lines, schema=MISSING, orient="row"), guarded)
+    return pl.DataFrame(lines, schema=MISSING, orient="row")
 
 
 def _why_not(

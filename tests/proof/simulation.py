@@ -392,9 +392,7 @@ class Schedule:
         )
         transport = cast("Any", self.canvas)
         client = canvas.Client(options, transport, clock, self.random)
-        recovery = Recovery(
-            client, journal, clock, self.random, QUIET_S, run_id, self._planned_body
-        )
+        recovery = Recovery(client, journal, clock, QUIET_S, run_id, self._planned_body)
         job = cast("Any", SimpleNamespace(upload=self.options))
         stop = asyncio.Event()
         if not self._is_fair and self.random.random() < 0.1:
