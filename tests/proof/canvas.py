@@ -6,7 +6,7 @@ keeps all versions, and who made them: what an update of ours overwrites is judg
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -387,7 +387,7 @@ class SimulatedCanvas:
             self.trace(f"412 of {effect.resource_id} at {at_s:.3f}, changed {stamp}, since {since}")
             return 412
         new = stored(body)
-        lost = self._overwritten(effect, new, seen_s)
+        lost = self._overwritten(effect, new, self.sent.get(mark_of(body), []), seen_s)
         if lost and not self.was_set:
             self.violations.append(
                 f"an update of {effect.resource_id} at {at_s:.3f} is written over a person's {', '.join(lost)}"
@@ -407,23 +407,27 @@ class SimulatedCanvas:
     def _told(effect: Effect) -> None:
         effect.versions[-1] = replace(effect.versions[-1], is_told=True)
 
-    def _overwritten(self, effect: Effect, new: dict[str, Any], seen_s: float) -> list[str]:
+    def _overwritten(
+        self, effect: Effect, new: dict[str, Any], sent: Sequence[float], seen_s: float
+    ) -> list[str]:
         """The elements of a person's edits, made since our last version, that this update takes back.
 
         Not what no client can tell: an edit in the second of our own last write, by the server's clock;
         where that sends no Date, an edit after the read; and an edit of `order`, where a write of ours
         may have moved the patient's coverages meanwhile. A payer that was sent by its id cannot be
         compared: its edit shows only where the time of our last write is known, and the probe of
-        one more second is over, and nobody was moved.
+        one more second is over, and nobody was moved. One that somebody entered is held to be ours from
+        our last create on, whose answer was lost.
         """
         own = effect.versions[effect.own]
+        wrote_s = own.at_s if own.author == OURS else max(sent, default=own.at_s)
         ours, lost = own.content, set[str]()
         first = own.stamp.replace(microsecond=0)
         for version in effect.versions[effect.own + 1 :]:
             edited = set(coverage_differences(ours, version.content))
             if version.author == PERSON:
                 is_late = (
-                    version.at_s > own.at_s + UNTOLD_S
+                    version.at_s > wrote_s + UNTOLD_S
                     if not own.is_told
                     else version.stamp.replace(microsecond=0) > first + timedelta(seconds=1)
                 )

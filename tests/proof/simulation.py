@@ -254,6 +254,8 @@ class Schedule:
         self._jumps_s = 60.0 if self.climate.skew_jumps else 0.0
         self._spans: dict[str, tuple[float, float]] = {}  # run id -> from when to when it lived
         self._claimed_in: dict[str, list[str]] = {}  # key -> run ids
+        self._found: set[str] = set()  # keys whose answer was lost, and a search showed them
+        self._was_set = False  # our own clock
         self._plans: dict[tuple[str, str, str], bytes] = {}  # run, key, fingerprint -> body
         self._are_plans_gone = self.people.random() < 0.1  # those of the first night
         self._known: set[str] = set()  # the ids that the journal held when the last life ended
@@ -342,6 +344,7 @@ class Schedule:
         loop = VirtualLoop(self.now_s, self.random, self.step)
         wrong_s = self.random.choice((0.0, 0.0, 0.0, 0.0, 5.0, 3000.0, -3000.0))
         wrong_s = 0.0 if self._is_fair else wrong_s
+        self._was_set = self._was_set or abs(wrong_s) > 60
         connection = journals._connect(folder, BASE, None, after_loss=False)
         journal = Journal(connection, Inline(), folder)
         self.canvas.claimed = lambda: {
@@ -441,6 +444,7 @@ class Schedule:
             self._violated("the trail's chain is broken")
         lines = [line for line, _ in journal.trail()]
         self.tell(lines, self.canvas.effects)
+        self._found = {line.key for line in lines if line.event == "found"}
         for line in lines:
             if line.event == "claim":
                 self._claimed_in.setdefault(line.key, []).append(line.run_id)
@@ -531,6 +535,7 @@ class Schedule:
             self._violated(f"{row.key} is confirmed, and Canvas never held what it says")
         is_edited = any(each.author == PERSON for each in since) or (
             self.canvas.was_set
+            or (self._was_set and row.key in self._found)  # then when it was lost is not known
             or self._are_plans_gone
             or not self.is_bounded
             or any(each.author == MOVED for each in since)  # by a person's coverage, or no Date
