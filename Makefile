@@ -5,7 +5,7 @@ BIN := .venv/bin
 
 N ?= 20000
 
-.PHONY: setup demo test simulate mutate lint format lock
+.PHONY: setup checks demo test simulate mutate lint format lock
 
 setup: .venv/ready
 
@@ -22,11 +22,22 @@ setup: .venv/ready
 	fi
 	@touch $@
 
+# What the tests of pages and of the examples need on top: Playwright (Chromium is the system's own) and schemas.
+checks: .venv/checks
+
+.venv/checks: .venv/ready requirements-checks.lock
+	@if command -v uv >/dev/null 2>&1; then \
+		uv pip install -q --python $(BIN)/python --require-hashes -r requirements-checks.lock; \
+	else \
+		$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements-checks.lock; \
+	fi
+	@touch $@
+
 demo: setup
 	@$(BIN)/canvas-ingest demo; code=$$?; test $$code -eq 0 -o $$code -eq 3   # 3: the sample has rows that are wrong on purpose
 
 test: setup
-	$(BIN)/pytest
+	$(BIN)/pytest -n 3   # more than there are cores: many wait for quiet times
 
 # The proof of README, "What is guaranteed", at any length: make simulate N=200000
 simulate: setup
@@ -50,3 +61,5 @@ format: setup
 lock:
 	uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-emit-find-links --python-version 3.11 \
 		--group dev pyproject.toml -o requirements.lock --custom-compile-command "make lock"
+	uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-emit-find-links --python-version 3.11 \
+		--group checks --constraint requirements.lock -o requirements-checks.lock --custom-compile-command "make lock"
