@@ -263,7 +263,11 @@ class _Sender:
         ]
 
     async def _compare_first(self, intent: Intent) -> None:
-        """An update that Canvas could not guard: what it holds is compared before it is sent."""
+        """An update that Canvas could not guard: what it holds is compared before it is sent.
+
+        Where a create was lost, Canvas may have taken it as late as the quiet time allows, and is told
+        so; and a read may be as old again: an edit of just then would be seen by neither.
+        """
         self._compared.add(intent.key)
         untold = Finding(
             Settlement.UNKNOWN,
@@ -271,7 +275,10 @@ class _Sender:
             "not known when Canvas took the last write of it",
         )
         await self._journal.suspected(self._run_id, intent, untold, self._clock.now())
-        await self._in_doubt(intent, 0.0)
+        doubt = await self._journal.doubt(intent.key)
+        is_lost = doubt is not None and doubt.until is not None
+        wait_s = self._still_quiet_s(doubt) + self._options.quiet_s if doubt and is_lost else 0.0
+        await self._in_doubt(intent, wait_s)
 
     async def _in_doubt(self, intent: Intent, wait_s: float) -> None:
         doubt = await self._journal.doubt(intent.key)
