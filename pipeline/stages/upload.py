@@ -429,11 +429,10 @@ class _Sender:
         attempts, self._attempts = self._attempts, []
         ends = await self._journal.settle(self._run_id, attempts, self._clock.now())
         for attempt, (state, tries) in zip(attempts, ends, strict=True):
-            is_stale = attempt.verdict is Verdict.STALE
-            await self._move_on(attempt.intent, state, tries, is_stale=is_stale)
+            await self._move_on(attempt.intent, state, tries)
         self._moved.set()
 
-    async def _move_on(self, intent: Intent, state: State, tries: int, *, is_stale: bool) -> None:
+    async def _move_on(self, intent: Intent, state: State, tries: int) -> None:
         match state:
             case State.CONFIRMED:
                 self._lanes.ended(intent)
@@ -445,10 +444,8 @@ class _Sender:
                 self._lanes.again(intent)
             case State.PENDING:
                 self._seen(Disposition.PENDING, 1 + self._lanes.shut(intent))
-            case _:
-                await self._in_doubt(
-                    intent, 0.0 if is_stale and tries == 1 else self._options.quiet_s
-                )
+            case _:  # lost; or refused for an edit of just now, which a read may not show yet
+                await self._in_doubt(intent, self._options.quiet_s)
 
     # Settling doubt -------------------------------------------------------------------------------
 
@@ -461,10 +458,14 @@ class _Sender:
         self._stirred.set()
 
     def _still_quiet_s(self, doubt: Doubt) -> float:
-        """What is left of the quiet time of an earlier run's doubt, by the server's clock."""
+        """What is left of the quiet time of an earlier run's doubt, by the server's clock.
+
+        All of it where one of the two clocks was set since.
+        """
         quiet_s = self._options.quiet_s
-        now = self._client.server_clock.earliest(self._clock.now())
-        if now is None or doubt.until is None:
+        clock = self._client.server_clock
+        now = clock.earliest(self._clock.now())
+        if now is None or doubt.until is None or not clock.agrees(doubt.ahead):
             return quiet_s
         return min(quiet_s - (now - doubt.until).total_seconds(), quiet_s)
 

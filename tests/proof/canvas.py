@@ -126,6 +126,7 @@ class SimulatedCanvas:
         self.violations: list[str] = []
         self.has_payer_ids = False
         self.was_set = False  # its clock: then times prove nothing
+        self.client_was_set = False  # then when an answer was lost proves nothing
         self.trace: Callable[[str], None] = lambda _: None
         self.sent: dict[str, list[float]] = {}  # mark -> true times of its sends
         self.unguarded_s = float("inf")  # after the last read, edits count for so long
@@ -439,7 +440,8 @@ class SimulatedCanvas:
         has_moved = is_moved and any(
             each.content["order"] != ours["order"] for each in effect.versions[effect.own + 1 :]
         )
-        if self.has_payer_ids and (has_moved or not self.climate.has_date):
+        is_untold = not self.climate.has_date or (self.client_was_set and not own.is_told)
+        if self.has_payer_ids and (has_moved or is_untold):
             lost.discard("payor")  # it comes back as an Organization, which cannot be compared
         if is_moved:
             lost.discard("order")

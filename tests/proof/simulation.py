@@ -255,7 +255,6 @@ class Schedule:
         self._spans: dict[str, tuple[float, float]] = {}  # run id -> from when to when it lived
         self._claimed_in: dict[str, list[str]] = {}  # key -> run ids
         self._found: set[str] = set()  # keys whose answer was lost, and a search showed them
-        self._was_set = False  # our own clock
         self._plans: dict[tuple[str, str, str], bytes] = {}  # run, key, fingerprint -> body
         self._are_plans_gone = self.people.random() < 0.1  # those of the first night
         self._known: set[str] = set()  # the ids that the journal held when the last life ended
@@ -344,7 +343,7 @@ class Schedule:
         loop = VirtualLoop(self.now_s, self.random, self.step)
         wrong_s = self.random.choice((0.0, 0.0, 0.0, 0.0, 5.0, 3000.0, -3000.0))
         wrong_s = 0.0 if self._is_fair else wrong_s
-        self._was_set = self._was_set or abs(wrong_s) > 60
+        self.canvas.client_was_set |= abs(wrong_s) > 60
         connection = journals._connect(folder, BASE, None, after_loss=False)
         journal = Journal(connection, Inline(), folder)
         self.canvas.claimed = lambda: {
@@ -535,7 +534,8 @@ class Schedule:
             self._violated(f"{row.key} is confirmed, and Canvas never held what it says")
         is_edited = any(each.author == PERSON for each in since) or (
             self.canvas.was_set
-            or (self._was_set and row.key in self._found)  # then when it was lost is not known
+            # Then when its answer was lost is not known.
+            or (self.canvas.client_was_set and row.key in self._found)
             or self._are_plans_gone
             or not self.is_bounded
             or any(each.author == MOVED for each in since)  # by a person's coverage, or no Date
