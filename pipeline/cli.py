@@ -7,6 +7,7 @@ commands, so that `--help` answers at once.
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -38,6 +39,7 @@ _OUTPUT = (
     click.option("-v", "--verbose", is_flag=True, help="More in the log."),
     click.option("--no-progress", is_flag=True, help="No progress display."),
 )
+_UNTIL_H_MAX: Final = 20  # a night's job that is this late is not to go on through the day
 _FEEDS = (
     click.option(
         "--feed", "only_feeds", multiple=True, metavar="NAME", help="Only this feed; repeatable."
@@ -53,6 +55,27 @@ _EXPECT = click.option(
     metavar="NAME:rows=N",
     help="The sender's control total, NAME:rows=5000 or NAME:total_usd=12345.67; repeatable.",
 )
+
+
+class _Until(click.ParamType[Any]):
+    """A time of day, as the instant at which it comes next."""
+
+    name = "HH:MM"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> datetime:
+        """Raises a usage error for what is no time of day, and for one that has just passed."""
+        from datetime import datetime, timedelta
+
+        try:
+            at = datetime.strptime(value, "%H:%M").time()  # noqa: DTZ007 - local time is meant
+        except ValueError:
+            self.fail(f"{value}: write a time of day, such as 05:30", param, ctx)
+        now = datetime.now().astimezone()
+        day = now.date() + timedelta(days=at <= now.time())
+        until = datetime.combine(day, at).astimezone()
+        if until - now > timedelta(hours=_UNTIL_H_MAX):
+            self.fail(f"{value} has just passed: it would stop tomorrow", param, ctx)
+        return until
 
 
 def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -90,6 +113,17 @@ def plan(**options: Any) -> None:
     _EXPECT,
     click.option("--dry-run", is_flag=True, help="The same as `plan`."),
     click.option(
+        "--plan",
+        "plan_id",
+        metavar="ID",
+        help="Carry out exactly that plan; refused where it would be another one by now.",
+    ),
+    click.option(
+        "--until",
+        type=_Until(),
+        help="Stop by then, local time; what is left is pending, and the next run sends it.",
+    ),
+    click.option(
         "--journal-lost",
         is_flag=True,
         help="Go on though the journal is lost: what Canvas seems to hold is set aside for `review`.",
@@ -98,8 +132,14 @@ def plan(**options: Any) -> None:
 )
 def run(*, dry_run: bool, journal_lost: bool, **options: Any) -> None:
     """Settle doubts, plan, upload and report. Running it again resumes: nothing is sent twice."""
-    if dry_run and journal_lost:
-        raise click.UsageError("--journal-lost sends: leave --dry-run out")
+    sending = {
+        "--journal-lost": journal_lost,
+        "--plan": options["plan_id"],
+        "--until": options["until"],
+    }
+    for name, value in sending.items():
+        if dry_run and value:
+            raise click.UsageError(f"{name} is for a run that sends: leave --dry-run out")
     _plan_or_run("plan" if dry_run else "run", options, journal_lost=journal_lost)
 
 
@@ -328,7 +368,14 @@ def _plan_or_run(command: str, options: dict[str, Any], *, journal_lost: bool = 
 
         if command == "plan":
             return engine.plan(_job(options), progress=progress, stop=stop)
-        return engine.run(_job(options), journal_lost=journal_lost, progress=progress, stop=stop)
+        return engine.run(
+            _job(options),
+            journal_lost=journal_lost,
+            plan_id=options["plan_id"],
+            until=options["until"],
+            progress=progress,
+            stop=stop,
+        )
 
     _carry_out(work, options)
 
@@ -356,7 +403,7 @@ def _carry_out(work: Work[Result], options: dict[str, Any]) -> NoReturn:
 
         config = options["config"]
         shown = config if config is None else _shown(config)
-        click.echo(summary_text(result.summary, _shown(result.folder), shown))
+        click.echo(summary_text(result.summary, _shown(result.folder), shown, _given(options)))
     sys.exit(result.exit_code)
 
 
@@ -391,6 +438,13 @@ def _exit_with(error: IngestError, *, as_json: bool) -> NoReturn:
             orjson.dumps({"shape": 1, "exit_code": error.exit_code, "failure": str(error)}).decode()
         )
     sys.exit(error.exit_code)
+
+
+def _given(options: dict[str, Any]) -> str:
+    """The options that named feeds and files, as they were typed."""
+    typed = [f" --feed {name}" for name in options.get("only_feeds", ())]
+    typed += [f" --input {shlex.quote(pair)}" for pair in options.get("inputs", ())]
+    return "".join(typed)
 
 
 def _shown(path: Path) -> str:

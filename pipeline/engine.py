@@ -11,9 +11,10 @@ import getpass
 import os
 import stat
 import traceback
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -72,17 +73,52 @@ async def run(
     job: Job,
     *,
     journal_lost: bool = False,
+    plan_id: str | None = None,
+    until: datetime | None = None,
     progress: Progress | None = None,
     stop: asyncio.Event | None = None,
 ) -> Result:
     """Settle what is in doubt, plan, upload and report.
 
-    Set `stop` to end early: what is in flight is finished first. `journal_lost`: a person says to go
-    on without a journal that is lost; what Canvas seems to hold already is then set aside.
+    Set `stop` to end early, or say `until` when: what is in flight is finished first, and what is
+    left is pending. `plan_id`: that plan is carried out, or, where the files or anything else would
+    make it another one, nothing. `journal_lost`: a person says to go on without a journal that is
+    lost; what Canvas seems to hold already is then set aside.
     """
-    return await _carry_out(
-        job, "run", progress or Progress(), stop or asyncio.Event(), journal_lost=journal_lost
-    )
+    stop = stop or asyncio.Event()
+    if plan_id is not None:
+        Plan.open(job.state_dir / "plans" / plan_id)  # before anything else is done
+    with _deadline(until, stop) as is_over:
+        return await _carry_out(
+            job,
+            "run",
+            progress or Progress(),
+            stop,
+            journal_lost=journal_lost,
+            plan_id=plan_id,
+            is_over=is_over,
+        )
+
+
+@contextmanager
+def _deadline(until: datetime | None, stop: asyncio.Event) -> Iterator[Callable[[], bool]]:
+    """Set `stop` at that instant. Yields whether that is why it is set."""
+    if until is None:
+        yield lambda: False
+        return
+    came = False
+
+    def end() -> None:
+        nonlocal came
+        came = not stop.is_set()
+        stop.set()
+
+    seconds = (until - datetime.now(UTC)).total_seconds()
+    timer = asyncio.get_running_loop().call_later(max(seconds, 0.0), end)
+    try:
+        yield lambda: came
+    finally:
+        timer.cancel()
 
 
 async def report_again(job: Job, run_id: str | None = None) -> Result:
@@ -120,7 +156,14 @@ def new_run(command: str, clock: Clock, random: Random) -> Run:
 
 
 async def _carry_out(
-    job: Job, command: str, progress: Progress, stop: asyncio.Event, *, journal_lost: bool = False
+    job: Job,
+    command: str,
+    progress: Progress,
+    stop: asyncio.Event,
+    *,
+    journal_lost: bool = False,
+    plan_id: str | None = None,
+    is_over: Callable[[], bool] = lambda: False,
 ) -> Result:
     must_ask = command == "run" or bool(job.references.patient.system)
     if must_ask:
@@ -135,6 +178,7 @@ async def _carry_out(
         if doubted:
             log.warning("writes_left_in_flight", run_id=run_id, count=doubted)
         failure: IngestError | None = None
+        is_cut_short = True
         try:
             if not asks:
                 await planned(job, run_id, journal, clock, progress, stop)
@@ -145,13 +189,19 @@ async def _carry_out(
                             job, run_id, journal, clock, progress, stop, sending, must_ask=must_ask
                         )
                     else:
-                        await _run(sending, progress)
+                        await _run(sending, progress, plan_id)
+            is_cut_short = stop.is_set()
         except Stopped:
             pass  # asked for: what is left is pending
         except IngestError as error:
             failure = error
         except Exception as error:  # noqa: BLE001 - whatever it is, the rows are to be accounted for
             failure = _fault(error)
+        if failure is None and is_cut_short and is_over():
+            failure = IngestError(
+                "its time (--until) was over before all was sent",
+                "run again: what is pending is sent then",
+            )
         if failure is not None:
             log.error("run_failed", run_id=run_id, error=type(failure).__name__)
         progress.stage = "reporting"
@@ -164,12 +214,42 @@ async def _carry_out(
             raise first from None
 
 
-async def _run(sending: Sending, progress: Progress) -> None:
+async def _run(sending: Sending, progress: Progress, plan_id: str | None) -> None:
     job, journal, run_id = sending.job, sending.journal, sending.run_id
     progress.stage = "settling"
     await _settle(sending)
     sealed = await planned(job, run_id, journal, sending.clock, progress, sending.stop, sending)
+    if plan_id is not None:
+        await asyncio.to_thread(_must_be, sealed, job.state_dir / "plans" / plan_id)
     await _upload(sending, sealed, progress)
+
+
+def _must_be(sealed: Plan, folder: Path) -> None:
+    """Raises PlanError where a plan is not the very one that was to be carried out."""
+    meant = Plan.open(folder)
+    why = _what_differs(meant.meta, sealed.meta)
+    if not why and meant.digest() != sealed.digest():
+        why = "the journal, or what Canvas holds, came to differ since"
+    if why:
+        raise PlanError(
+            f"plan {folder.name} cannot be carried out as it is: {why}",
+            "nothing of these files was sent; plan anew, look at it, and run that one",
+        )
+
+
+def _what_differs(meant: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    if meant["feeds"].keys() != now["feeds"].keys():
+        return f"it is of the feeds {', '.join(meant['feeds'])} (--feed)"
+    for name, feed in meant["feeds"].items():
+        before = {file["sha256"]: Path(file["path"]).name for file in feed["files"]}
+        after = {file["sha256"]: Path(file["path"]).name for file in now["feeds"][name]["files"]}
+        changed = [*(before.keys() - after.keys()), *(after.keys() - before.keys())]
+        if changed:
+            names = sorted({{**before, **after}[sha256] for sha256 in changed})
+            return f"files of feed {name} are others by now ({', '.join(names)})"
+    if meant["config_sha256"] != now["config_sha256"]:
+        return "the configuration was changed"
+    return ""
 
 
 async def _settle(sending: Sending) -> None:

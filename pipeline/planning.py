@@ -1,7 +1,7 @@
 """Everything before the first write: from files to a sealed plan that exceeds no limit.
 
     expect -> inspect -> (lookup) -> read -> validate -> map -> resolve -> (adopt) -> retire -> arrange
-           -> plan sealed -> guards
+           -> compare -> plan sealed -> guards
 
 What is in brackets asks Canvas. What is slow and asks nobody runs in a thread.
 """
@@ -30,18 +30,19 @@ from pipeline.held import HeldRows
 from pipeline.held import digests as digests_of
 from pipeline.job import Job, Progress, Reference, References
 from pipeline.journal.journal import Journal
-from pipeline.plans import KEPT, MISSING, SEQ, Plan, PlannedBatch, PlanWriter, look_up
+from pipeline.plans import CHANGES, KEPT, MISSING, SEQ, Plan, PlannedBatch, PlanWriter, look_up
 from pipeline.records import ADOPTED, Disposition, Draft, Intent, Interaction, Stage
 from pipeline.sending import Sending
 from pipeline.stages import arrange as arranging
 from pipeline.stages.adopt import Adopted, Row, Shown, adopt
 from pipeline.stages.arrange import arrange, lanes_to_arrange
+from pipeline.stages.compare import Pair, compare
 from pipeline.stages.expect import expect
 from pipeline.stages.inspect import inspect
 from pipeline.stages.lookup import lookup
 from pipeline.stages.map import Mapping as RowMapping
 from pipeline.stages.map import map_row
-from pipeline.stages.read import read
+from pipeline.stages.read import origins, read
 from pipeline.stages.resolve import NEEDED, VERDICT_SCHEMA, resolve
 from pipeline.stages.retire import REPORTED, retire
 from pipeline.stages.validate import validate
@@ -153,6 +154,7 @@ class Planner:
     def _read(self, feed: Feed) -> _Judged:
         """One feed, into the plan. Its control totals are those of the rows as they were read."""
         sources = self.sources[feed.name]
+        mended = sorted({run_id for source in sources for run_id in origins(source)})
         rows_read = cents_read = 0
         unread: set[str] = set()
         held = self.held(feed)
@@ -177,6 +179,7 @@ class Planner:
                     {"path": str(source.path), "sha256": source.sha256, "rows": source.rows}
                     for source in sources
                 ],
+                "mended_from": mended,
                 "rows_read": rows_read,
                 "cents_read": cents_read,
                 "columns": columns,
@@ -407,11 +410,14 @@ class Planner:
         plan = self._writer.seal(
             {name: judged.verdicts for name, judged in self._judged.items()},
             {name: judged.missing for name, judged in self._judged.items()},
+            {feed.name: self._compared(feed) for feed in self._coverages},
             {
                 "run_id": self._run_id,
                 "config_sha256": self._job.config_sha256,
                 "feeds": metas,
                 "patients_unasked": self._unasked,
+                "rate_per_s": self._job.upload.rate_per_s,
+                "concurrency": self._job.upload.concurrency,
                 "displaced": self._arranged.displaced,
                 "reordered": self._arranged.reordered,
             },
@@ -427,6 +433,23 @@ class Planner:
             ],
         )
         return plan
+
+    def _compared(self, feed: Feed) -> pl.DataFrame:
+        """What each update would change; not of rows that are only written again for their order."""
+        updates = self._judged[feed.name].verdicts.filter(
+            (pl.col("interaction") == Interaction.UPDATE.value) & pl.col("rule").ne_missing(KEPT)
+        )
+        parts = [compare(self._pairs(feed, part)) for part in updates.iter_slices(_ROWS_AT_ONCE)]
+        return pl.concat([pl.DataFrame(schema=CHANGES), *parts])
+
+    def _pairs(self, feed: Feed, updates: pl.DataFrame) -> Iterator[Pair]:
+        """By row, what Canvas showed, or was last sent; and what it is to be sent."""
+        bodies = self._writer.narrow(feed.name, ["seq", "body"], updates["seq"])
+        before = self._sent(self._journal.held(updates["key"]))
+        for seq, key, shown, body in (
+            updates.select("seq", "key", "shown").join(bodies, on="seq").iter_rows()
+        ):
+            yield seq, shown or before.get(key), body
 
     def _retire(self, feed: Feed) -> None:
         """The rows of the last complete run that are gone."""

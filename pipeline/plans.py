@@ -7,11 +7,13 @@ A folder under `state.dir/plans`, named like the run that made it:
     source-<feed>-00000.parquet    the source's own columns of rows that may come back as rejects
     verdicts-<feed>.parquet        what `resolve` made of the rows that validation let through
     missing-<feed>.parquet         rows of the last complete run that are gone, and what is meant for them
+    changes-<feed>.parquet         what each update would change, element by element
     plan.json                      written last: a plan without it was never finished
 
 Parts hold some thousand rows, so that memory is bounded by a part and not by the file.
 """
 
+import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -151,6 +153,7 @@ class PlanWriter:
         self,
         verdicts: Mapping[str, pl.DataFrame],
         missing: Mapping[str, pl.DataFrame],
+        changes: Mapping[str, pl.DataFrame],
         meta: dict[str, Any],
     ) -> "Plan":
         """Write the verdicts and the seal: from now on the plan can be carried out."""
@@ -158,6 +161,8 @@ class PlanWriter:
             _write_private(frame, self.folder / f"verdicts-{feed}.parquet")
         for feed, frame in missing.items():
             _write_private(frame, self.folder / f"missing-{feed}.parquet")
+        for feed, frame in changes.items():
+            _write_private(frame, self.folder / f"changes-{feed}.parquet")
         with os.fdopen(
             os.open(self.folder / _SEAL, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb"
         ) as file:
@@ -251,8 +256,32 @@ class Plan:
 
     def missing(self, feed: str) -> pl.DataFrame:
         """The rows of the last complete run that are gone (`MISSING`)."""
-        path = self.folder / f"missing-{feed}.parquet"
-        return pl.read_parquet(path, glob=False) if path.exists() else pl.DataFrame(schema=MISSING)
+        return self._beside("missing", feed, MISSING)
+
+    def changes(self, feed: str) -> pl.DataFrame:
+        """What its updates would change (`CHANGES`), with file and row of each."""
+        changes = self._beside("changes", feed, CHANGES)
+        rows = pl.scan_parquet(_parts(self.folder, "rows", feed), glob=False)
+        mine = rows.join(changes.select("seq").unique().lazy(), on="seq", how="semi")
+        where = mine.select("seq", "file", "row", "key").collect()
+        verdicts = self._verdicts(feed).select("seq", "resource_id").collect()
+        return changes.join(where, on="seq").join(verdicts, on="seq").sort("seq", "element")
+
+    def _beside(self, kind: str, feed: str, schema: Mapping[str, Any]) -> pl.DataFrame:
+        path = self.folder / f"{kind}-{feed}.parquet"
+        return pl.read_parquet(path, glob=False) if path.exists() else pl.DataFrame(schema=schema)
+
+    def digest(self) -> str:
+        """SHA-256 of all that it would write, in turn: two plans with the same one do the same."""
+        digest = hashlib.sha256()
+        for feed in self.meta["feeds"]:
+            digest.update(feed.encode())
+            gone = self.missing(feed).filter(pl.col("interaction") != "").sort("key")
+            digest.update(gone.select("key", "resource_id", "fingerprint").write_csv().encode())
+            for rows in self.rows(feed):
+                sent = rows.filter(pl.col("disposition") == Disposition.PENDING.value)
+                digest.update(sent.select(_DONE).write_csv(include_header=False).encode())
+        return digest.hexdigest()
 
     def find(self, feed: str, keys: Sequence[str]) -> pl.DataFrame:
         """The rows with these keys that were to be sent, or missing ones that were to be cancelled.
@@ -374,6 +403,7 @@ class Plan:
 
 _STANDING: Final = (Disposition.PENDING.value, Disposition.UNCHANGED.value)
 _FOUND: Final = ("key", "file", "row", "source_id", "fingerprint", "body", "shown")
+_DONE: Final = ("key", "interaction", "resource_id", "fingerprint", "slot", "sort")
 _INTENT: Final = (
     "key",
     "interaction",
@@ -386,6 +416,13 @@ _INTENT: Final = (
     "resource_id",
     "held_at",
 )
+# An element of an update, before and after it. No `before`: it is new; no `after`: it is taken away.
+CHANGES: Final = {
+    "seq": pl.UInt32,
+    "element": pl.String,
+    "before": pl.String,
+    "after": pl.String,
+}
 # A row of the last complete run that is gone. `interaction` "update": it is to be cancelled, else
 # `rule` and `message` say why it is not.
 MISSING: Final = {

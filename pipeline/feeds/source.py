@@ -2,8 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import polars as pl
+
+RUN: Final = "_run"  # in a reject file: the run that sent the row back
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,6 +158,32 @@ def coverage_differences(sent: Json, shown: Any) -> tuple[str, ...]:
     return tuple(sorted(different))
 
 
+def coverage_changes(before: Json, after: Json) -> dict[str, tuple[Any, Any]]:
+    """By element, what an update changes: its value before, and after it; None where there is none.
+
+    `before` is what was sent last, or what Canvas showed. The payer's id is compared where both have
+    it; an Organization that Canvas shows for it says nothing.
+    """
+    try:
+        held, meant = _elements(before), _elements(after)
+        named = coverage_differences(after, before)
+        payors = before["payor"][0], after["payor"][0]
+        changes = {
+            name: (held.get(name), meant.get(name)) for name in named if name != "identifier"
+        }
+        if "identifier" in named:
+            changes["identifier"] = (next(iter(member_ids(before)), None), member_ids(after)[0])
+    except (AttributeError, IndexError, KeyError, TypeError):
+        return {"resource": (None, None)}
+    ids = [each.get("identifier", {}).get("value") for each in payors]
+    if all(ids) and ids[0] != ids[1]:
+        changes["payor"] = (ids[0], ids[1])
+    names = [each.get("display") for each in payors]
+    if all(ids) and names[0] != names[1]:
+        changes["payor.display"] = (names[0], names[1])
+    return dict(sorted(changes.items()))
+
+
 def _elements(resource: Json) -> dict[str, Any]:
     """What can be compared of a Coverage, by element; what is absent is left out."""
     days, payor = resource.get("period", {}), resource["payor"][0]

@@ -75,6 +75,7 @@ _RANKS_SCHEMA: Final = {
 _ACTIVE_SCHEMA: Final = dict.fromkeys(
     ("key", "feed", "lane", "resource_id", "held", "held_run", "state"), pl.String
 )
+_HELD_SCHEMA: Final = dict.fromkeys(("key", "feed", "held", "held_run"), pl.String)
 _CONFIRMED_SCHEMA: Final = {
     "key": pl.String,
     "feed": pl.String,
@@ -499,6 +500,10 @@ class Journal:
     def active(self, keys: pl.Series) -> pl.DataFrame:
         """Those of these rows that Canvas holds as active coverages by our books (_ACTIVE_SCHEMA)."""
         return self._frame("active", keys, _ACTIVE_SCHEMA)
+
+    def held(self, keys: pl.Series) -> pl.DataFrame:
+        """What Canvas holds of these rows by our books: key, feed, held (its fingerprint), held_run."""
+        return self._frame("held", keys, _HELD_SCHEMA)
 
     def active_of(self, feed: str) -> pl.Series:
         """The keys of a feed's rows that Canvas holds as active coverages by our books."""

@@ -141,6 +141,10 @@ SELECT key, feed, lane, resource_id, held, held_run, state FROM write
 WHERE key IN (SELECT value FROM json_each(:keys))
     AND resource_type = 'Coverage' AND resource_id IS NOT NULL AND held_rank IS NOT NULL AND held IS NOT NULL;
 
+-- name: held
+-- What Canvas holds of these rows, by the run that sent it.
+SELECT key, feed, held, held_run FROM write WHERE key IN (SELECT value FROM json_each(:keys)) AND held IS NOT NULL;
+
 -- name: displaced_of
 SELECT key FROM write WHERE feed = :feed AND displaced = 1;
 

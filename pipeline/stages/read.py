@@ -11,9 +11,10 @@ from typing import Final
 import polars as pl
 
 from pipeline.errors import InputError
-from pipeline.feeds.source import Batch, Source, stamp_of
+from pipeline.feeds.source import RUN, Batch, Source, stamp_of
 
 ROWS_A_BATCH: Final = 4_000
+_RUN_ID: Final = r"^\d{8}T\d{6}Z-[0-9a-f]{4}$"
 _TEXT_OF: Final = {pl.Datetime: "%Y-%m-%dT%H:%M:%S", pl.Date: "%Y-%m-%d"}
 
 # Looked at by polars when it scans for the first time; the bound holds without them, only wider.
@@ -30,7 +31,7 @@ def read(source: Source) -> Iterator[Batch]:
         os.environ.setdefault(name, value)
     row = 1
     try:
-        for frame in _scan(source).collect_batches(
+        for frame in _scan(source, source.kept).collect_batches(
             chunk_size=ROWS_A_BATCH, maintain_order=True, engine="streaming"
         ):
             if frame.height:
@@ -51,7 +52,15 @@ def read(source: Source) -> Iterator[Batch]:
         )
 
 
-def _scan(source: Source) -> pl.LazyFrame:
+def origins(source: Source) -> list[str]:
+    """The runs whose rejects these rows are, by the column that a reject file has for it."""
+    if RUN not in source.header:
+        return []
+    texts = _scan(source, [RUN]).unique().collect()[RUN]
+    return texts.filter(texts.str.contains(_RUN_ID)).to_list()
+
+
+def _scan(source: Source, columns: list[str]) -> pl.LazyFrame:
     if not source.is_parquet:
         header = list(source.header)
         return pl.scan_csv(
@@ -60,10 +69,10 @@ def _scan(source: Source) -> pl.LazyFrame:
             infer_schema=False,
             glob=False,
             with_column_names=lambda _: header,
-        ).select(source.kept)
+        ).select(columns)
     scan = pl.scan_parquet(source.readable, glob=False)
     schema = scan.collect_schema()
-    return scan.select(_as_text(name, schema[name]) for name in source.kept)
+    return scan.select(_as_text(name, schema[name]) for name in columns)
 
 
 def _as_text(name: str, kind: pl.DataType) -> pl.Expr:

@@ -5,18 +5,21 @@ bounded in memory like the plan. Only `reconciliation.*` and `rejects-*` hold an
 """
 
 import csv
+import math
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
 import orjson
 import polars as pl
 
+from pipeline.clock import utc_text
 from pipeline.feeds.feed import TRAITS, Kind
+from pipeline.feeds.source import RUN
 from pipeline.journal.journal import Journal, Run
 from pipeline.plans import SEQ, Plan
 from pipeline.records import ADOPTED, Disposition, Interaction, Stage, State, usd
@@ -43,6 +46,7 @@ _COLUMNS: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
     "settled_at": pl.String,
 }
 _GONE: Final = ("reported", "cancelled", "not_cancelled", "refused", "in_doubt", "pending")
+_CHANGES_COLUMNS: Final = ("row", "key", "resource_id", "element", "before", "after")
 _MISSING_COLUMNS: Final = ("key", "resource_id", "outcome", "rule", "message")
 _ENDED_EARLY: Final = (1, 2, 5, 130)
 _IN_JOURNAL: Final = (Disposition.PENDING.value, Disposition.IN_DOUBT.value)
@@ -71,6 +75,7 @@ class Totals:
     rules: Counter[str] = field(default_factory=Counter)  # of the rows rejected or refused
     missing: Counter[str] = field(default_factory=Counter)  # of the rows that are gone, by outcome
     pending: Counter[str] = field(default_factory=Counter)  # by interaction
+    changes: Counter[str] = field(default_factory=Counter)  # what updates change, by element
     adopted: int = 0  # taken over from what Canvas held
     unreadable: int = 0
 
@@ -198,7 +203,10 @@ def report(
             parts += _write_feed(folder, name, feed, plan, journal, run_id, shut, totals[name])
             gone = _missing(plan.missing(name), journal, run_id)
             totals[name].missing.update(gone["outcome"].to_list())
-            _write_missing(folder / f"missing-{name}.csv", gone)
+            _write_text(folder / f"missing-{name}.csv", gone)
+            changes = _changes(plan.changes(name), feed)
+            totals[name].changes.update(changes["element"].to_list())
+            _write_text(folder / f"changes-{name}.csv", changes)
     _write_reconciliation(folder, parts)
     summary = _summary(feeds, plan, totals, journal, facts)
     write_private(folder / "summary.json", orjson.dumps(summary, option=orjson.OPT_INDENT_2))
@@ -221,7 +229,7 @@ def _write_feed(
 ) -> list[Path]:
     files = [Path(file["path"]).name for file in feed["files"]]
     traits = TRAITS[Kind(feed["kind"])]
-    rejects = _Rejects(folder / f"rejects-{name}.csv", feed, files)
+    rejects = _Rejects(folder / f"rejects-{name}.csv", feed, files, run_id)
     written = []
     parts = zip(plan.rows(name), plan.sources(name), strict=True)
     for number, (rows, source) in enumerate(parts):
@@ -276,16 +284,18 @@ def _defused(texts: pl.Expr) -> pl.Expr:
 class _Rejects:
     """The rows to mend, as the sender wrote them, in the sender's dialect: they can be fed in again."""
 
-    def __init__(self, path: Path, feed: Mapping[str, Any], files: Sequence[str]) -> None:
+    def __init__(
+        self, path: Path, feed: Mapping[str, Any], files: Sequence[str], run_id: str
+    ) -> None:
         self._columns: list[str] = feed["columns"]
         self._added = ["_row", "_stage", "_field", "_rule", "_message", "_file"]
-        self._files = files
+        self._files, self._run_id = files, run_id
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         self._file = os.fdopen(handle, "w", encoding=feed["encoding"], newline="")
         # With CRLF line ends the csv module quotes a cell that holds a CR or an LF; with LF alone
         # a CR would stand unquoted, and the file could not be fed in again.
         self._writer = csv.writer(self._file, delimiter=feed["delimiter"], lineterminator="\r\n")
-        self._writer.writerow(self._columns + self._added)
+        self._writer.writerow([*self._columns, *self._added, RUN])
 
     def add(self, rows: pl.DataFrame, source: pl.DataFrame) -> None:
         """The rejected and refused rows of one part."""
@@ -306,7 +316,7 @@ class _Rejects:
         )
         for line in joined.select(self._columns + self._added).iter_rows():
             *cells, file = line
-            self._writer.writerow([*cells, self._files[file]])
+            self._writer.writerow([*cells, self._files[file], self._run_id])
 
     def close(self) -> None:
         """Finish the file."""
@@ -343,10 +353,22 @@ def _missing(lines: pl.DataFrame, journal: Journal, run_id: str) -> pl.DataFrame
     ).select(_MISSING_COLUMNS)
 
 
-def _write_missing(path: Path, gone: pl.DataFrame) -> None:
+def _changes(changes: pl.DataFrame, feed: Mapping[str, Any]) -> pl.DataFrame:
+    """What its updates change, a line an element, with the names of files in place of numbers."""
+    files = [Path(file["path"]).name for file in feed["files"]]
+    return changes.select(
+        pl.col("file").replace_strict(
+            range(len(files)), files, return_dtype=pl.String, default=None
+        ),
+        *_CHANGES_COLUMNS,
+    )
+
+
+def _write_text(path: Path, lines: pl.DataFrame) -> None:
+    """For a spreadsheet; no file where there is no line."""
     path.unlink(missing_ok=True)
-    if gone.height:
-        write_private(path, gone.with_columns(_defused(pl.col(pl.String))).write_csv().encode())
+    if lines.height:
+        write_private(path, lines.with_columns(_defused(pl.col(pl.String))).write_csv().encode())
 
 
 # The summary --------------------------------------------------------------------------------------
@@ -365,6 +387,8 @@ def _summary(
     gone = sum((each.missing for each in totals.values()), Counter[str]())
     code = exit_code(facts.run, rows, elsewhere, gone)
     recovered = journal.settled(facts.run.run_id)
+    requests = requests_summary(journal.exchanges(facts.run.run_id))
+    is_planned = plan is not None and facts.run.command == "plan"
     return {
         "shape": 1,
         "run_id": facts.run.run_id,
@@ -390,7 +414,32 @@ def _summary(
             "lines": journal.length_after(facts.run.run_id),
         },
         "feeds": lines,
-        "requests": requests_summary(journal.exchanges(facts.run.run_id)),
+        "requests": requests,
+        "needs": _needs(plan.meta, requests, facts.run) if plan and is_planned else None,
+    }
+
+
+def _needs(meta: Mapping[str, Any], asked: Mapping[str, Any], run: Run) -> dict[str, Any] | None:
+    """What carrying out a plan takes: its writes, what planning asked once more, and what it did not ask.
+
+    `seconds` is at the configured rate, or at what `concurrency` allows with answers as slow as they
+    were; `done_at` counts from the end of planning.
+    """
+    if "rate_per_s" not in meta:
+        return None  # planned by an earlier version
+    writes = sum(feed["to_send"] for feed in meta["feeds"].values())
+    beside = asked["total"] or (1 if writes else 0)  # a token at least
+    requests = writes + beside + meta["patients_unasked"]
+    latency_s = asked["latency_s"]["p50"] or 0.0
+    rate = min(meta["rate_per_s"], meta["concurrency"] / latency_s if latency_s else math.inf)
+    seconds = math.ceil(requests / rate)
+    ended = datetime.fromisoformat(run.finished_at or run.started_at)
+    return {
+        "writes": writes,
+        "requests": requests,
+        "rate_per_s": round(rate, 3),
+        "seconds": seconds,
+        "done_at": utc_text(ended + timedelta(seconds=seconds)),
     }
 
 
@@ -426,6 +475,8 @@ def _feed_summary(name: str, feed: Mapping[str, Any], totals: Totals) -> dict[st
         "rules": dict(totals.rules.most_common()),
         "warnings": feed["warnings"],
         "pending_by_interaction": {word.value: totals.pending[word.value] for word in Interaction},
+        "changes": dict(totals.changes.most_common()),
+        "mended_from": feed.get("mended_from", []),
         "adopted": totals.adopted,
         "missing": _missing_summary(feed, totals),
         "balanced": totals.rows.total() == rows_read == sum(file["rows"] for file in feed["files"]),

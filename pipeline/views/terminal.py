@@ -4,13 +4,18 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, Final
 
-from pipeline.views.words import OUTCOMES, WORDS, is_kept, notes, verdict
+from pipeline.views.words import OUTCOMES, WORDS, is_kept, needs, notes, verdict
 
 _RULES_SHOWN: Final = 5
 
 
-def summary_text(summary: Mapping[str, Any], folder: str, config: str | None) -> str:
-    """What `run`, `plan` and `verify` print at their end. `config` None: it was a demo."""
+def summary_text(
+    summary: Mapping[str, Any], folder: str, config: str | None, given: str = ""
+) -> str:
+    """What `run`, `plan` and `verify` print at their end. `config` None: it was a demo.
+
+    `given`: the options that named feeds and files, to be typed again.
+    """
     if "verification" in summary:
         return _verification_text(summary, folder)
     if any(feed["files"] for feed in summary["feeds"]):
@@ -20,12 +25,13 @@ def summary_text(summary: Mapping[str, Any], folder: str, config: str | None) ->
             *_reasons(summary),
             *notes(summary),
             _requests(summary["requests"]),
+            *filter(None, [needs(summary)]),
         ]
     else:
         lines = [
             f"{summary['command'].capitalize()} {summary['run_id']}: no file was read, nothing was sent."
         ]
-    lines += [f"Report: {folder}", *_ending(summary, folder, config)]
+    lines += [f"Report: {folder}", *_ending(summary, folder, config, given)]
     return "\n".join(lines)
 
 
@@ -63,8 +69,10 @@ def _headline(summary: Mapping[str, Any]) -> str:
         for word in ("create", "update")
     }
     amounts = [Decimal(feed["amount_usd"]["pending"]) for feed in feeds if "amount_usd" in feed]
+    gone = sum(feed["missing"]["pending"] for feed in feeds)
+    cancelled = f"{gone:,} to cancel, " if gone else ""
     return (
-        f"Plan: {told['create']:,} to create, {told['update']:,} to update, {counts['unchanged']:,} unchanged, "
+        f"Plan: {told['create']:,} to create, {told['update']:,} to update, {cancelled}{counts['unchanged']:,} unchanged, "
         f"{counts['rejected']:,} rejected. USD {sum(amounts, Decimal(0)):,.2f}."
     )
 
@@ -127,14 +135,14 @@ def _requests(requests: Mapping[str, Any]) -> str:
     return f"Requests: {requests['total']:,}{rate}; {requests['retried']:,} sent again; 95 % answered within {p95_ms:,.0f} ms."
 
 
-def _ending(summary: Mapping[str, Any], folder: str, config: str | None) -> list[str]:
+def _ending(summary: Mapping[str, Any], folder: str, config: str | None, given: str) -> list[str]:
     """Why it failed if it did; then the exit code, its reason, and the next command to type."""
     failure = [f"Failed: {summary['failure']}"] if summary["failure"] else []
     code = summary["exit_code"]
-    return [*failure, f"Exit {code}: {verdict(summary)}.", *_next(summary, folder, config)]
+    return [*failure, f"Exit {code}: {verdict(summary)}.", *_next(summary, folder, config, given)]
 
 
-def _next(summary: Mapping[str, Any], folder: str, config: str | None) -> list[str]:
+def _next(summary: Mapping[str, Any], folder: str, config: str | None, given: str) -> list[str]:
     if config is None:
         return [
             f"Next: open {folder}/report.html, and rejects-*.csv beside it: some of the sample rows are wrong on purpose.",
@@ -156,7 +164,10 @@ def _next(summary: Mapping[str, Any], folder: str, config: str | None) -> list[s
     if code == 3 and is_kept(summary):  # noqa: PLR2004 - not cancelled
         steps.append(f"Next: see {folder}/missing-*.csv; if the file is right, raise missing_max.")
     if summary["command"] == "plan" and code in {0, 3}:
-        steps += ["Next:", f"  canvas-ingest run {config}"]
+        steps += [
+            "Next, to carry out exactly this:",
+            f"  canvas-ingest run {config}{given} --plan {summary['run_id']}",
+        ]
     if summary["command"] == "run" and code in {1, 130}:
         steps += ["Next, to go on where this one ended:", f"  canvas-ingest run {config}"]
     return steps

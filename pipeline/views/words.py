@@ -1,7 +1,11 @@
 """What the exit codes and the dispositions mean, in one place for terminal and page."""
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, Final
+
+_MINUTE_S: Final = 60
+_DAY_S: Final = 24 * 3600
 
 _MEANING: Final = {
     0: "everything reconciled",
@@ -82,9 +86,39 @@ def notes(summary: Mapping[str, Any]) -> list[str]:
     return [*told, *doubt_notes(summary)]
 
 
+def duration(seconds: float) -> str:
+    """How long, as people say it: `40 s`, `12 min`, `3 h 20 min`."""
+    if seconds < _MINUTE_S:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / _MINUTE_S)
+    if minutes < _MINUTE_S:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def needs(summary: Mapping[str, Any]) -> str:
+    """What carrying out a plan takes, in a sentence; "" where nothing is to be sent."""
+    told = summary["needs"]
+    if not told or not told["writes"]:
+        return ""
+    at = datetime.fromisoformat(told["done_at"]).astimezone()
+    day = "" if told["seconds"] < _DAY_S else f" on {at:%Y-%m-%d}"
+    return (
+        f"Needs about {told['requests']:,} requests: {duration(told['seconds'])} at {told['rate_per_s']:g} a second, "
+        f"done by {at:%H:%M}{day} if it starts now."
+    )
+
+
 def _feed_notes(feed: Mapping[str, Any], *, is_plan: bool) -> list[str]:
     name = feed["name"]
-    told = [_WARNINGS[rule].format(f"{count:,}", name) for rule, count in feed["warnings"].items()]
+    told = [_mended(feed)] if feed["mended_from"] else []
+    if feed["changes"]:
+        changes = ", ".join(f"{element} {count:,}" for element, count in feed["changes"].items())
+        verb = "would change" if is_plan else "change"
+        told.append(
+            f"The updates of {name} {verb}: {changes} (changes-{name}.csv: each, before and after)."
+        )
+    told += [_WARNINGS[rule].format(f"{count:,}", name) for rule, count in feed["warnings"].items()]
     if feed["adopted"]:
         told.append(f"{feed['adopted']:,} coverages of {name} were in Canvas already: taken over.")
     gone = feed["missing"]
@@ -96,6 +130,11 @@ def _feed_notes(feed: Mapping[str, Any], *, is_plan: bool) -> list[str]:
             f"Gone from {name} since run {gone['compared_with']}: {rows}, {ends} (missing-{name}.csv)."
         )
     return told
+
+
+def _mended(feed: Mapping[str, Any]) -> str:
+    runs = ", ".join(feed["mended_from"])
+    return f"The rows of {feed['name']} are those that came back in {runs}."
 
 
 _GONE: Final = {
