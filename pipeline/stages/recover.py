@@ -86,7 +86,9 @@ class Recovery:
             is_moved=is_moved,
             is_probed=is_probed,
         )
-        if finding.probe_at is not None:
+        if (
+            finding.probe_at is not None and intent.run_id == self.run_id
+        ):  # else it is not sent again
             self.probed.add(intent.key)
         if dated is None or finding.held_at is not None:
             return finding
