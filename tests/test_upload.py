@@ -78,3 +78,21 @@ async def test_a_run_ends_where_answers_to_writes_are_lost_again_and_again(
     result = await world.run()
     assert isinstance(result.failure, Unreachable)
     assert arrivals(world) == 2 * (1 + 3), "two, and two after each read that succeeded"
+
+
+async def test_an_update_after_a_lost_create_waits_for_a_read_that_shows_every_edit(
+    make_world: MakeWorld,
+) -> None:
+    """The create may have come as late as the quiet time allows, and a read may be as old again."""
+    quiet_s = 1.0
+    world = await make_world(patients=1, faults=Faults(lose_after=1.0, faults_max=1))
+    world.write_config(feeds=COVERAGES_ONLY, quiet_s=quiet_s)
+    write_coverage(world)
+    assert (await world.run()).exit_code == 0
+    world.write_eligibility(
+        [(patient_key(0), "M1", "self", "60054", "1", "2026-01-01", "2026-12-31")]
+    )
+    assert (await world.run()).summary["feeds"][0]["dispositions"]["updated"] == 1
+    lost, sent = world.sandbox.account()["writes_of"][patient_key(0)]
+    assert (lost["outcome"], sent["outcome"]) == ("lost", "200")
+    assert sent["arrived_s"] - lost["arrived_s"] >= 2 * quiet_s

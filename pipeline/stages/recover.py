@@ -86,9 +86,8 @@ class Recovery:
             is_moved=is_moved,
             is_probed=is_probed,
         )
-        if (
-            finding.probe_at is not None and intent.run_id == self.run_id
-        ):  # else it is not sent again
+        is_sent_again = intent.run_id == self.run_id
+        if finding.probe_at is not None and is_sent_again:
             self.probed.add(intent.key)
         if dated is None or finding.held_at is not None:
             return finding

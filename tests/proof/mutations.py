@@ -40,6 +40,7 @@ _DATES: Final = (
     "tests/test_recover.py::test_the_server_is_never_earlier_or_later_than_its_dates_leave_open"
 )
 _EDITED: Final = "tests/proof/test_simulation.py::test_updates_write_over_nobodys_edit"
+_MENDED: Final = "tests/proof/test_simulation.py::test_what_long_runs_found_stays_mended"
 _PAYER: Final = "tests/test_recover.py::test_where_a_payer_cannot_be_compared_the_time_of_our_last_write_stays_the_condition"
 _UNDER_FAULTS: Final = "tests/test_run.py::test_never_two_effects_for_a_row_under_faults"
 _SHUT_LANE: Final = "tests/test_run.py::test_a_lane_stays_shut_behind_a_write_in_doubt"
@@ -560,6 +561,40 @@ MUTATIONS: Final = (
         "    if reply.status == 200:  # noqa: PLR2004 - OK\n",
         "    if reply.status == 200 or reply.handed_off and (reply.status or 500) >= 500:\n",
         (_EDITED,),
+    ),
+    Mutation(
+        "50",
+        "the quiet time of an earlier run's loss goes by a clock that was set since",
+        _UPLOAD,
+        " or not clock.agrees(doubt.ahead):",
+        ":",
+        (f"{_MENDED}[a clock that jumped makes a loss look old]",),
+    ),
+    Mutation(
+        "51",
+        "what a 412 refused is compared with a read of the same moment",
+        _UPLOAD,
+        "await self._in_doubt(intent, self._options.quiet_s)",
+        "await self._in_doubt(intent, 0.0)",
+        (f"{_MENDED}[a read right after a 412 does not show its cause]",),
+    ),
+    Mutation(
+        "52",
+        "an update after a lost create goes by a read that may be as old",
+        _UPLOAD,
+        "await self._in_doubt(intent, wait_s)",
+        "await self._in_doubt(intent, 0.0)",
+        (
+            "tests/test_upload.py::test_an_update_after_a_lost_create_waits_for_a_read_that_shows_every_edit",
+        ),
+    ),
+    Mutation(
+        "53",
+        "a probe counts as used up though nothing was sent with it",
+        _RECOVER,
+        "is_sent_again = intent.run_id == self.run_id",
+        "is_sent_again = True",
+        (f"{_MENDED}[a probe that was never sent counts as used up]",),
     ),
 )
 

@@ -36,8 +36,18 @@ def test_updates_write_over_nobodys_edit() -> None:
     assert updates["conflict"] > 0, "and people did edit"
 
 
-def test_a_read_of_a_coverage_does_not_count_as_a_write_that_moves_its_siblings() -> None:
-    assert outcome(15477).violations == []
+@pytest.mark.parametrize(
+    "seed",
+    [
+        pytest.param(15477, id="a read counts as a write that moves its siblings"),
+        pytest.param(7045554, id="an edit just after a create was lost, and a read as stale"),
+        pytest.param(8012854, id="a clock that jumped makes a loss look old"),
+        pytest.param(8014183, id="a read right after a 412 does not show its cause"),
+        pytest.param(9022119, id="a probe that was never sent counts as used up"),
+    ],
+)
+def test_what_long_runs_found_stays_mended(seed: int) -> None:
+    assert outcome(seed).violations == []
 
 
 def test_every_crash_point_in_turn_with_another_in_the_recovery() -> None:
