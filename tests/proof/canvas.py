@@ -418,15 +418,18 @@ class SimulatedCanvas:
         may have moved the patient's coverages meanwhile. A payer that was sent by its id cannot be
         compared: its edit shows only where the time of our last write is known, and the probe of
         one more second is over, and nobody was moved. One that somebody entered is held to be ours from
-        our last create on, whose answer was lost.
+        our last create on, whose answer was lost. Nor, to the letter, the undoing of an update of ours
+        whose answer was lost: it might never have been carried out.
         """
         own = effect.versions[effect.own]
         wrote_s = own.at_s if own.author == OURS else max(sent, default=own.at_s)
         ours, lost = own.content, set[str]()
         first = own.stamp.replace(microsecond=0)
+        undone = effect.versions[max(effect.own - 1, 0)].content if not own.is_told else ours
         for version in effect.versions[effect.own + 1 :]:
             edited = set(coverage_differences(ours, version.content))
-            if version.author == PERSON:
+            is_undoing = not coverage_differences(undone, version.content)
+            if version.author == PERSON and not is_undoing:
                 is_late = (
                     version.at_s > wrote_s + UNTOLD_S
                     if not own.is_told
