@@ -20,6 +20,7 @@ class ServerClock:
     def __init__(self) -> None:
         self._least: timedelta | None = None
         self._most: timedelta | None = None
+        self._was_set = False  # and may be set back: from then on it decides nothing
         self._text = ""  # the Date heard last, and what it says
         self._told: datetime | None = None
 
@@ -35,13 +36,16 @@ class ServerClock:
             self._least, self._most = least, most
         elif least <= self._most and self._least <= most:
             self._least, self._most = max(self._least, least), min(self._most, most)
-        else:  # one of the two clocks was set: neither answer alone is to be trusted
+        else:  # one of the two clocks was set, or two machines differ: neither answer alone is right
             self._least, self._most = min(self._least, least), max(self._most, most)
+            self._was_set |= self._most - self._least > _WIDTH_MAX
 
     @property
     def ahead(self) -> timedelta | None:
         """How far it is ahead of ours, at least. None: not known well enough to decide anything."""
-        if self._least is None or self._most is None or self._most - self._least > _WIDTH_MAX:
+        if self._was_set or self._least is None or self._most is None:
+            return None
+        if self._most - self._least > _WIDTH_MAX:
             return None
         return self._least
 

@@ -275,11 +275,11 @@ def _when(doubt: Doubt, made_at: datetime | None, quiet: timedelta, *, is_told: 
     """Where the making of a resource lies against the sends, by the server's clock."""
     if doubt.intent.resource_type == "Coverage" or (doubt.since is None and is_told):
         return _INSIDE
-    if doubt.since is None or made_at is None or not is_told:
-        return _UNTOLD
+    if doubt.since is None or doubt.until is None or made_at is None or not is_told:
+        return _UNTOLD  # no `until`: the server's clock was set while it was being sent
     if made_at < doubt.since:
         return _BEFOREHAND
-    if doubt.until is not None and made_at > doubt.until + quiet:
+    if made_at > doubt.until + quiet:
         return _LATE
     return _INSIDE
 

@@ -304,7 +304,7 @@ MUTATIONS: Final = (
         "21",
         "what was made long after our last send counts as ours",
         _RECOVER,
-        "    if doubt.until is not None and made_at > doubt.until + quiet:\n        return _LATE\n",
+        "    if made_at > doubt.until + quiet:\n        return _LATE\n",
         "",
         (_WEIGHED,),
     ),
@@ -595,6 +595,22 @@ MUTATIONS: Final = (
         "is_sent_again = intent.run_id == self.run_id",
         "is_sent_again = True",
         (f"{_MENDED}[a probe that was never sent counts as used up]",),
+    ),
+    Mutation(
+        "54",
+        "a server's clock that was set while a payment was sent tells when it was made",
+        _RECOVER,
+        "doubt.since is None or doubt.until is None or made_at is None",
+        "doubt.since is None or made_at is None",
+        (f"{_MENDED}[a clock that was set, and set back]",),
+    ),
+    Mutation(
+        "55",
+        "a server's clock that was set is trusted again once it is set back",
+        _SERVER_CLOCK,
+        "            self._was_set |= self._most - self._least > _WIDTH_MAX\n",
+        "",
+        ("tests/test_recover.py::test_a_clock_that_was_set_decides_nothing[and back]",),
     ),
 )
 
