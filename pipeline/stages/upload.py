@@ -159,7 +159,7 @@ class _Sender:
         self._unsent: list[Intent] = []  # claimed, never handed to a socket
         self._lost = 0  # answers in a row
         self._trips = 0  # outages, without an answer to a write in between
-        self._probes: dict[str, datetime] = {}  # conditions of updates, each for one send
+        self._probes: dict[str, datetime] = {}  # conditions of updates, each until its answer
         self._compared: set[str] = set()  # updates whose resource was read right before
         self._forbidden: Counter[str] = Counter()  # 403 by resource type, while nothing was taken
         self._sending_is_over = False
@@ -256,7 +256,7 @@ class _Sender:
         keys = [each.key for each in group if each.interaction is Interaction.UPDATE]
         known = await self._journal.held_at(keys) if keys else {}
         for key in keys:
-            known[key] = self._probes.pop(key, known.get(key))
+            known[key] = self._probes.get(key, known.get(key))
         return [
             replace(each, held_at=known[each.key]) if known.get(each.key) is not None else each
             for each in group
@@ -556,6 +556,7 @@ class _Sender:
         is_over = is_update and doubt.attempts >= most
         if is_update:
             self._compared.add(intent.key)
+        self._probes.pop(intent.key, None)
         if finding.probe_at is not None:
             self._probes[intent.key] = finding.probe_at
         if intent.body and not is_over and not (is_update and intent.run_id != self._run_id):

@@ -597,6 +597,14 @@ MUTATIONS: Final = (
         (f"{_MENDED}[a probe that was never sent counts as used up]",),
     ),
     Mutation(
+        "53b",
+        "a probe counts as used up though it was not carried out",
+        _UPLOAD,
+        "self._probes.get(key, known.get(key))",
+        "self._probes.pop(key, known.get(key))",
+        (f"{_MENDED}[a probe that was not carried out is not made again]",),
+    ),
+    Mutation(
         "54",
         "a server's clock that was set while a payment was sent tells when it was made",
         _RECOVER,

@@ -43,6 +43,7 @@ def test_updates_write_over_nobodys_edit() -> None:
         pytest.param(7045554, id="an edit just after a create was lost, and a read as stale"),
         pytest.param(8012854, id="a clock that jumped makes a loss look old"),
         pytest.param(8014183, id="a read right after a 412 does not show its cause"),
+        pytest.param(11064299, id="a probe that was not carried out is not made again"),
         pytest.param(11034755, id="a clock that was set, and set back"),
         pytest.param(9022119, id="a probe that was never sent counts as used up"),
     ],
