@@ -220,7 +220,8 @@ class SimulatedCanvas:
             return self._answer(200, {"id": effect.resource_id})
         elif fate != "":
             return await self._struck(fate)
-        self._told(effect)
+        if fate != "claimed_location":  # that one is another row's, of which nobody is told anything
+            self._told(effect)
         return self._answer(201, None, Location=f"/{resource_type}/{effect.resource_id}/_history/1")
 
     async def _put(  # noqa: PLR0911 - one a fate
