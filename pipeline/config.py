@@ -19,7 +19,15 @@ from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
 import polars as pl
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from pipeline import __version__
 from pipeline.canvas import client as canvas
@@ -27,17 +35,35 @@ from pipeline.canvas.auth import Credentials
 from pipeline.crosswalk import Target
 from pipeline.errors import ConfigError
 from pipeline.feeds import feed as feeds
+from pipeline.feeds.address import address_of, is_address, is_wild
 from pipeline.feeds.columns import FULL_DATE
 from pipeline.feeds.manifest import Expected
 from pipeline.fhir import codes
 from pipeline.job import Job, Limits, Reference, References
-from pipeline.stages import upload
+from pipeline.stages import fetch, upload
 
 Share = Annotated[str | int, Field(union_mode="left_to_right")]
 _PERCENT: Final = re.compile(r"(\d{1,3}(?:\.\d+)?)\s*%")
 _USD: Final = re.compile(r"\d{1,12}(?:\.\d{1,2})?")
 _NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 _LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+def _is_location(text: str) -> str:
+    if is_address(text):
+        address_of(text)
+    return text
+
+
+def _is_one_location(text: str) -> str:
+    if is_address(text) and is_wild(address_of(text).key):
+        raise ValueError("must be one object: no *, ? or [ in its key")
+    return text
+
+
+# A path from the configuration file's folder on, or the address of an object; or a glob of either.
+Location = Annotated[str, AfterValidator(_is_location)]
+OneLocation = Annotated[str, AfterValidator(_is_one_location)]
 
 
 class _Section(BaseModel):
@@ -121,7 +147,7 @@ class FolderSection(_Section):
 
 class PatientReference(_Section):
     how: Literal["key", "file", "search"] = "key"
-    path: str = ""
+    path: OneLocation = ""
     from_: str = Field("", alias="from")
     to: str = ""
     system: str = ""
@@ -133,7 +159,7 @@ class PatientReference(_Section):
 
 class ClaimReference(_Section):
     how: Literal["key", "file"] = "key"
-    path: str = ""
+    path: OneLocation = ""
     from_: str = Field("", alias="from")
     to: str = ""
 
@@ -144,7 +170,7 @@ class ClaimReference(_Section):
 
 class PayerReference(_Section):
     how: Literal["payer_id", "organization", "file"] = "payer_id"
-    path: str = ""
+    path: OneLocation = ""
     from_: str = Field("", alias="from")
     to: str = ""
     file_target: Literal["payer_id", "organization"] = Field("payer_id", alias="target")
@@ -163,8 +189,8 @@ class ReferencesSection(_Section):
 class FeedSection(_Section):
     name: str = Field(pattern=_NAME)
     kind: feeds.Kind
-    path: str
-    manifest: str = ""
+    path: Location
+    manifest: Location = ""
     delimiter: str | None = None
     encoding: str = "utf-8"
     final_newline: Literal["require", "any"] = "require"
@@ -332,8 +358,9 @@ def load(
         config_sha256=hashlib.sha256(content).hexdigest(),
         version=__version__,
         references=_references(file.references, folder),
-        inputs={name: _input(value) for name, value in (inputs or {}).items()},
+        inputs={name: _input(name, value) for name, value in (inputs or {}).items()},
         expected=expected or {},
+        objects=_objects(os.environ if environment is None else environment),
     )
 
 
@@ -354,13 +381,11 @@ def _parsed(path: Path, content: bytes, overrides: Mapping[str, Any]) -> File:
     for name, keys in overrides.items():
         tables[name] = {**tables.get(name, {}), **keys}
     try:
-        file = File.model_validate(tables)
+        return File.model_validate(tables)
     except ValidationError as error:
         raise ConfigError(
             f"{path.name}: {_explained(error)}", "see the commented configs/nightly.toml"
         ) from None
-    _refuse_what_is_to_come(path, file)
-    return file
 
 
 def _explained(error: ValidationError) -> str:
@@ -399,17 +424,6 @@ def _siblings(location: tuple[int | str, ...]) -> list[str]:
     return [field.alias or name for name, field in model.model_fields.items()]
 
 
-def _refuse_what_is_to_come(path: Path, file: File) -> None:
-    """Settings of the interface that this version does not carry out are refused, never ignored."""
-    for section in file.feeds:
-        for key in ("path", "manifest"):
-            if re.match(r"[a-z0-9]+://", getattr(section, key)):
-                raise ConfigError(
-                    f"{path.name}: feeds.{section.name}.{key}: addresses of object stores are not there yet",
-                    "copy the file here first",
-                )
-
-
 def _feed(section: FeedSection, folder: Path) -> feeds.Feed:
     traits = feeds.TRAITS[section.kind]
     given = {**section.columns, **section.constants}
@@ -417,8 +431,8 @@ def _feed(section: FeedSection, folder: Path) -> feeds.Feed:
     return feeds.Feed(
         name=section.name,
         kind=section.kind,
-        path=str(folder / section.path),
-        manifest=str(folder / section.manifest) if section.manifest else "",
+        path=str(_located(section.path, folder)),
+        manifest=str(_located(section.manifest, folder)) if section.manifest else "",
         columns=section.columns,
         constants=section.constants,
         codes=section.codes,
@@ -441,7 +455,19 @@ def _feed(section: FeedSection, folder: Path) -> feeds.Feed:
     )
 
 
-def _input(value: str | Path | pl.DataFrame) -> Path | pl.DataFrame:
+def _located(text: str, folder: Path) -> Path | str:
+    """A path from the configuration's folder on; the address of an object as it is."""
+    return text if is_address(text) else folder / text
+
+
+def _input(name: str, value: str | Path | pl.DataFrame) -> Path | str | pl.DataFrame:
+    if isinstance(value, str) and is_address(value):
+        try:
+            return str(address_of(value))
+        except ValueError as error:
+            raise ConfigError(
+                f"--input {name}: {error}", f"write --input {name}=s3://bucket/key"
+            ) from None
     return value if isinstance(value, pl.DataFrame) else Path(value).resolve()
 
 
@@ -517,6 +543,13 @@ def _canvas(file: File, environment: Mapping[str, str]) -> canvas.Options:
     )
 
 
+def _objects(environment: Mapping[str, str]) -> fetch.Options:
+    """Stores take their variables themselves; that theirs is this machine is what allows http."""
+    named = (environment.get(name, "") for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"))
+    endpoint = next(filter(None, named), "")
+    return fetch.Options(allow_http=urlsplit(endpoint).hostname in _LOOPBACK)
+
+
 def _secret(name: str, environment: Mapping[str, str]) -> str:
     """A secret from the environment, or from the file that NAME_FILE names."""
     path = environment.get(f"{name}_FILE", "")
@@ -555,7 +588,8 @@ def _reference(
             f'references.{kind}: how = "file" needs path, from and to',
             "name the file and its two columns",
         )
-    return Reference(section.target, folder / section.path, section.from_, section.to)
+    path = _located(section.path, folder)
+    return Reference(section.target, path, section.from_, section.to)
 
 
 def _system(text: str) -> str:

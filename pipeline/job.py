@@ -14,6 +14,7 @@ from pipeline.feeds.feed import Feed
 from pipeline.feeds.manifest import Expected
 from pipeline.fhir.codes import Contract
 from pipeline.records import Disposition
+from pipeline.stages import fetch as fetching
 from pipeline.stages import upload as uploading
 
 
@@ -38,7 +39,7 @@ class Reference:
     """
 
     target: Target = "key"
-    path: Path | None = None
+    path: Path | str | None = None  # a text is the address of an object
     source_column: str = ""
     target_column: str = ""
     system: str = ""
@@ -67,10 +68,10 @@ class Job:
     config_sha256: str
     version: str
     references: References = References()
-    inputs: Mapping[str, Path | pl.DataFrame] = field(
-        default_factory=dict
-    )  # in place of a feed's path
+    # In place of a feed's path: a file, the address of an object, or rows.
+    inputs: Mapping[str, Path | str | pl.DataFrame] = field(default_factory=dict)
     expected: Mapping[str, Expected] = field(default_factory=dict)
+    objects: fetching.Options = field(default_factory=fetching.Options)
 
 
 @dataclass(slots=True)

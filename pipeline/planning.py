@@ -1,13 +1,15 @@
 """Everything before the first write: from files to a sealed plan that exceeds no limit.
 
-    expect -> inspect -> (lookup) -> read -> validate -> map -> resolve -> (adopt) -> retire -> arrange
+    (fetch) -> expect -> inspect -> (lookup) -> read -> validate -> map -> resolve -> (adopt) -> retire -> arrange
            -> compare -> plan sealed -> guards
 
-What is in brackets asks Canvas. What is slow and asks nobody runs in a thread.
+What is in brackets asks Canvas, or a store of objects. What is slow and asks nobody runs in a thread.
 """
 
 import asyncio
 import hashlib
+import itertools
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC
@@ -21,8 +23,10 @@ import polars as pl
 from pipeline.clock import Clock
 from pipeline.crosswalk import Ambiguous, Crosswalk, Crosswalks, Unknown, table_of
 from pipeline.errors import CanvasError, InputError, PlanError, Stopped
+from pipeline.feeds.address import is_address
 from pipeline.feeds.columns import Dates, Reading
 from pipeline.feeds.feed import Feed, Kind
+from pipeline.feeds.manifest import Expected
 from pipeline.feeds.source import Batch, Source
 from pipeline.feeds.texts import texts_of, wanted
 from pipeline.guards import guard
@@ -38,6 +42,7 @@ from pipeline.stages.adopt import Adopted, Row, Shown, adopt
 from pipeline.stages.arrange import arrange, lanes_to_arrange
 from pipeline.stages.compare import Pair, compare
 from pipeline.stages.expect import expect
+from pipeline.stages.fetch import fetch
 from pipeline.stages.inspect import inspect
 from pipeline.stages.lookup import lookup
 from pipeline.stages.map import Mapping as RowMapping
@@ -71,18 +76,21 @@ async def planned(
     Where it does not answer that is an error only with `must_ask`; else the plan says so.
     """
     planner = Planner(job, run_id, journal, clock, progress, stop)
-    await asyncio.to_thread(planner.open)
-    if sending is not None and job.references.patient.system:
-        progress.stage = "looking up"
-        patient = await _searched(sending, planner.sources)
-        planner.crosswalks = replace(planner.crosswalks, patient=patient)
-    await asyncio.to_thread(planner.read)
     try:
-        await planner.ask(sending)
-    except CanvasError:
-        if must_ask:
-            raise
-    return await asyncio.to_thread(planner.seal)
+        await asyncio.to_thread(planner.open)
+        if sending is not None and job.references.patient.system:
+            progress.stage = "looking up"
+            patient = await _searched(sending, planner.sources)
+            planner.crosswalks = replace(planner.crosswalks, patient=patient)
+        await asyncio.to_thread(planner.read)
+        try:
+            await planner.ask(sending)
+        except CanvasError:
+            if must_ask:
+                raise
+        return await asyncio.to_thread(planner.seal)
+    finally:
+        planner.drop_copies()
 
 
 @dataclass(slots=True)
@@ -115,6 +123,8 @@ class Planner:
         self._stop = stop
         self._today = clock.now().astimezone(UTC).date()
         self._writer = PlanWriter(job.state_dir / "plans" / run_id)
+        self._copies = self._writer.folder / "copies"  # of whole files, while a plan is made
+        self._folders = itertools.count()
         self._feeds = {feed.name: feed for feed in job.feeds}
         self._coverages = [feed for feed in job.feeds if feed.traits.resource_type == "Coverage"]
         self._judged: dict[str, _Judged] = {}
@@ -129,11 +139,81 @@ class Planner:
 
     def open(self) -> None:
         """What manifests say, the tables of references, and the files, found fit."""
-        job, folder = self._job, self._writer.folder
-        self._said = {feed.name: expect(feed) for feed in job.feeds if feed.name not in job.inputs}
-        self.crosswalks = _crosswalks(job.references, folder)
+        job = self._job
         self._progress.stage = "reading"
-        self.sources = {feed.name: _inspect_feed(job, feed, folder) for feed in job.feeds}
+        self._said = {
+            feed.name: self._expect(feed) for feed in job.feeds if feed.name not in job.inputs
+        }
+        self.crosswalks = self._crosswalks(job.references)
+        self.sources = {feed.name: self._inspect(feed) for feed in job.feeds}
+
+    def drop_copies(self) -> None:
+        """Delete the copies of whole files, which nobody needs after a plan is sealed or has failed."""
+        shutil.rmtree(self._copies, ignore_errors=True)
+
+    def _expect(self, feed: Feed) -> Expected:
+        found = self._found(feed.manifest, f"the manifest of feed {feed.name}")
+        return expect(feed, [path for path, _ in found])
+
+    def _inspect(self, feed: Feed) -> list[Source]:
+        given = self._job.inputs.get(feed.name)
+        if isinstance(given, pl.DataFrame):
+            path = self._writer.folder / f"input-{feed.name}.parquet"
+            given.write_parquet(path)
+            path.chmod(0o600)
+            found = [(path, str(path))]
+        elif isinstance(given, Path):
+            found = [(given, str(given))]
+        else:
+            found = self._found(given or feed.path, f"feed {feed.name}")
+        if not found:
+            raise InputError(
+                f"no file is there for feed {feed.name}",
+                "check that the sender delivered, and the feed's path",
+                file=feed.path,
+            )
+        return [
+            replace(inspect(path, feed, self._new_folder()), origin=origin)
+            for path, origin in found
+        ]
+
+    def _found(self, pattern: str, what: str) -> list[tuple[Path, str]]:
+        """The files that a path, a glob or an address names, by name; each with what reports show of it."""
+        if is_address(pattern):
+            folder = self._new_folder()
+            return fetch(pattern, what, folder, self._job.objects, self._check_stop)
+        names = [pattern] if Path(pattern).is_file() else sorted(glob(pattern))  # noqa: PTH207 - the pattern is a whole path
+        return [(Path(name), name) for name in names]
+
+    def _new_folder(self) -> Path:
+        """For copies of whole files: each set has its own, for names may be the same."""
+        folder = self._copies / f"{next(self._folders):05}"
+        folder.mkdir(parents=True, mode=0o700)
+        return folder
+
+    def _crosswalks(self, references: References) -> Crosswalks:
+        """Read the tables: when a run begins, not when it is configured."""
+        return Crosswalks(
+            patient=self._crosswalk("patient", references.patient),
+            payer=self._crosswalk("payer", references.payer),
+            claim=self._crosswalk("claim", references.claim),
+        )
+
+    def _crosswalk(self, kind: str, reference: Reference) -> Crosswalk:
+        if reference.path is None:
+            return Crosswalk(reference.target)
+        columns = {"from": reference.source_column, "to": reference.target_column}
+        name, path = f"references.{kind}", reference.path
+        table = Feed(name, Kind.LEDGER, str(path), columns, final_newline="any")
+        if isinstance(path, str):
+            ((path, _),) = self._found(path, name)
+        source = inspect(path, table, self._new_folder())
+        pairs = (
+            pair
+            for batch in read(source)
+            for pair in batch.frame.select(columns.values()).iter_rows()
+        )
+        return Crosswalk(reference.target, table_of(pairs))
 
     # Reading --------------------------------------------------------------------------------------
 
@@ -176,7 +256,7 @@ class Planner:
                 "kind": feed.kind.value,
                 "encoding": feed.encoding,
                 "files": [
-                    {"path": str(source.path), "sha256": source.sha256, "rows": source.rows}
+                    {"path": source.origin, "sha256": source.sha256, "rows": source.rows}
                     for source in sources
                 ],
                 "mended_from": mended,
@@ -399,10 +479,6 @@ class Planner:
         self._arrange()
         for feed in self._job.feeds:
             self._return_skipped(feed)
-        for sources in self.sources.values():
-            for source in sources:
-                if source.readable != source.path:
-                    source.readable.unlink()
         metas = {
             name: {**judged.meta, **_totals(self._writer, self._feeds[name], judged)}
             for name, judged in self._judged.items()
@@ -769,54 +845,3 @@ async def _searched(sending: "Sending", sources: Mapping[str, list[Source]]) -> 
 
     table = await lookup(batches(), reference.system, sending.client, options.concurrency)
     return Crosswalk(reference.target, table, is_search=True)
-
-
-def _crosswalks(references: References, folder: Path) -> Crosswalks:
-    """Read the tables: when a run begins, not when it is configured."""
-    return Crosswalks(
-        patient=_crosswalk("patient", references.patient, folder),
-        payer=_crosswalk("payer", references.payer, folder),
-        claim=_crosswalk("claim", references.claim, folder),
-    )
-
-
-def _crosswalk(kind: str, reference: Reference, folder: Path) -> Crosswalk:
-    if reference.path is None:
-        return Crosswalk(reference.target)
-    columns = {"from": reference.source_column, "to": reference.target_column}
-    table = Feed(
-        f"references.{kind}", Kind.LEDGER, str(reference.path), columns, final_newline="any"
-    )
-    source = inspect(reference.path, table, folder)
-    pairs = (
-        pair for batch in read(source) for pair in batch.frame.select(columns.values()).iter_rows()
-    )
-    return Crosswalk(reference.target, table_of(pairs))
-
-
-def _inspect_feed(job: Job, feed: Feed, folder: Path) -> list[Source]:
-    return [inspect(path, feed, folder) for path in _paths(job, feed, folder)]
-
-
-def _paths(job: Job, feed: Feed, folder: Path) -> list[Path]:
-    """The files of a feed: the given input, or what its path or glob names, sorted by name."""
-    given = job.inputs.get(feed.name)
-    if isinstance(given, pl.DataFrame):
-        path = folder / f"input-{feed.name}.parquet"
-        given.write_parquet(path)
-        path.chmod(0o600)
-        return [path]
-    if given is not None:
-        return [given]
-    paths = (
-        [Path(feed.path)]
-        if Path(feed.path).is_file()
-        else [Path(name) for name in sorted(glob(feed.path))]  # noqa: PTH207 - the pattern is a whole path
-    )
-    if not paths:
-        raise InputError(
-            f"no file is there for feed {feed.name}",
-            "check that the sender delivered, and the feed's path",
-            file=feed.path,
-        )
-    return paths

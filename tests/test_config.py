@@ -97,7 +97,15 @@ def test_every_key_of_the_interface_is_known(tmp_path: Path) -> None:
         (BASE + "[limits]\ntotal_usd_max = 12.5\n" + LEDGER, "limits.total_usd_max"),
         (BASE + LEDGER + LEDGER, "two feeds are named ledger"),
         (BASE + LEDGER.replace('kind = "ledger"', 'kind = "claims"'), "feeds[1].kind"),
-        (BASE + LEDGER.replace('path = "in', 'path = "s3://in'), "object stores are not there yet"),
+        (
+            BASE + LEDGER.replace('path = "in', 'path = "http://in'),
+            "feeds[1].path: http:// is not read: only s3://, gs:// and az://",
+        ),
+        (BASE + LEDGER.replace('path = "in', 'path = "s3://in/'), "must be s3://bucket/key"),
+        (
+            BASE + LEDGER + '[references.payer]\nhow = "file"\npath = "s3://drop/p*.csv"\n',
+            "references.payer.path: must be one object",
+        ),
         (BASE + '[references.patient]\nhow = "search"\n' + LEDGER, "needs system"),
         (BASE + '[references.patient]\nhow = "file"\n' + LEDGER, "needs path, from and to"),
         (BASE, "feeds"),

@@ -219,11 +219,3 @@ async def test_it_says_nothing_of_another_input(
     assert again.frame["disposition"].to_list() == ["unchanged"]
     assert (await world.run()).exit_code == 1
     assert len(world.effects) == 1
-
-
-async def test_an_object_store_is_not_there_yet(make_world: MakeWorld) -> None:
-    world = await told(
-        make_world, None, feeds=WITH_MANIFEST.replace("ledger.manifest", "s3://in/ledger.manifest")
-    )
-    with pytest.raises(ConfigError, match=r"ledger\.manifest: addresses of object stores"):
-        world.job()

@@ -30,10 +30,11 @@ class Source:
 
     `header` names all columns in the file's order. `readable` is the path that polars reads: the
     file itself, or its copy in UTF-8 where the feed has another encoding. `sha256` is of the file's
-    own bytes.
+    own bytes. `origin` is what reports show: the path, or the address of the object that it copies.
     """
 
     path: Path
+    origin: str
     readable: Path
     header: tuple[str, ...]
     rows: int

@@ -1,7 +1,6 @@
 """What the manifests beside a feed's files say that these must hold: rows and dollars, added up."""
 
 from collections.abc import Sequence
-from glob import glob
 from pathlib import Path
 from typing import Final
 
@@ -12,12 +11,10 @@ from pipeline.feeds.manifest import Expected, manifest_of
 _BYTES_MAX: Final = 65_536
 
 
-def expect(feed: Feed) -> Expected:
+def expect(feed: Feed, paths: Sequence[Path]) -> Expected:
     """The control totals of a feed's manifests; none where it has no manifest. Raises InputError."""
     if not feed.manifest:
         return Expected()
-    one = Path(feed.manifest)
-    paths = [one] if one.is_file() else [Path(name) for name in sorted(glob(feed.manifest))]  # noqa: PTH207 - the pattern is a whole path
     if not paths:
         raise InputError(
             f"no manifest is there for feed {feed.name}",

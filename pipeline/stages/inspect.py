@@ -115,7 +115,15 @@ def _parquet(path: Path) -> Source:
         name for name, kind in schema.items() if not kind.is_nested() and kind != pl.Binary
     )
     return Source(
-        path, path, header, rows, digest.hexdigest(), stamp, is_parquet=True, delimiter=","
+        path,
+        str(path),
+        path,
+        header,
+        rows,
+        digest.hexdigest(),
+        stamp,
+        is_parquet=True,
+        delimiter=",",
     )
 
 
@@ -135,7 +143,7 @@ def _text(path: Path, feed: Feed, spool_dir: Path) -> Source:
             if codecs.lookup(feed.encoding).name == "utf-8":
                 _drain(chunks, shape.feed)
             else:
-                readable = spool_dir / f"{feed.name}-{path.name}.utf8.csv"
+                readable = spool_dir / f"{path.name}.utf8.csv"
                 with readable.open("wb") as spool:
                     _drain(chunks, shape.feed, spool.write)
             shape.finish(torn_allowed=feed.final_newline == "any")
@@ -143,6 +151,7 @@ def _text(path: Path, feed: Feed, spool_dir: Path) -> Source:
             raise InputError(error.message, error.fix, file=path.name, row=error.row) from None
     return Source(
         path,
+        str(path),
         readable,
         tuple(header),
         shape.rows,
