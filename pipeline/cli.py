@@ -39,6 +39,7 @@ _OUTPUT = (
     click.option("-v", "--verbose", is_flag=True, help="More in the log."),
     click.option("--no-progress", is_flag=True, help="No progress display."),
 )
+_NOTIFIED: Final = ("run", "verify")  # what one lets run at night
 _UNTIL_H_MAX: Final = 20  # a night's job that is this late is not to go on through the day
 _FEEDS = (
     click.option(
@@ -237,7 +238,7 @@ def show(key: str | None, **options: Any) -> None:
     try:
         found = review.inventory(_job(options), key)
     except IngestError as error:
-        _exit_with(error, as_json=options["as_json"])
+        _exit_with(error, options)
     told = review.inventory_json(found)
     if options["as_json"]:
         import orjson
@@ -273,7 +274,7 @@ def verify(sample: int | None, since: datetime | None, **options: Any) -> None:
             _job(options), sample=sample, since=day, progress=progress, stop=stop
         )
 
-    _carry_out(work, options)
+    _carry_out(work, {**options, "command": "verify"})
 
 
 @cli.command(short_help="Write the report of a run again.")
@@ -377,7 +378,7 @@ def _plan_or_run(command: str, options: dict[str, Any], *, journal_lost: bool = 
             stop=stop,
         )
 
-    _carry_out(work, options)
+    _carry_out(work, {**options, "command": command})
 
 
 def _job(options: dict[str, Any]) -> Job:
@@ -392,8 +393,9 @@ def _job(options: dict[str, Any]) -> Job:
 
 
 def _carry_out(work: Work[Result], options: dict[str, Any]) -> NoReturn:
-    """Run it, print its summary, and exit with its code."""
+    """Run it, print its summary, tell whoever is to be told, and exit with its code."""
     result = _watch(work, options)
+    _log_end(result.summary, options)
     if options["as_json"]:
         import orjson
 
@@ -404,11 +406,63 @@ def _carry_out(work: Work[Result], options: dict[str, Any]) -> NoReturn:
         config = options["config"]
         shown = config if config is None else _shown(config)
         click.echo(summary_text(result.summary, _shown(result.folder), shown, _given(options)))
+    _notify(result.summary, str(result.folder), options)
     sys.exit(result.exit_code)
+
+
+def _log_end(summary: dict[str, Any], options: dict[str, Any]) -> None:
+    """The last line of a log for machines; people have the summary."""
+    if not _is_logged(options):
+        return
+    from collections import Counter
+    from datetime import datetime
+
+    import structlog
+
+    counts: Counter[str] = Counter()
+    for feed in summary.get("feeds", []):
+        counts.update(feed["dispositions"], rows_read=feed["rows_read"])
+    began, ended = (datetime.fromisoformat(summary[at]) for at in ("started_at", "finished_at"))
+    structlog.get_logger().info(
+        "run_finished",
+        run_id=summary["run_id"],
+        command=summary["command"],
+        exit_code=summary["exit_code"],
+        message=summary["failure"],
+        seconds=(ended - began).total_seconds(),
+        **counts,
+    )
+
+
+def _notify(summary: dict[str, Any], folder: str, options: dict[str, Any]) -> None:
+    """Tell whoever the configuration names how a `run` or a `verify` ended."""
+    if options.get("command") not in _NOTIFIED:
+        return
+    import asyncio
+    import contextlib
+
+    from pipeline import config
+    from pipeline.notify import notify
+    from pipeline.views.notice import notice_of
+    from pipeline.watch import Display, watch
+
+    whom = config.notify_options(options["config"])
+    if whom is None:
+        return
+    notice = notice_of(options["config"].stem, summary, folder)
+    with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError):  # an impatient signal
+        watch(lambda *_: notify(notice, whom), Display.NONE, is_logged=_is_logged(options))
+
+
+def _is_logged(options: dict[str, Any]) -> bool:
+    """Whether stderr is a log for machines: one JSON object a line, and nothing else."""
+    return bool(options.get("log_format") == "json")
 
 
 def _watch(work: Work[Any], options: dict[str, Any]) -> Any:
     import asyncio
+
+    import structlog
 
     from pipeline import logs
     from pipeline.errors import IngestError
@@ -416,27 +470,41 @@ def _watch(work: Work[Any], options: dict[str, Any]) -> Any:
 
     level = 10 if options.get("verbose") else 40 if options.get("quiet") else 20
     logs.configure(options.get("log_format", "text"), level)
+    is_logged = _is_logged(options)
+    is_quiet = options.get("quiet", False) or options.get("no_progress", False)
+    display = display_for(quiet=is_quiet, is_logged=is_logged)
     try:
-        return watch(
-            work,
-            display_for(quiet=options.get("quiet", False) or options.get("no_progress", False)),
-        )
+        return watch(work, display, is_logged=is_logged)
     except IngestError as error:
-        _exit_with(error, as_json=options.get("as_json", False))
+        _exit_with(error, options)
     except (KeyboardInterrupt, asyncio.CancelledError):
-        click.echo("Stopped at once: what was in flight is in doubt. Run again.", err=True)
+        if is_logged:
+            structlog.get_logger().error("stopped_at_once")
+        else:
+            click.echo("Stopped at once: what was in flight is in doubt. Run again.", err=True)
         sys.exit(130)
 
 
-def _exit_with(error: IngestError, *, as_json: bool) -> NoReturn:
+def _exit_with(error: IngestError, options: dict[str, Any]) -> NoReturn:
     """An error that left no report: on stderr, and with --json as one object on stdout too."""
-    click.echo(f"Error: {error}", err=True)
-    if as_json:
+    if _is_logged(options):
+        import structlog
+
+        structlog.get_logger().error(
+            "command_failed",
+            error=type(error).__name__,
+            message=str(error),
+            exit_code=error.exit_code,
+        )
+    else:
+        click.echo(f"Error: {error}", err=True)
+    told = {"shape": 1, "exit_code": error.exit_code, "failure": str(error)}
+    if options.get("as_json"):
         import orjson
 
-        click.echo(
-            orjson.dumps({"shape": 1, "exit_code": error.exit_code, "failure": str(error)}).decode()
-        )
+        click.echo(orjson.dumps(told).decode())
+    known = {"command": options.get("command"), "version": __version__}
+    _notify({**told, **known}, "", options)
     sys.exit(error.exit_code)
 
 

@@ -12,6 +12,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -29,7 +30,7 @@ from pydantic import (
     model_validator,
 )
 
-from pipeline import __version__
+from pipeline import __version__, notify
 from pipeline.canvas import client as canvas
 from pipeline.canvas.auth import Credentials
 from pipeline.crosswalk import Target
@@ -46,6 +47,7 @@ Share = Annotated[str | int, Field(union_mode="left_to_right")]
 _PERCENT: Final = re.compile(r"(\d{1,3}(?:\.\d+)?)\s*%")
 _USD: Final = re.compile(r"\d{1,12}(?:\.\d{1,2})?")
 _NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
+_EXIT_CODES: Final = frozenset({0, 1, 2, 3, 4, 5, 130})
 _LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -79,21 +81,11 @@ class CanvasSection(_Section):
 
     @field_validator("base_url", "token_url")
     @classmethod
-    def _is_safe(cls, url: str) -> str:
+    def _is_whole(cls, url: str) -> str:
         """https, or http to this machine; no user, no query: the token goes there."""
         if not url:
             return url
-        parts = urlsplit(url)
-        is_safe = parts.scheme == "https" or (
-            parts.scheme == "http" and parts.hostname in _LOOPBACK
-        )
-        if (
-            not is_safe
-            or not parts.hostname
-            or "@" in parts.netloc
-            or parts.query
-            or parts.fragment
-        ):
+        if not _is_safe(url) or urlsplit(url).query or urlsplit(url).fragment:
             raise ValueError(
                 "must be https://host[/path] (http only for 127.0.0.1, ::1 or localhost)"
             )
@@ -143,6 +135,44 @@ def _share(text: str) -> float:
 
 class FolderSection(_Section):
     dir: str
+
+
+class ReportSection(FolderSection):
+    metrics: str = Field(
+        "",
+        description="File for Prometheus text about the last run, for a node exporter's textfile collector (its name must end in .prom); empty: none.",
+    )
+
+    @field_validator("metrics")
+    @classmethod
+    def _is_collected(cls, path: str) -> str:
+        if path and not path.endswith(".prom"):
+            raise ValueError("must end in .prom: a node exporter reads no other file")
+        return path
+
+
+class NotifySection(_Section):
+    on: tuple[int, ...] = Field(
+        (1, 2, 3, 4, 5, 130),
+        description="Exit codes of `run` and `verify` after which the notice is sent; 0 may be among them.",
+    )
+    command: tuple[str, ...] = Field(
+        (),
+        description="Program and arguments, without a shell, that gets the notice as one JSON object on stdin. The webhook's address is a secret: CANVAS_INGEST_WEBHOOK_URL.",
+    )
+    timeout_s: float = Field(
+        10.0,
+        gt=0,
+        le=60,
+        description="Seconds that the command, and the webhook, may take.",
+    )
+
+    @field_validator("on")
+    @classmethod
+    def _are_exit_codes(cls, codes: tuple[int, ...]) -> tuple[int, ...]:
+        if not set(codes) <= _EXIT_CODES:
+            raise ValueError(f"must be exit codes: {', '.join(map(str, sorted(_EXIT_CODES)))}")
+        return codes
 
 
 class PatientReference(_Section):
@@ -291,7 +321,8 @@ class File(_Section):
     upload: UploadSection = UploadSection.model_validate({})
     limits: LimitsSection = LimitsSection.model_validate({})
     state: FolderSection = FolderSection(dir="state")
-    report: FolderSection = FolderSection(dir="reports")
+    report: ReportSection = ReportSection(dir="reports", metrics="")
+    notify: NotifySection = NotifySection.model_validate({})
     references: ReferencesSection = ReferencesSection()
     feeds: tuple[FeedSection, ...] = Field(min_length=1)
 
@@ -325,6 +356,8 @@ def load(
     content = _read(path)
     file = _parsed(path, content, overrides or {})
     folder = path.resolve().parent
+    variables = os.environ if environment is None else environment
+    _notify(file.notify, variables)  # what is wrong with it is said now, not when it is needed
     names = [section.name for section in file.feeds]
     for name in (*only_feeds, *(inputs or {}), *(expected or {})):
         if name not in names:
@@ -343,7 +376,7 @@ def load(
     return Job(
         feeds=tuple(_feed(section, folder) for section in sections),
         contract=file.canvas.contract,
-        canvas=_canvas(file, os.environ if environment is None else environment),
+        canvas=_canvas(file, variables),
         upload=upload.Options(
             concurrency=file.upload.concurrency,
             rate_per_s=file.upload.rate_per_s,
@@ -360,8 +393,48 @@ def load(
         references=_references(file.references, folder),
         inputs={name: _input(name, value) for name, value in (inputs or {}).items()},
         expected=expected or {},
-        objects=_objects(os.environ if environment is None else environment),
+        objects=_objects(variables),
+        name=path.stem,
+        metrics=folder / file.report.metrics if file.report.metrics else None,
     )
+
+
+def notify_options(path: str | Path) -> notify.Options | None:
+    """Whom to tell how a command ended; None where nobody is.
+
+    The file need not be right, for what is wrong with it is among the things to be told: of one that
+    cannot be read the environment's webhook is told.
+    """
+    section = NotifySection.model_validate({})
+    with suppress(ConfigError, ValueError):
+        tables = tomllib.loads(_read(Path(path)).decode())
+        section = NotifySection.model_validate(tables.get("notify", {}))
+    try:
+        options = _notify(section, os.environ)
+    except ConfigError:
+        return None
+    return options if options.command or options.webhook else None
+
+
+def _notify(section: NotifySection, environment: Mapping[str, str]) -> notify.Options:
+    name = "CANVAS_INGEST_WEBHOOK_URL"
+    url = _secret(name, environment)
+    if url and not _is_safe(url):
+        raise ConfigError(
+            f"{name}: must be https://host/path (http only for 127.0.0.1, ::1 or localhost)",
+            "set it to the whole address that your chat or alerting system shows, or unset it",
+        )
+    return notify.Options(frozenset(section.on), section.command, url, section.timeout_s)
+
+
+def _is_safe(url: str) -> bool:
+    """https, or http to this machine, to a host and as no user."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    is_safe = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK)
+    return is_safe and bool(parts.hostname) and "@" not in parts.netloc
 
 
 def _read(path: Path) -> bytes:

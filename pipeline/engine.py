@@ -28,6 +28,7 @@ from pipeline.errors import ConfigError, IngestError, PlanError, Stopped
 from pipeline.feeds.feed import Feed
 from pipeline.job import Job, Progress
 from pipeline.journal.journal import Journal, Run
+from pipeline.metrics import write_metrics
 from pipeline.planning import planned
 from pipeline.plans import Plan
 from pipeline.records import ADOPTED, Disposition, Doubt, Finding, Intent, Settlement, State
@@ -86,10 +87,10 @@ async def run(
     lost; what Canvas seems to hold already is then set aside.
     """
     stop = stop or asyncio.Event()
-    if plan_id is not None:
-        Plan.open(job.state_dir / "plans" / plan_id)  # before anything else is done
-    with _deadline(until, stop) as is_over:
-        return await _carry_out(
+    with _measured(job) as measured, _deadline(until, stop) as is_over:
+        if plan_id is not None:
+            Plan.open(job.state_dir / "plans" / plan_id)  # before anything else is done
+        result = await _carry_out(
             job,
             "run",
             progress or Progress(),
@@ -98,6 +99,33 @@ async def run(
             plan_id=plan_id,
             is_over=is_over,
         )
+        measured.update(result.summary)
+    return result
+
+
+@contextmanager
+def _measured(job: Job) -> Iterator[dict[str, Any]]:
+    """Write the metrics at the end, whatever comes; into what it yields goes the summary if there is one."""
+    summary: dict[str, Any] = {"started_at": utc_text(datetime.now(UTC)), "exit_code": 1}
+    try:
+        yield summary
+    except IngestError as error:
+        summary["exit_code"] = error.exit_code
+        raise
+    except asyncio.CancelledError:
+        summary["exit_code"] = INTERRUPTED
+        raise
+    finally:
+        summary.setdefault("finished_at", utc_text(datetime.now(UTC)))
+        if job.metrics is not None:
+            try:
+                write_metrics(job.metrics, job.name, summary)
+            except OSError as error:
+                log.warning(
+                    "metrics_unwritten",
+                    run_id=summary.get("run_id", ""),
+                    why=error.strerror or type(error).__name__,
+                )
 
 
 @contextmanager
@@ -171,12 +199,16 @@ async def _carry_out(
     asks = must_ask or job.canvas.credentials.are_given
     _private_folder(job.report_dir)
     clock, random = SystemClock(), Random()  # noqa: S311 - jitter and run ids, no secrets
-    with open_journal(job, after_loss=journal_lost) as journal:
-        begun = new_run(command, clock, random)
-        run_id = begun.run_id
+    begun = new_run(command, clock, random)
+    run_id = begun.run_id
+    with (
+        open_journal(job, after_loss=journal_lost) as journal,
+        structlog.contextvars.bound_contextvars(run_id=run_id),
+    ):
+        progress.run_id = run_id
         doubted = journal.start_run(begun)
         if doubted:
-            log.warning("writes_left_in_flight", run_id=run_id, count=doubted)
+            log.warning("writes_left_in_flight", count=doubted)
         failure: IngestError | None = None
         is_cut_short = True
         try:
@@ -203,7 +235,7 @@ async def _carry_out(
                 "run again: what is pending is sent then",
             )
         if failure is not None:
-            log.error("run_failed", run_id=run_id, error=type(failure).__name__)
+            log.error("run_failed", error=type(failure).__name__)
         progress.stage = "reporting"
         try:
             return await asyncio.to_thread(

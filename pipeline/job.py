@@ -71,6 +71,8 @@ class Job:
     # In place of a feed's path: a file, the address of an object, or rows.
     inputs: Mapping[str, Path | str | pl.DataFrame] = field(default_factory=dict)
     expected: Mapping[str, Expected] = field(default_factory=dict)
+    name: str = ""  # the configuration file's, without its ending
+    metrics: Path | None = None  # written at the end of each run
     objects: fetching.Options = field(default_factory=fetching.Options)
 
 
@@ -89,6 +91,7 @@ class Progress:
         "verifying",
         "reporting",
     ] = "starting"
+    run_id: str = ""  # once it is known
     rows_read: int = 0
     to_send: int = 0
     sent: int = 0  # writes that ended, whichever way

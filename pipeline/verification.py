@@ -58,6 +58,7 @@ async def read_back(
     with open_journal(job) as journal:
         begun = new_run("verify", clock, random)
         journal.start_run(begun)
+        progress.run_id = begun.run_id
         progress.stage = "verifying"
         lines: list[Verified] = []
         failure: IngestError | None = None

@@ -1,6 +1,6 @@
 """Runs a command's coroutine: the event loop, the signals, and the display of progress on stderr.
 
-The core only counts (`engine.Progress`); here the counts are looked at now and then and shown.
+The core only counts (`job.Progress`); here the counts are looked at now and then and shown.
 """
 
 import asyncio
@@ -34,16 +34,19 @@ class Display(StrEnum):
     NONE = "none"
 
 
-def display_for(*, quiet: bool) -> Display:
+def display_for(*, quiet: bool, is_logged: bool) -> Display:
     """A bar on a terminal, a line now and then elsewhere, nothing where it is not wanted."""
     if quiet:
         return Display.NONE
-    return Display.BAR if sys.stderr.isatty() else Display.LINES
+    return Display.BAR if sys.stderr.isatty() and not is_logged else Display.LINES
 
 
-def watch(work: Work[T], display: Display) -> T:
-    """Carry out `work`. The first Ctrl-C or SIGTERM lets it finish what is in flight, the second stops it."""
-    return _runner()(_watched(work, display))
+def watch(work: Work[T], display: Display, *, is_logged: bool = False) -> T:
+    """Carry out `work`. The first Ctrl-C or SIGTERM lets it finish what is in flight, the second stops it.
+
+    `is_logged`: stderr is a log for machines, so its beginning is told there, and nothing as text.
+    """
+    return _runner()(_watched(work, display, is_logged=is_logged))
 
 
 def _runner() -> Callable[[Coroutine[Any, Any, T]], T]:
@@ -55,19 +58,25 @@ def _runner() -> Callable[[Coroutine[Any, Any, T]], T]:
     return run
 
 
-async def _watched(work: Work[T], display: Display) -> T:
+async def _watched(work: Work[T], display: Display, *, is_logged: bool) -> T:
     progress, stop = Progress(), asyncio.Event()
     task: asyncio.Task[T] = asyncio.ensure_future(work(progress, stop))
-    with _signals(task, stop), _shown(display, progress) as look:
-        while not task.done():
+    is_begun = not is_logged
+    with _signals(task, stop, progress, is_logged=is_logged), _shown(display, progress) as look:
+        while True:
+            if progress.run_id and not is_begun:
+                log.info("run_started", run_id=progress.run_id)
+                is_begun = True
             look()
+            if task.done():
+                return task.result()
             await asyncio.wait([task], timeout=_LOOK_EVERY_S)
-        look()
-    return task.result()
 
 
 @contextlib.contextmanager
-def _signals(task: "asyncio.Task[Any]", stop: asyncio.Event) -> Iterator[None]:
+def _signals(
+    task: "asyncio.Task[Any]", stop: asyncio.Event, progress: Progress, *, is_logged: bool
+) -> Iterator[None]:
     loop = asyncio.get_running_loop()
 
     def interrupt() -> None:
@@ -75,6 +84,9 @@ def _signals(task: "asyncio.Task[Any]", stop: asyncio.Event) -> Iterator[None]:
             task.cancel()
             return
         stop.set()
+        if is_logged:
+            log.warning("stopping", run_id=progress.run_id)
+            return
         sys.stderr.write(
             "\nStopping: what is in flight is finished first. Once more to stop at once.\n"
         )
@@ -113,6 +125,7 @@ def _lines(progress: Progress) -> Callable[[], None]:
         counts = {word.value: count for word, count in progress.dispositions.items() if count}
         log.info(
             "progress",
+            run_id=progress.run_id,
             stage=progress.stage,
             rows_read=progress.rows_read,
             to_send=progress.to_send,
