@@ -214,6 +214,33 @@ def test_addresses_that_are_none(text: str, said: str) -> None:
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("address", "variables", "named"),
+    [
+        (
+            "gs://drop/a.csv",
+            {"GOOGLE_SERVICE_ACCOUNT": "no-such-file.json"},
+            "GOOGLE_SERVICE_ACCOUNT",
+        ),
+        ("az://drop/a.csv", {}, "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY"),
+    ],
+)
+async def test_each_store_has_variables_of_its_own(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    address: str,
+    variables: dict[str, str],
+    named: str,
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError) as caught:
+        await fetched(tmp_path, address)
+    assert caught.value.message == f"{address}: no credentials for the store"
+    assert named in caught.value.fix
+    assert "AWS" not in caught.value.fix
+
+
 async def test_an_input_that_is_no_address_is_refused(make_world: MakeWorld) -> None:
     world = await make_world()
     world.write_config(feeds=LEDGER_ONLY)

@@ -439,3 +439,28 @@ async def test_the_second_signal_stops_at_once_and_the_journal_is_true(
     ends = again.summary["feeds"][0]["dispositions"]
     assert len(world.effects) == len({each["patient"] + each["amount"] for each in world.effects})
     assert ends["created"] + ends["unchanged"] + ends["in_doubt"] + ends["pending"] == 50
+
+
+# The page -----------------------------------------------------------------------------------------
+
+
+def test_the_page_says_what_the_code_does() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text()
+    told = [line for line in page.splitlines() if line.startswith("| `")]
+    events = [f"| `{name}` | {text} |" for name, text in logs.EVENTS.items()]
+    gauges = [
+        f"| `{name}` | {', '.join(f'`{label}`' for label in labels)} | {text} |"
+        for name, (text, labels) in metrics.METRICS.items()
+    ]
+    assert [line for line in told if "://" not in line] == [*events, *gauges]
+    assert ", ".join(f"`{name}`" for name in logs.FIELDS) in page
+
+
+async def test_the_page_shows_a_notice_as_it_is(make_world: MakeWorld, hook: Hook) -> None:
+    page = (ROOT / "docs" / "operations.md").read_text()
+    shown = json.loads(page.split("```json\n")[1].split("```")[0])
+    world = await make_world()
+    world.write_config(feeds=LEDGER_ONLY)
+    assert (await command(world, "run"))[0].returncode == 1
+    assert list(hook.told[0]) == list(shown)
+    assert list(hook.told[0]["feeds"][0]) == list(shown["feeds"][0])

@@ -185,10 +185,14 @@ def _part(store: Store, key: str, found: "ObjectMeta", start: int) -> bytes:
 
 # What went wrong ----------------------------------------------------------------------------------
 
-_KEYS: Final = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_REGION), GOOGLE_SERVICE_ACCOUNT, or AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY"
+_VARIABLES: Final = {
+    "s3": "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION",
+    "gs": "GOOGLE_SERVICE_ACCOUNT to the path of a key file",
+    "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
+}
 _NO_CREDENTIALS: Final = (
     "no credentials for the store",
-    f"set {_KEYS}, or run where the machine or the pod has a role",
+    "set {variables}, or run where the machine or the pod has a role",
 )
 _FORBIDDEN: Final = (
     "the store refuses it to these credentials",
@@ -260,7 +264,8 @@ def _explained(address: str) -> Iterator[None]:
     try:
         yield
     except (exceptions.BaseError, FileNotFoundError, ValueError) as error:
-        _refuse(address, *_why(error))
+        message, fix = _why(error)
+        _refuse(address, message, fix.format(variables=_VARIABLES[address[:2]]))
 
 
 def _why(error: Exception) -> tuple[str, str]:
