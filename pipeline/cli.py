@@ -483,6 +483,10 @@ def _watch(work: Work[Any], options: dict[str, Any]) -> Any:
         else:
             click.echo("Stopped at once: what was in flight is in doubt. Run again.", err=True)
         sys.exit(130)
+    except Exception as error:  # noqa: BLE001 - its own text, and a traceback's, may hold values
+        from pipeline import engine
+
+        _exit_with(engine.fault(error), options)
 
 
 def _exit_with(error: IngestError, options: dict[str, Any]) -> NoReturn:

@@ -228,7 +228,7 @@ async def _carry_out(
         except IngestError as error:
             failure = error
         except Exception as error:  # noqa: BLE001 - whatever it is, the rows are to be accounted for
-            failure = _fault(error)
+            failure = fault(error)
         if failure is None and is_cut_short and is_over():
             failure = IngestError(
                 "its time (--until) was over before all was sent",
@@ -311,14 +311,14 @@ async def _settle(sending: Sending) -> None:
 
 def _unreported(error: Exception) -> IngestError:
     """The report could not be written. What was sent stands in the journal all the same."""
-    why = error.strerror if isinstance(error, OSError) else _fault(error).message
+    why = error.strerror if isinstance(error, OSError) else fault(error).message
     return IngestError(
         f"the report could not be written: {why}",
         "what was sent is in the journal: check the disk of report.dir, then `canvas-ingest report CONFIG`",
     )
 
 
-def _fault(error: Exception) -> IngestError:
+def fault(error: Exception) -> IngestError:
     """An error that nobody foresaw: its kind and place, and not its text, which may hold values."""
     frames = traceback.extract_tb(error.__traceback__)
     where = (
@@ -490,7 +490,12 @@ def _point_latest(report_dir: Path, run_id: str) -> None:
 
 def _private_folder(folder: Path) -> None:
     """Make it if need be; refuse a link, another owner's, or one that others may look into."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise ConfigError(
+            f"{folder} cannot be made: {error.strerror}", "name a folder of your own"
+        ) from None
     found = folder.lstat()
     if stat.S_ISLNK(found.st_mode) or (hasattr(os, "getuid") and found.st_uid != os.getuid()):
         raise ConfigError(

@@ -232,6 +232,7 @@ async def test_each_store_has_variables_of_its_own(
     variables: dict[str, str],
     named: str,
 ) -> None:
+    monkeypatch.delenv("AZURE_STORAGE_ACCOUNT_NAME", raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError) as caught:

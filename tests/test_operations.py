@@ -118,6 +118,30 @@ async def test_what_fails_without_a_report_is_an_object_too(make_world: MakeWorl
     assert 'Did you mean "kind"?' in line["message"]
 
 
+async def test_what_nobody_foresaw_is_an_object_too_without_its_text(make_world: MakeWorld) -> None:
+    world = await make_world()
+    world.write_config(feeds=LEDGER_ONLY)
+    world.write_ledger(payments(3))
+    result = await world.run()
+    for path in (world.folder / "state" / "plans" / result.run_id).rglob("*.parquet"):
+        path.write_bytes(PLANTED.encode())
+    process, stdout, stderr = await command(world, "report", "--log-format", "json", "--json")
+    (line,) = lines_of(stderr)
+    assert process.returncode == json.loads(stdout)["exit_code"] == 1
+    assert line["event"] == "command_failed"
+    assert "a fault of canvas-ingest itself: ComputeError at " in line["message"]
+    assert PLANTED not in stdout + stderr
+
+
+async def test_a_state_folder_that_cannot_be_made_is_said(make_world: MakeWorld) -> None:
+    world = await make_world()
+    world.write_config(feeds=LEDGER_ONLY)
+    (world.folder / "state").write_text("")
+    process, _, stderr = await command(world, "run", "--log-format", "json")
+    assert process.returncode == 2
+    assert f"{world.folder / 'state'} cannot be made: File exists" in stderr
+
+
 # Metrics ------------------------------------------------------------------------------------------
 
 
