@@ -171,13 +171,13 @@ def _head(store: Store, address: Address) -> "ObjectMeta":
         )
 
 
-def _part(store: Store, key: str, found: "ObjectMeta", start: int) -> bytes:
+def _part(store: Store, key: str, found: "ObjectMeta", start: int) -> memoryview:
     """The range that begins at `start`, of the version that was found."""
     end = min(start + _PART_BYTES, found["size"])
     got = obstore.get(store, key, options={"range": (start, end), "if_match": found["e_tag"]})
     if (got.meta["e_tag"], got.meta["size"]) != (found["e_tag"], found["size"]):
         raise exceptions.PreconditionError  # a store that did not mind the If-Match
-    part = bytes(got.bytes())
+    part = memoryview(got.bytes())
     if len(part) != end - start:
         raise exceptions.GenericError("error decoding response body")
     return part
