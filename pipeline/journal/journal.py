@@ -63,6 +63,7 @@ _EXCHANGES_SCHEMA: Final = {
     "sent_at": pl.String,
     "latency_ms": pl.Float64,
     "http_status": pl.Int64,
+    "verdict": pl.String,
 }
 _RANKS_SCHEMA: Final = {
     "lane": pl.String,

@@ -243,7 +243,7 @@ SELECT coalesce(max(number), 0) FROM trail WHERE run_id = :run_id AND event <> '
 
 -- name: exchanges
 -- All requests of a run, in the order of their grants.
-SELECT event, attempt, at, latency_ms, http_status FROM trail
+SELECT event, attempt, at, latency_ms, http_status, verdict FROM trail
 WHERE run_id = :run_id AND latency_ms IS NOT NULL ORDER BY at, number;
 
 -- name: settled
