@@ -164,6 +164,7 @@ def _finish(
     failed = str(failure) if failure else ""
     if not failed and told["unread"]:
         failed = f"{told['unread']:,} could not be read: Canvas' searches fail\n  run verify again"
+    exchanges = journal.exchanges(run.run_id)
     summary = {
         "shape": 1,
         "run_id": run.run_id,
@@ -175,13 +176,13 @@ def _finish(
         "failure": failed,
         "config_sha256": job.config_sha256,
         "verification": told,
-        "requests": requests_summary(journal.exchanges(run.run_id)),
+        "requests": requests_summary(exchanges),
     }
     folder = job.report_dir / run.run_id
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     _write_lines(folder / "verification.parquet", run.run_id, lines)
     write_private(folder / "summary.json", orjson.dumps(summary, option=orjson.OPT_INDENT_2))
-    write_private(folder / "report.html", page(summary).encode())
+    write_private(folder / "report.html", page(summary, exchanges, folder).encode())
     journal.finish_run(replace(run, exit_code=code, failure=failed))
     return Result(run.run_id, code, summary, folder, failure)
 

@@ -208,9 +208,10 @@ def report(
             totals[name].changes.update(changes["element"].to_list())
             _write_text(folder / f"changes-{name}.csv", changes)
     _write_reconciliation(folder, parts)
-    summary = _summary(feeds, plan, totals, journal, facts)
+    exchanges = journal.exchanges(facts.run.run_id)
+    summary = _summary(feeds, plan, totals, journal, facts, exchanges)
     write_private(folder / "summary.json", orjson.dumps(summary, option=orjson.OPT_INDENT_2))
-    write_private(folder / "report.html", page(summary).encode())
+    write_private(folder / "report.html", page(summary, exchanges, folder).encode())
     return summary
 
 
@@ -380,6 +381,7 @@ def _summary(
     totals: Mapping[str, Totals],
     journal: Journal,
     facts: Facts,
+    exchanges: pl.DataFrame,
 ) -> dict[str, Any]:
     lines = [_feed_summary(name, feed, totals[name]) for name, feed in feeds.items()]
     rows = sum((each.rows for each in totals.values()), Counter[str]())
@@ -387,7 +389,7 @@ def _summary(
     gone = sum((each.missing for each in totals.values()), Counter[str]())
     code = exit_code(facts.run, rows, elsewhere, gone)
     recovered = journal.settled(facts.run.run_id)
-    requests = requests_summary(journal.exchanges(facts.run.run_id))
+    requests = requests_summary(exchanges)
     is_planned = plan is not None and facts.run.command == "plan"
     return {
         "shape": 1,

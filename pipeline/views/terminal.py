@@ -17,9 +17,9 @@ def summary_text(
     `given`: the options that named feeds and files, to be typed again.
     """
     if "verification" in summary:
-        return _verification_text(summary, folder)
+        return _verification_text(summary, folder, config)
     if any(feed["files"] for feed in summary["feeds"]):
-        lines = [_headline(summary), "", *_table(summary["feeds"]), ""]
+        lines = [headline(summary), "", *_table(summary["feeds"]), ""]
         lines += [
             _balance(summary),
             *_reasons(summary),
@@ -35,7 +35,7 @@ def summary_text(
     return "\n".join(lines)
 
 
-def _verification_text(summary: Mapping[str, Any], folder: str) -> str:
+def _verification_text(summary: Mapping[str, Any], folder: str, config: str | None) -> str:
     told = summary["verification"]
     lines = [
         f"Verify {summary['run_id']}: {told['written']:,} written, of {told['patients']:,} patients",
@@ -52,14 +52,11 @@ def _verification_text(summary: Mapping[str, Any], folder: str) -> str:
     if summary["failure"]:
         lines.append(f"Failed: {summary['failure']}")
     lines.append(f"Exit {summary['exit_code']}: {verdict(summary)}.")
-    if summary["exit_code"] == 3:  # noqa: PLR2004 - something differs
-        lines.append(
-            f"Next: see {folder}/verification.parquet for each resource, then look it up in Canvas."
-        )
-    return "\n".join(lines)
+    return "\n".join([*lines, *next_steps(summary, folder, config)])
 
 
-def _headline(summary: Mapping[str, Any]) -> str:
+def headline(summary: Mapping[str, Any]) -> str:
+    """What it is about: of a plan, what would be done."""
     if summary["command"] != "plan":
         return f"Run {summary['run_id']}"
     feeds = summary["feeds"]
@@ -139,10 +136,22 @@ def _ending(summary: Mapping[str, Any], folder: str, config: str | None, given: 
     """Why it failed if it did; then the exit code, its reason, and the next command to type."""
     failure = [f"Failed: {summary['failure']}"] if summary["failure"] else []
     code = summary["exit_code"]
-    return [*failure, f"Exit {code}: {verdict(summary)}.", *_next(summary, folder, config, given)]
+    return [
+        *failure,
+        f"Exit {code}: {verdict(summary)}.",
+        *next_steps(summary, folder, config, given),
+    ]
 
 
-def _next(summary: Mapping[str, Any], folder: str, config: str | None, given: str) -> list[str]:
+def next_steps(
+    summary: Mapping[str, Any], folder: str, config: str | None, given: str = ""
+) -> list[str]:
+    """What to do next, in lines; a command to type is indented."""
+    if "verification" in summary:
+        differs = (
+            f"Next: see {folder}/verification.parquet for each resource, then look it up in Canvas."
+        )
+        return [differs] if summary["exit_code"] == 3 else []  # noqa: PLR2004 - something differs
     if config is None:
         return [
             f"Next: open {folder}/report.html, and rejects-*.csv beside it: some of the sample rows are wrong on purpose.",
