@@ -73,11 +73,27 @@ class _Section(BaseModel):
 
 
 class CanvasSection(_Section):
-    base_url: str
-    token_url: str = ""
-    contract: codes.Contract = codes.Contract.OF_2025_10
-    scope: str = ""
-    timeout_s: float = Field(30.0, gt=0, le=600)
+    base_url: str = Field(
+        description="Address of the FHIR API: `https://fumage-<instance>.canvasmedical.com` (http only for this machine). A journal belongs to one."
+    )
+    token_url: str = Field(
+        "",
+        description="Where tokens are asked for: `https://<instance>.canvasmedical.com/auth/token/`, with the slash at the end. Needed unless `CANVAS_TOKEN` is set.",
+    )
+    contract: codes.Contract = Field(
+        codes.Contract.OF_2025_10,
+        description="The shape of Coverage: the API has no version number. `2023` for an instance from before October 2025.",
+    )
+    scope: str = Field(
+        "",
+        description="Sent with the request for a token; empty: left out, and the token allows whatever the application is allowed.",
+    )
+    timeout_s: float = Field(
+        30.0,
+        gt=0,
+        le=600,
+        description="Seconds to wait for one answer. A write without an answer by then is in doubt.",
+    )
 
     @field_validator("base_url", "token_url")
     @classmethod
@@ -93,20 +109,62 @@ class CanvasSection(_Section):
 
 
 class UploadSection(_Section):
-    rate_per_s: float = Field(5.0, gt=0, le=100_000)
-    concurrency: int = Field(4, ge=1, le=1_000)
-    attempts_max: int = Field(5, ge=1, le=100)
-    quiet_s: float = Field(30.0, ge=0, le=3_600)
-    resend_absent: Literal["none", "coverage", "all"] = "coverage"
-    doubts_max: int = Field(3, ge=1, le=1_000)
+    rate_per_s: float = Field(
+        5.0,
+        gt=0,
+        le=100_000,
+        description="Requests a second, never more in any second, reads and searches included. Canvas publishes no limit: raise it with care. 429 and 503 slow a run down by themselves.",
+    )
+    concurrency: int = Field(
+        4,
+        ge=1,
+        le=1_000,
+        description="Requests in flight. A patient has one open write at a time, whatever this is.",
+    )
+    attempts_max: int = Field(
+        5,
+        ge=1,
+        le=100,
+        description="Sends of one write that Canvas is known not to have made (429, 401, no connection). After them it is pending until the next run.",
+    )
+    quiet_s: float = Field(
+        30.0,
+        ge=0,
+        le=3_600,
+        description="Seconds after a lost answer before a search that shows nothing can mean that it was not applied.",
+    )
+    resend_absent: Literal["none", "coverage", "all"] = Field(
+        "coverage",
+        description="What goes once more when a search after the quiet time shows that it is not there: nothing, coverages, or payments too (at your risk: a payment cannot be taken back).",
+    )
+    doubts_max: int = Field(
+        3,
+        ge=1,
+        le=1_000,
+        description="So many lost answers in a row and nothing is sent until Canvas answers a read again.",
+    )
 
 
 class LimitsSection(_Section):
-    rejects_max: Share | None = None
-    amount_usd_max: str | None = None
-    total_usd_max: str | None = None
-    writes_max: int | None = Field(None, ge=0)
-    change_max: float | None = Field(None, ge=1)
+    rejects_max: Share | None = Field(
+        None,
+        description='Rows of a feed that we may reject: a share of its rows without the filtered ones, such as `"10%"`, or a count.',
+    )
+    amount_usd_max: str | None = Field(
+        None,
+        description="Dollars, in quotes: one payment above it is rejected (`amount|limit`), the others go.",
+    )
+    total_usd_max: str | None = Field(
+        None, description="Dollars, in quotes: what all payments of a run may come to."
+    )
+    writes_max: int | None = Field(
+        None, ge=0, description="Writes of a run, creates and updates together."
+    )
+    change_max: float | None = Field(
+        None,
+        ge=1,
+        description="A factor: the rows, or the dollars, of a feed may not be that many times more or fewer than the last time. Not looked at for a file that `--input` names.",
+    )
 
     @field_validator("rejects_max")
     @classmethod
@@ -134,7 +192,14 @@ def _share(text: str) -> float:
 
 
 class FolderSection(_Section):
-    dir: str
+    dir: str = Field(
+        description="Path of a folder of your own, made with mode 0700 where it is not there."
+    )
+
+
+_TABLE: Final = (
+    "With `file`: the table, CSV (.csv .tsv .txt, .gz or .zst too) or Parquet, as UTF-8."
+)
 
 
 class ReportSection(FolderSection):
@@ -176,11 +241,17 @@ class NotifySection(_Section):
 
 
 class PatientReference(_Section):
-    how: Literal["key", "file", "search"] = "key"
-    path: OneLocation = ""
-    from_: str = Field("", alias="from")
-    to: str = ""
-    system: str = ""
+    how: Literal["key", "file", "search"] = Field(
+        "key",
+        description="`key`: the value is Canvas' Patient key. `file`: a table says it. `search`: Canvas is searched for a Patient with this identifier.",
+    )
+    path: OneLocation = Field("", description=_TABLE)
+    from_: str = Field("", alias="from", description="The table's column with the sender's value.")
+    to: str = Field("", description="The table's column with Canvas' Patient key.")
+    system: str = Field(
+        "",
+        description="With `search`: the system of the identifier, as Canvas shows it on a Patient.",
+    )
 
     @property
     def target(self) -> Target:
@@ -188,10 +259,12 @@ class PatientReference(_Section):
 
 
 class ClaimReference(_Section):
-    how: Literal["key", "file"] = "key"
-    path: OneLocation = ""
-    from_: str = Field("", alias="from")
-    to: str = ""
+    how: Literal["key", "file"] = Field(
+        "key", description="`key`: the value is Canvas' Claim id. `file`: a table says it."
+    )
+    path: OneLocation = Field("", description=_TABLE)
+    from_: str = Field("", alias="from", description="The table's column with the sender's value.")
+    to: str = Field("", description="The table's column with Canvas' Claim id.")
 
     @property
     def target(self) -> Target:
@@ -199,11 +272,16 @@ class ClaimReference(_Section):
 
 
 class PayerReference(_Section):
-    how: Literal["payer_id", "organization", "file"] = "payer_id"
-    path: OneLocation = ""
-    from_: str = Field("", alias="from")
-    to: str = ""
-    file_target: Literal["payer_id", "organization"] = Field("payer_id", alias="target")
+    how: Literal["payer_id", "organization", "file"] = Field(
+        "payer_id",
+        description="`payer_id`: the value is the payer id, sent as `payor[0].identifier`. `organization`: it is an Organization's id. `file`: a table says it.",
+    )
+    path: OneLocation = Field("", description=_TABLE)
+    from_: str = Field("", alias="from", description="The table's column with the sender's value.")
+    to: str = Field("", description="The table's column with what `target` names.")
+    file_target: Literal["payer_id", "organization"] = Field(
+        "payer_id", alias="target", description="With `file`: what the column `to` holds."
+    )
 
     @property
     def target(self) -> Target:
@@ -211,32 +289,96 @@ class PayerReference(_Section):
 
 
 class ReferencesSection(_Section):
-    patient: PatientReference = PatientReference.model_validate({})
-    payer: PayerReference = PayerReference.model_validate({})
-    claim: ClaimReference = ClaimReference.model_validate({})
+    patient: PatientReference = Field(
+        PatientReference.model_validate({}),
+        description="How the sender's patients, and subscribers, become Canvas' Patient keys. No hit, or several: the row is rejected.",
+    )
+    payer: PayerReference = Field(
+        PayerReference.model_validate({}),
+        description="How the sender's payers become what Canvas takes.",
+    )
+    claim: ClaimReference = Field(
+        ClaimReference.model_validate({}),
+        description="How the claims of a ledger become Canvas' Claim ids.",
+    )
 
 
 class FeedSection(_Section):
-    name: str = Field(pattern=_NAME)
-    kind: feeds.Kind
-    path: Location
-    manifest: Location = ""
-    delimiter: str | None = None
-    encoding: str = "utf-8"
-    final_newline: Literal["require", "any"] = "require"
-    dates: tuple[str, ...] = (FULL_DATE,)
-    key: tuple[str, ...] = ()
-    repeats: Literal["reject", "count"] = "reject"
-    update: bool = True
-    adopt: bool = True
-    missing: Literal["ignore", "report", "cancel"] = "ignore"
-    missing_max: Share = "5%"
-    amount_sign: Literal["positive", "negative"] = "positive"
-    order_by: tuple[str, ...] = ()
-    columns: dict[str, str]
-    constants: dict[str, str] = {}
-    codes: dict[str, dict[str, str]] = {}
-    only: dict[str, tuple[str, ...]] = {}
+    name: str = Field(
+        pattern=_NAME,
+        description="By this name the journal knows the feed: a renamed feed is a new one, and its rows would be sent again. Letters, digits, `_` and `-`, at most 64.",
+    )
+    kind: feeds.Kind = Field(
+        description="What its rows become: `eligibility` Coverage, `ledger` PaymentNotice."
+    )
+    path: Location = Field(
+        description="A file, or a glob: then all files that it matches are one feed. .csv .tsv .txt .parquet, and .gz or .zst for text; here, or in an object store (`s3://`, `gs://`, `az://`)."
+    )
+    manifest: Location = Field(
+        "",
+        description="A file, or a glob, with the sender's control totals: `rows=5000`, `total_usd=12345.67`, as lines or as a JSON object. The files must match it to the row and the cent.",
+    )
+    delimiter: str | None = Field(
+        None,
+        description="One ASCII character. Left out: the one of `,` tab `|` `;` under which the mapped columns appear.",
+    )
+    encoding: str = Field(
+        "utf-8",
+        description="Of a text file, by Python's name; `windows-1252` for many older exports.",
+    )
+    final_newline: Literal["require", "any"] = Field(
+        "require", description="`any` takes a file whose last line has no end, and so may be torn."
+    )
+    dates: tuple[str, ...] = Field(
+        (FULL_DATE,),
+        description="Formats of days, by the signs of strptime. A day that two of them read differently is rejected, never guessed.",
+    )
+    key: tuple[str, ...] = Field(
+        (),
+        description="Our fields that make a row the same row tomorrow. Empty: `patient`, `payer`, `member_id`, `start_on` (where mapped), or `transaction_id`. A change of it makes every row a new one.",
+    )
+    repeats: Literal["reject", "count"] = Field(
+        "reject",
+        description="For a file without ids: `count` takes the second equal row for a second payment; `reject` for a duplicate of the first.",
+    )
+    update: bool = Field(
+        default=True,
+        description="What becomes of a known coverage whose content changed: written again whole, or (false) rejected as `row|changed`. A payment is never changed.",
+    )
+    adopt: bool = Field(
+        default=True,
+        description="Whether Canvas is searched for an unknown coverage before it is created: one search a patient. false is quicker for a first load into an empty Canvas.",
+    )
+    missing: Literal["ignore", "report", "cancel"] = Field(
+        "ignore",
+        description="Coverages of the last complete run that are in no row of today's files: left alone, listed, or cancelled. A ledger allows `ignore` only.",
+    )
+    missing_max: Share = Field(
+        "5%",
+        description="Where more of them are gone, nothing is cancelled: a share of the last run's rows, or a count.",
+    )
+    amount_sign: Literal["positive", "negative"] = Field(
+        "positive",
+        description="How a payment is written. With `negative` credits are negative numbers, and a positive one is rejected.",
+    )
+    order_by: tuple[str, ...] = Field(
+        (),
+        description="Our fields by which a patient's payments are sorted before they go out. Empty: the file's order. Not for eligibility.",
+    )
+    columns: dict[str, str] = Field(
+        description="Our field = the sender's column. See [fields](#fields)."
+    )
+    constants: dict[str, str] = Field(
+        {}, description="Our field = one value for all rows, in place of a column."
+    )
+    codes: dict[str, dict[str, str]] = Field(
+        {},
+        description="Our field, then the sender's spelling = Canvas' code: `[feeds.codes.relationship]`. For relationship, type, status and order.",
+    )
+    only: dict[str, tuple[str, ...]] = Field(
+        {},
+        description="Our field = the sender's values that are loaded. Rows with others are `filtered`, and counted.",
+    )
 
     @field_validator("missing_max")
     @classmethod
@@ -317,14 +459,32 @@ def _near(name: str, names: Any) -> str:
 class File(_Section):
     """The whole file."""
 
-    canvas: CanvasSection
-    upload: UploadSection = UploadSection.model_validate({})
-    limits: LimitsSection = LimitsSection.model_validate({})
-    state: FolderSection = FolderSection(dir="state")
-    report: ReportSection = ReportSection(dir="reports", metrics="")
-    notify: NotifySection = NotifySection.model_validate({})
-    references: ReferencesSection = ReferencesSection()
-    feeds: tuple[FeedSection, ...] = Field(min_length=1)
+    canvas: CanvasSection = Field(
+        description="Which Canvas. Secrets never stand here: `CANVAS_CLIENT_ID` and `CANVAS_CLIENT_SECRET`, or `CANVAS_TOKEN`, come from the environment, or from a file of mode 0600 that the same name with `_FILE` at its end names."
+    )
+    upload: UploadSection = Field(
+        UploadSection.model_validate({}), description="How fast, and how hard to try."
+    )
+    limits: LimitsSection = Field(
+        LimitsSection.model_validate({}),
+        description="What a run may not exceed. Above one of them (but `amount_usd_max`) nothing is written, and the exit code is 1. None by default.",
+    )
+    state: FolderSection = Field(
+        FolderSection(dir="state"),
+        description="Where the journal and the plans are. Keep it, and back it up: without it a payment could be posted twice. A local disk, for a network file system is refused.",
+    )
+    report: FolderSection = Field(
+        FolderSection(dir="reports"),
+        description="Where each run leaves its folder; `latest` points at the last one.",
+    )
+    references: ReferencesSection = Field(
+        ReferencesSection(),
+        description="How the sender's patients, payers and claims become Canvas' ids.",
+    )
+    feeds: tuple[FeedSection, ...] = Field(
+        min_length=1,
+        description="What is loaded, in this order: a patient's coverages before that patient's payments, if they stand so.",
+    )
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Self:
