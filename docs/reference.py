@@ -1,0 +1,183 @@
+"""`docs/configuration.md`, made from the options themselves: `make docs`.
+
+What a key is for stands beside the key (`pipeline/config.py`), what a field is for beside the field
+(`pipeline/feeds/`). `tests/test_docs.py` fails where a description is missing or the page is stale.
+"""
+
+from pathlib import Path
+from typing import Any, Final
+
+from pipeline import config
+from pipeline.feeds.feed import TRAITS
+
+Json = dict[str, Any]
+
+PAGE: Final = Path(__file__).parent / "configuration.md"
+
+_HEAD: Final = """\
+# The configuration
+
+<!-- Made by `make docs` from the options in pipeline/config.py: change the descriptions there. -->
+
+One TOML file. `configs/nightly.toml` is a whole one with comments, to copy from; here is every key. An unknown key is an
+error, with a "did you mean". Relative paths start at the file's folder.
+
+**Secrets never stand in it.** They come from the environment, or from a file of mode 0600 that the same name with `_FILE`
+at its end names:
+
+| variable | is |
+|---|---|
+| `CANVAS_CLIENT_ID`, `CANVAS_CLIENT_SECRET` | the application's id and secret, for which a token is asked |
+| `CANVAS_TOKEN` | or a ready token, as long as it lasts; it goes before the other two |
+"""
+_FIELDS: Final = """\
+## Fields
+
+What `[feeds.columns]` maps, in the order in which a row is read; **required** ones stand in `columns` or `constants`. Cells are
+text, and blanks around them are no part of a value. What a wrong one breaks: [the rules](rules.md).
+"""
+_WORDS: Final = {
+    "string": "text",
+    "integer": "whole number",
+    "number": "number",
+    "boolean": "true or false",
+    "array": "list of texts",
+    "object": "table",
+}
+_BOUNDS: Final = (
+    ("exclusiveMinimum", "above {}"),
+    ("minimum", "from {}"),
+    ("exclusiveMaximum", "below {}"),
+    ("maximum", "at most {}"),
+    ("minItems", "at least {}"),
+)
+
+
+def page() -> str:
+    """The whole page. Raises LookupError where a key or a field has no description."""
+    schema = config.File.model_json_schema()
+    sections: list[str] = []
+    for name, key in schema["properties"].items():
+        sections += _section(name, key, schema["$defs"])
+    return "\n".join([_HEAD, *sections, _FIELDS, *_kinds()])
+
+
+def _section(name: str, key: Json, models: Json, default: Json | None = None) -> list[str]:
+    """A heading, what the section is for, and its keys; then the sections inside of it."""
+    model = _model(key, models) or _model(key["items"], models)
+    if model is None:
+        raise LookupError(f"{name} is no section")
+    given = default if default is not None else key.get("default") or {}
+    heading = f"## `[[{name}]]`" if key.get("type") == "array" else f"## `[{name}]`"
+    lines = [heading, "", _description(name, key), ""]
+    keys = {
+        each: value for each, value in model["properties"].items() if not _is_section(value, models)
+    }
+    if keys:
+        lines += ["| key | type | default | allowed | what it is for |", "|---|---|---|---|---|"]
+        required = model.get("required", [])
+        for each, value in keys.items():
+            shown = _shown(
+                given.get(each, value.get("default")),
+                is_required=each in required and each not in given,
+            )
+            cells = [
+                f"`{each}`",
+                _type(value, models),
+                shown,
+                _allowed(value, models),
+                _description(f"{name}.{each}", value),
+            ]
+            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        lines.append("")
+    for each, value in model["properties"].items():
+        if each not in keys:
+            lines += _section(f"{name}.{each}", value, models)
+    return lines
+
+
+def _model(key: Json, models: Json) -> Json | None:
+    """The section that a key holds; None where it holds a value."""
+    reference = key.get("$ref", "")
+    found: Json | None = models.get(reference.rpartition("/")[2])
+    return found if found is not None and "properties" in found else None
+
+
+def _is_section(key: Json, models: Json) -> bool:
+    return _model(key, models) is not None
+
+
+def _description(name: str, key: Json) -> str:
+    try:
+        return str(key["description"])
+    except KeyError:
+        raise LookupError(
+            f"{name} has no description: give it one, Field(description=...), in pipeline/config.py; then `make docs`"
+        ) from None
+
+
+def _parts(key: Json, models: Json) -> list[Json]:
+    """The types that a value may have, but null."""
+    every = key.get("anyOf", [key])
+    resolved = [
+        models[part["$ref"].rpartition("/")[2]] if "$ref" in part else part for part in every
+    ]
+    return [part for part in resolved if part["type"] != "null"]
+
+
+def _type(key: Json, models: Json) -> str:
+    return " or ".join(_type_of(part) for part in _parts(key, models))
+
+
+def _type_of(part: Json) -> str:
+    if part["type"] == "array" and part["items"]["type"] != "string":
+        return f"list of {_WORDS[part['items']['type']]}s"
+    return _WORDS[part["type"]]
+
+
+def _allowed(key: Json, models: Json) -> str:
+    told = []
+    for part in _parts(key, models):
+        told += [f"`{_toml(value)}`" for value in part.get("enum", ())]
+        bounds = [text.format(f"{part[name]:,}") for name, text in _BOUNDS if name in part]
+        told += [", ".join(bounds)] if bounds else []
+    return ", ".join(told)
+
+
+def _shown(default: object, *, is_required: bool) -> str:
+    if is_required:
+        return "**required**"
+    return "none" if default is None else f"`{_toml(default)}`"
+
+
+def _toml(value: object) -> str:
+    """A value as TOML writes it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+def _kinds() -> list[str]:
+    lines = []
+    for kind, traits in TRAITS.items():
+        lines += [
+            f"### `{kind.value}`: {traits.resource_type}",
+            "",
+            "| field | what it is |",
+            "|---|---|",
+        ]
+        for name, field in traits.model.model_fields.items():
+            if not field.description:
+                raise LookupError(
+                    f"{kind.value}.{name} has no description: give it one, Field(description=...), in pipeline/feeds/; then `make docs`"
+                )
+            shown = f"**`{name}`**, required" if name in traits.required else f"`{name}`"
+            lines.append(f"| {shown} | {field.description.replace('|', chr(92) + '|')} |")
+        lines.append("")
+    return lines
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
