@@ -5,7 +5,7 @@ BIN := .venv/bin
 
 N ?= 20000
 
-.PHONY: setup checks demo test simulate mutate lint format lock
+.PHONY: setup checks demo test simulate mutate docs lint format lock
 
 setup: .venv/ready
 
@@ -46,6 +46,10 @@ simulate: setup
 # Plants each fault that the proof must see, and shows the test that sees it.
 mutate: setup
 	$(BIN)/python -m tests.proof.mutations
+
+# docs/configuration.md, from the options: a test fails where it is stale.
+docs: setup
+	$(BIN)/python -m docs.reference
 
 lint: setup
 	$(BIN)/ruff check

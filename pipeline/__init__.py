@@ -4,6 +4,10 @@
     result = pipeline.run_sync("configs/nightly.toml", inputs={"ledger": frame})
     result.summary, result.frame                            # as in summary.json, reconciliation.parquet
 
+What is wrong with files, limits or Canvas is in `result.failure`, with a report beside it; what leaves
+no report is raised, an `errors.IngestError`. Warnings go to stderr, unless the program has set
+structlog up itself.
+
 Everything is imported when it is first needed, so that `canvas-ingest --help` answers at once.
 """
 
@@ -13,12 +17,15 @@ import asyncio
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
+    from datetime import datetime
     from pathlib import Path
+    from typing import Any
 
     import polars as pl
 
     from pipeline.engine import Result
+    from pipeline.job import Job
 
     Inputs = Mapping[str, str | Path | pl.DataFrame]
 
@@ -36,37 +43,64 @@ __all__ = [
 ]
 
 
-async def plan(config: str | Path, *, inputs: Inputs | None = None) -> Result:
+async def plan(
+    config: str | Path,
+    *,
+    inputs: Inputs | None = None,
+    only_feeds: Sequence[str] = (),
+    expected: Sequence[str] = (),
+) -> Result:
     """Read, validate, map and resolve everything; write a plan and a report, nothing to Canvas.
 
-    `inputs` gives a feed another file, or a polars frame in its place. Raises `errors.ConfigError`
-    and `errors.JournalError`; what is wrong with files or limits is in `result.failure`.
+    `inputs` gives a feed another file, or a polars frame in its place: its columns as the sender's,
+    row 1 the first. `only_feeds` leaves all others out. `expected` are the sender's control totals,
+    as `--expect` has them: `"ledger:rows=5000"`, `"ledger:total_usd=12345.67"`. Raises
+    `errors.ConfigError` and `errors.JournalError`.
     """
-    from pipeline import config as configuration
     from pipeline import engine
 
-    return await engine.plan(configuration.load(config, inputs=inputs))
+    return await engine.plan(_job(config, inputs, only_feeds, expected))
 
 
 async def run(
-    config: str | Path, *, inputs: Inputs | None = None, journal_lost: bool = False
+    config: str | Path,
+    *,
+    inputs: Inputs | None = None,
+    only_feeds: Sequence[str] = (),
+    expected: Sequence[str] = (),
+    plan_id: str | None = None,
+    until: datetime | None = None,
+    journal_lost: bool = False,
 ) -> Result:
     """Settle doubts, plan, upload and report. Running it again resumes: nothing is sent twice.
 
-    `journal_lost`: go on after `errors.JournalLost`; what Canvas seems to hold is then set aside.
+    `inputs`, `only_feeds` and `expected` as for `plan`. `plan_id`: that plan is carried out, or,
+    where it would be another one by now, nothing of these files. `until`: an instant with its time
+    zone, by which sending stops; what is left is pending. `journal_lost`: go on after
+    `errors.JournalLost`; what Canvas seems to hold is then set aside. Raises `errors.ConfigError`,
+    `errors.PlanError` (there is no such plan) and `errors.JournalError`.
     """
-    from pipeline import config as configuration
     from pipeline import engine
+    from pipeline.errors import ConfigError
 
-    return await engine.run(configuration.load(config, inputs=inputs), journal_lost=journal_lost)
+    if until is not None and until.tzinfo is None:
+        raise ConfigError("until has no time zone", "give it one: until.astimezone() is local time")
+    return await engine.run(
+        _job(config, inputs, only_feeds, expected),
+        journal_lost=journal_lost,
+        plan_id=plan_id,
+        until=until,
+    )
 
 
 async def report(config: str | Path, *, run_id: str | None = None) -> Result:
-    """Write the report of the last run (or of `run_id`) again from the journal."""
-    from pipeline import config as configuration
+    """Write the report of the last run (or of `run_id`) again from the journal.
+
+    Raises `errors.PlanError` where there is no such run, `errors.ConfigError`, `errors.JournalError`.
+    """
     from pipeline import engine
 
-    return await engine.report_again(configuration.load(config), run_id)
+    return await engine.report_again(_job(config), run_id)
 
 
 async def verify(
@@ -74,33 +108,89 @@ async def verify(
 ) -> Result:
     """Read back what the journal says was written, and compare it element by element.
 
-    `sample`: so many patients, at random; `since`: an ISO day. `result.frame` has a line a resource.
+    `sample`: so many patients, at random; `since`: an ISO day (UTC). `result.frame` has a line a
+    resource. Raises `errors.ConfigError` and `errors.JournalError`.
     """
-    from pipeline import config as configuration
     from pipeline import verification
 
-    return await verification.read_back(configuration.load(config), sample=sample, since=since)
+    return await verification.read_back(_job(config), sample=sample, since=since)
 
 
-def plan_sync(config: str | Path, *, inputs: Inputs | None = None) -> Result:
+def plan_sync(
+    config: str | Path,
+    *,
+    inputs: Inputs | None = None,
+    only_feeds: Sequence[str] = (),
+    expected: Sequence[str] = (),
+) -> Result:
     """`plan`, for a program without an event loop."""
-    return asyncio.run(plan(config, inputs=inputs))
+    return _alone(
+        "plan", lambda: plan(config, inputs=inputs, only_feeds=only_feeds, expected=expected)
+    )
 
 
 def run_sync(
-    config: str | Path, *, inputs: Inputs | None = None, journal_lost: bool = False
+    config: str | Path,
+    *,
+    inputs: Inputs | None = None,
+    only_feeds: Sequence[str] = (),
+    expected: Sequence[str] = (),
+    plan_id: str | None = None,
+    until: datetime | None = None,
+    journal_lost: bool = False,
 ) -> Result:
     """`run`, for a program without an event loop."""
-    return asyncio.run(run(config, inputs=inputs, journal_lost=journal_lost))
+    return _alone(
+        "run",
+        lambda: run(
+            config,
+            inputs=inputs,
+            only_feeds=only_feeds,
+            expected=expected,
+            plan_id=plan_id,
+            until=until,
+            journal_lost=journal_lost,
+        ),
+    )
 
 
 def report_sync(config: str | Path, *, run_id: str | None = None) -> Result:
     """`report`, for a program without an event loop."""
-    return asyncio.run(report(config, run_id=run_id))
+    return _alone("report", lambda: report(config, run_id=run_id))
 
 
 def verify_sync(
     config: str | Path, *, sample: int | None = None, since: str | None = None
 ) -> Result:
     """`verify`, for a program without an event loop."""
-    return asyncio.run(verify(config, sample=sample, since=since))
+    return _alone("verify", lambda: verify(config, sample=sample, since=since))
+
+
+def _job(
+    config: str | Path,
+    inputs: Inputs | None = None,
+    only_feeds: Sequence[str] = (),
+    expected: Sequence[str] = (),
+) -> Job:
+    from pipeline import config as configuration
+    from pipeline import logs
+
+    logs.configure_unless_configured()
+    return configuration.load(
+        config,
+        inputs=inputs,
+        only_feeds=tuple(only_feeds),
+        expected=configuration.expectations_of(expected),
+    )
+
+
+def _alone(name: str, work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+    """Carry it out in an event loop of its own. Raises RuntimeError where one runs already."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work())
+    raise RuntimeError(
+        f"pipeline.{name}_sync cannot be called where an event loop runs, as in a notebook: "
+        f"write `await pipeline.{name}(...)` there"
+    )

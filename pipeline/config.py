@@ -478,7 +478,7 @@ class File(_Section):
         description="Where each run leaves its folder; `latest` points at the last one.",
     )
     references: ReferencesSection = Field(
-        ReferencesSection(),
+        ReferencesSection.model_validate({}),
         description="How the sender's patients, payers and claims become Canvas' ids.",
     )
     feeds: tuple[FeedSection, ...] = Field(
@@ -693,7 +693,9 @@ def _located(text: str, folder: Path) -> Path | str:
     return text if is_address(text) else folder / text
 
 
-def _input(name: str, value: str | Path | pl.DataFrame) -> Path | str | pl.DataFrame:
+def _input(name: str, value: object) -> Path | str | pl.DataFrame:
+    if isinstance(value, pl.DataFrame):
+        return value
     if isinstance(value, str) and is_address(value):
         try:
             return str(address_of(value))
@@ -701,7 +703,13 @@ def _input(name: str, value: str | Path | pl.DataFrame) -> Path | str | pl.DataF
             raise ConfigError(
                 f"--input {name}: {error}", f"write --input {name}=s3://bucket/key"
             ) from None
-    return value if isinstance(value, pl.DataFrame) else Path(value).resolve()
+    if isinstance(value, str | os.PathLike):
+        return Path(value).resolve()
+    kind = f"{type(value).__module__.partition('.')[0]} {type(value).__name__}"
+    raise ConfigError(
+        f"the input of feed {name} is a {kind}",
+        "give a path or a polars DataFrame: lazy_frame.collect(), or polars.from_pandas(frame)",
+    )
 
 
 def _limits(section: LimitsSection) -> Limits:

@@ -13,7 +13,7 @@ import stat
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
@@ -34,6 +34,7 @@ from pipeline.plans import Plan
 from pipeline.records import ADOPTED, Disposition, Doubt, Finding, Intent, Settlement, State
 from pipeline.sending import Sending, connected, with_bodies
 from pipeline.stages.report import Facts, report
+from pipeline.views.notebook import result_table
 
 log = structlog.get_logger()
 
@@ -46,9 +47,13 @@ class Result:
 
     run_id: str
     exit_code: int
-    summary: dict[str, Any]
+    summary: dict[str, Any] = field(repr=False)
     folder: Path
     failure: IngestError | None = None
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows of it."""
+        return result_table(self.summary, self.folder)
 
     @property
     def frame(self) -> pl.DataFrame:

@@ -8,6 +8,7 @@ level; their texts hold addresses, headers and reprs.
 
 import logging
 import sys
+from collections.abc import Callable
 from typing import Any, Final
 
 import structlog
@@ -91,15 +92,28 @@ class _Libraries(logging.Handler):
 
 def configure(log_format: str, level: int) -> None:
     """Set logging up. `log_format` is "text" or "json"."""
-    shown: list[Any] = (
-        [_lead, structlog.processors.JSONRenderer()]
-        if log_format == "json"
-        else [
-            structlog.dev.ConsoleRenderer(
-                colors=False, exception_formatter=structlog.dev.plain_traceback
-            )
-        ]
+    shown = [_lead, structlog.processors.JSONRenderer()] if log_format == "json" else [_text()]
+    _set_up(shown, level, structlog.PrintLoggerFactory(sys.stderr))
+    logging.basicConfig(handlers=[_Libraries()], level=max(level, logging.WARNING))
+    logging.captureWarnings(capture=True)  # a warning's text shows the line of code
+    # It logs each connection that a peer breaks off, which the journal has as an exchange already.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+
+
+def configure_unless_configured() -> None:
+    """For the Python API: warnings and errors on stderr, where the program has set up nothing."""
+    if not structlog.is_configured():
+        # stderr as it is when something is logged: a notebook's own
+        _set_up([_text()], logging.WARNING, lambda *_: structlog.PrintLogger(sys.stderr))
+
+
+def _text() -> structlog.dev.ConsoleRenderer:
+    return structlog.dev.ConsoleRenderer(
+        colors=False, exception_formatter=structlog.dev.plain_traceback
     )
+
+
+def _set_up(shown: list[Any], level: int, logger_factory: Callable[..., Any]) -> None:
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -109,10 +123,6 @@ def configure(log_format: str, level: int) -> None:
             *shown,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=logger_factory,
         cache_logger_on_first_use=False,
     )
-    logging.basicConfig(handlers=[_Libraries()], level=max(level, logging.WARNING))
-    logging.captureWarnings(capture=True)  # a warning's text shows the line of code
-    # It logs each connection that a peer breaks off, which the journal has as an exchange already.
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)

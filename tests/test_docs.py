@@ -46,7 +46,7 @@ def test_a_key_without_a_description_is_named(monkeypatch: pytest.MonkeyPatch) -
         untold: int = 1
 
     class File(BaseModel):
-        upload: Section = Field(Section(), description="A section.")
+        upload: Section = Field(Section.model_validate({}), description="A section.")
 
     monkeypatch.setattr(config, "File", File)
     with pytest.raises(LookupError, match=r"upload\.untold has no description"):
@@ -156,7 +156,7 @@ def rules_in_code() -> set[str]:
                 rules.add(f"canvas|{what}")
             case ast.FunctionDef(name="_why_not") if path.name == "retire.py":
                 rules |= {
-                    f"missing|{each.elts[1].value}"
+                    f"missing|{each.elts[1].value!s}"
                     for each in ast.walk(node)
                     if isinstance(each, ast.Tuple) and len(each.elts) == 3
                     if isinstance(each.elts[1], ast.Constant)
@@ -300,8 +300,6 @@ def test_command_lines_are_understood(
         pytest.skip(f"{words[0]} is to come")
     try:
         parse(words)
-    except click.exceptions.Exit as ended:  # --help, --version
-        assert ended.exit_code == 0
     except click.UsageError as error:
         pytest.fail(f"{page}: {line}: {error.message}")
 
