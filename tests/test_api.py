@@ -5,7 +5,7 @@ import contextlib
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from nbclient import NotebookClient
 
 import pipeline
 from pipeline.errors import ConfigError, InputError, LimitError, PlanError
-from tests.world import CREDENTIALS, FEEDS, LEDGER_ONLY, PAYER, World, patient_key
+from tests.world import CREDENTIALS, FEEDS, LEDGER_ONLY, patient_key
 
 ROOT = Path(__file__).parents[1]
 MakeWorld = Callable[..., Any]
@@ -31,7 +31,7 @@ def _credentials(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
-def ledger(rows: list[tuple[str, ...]] = ROWS) -> pl.DataFrame:
+def ledger(rows: Sequence[tuple[str, ...]] = ROWS) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=["TXN", "MRN", "Amount", "Claim"], orient="row")
 
 
@@ -279,4 +279,41 @@ def test_a_script_of_a_user_is_checked_by_its_types(tmp_path: Path) -> None:
 
 # The notebook -------------------------------------------------------------------------------------
 
-NOTEBOOK = ROOT / "docs" / "notebook.ipynb"
+
+def the_notebook() -> Any:
+    return nbformat.read(ROOT / "docs" / "notebook.ipynb", as_version=4)  # type: ignore[no-untyped-call]
+
+
+def test_the_notebook_is_kept_without_outputs() -> None:
+    """They would go stale, and might hold what is nobody's business."""
+    cells = the_notebook().cells
+    assert [cell.id for cell in cells if cell.get("outputs") or cell.get("execution_count")] == []
+
+
+def test_the_notebook_does_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "TMPDIR"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    notebook = the_notebook()
+    NotebookClient(
+        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
+    ).execute()
+    shown = {
+        cell.id: "".join(
+            text for told in cell.get("outputs", ()) for text in told.get("data", {}).values()
+        )
+        for cell in notebook.cells
+    }
+    streams = [
+        told for cell in notebook.cells for told in cell.get("outputs", ()) if "text" in told
+    ]
+    assert streams == [], "it prints nothing beside what its cells come to"
+    assert "exit_code=3" in shown["plan"]
+    assert [rule in shown["why"] for rule in ("amount|form", "patient|unknown")] == [True, True]
+    assert "exit_code=0" in shown["mend"]
+    assert "exit_code=3" in shown["run"]
+    assert "canvas|business-rule" in shown["lines"]
+    assert "unchanged" in shown["rerun"]
+    assert "refused" in shown["rerun"]
+    assert "exit_code=0" in shown["verify"]
+    assert shown["money"] == "{'usd_journal': '215.50', 'usd_canvas': '215.50'}"
