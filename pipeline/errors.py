@@ -3,6 +3,7 @@
     IngestError                 1  the run failed
     ├── ConfigError             2  the configuration, the command line, or what they name
     ├── InputError              1  a file is unfit to be loaded
+    │   └── ColumnsMissing      1  columns that are mapped are not in its header
     ├── LimitError              1  a limit of the configuration is exceeded
     ├── JournalError            1  the journal cannot be trusted or written
     │   ├── JournalBusy         5  another run holds it
@@ -21,6 +22,7 @@ Bad rows and Canvas' refusals are values (`records.Rejection`, `records.Attempt`
 No message holds a value of a row: only file, row number, column, field and rule.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 
@@ -63,8 +65,26 @@ class InputError(IngestError):
         self.column = column
 
 
+class ColumnsMissing(InputError):
+    """Columns that are mapped are not in a file's header.
+
+    `missing`: our field, the column that is mapped to it, and the column of the header that is
+    nearly called so ("" where there is none).
+    """
+
+    def __init__(
+        self, message: str, fix: str, *, file: str, missing: Sequence[tuple[str, str, str]]
+    ) -> None:
+        super().__init__(message, fix, file=file, column=missing[0][1])
+        self.missing = tuple(missing)
+
+
 class LimitError(IngestError):
-    """A limit of the configuration is exceeded: nothing was written."""
+    """A limit of the configuration is exceeded: nothing was written. `others`: those beside it."""
+
+    def __init__(self, message: str, fix: str, others: Sequence["LimitError"] = ()) -> None:
+        super().__init__(message, fix)
+        self.others = tuple(others)
 
 
 class JournalError(IngestError):

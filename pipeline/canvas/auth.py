@@ -6,7 +6,7 @@ Source: canvas-api.md, "Access". Secrets are held here and in the environment, a
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlencode
 
 import orjson
@@ -64,6 +64,7 @@ class Tokens:
         self._lock = asyncio.Lock()
         self._token = credentials.token
         self._renew_at_s = float("inf") if credentials.token else float("-inf")
+        self.scope = ""  # as the last answer named it
         self._refused = 0  # tokens in a row that were refused without a request that was let in
 
     async def current(self) -> str:
@@ -109,27 +110,56 @@ class Tokens:
             form["scope"] = self._credentials.scope
         reply = await self._post(self._credentials.token_url, urlencode(form).encode())
         if reply.status != _OK:
+            error = _error_of(reply.body)
             raise AuthError(
-                f"no token: {self._credentials.token_url} answers {reply.status or reply.problem}",
-                "check CANVAS_CLIENT_ID, CANVAS_CLIENT_SECRET, canvas.token_url and canvas.scope",
+                f"no token: {self._credentials.token_url} answers {reply.status or reply.problem}{error and f' ({error})'}",
+                _REFUSED.get(
+                    error,
+                    "check CANVAS_CLIENT_ID, CANVAS_CLIENT_SECRET, canvas.token_url and canvas.scope",
+                ),
             )
-        self._token, lifetime_s = _token_of(reply.body)
+        self._token, lifetime_s, self.scope = _token_of(reply.body)
         self._renew_at_s = self._clock.monotonic() + max(
             lifetime_s - _RENEW_BEFORE_S, lifetime_s / 2
         )
 
 
-def _token_of(body: bytes) -> tuple[str, float]:
+# The errors of RFC 6749, 5.2; no other text of an answer is repeated.
+_REFUSED: Final = {
+    "invalid_client": "CANVAS_CLIENT_ID or CANVAS_CLIENT_SECRET is wrong or has expired: make a new secret in Canvas, and set it",
+    "invalid_scope": "the application is not allowed canvas.scope: leave it empty, or widen the application's scopes in Canvas",
+    "unauthorized_client": "the application may not use client_credentials: change its grant type in Canvas",
+    "unsupported_grant_type": "check canvas.token_url: it ends in /auth/token/",
+    "invalid_request": "check canvas.token_url: it ends in /auth/token/",
+    "invalid_grant": "CANVAS_CLIENT_ID or CANVAS_CLIENT_SECRET is wrong or has expired: make a new secret in Canvas, and set it",
+}
+
+
+def _json_of(body: bytes) -> dict[str, Any]:
     try:
         answer = orjson.loads(body)
     except orjson.JSONDecodeError:
-        answer = None
-    token = answer.get("access_token") if isinstance(answer, dict) else None
+        return {}
+    return answer if isinstance(answer, dict) else {}
+
+
+def _error_of(body: bytes) -> str:
+    error = _json_of(body).get("error")
+    return error if isinstance(error, str) and error in _REFUSED else ""
+
+
+def _token_of(body: bytes) -> tuple[str, float, str]:
+    """The token, its lifetime in seconds, and its scope ("" where the answer names none)."""
+    answer = _json_of(body)
+    token, scope = answer.get("access_token"), answer.get("scope")
     if not isinstance(token, str) or not token.isascii() or not token.isprintable() or not token:
         raise AuthError(
             "the token endpoint's answer holds no access_token", "check canvas.token_url"
         )
     lifetime = answer.get("expires_in")
-    return token, float(lifetime) if isinstance(
-        lifetime, int | float
-    ) and lifetime > 0 else _LIFETIME_DEFAULT_S
+    is_told = isinstance(lifetime, int | float) and lifetime > 0
+    return (
+        token,
+        float(lifetime) if is_told else _LIFETIME_DEFAULT_S,
+        scope if isinstance(scope, str) else "",
+    )

@@ -27,7 +27,7 @@ from pipeline.canvas.retry import (
     retry_after_s,
 )
 from pipeline.canvas.server_clock import ServerClock
-from pipeline.canvas.transport import TLS, Reply, Transport
+from pipeline.canvas.transport import DNS, TLS, Reply, Transport
 from pipeline.clock import Clock
 from pipeline.errors import (
     AuthError,
@@ -161,6 +161,30 @@ class Client:
 
     # Reading --------------------------------------------------------------------------------------
 
+    async def sign_in(self) -> str:
+        """Get a token. Returns the scope that its answer names, "" where it names none.
+
+        Raises AuthError, Unreachable, CanvasError.
+        """
+        await self._tokens.current()
+        return self._tokens.scope
+
+    async def capabilities(self) -> dict[str, Any]:
+        """The CapabilityStatement at `/metadata`, which needs no token; asked once, not repeated.
+
+        Raises WrongHost, Unreachable, CanvasError.
+        """
+        await self._limiter.grant()
+        asked_at = self._clock.now()
+        url = f"{self._options.base_url}/metadata"
+        reply = await self._transport.exchange("GET", url, {"Accept": _JSON}, None)
+        self.exchanges.append(self._exchange("read", Permit("", asked_at), reply))
+        self.server_clock.hear(reply.headers.get("date", ""), asked_at, self._clock.now())
+        content = _json_of(reply)
+        if reply.status == _OK and content.get("resourceType") == "CapabilityStatement":
+            return content
+        raise not_fhir("/metadata", reply, self._host)
+
     async def probe(self, resource_type: str) -> None:
         """Can this resource be searched? Asked before the first write; finds a wrong address or token.
 
@@ -178,10 +202,7 @@ class Client:
                 f"the application may not read {resource_type}",
                 f"give it the scope for {resource_type}.read and .write",
             )
-        raise WrongHost(
-            f"a search for {resource_type} is answered with {reply.status or reply.problem}",
-            "check canvas.base_url",
-        )
+        raise not_fhir(f"a search for {resource_type}", reply, self._host)
 
     async def is_answering(self, resource_type: str, after_s: float) -> bool:
         """One read, `after_s` seconds from now, not repeated: does Canvas answer again?"""
@@ -316,7 +337,7 @@ class Client:
             self.exchanges.append(self._exchange("token", granted, reply))
             if reply.problem == TLS:
                 raise _untrusted()
-            if not _is_passing(reply):
+            if not _is_passing(reply) or reply.status == _UNAUTHORIZED:  # RFC 6749, 5.2
                 return reply
             delay_s = retry_after_s(reply, self._clock.now()) or self._options.backoff.delay_s(
                 tries, self._random
@@ -382,6 +403,37 @@ class Client:
 def _is_passing(reply: Reply) -> bool:
     """Whether the same request may well succeed a little later."""
     return reply.status is None or reply.status in {401, 429} or reply.status >= 500  # noqa: PLR2004
+
+
+def not_fhir(asked: str, reply: Reply, host: str) -> CanvasError:
+    """What it means that something is not answered as FHIR has it, and what to do about it."""
+    if reply.problem == TLS:
+        return _untrusted()
+    if reply.problem == DNS:
+        return Unreachable(
+            f"there is no host {host}",
+            "check canvas.base_url (https://fumage-<instance>.canvasmedical.com), and the name service of this machine",
+        )
+    if reply.status is None:
+        return Unreachable(
+            f"{host} does not answer ({reply.problem})",
+            "check canvas.base_url, the network, and whether a firewall or proxy is in between",
+        )
+    told = f"{asked} is answered with {reply.status}"
+    if issues_of(reply.body):
+        return WrongHost(told, "check canvas.base_url")
+    told += " and no FHIR resource"
+    if reply.status == 403:  # noqa: PLR2004 - Forbidden
+        return WrongHost(
+            told,
+            "the address of this machine may be blocked: ask Canvas to let it in; or canvas.base_url is another host",
+        )
+    if reply.status == _NOT_FOUND:
+        return WrongHost(
+            told,
+            "this is another host or path: check canvas.base_url (https://fumage-<instance>.canvasmedical.com, no path)",
+        )
+    return WrongHost(told, "check canvas.base_url: what answers there is no FHIR server")
 
 
 def _untrusted() -> CanvasError:

@@ -18,6 +18,7 @@ import aiohttp
 from yarl import URL
 
 TLS: Final = "tls"  # the problem of a certificate that is not trusted: it stays, so a run stops
+DNS: Final = "dns"  # the problem of a host that has no address
 _BODY_BYTES_MAX: Final = 4 * 1024 * 1024
 _CONNECT_S_MAX: Final = 10.0
 # Shorter than servers keep an idle connection, so that no request goes out on one being closed.
@@ -128,6 +129,8 @@ def _problem(error: BaseException) -> str:
     match error:
         case TimeoutError() | asyncio.TimeoutError():
             return "timeout"
+        case aiohttp.ClientConnectorDNSError():
+            return DNS
         case aiohttp.ClientConnectorError():
             return "connect"
         case aiohttp.ClientPayloadError():

@@ -18,7 +18,7 @@ import orjson
 
 from pipeline.errors import JournalError, JournalLost
 
-_ANCHOR: Final = "journal.anchor"
+ANCHOR: Final = "journal.anchor"  # its file
 _RUN_ID: Final = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{4}")
 _NETWORK: Final = re.compile(r"(nfs\d?|cifs|smb\w*|afs|ceph|glusterfs|lustre|fuse\.sshfs)")
 _GO_ON: Final = (
@@ -65,17 +65,17 @@ def lost(loss: str) -> JournalLost:
 def read_anchor(folder: Path) -> Anchor | None:
     """The anchor, or None where there is none that can be read."""
     try:
-        return Anchor(**orjson.loads((folder / _ANCHOR).read_bytes()))
+        return Anchor(**orjson.loads((folder / ANCHOR).read_bytes()))
     except (OSError, TypeError, orjson.JSONDecodeError):
         return None
 
 
 def write_anchor(folder: Path, anchor: Anchor) -> None:
     """Put it there in one step. It never runs ahead of what the journal has on disk."""
-    part = folder / f".{_ANCHOR}"
+    part = folder / f".{ANCHOR}"
     with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
         file.write(orjson.dumps(anchor))
-    part.replace(folder / _ANCHOR)
+    part.replace(folder / ANCHOR)
 
 
 def traces(

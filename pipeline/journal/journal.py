@@ -8,6 +8,7 @@ be sent. The only home of `sqlite3`.
 import asyncio
 import os
 import re
+import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -186,6 +187,35 @@ class Journal:
             pool.shutdown()
             raise
         return journal
+
+    @classmethod
+    def look(cls, folder: Path, base_url: str, report_dir: Path | None, scratch: Path) -> Self:
+        """The journal in `folder` as it stands, as a copy in the new folder `scratch`; or a new one there.
+
+        Nothing is written in `folder`, and what is done to the copy is lost with it. The plans come as
+        links. Raises as `open`.
+        """
+        amnesia.refuse_network(folder)
+        scratch.mkdir(mode=0o700)
+        (scratch / "plans").mkdir(mode=0o700)
+        try:
+            if _is_empty(folder / _FILE):
+                if _was_there(folder, base_url, report_dir):
+                    raise amnesia.lost("missing")
+                return cls.open(scratch, base_url, report_dir)
+            _refuse_held(folder / _FILE)
+            for name in (_FILE, f"{_FILE}-wal", amnesia.ANCHOR):
+                if (folder / name).exists():
+                    shutil.copyfile(folder / name, scratch / name)
+            if (folder / "plans").is_dir():
+                for plan in (folder / "plans").resolve().iterdir():
+                    (scratch / "plans" / plan.name).symlink_to(plan, target_is_directory=True)
+        except OSError as error:
+            raise JournalError(
+                f"{folder} cannot be read: {error.strerror}",
+                "check the permissions of state.dir, and the space for temporary files",
+            ) from None
+        return cls.open(scratch, base_url, report_dir)
 
     def _note_loss(self, who: str) -> None:
         at = datetime.now(UTC)
@@ -942,12 +972,10 @@ def _connect(
     """The connection to the journal of the last run; to a new one only where there was none."""
     amnesia.refuse_network(folder)
     path, anchor = folder / _FILE, amnesia.read_anchor(folder)
-    traces: list[str] = []
     loss = ""
     try:
-        if not path.exists() or not path.stat().st_size:
-            traces = amnesia.traces(folder, report_dir, base_url, ())
-            loss = "missing" if anchor is not None or traces else ""
+        if _is_empty(path):
+            loss = "missing" if _was_there(folder, base_url, report_dir) else ""
         if not loss:
             connection = _opened(path, base_url)
             loss = amnesia.loss_of(folder, anchor, connection, report_dir)
@@ -968,6 +996,31 @@ def _connect(
         raise amnesia.lost(loss)
     _set_aside(folder, loss)
     return _lost(_opened(path, base_url, loss), folder, base_url, report_dir, loss)
+
+
+def _is_empty(path: Path) -> bool:
+    return not path.exists() or not path.stat().st_size
+
+
+def _was_there(folder: Path, base_url: str, report_dir: Path | None) -> bool:
+    """Whether a journal that is not there was there before, by what runs left beside it."""
+    anchor = amnesia.read_anchor(folder)
+    return anchor is not None or bool(amnesia.traces(folder, report_dir, base_url, ()))
+
+
+def _refuse_held(path: Path) -> None:
+    """Raises JournalBusy where another run holds it; makes no file beside it to find out."""
+    connection = sqlite3.connect(
+        f"{path.resolve().as_uri()}?mode=ro&readonly_shm=1", uri=True, timeout=0
+    )
+    try:
+        connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    except sqlite3.Error as error:
+        found = _not_opened(error, path)
+        if isinstance(found, JournalBusy):
+            raise found from None
+    finally:
+        connection.close()
 
 
 def _opened(path: Path, base_url: str, loss: str = "") -> sqlite3.Connection:

@@ -14,13 +14,13 @@ import hashlib
 import io
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Final, NoReturn, cast
 
 import polars as pl
 
-from pipeline.errors import InputError
+from pipeline.errors import ColumnsMissing, InputError
 from pipeline.feeds.feed import Feed
 from pipeline.feeds.shape import ROW_BYTES_MAX, Misshapen, Shape
 from pipeline.feeds.source import Source, stamp_of
@@ -60,19 +60,31 @@ def inspect(path: Path, feed: Feed, spool_dir: Path) -> Source:
 
 
 def _check_columns(source: Source, feed: Feed) -> None:
-    missing = [(field, name) for field, name in feed.columns.items() if name not in source.header]
+    header = source.header
+    missing = [
+        (field, name, _near(name, header))
+        for field, name in feed.columns.items()
+        if name not in header
+    ]
     if not missing:
         return
-    field, column = missing[0]
-    near = difflib.get_close_matches(column, source.header, n=1, cutoff=_NEAR)
-    hint = f'did you mean "{near[0]}"? ' if near else ""
-    more = f" (and {len(missing) - 1} more are missing)" if len(missing) > 1 else ""
-    raise InputError(
-        f"the header has {len(source.header)} columns and not this one, which is mapped to {field}{more}",
+    field, _, near = missing[0]
+    hint = f'did you mean "{near}"? ' if near else ""
+    others = ", ".join(f'"{name}" ({field})' for field, name, _ in missing[1:])
+    more = f", nor these: {others}" if others else ""
+    raise ColumnsMissing(
+        f"the header has {len(header)} columns and not this one, which is mapped to {field}{more}",
         f"{hint}Check the columns and the delimiter of feed {feed.name}, and that the file has a header",
         file=source.name,
-        column=column,
+        missing=missing,
     )
+
+
+def _near(name: str, header: Sequence[str]) -> str:
+    """The column that is nearly called so, whatever its capitals; "" where there is none."""
+    folded = {column.casefold(): column for column in reversed(header)}
+    near = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=_NEAR)
+    return folded[near[0]] if near else ""
 
 
 def _check_header(header: list[str], path: Path, feed: Feed) -> None:
@@ -283,7 +295,7 @@ def _chain(held: list[bytes], chunks: Iterator[bytes]) -> Iterator[bytes]:
 def _header(head: bytes, path: Path, feed: Feed) -> tuple[str, list[str]]:
     """The delimiter and the columns.
 
-    Where the feed names no delimiter, it is the one under which the mapped columns appear.
+    Where the feed names no delimiter, it is the one under which most of the mapped columns appear.
     """
     text = head.decode(errors="replace")
     if "\0" in text:
@@ -302,8 +314,7 @@ def _header(head: bytes, path: Path, feed: Feed) -> tuple[str, list[str]]:
     candidates = [feed.delimiter] if feed.delimiter else [first, *_DELIMITERS]
     headers = {delimiter: _columns(text, delimiter) for delimiter in candidates}
     mapped = set(feed.columns.values())
-    fitting = [delimiter for delimiter in headers if mapped <= set(headers[delimiter] or ())]
-    delimiter = (fitting or candidates)[0]
+    delimiter = max(headers, key=lambda one: len(mapped.intersection(headers[one] or ())))
     header = headers[delimiter]
     if header is None:
         raise InputError(
