@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     import polars as pl
 
+    from pipeline.doctor import Check
     from pipeline.engine import Result
     from pipeline.job import Job
 
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "__version__",
+    "check",
+    "check_sync",
     "plan",
     "plan_sync",
     "report",
@@ -116,6 +119,19 @@ async def verify(
     return await verification.read_back(_job(config), sample=sample, since=since)
 
 
+async def check(config: str | Path, *, inputs: Inputs | None = None) -> list[Check]:
+    """Look at everything that a run needs: what would go wrong, and what to do about it.
+
+    Writes nothing. Each check has `group`, `what`, `state` ("ok", "warning", "wrong"), `message` and
+    `todo`. Raises `errors.ConfigError` where the configuration cannot be read.
+    """
+    from pipeline import config as configuration
+    from pipeline import doctor
+
+    job, no_secrets = configuration.load_to_check(config, inputs=inputs)
+    return await doctor.check(job, no_secrets=no_secrets)
+
+
 def plan_sync(
     config: str | Path,
     *,
@@ -152,6 +168,11 @@ def run_sync(
             journal_lost=journal_lost,
         ),
     )
+
+
+def check_sync(config: str | Path, *, inputs: Inputs | None = None) -> list[Check]:
+    """`check`, for a program without an event loop."""
+    return _alone("check", lambda: check(config, inputs=inputs))
 
 
 def report_sync(config: str | Path, *, run_id: str | None = None) -> Result:

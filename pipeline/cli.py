@@ -294,6 +294,38 @@ def report(run_id: str | None, **options: Any) -> None:
     _carry_out(work, options)
 
 
+@cli.command(short_help="What would go wrong in a run, and what to do about it.")
+@_options(_CONFIG, *_FEEDS, *_OUTPUT)
+def check(**options: Any) -> None:
+    """Look at everything that a run needs, and say what would go wrong and what to do about it.
+
+    Writes nothing here, and nothing to Canvas. Ends with 1 where something is wrong.
+    """
+
+    def work(progress: Progress, stop: asyncio.Event) -> Any:
+        from pipeline import config, doctor
+
+        job, no_secrets = config.load_to_check(
+            options["config"],
+            inputs=config.inputs_of(options["inputs"]),
+            only_feeds=options["only_feeds"],
+        )
+        return doctor.check(job, no_secrets=no_secrets, progress=progress, stop=stop)
+
+    checks = _watch(work, options)
+    from pipeline import doctor
+    from pipeline.views.checks import checks_text
+
+    told = doctor.as_json(checks)
+    if options["as_json"]:
+        import orjson
+
+        click.echo(orjson.dumps(told).decode())
+    else:
+        click.echo(checks_text(told, _shown(options["config"]), _given(options)))
+    sys.exit(told["exit_code"])
+
+
 @cli.command(short_help="Serve a local Canvas on loopback.")
 @click.option("--port", default=8765, show_default=True, help="0 takes a free one.")
 @click.option(

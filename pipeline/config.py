@@ -597,6 +597,20 @@ def _is_safe(url: str) -> bool:
     return is_safe and bool(parts.hostname) and "@" not in parts.netloc
 
 
+def load_to_check(
+    path: str | Path,
+    *,
+    environment: Mapping[str, str] | None = None,
+    inputs: Mapping[str, str | Path | pl.DataFrame] | None = None,
+    only_feeds: tuple[str, ...] = (),
+) -> tuple[Job, ConfigError | None]:
+    """As `load`; where only the secrets cannot be read the job comes without, and why."""
+    try:
+        return load(path, environment=environment, inputs=inputs, only_feeds=only_feeds), None
+    except ConfigError as error:
+        return load(path, environment={}, inputs=inputs, only_feeds=only_feeds), error
+
+
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()

@@ -157,9 +157,6 @@ def _token_of(body: bytes) -> tuple[str, float, str]:
             "the token endpoint's answer holds no access_token", "check canvas.token_url"
         )
     lifetime = answer.get("expires_in")
-    is_told = isinstance(lifetime, int | float) and lifetime > 0
-    return (
-        token,
-        float(lifetime) if is_told else _LIFETIME_DEFAULT_S,
-        scope if isinstance(scope, str) else "",
-    )
+    if not isinstance(lifetime, int | float) or lifetime <= 0:
+        lifetime = _LIFETIME_DEFAULT_S
+    return token, float(lifetime), scope if isinstance(scope, str) else ""

@@ -416,24 +416,27 @@ def not_fhir(asked: str, reply: Reply, host: str) -> CanvasError:
         )
     if reply.status is None:
         return Unreachable(
-            f"{host} does not answer ({reply.problem})",
+            f"{host} does not answer: {_NO_ANSWER.get(reply.problem, reply.problem)}",
             "check canvas.base_url, the network, and whether a firewall or proxy is in between",
         )
     told = f"{asked} is answered with {reply.status}"
     if issues_of(reply.body):
         return WrongHost(told, "check canvas.base_url")
-    told += " and no FHIR resource"
-    if reply.status == 403:  # noqa: PLR2004 - Forbidden
-        return WrongHost(
-            told,
-            "the address of this machine may be blocked: ask Canvas to let it in; or canvas.base_url is another host",
-        )
-    if reply.status == _NOT_FOUND:
-        return WrongHost(
-            told,
-            "this is another host or path: check canvas.base_url (https://fumage-<instance>.canvasmedical.com, no path)",
-        )
-    return WrongHost(told, "check canvas.base_url: what answers there is no FHIR server")
+    return WrongHost(
+        f"{told} and no FHIR resource",
+        _NOT_FHIR.get(reply.status, "check canvas.base_url: what answers there is no FHIR server"),
+    )
+
+
+_NOT_FHIR: Final = {
+    403: "the address of this machine may be blocked: ask Canvas to let it in; or canvas.base_url is another host",
+    404: "this is another host or path: check canvas.base_url (https://fumage-<instance>.canvasmedical.com, no path)",
+}
+_NO_ANSWER: Final = {
+    "connect": "no connection",
+    "timeout": "not in time",
+    "disconnected": "it closes the connection",
+}
 
 
 def _untrusted() -> CanvasError:

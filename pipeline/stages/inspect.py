@@ -44,9 +44,7 @@ def inspect(path: Path, feed: Feed, spool_dir: Path) -> Source:
     A text in another encoding than UTF-8 is copied into `spool_dir` as UTF-8.
     """
     if not path.is_file():
-        raise InputError(
-            "there is no such file", f"check the path of feed {feed.name}", file=path.name
-        )
+        raise InputError("there is no such file", f"check the path of {feed.name}", file=path.name)
     source = _parquet(path) if path.suffix == ".parquet" else _text(path, feed, spool_dir)
     _check_columns(source, feed)
     if source.rows == 0:
