@@ -326,6 +326,41 @@ def check(**options: Any) -> None:
     sys.exit(told["exit_code"])
 
 
+@cli.command(short_help="Draft a configuration from a file's own header.")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option(
+    "--kind",
+    type=click.Choice(["eligibility", "ledger"]),
+    help="What it holds; else by its columns.",
+)
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path, allow_dash=True),
+    help="Where the draft goes; - is stdout.  [default: FILE's name with .toml, here]",
+)
+def init(file: Path, kind: str | None, output: Path | None) -> None:
+    """Draft a configuration from a file's own header and a sample of its rows.
+
+    What is not sure is a comment with DECIDE in it. A file that is there is never written over.
+    """
+    from pipeline.drafting import draft
+    from pipeline.errors import IngestError
+    from pipeline.views.draft import drafted_text
+
+    if output is None:
+        output = Path(f"{file.name.partition('.')[0] or 'draft'}.toml")
+    is_stdout = str(output) == "-"
+    try:
+        drafted = draft(file, kind, None if is_stdout else output)
+    except IngestError as error:
+        _exit_with(error, as_json=False)
+    shown = None if is_stdout else _shown(output)
+    told = drafted_text(drafted.source, shown, drafted.guessed, drafted.undecided)
+    if is_stdout:
+        click.echo(drafted.text, nl=False)
+    click.echo(told, err=is_stdout)
+
+
 @cli.command(short_help="Serve a local Canvas on loopback.")
 @click.option("--port", default=8765, show_default=True, help="0 takes a free one.")
 @click.option(

@@ -287,7 +287,7 @@ class Examination:
         self.patients = [(feed, _first(planner.sources[feed.name])) for feed in fit]
         unknown = [kind for kind, reference in references.items() if reference is None]
         self._stand_in(planner, fit, unknown)
-        self.is_sure = self.is_sure and not unknown
+        self.is_sure = self.is_sure and (not unknown or not journal.length)
         self._plan(planner, folder, job)
 
     def _planner(self, job: Job, journal: Journal) -> tuple[Planner, Path]:
@@ -307,6 +307,16 @@ class Examination:
             return None
         if reference.path is None:
             return reference
+        columns = f'"{reference.source_column}" and "{reference.target_column}"'
+        if not reference.path.is_file():
+            self._note(
+                "Files",
+                f"references.{kind}",
+                State.WRONG,
+                f"there is no {os.path.normpath(reference.path)}",
+                f"make that table with the columns {columns}, or name another in references.{kind}.path",
+            )
+            return None
         alone = replace(job, feeds=(), references=References(**{kind: reference}))
         try:
             planner, _ = self._planner(alone, journal)
@@ -452,7 +462,7 @@ class Examination:
             )
 
     def _look_at_limits(self, exceeded: Sequence[LimitError]) -> None:
-        """Where an id stood for itself, or the journal was not seen, a plan alone can tell for sure."""
+        """Where the journal was not seen, or its ids are not known, only a plan can tell for sure."""
         for error in exceeded:
             state = State.WRONG if self.is_sure else State.WARNING
             self._note("Limits", "limits", state, error.message, error.fix)

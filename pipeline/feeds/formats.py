@@ -46,15 +46,23 @@ FORMATS: Final = (
 
 
 def fitting(texts: Collection[str]) -> list[str]:
-    """The formats that read every one of these texts as a day, the usual ones first; [] for no text."""
-    if not texts:
-        return []
-    left = list(FORMATS)
-    for text in texts:
-        left = [form for form in left if reads(form, text)]
-        if not left:
-            break
-    return left
+    """The formats that read every one of these texts as a day, the usual ones first; [] for no text.
+
+    Of several that read the same days only the first is there.
+    """
+    days: dict[str, list[object]] = {}
+    for form in FORMATS if texts else ():
+        dates = Dates((form,))
+        found: list[object] = []
+        for text in texts:
+            day = dates.read(text)
+            if isinstance(day, str):
+                break
+            found.append(day)
+        else:
+            if found not in days.values():
+                days[form] = found
+    return list(days)
 
 
 def reads(form: str, text: str) -> bool:

@@ -203,7 +203,8 @@ class Journal:
                 if _was_there(folder, base_url, report_dir):
                     raise amnesia.lost("missing")
                 return cls.open(scratch, base_url, report_dir)
-            _refuse_held(folder / _FILE)
+            if (folder / f"{_FILE}-wal").exists():  # SQLite removes it when it closes
+                _refuse_held(folder / _FILE)
             for name in (_FILE, f"{_FILE}-wal", amnesia.ANCHOR):
                 if (folder / name).exists():
                     shutil.copyfile(folder / name, scratch / name)

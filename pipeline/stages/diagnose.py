@@ -14,7 +14,7 @@ import polars as pl
 
 from pipeline.feeds.feed import Feed
 from pipeline.feeds.formats import FORMATS, fitting, reads
-from pipeline.feeds.spellings import shown
+from pipeline.feeds.spellings import CODED, shown
 from pipeline.feeds.texts import texts_of
 from pipeline.fhir import codes
 from pipeline.plans import SEQ, Plan
@@ -106,6 +106,8 @@ def _broken(rule: str, seen: _Seen, feed: Feed) -> Broken:
         todo = f"map them in [feeds.codes.{name}] of {feed.name} to {_ALLOWED[rule]}; or have the file mended"
     elif what == "date":
         todo, is_configuration = _on_dates(feed, seen.texts)
+    elif what == "required" and name in CODED:
+        todo = f"rows without it can be left out with [feeds.only] of {feed.name}: name the values to keep"
     elif rule == "amount|sign":
         other = "negative" if feed.amount_sign == "positive" else "positive"
         todo = (

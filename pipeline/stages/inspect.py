@@ -54,6 +54,19 @@ def inspect(path: Path, feed: Feed, spool_dir: Path) -> Source:
     return source
 
 
+def headers(path: Path, encoding: str) -> dict[str, list[str]]:
+    """The columns of a text's first line, under each delimiter that is tried. Raises InputError."""
+    with path.open("rb") as raw:
+        chunks = _decoded(_unpacked(raw, path, len), path, encoding)
+        head = b""
+        for chunk in chunks:
+            head += chunk
+            if len(head) > ROW_BYTES_MAX:
+                break
+    text = head.decode(errors="replace")
+    return {delimiter: _columns(text, delimiter) or [] for delimiter in _DELIMITERS}
+
+
 # The columns --------------------------------------------------------------------------------------
 
 
