@@ -271,10 +271,10 @@ class _Drafting:
         if name == "transaction_id":
             return bool(texts.len()) and texts.is_unique().all()
         if name == "type":
-            return bool(texts.len()) and all(is_taken(name, text) for text in texts.unique())
+            return all(is_taken(name, text) for text in texts.unique())
         if name == "currency":
             return set(texts.unique()) <= {"USD"}
-        return bool(texts.len()) or name in TRAITS[self._kind].required
+        return True
 
     def _why_not(self, name: str) -> str:
         if name == "transaction_id":
@@ -283,7 +283,7 @@ class _Drafting:
             return "its values are no codes of Canvas: map them under codes.type, or leave it out"
         if name == "claim":
             return "with a claim a payment is a copay, and goes to that claim"
-        return "its name may mean something else, or it is blank"
+        return "its name may mean something else"
 
     def _ask_for(self, name: str, match: synonyms.Match | None) -> None:
         """A required field that has no column for sure."""
