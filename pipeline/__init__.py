@@ -14,7 +14,7 @@ Everything is imported when it is first needed, so that `canvas-ingest --help` a
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from pipeline.job import Job
 
     Inputs = Mapping[str, str | Path | pl.DataFrame]
+
+T = TypeVar("T")
 
 __version__ = "0.1.0"
 __all__ = [
@@ -126,8 +128,9 @@ async def check(config: str | Path, *, inputs: Inputs | None = None) -> list[Che
     `todo`. Raises `errors.ConfigError` where the configuration cannot be read.
     """
     from pipeline import config as configuration
-    from pipeline import doctor
+    from pipeline import doctor, logs
 
+    logs.configure_unless_configured()
     job, no_secrets = configuration.load_to_check(config, inputs=inputs)
     return await doctor.check(job, no_secrets=no_secrets)
 
@@ -205,7 +208,7 @@ def _job(
     )
 
 
-def _alone(name: str, work: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+def _alone(name: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Carry it out in an event loop of its own. Raises RuntimeError where one runs already."""
     try:
         asyncio.get_running_loop()

@@ -353,7 +353,7 @@ def init(file: Path, kind: str | None, output: Path | None) -> None:
     try:
         drafted = draft(file, kind, None if is_stdout else output)
     except IngestError as error:
-        _exit_with(error, as_json=False)
+        _exit_with(error, {})
     shown = None if is_stdout else _shown(output)
     told = drafted_text(drafted.source, shown, drafted.guessed, drafted.undecided)
     if is_stdout:

@@ -473,9 +473,13 @@ class File(_Section):
         FolderSection(dir="state"),
         description="Where the journal and the plans are. Keep it, and back it up: without it a payment could be posted twice. A local disk, for a network file system is refused.",
     )
-    report: FolderSection = Field(
-        FolderSection(dir="reports"),
+    report: ReportSection = Field(
+        ReportSection(dir="reports", metrics=""),
         description="Where each run leaves its folder; `latest` points at the last one.",
+    )
+    notify: NotifySection = Field(
+        NotifySection.model_validate({}),
+        description="Who is told how a `run` or a `verify` ended.",
     )
     references: ReferencesSection = Field(
         ReferencesSection.model_validate({}),

@@ -308,7 +308,7 @@ class Examination:
         if reference.path is None:
             return reference
         columns = f'"{reference.source_column}" and "{reference.target_column}"'
-        if not reference.path.is_file():
+        if isinstance(reference.path, Path) and not reference.path.is_file():
             self._note(
                 "Files",
                 f"references.{kind}",
@@ -330,7 +330,7 @@ class Examination:
             "Files",
             f"references.{kind}",
             State.OK,
-            f"{_count(len(table), 'id')} in {reference.path.name}",
+            f"{_count(len(table), 'id')} in {Path(reference.path).name}",
         )
         if several:
             self._note(
