@@ -135,6 +135,7 @@ class Examination:
     random: Random = field(default_factory=Random)  # jitter, and ids of plans that are thrown away
     checks: list[Check] = field(default_factory=list)
     patients: list[tuple[Feed, pl.DataFrame]] = field(default_factory=list)  # a few rows a feed
+    has_past: bool = False  # the journal knows of earlier runs
     is_sure: bool = True  # of what would be sent: the journal and all ids are known
 
     def _note(self, group: str, what: str, state: State, message: str, todo: str = "") -> None:
@@ -258,7 +259,7 @@ class Examination:
         return Journal.open(self.scratch / "state", job.canvas.base_url)
 
     def _look_into(self, journal: Journal) -> None:
-        group = "Journal"
+        group, self.has_past = "Journal", True
         self._note(group, "journal", State.OK, f"whole, and of {journal.base_url}")
         journal.start_run(new_run("plan", SystemClock(), self.random))  # as a run would find it
         doubts = len(journal.doubts())
@@ -284,10 +285,10 @@ class Examination:
         job = replace(job, feeds=fit, references=References(**usable))
         planner, folder = self._planner(job, journal)
         self._look_at_disk([source for each in planner.sources.values() for source in each])
-        self.patients = [(feed, _first(planner.sources[feed.name])) for feed in fit]
+        self.patients = [(feed, _first(planner.sources[feed.name], feed)) for feed in fit]
         unknown = [kind for kind, reference in references.items() if reference is None]
         self._stand_in(planner, fit, unknown)
-        self.is_sure = self.is_sure and (not unknown or not journal.length)
+        self.is_sure = self.is_sure and not (unknown and self.has_past)
         self._plan(planner, folder, job)
 
     def _planner(self, job: Job, journal: Journal) -> tuple[Planner, Path]:
@@ -620,27 +621,29 @@ class Examination:
     async def _look_up_some(self, client: Client) -> None:
         """Search for a few of the files' patients."""
         system = self.job.references.patient.system
-        values = {
-            value
-            for feed, frame in self.patients
-            for value in texts_of(frame, feed)["patient"].drop_nulls().unique()
-        }
+        values: set[str] = set()
+        for feed, frame in self.patients:
+            values.update(texts_of(frame, feed)["patient"].drop_nulls())
+        missing = 0
 
         async def look() -> str:
-            options = self.job.canvas
-            found = await lookup(self.patients, system, client, options.concurrency)
+            nonlocal missing
+            found = await lookup(self.patients, system, client, self.job.canvas.concurrency)
             missing = sum(value not in found for value in values)
-            if missing == len(values) and missing:
-                raise Unreachable(
-                    f"none of {_count(missing, 'patient')} of the files is found in the system of references.patient",
-                    "check references.patient.system, and that these patients are in Canvas",
-                )
             return (
-                f"{len(values) - missing} of {_count(len(values), 'patient')} looked up are there"
+                f"{len(values) - missing} of the first {_count(len(values), 'patient')} are there"
             )
 
-        if values:
-            await self._ask("patients", look())
+        if not values or not await self._ask("patients", look()) or not missing:
+            return
+        told = self.checks.pop()
+        self.checks.append(
+            replace(
+                told,
+                state=State.WRONG if missing == len(values) else State.WARNING,
+                todo="check references.patient.system, and that these patients are in Canvas; `plan` looks up all",
+            )
+        )
 
 
 _KINDS: Final[tuple[Kind, ...]] = ("patient", "payer", "claim")
@@ -678,11 +681,10 @@ def _count(number: int, what: str) -> str:
     return f"1 {what}" if number == 1 else f"{number:,} {what}s"
 
 
-def _first(sources: Sequence[Source]) -> pl.DataFrame:
-    """A few rows of a feed."""
-    for batch in read(sources[0]):
-        return batch.frame.head(_LOOKED_UP)
-    raise AssertionError("a file without rows is unfit")
+def _first(sources: Sequence[Source], feed: Feed) -> pl.DataFrame:
+    """A few rows of a feed, of those that `only` keeps."""
+    batch = next(read(sources[0]))
+    return batch.frame.filter(wanted(texts_of(batch.frame, feed), feed)).head(_LOOKED_UP)
 
 
 def _rows_of(feed: Feed) -> str:

@@ -28,6 +28,10 @@ from pipeline.stages.read import read
 from pipeline.views.draft import Lines, draft_text
 
 _SAMPLE_ROWS: Final = 10_000
+_SHARE_SURE: Final = (
+    0.5  # of a column's values that are codes of a field, beside a name that may be its
+)
+_SHARE_SUGGESTED: Final = 0.3  # the same without such a name
 _ENCODINGS: Final = ("utf-8", "windows-1252")
 _ENDINGS: Final[tuple[Literal["require", "any"], ...]] = ("require", "any")
 _CANVAS_KEY: Final = re.compile(r"[0-9a-f]{32}")
@@ -240,7 +244,7 @@ class _Drafting:
         required = TRAITS[self._kind].required
         for name in TRAITS[self._kind].fields:
             match = self._matches.get(name)
-            if match is not None and match.is_sure and self._may_be(name, match.column):
+            if match is not None and self._is_sure(name, match):
                 self._columns[name] = match.column
                 self._lines.columns.append((name, match.column, _also(match)))
                 self._guessed.append((name, f'column "{match.column}"'))
@@ -264,6 +268,20 @@ class _Drafting:
         ]
         if unused:
             self._lines.unused = [_safe(name) for name in unused]
+
+    def _is_sure(self, name: str, match: synonyms.Match) -> bool:
+        """By its name; or by its values, where they are codes of the field, and no other field has it."""
+        if match.is_sure:
+            return self._may_be(name, match.column)
+        is_free = match.column not in self._columns.values()
+        return is_free and self._share(name, match.column) > _SHARE_SURE
+
+    def _share(self, name: str, column: str) -> float:
+        """How many of a column's values are known as codes of a coded field; 0 where all are the same."""
+        texts = self._sample[column].drop_nulls()
+        if name not in _MEANINGS or texts.n_unique() < 2:  # noqa: PLR2004 - different ones
+            return 0.0
+        return sum(_means(name, text) for text in texts) / texts.len()
 
     def _may_be(self, name: str, column: str) -> bool:
         """Whether what stands in a column does not speak against its name."""
@@ -305,12 +323,11 @@ class _Drafting:
     def _by_values(self, name: str) -> str | None:
         """A column without a name that is known, whose values are codes of this field."""
         taken = {match.column for match in self._matches.values()}
-        for column in self._source.kept:
-            texts = self._sample[column].drop_nulls()
-            is_coded = texts.n_unique() > 1 and column not in taken
-            if is_coded and sum(_means(name, text) for text in texts) > texts.len() / 2:
-                return column
-        return None
+        shares = {
+            column: self._share(name, column) for column in self._source.kept if column not in taken
+        }
+        best = max(shares, key=lambda column: shares[column], default=None)
+        return best if best is not None and shares[best] > _SHARE_SUGGESTED else None
 
     # Codes ----------------------------------------------------------------------------------------
 

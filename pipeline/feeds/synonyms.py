@@ -2,8 +2,8 @@
 
 From Canvas' own migration template, Tuva's `eligibility`, Synthea, flat exports of an 834, and exports
 of practice management systems (Kareo, athenahealth, AdvancedMD, eClinicalWorks, Medisoft, OpenEMR and
-their like). Case, blanks and punctuation do not count: "Payor ID", PAYOR_ID and payorId are one
-name, and # stands for "no".
+their like). Case, blanks, punctuation and common abbreviations do not count: "Payor ID",
+PAYER_ID and payorId are one name, and so are "Acct #" and AccountNumber.
 A name with a ? may well mean something else: it is shown to a person, and never set.
 """
 
@@ -20,10 +20,10 @@ _PATIENT: Final = "mrn | patient mrn | member mrn | patient identifier | patient
 SYNONYMS: Final[dict[Kind, dict[str, str]]] = {
     Kind.ELIGIBILITY: {
         "patient": _PATIENT,
-        "subscriber": "subscriber mrn | subscriber patient id | subscriber identifier | subscriber key | subscriber chart number | subscriber chart no | subscriber account number | subscriber account no | insured patient id | insured mrn | insured chart no | subscr acct no | subscr mrn | sub mrn | subscriber | policy holder mrn | guarantor mrn? | guarantor id? | guarantor?",
+        "subscriber": "subscriber mrn | subscriber patient id | subscriber identifier | subscriber key | subscriber chart number | subscriber chart no | subscriber account number | subscriber account no | insured patient id | insured mrn | insured chart no | subscr mrn | sub mrn | policyholder chart id | policyholder chart no | policyholder mrn | subscriber | policy holder mrn | guarantor mrn? | guarantor id? | guarantor?",
         "member_id": "member id | insurance id number | insured id number | insured id no | member number | member no | member identifier | ins member id | policy number | policy no | policy num | policy id | insurance policy number | pol no | pol num | pol id | insured id | certificate number | certificate no | cert no | cardholder id | subscriber policy number | insurance id | subscriber no? | subscriber number? | subscriber id? | identifier? | medicaid id? | id number?",
-        "relationship": "relationship to subscriber | relationship to insured | relationship code | individual relationship code | rel code | rel cd | patient relationship to insured | patient relationship to subscriber | patient relationship | pat relationship | pt relationship | patient rel | pat rel | pt rel | subscriber relation | subscriber relationship | insured relationship | relation to subscriber | relation to insured | rel to subscriber | rel to insured | rel to subs | insd rel | ins rel | subscr rel | sub rel | member relationship | relationship | relation | rel | ownership | ins02 | relationship to insured id | guarantor relationship?",
-        "payer": "payer id | payor id | payer code | payor code | payer identifier | payer number | carrier id | carrier code | carrier no | insurance company id | insurance package id | insurance code | ins code | ins id | insurer id | payer | payor | carrier | insurer | insurance company | insurance carrier | ins company | ins co | insurance company name | payer name | payor name | carrier name | insurance name | ins name | company name | primary payer | insurance | health plan? | plan name?",
+        "relationship": "relationship to subscriber | relationship to insured | relationship code | individual relationship code | rel code | rel cd | patient relationship to insured | patient relationship to subscriber | patient relationship | pat relationship | pt relationship | patient rel | pat rel | pt rel | subscriber relation | subscriber relationship | insured relationship | relation to subscriber | relation to insured | rel to subscriber | rel to insured | rel to subs | insd rel | ins rel | subscr rel | relationship to policyholder | relationship to policy holder | member relationship | relationship | relation | rel | ownership | ins02 | relationship to insured id | guarantor relationship?",
+        "payer": "payer id | payor id | payer code | payor code | payer identifier | payer number | carrier id | carrier code | carrier no | insurance company id | insurance company no | insurance company code | insurance package id | insurance code | ins code | insurer id | payer | payor | carrier | insurer | insurance company | insurance carrier | ins company | ins co | insurance company name | payer name | payor name | carrier name | insurance name | ins name | company name | primary payer | insurance | health plan? | plan name?",
         "payer_name": "payer name | payor name | insurance company name | insurance company | insurance name | carrier name | insurer name | ins name | ins co name | company name",
         "order": "order | cob | cob order | cob priority | coverage order | insurance order | ins order | sequence number | sequence no | insurance sequence | sequence | seq no | seq num | seq | precedence | coverage priority | priority | payer responsibility | payer sequence | filing order | coverage rank | insurance rank | rank | prim sec | primary secondary | pri sec | insurance level? | level? | insurance type? | ins type? | type?",
         "start_on": "coverage start date | coverage start | coverage effective date | coverage begin date | coverage from | effective date | effective start date | effective from | effective | eff date | eff dt | eff | enrollment start date | enrollment start | eligibility start date | elig start | benefit begin date | benefit start date | begin date | plan effective date | policy effective date | start date | start dt | start | start on | start year | valid from | from date | issue date? | from?",
@@ -32,21 +32,46 @@ SYNONYMS: Final[dict[Kind, dict[str, str]]] = {
         "type": "coverage type | coverage type code | plan type | insurance plan type | product type | insurance type | ins type | payer type | type | insurance line code | line of business | lob",
         "plan": "plan name | plan | insurance plan name | benefit plan name | benefit plan | plan description | plan coverage description | product name | insurance plan | plan id? | plan code?",
         "subplan": "subplan | sub plan | subplan name",
-        "group": "group number | group no | group num | group id | group | grp no | grp num | grp number | grp | employer group number | group policy number | policy group number | group or policy number | policy number? | policy no? | group name?",
+        "group": "group number | group no | group num | group id | group | grp no | grp num | grp number | grp | employer group number | group policy number | policy group number | group or policy number | group name no | group no name | policy number? | group name?",
         "subgroup": "subgroup | sub group | subgroup id | subgroup number",
         "subscriber_id": "subscriber id | subscriber number | subscriber no | subscriber member id | insured id | policy holder id",
     },
     Kind.LEDGER: {
-        "transaction_id": "transaction id | transaction number | transaction no | transaction num | txn id | txn no | txn | trans id | trans no | trans num | trx id | payment id | payment number | payment no | pmt id | pmt no | receipt number | receipt no | receipt num | receipt id | posting id | ledger id | ledger entry id | patient ledger id | entry id | entry no | transaction | receipt | id | payment line id | reference number? | ref no? | voucher no? | confirmation number? | check number?",
+        "transaction_id": "transaction id | transaction number | transaction no | transaction num | txn id | txn no | txn | trans id | trans no | trans num | trx id | payment id | payment number | payment no | pmt id | pmt no | receipt number | receipt no | receipt num | receipt id | posting id | ledger id | ledger entry id | patient ledger id | entry id | entry no | transaction | receipt | id | payment line id | journal no | journal id | journal entry | reference number? | ref no? | voucher no? | confirmation number? | check number?",
         "patient": _PATIENT,
         "amount": "payment amount | amount paid | paid amount | payments | patient payment amount | patient payment | patient paid | pmt amount | pmt amt | paid amt | receipt amount | transaction amount | trans amount | trans amt | txn amount | amount usd | amount | amt | pmt | payment | credit amount? | credit? | credits? | copay amount? | total?",
-        "posted_on": "posted date | post date | posting date | date posted | posted on | posted | post dt | payment date | pmt date | pmt dt | date of payment | paid date | date paid | receipt date | deposit date | dep post date | transaction date | trans date | txn date | txn dt | entry date | date | dep date | service date? | date of service? | dos? | from date? | created?",
+        "posted_on": "posted date | post date | posting date | date posted | posted on | posted | post dt | payment date | pmt date | pmt dt | date of payment | paid date | date paid | receipt date | deposit date | dep post date | transaction date | trans date | txn date | txn dt | entry date | journal date | date | dep date | service date? | date of service? | dos? | from date? | created?",
         "claim": "claim id? | claim number? | claim no? | claim num? | claim? | encounter id? | visit id? | encounter?",
         "entry_type": "entry type | transaction type | txn type | trans type | trx type | posting type | payment type | pmt type | type | transaction code | trans code | txn code | payment code | pmt code | code | category | method?",
         "currency": "currency | currency code",
     },
 }
 # fmt: on
+_LONG: Final = {
+    **dict.fromkeys(("tran", "trans", "txn", "trx", "trn"), "transaction"),
+    **dict.fromkeys(("pmt", "pymt", "paymt"), "payment"),
+    **dict.fromkeys(("no", "num", "nbr", "nmbr"), "number"),
+    **dict.fromkeys(("pt", "pat"), "patient"),
+    **dict.fromkeys(("subs", "subscr", "sbr"), "subscriber"),
+    **dict.fromkeys(("mbr", "mem"), "member"),
+    **dict.fromkeys(("rel", "relation", "reln"), "relationship"),
+    **dict.fromkeys(("term", "termed", "terminated"), "termination"),
+    "acct": "account",
+    "amt": "amount",
+    "cd": "code",
+    "co": "company",
+    "dt": "date",
+    "eff": "effective",
+    "exp": "expiration",
+    "grp": "group",
+    "ins": "insurance",
+    "insd": "insured",
+    "jrnl": "journal",
+    "payor": "payer",
+    "pol": "policy",
+}
+_CAMEL: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")
+_WORD: Final = re.compile(r"[^\W_]+")
 # Words that may stand before a name without changing what it means.
 _LEADING: Final = ("primary", "insurance", "policy", "coverage", "ins", "pri")
 _FURTHER: Final = re.compile(r"^(secondary|tertiary|2nd|3rd|other)")  # another coverage of the row
@@ -72,17 +97,16 @@ def matches(header: Sequence[str], kind: Kind) -> dict[str, Match]:
     taken: set[str] = set()
     found: dict[str, Match] = {}
     for field, names in _RANKS[kind].items():
-        by_rank: dict[int, str] = {}
+        by_rank: dict[_Name, str] = {}
         for column in header:
             name = None if column in taken else _known(folded[column], names)
             if name is not None:
-                by_rank.setdefault(names[name].rank, column)
+                by_rank.setdefault(name, column)
         if not by_rank:
             continue
-        best, *others = (by_rank[rank] for rank in sorted(by_rank))
-        is_sure = names[_known(folded[best], names) or ""].is_sure
-        found[field] = Match(best, is_sure, tuple(others))
-        if is_sure:
+        (name, best), *others = sorted(by_rank.items())
+        found[field] = Match(best, name.is_sure, tuple(column for _, column in others))
+        if name.is_sure:
             taken.add(best)
     return found
 
@@ -102,15 +126,13 @@ def known(header: Sequence[str]) -> int:
 
 def further(header: Sequence[str]) -> list[str]:
     """Columns of a second or third coverage in the same row."""
-    return [column for column in header if _FURTHER.match(_folded(column))]
+    return [column for column in header if _FURTHER.match(_folded(column)[0])]
 
 
 def _score(header: Sequence[str], kind: Kind) -> int:
     """Names that only one kind has say more than those that both have."""
-    found = matches(header, kind)
-    return sum(
-        2 if field in _TELLING[kind] else 1 for field, match in found.items() if match.is_sure
-    )
+    found = matches(header, kind).items()
+    return sum(1 + (field in _TELLING[kind]) for field, match in found if match.is_sure)
 
 
 _TELLING: Final = {
@@ -119,9 +141,11 @@ _TELLING: Final = {
 }
 
 
-def _folded(name: str) -> str:
-    numbered = name.casefold().replace("#", "no")
-    return "".join(letter for letter in numbered if letter.isalnum())
+def _folded(name: str) -> tuple[str, str]:
+    """A name without case, blanks and punctuation: as it is, and with its abbreviations written out."""
+    spaced = _CAMEL.sub(" ", name).casefold().replace("#", " no ")
+    words = _WORD.findall(spaced)
+    return "".join(words), "".join(_LONG.get(word, word) for word in words)
 
 
 def _ranks() -> dict[Kind, dict[str, dict[str, _Name]]]:
@@ -129,8 +153,9 @@ def _ranks() -> dict[Kind, dict[str, dict[str, _Name]]]:
     return {
         kind: {
             field: {
-                _folded(name): _Name(rank, not name.strip().endswith("?"))
-                for rank, name in enumerate(names.split("|"))
+                folded: _Name(rank, not name.strip().endswith("?"))
+                for rank, name in reversed(list(enumerate(names.split("|"))))
+                for folded in _folded(name)
             }
             for field, names in fields.items()
         }
@@ -141,14 +166,19 @@ def _ranks() -> dict[Kind, dict[str, dict[str, _Name]]]:
 _RANKS: Final = _ranks()
 
 
-def _known(name: str, names: Mapping[str, _Name]) -> str | None:
-    """A folded name as the table has it, without leading words if need be."""
-    if _FURTHER.match(name):
+def _known(foldings: Sequence[str], names: Mapping[str, _Name]) -> _Name | None:
+    """What the table says of a name, without leading words if need be."""
+    if any(map(_FURTHER.match, foldings)):
         return None
-    left = name
-    while left not in names:
-        leading = next((word for word in _LEADING if left.startswith(word) and left != word), None)
-        if leading is None:
-            return None
-        left = left.removeprefix(leading)
-    return left
+    for folded in foldings:
+        left = folded
+        while left not in names:
+            leading = next(
+                (word for word in _LEADING if left.startswith(word) and left != word), None
+            )
+            if leading is None:
+                break
+            left = left.removeprefix(leading)
+        if left in names:
+            return names[left]
+    return None
