@@ -62,7 +62,7 @@ _SHARE_WRONG: Final = (
     0.1  # of a feed's rows: a rule that sends so many back is no slip of single rows
 )
 _LOOKED_UP: Final = 20  # patients, where they are searched for
-# What a run leaves behind, roughly: measured with the sample data and with the nightly file.
+# What a run leaves behind, roughly: an estimate, on the large side.
 _STATE_BYTES_A_ROW: Final = 1_500
 _REPORT_BYTES_A_ROW: Final = 600
 
