@@ -220,7 +220,10 @@ class SimulatedCanvas:
             return self._answer(200, {"id": effect.resource_id})
         elif fate != "":
             return await self._struck(fate)
-        if fate != "claimed_location":  # that one is another row's, of which nobody is told anything
+        is_another = (
+            fate == "claimed_location"
+        )  # another row's: of that one nobody is told anything
+        if not is_another:
             self._told(effect)
         return self._answer(201, None, Location=f"/{resource_type}/{effect.resource_id}/_history/1")
 
