@@ -27,7 +27,7 @@ from pipeline.feeds.address import is_address
 from pipeline.feeds.columns import Dates, Reading
 from pipeline.feeds.feed import Feed, Kind
 from pipeline.feeds.manifest import Expected
-from pipeline.feeds.source import Batch, Source
+from pipeline.feeds.source import RUN, Batch, Source
 from pipeline.feeds.texts import texts_of, wanted
 from pipeline.guards import guard
 from pipeline.held import HeldRows
@@ -234,7 +234,7 @@ class Planner:
     def _read(self, feed: Feed) -> _Judged:
         """One feed, into the plan. Its control totals are those of the rows as they were read."""
         sources = self.sources[feed.name]
-        mended = sorted({run_id for source in sources for run_id in origins(source)})
+        mended = self._mended(feed)
         rows_read = cents_read = 0
         unread: set[str] = set()
         held = self.held(feed)
@@ -268,6 +268,18 @@ class Planner:
             },
             unread,
         )
+
+    def _mended(self, feed: Feed) -> list[str]:
+        """The runs whose rejects a feed's files are. Raises InputError where they cannot be taken alone."""
+        returned = [source for source in self.sources[feed.name] if RUN in source.header]
+        if returned and feed.repeats == "count":
+            raise InputError(
+                'these rows came back from a run, and with repeats = "count" equal rows are told apart '
+                "by their number in the whole file",
+                f"mend them in the whole file of feed {feed.name}, and run that",
+                file=returned[0].name,
+            )
+        return sorted({run_id for source in returned for run_id in origins(source)})
 
     def _planned(self, feed: Feed, batch: Batch, held: HeldRows) -> PlannedBatch:
         """A batch, row by row where the last run does not tell that it is unchanged."""

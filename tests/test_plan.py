@@ -285,3 +285,33 @@ async def test_what_stands_in_the_column_of_runs_and_is_none_is_not_told(
     assert counts(result) == {"created": 3}
     assert result.summary["feeds"][0]["mended_from"] == []
     assert "Secretname" not in json.dumps(result.summary)
+
+
+async def test_rejects_are_not_taken_alone_where_equal_rows_are_counted(
+    make_world: MakeWorld,
+) -> None:
+    """The second of two equal payments, alone, would be taken for the first, and never be sent."""
+    world = await make_world(patients=1, balance="7.00")
+    counted = LEDGER_ONLY.replace('transaction_id = "TXN"\n', "").replace(
+        "path =", 'key = ["patient", "amount", "claim"]\nrepeats = "count"\npath ='
+    )
+    world.write_config(feeds=counted)
+    world.write_ledger([("", patient_key(0), "5.00", ""), ("", patient_key(0), "5.00", "")])
+    first = await world.run()
+    assert counts(first) == {"created": 1, "refused": 1}
+    again = await world.run(inputs={"ledger": first.folder / "rejects-ledger.csv"})
+    assert again.exit_code == 1
+    assert "mend them in the whole file of feed ledger" in str(again.failure)
+    assert len(world.effects) == 1
+
+
+def test_what_is_to_be_typed_next_names_the_same_feeds_and_files() -> None:
+    summary = {
+        "command": "run",
+        "run_id": "r",
+        "exit_code": 130,
+        "feeds": [],
+        "failure": "",
+    }
+    text = summary_text(summary, "reports/r", "my.toml", " --feed ledger")
+    assert text.endswith("canvas-ingest run my.toml --feed ledger")

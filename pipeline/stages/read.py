@@ -53,9 +53,7 @@ def read(source: Source) -> Iterator[Batch]:
 
 
 def origins(source: Source) -> list[str]:
-    """The runs whose rejects these rows are, by the column that a reject file has for it."""
-    if RUN not in source.header:
-        return []
+    """The runs whose rejects these rows are, by the column RUN that a reject file has."""
     texts = _scan(source, [RUN]).unique().collect()[RUN]
     return texts.filter(texts.str.contains(_RUN_ID)).to_list()
 

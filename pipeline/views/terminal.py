@@ -178,5 +178,5 @@ def next_steps(
             f"  canvas-ingest run {config}{given} --plan {summary['run_id']}",
         ]
     if summary["command"] == "run" and code in {1, 130}:
-        steps += ["Next, to go on where this one ended:", f"  canvas-ingest run {config}"]
+        steps += ["Next, to go on where this one ended:", f"  canvas-ingest run {config}{given}"]
     return steps
