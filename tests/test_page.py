@@ -39,6 +39,7 @@ FLAGS = [
     "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
+PATIENCE_MS = 300_000  # a machine may be busy with other things
 VIEWS = [(1280, "light"), (1280, "dark"), (400, "light"), (400, "dark")]
 # Values of rows, as Canvas might repeat them.
 NAME, MEMBER, AMOUNT, DAY = "Quillfeather", "ZQ7-4471-PLANTED", "913.77", "1961-04-07"
@@ -134,7 +135,7 @@ def browser() -> Iterator[Any]:
         pytest.skip("Chromium is missing: install it (apt-get install chromium)")
     flags = [*FLAGS, *(["--no-sandbox"] if os.geteuid() == 0 else [])]
     with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=CHROMIUM, args=flags)
+        opened = driver.chromium.launch(executable_path=CHROMIUM, args=flags, timeout=PATIENCE_MS)
         yield opened
         opened.close()
 
@@ -152,7 +153,7 @@ class Tab:
 
     def until(self, script: str) -> None:
         """Wait until it is so; under the policy only by looking."""
-        for _ in range(600):
+        for _ in range(PATIENCE_MS // 50):
             if self.do(script):
                 return
             self.page.wait_for_timeout(50)
@@ -179,6 +180,7 @@ def tab(browser: Any, path: Path, width: int = 1280, scheme: str = "light", **op
     context = browser.new_context(
         viewport={"width": width, "height": 900}, color_scheme=scheme, **options
     )
+    context.set_default_timeout(PATIENCE_MS)
     opened = Tab(context.new_page(), [], [])
     opened.page.on("console", lambda message: opened.said.append(message.text))
     opened.page.on("pageerror", lambda error: opened.said.append(str(error)))

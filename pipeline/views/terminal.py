@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, Final
 
-from pipeline.views.words import OUTCOMES, WORDS, is_kept, needs, notes, verdict
+from pipeline.views.words import OUTCOMES, WORDS, is_kept, notes, verdict
 
 _RULES_SHOWN: Final = 5
 
@@ -25,7 +25,6 @@ def summary_text(
             *_reasons(summary),
             *notes(summary),
             _requests(summary["requests"]),
-            *filter(None, [needs(summary)]),
         ]
     else:
         lines = [

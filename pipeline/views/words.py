@@ -83,7 +83,7 @@ def notes(summary: Mapping[str, Any]) -> list[str]:
         told.append(
             f"Canvas was not asked what it holds of {unasked:,} patients: what is there already is taken over when it is run."
         )
-    return [*told, *doubt_notes(summary)]
+    return [*told, *doubt_notes(summary), *filter(None, [needs(summary)])]
 
 
 def duration(seconds: float) -> str:
