@@ -61,6 +61,8 @@ _LONG: Final = {
     "cd": "code",
     "co": "company",
     "dt": "date",
+    "cov": "coverage",
+    "desc": "description",
     "eff": "effective",
     "exp": "expiration",
     "grp": "group",
