@@ -117,8 +117,8 @@ MUTATIONS: Final = (
         "6b",
         "no quiet time before the search",
         _UPLOAD,
-        "0.0 if is_stale and tries == 1 else self._options.quiet_s",
-        "0.0",
+        "await self._in_doubt(intent, self._options.quiet_s)",
+        "await self._in_doubt(intent, 0.0)",
         (f"{_UNDER_FAULTS}[late]",),
     ),
     Mutation(
