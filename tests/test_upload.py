@@ -84,7 +84,7 @@ async def test_an_update_after_a_lost_create_waits_for_a_read_that_shows_every_e
     make_world: MakeWorld,
 ) -> None:
     """The create may have come as late as the quiet time allows, and a read may be as old again."""
-    quiet_s = 1.0
+    quiet_s = 2.0
     world = await make_world(patients=1, faults=Faults(lose_after=1.0, faults_max=1))
     world.write_config(feeds=COVERAGES_ONLY, quiet_s=quiet_s)
     write_coverage(world)

@@ -473,16 +473,6 @@ MUTATIONS: Final = (
         ),
     ),
     Mutation(
-        "39",
-        "a resend that is claimed forgets the last send",
-        _QUERIES,
-        "until = CASE WHEN resent THEN until END",
-        "until = NULL",
-        (
-            "tests/test_review.py::test_a_payment_made_after_the_last_send_is_not_taken_for_what_is_owed",
-        ),
-    ),
-    Mutation(
         "40",
         "today's rows go before what is still owed to their patient",
         "pipeline/engine.py",
