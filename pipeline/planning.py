@@ -1,7 +1,7 @@
 """Everything before the first write: from files to a sealed plan that exceeds no limit.
 
-    (fetch) -> expect -> inspect -> (lookup) -> read -> validate -> map -> resolve -> (adopt) -> retire -> arrange
-           -> compare -> plan sealed -> guards
+    (fetch) -> expect -> inspect -> (lookup) -> read -> accept, validate -> map -> resolve -> (adopt)
+           -> retire -> arrange -> compare -> plan sealed -> guards
 
 What is in brackets asks Canvas, or a store of objects. What is slow and asks nobody runs in a thread.
 """
@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import itertools
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC
 from glob import glob
@@ -25,7 +25,7 @@ from pipeline.crosswalk import Ambiguous, Crosswalk, Crosswalks, Unknown, table_
 from pipeline.errors import CanvasError, InputError, PlanError, Stopped
 from pipeline.feeds.address import is_address
 from pipeline.feeds.columns import Dates, Reading
-from pipeline.feeds.feed import Feed, Kind
+from pipeline.feeds.feed import Checked, Feed, Kind, identities
 from pipeline.feeds.manifest import Expected
 from pipeline.feeds.source import RUN, Batch, Source
 from pipeline.feeds.texts import texts_of, wanted
@@ -34,10 +34,22 @@ from pipeline.held import HeldRows
 from pipeline.held import digests as digests_of
 from pipeline.job import Job, Progress, Reference, References
 from pipeline.journal.journal import Journal
-from pipeline.plans import CHANGES, KEPT, MISSING, SEQ, Plan, PlannedBatch, PlanWriter, look_up
+from pipeline.plans import (
+    CHANGES,
+    KEPT,
+    MISSING,
+    SEQ,
+    Plan,
+    PlannedBatch,
+    PlanWriter,
+    as_lines,
+    lines_of,
+    look_up,
+)
 from pipeline.records import ADOPTED, Disposition, Draft, Intent, Interaction, Stage
 from pipeline.sending import Sending
 from pipeline.stages import arrange as arranging
+from pipeline.stages.accept import accept
 from pipeline.stages.adopt import Adopted, Row, Shown, adopt
 from pipeline.stages.arrange import arrange, lanes_to_arrange
 from pipeline.stages.compare import Pair, compare
@@ -46,7 +58,7 @@ from pipeline.stages.fetch import fetch
 from pipeline.stages.inspect import inspect
 from pipeline.stages.lookup import lookup
 from pipeline.stages.map import Mapping as RowMapping
-from pipeline.stages.map import map_row
+from pipeline.stages.map import map_row, map_rows
 from pipeline.stages.read import origins, read
 from pipeline.stages.resolve import NEEDED, VERDICT_SCHEMA, resolve
 from pipeline.stages.retire import REPORTED, retire
@@ -239,13 +251,12 @@ class Planner:
         unread: set[str] = set()
         held = self.held(feed)
         for number, source in enumerate(sources):
-            for batch in _together(read(source)):
+            for batch in together(read(source)):
                 self._check_stop()
-                planned = self._planned(feed, batch, held)
+                planned = self.planned(feed, batch, held)
                 self._writer.append(feed.name, number, planned)
                 rows_read += batch.frame.height
-                cents_read += int(planned.held["amount_cents"].sum())
-                cents_read += sum(row.amount_cents or 0 for row, _ in planned.rows)
+                cents_read += int(planned.lines["amount_cents"].sum())
                 if feed.missing == "cancel":
                     unread |= self._unread(feed, planned)
                 self._progress.rows_read += batch.frame.height
@@ -281,37 +292,35 @@ class Planner:
             )
         return sorted({run_id for source in returned for run_id in origins(source)})
 
-    def _planned(self, feed: Feed, batch: Batch, held: HeldRows) -> PlannedBatch:
-        """A batch, row by row where the last run does not tell that it is unchanged."""
+    def planned(self, feed: Feed, batch: Batch, held: HeldRows) -> PlannedBatch:
+        """A batch: looked at only where the last run does not tell that a row is unchanged."""
         texts = texts_of(batch.frame, feed)
         is_wanted = wanted(texts, feed)
         digests = digests_of(texts, self._tables())
-        found, lines = held.find(digests)
+        found, known = held.find(digests)
         is_held = found & is_wanted
+        numbers = _numbers(batch)
         rest = ~is_held
-        numbers = pl.int_range(
-            batch.first_row, batch.first_row + batch.frame.height, dtype=pl.UInt32, eager=True
+        looked_at = look_at(
+            texts.filter(rest),
+            is_wanted.filter(rest),
+            numbers.filter(rest),
+            feed,
+            self._reading(feed),
+            self._mapping(),
         )
-        reading = self._reading(feed)
-        checked = validate(
-            texts.filter(rest), is_wanted.filter(rest), numbers.filter(rest), feed, reading
+        unchanged = known.filter(is_wanted.filter(found)).with_columns(
+            numbers.filter(is_held).alias("row"),
+            pl.lit(Disposition.UNCHANGED.value).alias("disposition"),
         )
-        drafts = [
-            None if row.content is None else map_row(row.content, self._mapping(), feed.order_by)
-            for row in checked
-        ]
-        rows = list(zip(checked, drafts, strict=True))
-        kept = lines.filter(is_wanted.filter(found))
-        return PlannedBatch(batch.frame, numbers, digests, is_held, kept, rows)
+        lines = pl.concat([looked_at, unchanged], how="diagonal").sort("row")
+        return PlannedBatch(batch.frame, lines.with_columns(*digests))
 
     def _unread(self, feed: Feed, planned: PlannedBatch) -> set[str]:
         """The patients of the rows that were rejected, "" among them where one could not be read."""
-        rejected = [row for row, _ in planned.rows if row.disposition is Disposition.REJECTED]
-        if not rejected:
-            return set()
-        texts = texts_of(planned.source, feed).with_columns(planned.numbers.alias("_row"))
-        mine = texts.filter(pl.col("_row").is_in([row.row for row in rejected]))
-        return {self._patient(value) for value in mine["patient"]}
+        is_rejected = planned.lines["disposition"] == Disposition.REJECTED.value
+        rejected = texts_of(planned.source.filter(is_rejected), feed)
+        return {self._patient(value) for value in rejected["patient"]}
 
     def _patient(self, value: str | None) -> str:
         try:
@@ -716,12 +725,7 @@ class Planner:
         for (file,), group in rows.group_by("file"):
             seqs = dict(group.select("row", "seq").iter_rows())
             for batch in read(self.sources[feed.name][int(str(file))]):
-                numbers = pl.int_range(
-                    batch.first_row,
-                    batch.first_row + batch.frame.height,
-                    dtype=pl.UInt32,
-                    eager=True,
-                )
+                numbers = _numbers(batch)
                 mine = numbers.is_in(list(seqs))
                 if not mine.any():
                     continue
@@ -733,9 +737,8 @@ class Planner:
                         numbers.replace_strict(seqs, return_dtype=pl.UInt32).alias(SEQ)
                     )
                 )
-                for row in checked:
-                    if row.content is not None:
-                        draft = map_row(row.content, self._mapping(), feed.order_by)
+                for row, draft in _with_drafts(checked, feed, self._mapping()):
+                    if draft is not None:
                         drafts[seqs[row.row]] = draft
         return drafts
 
@@ -749,7 +752,43 @@ class Planner:
             self._writer.add_sources(feed.name, pl.concat(self._again[feed.name], how="diagonal"))
 
 
-def _together(batches: Iterator[Batch]) -> Iterator[Batch]:
+def look_at(
+    texts: pl.DataFrame,
+    is_wanted: pl.Series,
+    numbers: pl.Series,
+    feed: Feed,
+    reading: Reading,
+    mapping: RowMapping,
+) -> pl.DataFrame:
+    """What is meant for rows: by whole columns, and one by one for those that are not surely good.
+
+    Which of the two is only a matter of time. As `plans.lines_of` yields it, in no certain order.
+    """
+    known = identities(texts, feed, reading).with_columns(numbers.alias("row"))
+    filtered = as_lines(known.filter(~is_wanted), Disposition.FILTERED)
+    texts, numbers, known = (
+        texts.filter(is_wanted),
+        numbers.filter(is_wanted),
+        known.filter(is_wanted),
+    )
+    is_accepted, read = accept(texts, feed, reading)
+    drafts = map_rows(read, feed.traits.model, mapping, feed.order_by)
+    accepted = as_lines(known.filter(is_accepted).hstack(drafts), Disposition.PENDING)
+    texts, numbers = texts.filter(~is_accepted), numbers.filter(~is_accepted)
+    rest = validate(texts, wanted(texts, feed), numbers, feed, reading)
+    return pl.concat([filtered, accepted, lines_of(_with_drafts(rest, feed, mapping))])
+
+
+def _with_drafts(
+    rows: Iterable[Checked], feed: Feed, mapping: RowMapping
+) -> list[tuple[Checked, Draft | None]]:
+    return [
+        (row, None if row.content is None else map_row(row.content, mapping, feed.order_by))
+        for row in rows
+    ]
+
+
+def together(batches: Iterator[Batch]) -> Iterator[Batch]:
     """Some batches as one: what is done to whole columns costs by the call more than by the row."""
     held: list[Batch] = []
     for batch in batches:
@@ -759,6 +798,12 @@ def _together(batches: Iterator[Batch]) -> Iterator[Batch]:
             held = []
     if held:
         yield _one(held)
+
+
+def _numbers(batch: Batch) -> pl.Series:
+    """What each row of a batch is within its file."""
+    end = batch.first_row + batch.frame.height
+    return pl.int_range(batch.first_row, end, dtype=pl.UInt32, eager=True)
 
 
 def _one(batches: Sequence[Batch]) -> Batch:

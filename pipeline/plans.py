@@ -59,11 +59,13 @@ _ROWS_SCHEMA: Final = {
     "body": pl.Binary,
 }
 KEPT: Final = "order|kept"  # the rule of a row that is unchanged, and is written again
-_LINE_SCHEMA: Final = {
+LINE_SCHEMA: Final = {
     name: kind
     for name, kind in _ROWS_SCHEMA.items()
-    if name not in {"seq", "file", "row", "resource_id", *DIGESTS}
+    if name not in {"seq", "file", "resource_id", *DIGESTS}
 }
+# Rows that cannot be sent back as rejects; but see `add_sources`.
+_NEVER_REJECTS: Final = (Disposition.UNCHANGED.value, Disposition.FILTERED.value)
 # On disk "" is null, which takes a fifth of the time to write.
 _TEXTS: Final = pl.col("source_id", "stage", "field", "rule", "message", "claim", "sort")
 
@@ -72,17 +74,12 @@ _TEXTS: Final = pl.col("source_id", "stage", "field", "rule", "message", "claim"
 class PlannedBatch:
     """A batch of a feed's rows, on its way into the plan.
 
-    `source` has the source's own columns, `numbers` what each row is within its file, `digests`
-    those of `held.digests`. The rows of `is_held` are unchanged, and `held` has a line for each of
-    them; all others are in `rows`.
+    `source` has the source's own columns, `lines` what is meant for each row, in the same order: as
+    `lines_of` yields them, with the digests of `held.digests`, or those of `held.LINE`.
     """
 
     source: pl.DataFrame
-    numbers: pl.Series
-    digests: pl.DataFrame
-    is_held: pl.Series
-    held: pl.DataFrame
-    rows: Sequence[tuple[Checked, Draft | None]]
+    lines: pl.DataFrame
 
 
 class PlanWriter:
@@ -103,25 +100,15 @@ class PlanWriter:
         if feed != self._feed:
             self.flush()
             self._feed, self._seq, self._part = feed, 0, 0
-        height = batch.numbers.len()
-        rows = pl.DataFrame(
-            {"row": batch.numbers, "held": batch.is_held}, schema_overrides={"row": pl.UInt32}
-        ).with_columns(
-            pl.int_range(self._seq, self._seq + height, dtype=pl.UInt32).alias("seq"),
-            pl.lit(file, dtype=pl.UInt16).alias("file"),
-            *batch.digests,
+        height = batch.lines.height
+        seqs = pl.int_range(self._seq, self._seq + height, dtype=pl.UInt32, eager=True)
+        lines = batch.lines.with_columns(
+            seqs.alias("seq"), pl.lit(file, dtype=pl.UInt16).alias("file")
         )
+        self._rows.append(_as(lines, _ROWS_SCHEMA))
+        may_come_back = ~lines["disposition"].is_in(_NEVER_REJECTS)
+        self._sources.append(batch.source.with_columns(seqs.alias(SEQ)).filter(may_come_back))
         self._seq += height
-        checked = rows.filter(~pl.col("held")).with_columns(_lines(batch.rows))
-        held = (
-            rows.filter("held")
-            .drop(DIGESTS)
-            .with_columns(*batch.held, pl.lit(Disposition.UNCHANGED.value).alias("disposition"))
-        )
-        self._rows += [_as(checked, _ROWS_SCHEMA), _as(held, _ROWS_SCHEMA)]
-        kept = [each.disposition is not Disposition.FILTERED for each, _ in batch.rows]
-        source = batch.source.with_columns(rows["seq"].alias(SEQ)).filter(~batch.is_held)
-        self._sources.append(source.filter(pl.Series(kept, dtype=pl.Boolean)))
         self._held += height
         if self._held >= _ROWS_A_PART:
             self.flush()
@@ -131,7 +118,7 @@ class PlanWriter:
         if not self._rows:
             return
         name = f"{self._feed}-{self._part:05}.parquet"
-        rows = pl.concat(self._rows).sort("seq").with_columns(pl.when(_TEXTS != "").then(_TEXTS))
+        rows = pl.concat(self._rows).with_columns(pl.when(_TEXTS != "").then(_TEXTS))
         _write_private(rows, self.folder / f"rows-{name}")
         _write_private(pl.concat(self._sources, how="diagonal"), self.folder / f"source-{name}")
         self._rows, self._sources, self._part, self._held = [], [], self._part + 1, 0
@@ -177,15 +164,28 @@ def _write_private(frame: pl.DataFrame, path: Path) -> None:
     path.chmod(0o600)
 
 
-def _lines(rows: Sequence[tuple[Checked, Draft | None]]) -> pl.DataFrame:
+def lines_of(rows: Sequence[tuple[Checked, Draft | None]]) -> pl.DataFrame:
+    """What is meant for each row: who it is, what became of it, and its draft, as columns."""
     return pl.DataFrame(
-        [_line(checked, draft) for checked, draft in rows], schema=_LINE_SCHEMA, orient="row"
+        [_line(checked, draft) for checked, draft in rows], schema=LINE_SCHEMA, orient="row"
+    )
+
+
+def as_lines(rows: pl.DataFrame, disposition: Disposition) -> pl.DataFrame:
+    """The same of rows that are there as columns; what they lack is blank."""
+    blank = {pl.String: "", pl.Boolean: False}
+    told = rows.with_columns(pl.lit(disposition.value).alias("disposition"))
+    return told.select(
+        pl.col(name).cast(kind)
+        if name in told.columns
+        else pl.lit(blank.get(kind), dtype=kind).alias(name)
+        for name, kind in LINE_SCHEMA.items()
     )
 
 
 def _line(checked: Checked, draft: Draft | None) -> tuple[Any, ...]:
     stage, field, rule, message = joined(checked.rejections)
-    head = (checked.key, checked.source_id, checked.amount_cents)
+    head = (checked.row, checked.key, checked.source_id, checked.amount_cents)
     why = (checked.disposition.value, stage, field, rule, message)
     if draft is None:
         return (*head, *why, "", "", "", "", None, None, None, False, "", None)

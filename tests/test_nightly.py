@@ -20,7 +20,7 @@ from pipeline import engine, planning
 from pipeline.engine import Result
 from pipeline.review import Decisions, as_json, review
 from pipeline.sandbox import Faults
-from pipeline.stages.validate import validate
+from pipeline.stages.accept import accept
 from pipeline.verification import read_back
 from pipeline.views.doubts import review_text
 from tests.test_run import counts
@@ -538,15 +538,15 @@ async def test_an_update_in_doubt_is_listed_and_decided_on(make_world: MakeWorld
 
 @pytest.fixture
 def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many rows were looked at one by one, batch by batch."""
+    """How many rows were read and mapped, and not known again, batch by batch."""
     seen: list[int] = []
-    whole = validate
+    whole = accept
 
     def counting(texts: pl.DataFrame, *more: Any) -> Any:
         seen.append(texts.height)
         return whole(texts, *more)
 
-    monkeypatch.setattr(planning, "validate", counting)
+    monkeypatch.setattr(planning, "accept", counting)
     return seen
 
 

@@ -3,6 +3,9 @@
 A reader never raises with, logs or repeats the text that it was given. Surrounding blanks are no
 part of a value (they are trimmed before), a blank cell is None. The rules that a reader raises are
 the second half of a rule's name: `order` + `range` -> `order|range`.
+
+Beside each reader stands how a whole column is read (`feeds/whole.py`): by the reader itself, once
+for each distinct value, or by expressions that accept a part of what the reader takes.
 """
 
 import re
@@ -12,10 +15,12 @@ from datetime import date, datetime
 from decimal import Decimal
 from typing import Annotated, Final, Literal, NoReturn
 
-from pydantic import PlainValidator, ValidationInfo
+import polars as pl
+from pydantic import ValidationInfo
 from pydantic_core import PydanticCustomError
 
 from pipeline.crosswalk import Ambiguous, Crosswalk, Crosswalks, Unknown, is_identifier
+from pipeline.feeds.whole import Column, ColumnInfo, Reader, by_value, reader, reader_by_value
 from pipeline.fhir import codes
 from pipeline.fhir.datatypes import AMOUNT_MAX, AMOUNT_MIN, is_id
 from pipeline.records import usd
@@ -25,6 +30,11 @@ AmountSign = Literal["positive", "negative"]
 # Money is read by this pattern alone: Decimal() would take 1e3, NaN, 1_000 and full-width digits.
 _AMOUNT = re.compile(r"(-?)([0-9]{1,12})(?:\.([0-9]+))?", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+# The same for whole columns (polars' regular expressions know no look-ahead, and `\\z` is the end).
+# What else `is_id` or `is_identifier` takes, such as an id that begins with a dot, is left to them.
+_CENTS_TEXT: Final = r"\A-?[0-9]{1,12}(?:\.[0-9]{1,2})?\z"
+_PLAIN_ID: Final = r"\A[A-Za-z0-9][A-Za-z0-9.-]{0,63}\z"
+_PLAIN_IDENTIFIER: Final = r"\A[ -~]{1,255}\z"
 _DATE_CACHE_MAX = 50_000
 _YEARS = range(1880, 2200)  # a birth-to-end-date range; outside it a date is a slip of the pen
 
@@ -103,11 +113,19 @@ def cents_of(text: str | None, sign: AmountSign) -> int | None:
     return -cents if (match[1] == "-") != (sign == "negative") else cents
 
 
+def cents_in(texts: pl.Series, sign: AmountSign) -> pl.Series:
+    """`cents_of` of a whole column."""
+    plain = texts.set(~texts.str.contains(_CENTS_TEXT), None)
+    unsigned = plain.str.strip_prefix("-").cast(pl.Decimal(14, 2)).to_physical().cast(pl.Int64)
+    is_negative = plain.str.starts_with("-") != (sign == "negative")
+    return (-unsigned).zip_with(is_negative, unsigned)
+
+
 def _broken(what: str, message: str) -> NoReturn:
     raise PydanticCustomError(what, message)
 
 
-def _reading(info: ValidationInfo) -> Reading:
+def _reading(info: ValidationInfo | ColumnInfo) -> Reading:
     reading = info.context
     if not isinstance(reading, Reading):
         raise TypeError("row models are validated with context=Reading(...)")
@@ -125,7 +143,17 @@ def _blank(value: object, info: ValidationInfo, *, required: bool) -> bool:
     return True
 
 
-def _text(length_max: int, *, required: bool = False) -> PlainValidator:
+def _or_blank(
+    accepted: pl.Series, texts: pl.Series, info: ColumnInfo, *, required: bool
+) -> pl.Series:
+    """Blank cells too, unless they are required."""
+    accepted = accepted.fill_null(value=False)
+    if required or info.field_name in _reading(info).required:
+        return accepted
+    return accepted | texts.is_null()
+
+
+def _text(length_max: int, *, required: bool = False) -> Reader:
     def read(value: str | None, info: ValidationInfo) -> str | None:
         if _blank(value, info, required=required) or value is None:
             return None
@@ -135,12 +163,15 @@ def _text(length_max: int, *, required: bool = False) -> PlainValidator:
             _broken("characters", "must not hold control characters (tabs, line breaks, NUL)")
         return value
 
-    return PlainValidator(read)
+    def whole(texts: pl.Series, info: ColumnInfo) -> Column:
+        fits = texts.str.len_chars().is_between(1, length_max)
+        accepted = fits & ~texts.str.contains(_CONTROL.pattern)
+        return Column(texts, _or_blank(accepted, texts, info, required=required))
+
+    return reader(read, whole)
 
 
-def _code(
-    allowed: Sequence[str], *, required: bool = False, default: str | None = None
-) -> PlainValidator:
+def _code(allowed: Sequence[str], *, required: bool = False, default: str | None = None) -> Reader:
     by_spelling = {code.casefold(): code for code in allowed}
     message = f"must be one of {', '.join(allowed)}; map the sender's spelling under codes"
 
@@ -151,7 +182,7 @@ def _code(
         code = by_spelling.get(value.casefold())
         return code if code is not None else _broken("code", message)
 
-    return PlainValidator(read)
+    return reader_by_value(read, pl.String)
 
 
 def _translated(value: str, info: ValidationInfo) -> str:
@@ -192,6 +223,12 @@ def _read_end_day(value: str | None, info: ValidationInfo) -> date | None:
     return end_on
 
 
+def _whole_end_days(texts: pl.Series, info: ColumnInfo) -> Column:
+    day = by_value(_read_day, pl.Date)(texts, info)
+    is_before = (day.values < info.data["start_on"]).fill_null(value=False)
+    return Column(day.values, day.accepted & ~is_before)
+
+
 def _read_amount(value: str | None, info: ValidationInfo) -> Decimal | None:
     if _blank(value, info, required=True) or value is None:
         return None
@@ -225,6 +262,17 @@ def _read_amount(value: str | None, info: ValidationInfo) -> Decimal | None:
     return amount
 
 
+def _whole_amounts(texts: pl.Series, info: ColumnInfo) -> Column:
+    reading = _reading(info)
+    cents = cents_in(texts, reading.amount_sign)
+    least, most = (int(amount.scaleb(2)) for amount in (AMOUNT_MIN, AMOUNT_MAX))
+    if reading.amount_max_cents is not None:
+        most = min(most, reading.amount_max_cents)
+    accepted = cents.is_between(least, most).fill_null(value=False)
+    amounts = texts.set(~accepted, None).str.strip_prefix("-").cast(pl.Decimal(14, 2))
+    return Column(amounts, accepted)
+
+
 def _found(crosswalk: Crosswalk, value: str, kind: str) -> str:
     if crosswalk.is_search and not is_identifier(value):
         _broken("form", "must be one identifier: at most 255 printable characters")
@@ -242,10 +290,26 @@ def _found(crosswalk: Crosswalk, value: str, kind: str) -> str:
     return found
 
 
+def _found_ids(texts: pl.Series, crosswalk: Crosswalk) -> Column:
+    """The ids for a whole column, where they are such as nearly all are."""
+    table = crosswalk.table
+    found = (
+        texts if table is None else pl.Series([table.get(text) for text in texts], dtype=pl.String)
+    )
+    accepted = found.str.contains(_PLAIN_ID)
+    if crosswalk.is_search:
+        accepted &= texts.str.contains(_PLAIN_IDENTIFIER)
+    return Column(found, accepted.fill_null(value=False))
+
+
 def _read_patient(value: str | None, info: ValidationInfo) -> str | None:
     if _blank(value, info, required=True) or value is None:
         return None
     return _found(_reading(info).crosswalks.patient, value, "patient")
+
+
+def _whole_patients(texts: pl.Series, info: ColumnInfo) -> Column:
+    return _found_ids(texts, _reading(info).crosswalks.patient)
 
 
 def _read_subscriber(value: str | None, info: ValidationInfo) -> str | None:
@@ -271,6 +335,15 @@ def _read_subscriber(value: str | None, info: ValidationInfo) -> str | None:
     return found
 
 
+def _whole_subscribers(texts: pl.Series, info: ColumnInfo) -> Column:
+    patients = info.data["patient"]
+    is_self = info.data["relationship"] == "self"
+    named = _found_ids(texts, _reading(info).crosswalks.patient)
+    is_blank = texts.is_null()
+    fits = (is_blank & is_self) | (named.accepted & (~is_self | (named.values == patients)))
+    return Column(patients.zip_with(is_blank, named.values), fits.fill_null(value=False))
+
+
 def _read_payer(value: str | None, info: ValidationInfo) -> str | None:
     if _blank(value, info, required=True) or value is None:
         return None
@@ -283,6 +356,11 @@ def _read_claim(value: str | None, info: ValidationInfo) -> str | None:
     return _found(_reading(info).crosswalks.claim, value, "claim")
 
 
+def _whole_claims(texts: pl.Series, info: ColumnInfo) -> Column:
+    found = _found_ids(texts, _reading(info).crosswalks.claim)
+    return Column(found.values, _or_blank(found.accepted, texts, info, required=False))
+
+
 def _read_currency(value: str | None, info: ValidationInfo) -> str:
     if not _blank(value, info, required=False) and value != "USD":
         _broken("code", "must be USD or blank: Canvas keeps USD whatever is sent")
@@ -293,17 +371,17 @@ def _read_currency(value: str | None, info: ValidationInfo) -> str:
 RequiredId = Annotated[str, _text(codes.ID_LENGTH_MAX, required=True)]
 OptionalId = Annotated[str | None, _text(codes.ID_LENGTH_MAX)]
 OptionalText = Annotated[str | None, _text(codes.CLASS_LENGTH_MAX)]
-PatientKey = Annotated[str, PlainValidator(_read_patient)]
-SubscriberKey = Annotated[str, PlainValidator(_read_subscriber)]
-PayerId = Annotated[str, PlainValidator(_read_payer)]
-ClaimId = Annotated[str | None, PlainValidator(_read_claim)]
+PatientKey = Annotated[str, reader(_read_patient, _whole_patients)]
+SubscriberKey = Annotated[str, reader(_read_subscriber, _whole_subscribers)]
+PayerId = Annotated[str, reader_by_value(_read_payer, pl.String)]
+ClaimId = Annotated[str | None, reader(_read_claim, _whole_claims)]
 Relationship = Annotated[str, _code(codes.RELATIONSHIPS, required=True)]
 TypeCode = Annotated[str | None, _code(codes.TYPES)]
 Status = Annotated[str, _code(codes.STATUSES, default="active")]
-Order = Annotated[int, PlainValidator(_read_order)]
-Day = Annotated[date | None, PlainValidator(_read_day)]
-EndDay = Annotated[date | None, PlainValidator(_read_end_day)]
-Amount = Annotated[Decimal, PlainValidator(_read_amount)]
-Currency = Annotated[str, PlainValidator(_read_currency)]
+Order = Annotated[int, reader_by_value(_read_order, pl.Int8)]
+Day = Annotated[date | None, reader_by_value(_read_day, pl.Date)]
+EndDay = Annotated[date | None, reader(_read_end_day, _whole_end_days)]
+Amount = Annotated[Decimal, reader(_read_amount, _whole_amounts)]
+Currency = Annotated[str, reader_by_value(_read_currency, pl.String)]
 
 FULL_DATE: Final = "%Y-%m-%d"

@@ -6,14 +6,17 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
 
+import polars as pl
 from pydantic import BaseModel
 
-from pipeline.feeds.columns import FULL_DATE, AmountSign, Reading, cents_of
+from pipeline.feeds.columns import FULL_DATE, AmountSign, Reading, cents_in, cents_of
 from pipeline.feeds.eligibility import EligibilityRow
 from pipeline.feeds.ledger import LedgerRow
+from pipeline.feeds.whole import hashed
 from pipeline.records import Disposition, Rejection
 
 _PART = "\x1f"  # ASCII's unit separator: no cell that is sent can hold it
+_KEY_DIGITS = 16
 
 
 class Kind(StrEnum):
@@ -120,7 +123,7 @@ def row_key(feed: str, parts: Sequence[str]) -> str:
     `parts` are canonical texts (`canonical`), so that another spelling of a date or an amount is
     still the same row.
     """
-    return hashlib.sha256(_PART.join([feed, *parts]).encode()).hexdigest()[:16]
+    return hashlib.sha256(_PART.join([feed, *parts]).encode()).hexdigest()[:_KEY_DIGITS]
 
 
 def canonical(name: str, text: str | None, reading: Reading) -> str:
@@ -137,3 +140,30 @@ def canonical(name: str, text: str | None, reading: Reading) -> str:
         cents = cents_of(text, reading.amount_sign)
         return text if cents is None else str(cents)
     return text
+
+
+def identities(texts: pl.DataFrame, feed: Feed, reading: Reading) -> pl.DataFrame:
+    """Who each row is, for whole columns: key, source_id and amount_cents, whatever else it says.
+
+    The same as `row_key` of `canonical` texts, and `cents_of`.
+    """
+    parts = [_canonical_column(texts[name], reading) for name in feed.key]
+    whole = texts.select(pl.concat_str(pl.lit(feed.name), *parts, separator=_PART)).to_series()
+    if feed.traits.has_money:
+        source_id = texts["transaction_id"].fill_null("")
+        cents = cents_in(texts["amount"], reading.amount_sign)
+    else:
+        source_id = pl.repeat("", texts.height, dtype=pl.String, eager=True)
+        cents = pl.repeat(None, texts.height, dtype=pl.Int64, eager=True)
+    return pl.DataFrame(
+        {"key": hashed(whole, _KEY_DIGITS), "source_id": source_id, "amount_cents": cents}
+    )
+
+
+def _canonical_column(texts: pl.Series, reading: Reading) -> pl.Series:
+    """What has several spellings is looked at once for each of them."""
+    if texts.name == "amount" or texts.name.endswith("_on"):
+        spellings = texts.unique()
+        said = [canonical(texts.name, text, reading) for text in spellings]
+        return texts.replace_strict(spellings, pl.Series(said, dtype=pl.String))
+    return texts.fill_null("")

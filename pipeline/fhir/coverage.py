@@ -4,7 +4,6 @@ Source: canvas-api.md, "Coverage"; the seed page "Coverage create". Elements wit
 left out: nulls are invalid FHIR.
 """
 
-import hashlib
 from collections.abc import Mapping
 from datetime import date
 from typing import Any
@@ -19,7 +18,7 @@ from pipeline.fhir.codes import (
     SHAPES,
     Contract,
 )
-from pipeline.fhir.datatypes import Json, concept, period, reference
+from pipeline.fhir.datatypes import Json, concept, fingerprint, period, reference
 
 
 def coverage(
@@ -97,9 +96,19 @@ def likeness(resource: Json) -> str:
     Canvas fills them in. Neither `order`, which Canvas changes, nor any display (reliability.md,
     "Settling doubt").
     """
+    return likeness_of(*told_apart(resource))
+
+
+def told_apart(resource: Json) -> tuple[bytes, bytes]:
+    """What `likeness` is taken of: `counted`, and the rest as JSON."""
     payor, start = resource["payor"][0].get("reference"), resource.get("period", {}).get("start")
     counted = ("p" if payor else "") + ("s" if start else "")
-    return _likeness(resource, member_ids(resource)[0], counted)
+    return counted.encode(), _told_apart(resource, member_ids(resource)[0], counted)
+
+
+def likeness_of(counted: bytes, told: bytes) -> str:
+    """`likeness` of what `told_apart` yields."""
+    return f"{counted.decode()}:{fingerprint(told)}"
 
 
 def is_like(resource: Any, likeness: str) -> bool:
@@ -108,17 +117,17 @@ def is_like(resource: Any, likeness: str) -> bool:
     Any of its identifiers, or its `subscriberId`, may be the member id: where Canvas puts it on a
     read differs between the contracts. What is no Coverage as Canvas writes them is not like it.
     """
-    counted = likeness.partition(":")[0]
+    counted, _, digits = likeness.partition(":")
     try:
         return any(
-            _likeness(resource, member_id, counted) == likeness
+            fingerprint(_told_apart(resource, member_id, counted)) == digits
             for member_id in member_ids(resource)
         )
     except (AttributeError, IndexError, KeyError, TypeError, orjson.JSONEncodeError):
         return False
 
 
-def _likeness(resource: Json, member_id: str, counted: str) -> str:
+def _told_apart(resource: Json, member_id: str, counted: str) -> bytes:
     classes = [[_code(each["type"]), each["value"]] for each in resource.get("class", [])]
     parts = [
         resource["beneficiary"]["reference"],
@@ -128,7 +137,7 @@ def _likeness(resource: Json, member_id: str, counted: str) -> str:
         resource["payor"][0]["reference"] if "p" in counted else None,
         resource["period"]["start"] if "s" in counted else None,
     ]
-    return f"{counted}:{hashlib.sha256(orjson.dumps(parts)).hexdigest()[:32]}"
+    return orjson.dumps(parts)
 
 
 def member_ids(resource: Json) -> list[str]:

@@ -14,6 +14,7 @@ Json = dict[str, Any]
 # `Patient/..` would become the base URL.
 _ID = re.compile(r"(?=.*[^.])[A-Za-z0-9.-]{1,64}", re.ASCII)
 
+FINGERPRINT_DIGITS: Final = 32
 AMOUNT_MIN: Final = Decimal("0.01")
 AMOUNT_MAX: Final = Decimal("999999.99")  # storage holds 8 digits with 2 decimals
 
@@ -48,4 +49,4 @@ def usd_amount(amount: Decimal) -> Json:
 
 def fingerprint(content: bytes) -> str:
     """What tells one content of a resource from another: 32 hex digits over its JSON."""
-    return hashlib.sha256(content).hexdigest()[:32]
+    return hashlib.sha256(content).hexdigest()[:FINGERPRINT_DIGITS]

@@ -1,20 +1,28 @@
-"""Typed rows to FHIR resources: each is built once, whole, with the ids that Canvas knows."""
+"""Typed rows to FHIR resources: each is built once, whole, with the ids that Canvas knows.
+
+Many rows at once are mapped by the very same code: for each shape that a resource can have it is
+called once, with a mark in place of each value, and what it yields is cut at the marks.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from decimal import Decimal
+from typing import Any, NamedTuple
 
 import orjson
+import polars as pl
 from pydantic import BaseModel
 
 from pipeline.crosswalk import Target
 from pipeline.feeds.eligibility import EligibilityRow
 from pipeline.feeds.ledger import LedgerRow
+from pipeline.feeds.whole import hashed
 from pipeline.fhir import codes
-from pipeline.fhir.coverage import coverage, likeness, payor_of
-from pipeline.fhir.datatypes import fingerprint
+from pipeline.fhir.coverage import coverage, likeness_of, payor_of, told_apart
+from pipeline.fhir.datatypes import FINGERPRINT_DIGITS, fingerprint
 from pipeline.fhir.payment_notice import payment_notice
+from pipeline.fhir.template import write_rows
 from pipeline.records import Draft
 
 _EPOCH = date(1970, 1, 1)
@@ -33,6 +41,15 @@ class Mapping:
     today: date
 
 
+class _Written(NamedTuple):
+    """What is written of a row, and what its hashes are taken over."""
+
+    body: bytes
+    content: bytes  # for `fingerprint`
+    counted: bytes = b""  # for `likeness`, as `told_apart` yields them
+    told: bytes = b""
+
+
 def map_row(row: BaseModel, mapping: Mapping, order_by: Sequence[str] = ()) -> Draft:
     """The resource for one row, and what the plan needs to know of it."""
     if isinstance(row, EligibilityRow):
@@ -41,10 +58,38 @@ def map_row(row: BaseModel, mapping: Mapping, order_by: Sequence[str] = ()) -> D
         draft = _payment_notice(row, mapping)
     else:
         raise TypeError(type(row).__name__)
-    return replace(draft, sort=_sort_text(row, order_by)) if order_by else draft
+    return (
+        replace(draft, sort=_sort_text([getattr(row, name) for name in order_by]))
+        if order_by
+        else draft
+    )
 
 
 def _coverage(row: EligibilityRow, mapping: Mapping) -> Draft:
+    written = _write_coverage(row, mapping)
+    return Draft(
+        lane=row.patient,
+        body=written.body,
+        fingerprint=fingerprint(written.content),
+        likeness=likeness_of(written.counted, written.told),
+        order=row.order,
+        start_day=_day_number(row.start_on or mapping.today),
+        end_day=_day_number(row.end_on),
+        active=row.status == "active",
+    )
+
+
+def _payment_notice(row: LedgerRow, mapping: Mapping) -> Draft:
+    written = _write_payment_notice(row, mapping)
+    return Draft(
+        lane=row.patient,
+        body=written.body,
+        fingerprint=fingerprint(written.content),
+        claim=row.claim or "",
+    )
+
+
+def _write_coverage(row: EligibilityRow, mapping: Mapping) -> _Written:
     classes = {code: value for code in codes.CLASSES if (value := getattr(row, code)) is not None}
     resource = coverage(
         mapping.contract,
@@ -64,19 +109,10 @@ def _coverage(row: EligibilityRow, mapping: Mapping) -> Draft:
         classes=classes,
     )
     body = orjson.dumps(resource)
-    return Draft(
-        lane=row.patient,
-        body=body,
-        fingerprint=fingerprint(body),
-        likeness=likeness(resource),
-        order=row.order,
-        start_day=_day_number(row.start_on or mapping.today),
-        end_day=_day_number(row.end_on),
-        active=row.status == "active",
-    )
+    return _Written(body, body, *told_apart(resource))
 
 
-def _payment_notice(row: LedgerRow, mapping: Mapping) -> Draft:
+def _write_payment_notice(row: LedgerRow, mapping: Mapping) -> _Written:
     """`created` is required and ignored by Canvas: the day of sending is no part of the content."""
     days = [row.posted_on or mapping.today, row.posted_on or _EPOCH]
     body, content = (
@@ -85,19 +121,81 @@ def _payment_notice(row: LedgerRow, mapping: Mapping) -> Draft:
         )
         for day in days
     )
-    return Draft(
-        lane=row.patient, body=body, fingerprint=fingerprint(content), claim=row.claim or ""
-    )
+    return _Written(body, content)
 
 
 def _day_number(day: date | None) -> int | None:
     return None if day is None else (day - _EPOCH).days
 
 
-def _sort_text(row: BaseModel, order_by: Sequence[str]) -> str:
+def _sort_text(values: Sequence[Any]) -> str:
     """Blank first; amounts padded, so that they sort as numbers; days are ISO."""
-    values = [getattr(row, name) for name in order_by]
     return "\x1f".join(
         "" if value is None else f"{value:012.2f}" if isinstance(value, Decimal) else str(value)
         for value in values
     )
+
+
+# Whole columns ------------------------------------------------------------------------------------
+
+
+def map_rows(
+    rows: pl.DataFrame, model: type[BaseModel], mapping: Mapping, order_by: Sequence[str] = ()
+) -> pl.DataFrame:
+    """`map_row` of many rows of a model, given as columns: a line a row, with Draft's fields.
+
+    Those that are always blank may be missing; of no rows all are.
+    """
+    if rows.is_empty():
+        return pl.DataFrame()
+    if model is EligibilityRow:
+        drafts = _coverages(rows, mapping)
+    elif model is LedgerRow:
+        drafts = _payment_notices(rows, mapping)
+    else:
+        raise TypeError(model.__name__)
+    sort = [_sort_text(values) for values in rows.select(order_by).iter_rows()]
+    return drafts.with_columns(
+        pl.Series("sort", sort, dtype=pl.String) if order_by else pl.lit("").alias("sort")
+    )
+
+
+def _coverages(rows: pl.DataFrame, mapping: Mapping) -> pl.DataFrame:
+    written = write_rows(
+        rows,
+        _Written._fields,
+        lambda marks: _write_coverage(EligibilityRow.model_construct(**marks), mapping),
+        constants={"type": codes.SELF_PAY},
+        equals={"subscriber": "patient"},
+    )
+    return rows.select(
+        pl.col("patient").alias("lane"),
+        written["body"].cast(pl.Binary),
+        _fingerprints(written["content"]).alias("fingerprint"),
+        pl.lit("").alias("claim"),
+        (written["counted"] + ":" + _fingerprints(written["told"])).alias("likeness"),
+        pl.col("order"),
+        pl.col("start_on").fill_null(mapping.today).to_physical().alias("start_day"),
+        pl.col("end_on").to_physical().alias("end_day"),
+        (pl.col("status") == "active").alias("active"),
+    )
+
+
+def _payment_notices(rows: pl.DataFrame, mapping: Mapping) -> pl.DataFrame:
+    written = write_rows(
+        rows,
+        _Written._fields,
+        lambda marks: _write_payment_notice(LedgerRow.model_construct(**marks), mapping),
+    )
+    return rows.select(
+        pl.col("patient").alias("lane"),
+        written["body"].cast(pl.Binary),
+        _fingerprints(written["content"]).alias("fingerprint"),
+        pl.col("claim").fill_null(""),
+        pl.lit("").alias("likeness"),
+        pl.lit(value=False).alias("active"),
+    )
+
+
+def _fingerprints(texts: pl.Series) -> pl.Series:
+    return hashed(texts, FINGERPRINT_DIGITS)
