@@ -1,11 +1,14 @@
-# make demo | test | lint | setup: each does all the set-up that it needs.
+# make demo | test | bench | lint | setup: each does all the set-up that it needs.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
 N ?= 20000
+QUICK ?=
+NAMES ?=
+FHIR_RESOURCES ?=
 
-.PHONY: setup checks demo test simulate mutate docs lint format lock
+.PHONY: setup checks demo test simulate mutate bench docs lint format lock
 
 setup: .venv/ready
 
@@ -50,6 +53,10 @@ mutate: setup
 # docs/configuration.md, from the options: a test fails where it is stale.
 docs: setup
 	$(BIN)/python -m docs.reference
+
+# How fast it is, as ratios: make bench QUICK=1 NAMES=validate FHIR_RESOURCES=/an/environment/bin/python
+bench: setup
+	@$(BIN)/python -m bench $(if $(QUICK),--quick) $(if $(FHIR_RESOURCES),--fhir-resources $(FHIR_RESOURCES)) $(NAMES)
 
 lint: setup
 	$(BIN)/ruff check

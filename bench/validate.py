@@ -1,0 +1,205 @@
+"""Validate and map: from a file's text to the plan's columns, against what people write instead.
+
+Ours is the planner itself: rows read, checked, mapped, keys and hashes and all. What it does for a
+file before that (bench.nightly tells it) has no counterpart in the others. fhir.resources is no
+dependency: `--fhir-resources` names the Python of an environment that has it.
+"""
+
+import asyncio
+import csv
+import importlib.util
+import json
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from random import Random
+from tempfile import TemporaryDirectory
+from typing import Final
+
+import polars as pl
+
+from bench.reference import by_pydantic
+from bench.rounds import Contestant, Ratio, compete, interleaved, ratio
+from pipeline import config
+from pipeline.clock import SystemClock
+from pipeline.engine import open_journal
+from pipeline.job import Progress
+from pipeline.planning import Planner, together
+from pipeline.stages.read import read
+
+REFERENCE: Final = "csv.DictReader + pydantic + json.dumps"
+FHIR_RESOURCES: Final = "csv.DictReader + fhir.resources"
+_CHECKED: Final = 1000
+_FHIR_SHARE: Final = 50  # it is so slow that one row in so many tells
+_ELIGIBILITY: Final = {
+    "patient": "MRN", "relationship": "Rel", "subscriber": "Subscriber", "member_id": "Member",
+    "subscriber_id": "Subscriber ID", "payer": "Payer", "payer_name": "Payer Name", "type": "Type",
+    "plan": "Plan", "subplan": "Subplan", "group": "Group", "subgroup": "Subgroup", "order": "Order",
+    "start_on": "Start", "end_on": "End", "status": "Status",
+}  # fmt: skip
+_LEDGER: Final = {
+    "transaction_id": "TXN", "patient": "MRN", "amount": "Amount", "posted_on": "Posted",
+    "claim": "Claim", "entry_type": "Type", "currency": "Currency",
+}  # fmt: skip
+_MAPPED: Final = {"eligibility": _ELIGIBILITY, "ledger": _LEDGER}
+# Columns that files have and nobody maps.
+_BESIDE: Final = ("Last Name", "First Name", "Birth Date", "Sex", "Phone", "ZIP")
+CONFIG: Final = """
+[canvas]
+base_url = "http://127.0.0.1:9"
+token_url = "http://127.0.0.1:9/auth/token/"
+[[feeds]]
+name = "{kind}"
+kind = "{kind}"
+path = "{kind}.csv"
+[feeds.columns]
+{columns}
+"""
+_PAYERS: Final = [
+    ("60054", "Aetna"), ("00710", "Blue Cross Blue Shield"), ("62308", "Cigna"), ("87726", "UnitedHealthcare"),
+    ("08202", "Medicare Part B"), ("61101", "Humana"), ("99726", "TRICARE East"),
+]  # fmt: skip
+
+
+def measure(rows: int, rounds: int, fhir_python: str) -> Iterator[Ratio]:
+    """The lines of the table."""
+    with TemporaryDirectory() as name:
+        for kind in _MAPPED:
+            path = Path(name) / f"{kind}.csv"
+            write(kind, path, rows)
+            check(kind, path)
+            yield from _measure(kind, path, rows, rounds, fhir_python)
+
+
+def _measure(kind: str, path: Path, rows: int, rounds: int, fhir_python: str) -> Iterator[Ratio]:
+    ours = f"validate + map, {kind}"
+    reference = ("-m", "bench.reference")
+    contestants = {
+        ours: Contestant([sys.executable, "-m", "bench.validate", kind, str(path)], rows),
+        REFERENCE: Contestant(
+            [sys.executable, *reference, "pydantic", kind, str(path), str(rows)], rows
+        ),
+    }
+    has_fhir = _has_fhir_resources(fhir_python)
+    if has_fhir:
+        few = rows // _FHIR_SHARE
+        contestants[FHIR_RESOURCES] = Contestant(
+            [fhir_python, *reference, "fhir.resources", kind, str(path), str(few)], few
+        )
+    else:
+        print(f"{FHIR_RESOURCES}: skipped, for it is not installed (--fhir-resources PYTHON)")
+    taken = interleaved(contestants, rounds)
+    yield ratio(ours, REFERENCE, taken, ours, 5.0)
+    if has_fhir:
+        yield ratio(ours, FHIR_RESOURCES, taken, ours, 80.0)
+
+
+def _has_fhir_resources(python: str) -> bool:
+    if python == sys.executable:
+        return importlib.util.find_spec("fhir") is not None
+    told = subprocess.run([python, "-c", "import fhir.resources"], capture_output=True, check=False)
+    return told.returncode == 0
+
+
+# Synthetic rows -----------------------------------------------------------------------------------
+
+
+def write(kind: str, path: Path, rows: int) -> None:
+    """A file of synthetic rows, the same each time: 22 columns of eligibility, 13 of a ledger."""
+    random = Random(20261121)  # noqa: S311 - rows, no secrets
+    make = _eligibility if kind == "eligibility" else _ledger
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [*_MAPPED[kind].values(), *_BESIDE], lineterminator="\n")
+        writer.writeheader()
+        for number in range(rows):
+            beside = dict(zip(_BESIDE, _person(number), strict=True))
+            writer.writerow({**make(number, random), **beside})
+
+
+def _person(number: int) -> Sequence[str]:
+    born = f"{1930 + number % 90}-{number % 12 + 1:02}-{number % 28 + 1:02}"
+    return f"Last{number:06}", "First", born, "FM"[number % 2], f"555{number:07}", "48104"
+
+
+def _eligibility(number: int, random: Random) -> dict[str, str]:
+    payer, name = random.choice(_PAYERS)
+    is_own = random.choice([True, True, False])
+    cells = {
+        "patient": f"{number:032x}",
+        "relationship": "self" if is_own else random.choice(["spouse", "child"]),
+        "subscriber": "" if is_own else f"{number // 2:032x}",
+        "member_id": f"W{number:09}",
+        "subscriber_id": "" if is_own else f"W{number // 2:09}",
+        "payer": payer,
+        "payer_name": name,
+        "type": random.choice(["PPO", "HMO", "POS", "EHCPOL"]),
+        "plan": random.choice(["Choice Plus", "PPO 500", "HMO Blue, Statewide"]),
+        "subplan": random.choice(["Bronze", "Silver", "Gold"]),
+        "group": f"G{random.randrange(3000):05}",
+        "subgroup": random.choice(["", "A", "B"]),
+        "order": str(number % 2 + 1),
+        "start_on": f"{random.randrange(2019, 2027)}-{random.randrange(1, 13):02}-01",
+        "end_on": random.choice(["", "", "2027-12-31"]),
+        "status": "active",
+    }
+    return {_ELIGIBILITY[name]: text for name, text in cells.items()}
+
+
+def _ledger(number: int, random: Random) -> dict[str, str]:
+    is_copay = random.choice([True, False])
+    cells = {
+        "transaction_id": f"T{number:010}",
+        "patient": f"{random.randrange(1, 50_000):032x}",
+        "amount": f"{random.randrange(1, 400_000) / 100:.2f}",
+        "posted_on": f"2026-{random.randrange(1, 12):02}-{random.randrange(1, 29):02}",
+        "claim": f"{number:032x}" if is_copay else "",
+        "entry_type": "COPAY" if is_copay else "PAYMENT",
+        "currency": "USD",
+    }
+    return {_LEDGER[name]: text for name, text in cells.items()}
+
+
+# Ours ---------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def planning(kind: str, path: Path) -> Iterator[Callable[[], Iterator[pl.DataFrame]]]:
+    """The planner over one file, up to the point where a batch of rows goes into the plan."""
+    columns = "\n".join(f'{name} = "{column}"' for name, column in _MAPPED[kind].items())
+    with TemporaryDirectory() as name:
+        toml = Path(name) / "config.toml"
+        toml.write_text(CONFIG.format(kind=kind, columns=columns))
+        job = config.load(toml, inputs={kind: path}, environment={})
+        (feed,) = job.feeds
+        with open_journal(job) as journal:
+            planner = Planner(job, "bench", journal, SystemClock(), Progress(), asyncio.Event())
+            planner.open()
+            held = planner.held(feed)
+            (source,) = planner.sources[kind]
+            yield lambda: (
+                planner.planned(feed, batch, held).lines for batch in together(read(source))
+            )
+
+
+def check(kind: str, path: Path) -> None:
+    """Both write the same resources, or the comparison says nothing."""
+    few = path.with_name(f"few-{kind}.csv")
+    few.write_text("".join(path.read_text().splitlines(keepends=True)[: _CHECKED + 1]))
+    theirs = [json.loads(text) for text in by_pydantic(kind, few, _CHECKED)]
+    with planning(kind, few) as batches:
+        ours = [json.loads(body) for lines in batches() for body in lines["body"]]
+    assert ours == theirs
+
+
+def main() -> None:
+    """One contestant: `python -m bench.validate KIND FILE`."""
+    kind, path = sys.argv[1:]
+    with planning(kind, Path(path)) as batches:
+        compete(lambda: deque(batches(), maxlen=0))
+
+
+if __name__ == "__main__":
+    main()
