@@ -87,7 +87,7 @@ async def test_the_anchor_names_no_line_of_a_write_that_failed(
         journal.start_run(Run("r1", "run", NOW))
 
         def fail() -> None:
-            journal._append_text(NOW, "r1", Event.CLAIM, key="k1")
+            journal._append(datetime.fromisoformat(NOW), "r1", Event.CLAIM, key="k1")
             under_way.set()
             go_on.wait()
             raise sqlite3.OperationalError("database or disk is full")

@@ -156,8 +156,10 @@ class Client:
     ) -> tuple[Exchange, Judgement]:
         if judgement.verdict is Verdict.ACCEPTED:
             self.proven.add(resource_type)
-        stop = self._heed(reply, permit, too_fast=judgement.too_fast) or judgement.stop
-        return self._exchange("write", permit, reply), replace(judgement, stop=stop)
+        stop = self._heed(reply, permit, too_fast=judgement.too_fast)
+        if stop is not None:
+            judgement = replace(judgement, stop=stop)
+        return self._exchange("write", permit, reply), judgement
 
     # Reading --------------------------------------------------------------------------------------
 
@@ -314,9 +316,11 @@ class Client:
         body: bytes | None,
         guard: Mapping[str, str] | None = None,
     ) -> Reply:
-        headers = {"Authorization": f"Bearer {permit.token}", "Accept": _JSON, **(guard or {})}
+        headers = {"Authorization": f"Bearer {permit.token}", "Accept": _JSON}
         if body is not None:
             headers["Content-Type"] = _JSON
+        if guard:
+            headers.update(guard)
         try:
             reply = await self._transport.exchange(method, url, headers, body)
         finally:

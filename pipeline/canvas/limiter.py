@@ -73,15 +73,16 @@ class Limiter:
         async with self._turn:
             while True:
                 await self._wait_until(self._paused_until_s)
-                await self._renewed_bucket()
+                await self._renew_bucket()
                 await self._bucket.acquire()
                 if len(self._last) == self._last.maxlen:
                     await self._wait_until(self._last[0] + self._window_s)
-                if self._clock.monotonic() >= self._paused_until_s:
+                now_s = self._clock.monotonic()
+                if now_s >= self._paused_until_s:
                     break
             if self._stopped.is_set():
                 raise Stopped("the run is stopping")
-            self._last.append(self._clock.monotonic())
+            self._last.append(now_s)
 
     def pause(self, seconds: float) -> None:
         """Nobody gets a grant for so long."""
@@ -107,8 +108,10 @@ class Limiter:
         if self._stopped.is_set():
             raise Stopped("the run is stopping")
 
-    async def _renewed_bucket(self) -> None:
+    async def _renew_bucket(self) -> None:
         """A bucket for the present share; it starts full, so that the change grants nothing extra."""
+        if self._share.share == self._bucket_share == 1.0:
+            return
         share = self._share.at(self._clock.monotonic())
         if abs(share - self._bucket_share) < _RENEW_AT and not (share == 1.0 != self._bucket_share):
             return

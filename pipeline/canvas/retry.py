@@ -128,15 +128,26 @@ def location_id(location: str, resource_type: str, host: str) -> str | None:
     Seen as `/Coverage/<id>`, absolute with http or https, with or without `/_history/1`: it is the
     segment after the resource type (canvas-api.md, "Answers"). Another host's is not ours.
     """
-    try:
-        parts = urlsplit(location)
-        named_host = parts.hostname
-    except ValueError:
+    head, found, tail = location.rpartition(f"{resource_type}/")
+    if not found or not _is_of(head, host):
         return None
-    if named_host is not None and named_host != host:
-        return None
-    match = re.search(rf"(?:^|/){resource_type}/([^/]+)(?:/_history/[^/]+)?/?$", parts.path)
+    match = _ID_AND_VERSION.fullmatch(tail)
     return match[1] if match is not None and is_id(match[1]) else None
+
+
+_ID_AND_VERSION: Final = re.compile(r"([^/?#]+)(?:/_history/[^/?#]+)?/?(?:[?#].*)?", re.DOTALL)
+
+
+@lru_cache(maxsize=16)
+def _is_of(head: str, host: str) -> bool:
+    """Whether what stands before the resource type in a Location is a path, of this host if of any."""
+    try:
+        parts = urlsplit(head)
+    except ValueError:
+        return False
+    if parts.query or parts.fragment or not (head == "" or head.endswith("/")):
+        return False
+    return parts.hostname in {None, host}
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from importlib import resources
 from pathlib import Path
 from secrets import token_hex
@@ -34,11 +34,13 @@ from pipeline.records import Attempt, Doubt, Exchange, Finding, Held, Intent, In
 
 T = TypeVar("T")
 
-_SCHEMA_VERSION: Final = "3"
+_SCHEMA_VERSION: Final = "4"
 _FILE: Final = "journal.sqlite"
 _KEYS_A_QUERY: Final = 10_000
 _LINES_A_QUERY: Final = 50_000
 _ANCHOR_EVERY_S: Final = 1.0
+_PAGES_A_CHECKPOINT: Final = 8_000  # of 4 KiB: a page that is written often is copied once
+_CACHE_KIB: Final = 32_768
 _CHECKED_BYTES_MAX: Final = 64 * 1024 * 1024  # a larger one is read whole only after an unclean end
 # How long a run that was killed may have gone on after its last line: a request's time and a pause.
 _AFTER_LAST_SIGN: Final = timedelta(seconds=60)
@@ -262,115 +264,112 @@ class Journal:
         }
 
         def claim() -> None:
-            for intent in intents:
-                self._open(intent)
-                self._enter(intent)
-                self._must(self._execute("claim", {"key": intent.key, **claimed}), intent.key)
-                self._append(at, run_id, Event.CLAIM, key=intent.key)
+            self._open(intents)
+            self._each("claim", [{**_entered(intent), **claimed} for intent in intents])
+            self._append_all(
+                _line(utc_text(at), run_id, Event.CLAIM, key=intent.key) for intent in intents
+            )
 
         await self._write(claim)
 
-    def _open(self, intent: Intent) -> None:
+    def _open(self, intents: Sequence[Intent]) -> None:
         """REFUSED -> PENDING: tried anew. CONFIRMED -> PENDING: to be updated."""
-        opened = {"key": intent.key, "interaction": intent.interaction.value}
-        self._execute("open_again", opened)
-
-    def _enter(self, intent: Intent) -> None:
-        self._execute(
-            "enter",
-            {
-                "key": intent.key,
-                "run_id": intent.run_id,
-                "feed": intent.feed,
-                "interaction": intent.interaction.value,
-                "resource_type": intent.resource_type,
-                "lane": intent.lane,
-                "amount_cents": intent.amount_cents,
-                "claim": intent.claim,
-                "likeness": intent.likeness,
-                "fingerprint": intent.fingerprint,
-                "rank": intent.rank,
-                "resource_id": intent.resource_id or None,
-                "held_at": _instant_text(intent.held_at),
-            },
-        )
-
-    async def release(self, run_id: str, intents: Sequence[Intent], at: datetime) -> None:
-        """Take back claims that were never handed to a socket."""
-        if not intents:
-            return
-
-        def release() -> None:
-            for intent in intents:
-                self._must(self._execute("release", {"key": intent.key}), intent.key)
-                self._append(at, run_id, Event.RELEASE, key=intent.key)
-
-        await self._write(release)
+        for interaction in Interaction:
+            keys = [each.key for each in intents if each.interaction is interaction]
+            if keys:
+                opened = {"keys": _json(keys), "interaction": interaction.value}
+                self._execute("open_again", opened)
 
     async def settle(
-        self, run_id: str, attempts: Sequence[Attempt], at: datetime
+        self,
+        run_id: str,
+        attempts: Sequence[Attempt],
+        at: datetime,
+        *,
+        unsent: Sequence[Intent] = (),
+        asked: Sequence[Exchange] = (),
     ) -> list[tuple[State, int]]:
         """Write down what answers came to. Returns the state of each write, and its attempts so far.
 
-        An id that another row already has is no proof: that write is in doubt.
+        In the same transaction claims that were never handed to a socket are taken back (`unsent`), and
+        requests that were no writes of rows are noted (`asked`). An id that another row already has is
+        no proof: that write is in doubt.
         """
-        if not attempts:
+        if not (attempts or unsent or asked):
             return []
-        return await self._write(
-            lambda: [self._settle(run_id, attempt, utc_text(at)) for attempt in attempts]
-        )
 
-    def _settle(self, run_id: str, attempt: Attempt, at: str) -> tuple[State, int]:
-        intent, exchange = attempt.intent, attempt.exchange
-        number = int(self._execute("attempts", {"key": intent.key}).fetchone()[0])
-        state, rule, message = states.settled(attempt.verdict), attempt.rule, attempt.message
-        if state is State.CONFIRMED and self._is_claimed(intent, attempt.resource_id):
-            state, rule = State.IN_DOUBT, "canvas|id-of-another-row"
-            message = "Canvas answered with the id of another row's resource"
-        settled = {
-            "key": intent.key,
-            "state": state.value,
-            "resource_id": attempt.resource_id if state is State.CONFIRMED else None,
-            "rule": rule,
-            "message": message,
-            "since": _instant_text(attempt.since),
-            "until": _instant_text(attempt.until),
-            "dated": _instant_text(exchange.dated),
-            "http_status": exchange.http_status,
-            "correlation_id": exchange.correlation_id,
-            "sent_at": utc_text(exchange.sent_at),
-            "settled_at": at,
-        }
-        self._must(self._execute("settle", settled), intent.key)
-        self._append_exchange(
-            run_id,
-            exchange,
-            key=intent.key,
-            attempt=number,
-            verdict=attempt.verdict.value,
-            resource_id=attempt.resource_id,
-        )
-        return state, number
+        def settle() -> list[tuple[State, int]]:
+            self._record(run_id, asked)
+            self._each("release", [{"key": intent.key} for intent in unsent])
+            self._append_all(
+                _line(utc_text(at), run_id, Event.RELEASE, key=intent.key) for intent in unsent
+            )
+            return self._settle(run_id, attempts, utc_text(at))
 
-    def _is_claimed(self, intent: Intent, resource_id: str) -> bool:
-        resource = {
-            "resource_type": intent.resource_type,
-            "lane": intent.lane,
-            "resource_id": resource_id,
-            "key": intent.key,
-        }
-        return self._execute("id_is_claimed", resource).fetchone() is not None
+        return await self._write(settle)
+
+    def _settle(self, run_id: str, attempts: Sequence[Attempt], at: str) -> list[tuple[State, int]]:
+        keys = _json([attempt.intent.key for attempt in attempts])
+        numbers = dict(self._all("attempts", {"keys": keys}))
+        proved = self._proved(attempts)
+        ends, lines, entries = [], [], []
+        for attempt, is_proved in zip(attempts, proved, strict=True):
+            intent, exchange = attempt.intent, attempt.exchange
+            state, rule, message = states.settled(attempt.verdict), attempt.rule, attempt.message
+            if state is State.CONFIRMED and not is_proved:
+                state, rule = State.IN_DOUBT, "canvas|id-of-another-row"
+                message = "Canvas answered with the id of another row's resource"
+            lines.append(
+                {
+                    "key": intent.key,
+                    "state": state.value,
+                    "resource_id": attempt.resource_id if state is State.CONFIRMED else None,
+                    "rule": rule,
+                    "message": message,
+                    "since": _instant_text(attempt.since),
+                    "until": _instant_text(attempt.until),
+                    "dated": _instant_text(exchange.dated),
+                    "http_status": exchange.http_status,
+                    "correlation_id": exchange.correlation_id,
+                    "sent_at": utc_text(exchange.sent_at),
+                    "settled_at": at,
+                }
+            )
+            number = numbers.get(intent.key, 0)
+            entries.append(
+                _request(
+                    run_id,
+                    exchange,
+                    key=intent.key,
+                    attempt=number,
+                    verdict=attempt.verdict.value,
+                    resource_id=attempt.resource_id,
+                )
+            )
+            ends.append((state, number))
+        self._each("settle", lines)
+        self._append_all(entries)
+        return ends
+
+    def _proved(self, attempts: Sequence[Attempt]) -> list[bool]:
+        """Whether the id in each answer is that write's own: no other's, in the journal or among these."""
+        answers = _answers([(each.intent, each.resource_id) for each in attempts])
+        taken = {line[0] for line in self._all("ids_of_others", {"answers": answers})}
+        proved, given = [], set[tuple[str, str]]()
+        for each in attempts:
+            resource = (each.intent.resource_type, each.resource_id)
+            proved.append(each.intent.key not in taken and resource not in given)
+            if proved[-1]:
+                given.add(resource)
+        return proved
 
     async def record(self, run_id: str, exchanges: Sequence[Exchange]) -> None:
         """Write down requests that were no writes of rows."""
-        if not exchanges:
-            return
+        if exchanges:
+            await self._write(lambda: self._record(run_id, exchanges))
 
-        def record() -> None:
-            for exchange in exchanges:
-                self._append_exchange(run_id, exchange, attempt=1)
-
-        await self._write(record)
+    def _record(self, run_id: str, exchanges: Sequence[Exchange]) -> None:
+        self._append_all(_request(run_id, exchange, attempt=1) for exchange in exchanges)
 
     # Settling doubt -------------------------------------------------------------------------------
 
@@ -378,9 +377,10 @@ class Journal:
         self, run_id: str, intent: Intent, finding: Finding, at: datetime, who: str = ""
     ) -> bool:
         """IN_DOUBT -> CONFIRMED. False, and nothing changes, where another row has that resource."""
+        answers = _answers([(intent, finding.resource_id)])
 
         def found() -> bool:
-            if self._is_claimed(intent, finding.resource_id):
+            if self._all("ids_of_others", {"answers": answers}):
                 return False
             self._decide(run_id, Event.FOUND, intent, finding, at, who)
             return True
@@ -404,8 +404,7 @@ class Journal:
         """
 
         def suspect() -> None:
-            self._open(intent)
-            self._enter(intent)
+            self._enter([intent])
             self._decide(run_id, Event.SUSPECTED, intent, finding, at, "")
 
         await self._write(suspect)
@@ -420,9 +419,8 @@ class Journal:
         """PENDING -> CONFIRMED: what Canvas held already, as it stands in the file, is ours now."""
 
         def adopt() -> None:
+            self._enter(intents)
             for intent in intents:
-                self._open(intent)
-                self._enter(intent)
                 found = replace(finding, resource_id=intent.resource_id, held_at=intent.held_at)
                 self._decide(run_id, Event.ADOPTED, intent, found, at, "")
 
@@ -448,7 +446,7 @@ class Journal:
         if who:
             self._reopen(run_id, intent, at, who)
         statement = "suspect" if event is Event.SUSPECTED else event.value
-        self._must(self._execute(statement, decided), intent.key)
+        self._each(statement, [decided])
         self._append(
             at,
             run_id,
@@ -459,6 +457,11 @@ class Journal:
             who=who,
         )
 
+    def _enter(self, intents: Sequence[Intent]) -> None:
+        self._open(intents)
+        for intent in intents:
+            self._execute("enter", _entered(intent))
+
     def _reopen(self, run_id: str, intent: Intent, at: datetime, who: str) -> None:
         """A person may also decide on what was given up, and on what is still to be sent again."""
         (state,) = self._execute("state", {"key": intent.key}).fetchone()
@@ -466,7 +469,7 @@ class Journal:
             state
         )
         if event is not None:
-            self._must(self._execute("reopened", {"key": intent.key}), intent.key)
+            self._each("reopened", [{"key": intent.key}])
             self._append(at, run_id, event, key=intent.key, who=who)
 
     async def note_foreign(
@@ -567,10 +570,10 @@ class Journal:
         """CONFIRMED -> PENDING: updates that no file may ask for again, so that none is forgotten."""
 
         def intend() -> None:
-            for intent in intents:
-                self._open(intent)
-                self._enter(intent)
-                self._append(at, run_id, Event.INTENDED, key=intent.key)
+            self._enter(intents)
+            self._append_all(
+                _line(utc_text(at), run_id, Event.INTENDED, key=intent.key) for intent in intents
+            )
 
         await self._write(intend)
 
@@ -605,12 +608,14 @@ class Journal:
             self._execute("start_run", started)
             last = self._execute("last_line", {}).fetchone()
             left = self._execute("left_in_flight", {}).fetchall()
-            self._append_text(run.started_at, run.run_id, Event.RUN, detail=run.command)
+            lines = [_line(run.started_at, run.run_id, Event.RUN, detail=run.command)]
+            doubted = []
             for key, sent_at, ahead_s in left:
                 until = _until_of_crash(ahead_s, sent_at, last[0] if last else sent_at)
-                doubted = {"key": key, "at": run.started_at, "until": until}
-                self._must(self._execute("doubt_in_flight", doubted), key)
-                self._append_text(run.started_at, run.run_id, Event.CRASHED, key=key)
+                doubted.append({"key": key, "at": run.started_at, "until": until})
+                lines.append(_line(run.started_at, run.run_id, Event.CRASHED, key=key))
+            self._each("doubt_in_flight", doubted)
+            self._append_all(lines)
             return len(left)
 
         return self._write_now(start)
@@ -627,7 +632,7 @@ class Journal:
         def finish() -> None:
             self._execute("finish_run", ended)
             at = run.finished_at or run.started_at
-            self._append_text(at, run.run_id, Event.ENDED, detail=str(run.exit_code))
+            self._append_all([_line(at, run.run_id, Event.ENDED, detail=str(run.exit_code))])
 
         self._write_now(finish)
 
@@ -782,26 +787,20 @@ class Journal:
     # The trail ------------------------------------------------------------------------------------
 
     def _append(self, at: datetime, run_id: str, event: Event, **content: Any) -> None:
-        self._append_text(utc_text(at), run_id, event, **content)
+        self._append_all([_line(utc_text(at), run_id, event, **content)])
 
-    def _append_exchange(self, run_id: str, exchange: Exchange, **content: Any) -> None:
-        self._append_text(
-            exchange.sent_at.isoformat(timespec="microseconds"),
-            run_id,
-            Event(exchange.purpose),
-            latency_ms=round(exchange.latency_s * 1000, 3),
-            http_status=exchange.http_status,
-            correlation_id=exchange.correlation_id,
-            detail=exchange.problem,
-            **content,
-        )
-
-    def _append_text(self, at: str, run_id: str, event: Event, **content: Any) -> None:
+    def _append_all(self, lines: Iterable[Line]) -> None:
+        """Number them, chain them, and write them."""
         number, before = self._head
-        line = Line(number + 1, at, run_id, event.value, **content)
-        hashed = link(before, line)
-        self._connection.execute(self._sql["append"], (*line, hashed))
-        self._head = (line.number, hashed)
+        chained = []
+        for line in lines:
+            number += 1
+            numbered = Line(number, *line[1:])
+            before = link(before, numbered)
+            chained.append((*numbered, before))
+        if chained:
+            self._connection.executemany(self._sql["append"], chained)
+            self._head = (number, before)
 
     # The one thread -------------------------------------------------------------------------------
 
@@ -811,11 +810,15 @@ class Journal:
     def _all(self, name: str, parameters: Mapping[str, object]) -> list[tuple[Any, ...]]:
         return self._execute(name, parameters).fetchall()
 
-    @staticmethod
-    def _must(cursor: sqlite3.Cursor, key: str) -> None:
-        if cursor.rowcount != 1:
+    def _each(self, name: str, lines: Sequence[Mapping[str, object]]) -> None:
+        """A statement for each of these rows, which must change it: else it is not as we think it is."""
+        if not lines:
+            return
+        changed = self._connection.executemany(self._sql[name], lines).rowcount
+        if changed != len(lines):
             raise JournalError(
-                f"the journal holds row {key} in another state than expected, so nothing more is sent",
+                f"the journal holds {len(lines) - changed} of {len(lines)} rows in another state than expected, "
+                "so nothing more is sent",
                 "run again: what the journal holds is true",
             )
 
@@ -888,12 +891,67 @@ def _unwritable(error: sqlite3.Error) -> JournalError:
     )
 
 
+def _line(at: str, run_id: str, event: Event, **content: Any) -> Line:
+    """A line of the trail, not numbered yet."""
+    return Line(0, at, run_id, event.value, **content)
+
+
+def _request(run_id: str, exchange: Exchange, **content: Any) -> Line:
+    return _line(
+        exchange.sent_at.isoformat(timespec="microseconds"),
+        run_id,
+        Event(exchange.purpose),
+        latency_ms=round(exchange.latency_s * 1000, 3),
+        http_status=exchange.http_status,
+        correlation_id=exchange.correlation_id,
+        detail=exchange.problem,
+        **content,
+    )
+
+
+def _entered(intent: Intent) -> dict[str, object]:
+    return {
+        "key": intent.key,
+        "run_id": intent.run_id,
+        "feed": intent.feed,
+        "interaction": intent.interaction.value,
+        "resource_type": intent.resource_type,
+        "lane": intent.lane,
+        "amount_cents": intent.amount_cents,
+        "claim": intent.claim,
+        "likeness": intent.likeness,
+        "fingerprint": intent.fingerprint,
+        "rank": intent.rank,
+        "resource_id": intent.resource_id or None,
+        "held_at": _instant_text(intent.held_at),
+    }
+
+
+def _answers(named: Iterable[tuple[Intent, str]]) -> str:
+    """Writes, and the ids that speak for them."""
+    lines = [
+        {
+            "key": intent.key,
+            "resource_type": intent.resource_type,
+            "lane": intent.lane,
+            "resource_id": resource_id,
+        }
+        for intent, resource_id in named
+    ]
+    return orjson.dumps(lines).decode()
+
+
 def _json(texts: list[str]) -> str:
     return orjson.dumps(texts).decode()
 
 
 def _instant_text(at: datetime | None) -> str | None:
-    return None if at is None else at.astimezone(UTC).isoformat(timespec="microseconds")
+    return None if at is None else _exact_text(at)
+
+
+@lru_cache(maxsize=64)  # those of one answer are told several times, and Date to the second
+def _exact_text(at: datetime) -> str:
+    return at.astimezone(UTC).isoformat(timespec="microseconds")
 
 
 def _instant(text: str | None) -> datetime | None:
@@ -1037,6 +1095,8 @@ def _opened(path: Path, base_url: str, loss: str = "") -> sqlite3.Connection:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {_PAGES_A_CHECKPOINT}")
+        connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         connection.execute("BEGIN EXCLUSIVE")
         if connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0:
             is_new = True
@@ -1092,7 +1152,8 @@ def _create(connection: sqlite3.Connection, base_url: str, loss: str = "") -> No
         resources.files("pipeline.journal").joinpath("schema.sql").read_text()
     ):
         connection.execute(statement)
-    tables = {"": states.TRANSITIONS, "Coverage": states.OF_COVERAGE}
+    of_coverage = {**states.TRANSITIONS, **states.OF_COVERAGE}
+    tables = {"PaymentNotice": states.TRANSITIONS, "Coverage": of_coverage}
     steps = {
         (resource_type, old.value, new.value)
         for resource_type, table in tables.items()

@@ -1,9 +1,9 @@
 -- The statements of the journal. Each has a name and says what it is for.
 
 -- name: open_again
--- A row that was refused in an earlier run is tried anew; one that was confirmed is updated.
+-- Rows that were refused in an earlier run are tried anew; those that were confirmed are updated.
 UPDATE write SET state = 'PENDING'
-WHERE key = :key AND (state = 'REFUSED' OR (state = 'CONFIRMED' AND :interaction = 'update'));
+WHERE key IN (SELECT value FROM json_each(:keys)) AND (state = 'REFUSED' OR (state = 'CONFIRMED' AND :interaction = 'update'));
 
 -- name: enter
 -- A row is entered, or its content brought up to date while nothing of it is under way.
@@ -25,24 +25,49 @@ ON CONFLICT (key) DO UPDATE SET
 WHERE write.state = 'PENDING';
 
 -- name: claim
--- The claim: durable before the first byte of the attempt. `since`, and how far the clocks were apart then,
--- are those of the first send whose fate was ever unknown, else of this one; `until` stays that of the last
--- send until this one has an answer, for it may yet be taken back.
-UPDATE write SET
-    state = 'IN_FLIGHT', attempts = attempts + 1, until = CASE WHEN resent THEN until END,
-    since = CASE WHEN resent THEN since ELSE :since END, ahead_s = CASE WHEN resent THEN ahead_s ELSE :ahead_s END,
-    rule = '', message = '', http_status = NULL, correlation_id = '', sent_at = :at, settled_at = NULL
-WHERE key = :key AND state = 'PENDING';
+-- Entered as above and claimed in one: durable before the first byte of the attempt. `since`, and how far the
+-- clocks were apart then, are those of the first send whose fate was ever unknown, else of this one; `until`
+-- stays that of the last send until this one has an answer, for it may yet be taken back.
+INSERT INTO write (key, state, run_id, feed, interaction, resource_type, lane, amount_cents, claim, likeness, fingerprint, rank, resource_id, held_at,
+    attempts, since, ahead_s, sent_at)
+VALUES (:key, 'IN_FLIGHT', :run_id, :feed, :interaction, :resource_type, :lane, :amount_cents, :claim, :likeness, :fingerprint, :rank, :resource_id, :held_at,
+    1, :since, :ahead_s, :at)
+ON CONFLICT (key) DO UPDATE SET
+    state = 'IN_FLIGHT',
+    run_id = excluded.run_id,
+    feed = excluded.feed,
+    interaction = excluded.interaction,
+    rank = excluded.rank,
+    resource_id = coalesce(write.resource_id, excluded.resource_id),
+    held_at = coalesce(write.held_at, excluded.held_at),
+    lane = excluded.lane,
+    amount_cents = excluded.amount_cents,
+    claim = excluded.claim,
+    likeness = excluded.likeness,
+    fingerprint = excluded.fingerprint,
+    attempts = 1 + CASE WHEN write.run_id = excluded.run_id THEN write.attempts ELSE 0 END,
+    until = CASE WHEN write.resent THEN write.until END,
+    since = CASE WHEN write.resent THEN write.since ELSE excluded.since END,
+    ahead_s = CASE WHEN write.resent THEN write.ahead_s ELSE excluded.ahead_s END,
+    rule = '', message = '', http_status = NULL, correlation_id = '', sent_at = excluded.sent_at, settled_at = NULL
+WHERE write.state = 'PENDING';
 
 -- name: release
 -- A claim that was never handed to a socket goes back, in the same live process only.
 UPDATE write SET state = 'PENDING', attempts = attempts - 1, sent_at = NULL WHERE key = :key AND state = 'IN_FLIGHT';
 
--- name: id_is_claimed
--- Whether another row already has this resource, or it is known not to be ours.
-SELECT 1 FROM write WHERE resource_type = :resource_type AND resource_id = :resource_id AND key <> :key
-UNION ALL
-SELECT 1 FROM foreign_resource WHERE resource_type = :resource_type AND lane = :lane AND resource_id = :resource_id;
+-- name: ids_of_others
+-- The keys of those of these answers whose id another row already has, or is known not to be ours.
+SELECT json_extract(answer.value, '$.key') FROM json_each(:answers) AS answer
+WHERE EXISTS (
+    SELECT 1 FROM write
+    WHERE resource_type = json_extract(answer.value, '$.resource_type') AND resource_id = json_extract(answer.value, '$.resource_id')
+        AND key <> json_extract(answer.value, '$.key')
+) OR EXISTS (
+    SELECT 1 FROM foreign_resource
+    WHERE resource_type = json_extract(answer.value, '$.resource_type') AND lane = json_extract(answer.value, '$.lane')
+        AND resource_id = json_extract(answer.value, '$.resource_id')
+);
 
 -- name: settle
 -- What an answer came to.
@@ -61,8 +86,8 @@ WHERE key = :key AND state = 'IN_FLIGHT';
 SELECT state FROM write WHERE key = :key;
 
 -- name: attempts
--- The number of the attempt that is under way.
-SELECT attempts FROM write WHERE key = :key;
+-- The numbers of the attempts that are under way.
+SELECT key, attempts FROM write WHERE key IN (SELECT value FROM json_each(:keys));
 
 -- name: suspect
 -- The journal was lost, and Canvas holds one like it: a person decides.

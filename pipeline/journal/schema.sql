@@ -6,7 +6,7 @@ CREATE TABLE meta (
     value TEXT NOT NULL
 ) STRICT;
 
--- Filled from journal/states.py. `resource_type` '': of all writes.
+-- Filled from journal/states.py.
 CREATE TABLE transition (
     resource_type TEXT NOT NULL,
     old TEXT NOT NULL,
@@ -34,7 +34,7 @@ CREATE TABLE run_feed (
 
 -- One line a row that was ever to be sent, known by its key.
 CREATE TABLE write (
-    key TEXT PRIMARY KEY,
+    key TEXT NOT NULL PRIMARY KEY,
     state TEXT NOT NULL,
     run_id TEXT NOT NULL REFERENCES run (run_id),   -- the run whose plan was sent last
     feed TEXT NOT NULL,
@@ -62,8 +62,9 @@ CREATE TABLE write (
     http_status INTEGER,
     correlation_id TEXT NOT NULL DEFAULT '',
     sent_at TEXT,
-    settled_at TEXT
-) STRICT, WITHOUT ROWID;
+    settled_at TEXT,
+    CHECK (state <> 'CONFIRMED' OR resource_id IS NOT NULL)
+) STRICT;
 
 CREATE UNIQUE INDEX write_resource ON write (resource_type, resource_id) WHERE resource_id IS NOT NULL;
 
@@ -90,8 +91,11 @@ SELECT
     coalesce(held_run, '') AS held_run, held_at
 FROM write;
 
+-- PENDING, or claimed at once.
 CREATE TRIGGER write_starts_pending BEFORE INSERT ON write
-WHEN new.state <> 'PENDING'
+WHEN new.state <> 'PENDING' AND NOT (
+    new.state = 'IN_FLIGHT' AND new.attempts = 1 AND (new.resource_id IS NULL OR new.interaction <> 'create')
+)
 BEGIN
     SELECT raise(ABORT, 'a write starts PENDING');
 END;
@@ -99,16 +103,10 @@ END;
 CREATE TRIGGER write_transition BEFORE UPDATE OF state ON write
 WHEN NOT EXISTS (
     SELECT 1 FROM transition
-    WHERE resource_type IN ('', old.resource_type) AND old = old.state AND new = new.state
+    WHERE resource_type = old.resource_type AND old = old.state AND new = new.state
 )
 BEGIN
     SELECT raise(ABORT, 'no such transition');
-END;
-
-CREATE TRIGGER write_confirmed_has_id BEFORE UPDATE OF state ON write
-WHEN new.state = 'CONFIRMED' AND new.resource_id IS NULL
-BEGIN
-    SELECT raise(ABORT, 'a confirmed write has an id');
 END;
 
 CREATE TRIGGER write_keeps_its_resource BEFORE UPDATE OF resource_id ON write

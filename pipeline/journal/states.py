@@ -49,13 +49,18 @@ OF_COVERAGE: Final[dict[tuple[State, str], State]] = {
 }
 
 
+_STEPS: Final = {**TRANSITIONS, **OF_COVERAGE}
+_TOLD: Final = {name: new for (_, name), new in _STEPS.items()} | {
+    "release": State.PENDING,
+    "intended": State.PENDING,
+}
+
+
 def told(event: str, verdict: str) -> State | None:
     """The state that a line of the trail leads to; None where it leads to none."""
-    steps = {name: new for (_, name), new in {**TRANSITIONS, **OF_COVERAGE}.items()}
-    steps |= {"release": State.PENDING, "intended": State.PENDING}
-    return steps.get(verdict if event == "write" else event)
+    return _TOLD.get(verdict if event == "write" else event)
 
 
 def settled(verdict: Verdict) -> State:
     """The state that an answer leads to."""
-    return {**TRANSITIONS, **OF_COVERAGE}[State.IN_FLIGHT, verdict.value]
+    return _STEPS[State.IN_FLIGHT, verdict.value]

@@ -43,6 +43,7 @@ _WAITING_MAX: Final = 20_000  # intents held in memory, about 30 MB
 # and no more, for after a crash each of them is in doubt, though it was never sent.
 _AHEAD_S: Final = 0.01
 _AHEAD_MAX: Final = 256
+_GATHER_S: Final = 0.01  # answers of so long are written down in one transaction
 _UPDATES_MIN: Final = (
     3  # sends of an update, whatever attempts_max says: they tell an edit from a move
 )
@@ -224,7 +225,8 @@ class _Sender:
             self._moved.clear()
             while not exhausted and len(self._lanes) < _WAITING_MAX:
                 exhausted = not await self._offer_next(batches)
-            group = self._lanes.take(self._ahead - self._claimed.qsize())
+            wanted = self._ahead - self._claimed.qsize()
+            group = self._lanes.take(wanted) if 2 * wanted >= self._ahead else []
             if group:
                 await self._claim(group)
             elif exhausted and self._lanes.is_empty:
@@ -316,7 +318,8 @@ class _Sender:
                 intent = await self._claimed.get()
                 if intent is None:
                     return
-                self._moved.set()
+                if 2 * self._claimed.qsize() <= self._ahead:
+                    self._moved.set()
                 try:
                     permit = await self._permit(intent)
                 except IngestError as error:
@@ -419,15 +422,17 @@ class _Sender:
             if over:
                 return
             await self._answered.wait()
+            if not self._sending_is_over:
+                await asyncio.sleep(_GATHER_S)
             self._answered.clear()
 
     async def _write_answers(self) -> None:
         asked, self._client.exchanges = self._client.exchanges, []
-        await self._journal.record(self._run_id, asked)
         unsent, self._unsent = self._unsent, []
-        await self._journal.release(self._run_id, unsent, self._clock.now())
         attempts, self._attempts = self._attempts, []
-        ends = await self._journal.settle(self._run_id, attempts, self._clock.now())
+        ends = await self._journal.settle(
+            self._run_id, attempts, self._clock.now(), unsent=unsent, asked=asked
+        )
         for attempt, (state, tries) in zip(attempts, ends, strict=True):
             await self._move_on(attempt.intent, state, tries)
         self._moved.set()

@@ -329,8 +329,8 @@ MUTATIONS: Final = (
         "24",
         "an id that another row has is proof",
         _JOURNAL,
-        'return self._execute("id_is_claimed", resource).fetchone() is not None',
-        "return False",
+        "proved.append(each.intent.key not in taken and resource not in given)",
+        "proved.append(True)",
         ("tests/test_journal.py::test_an_id_of_another_row_is_no_proof",),
     ),
     Mutation(

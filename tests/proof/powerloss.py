@@ -343,7 +343,7 @@ class _World:
 
     async def _release(self) -> str:
         group = self._some(self._in(State.IN_FLIGHT))
-        await self._journal.release(self._run_id, group, self._clock)
+        await self._journal.settle(self._run_id, [], self._clock, unsent=group)
         self._held |= {intent.key: (State.PENDING.value, "") for intent in group}
         return f"release of {len(group)}"
 
