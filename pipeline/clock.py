@@ -72,4 +72,5 @@ class HandClock:
 
 def utc_text(at: datetime) -> str:
     """`2026-11-21T02:30:00.000Z`: an instant as every output of the program shows it."""
-    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    at = at if at.tzinfo is UTC else at.astimezone(UTC)
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -257,8 +257,9 @@ class Journal:
 
         `since` is the server's clock at that moment, at the earliest; None: not known.
         """
+        at_text = utc_text(at)
         claimed = {
-            "at": utc_text(at),
+            "at": at_text,
             "since": _instant_text(since),
             "ahead_s": None if since is None else (since - at).total_seconds(),
         }
@@ -266,9 +267,7 @@ class Journal:
         def claim() -> None:
             self._open(intents)
             self._each("claim", [{**_entered(intent), **claimed} for intent in intents])
-            self._append_all(
-                _line(utc_text(at), run_id, Event.CLAIM, key=intent.key) for intent in intents
-            )
+            self._append_all(_line(at_text, run_id, Event.CLAIM, key=each.key) for each in intents)
 
         await self._write(claim)
 
@@ -298,13 +297,13 @@ class Journal:
         if not (attempts or unsent or asked):
             return []
 
+        at_text = utc_text(at)
+
         def settle() -> list[tuple[State, int]]:
             self._record(run_id, asked)
-            self._each("release", [{"key": intent.key} for intent in unsent])
-            self._append_all(
-                _line(utc_text(at), run_id, Event.RELEASE, key=intent.key) for intent in unsent
-            )
-            return self._settle(run_id, attempts, utc_text(at))
+            self._each("release", [{"key": each.key} for each in unsent])
+            self._append_all(_line(at_text, run_id, Event.RELEASE, key=each.key) for each in unsent)
+            return self._settle(run_id, attempts, at_text)
 
         return await self._write(settle)
 
@@ -328,7 +327,7 @@ class Journal:
                     "message": message,
                     "since": _instant_text(attempt.since),
                     "until": _instant_text(attempt.until),
-                    "dated": _instant_text(exchange.dated),
+                    "dated": None if exchange.dated is None else _second_text(exchange.dated),
                     "http_status": exchange.http_status,
                     "correlation_id": exchange.correlation_id,
                     "sent_at": utc_text(exchange.sent_at),
@@ -795,7 +794,7 @@ class Journal:
         chained = []
         for line in lines:
             number += 1
-            numbered = Line(number, *line[1:])
+            numbered = (number, *line[1:])
             before = link(before, numbered)
             chained.append((*numbered, before))
         if chained:
@@ -949,9 +948,11 @@ def _instant_text(at: datetime | None) -> str | None:
     return None if at is None else _exact_text(at)
 
 
-@lru_cache(maxsize=64)  # those of one answer are told several times, and Date to the second
 def _exact_text(at: datetime) -> str:
-    return at.astimezone(UTC).isoformat(timespec="microseconds")
+    return (at if at.tzinfo is UTC else at.astimezone(UTC)).isoformat(timespec="microseconds")
+
+
+_second_text = lru_cache(maxsize=16)(_exact_text)  # a Date is the same for a second
 
 
 def _instant(text: str | None) -> datetime | None:

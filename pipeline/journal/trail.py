@@ -6,7 +6,7 @@ anchor, which is kept beside the journal (`journal/amnesia.py`). Pure.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import Final, NamedTuple
 
@@ -59,8 +59,8 @@ class Line(NamedTuple):
 ORIGIN: Final = "0" * 64  # before the first line
 
 
-def link(before: str, line: Line) -> str:
-    """The hash of a line that follows the hash `before`: 64 hex digits."""
+def link(before: str, line: Sequence[object]) -> str:
+    """The hash of a `Line` that follows the hash `before`: 64 hex digits."""
     return hashlib.sha256(before.encode() + orjson.dumps(tuple(line))).hexdigest()
 
 
