@@ -203,8 +203,10 @@ class _Connection:
         rows = self._connection.execute(asked, parameters).fetchall()
         return _Rows(rows, self._connection.changes())
 
-    def executemany(self, sql: str, parameters: Sequence[Any]) -> None:
+    def executemany(self, sql: str, parameters: Sequence[Any]) -> _Rows:
+        before = self._connection.total_changes()
         self._connection.executemany(sql, parameters)
+        return _Rows([], self._connection.total_changes() - before)
 
     def rollback(self) -> None:
         if self._connection.in_transaction:
