@@ -6,7 +6,7 @@ BIN := .venv/bin
 N ?= 20000
 QUICK ?=
 NAMES ?=
-FHIR_RESOURCES ?=
+OTHERS ?=
 
 .PHONY: setup checks demo test simulate mutate bench docs lint format lock
 
@@ -54,9 +54,9 @@ mutate: setup
 docs: setup
 	$(BIN)/python -m docs.reference
 
-# How fast it is, as ratios: make bench QUICK=1 NAMES=validate FHIR_RESOURCES=/an/environment/bin/python
+# How fast it is, as ratios: make bench QUICK=1 NAMES=validate OTHERS=/an/environment/bin/python
 bench: setup
-	@$(BIN)/python -m bench $(if $(QUICK),--quick) $(if $(FHIR_RESOURCES),--fhir-resources $(FHIR_RESOURCES)) $(NAMES)
+	@$(BIN)/python -m bench $(if $(QUICK),--quick) $(if $(OTHERS),--others $(OTHERS)) $(NAMES)
 
 lint: setup
 	$(BIN)/ruff check

@@ -1,12 +1,11 @@
-"""`make bench`: how fast it is, as ratios measured in one run on one core.
+"""`make bench`: how fast it is and how small, as ratios measured in one run on one core.
 
-    python -m bench [--quick] [--fhir-resources PYTHON] [NAMES]      NAMES: validate
+    python -m bench [--quick] [--others PYTHON] [--markdown] [NAMES]
 
 Prints one table. It never fails for being slow: machines differ, and this one may be busy.
 """
 
 import argparse
-import os
 import platform
 import sys
 from datetime import UTC, datetime
@@ -15,42 +14,58 @@ from importlib.metadata import version
 from rich.console import Console
 from rich.table import Table
 
-from bench import validate
-from bench.rounds import HEADER
+from bench import sending, validate
+from bench.rounds import CORES, HEADER, Asked, Line, alone_on
+from bench.server import has_nginx
 
-BENCHMARKS = {"validate": validate.measure}
-ROUNDS, ROUNDS_QUICK = 7, 3
-ROWS, ROWS_QUICK = 200_000, 20_000
-_WIDTH = 132
-_SHOWN = ("polars", "pydantic", "orjson")
+BENCHMARKS = {"validate": validate.measure, "sending": sending.measure}
+_WIDTH = 140
+_SHOWN = ("polars", "pydantic", "aiohttp", "uvloop", "orjson")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAMES", help=", ".join(BENCHMARKS))
-    parser.add_argument("--quick", action="store_true", help="fewer rows and rounds")
+    parser.add_argument("--quick", action="store_true", help="tiny: under a minute")
     parser.add_argument(
-        "--fhir-resources",
+        "--others",
         default=sys.executable,
         metavar="PYTHON",
-        help="of an environment that has it",
+        help="of an environment with fhir.resources and fhirpy",
     )
-    asked = parser.parse_args()
-    unknown = set(asked.names) - BENCHMARKS.keys()
+    parser.add_argument("--markdown", action="store_true", help="the table for a README")
+    given = parser.parse_args()
+    unknown = set(given.names) - BENCHMARKS.keys()
     if unknown:
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; there is {', '.join(BENCHMARKS)}")
-    if hasattr(os, "sched_setaffinity"):  # for the contestants too, which are started from here
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    rows, rounds = (ROWS_QUICK, ROUNDS_QUICK) if asked.quick else (ROWS, ROUNDS)
+    asked = Asked(given.quick, given.others)
+    lines: list[Line] = []
+    with alone_on(-1):  # for the contestants too, which are started from here
+        for name in given.names or BENCHMARKS:
+            print(f"measuring: {name}", file=sys.stderr)
+            lines += BENCHMARKS[name](asked)
+    _print(lines, _title(asked), as_markdown=given.markdown)
+
+
+def _title(asked: Asked) -> str:
     versions = ", ".join(f"{name} {version(name)}" for name in _SHOWN)
-    table = Table(
-        *HEADER,
-        title=f"{rows:,} rows, {rounds} rounds on one core, {datetime.now(UTC):%Y-%m-%d}, "
-        f"Python {platform.python_version()}, {versions}",
+    cores = "one core, the server on another" if CORES > 1 else "one core, the server on it too"
+    server = "nginx" if has_nginx() else "the small server of bench/"
+    rounds = f"{asked.rounds} interleaved rounds{', quick' if asked.quick else ''}"
+    return (
+        f"{datetime.now(UTC):%Y-%m-%d}, {rounds} on {cores} ({server}), "
+        f"Python {platform.python_version()}, {versions}"
     )
-    for name in asked.names or BENCHMARKS:
-        for line in BENCHMARKS[name](rows, rounds, asked.fhir_resources):
-            table.add_row(*line.cells())
+
+
+def _print(lines: list[Line], title: str, *, as_markdown: bool) -> None:
+    if as_markdown:
+        rows = [HEADER, ["---"] * len(HEADER), *(line.cells() for line in lines)]
+        print(f"{title}.\n", *(f"| {' | '.join(row)} |" for row in rows), sep="\n")
+        return
+    table = Table(*HEADER, title=title)
+    for line in lines:
+        table.add_row(*line.cells())
     Console(width=_WIDTH).print(table)
 
 

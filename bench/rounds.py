@@ -1,8 +1,8 @@
 """Contestants in interleaved rounds: each is a process of its own, and all share one core in turn.
 
 Machines are noisy, so times say little and ratios taken within one round much. A contestant does the
-work once for each line on its standard input, and answers with the seconds of CPU that it took, its
-threads together: what else the machine does meanwhile is not counted.
+work once for each line on its standard input, and answers with what it took: the seconds by the clock
+and those of CPU, its threads together, in which what else the machine does is not counted.
 """
 
 import json
@@ -10,60 +10,112 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any, Final
+from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parent.parent
+CPU: Final = "cpu_s"  # what `interleaved` has of each round, in microseconds a row
+CLOCK: Final = "clock_s"
+_ROUNDS, _ROUNDS_QUICK = 7, 2
+_PINNABLE: Final = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+CORES: Final = len(_PINNABLE) or os.cpu_count() or 1
+
+Taken = Mapping[str, Mapping[str, Sequence[float]]]  # contestant -> measure -> round by round
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What was asked for on the command line."""
+
+    quick: bool
+    others: str  # the Python of an environment with fhir.resources and fhirpy
+
+    @property
+    def rounds(self) -> int:
+        """How many rounds."""
+        return _ROUNDS_QUICK if self.quick else _ROUNDS
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """A command that calls `compete`, and the work that one round of it is."""
+    """A command that calls `compete`, and the rows that one round of it works on."""
 
     command: Sequence[str]
     rows: int
 
 
 @dataclass(frozen=True)
-class Ratio:
-    """How many times as fast ours is as something else; a line of the table."""
+class Line:
+    """A line of the table: what was measured, round by round, beside its goal."""
 
     what: str
-    than: str
+    against: str
     rounds: Sequence[float]
-    goal: float | None  # None: only told
-    ours_us: float  # a row, the median
-    theirs_us: float
+    unit: str = "x"
+    goal: float | None = None  # None: only told
+    at_most: bool = False  # else the goal is the least
+    always: bool = False  # it has to be met in each round; else by the median
+    note: str = ""
 
     def cells(self) -> tuple[str, ...]:
         """As the table shows it."""
         low, middle, high = min(self.rounds), median(self.rounds), max(self.rounds)
-        goal = "" if self.goal is None else f"{self.goal:g}"
-        met = "" if self.goal is None else "yes" if middle >= self.goal else "NO"
-        spread = f"{low:.1f} to {high:.1f}"
-        per_row = f"{self.ours_us:.1f}", f"{self.theirs_us:.1f}"
-        return (self.what, self.than, f"{middle:.1f}", spread, goal, met, *per_row)
+        spread = "" if len(self.rounds) == 1 else f"{_figure(low)} to {_figure(high)}"
+        shown = f"{_figure(middle)} {self.unit}"
+        if self.goal is None:
+            return self.what, self.against, shown, spread, "", "", self.note
+        judged = (high if self.at_most else low) if self.always else middle
+        is_met = judged <= self.goal if self.at_most else judged >= self.goal
+        goal = f"{'at most' if self.at_most else 'at least'} {_figure(self.goal)}"
+        return self.what, self.against, shown, spread, goal, "yes" if is_met else "NO", self.note
 
 
-HEADER: Final = (
-    "ours",
-    "as fast as",
-    "times",
-    "spread",
-    "goal",
-    "met",
-    "us a row, ours",
-    "us a row, theirs",
-)
+HEADER: Final = ("what", "against", "median", "spread", "goal", "met", "")
 
 
-def interleaved(contestants: Mapping[str, Contestant], rounds: int) -> dict[str, list[float]]:
-    """Microseconds a row of each contestant, round by round. The first round is not counted."""
-    own = {**os.environ, "POLARS_MAX_THREADS": "1", "PYTHONPATH": str(ROOT)}
+def _figure(value: float) -> str:
+    """A number with as many digits as say something."""
+    if value >= 100 or value == int(value):  # noqa: PLR2004 - three digits
+        return f"{value:,.0f}"
+    return f"{value:.3f}" if value < 1 else f"{value:.2f}"
+
+
+@contextmanager
+def alone_on(core: int) -> Iterator[None]:
+    """What is started in here runs on that core only: the last one (-1), or the one before (-2).
+
+    Where there is one core all share it, and where the system cannot pin, it decides.
+    """
+    if not _PINNABLE:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {_PINNABLE[max(core, -len(_PINNABLE))]})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def environment() -> dict[str, str]:
+    """The environment of what is measured."""
+    return {**os.environ, "POLARS_MAX_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+def has(python: str, module: str) -> bool:
+    """Whether that Python has that library; says so where it has not."""
+    told = subprocess.run([python, "-c", f"import {module}"], capture_output=True, check=False)
+    if told.returncode:
+        print(f"{module} is not installed there: left out (--others PYTHON)", file=sys.stderr)
+    return told.returncode == 0
+
+
+def interleaved(contestants: Mapping[str, Contestant], rounds: int) -> Taken:
+    """Microseconds a row of each contestant, by measure and round. The first round is not counted."""
     with ExitStack() as stack:
         processes = {
             name: stack.enter_context(
@@ -71,24 +123,25 @@ def interleaved(contestants: Mapping[str, Contestant], rounds: int) -> dict[str,
                     each.command,
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
-                    env=own,
+                    env=environment(),
                     text=True,
                 )
             )
             for name, each in contestants.items()
         }
-        taken: dict[str, list[float]] = {name: [] for name in contestants}
+        taken: dict[str, dict[str, list[float]]] = {name: {} for name in contestants}
         for number in range(rounds + 1):
             for name, process in processes.items():
-                seconds = _once(name, process)
-                if number:
-                    taken[name].append(seconds / contestants[name].rows * 1e6)
+                for measure, seconds in _once(name, process).items():
+                    if number:
+                        per_row = seconds / contestants[name].rows * 1e6
+                        taken[name].setdefault(measure, []).append(per_row)
         for process in processes.values():
             process.communicate()
     return taken
 
 
-def _once(name: str, process: "subprocess.Popen[str]") -> float:
+def _once(name: str, process: "subprocess.Popen[str]") -> dict[str, float]:
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write("\n")
@@ -96,21 +149,38 @@ def _once(name: str, process: "subprocess.Popen[str]") -> float:
     answer = process.stdout.readline()
     if not answer:
         sys.exit(f"{name} ended in the middle, with exit code {process.wait()}")
-    return float(json.loads(answer))
+    seconds: dict[str, float] = json.loads(answer)
+    return seconds
 
 
-def compete(work: Callable[[], Any]) -> None:
-    """What a contestant does: the work, for each line that it is given."""
+def compete(work: Callable[[], object]) -> None:
+    """What a contestant does: the work, for each line that it is given.
+
+    Work that measures a part of itself returns it: a mapping of a name to seconds.
+    """
     for _ in sys.stdin:
-        began_cpu_s = time.process_time()
-        work()
-        print(json.dumps(time.process_time() - began_cpu_s), flush=True)
+        began_s, began_cpu_s = time.perf_counter(), time.process_time()
+        parts = work()
+        took = {
+            CLOCK: time.perf_counter() - began_s,
+            CPU: time.process_time() - began_cpu_s,
+            **(parts if isinstance(parts, dict) else {}),
+        }
+        print(json.dumps(took), flush=True)
 
 
-def ratio(
-    what: str, than: str, taken: Mapping[str, Sequence[float]], ours: str, goal: float | None
-) -> Ratio:
-    """Ours against another contestant, round by round."""
-    pairs = zip(taken[ours], taken[than], strict=True)
-    rounds = [theirs / own for own, theirs in pairs]
-    return Ratio(what, than, rounds, goal, median(taken[ours]), median(taken[than]))
+def times_as_fast(
+    what: str,
+    ours: str,
+    theirs: str,
+    taken: Taken,
+    *,
+    goal: float | None = None,
+    by: str = CPU,
+    ours_by: str = "",
+) -> Line:
+    """How many times as fast ours is as another, by one measure (and ours by another, if so), round by round."""
+    own, other = taken[ours][ours_by or by], taken[theirs][by]
+    rounds = [slow / fast for fast, slow in zip(own, other, strict=True)]
+    note = f"{median(own):,.1f} and {median(other):,.1f} us a row"
+    return Line(what, theirs, rounds, goal=goal, note=note)

@@ -2,14 +2,12 @@
 
 Ours is the planner itself: rows read, checked, mapped, keys and hashes and all. What it does for a
 file before that (bench.nightly tells it) has no counterpart in the others. fhir.resources is no
-dependency: `--fhir-resources` names the Python of an environment that has it.
+dependency: `--others` names the Python of an environment that has it.
 """
 
 import asyncio
 import csv
-import importlib.util
 import json
-import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +20,7 @@ from typing import Final
 import polars as pl
 
 from bench.reference import by_pydantic
-from bench.rounds import Contestant, Ratio, compete, interleaved, ratio
+from bench.rounds import Asked, Contestant, Line, compete, has, interleaved, times_as_fast
 from pipeline import config
 from pipeline.clock import SystemClock
 from pipeline.engine import open_journal
@@ -32,6 +30,7 @@ from pipeline.stages.read import read
 
 REFERENCE: Final = "csv.DictReader + pydantic + json.dumps"
 FHIR_RESOURCES: Final = "csv.DictReader + fhir.resources"
+_ROWS, _ROWS_QUICK = 200_000, 10_000
 _CHECKED: Final = 1000
 _FHIR_SHARE: Final = 50  # it is so slow that one row in so many tells
 _ELIGIBILITY: Final = {
@@ -51,6 +50,8 @@ CONFIG: Final = """
 [canvas]
 base_url = "http://127.0.0.1:9"
 token_url = "http://127.0.0.1:9/auth/token/"
+"""
+_FEED: Final = """
 [[feeds]]
 name = "{kind}"
 kind = "{kind}"
@@ -64,17 +65,18 @@ _PAYERS: Final = [
 ]  # fmt: skip
 
 
-def measure(rows: int, rounds: int, fhir_python: str) -> Iterator[Ratio]:
+def measure(asked: Asked) -> Iterator[Line]:
     """The lines of the table."""
+    rows = _ROWS_QUICK if asked.quick else _ROWS
     with TemporaryDirectory() as name:
         for kind in _MAPPED:
             path = Path(name) / f"{kind}.csv"
             write(kind, path, rows)
             check(kind, path)
-            yield from _measure(kind, path, rows, rounds, fhir_python)
+            yield from _measure(kind, path, rows, asked)
 
 
-def _measure(kind: str, path: Path, rows: int, rounds: int, fhir_python: str) -> Iterator[Ratio]:
+def _measure(kind: str, path: Path, rows: int, asked: Asked) -> Iterator[Line]:
     ours = f"validate + map, {kind}"
     reference = ("-m", "bench.reference")
     contestants = {
@@ -83,25 +85,15 @@ def _measure(kind: str, path: Path, rows: int, rounds: int, fhir_python: str) ->
             [sys.executable, *reference, "pydantic", kind, str(path), str(rows)], rows
         ),
     }
-    has_fhir = _has_fhir_resources(fhir_python)
-    if has_fhir:
+    if has(asked.others, "fhir.resources"):
         few = rows // _FHIR_SHARE
         contestants[FHIR_RESOURCES] = Contestant(
-            [fhir_python, *reference, "fhir.resources", kind, str(path), str(few)], few
+            [asked.others, *reference, "fhir.resources", kind, str(path), str(few)], few
         )
-    else:
-        print(f"{FHIR_RESOURCES}: skipped, for it is not installed (--fhir-resources PYTHON)")
-    taken = interleaved(contestants, rounds)
-    yield ratio(ours, REFERENCE, taken, ours, 5.0)
-    if has_fhir:
-        yield ratio(ours, FHIR_RESOURCES, taken, ours, 80.0)
-
-
-def _has_fhir_resources(python: str) -> bool:
-    if python == sys.executable:
-        return importlib.util.find_spec("fhir") is not None
-    told = subprocess.run([python, "-c", "import fhir.resources"], capture_output=True, check=False)
-    return told.returncode == 0
+    taken = interleaved(contestants, asked.rounds)
+    yield times_as_fast(ours, ours, REFERENCE, taken, goal=5.0)
+    if FHIR_RESOURCES in taken:
+        yield times_as_fast(ours, ours, FHIR_RESOURCES, taken, goal=80.0)
 
 
 # Synthetic rows -----------------------------------------------------------------------------------
@@ -162,16 +154,21 @@ def _ledger(number: int, random: Random) -> dict[str, str]:
     return {_LEDGER[name]: text for name, text in cells.items()}
 
 
+def feed_of(kind: str) -> str:
+    """The part of a configuration that reads such a file."""
+    columns = "\n".join(f'{name} = "{column}"' for name, column in _MAPPED[kind].items())
+    return _FEED.format(kind=kind, columns=columns)
+
+
 # Ours ---------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def planning(kind: str, path: Path) -> Iterator[Callable[[], Iterator[pl.DataFrame]]]:
     """The planner over one file, up to the point where a batch of rows goes into the plan."""
-    columns = "\n".join(f'{name} = "{column}"' for name, column in _MAPPED[kind].items())
     with TemporaryDirectory() as name:
         toml = Path(name) / "config.toml"
-        toml.write_text(CONFIG.format(kind=kind, columns=columns))
+        toml.write_text(CONFIG + feed_of(kind))
         job = config.load(toml, inputs={kind: path}, environment={})
         (feed,) = job.feeds
         with open_journal(job) as journal:
