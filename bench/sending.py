@@ -5,6 +5,7 @@ holds it up. "Sending" is the part of it that the scripts do too: from the momen
 sealed to the last answer written down. All send the same bodies.
 """
 
+import logging
 import sys
 import time
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ from bench.rounds import (
 )
 from bench.server import fast_server
 from bench.validate import feed_of, planning, write
-from pipeline import config, engine
+from pipeline import config, engine, logs
 from pipeline.job import Progress
 from pipeline.watch import Display, watch
 
@@ -119,6 +120,7 @@ def main() -> None:
         sending_s, sending_cpu_s = progress.between("sending", "reporting")
         return {SENDING: sending_s, SENDING_CPU: sending_cpu_s}
 
+    logs.configure("text", logging.ERROR)
     compete(work)
 
 

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from email.utils import formatdate
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final
+from typing import Final, cast
 
 from bench.rounds import alone_on, environment
 
@@ -117,8 +117,7 @@ class _Answering(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Somebody came."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport, self._waiting = transport, b""
+        self._transport, self._waiting = cast("asyncio.Transport", transport), b""
 
     def data_received(self, data: bytes) -> None:
         """Answer each request that is there as a whole."""
