@@ -32,7 +32,7 @@ from pipeline.watch import Display, watch
 
 CONCURRENCY: Final = 64
 _ROWS, _ROWS_QUICK = 20_000, 500
-_FHIRPY_SHARE: Final = 10  # it opens a connection a request: one row in so many tells
+_SHARE: Final = 10  # of the rows, for those that wait for the disk, or open a connection, each time
 _OURS: Final = "run"
 BARE: Final = "bare aiohttp loop, same shape"
 NAIVE: Final = "task a row, commit a record"
@@ -53,21 +53,21 @@ def measure(asked: Asked) -> Iterator[Line]:
     rows = _ROWS_QUICK if asked.quick else _ROWS
     with TemporaryDirectory() as name, fast_server() as url:
         folder = Path(name)
-        few = rows // _FHIRPY_SHARE
+        few = rows // _SHARE
         write("ledger", folder / "ledger.csv", rows)
         with planning("ledger", folder / "ledger.csv") as batches:
             bodies = [body for lines in batches() for body in lines["body"]]
         (folder / "all").write_bytes(b"\n".join(bodies))
         (folder / "few").write_bytes(b"\n".join(bodies[:few]))
         posting = ("-m", "bench.posting")
-        to = (url, str(folder / "all"), str(CONCURRENCY))
+        to_all = (url, str(folder / "all"), str(CONCURRENCY))
+        to_few = (url, str(folder / "few"), str(CONCURRENCY))
         contestants = {
             _OURS: Contestant([sys.executable, "-m", "bench.sending", name, url], rows),
-            BARE: Contestant([sys.executable, *posting, "bare", *to], rows),
-            NAIVE: Contestant([sys.executable, *posting, "naive", *to], rows),
+            BARE: Contestant([sys.executable, *posting, "bare", *to_all], rows),
+            NAIVE: Contestant([sys.executable, *posting, "naive", *to_few], few),
         }
         if has(asked.others, "fhirpy"):
-            to_few = (url, str(folder / "few"), str(CONCURRENCY))
             contestants[FHIRPY] = Contestant([asked.others, *posting, "fhirpy", *to_few], few)
         taken = interleaved(contestants, asked.rounds)
     goals = {BARE: 0.85, NAIVE: 4.0, FHIRPY: 10.0}

@@ -13,7 +13,6 @@ Everything is imported when it is first needed, so that `canvas-ingest --help` a
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -210,6 +209,8 @@ def _job(
 
 def _alone(name: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     """Carry it out in an event loop of its own. Raises RuntimeError where one runs already."""
+    import asyncio
+
     try:
         asyncio.get_running_loop()
     except RuntimeError:
