@@ -11,8 +11,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from prometheus_client import CollectorRegistry, Gauge, generate_latest
-
 # metric -> (help, labels beside `config`). docs/operations.md shows it.
 METRICS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "canvas_ingest_last_run_timestamp_seconds": ("When the last run ended, as Unix time.", ()),
@@ -50,6 +48,12 @@ def metrics_text(config: str, summary: Mapping[str, Any]) -> bytes:
 
     A run that left none is `started_at`, `finished_at` and `exit_code`; nothing more is said of it.
     """
+    from prometheus_client import (  # noqa: PLC0415 - few want metrics, and all wait for imports
+        CollectorRegistry,
+        Gauge,
+        generate_latest,
+    )
+
     registry = CollectorRegistry()
     gauges: dict[str, Gauge] = {}
 
