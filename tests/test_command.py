@@ -40,19 +40,6 @@ def test_help_names_every_command() -> None:
     "arguments", [("--help",), ("--version",), ("run", "--help"), ("completion", "bash")]
 )
 def test_what_needs_no_library_imports_none(arguments: tuple[str, ...]) -> None:
-    heavy = [
-        "polars",
-        "pydantic",
-        "aiohttp",
-        "rich",
-        "structlog",
-        "jinja2",
-        "orjson",
-        "uvloop",
-        "sqlite3",
-        "asyncio",
-        "ssl",
-    ]
     code = (
         "import sys, contextlib\nfrom pipeline.cli import main\n"
         f"sys.argv = ['canvas-ingest', *{arguments!r}]\nwith contextlib.suppress(SystemExit): main()\n"
