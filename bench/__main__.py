@@ -14,11 +14,16 @@ from importlib.metadata import version
 from rich.console import Console
 from rich.table import Table
 
-from bench import sending, start, validate
+from bench import rate, sending, start, validate
 from bench.rounds import CORES, HEADER, Asked, Line, alone_on
 from bench.server import has_nginx
 
-BENCHMARKS = {"validate": validate.measure, "sending": sending.measure, "start": start.measure}
+BENCHMARKS = {
+    "validate": validate.measure,
+    "sending": sending.measure,
+    "rate": rate.measure,
+    "start": start.measure,
+}
 _WIDTH = 140
 _SHOWN = ("polars", "pydantic", "aiohttp", "uvloop", "orjson")
 
