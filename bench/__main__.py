@@ -14,7 +14,7 @@ from importlib.metadata import version
 from rich.console import Console
 from rich.table import Table
 
-from bench import rate, sending, start, validate
+from bench import nightly, rate, sending, start, validate
 from bench.rounds import CORES, HEADER, Asked, Line, alone_on
 from bench.server import has_nginx
 
@@ -22,6 +22,7 @@ BENCHMARKS = {
     "validate": validate.measure,
     "sending": sending.measure,
     "rate": rate.measure,
+    "unchanged": nightly.measure,
     "start": start.measure,
 }
 _WIDTH = 140

@@ -1,9 +1,10 @@
-"""The nightly file at its real size: loaded once, then again with one row in a hundred changed.
+"""The nightly file: loaded once, then again. How fast are rows skipped that did not change?
 
     python -m bench.nightly --rows 1000000
 
-Prints, for each night, requests, seconds, rows a second and the peak memory of the command; and for
-the last one how long the rows took to be read, skipped and resolved. Everything stays on loopback.
+tells of a file at its real size against the local Canvas, then with one row in a hundred changed, then
+the same again: requests, seconds, rows a second and the peak memory of the command; and how long the
+rows of the last night took to be read, skipped and resolved. Everything stays on loopback.
 """
 
 import argparse
@@ -12,15 +13,17 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, Final
 
 import orjson
 
+from bench.rounds import Asked, Contestant, Line, Usage, compete, interleaved, used
+from bench.server import fast_server
 from pipeline import config
 from pipeline.clock import SystemClock
 from pipeline.engine import open_journal
@@ -30,9 +33,10 @@ from pipeline.job import Progress
 from pipeline.planning import Planner
 from pipeline.stages.read import read
 
-PAYER = {"id": "6741b035-2846-45b3-b7a3-251f7b7fc728", "name": "Plan", "payer_id": "60054"}
-CREDENTIALS = {"CANVAS_CLIENT_ID": "sandbox", "CANVAS_CLIENT_SECRET": "sandbox"}
-CONFIG = """
+_ROWS, _ROWS_QUICK = 200_000, 5_000
+PAYER: Final = {"id": "6741b035-2846-45b3-b7a3-251f7b7fc728", "name": "Plan", "payer_id": "60054"}
+CREDENTIALS: Final = {"CANVAS_CLIENT_ID": "sandbox", "CANVAS_CLIENT_SECRET": "sandbox"}
+CONFIG: Final = """
 [canvas]
 base_url = "{url}"
 token_url = "{url}/auth/token/"
@@ -56,12 +60,38 @@ plan = "Plan"
 """
 
 
+def measure(asked: Asked) -> Iterator[Line]:
+    """The lines of the table: a night on which nothing changed."""
+    rows = _ROWS_QUICK if asked.quick else _ROWS
+    with TemporaryDirectory() as name, fast_server() as url:
+        folder = Path(name)
+        (folder / "config.toml").write_text(CONFIG.format(url=url))
+        write(folder / "eligibility.csv", rows, 0)
+        for _ in range(2):
+            summary, _ = run(folder)
+        asks = summary["requests"]["total"]
+        assert summary["feeds"][0]["dispositions"]["unchanged"] == rows
+        contestant = Contestant([sys.executable, "-m", "bench.nightly", "--skip", name], rows)
+        taken = interleaved({"skipping": contestant}, asked.rounds)["skipping"]
+    night = f"a file of {rows:,} as it was"
+    yield Line("requests for unchanged rows", night, [asks], "requests", goal=0, at_most=True)
+    for what, part, goal in (
+        ("unchanged rows, skipped", "skipping_s", 500_000.0),
+        ("unchanged rows, planned", "planning_s", None),
+    ):
+        yield Line(what, night, [1e6 / us for us in taken[part]], "rows/s", goal=goal)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--changed", type=int, default=100, help="one row in so many")
+    parser.add_argument("--skip", type=Path, metavar="FOLDER", help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
+    if asked.skip:  # as a contestant
+        compete(lambda: skipping(asked.skip))
+        return
+    with TemporaryDirectory() as name:
         folder = Path(name)
         with served(folder, asked.rows) as url:
             (folder / "config.toml").write_text(CONFIG.format(url=url))
@@ -107,58 +137,62 @@ def served(folder: Path, rows: int) -> Iterator[str]:
             process.terminate()
 
 
-def tell(night: str, folder: Path, rows: int) -> None:
+def run(folder: Path) -> tuple[dict[str, Any], Usage]:
     """One night of the command, in a process of its own."""
-    began_s = time.monotonic()
-    command = [
-        sys.executable,
-        "-m",
-        "pipeline",
-        "run",
-        "config.toml",
-        "--json",
-        "-q",
-        "--no-progress",
-    ]
-    with (
-        (folder / "summary").open("wb") as output,
-        subprocess.Popen(
-            command, cwd=folder, env=os.environ | CREDENTIALS, stdout=output
-        ) as process,
-    ):
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    took_s = time.monotonic() - began_s
-    summary: dict[str, Any] = orjson.loads((folder / "summary").read_bytes())
+    command = [sys.executable, "-m", "pipeline", "run", "config.toml", "--json", "-q"]
+    with (folder / "summary").open("wb") as output:
+        usage = used(command, folder, {**os.environ, **CREDENTIALS}, output)
+    return orjson.loads((folder / "summary").read_bytes()), usage
+
+
+def tell(night: str, folder: Path, rows: int) -> None:
+    """What one night came to."""
+    summary, usage = run(folder)
     found = {word: count for word, count in summary["feeds"][0]["dispositions"].items() if count}
     print(
-        f"{night:>9}: {summary['requests']['total']:>9,} requests, {took_s:7.1f} s "
-        f"({usage.ru_utime + usage.ru_stime:.1f} s of CPU), {rows / took_s:>9,.0f} rows/s, "
-        f"peak {usage.ru_maxrss // 1024:,} MB, exit {process.returncode}, {found}",
+        f"{night:>9}: {summary['requests']['total']:>9,} requests, {usage.clock_s:7.1f} s "
+        f"({usage.cpu_s:.1f} s of CPU), {rows / usage.clock_s:>9,.0f} rows/s, "
+        f"peak {usage.peak_mb:,.0f} MB, exit {summary['exit_code']}, {found}",
         flush=True,
     )
 
 
-def tell_skipping(folder: Path, rows: int) -> None:
-    """How fast unchanged rows are read from the file, and known again as what Canvas holds."""
+def skipping(folder: Path) -> dict[str, float]:
+    """How long unchanged rows take to be inspected, planned, and known again as what Canvas holds.
+
+    Seconds of CPU. Skipping is what is done for each of them: read, trimmed, digested, found. Planning
+    is that with being written into the plan and held against each other.
+    """
     job = config.load(folder / "config.toml", environment=CREDENTIALS)
     with open_journal(job) as journal:
-        planner = Planner(job, "bench", journal, SystemClock(), Progress(), asyncio.Event())
-        began_s = time.monotonic()
+        run_id = f"bench-{time.monotonic_ns()}"  # of each round
+        planner = Planner(job, run_id, journal, SystemClock(), Progress(), asyncio.Event())
+        began_s = time.process_time()
         planner.open()
-        inspected_s = time.monotonic()
+        inspected_s = time.process_time()
         planner.read()
-        planned_s = time.monotonic()
+        planned_s = time.process_time()
         (feed,) = job.feeds
         held = planner.held(feed)
         for source in planner.sources[feed.name]:
             for batch in read(source):
                 held.find(digests(texts_of(batch.frame, feed), {}))
-        skipped_s = time.monotonic()
+        skipped_s = time.process_time()
+    return {
+        "inspecting_s": inspected_s - began_s,
+        "planning_s": planned_s - inspected_s,
+        "skipping_s": skipped_s - planned_s,
+    }
+
+
+def tell_skipping(folder: Path, rows: int) -> None:
+    """The same in rows a second."""
+    took = skipping(folder)
+    both_s = took["inspecting_s"] + took["planning_s"]
     print(
-        f" skipping: {rows / (skipped_s - planned_s):,.0f} rows/s are read, trimmed, digested and known again; "
-        f"{rows / (planned_s - inspected_s):,.0f} rows/s with being written into the plan and held against each other; "
-        f"{rows / (planned_s - began_s):,.0f} rows/s with the inspection of the file before it"
+        f" skipping: {rows / took['skipping_s']:,.0f} rows/s are read, trimmed, digested and known again; "
+        f"{rows / took['planning_s']:,.0f} rows/s with being written into the plan and held against each other; "
+        f"{rows / both_s:,.0f} rows/s with the inspection of the file before it"
     )
 
 

@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Final
+from typing import IO, Final
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 CPU: Final = "cpu_s"  # what `interleaved` has of each round, in microseconds a row
@@ -104,6 +104,27 @@ def alone_on(core: int) -> Iterator[None]:
 def environment() -> dict[str, str]:
     """The environment of what is measured."""
     return {**os.environ, "POLARS_MAX_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a command took, from its start to its end."""
+
+    clock_s: float
+    cpu_s: float
+    peak_mb: float
+
+
+def used(
+    command: Sequence[str], folder: Path, variables: Mapping[str, str], output: IO[bytes] | int
+) -> Usage:
+    """Carry out a command in a folder. Its exit code is for the caller to look for, in its output."""
+    began_s = time.monotonic()
+    with subprocess.Popen(command, cwd=folder, env=variables, stdout=output) as process:
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    cpu_s = usage.ru_utime + usage.ru_stime
+    return Usage(time.monotonic() - began_s, cpu_s, usage.ru_maxrss / 1024)
 
 
 def has(python: str, module: str) -> bool:
