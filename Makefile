@@ -7,6 +7,9 @@ N ?= 20000
 QUICK ?=
 NAMES ?=
 OTHERS ?=
+MARKDOWN ?=
+ROWS_MAX ?=
+GROWTH ?=
 
 .PHONY: setup checks demo test simulate mutate bench docs lint format lock
 
@@ -54,9 +57,11 @@ mutate: setup
 docs: setup
 	$(BIN)/python -m docs.reference
 
-# How fast it is, as ratios: make bench QUICK=1 NAMES=validate OTHERS=/an/environment/bin/python
+# How fast it is, and how small, as ratios: make bench QUICK=1 NAMES="sending start" MARKDOWN=1
+# OTHERS: the Python of an environment with fhir.resources and fhirpy. GROWTH=1: up to ten million rows, and docs/growth.svg.
 bench: setup
-	@$(BIN)/python -m bench $(if $(QUICK),--quick) $(if $(OTHERS),--others $(OTHERS)) $(NAMES)
+	@$(BIN)/python -m bench $(if $(QUICK),--quick) $(if $(OTHERS),--others $(OTHERS)) $(if $(MARKDOWN),--markdown) \
+		$(if $(ROWS_MAX),--rows-max $(ROWS_MAX)) $(NAMES) $(if $(GROWTH),growth)
 
 lint: setup
 	$(BIN)/ruff check

@@ -10,11 +10,12 @@ import platform
 import sys
 from datetime import UTC, datetime
 from importlib.metadata import version
+from typing import Final
 
 from rich.console import Console
 from rich.table import Table
 
-from bench import nightly, rate, sending, start, validate
+from bench import growth, memory, nightly, rate, sending, start, validate
 from bench.rounds import CORES, HEADER, Asked, Line, alone_on
 from bench.server import has_nginx
 
@@ -23,8 +24,11 @@ BENCHMARKS = {
     "sending": sending.measure,
     "rate": rate.measure,
     "unchanged": nightly.measure,
+    "memory": memory.measure,
     "start": start.measure,
+    "growth": growth.measure,
 }
+_UNASKED: Final = [name for name in BENCHMARKS if name != "growth"]  # which takes most of an hour
 _WIDTH = 140
 _SHOWN = ("polars", "pydantic", "aiohttp", "uvloop", "orjson")
 
@@ -39,15 +43,18 @@ def main() -> None:
         metavar="PYTHON",
         help="of an environment with fhir.resources and fhirpy",
     )
+    parser.add_argument(
+        "--rows-max", type=int, default=10_000_000, help="of the growth; all: %(default)s"
+    )
     parser.add_argument("--markdown", action="store_true", help="the table for a README")
     given = parser.parse_args()
     unknown = set(given.names) - BENCHMARKS.keys()
     if unknown:
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; there is {', '.join(BENCHMARKS)}")
-    asked = Asked(given.quick, given.others)
+    asked = Asked(given.quick, given.others, given.rows_max)
     lines: list[Line] = []
     with alone_on(-1):  # for the contestants too, which are started from here
-        for name in given.names or BENCHMARKS:
+        for name in given.names or (BENCHMARKS if given.quick else _UNASKED):
             print(f"measuring: {name}", file=sys.stderr)
             lines += BENCHMARKS[name](asked)
     _print(lines, _title(asked), as_markdown=given.markdown)
@@ -57,9 +64,9 @@ def _title(asked: Asked) -> str:
     versions = ", ".join(f"{name} {version(name)}" for name in _SHOWN)
     cores = "one core, the server on another" if CORES > 1 else "one core, the server on it too"
     server = "nginx" if has_nginx() else "the small server of bench/"
-    rounds = f"{asked.rounds} interleaved rounds{', quick' if asked.quick else ''}"
+    form = "quick: tiny files, few rounds; " if asked.quick else ""
     return (
-        f"{datetime.now(UTC):%Y-%m-%d}, {rounds} on {cores} ({server}), "
+        f"{form}{datetime.now(UTC):%Y-%m-%d}, on {cores} ({server}), "
         f"Python {platform.python_version()}, {versions}"
     )
 

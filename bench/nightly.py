@@ -33,7 +33,7 @@ from pipeline.job import Progress
 from pipeline.planning import Planner
 from pipeline.stages.read import read
 
-_ROWS, _ROWS_QUICK = 200_000, 5_000
+_ROWS, _ROWS_QUICK = 200_000, 2_000
 PAYER: Final = {"id": "6741b035-2846-45b3-b7a3-251f7b7fc728", "name": "Plan", "payer_id": "60054"}
 CREDENTIALS: Final = {"CANVAS_CLIENT_ID": "sandbox", "CANVAS_CLIENT_SECRET": "sandbox"}
 CONFIG: Final = """

@@ -21,7 +21,7 @@ from bench.server import fast_server
 from bench.validate import feed_of, write
 
 _RATES: Final = (50, 200, 1000)
-_SECONDS, _SECONDS_QUICK = 10, 2
+_SECONDS, _SECONDS_QUICK = 10, 1
 _ROUNDS, _ROUNDS_QUICK = 3, 1
 _GRANTS: Final = (
     "SELECT event, at FROM trail WHERE event IN ('write', 'search', 'read', 'token') ORDER BY at"

@@ -33,6 +33,7 @@ class Asked:
 
     quick: bool
     others: str  # the Python of an environment with fhir.resources and fhirpy
+    rows_max: int  # of the growth
 
     @property
     def rounds(self) -> int:
@@ -64,7 +65,8 @@ class Line:
     def cells(self) -> tuple[str, ...]:
         """As the table shows it."""
         low, middle, high = min(self.rounds), median(self.rounds), max(self.rounds)
-        spread = "" if len(self.rounds) == 1 else f"{_figure(low)} to {_figure(high)}"
+        count = len(self.rounds)
+        spread = "" if count == 1 else f"{_figure(low)} to {_figure(high)}, {count} rounds"
         shown = f"{_figure(middle)} {self.unit}"
         if self.goal is None:
             return self.what, self.against, shown, spread, "", "", self.note
@@ -113,18 +115,19 @@ class Usage:
     clock_s: float
     cpu_s: float
     peak_mb: float
+    exit_code: int
 
 
 def used(
     command: Sequence[str], folder: Path, variables: Mapping[str, str], output: IO[bytes] | int
 ) -> Usage:
-    """Carry out a command in a folder. Its exit code is for the caller to look for, in its output."""
+    """Carry out a command in a folder."""
     began_s = time.monotonic()
     with subprocess.Popen(command, cwd=folder, env=variables, stdout=output) as process:
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
-    cpu_s = usage.ru_utime + usage.ru_stime
-    return Usage(time.monotonic() - began_s, cpu_s, usage.ru_maxrss / 1024)
+    took_s, cpu_s = time.monotonic() - began_s, usage.ru_utime + usage.ru_stime
+    return Usage(took_s, cpu_s, usage.ru_maxrss / 1024, process.returncode)
 
 
 def has(python: str, module: str) -> bool:

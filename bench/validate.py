@@ -30,7 +30,7 @@ from pipeline.stages.read import read
 
 REFERENCE: Final = "csv.DictReader + pydantic + json.dumps"
 FHIR_RESOURCES: Final = "csv.DictReader + fhir.resources"
-_ROWS, _ROWS_QUICK = 200_000, 10_000
+_ROWS, _ROWS_QUICK = 200_000, 5_000
 _CHECKED: Final = 1000
 _FHIR_SHARE: Final = 50  # it is so slow that one row in so many tells
 _ELIGIBILITY: Final = {
@@ -43,10 +43,10 @@ _LEDGER: Final = {
     "transaction_id": "TXN", "patient": "MRN", "amount": "Amount", "posted_on": "Posted",
     "claim": "Claim", "entry_type": "Type", "currency": "Currency",
 }  # fmt: skip
-_MAPPED: Final = {"eligibility": _ELIGIBILITY, "ledger": _LEDGER}
+MAPPED: Final = {"eligibility": _ELIGIBILITY, "ledger": _LEDGER}
 # Columns that files have and nobody maps.
 _BESIDE: Final = ("Last Name", "First Name", "Birth Date", "Sex", "Phone", "ZIP")
-CONFIG: Final = """
+NOWHERE: Final = """
 [canvas]
 base_url = "http://127.0.0.1:9"
 token_url = "http://127.0.0.1:9/auth/token/"
@@ -69,7 +69,7 @@ def measure(asked: Asked) -> Iterator[Line]:
     """The lines of the table."""
     rows = _ROWS_QUICK if asked.quick else _ROWS
     with TemporaryDirectory() as name:
-        for kind in _MAPPED:
+        for kind in MAPPED:
             path = Path(name) / f"{kind}.csv"
             write(kind, path, rows)
             check(kind, path)
@@ -101,14 +101,25 @@ def _measure(kind: str, path: Path, rows: int, asked: Asked) -> Iterator[Line]:
 
 def write(kind: str, path: Path, rows: int) -> None:
     """A file of synthetic rows, the same each time: 22 columns of eligibility, 13 of a ledger."""
+    deque(grown(kind, path, [rows]), maxlen=0)
+
+
+def grown(kind: str, path: Path, sizes: Sequence[int]) -> Iterator[int]:
+    """The same file at one size after another."""
     random = Random(20261121)  # noqa: S311 - rows, no secrets
     make = _eligibility if kind == "eligibility" else _ledger
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [*_MAPPED[kind].values(), *_BESIDE], lineterminator="\n")
-        writer.writeheader()
-        for number in range(rows):
-            beside = dict(zip(_BESIDE, _person(number), strict=True))
-            writer.writerow({**make(number, random), **beside})
+    done = 0
+    for size in sizes:
+        with path.open("a" if done else "w", newline="", encoding="utf-8") as file:
+            columns = [*MAPPED[kind].values(), *_BESIDE]
+            writer = csv.DictWriter(file, columns, lineterminator="\n")
+            if not done:
+                writer.writeheader()
+            for number in range(done, size):
+                beside = dict(zip(_BESIDE, _person(number), strict=True))
+                writer.writerow({**make(number, random), **beside})
+        done = size
+        yield size
 
 
 def _person(number: int) -> Sequence[str]:
@@ -156,7 +167,7 @@ def _ledger(number: int, random: Random) -> dict[str, str]:
 
 def feed_of(kind: str) -> str:
     """The part of a configuration that reads such a file."""
-    columns = "\n".join(f'{name} = "{column}"' for name, column in _MAPPED[kind].items())
+    columns = "\n".join(f'{name} = "{column}"' for name, column in MAPPED[kind].items())
     return _FEED.format(kind=kind, columns=columns)
 
 
@@ -168,7 +179,7 @@ def planning(kind: str, path: Path) -> Iterator[Callable[[], Iterator[pl.DataFra
     """The planner over one file, up to the point where a batch of rows goes into the plan."""
     with TemporaryDirectory() as name:
         toml = Path(name) / "config.toml"
-        toml.write_text(CONFIG + feed_of(kind))
+        toml.write_text(NOWHERE + feed_of(kind))
         job = config.load(toml, inputs={kind: path}, environment={})
         (feed,) = job.feeds
         with open_journal(job) as journal:
