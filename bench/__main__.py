@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Final
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -29,7 +30,8 @@ BENCHMARKS = {
     "growth": growth.measure,
 }
 _UNASKED: Final = [name for name in BENCHMARKS if name != "growth"]  # which takes most of an hour
-_WIDTH = 140
+_WIDTH = 170
+_RULE: Final = ["---"] * len(HEADER)
 _SHOWN = ("polars", "pydantic", "aiohttp", "uvloop", "orjson")
 
 
@@ -57,29 +59,26 @@ def main() -> None:
         for name in given.names or (BENCHMARKS if given.quick else _UNASKED):
             print(f"measuring: {name}", file=sys.stderr)
             lines += BENCHMARKS[name](asked)
-    _print(lines, _title(asked), as_markdown=given.markdown)
+    rows = [line.cells(is_judged=not asked.quick) for line in lines]
+    print(f"{_title(asked)}.\n")
+    if given.markdown:
+        print(*(f"| {' | '.join(row)} |" for row in (HEADER, _RULE, *rows)), sep="\n")
+        return
+    table = Table(*HEADER, box=box.SIMPLE_HEAD, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    Console(width=_WIDTH).print(table)
 
 
 def _title(asked: Asked) -> str:
     versions = ", ".join(f"{name} {version(name)}" for name in _SHOWN)
     cores = "one core, the server on another" if CORES > 1 else "one core, the server on it too"
     server = "nginx" if has_nginx() else "the small server of bench/"
-    form = "quick: tiny files, few rounds; " if asked.quick else ""
+    form = "Quick, with files too small to judge by: " if asked.quick else ""
     return (
         f"{form}{datetime.now(UTC):%Y-%m-%d}, on {cores} ({server}), "
         f"Python {platform.python_version()}, {versions}"
     )
-
-
-def _print(lines: list[Line], title: str, *, as_markdown: bool) -> None:
-    if as_markdown:
-        rows = [HEADER, ["---"] * len(HEADER), *(line.cells() for line in lines)]
-        print(f"{title}.\n", *(f"| {' | '.join(row)} |" for row in rows), sep="\n")
-        return
-    table = Table(*HEADER, title=title)
-    for line in lines:
-        table.add_row(*line.cells())
-    Console(width=_WIDTH).print(table)
 
 
 if __name__ == "__main__":

@@ -62,21 +62,29 @@ class Line:
     always: bool = False  # it has to be met in each round; else by the median
     note: str = ""
 
-    def cells(self) -> tuple[str, ...]:
-        """As the table shows it."""
+    @property
+    def met(self) -> str:
+        """Whether it reaches its goal."""
+        if self.goal is None:
+            return ""
+        judged = median(self.rounds)
+        if self.always:
+            judged = max(self.rounds) if self.at_most else min(self.rounds)
+        return "yes" if (judged <= self.goal if self.at_most else judged >= self.goal) else "NO"
+
+    def cells(self, *, is_judged: bool) -> tuple[str, ...]:
+        """As the table shows it; without whether the goal is met, where it was not measured for that."""
         low, middle, high = min(self.rounds), median(self.rounds), max(self.rounds)
         count = len(self.rounds)
-        spread = "" if count == 1 else f"{_figure(low)} to {_figure(high)}, {count} rounds"
-        shown = f"{_figure(middle)} {self.unit}"
-        if self.goal is None:
-            return self.what, self.against, shown, spread, "", "", self.note
-        judged = (high if self.at_most else low) if self.always else middle
-        is_met = judged <= self.goal if self.at_most else judged >= self.goal
-        goal = f"{'at most' if self.at_most else 'at least'} {_figure(self.goal)}"
-        return self.what, self.against, shown, spread, goal, "yes" if is_met else "NO", self.note
+        spread = f"{_figure(low)} to {_figure(high)}" if count > 1 else ""
+        goal = ""
+        if self.goal is not None:
+            goal = f"{'at most' if self.at_most else 'at least'} {_figure(self.goal)}"
+        shown, met = f"{_figure(middle)} {self.unit}", self.met if is_judged else ""
+        return self.what, self.against, shown, spread, str(count), goal, met, self.note
 
 
-HEADER: Final = ("what", "against", "median", "spread", "goal", "met", "")
+HEADER: Final = ("what", "against", "median", "spread", "rounds", "goal", "met", "")
 
 
 def _figure(value: float) -> str:

@@ -37,8 +37,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 def test_a_goal_is_met_by_the_median_or_where_it_has_to_be_by_each_round(
     rounds: list[float], goal: float | None, options: dict[str, Any], met: str
 ) -> None:
-    *_, shown, _ = Line("ours", "theirs", rounds, goal=goal, **options).cells()
-    assert shown == met
+    assert Line("ours", "theirs", rounds, goal=goal, **options).met == met
 
 
 @pytest.mark.parametrize(
