@@ -22,7 +22,7 @@ from typing import Any, Final
 
 import orjson
 
-from bench.rounds import Asked, Contestant, Line, Usage, compete, interleaved, used
+from bench.rounds import ROOT, Asked, Contestant, Line, Usage, compete, interleaved, used
 from bench.server import fast_server
 from pipeline import config
 from pipeline.clock import SystemClock
@@ -125,7 +125,9 @@ def served(folder: Path, rows: int) -> Iterator[str]:
     people = [{"id": patient(number), "identifiers": []} for number in range(rows // 2 + 1)]
     (folder / "seed.json").write_bytes(orjson.dumps({"patients": people, "organizations": [PAYER]}))
     command = [sys.executable, "-m", "pipeline", "sandbox", "--port", "0", "--seed", "seed.json"]
-    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, cwd=folder, env=_variables(), stdout=subprocess.PIPE, text=True
+    ) as process:
         try:
             assert process.stdout is not None
             for line in process.stdout:
@@ -141,8 +143,13 @@ def run(folder: Path) -> tuple[dict[str, Any], Usage]:
     """One night of the command, in a process of its own."""
     command = [sys.executable, "-m", "pipeline", "run", "config.toml", "--json", "-q"]
     with (folder / "summary").open("wb") as output:
-        usage = used(command, folder, {**os.environ, **CREDENTIALS}, output)
+        usage = used(command, folder, _variables(), output)
     return orjson.loads((folder / "summary").read_bytes()), usage
+
+
+def _variables() -> dict[str, str]:
+    """This tree, on as many cores as there are."""
+    return {**os.environ, **CREDENTIALS, "PYTHONPATH": str(ROOT)}
 
 
 def tell(night: str, folder: Path, rows: int) -> None:

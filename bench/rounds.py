@@ -21,6 +21,9 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 CPU: Final = "cpu_s"  # what `interleaved` has of each round, in microseconds a row
 CLOCK: Final = "clock_s"
 _ROUNDS, _ROUNDS_QUICK = 7, 2
+_MAXRSS_A_MB: Final = (
+    1024 * 1024 if sys.platform == "darwin" else 1024
+)  # bytes there, KiB elsewhere
 _PINNABLE: Final = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 CORES: Final = len(_PINNABLE) or os.cpu_count() or 1
 
@@ -137,7 +140,7 @@ def used(
         _, status, usage = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     took_s, cpu_s = time.monotonic() - began_s, usage.ru_utime + usage.ru_stime
-    return Usage(took_s, cpu_s, usage.ru_maxrss / 1024, process.returncode)
+    return Usage(took_s, cpu_s, usage.ru_maxrss / _MAXRSS_A_MB, process.returncode)
 
 
 def has(python: str, module: str) -> bool:

@@ -104,7 +104,7 @@ def _wait_for(port: int, process: "subprocess.Popen[str]") -> None:
             time.sleep(0.02)
         else:
             return
-    sys.exit(f"nginx does not answer (exit code {process.poll()})")
+    sys.exit(f"nginx did not come up (exit code {process.poll()}): what it said stands above")
 
 
 # The small one ------------------------------------------------------------------------------------

@@ -528,7 +528,7 @@ def _is_logged(options: dict[str, Any]) -> bool:
 
 
 def _watch(work: Work[Any], options: dict[str, Any]) -> Any:
-    gc.disable()  # a fifth of the start: what is imported stays, so there is nothing to find
+    gc.disable()  # a tenth of the start: what is imported stays, so there is nothing to find
     import asyncio
 
     import structlog
