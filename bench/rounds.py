@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import IO, Final
@@ -143,11 +144,16 @@ def used(
     return Usage(took_s, cpu_s, usage.ru_maxrss / _MAXRSS_A_MB, process.returncode)
 
 
+@cache
 def has(python: str, module: str) -> bool:
     """Whether that Python has that library; says so where it has not."""
     told = subprocess.run([python, "-c", f"import {module}"], capture_output=True, check=False)
     if told.returncode:
-        print(f"{module} is not installed there: left out (--others PYTHON)", file=sys.stderr)
+        print(
+            f"{module} is not installed for {python}: its lines are left out; "
+            "OTHERS=PYTHON (--others) names the Python of an environment that has it",
+            file=sys.stderr,
+        )
     return told.returncode == 0
 
 
