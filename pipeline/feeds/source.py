@@ -29,7 +29,8 @@ class Source:
     """One file that was inspected and found fit.
 
     `header` names all columns in the file's order. `readable` is the path that polars reads: the
-    file itself, or its copy in UTF-8 where the feed has another encoding. `sha256` is of the file's
+    file itself, its copy in UTF-8 where the feed has another encoding, or what a Parquet file was
+    decoded into (`pipeline/parquet.py`). `sha256` is of the file's
     own bytes. `origin` is what reports show: the path, or the address of the object that it copies.
     """
 

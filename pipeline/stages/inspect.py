@@ -18,12 +18,17 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Final, NoReturn, cast
 
-import polars as pl
-
 from pipeline.errors import ColumnsMissing, InputError
+from pipeline.feeds.bounds import (
+    COLUMNS_MAX,
+    ROW_BYTES_MAX,
+    UNPACKED_BYTES_FREE,
+    UNPACKED_RATIO_MAX,
+)
 from pipeline.feeds.feed import Feed
-from pipeline.feeds.shape import ROW_BYTES_MAX, Misshapen, Shape
+from pipeline.feeds.shape import Misshapen, Shape
 from pipeline.feeds.source import Source, stamp_of
+from pipeline.parquet import Decoded, decoded
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -31,21 +36,34 @@ else:
     from backports import zstd
 
 _CHUNK: Final = 1 << 20
-_COLUMNS_MAX: Final = 512
 _DELIMITERS: Final = (",", "\t", "|", ";")  # tried where the feed names none
 _NEAR: Final = 0.75  # how alike a header and a mapped name must be for a "did you mean"
-_GZIP, _ZSTD, _PARQUET = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1"
+_GZIP, _ZSTD, _PARQUET, _PARQUET_ENCRYPTED = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1", b"PARE"
+_FOREIGN: Final = {  # what files of other kinds begin with
+    b"PK\x03\x04": "a zip archive or an Excel workbook",
+    b"\xd0\xcf\x11\xe0": "an Excel workbook",
+    b"%PDF": "a PDF",
+    b"BZh9": "compressed with bzip2",
+    b"\xfd7zX": "compressed with xz",
+    b"ISA*": "an X12 interchange",
+}
+_UTF_WIDE: Final = ("utf-16", "utf_16", "utf16", "utf-32", "utf_32", "utf32")
 _UTF16_BOMS: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def inspect(path: Path, feed: Feed, spool_dir: Path) -> Source:
     """Look through one file. Raises InputError with file, row, column and what to do.
 
-    A text in another encoding than UTF-8 is copied into `spool_dir` as UTF-8.
+    A text in another encoding than UTF-8 is copied into `spool_dir` as UTF-8, and a Parquet file is
+    decoded into it.
     """
     if not path.is_file():
         raise InputError("there is no such file", f"check the path of {feed.name}", file=path.name)
-    source = _parquet(path) if path.suffix == ".parquet" else _text(path, feed, spool_dir)
+    source = (
+        _parquet(path, feed, spool_dir)
+        if path.suffix == ".parquet"
+        else _text(path, feed, spool_dir)
+    )
     _check_columns(source, feed)
     if source.rows == 0:
         raise InputError(
@@ -104,8 +122,8 @@ def _check_header(header: list[str], path: Path, feed: Feed) -> None:
 
     if not any(name.strip() for name in header):
         fail("there is no header", "the first line must name the columns")
-    if len(header) > _COLUMNS_MAX:
-        fail(f"{len(header)} columns, at most {_COLUMNS_MAX} are read", "check the delimiter")
+    if len(header) > COLUMNS_MAX:
+        fail(f"{len(header)} columns, at most {COLUMNS_MAX} are read", "check the delimiter")
     mapped = set(feed.columns.values())
     for number, name in enumerate(header):
         if name in header[:number]:
@@ -116,38 +134,54 @@ def _check_header(header: list[str], path: Path, feed: Feed) -> None:
 # Parquet ------------------------------------------------------------------------------------------
 
 
-def _parquet(path: Path) -> Source:
+def _parquet(path: Path, feed: Feed, spool_dir: Path) -> Source:
     stamp = stamp_of(path)
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        if file.read(len(_PARQUET)) != _PARQUET:
-            raise InputError(
-                "this is not a Parquet file", "check what the sender wrote", file=path.name
-            )
+        magic = file.read(len(_PARQUET))
         file.seek(0)
         for chunk in iter(lambda: file.read(_CHUNK), b""):
             digest.update(chunk)
-    try:
-        schema = pl.read_parquet_schema(path)
-        rows = int(pl.scan_parquet(path, glob=False).select(pl.len()).collect().item())
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError):
+    if magic == _PARQUET_ENCRYPTED:
         raise InputError(
-            "the Parquet file is damaged", "ask the sender for it again", file=path.name
-        ) from None
-    header = tuple(
-        name for name, kind in schema.items() if not kind.is_nested() and kind != pl.Binary
-    )
+            "the Parquet file is encrypted", "have it written without encryption", file=path.name
+        )
+    if magic != _PARQUET:
+        raise InputError(
+            "this is not a Parquet file", "check what the sender wrote", file=path.name
+        )
+    copy = spool_dir / f"{path.name}.text.parquet"
+    found = decoded(path, copy)
+    _check_kinds(found, path, feed)
     return Source(
         path,
         str(path),
-        path,
-        header,
-        rows,
+        copy,
+        found.header,
+        found.rows,
         digest.hexdigest(),
         stamp,
         is_parquet=True,
         delimiter=",",
     )
+
+
+def _check_kinds(found: Decoded, path: Path, feed: Feed) -> None:
+    """Refuse a mapped column whose values have no one text.
+
+    An id that was written as a number with decimals would be another one: 123 reads as 123.0.
+    """
+    for field, column in feed.columns.items():
+        if column in found.unreadable:
+            message, fix = "a list, a struct, a map, bytes or a duration", "have it written as text"
+        elif column in found.fractional and field != "amount":
+            message, fix = (
+                f"a number with decimals, and mapped to {field}",
+                "have it written as text or whole numbers: 123 would read as 123.0",
+            )
+        else:
+            continue
+        raise InputError(f"the column is {message}", fix, file=path.name, column=column)
 
 
 # Text ---------------------------------------------------------------------------------------------
@@ -203,6 +237,12 @@ def _unpacked(raw: BinaryIO, path: Path, digest: Callable[[bytes], object]) -> I
             "name it .gz, .zst or .parquet",
             file=path.name,
         )
+    if magic in _FOREIGN:
+        raise InputError(
+            f"the file is {_FOREIGN[magic]}, and no text with a header and rows",
+            "unpack it or have it exported as CSV or Parquet; .gz and .zst are read as they are",
+            file=path.name,
+        )
     if packed is not None and not magic.startswith(packed):
         raise InputError(
             f"the name ends in {path.suffix} and the file is not compressed so",
@@ -213,8 +253,16 @@ def _unpacked(raw: BinaryIO, path: Path, digest: Callable[[bytes], object]) -> I
     if packed is not None:
         opened = gzip.GzipFile(fileobj=tee) if packed == _GZIP else zstd.ZstdFile(tee)
         stream = cast("BinaryIO", opened)
+    unpacked = 0
     try:
         while chunk := stream.read(_CHUNK):
+            unpacked += len(chunk)
+            if unpacked > max(UNPACKED_BYTES_FREE, raw.tell() * UNPACKED_RATIO_MAX):
+                raise InputError(
+                    f"the compressed file unpacks to more than {UNPACKED_RATIO_MAX:,} times its size",
+                    "ask the sender what it is; if it is right, have it sent unpacked",
+                    file=path.name,
+                )
             yield chunk
     except (EOFError, OSError, zlib.error, zstd.ZstdError):
         raise InputError(
@@ -257,7 +305,7 @@ def _decoded(chunks: Iterator[bytes], path: Path, encoding: str) -> Iterator[byt
     line = 0
     first = True
     for chunk in chunks:
-        if first and chunk.startswith(_UTF16_BOMS) and "16" not in encoding:
+        if first and chunk.startswith(_UTF16_BOMS) and not encoding.lower().startswith(_UTF_WIDE):
             raise InputError(
                 "the file is UTF-16",
                 'have it written as UTF-8, or set encoding = "utf-16"',
@@ -266,8 +314,10 @@ def _decoded(chunks: Iterator[bytes], path: Path, encoding: str) -> Iterator[byt
         first = False
         try:
             text = decoder.decode(chunk)
-        except UnicodeDecodeError as error:
-            row = line + chunk[: error.start].count(b"\n")
+            encoded = text.encode()
+        except UnicodeError as error:
+            start = error.start if isinstance(error, UnicodeDecodeError) else 0
+            row = line + chunk[:start].count(b"\n")
             raise InputError(
                 f"bytes that are not {encoding}",
                 'set the encoding of the feed (often "windows-1252"), or have it written as UTF-8',
@@ -275,10 +325,10 @@ def _decoded(chunks: Iterator[bytes], path: Path, encoding: str) -> Iterator[byt
                 row=row,
             ) from None
         line += text.count("\n")
-        yield text.encode()
+        yield encoded
     try:
-        decoder.decode(b"", final=True)
-    except UnicodeDecodeError:
+        yield decoder.decode(b"", final=True).encode()
+    except UnicodeError:
         raise InputError(
             f"the file ends in the middle of a character of {encoding}",
             "ask the sender for the whole file",

@@ -11,11 +11,11 @@ from typing import Final
 import polars as pl
 
 from pipeline.errors import InputError
+from pipeline.feeds.bounds import FIELD_BYTES_MAX, ROW_BYTES_MAX
 from pipeline.feeds.source import RUN, Batch, Source, stamp_of
 
 ROWS_A_BATCH: Final = 4_000
 _RUN_ID: Final = r"^\d{8}T\d{6}Z-[0-9a-f]{4}$"
-_TEXT_OF: Final = {pl.Datetime: "%Y-%m-%dT%H:%M:%S", pl.Date: "%Y-%m-%d"}
 
 # Looked at by polars when it scans for the first time; the bound holds without them, only wider.
 _POLARS_BOUNDS: Final = {
@@ -35,9 +35,10 @@ def read(source: Source) -> Iterator[Batch]:
             chunk_size=ROWS_A_BATCH, maintain_order=True, engine="streaming"
         ):
             if frame.height:
+                _check_bounds(frame, source, row)
                 yield Batch(source, row, frame)
                 row += frame.height
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise InputError(
             f"the file cannot be read ({type(error).__name__})",
             "ask the sender for it again",
@@ -49,6 +50,32 @@ def read(source: Source) -> Iterator[Batch]:
             "the file was changed while it was read",
             "wait until it is complete and run again",
             file=source.name,
+        )
+
+
+def _check_bounds(frame: pl.DataFrame, source: Source, first_row: int) -> None:
+    """Refuse a cell or a row that is longer than any that people write."""
+    lengths = frame.select(pl.all().str.len_bytes().fill_null(0))
+    longest = lengths.max().row(0)
+    if max(longest) > FIELD_BYTES_MAX:
+        column = frame.columns[longest.index(max(longest))]
+        _refuse_long("cell", FIELD_BYTES_MAX, lengths[column], source, first_row, column)
+    if sum(longest) > ROW_BYTES_MAX:
+        _refuse_long("row", ROW_BYTES_MAX, lengths.sum_horizontal(), source, first_row)
+
+
+def _refuse_long(
+    what: str, most: int, lengths: pl.Series, source: Source, first_row: int, column: str = ""
+) -> None:
+    """Refuse the first that is longer than `most`, if any is."""
+    at = (lengths > most).arg_max()
+    if at is not None and lengths[at] > most:
+        raise InputError(
+            f"a {what} of more than {most // 1024} KiB",
+            "shorten it, or leave the column out; a quote that is not closed can make it so long",
+            file=source.name,
+            row=first_row + at,
+            column=column,
         )
 
 
@@ -68,15 +95,4 @@ def _scan(source: Source, columns: list[str]) -> pl.LazyFrame:
             glob=False,
             with_column_names=lambda _: header,
         ).select(columns)
-    scan = pl.scan_parquet(source.readable, glob=False)
-    schema = scan.collect_schema()
-    return scan.select(_as_text(name, schema[name]) for name in columns)
-
-
-def _as_text(name: str, kind: pl.DataType) -> pl.Expr:
-    """Days as ISO; decimals without zeros beyond the second place, which say nothing of a cent."""
-    form = _TEXT_OF.get(kind.base_type())
-    if form:
-        return pl.col(name).dt.strftime(form)
-    text = pl.col(name).cast(pl.String)
-    return text.str.replace(r"(\.\d\d)0+$", "$1") if kind.is_decimal() else text
+    return pl.scan_parquet(source.readable, glob=False, hive_partitioning=False).select(columns)

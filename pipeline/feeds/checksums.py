@@ -1,0 +1,128 @@
+"""The checksums of a Parquet file's pages, which the library that decodes it does not look at. Pure.
+
+Programs of the Hadoop family (Spark, Hive, Trino) write a CRC-32 for each page, most others none. This
+reads as much of the format as it takes to find them: Thrift's compact protocol, and of the structures
+in parquet.thrift the few fields that say where a page is. It judges nothing but checksums: where it
+does not understand a file, the decoder may.
+"""
+
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import Any, Final
+
+_MAGIC_BYTES: Final = 4
+_TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = range(1, 13)
+_DEPTH_MAX: Final = 20
+_BITS_MAX: Final = 63
+
+Fields = dict[int, Any]
+
+
+def has_wrong_checksum(data: Any) -> bool:
+    """Whether a page differs from its checksum. `data` is the whole file, as bytes or mapped memory."""
+    try:
+        first, _ = _struct(data, _MAGIC_BYTES)
+        if _CRC not in first:
+            return False
+        return any(_differs(data, *chunk) for chunk in _chunks(data))
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, struct.error):
+        return False
+
+
+# Ids of fields, parquet.thrift.
+_ROW_GROUPS, _COLUMNS, _META_DATA = 4, 1, 3
+_COMPRESSED_SIZE, _DATA_PAGE, _DICTIONARY_PAGE = 7, 9, 11
+_PAGE_SIZE, _CRC = 3, 4
+
+
+def _chunks(data: Any) -> Iterator[tuple[int, int]]:
+    """Where each column of each row group begins and ends."""
+    (length,) = struct.unpack("<I", data[-8:-4])
+    footer, _ = _struct(data, len(data) - 8 - length)
+    for group in footer[_ROW_GROUPS]:
+        for column in group[_COLUMNS]:
+            meta = column[_META_DATA]
+            begin = meta.get(_DICTIONARY_PAGE) or meta[_DATA_PAGE]
+            yield begin, begin + meta[_COMPRESSED_SIZE]
+
+
+def _differs(data: Any, at: int, end: int) -> bool:
+    while at < end:
+        header, at = _struct(data, at)
+        size = header[_PAGE_SIZE]
+        if size < 0:
+            raise ValueError("a page of negative size")
+        page, at = data[at : at + size], at + size
+        if _CRC in header and zlib.crc32(page) != header[_CRC] & 0xFFFFFFFF:
+            return True
+    return False
+
+
+# Thrift's compact protocol ------------------------------------------------------------------------
+
+
+def _struct(data: Any, at: int, depth: int = 0) -> tuple[Fields, int]:
+    """A structure's fields by id, and where it ends."""
+    if depth > _DEPTH_MAX:
+        raise ValueError("nested too deep")
+    fields: Fields = {}
+    number = 0
+    while head := data[at]:
+        at += 1
+        if head >> 4:
+            number += head >> 4
+        else:
+            number, at = _signed(data, at)
+        kind = head & 15
+        if kind in {_TRUE, _FALSE}:
+            fields[number] = kind == _TRUE
+        else:
+            fields[number], at = _value(data, at, kind, depth)
+    return fields, at + 1
+
+
+def _value(data: Any, at: int, kind: int, depth: int) -> tuple[Any, int]:
+    if kind in {_I16, _I32, _I64}:
+        return _signed(data, at)
+    if kind in {_TRUE, _FALSE, _BYTE}:
+        return data[at], at + 1
+    if kind == _DOUBLE:
+        return data[at], at + 8
+    if kind == _BINARY:
+        length, at = _unsigned(data, at)
+        return None, at + length
+    if kind in {_LIST, _SET}:
+        return _list(data, at, depth)
+    if kind == _STRUCT:
+        return _struct(data, at, depth + 1)
+    raise ValueError("a map, or no kind: parquet.thrift has none")
+
+
+def _list(data: Any, at: int, depth: int) -> tuple[list[Any], int]:
+    head, at = data[at], at + 1
+    size = head >> 4
+    if size == 15:  # noqa: PLR2004 - then the size follows
+        size, at = _unsigned(data, at)
+    values = []
+    for _ in range(size):
+        value, at = _value(data, at, head & 15, depth)
+        values.append(value)
+    return values, at
+
+
+def _unsigned(data: Any, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte, at = data[at], at + 1
+        value |= (byte & 127) << shift
+        if byte < 128:  # noqa: PLR2004 - the last one
+            return value, at
+        shift += 7
+        if shift > _BITS_MAX:
+            raise ValueError("a number of more than 64 bits")
+
+
+def _signed(data: Any, at: int) -> tuple[int, int]:
+    value, at = _unsigned(data, at)
+    return (value >> 1) ^ -(value & 1), at
