@@ -5,7 +5,6 @@ the file's folder; secrets come from the environment or from a file that it name
 TOML. The reference is interface.md, "Configuration".
 """
 
-import codecs as encodings
 import difflib
 import hashlib
 import os
@@ -396,8 +395,8 @@ class FeedSection(_Section):
     @classmethod
     def _is_known(cls, value: str) -> str:
         try:
-            encodings.lookup(value)
-        except LookupError:
+            "".encode(value)  # a codec of bytes, such as base64, is refused too
+        except (LookupError, UnicodeError):
             raise ValueError('must be an encoding, such as "utf-8" or "windows-1252"') from None
         return value
 

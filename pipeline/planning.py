@@ -24,6 +24,7 @@ from pipeline.clock import Clock
 from pipeline.crosswalk import Ambiguous, Crosswalk, Crosswalks, Unknown, table_of
 from pipeline.errors import CanvasError, InputError, PlanError, Stopped
 from pipeline.feeds.address import is_address
+from pipeline.feeds.bounds import FILES_MAX
 from pipeline.feeds.columns import Dates, Reading
 from pipeline.feeds.feed import Checked, Feed, Kind, identities
 from pipeline.feeds.manifest import Expected
@@ -182,6 +183,12 @@ class Planner:
             raise InputError(
                 f"no file is there for feed {feed.name}",
                 "check that the sender delivered, and the feed's path",
+                file=feed.path,
+            )
+        if len(found) > FILES_MAX:
+            raise InputError(
+                f"{len(found):,} files for feed {feed.name}, at most {FILES_MAX:,} are read",
+                "make the path match fewer, and load the others by another run",
                 file=feed.path,
             )
         return [

@@ -18,7 +18,7 @@ from docs import reference
 from pipeline import config
 from pipeline.cli import cli
 from pipeline.crosswalk import Crosswalk, Crosswalks
-from pipeline.feeds import columns
+from pipeline.feeds import bounds, columns
 from pipeline.feeds.columns import Dates, Reading
 from pipeline.feeds.feed import TRAITS, Traits
 from tests.world import patient_key
@@ -369,3 +369,18 @@ def test_toml_and_python_of_the_pages_are_well_formed() -> None:
                 tomllib.loads(block)
             else:
                 compile(block, page.name, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+def test_the_bounds_of_a_file_are_told_as_they_are() -> None:
+    told = RULES.read_text().partition("## A file is too large")[2].partition("\n## ")[0]
+    kib = bounds.KIB
+    for what in (
+        f"| a cell | {bounds.FIELD_BYTES_MAX // kib} KiB |",
+        f"| a row | {bounds.ROW_BYTES_MAX // kib} KiB |",
+        f"| columns of a file | {bounds.COLUMNS_MAX} |",
+        f"| rows of a file | {bounds.ROWS_MAX:,} |",
+        f"| files of a feed | {bounds.FILES_MAX:,} |",
+        f"{bounds.UNPACKED_RATIO_MAX:,} times its size, above {bounds.UNPACKED_BYTES_FREE // kib**2} MiB |",
+        f"{bounds.DECODING_BYTES_MAX // kib**3} GiB of memory, {bounds.DECODING_S_MAX} s |",
+    ):
+        assert what in told

@@ -5,9 +5,9 @@ quotes cut a block into pieces that are by turns outside and inside of quoted ce
 and delimiters count only outside (RFC 4180).
 """
 
-from typing import Final, NoReturn
+from typing import NoReturn
 
-ROW_BYTES_MAX: Final = 256 * 1024  # reliability.md, "Input": bounds
+from pipeline.feeds.bounds import ROW_BYTES_MAX, ROWS_MAX
 
 
 class Misshapen(ValueError):
@@ -83,6 +83,10 @@ class Shape:
         self._outside = lines.pop()
         if len(self._outside) > ROW_BYTES_MAX:
             self._refuse_long_row()
+        if self._lines + len(lines) > ROWS_MAX + 1:
+            self._fail(
+                ROWS_MAX + 1, f"more than {ROWS_MAX:,} rows", "have it split into several files"
+            )
         for line in lines:
             if line.count(self._delimiter) != self._cuts or b"\r" in line:
                 self._check_line(line)
