@@ -99,6 +99,11 @@ def test_a_good_eligibility_row_is_typed() -> None:
         ({"member_id": "  "}, ["member_id|required"]),
         ({"member_id": "m" * 101}, ["member_id|length"]),
         ({"member_id": "m\x07m"}, ["member_id|characters"]),
+        ({"member_id": "m\u200bm"}, ["member_id|characters"]),
+        ({"member_id": "\ufeffm"}, ["member_id|characters"]),
+        ({"plan": "Gold\u202e"}, ["plan|characters"]),
+        ({"plan": "Zo\ufffd"}, ["plan|characters"]),
+        ({"plan": "\u0645\u06cc\u200c\u062e \U0001f468\u200d\U0001f469"}, []),
         ({"relationship": None}, ["relationship|required"]),
         ({"relationship": "parent"}, ["relationship|code"]),
         ({"relationship": "spouse"}, ["subscriber|required"]),
@@ -281,6 +286,23 @@ def test_a_claim_is_no_required_part_of_a_key() -> None:
     assert rules(checked(Kind.LEDGER, {**row, "posted_on": None}, key=key)[0]) == [
         "posted_on|required"
     ]
+
+
+@pytest.mark.parametrize(
+    ("form", "texts", "expected"),
+    [
+        ("%Y%m%d", ["20261121", "2026112", "202611211"], ["2026-11-21", None, None]),
+        ("%m%d%Y", ["01122026", "1122026"], ["2026-01-12", None]),
+        ("%Y%m%d %I:%M %p", ["20260102 3:04 PM", "2026012 03:04 PM"], ["2026-01-02", None]),
+        ("%Y%m%d%H%M%S.%f", ["20260102030405.1"], ["2026-01-02"]),
+        ("%Y-%m-%d", ["2026-1-2"], ["2026-01-02"]),
+    ],
+)
+def test_a_date_of_adjoining_numbers_must_have_all_its_digits(
+    form: str, texts: list[str], expected: list[str | None]
+) -> None:
+    days = map(Dates((form,)).read, texts)
+    assert [None if isinstance(day, str) else day.isoformat() for day in days] == expected
 
 
 @given(st.text(max_size=30))

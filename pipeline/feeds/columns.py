@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Decimal
+from functools import cache
 from typing import Annotated, Final, Literal, NoReturn
 
 import polars as pl
@@ -29,13 +30,20 @@ AmountSign = Literal["positive", "negative"]
 
 # Money is read by this pattern alone: Decimal() would take 1e3, NaN, 1_000 and full-width digits.
 _AMOUNT = re.compile(r"(-?)([0-9]{1,12})(?:\.([0-9]+))?", re.ASCII)
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+# What nobody means to write: control characters; what is not seen, or turns the text about it around
+# (zero width, byte order marks, the marks of bidirectional text); what a wrong encoding leaves behind.
+# Both regular expression engines read it. Joiners (U+200C, U+200D) belong to some languages' names.
+_UNFIT = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\uffff\U000e0000-\U000e007f]"
+)
 # The same for whole columns (polars' regular expressions know no look-ahead, and `\\z` is the end).
 # What else `is_id` or `is_identifier` takes, such as an id that begins with a dot, is left to them.
 _CENTS_TEXT: Final = r"\A-?[0-9]{1,12}(?:\.[0-9]{1,2})?\z"
 _PLAIN_ID: Final = r"\A[A-Za-z0-9][A-Za-z0-9.-]{0,63}\z"
 _PLAIN_IDENTIFIER: Final = r"\A[ -~]{1,255}\z"
 _DATE_CACHE_MAX = 50_000
+_ADJOINING: Final = re.compile(r"((?:%[YymdHMSfjI]){2,})")  # numbers with nothing between them
+_DIGITS: Final = {"Y": "{4}", "j": "{3}", "f": "{1,6}"}  # of a number in a format; of the others 2
 _YEARS = range(1880, 2200)  # a birth-to-end-date range; outside it a date is a slip of the pen
 
 
@@ -82,11 +90,34 @@ class Dates:
 
 
 def _strptime(text: str, form: str) -> date | None:
+    in_full = _in_full(form)
+    if in_full and not in_full.fullmatch(text):
+        return None
     try:
         day = datetime.strptime(text, form).date()  # noqa: DTZ007 - a calendar day has no zone
     except ValueError:
         return None
     return day if day.year in _YEARS else None
+
+
+@cache
+def _in_full(form: str) -> re.Pattern[str] | None:
+    """How a text looks in a format whose numbers adjoin; None where none do.
+
+    There each must have all its digits: strptime reads 2026112 as November 2, and it could as well be
+    January 12.
+    """
+    parts = _ADJOINING.split(form)
+    for number, part in enumerate(parts):
+        if number % 2:
+            parts[number] = "".join(rf"\d{_DIGITS.get(letter, '{2}')}" for letter in part[1::2])
+        else:
+            spaced = re.sub(r"\s+", " ", part)
+            parts[number] = "".join(
+                ".+?" if each[0] == "%" else r"\s+" if each == " " else re.escape(each)
+                for each in re.findall("%.|[^%]", spaced)
+            )
+    return re.compile("".join(parts), re.IGNORECASE) if len(parts) > 1 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,13 +190,16 @@ def _text(length_max: int, *, required: bool = False) -> Reader:
             return None
         if len(value) > length_max:
             _broken("length", f"at most {length_max} characters")
-        if _CONTROL.search(value):
-            _broken("characters", "must not hold control characters (tabs, line breaks, NUL)")
+        if _UNFIT.search(value):
+            _broken(
+                "characters",
+                "must not hold characters that are not seen (tabs, line breaks, NUL, zero width, marks of direction), nor U+FFFD, which a wrong encoding leaves",
+            )
         return value
 
     def whole(texts: pl.Series, info: ColumnInfo) -> Column:
         fits = texts.str.len_chars().is_between(1, length_max)
-        accepted = fits & ~texts.str.contains(_CONTROL.pattern)
+        accepted = fits & ~texts.str.contains(_UNFIT.pattern)
         return Column(texts, _or_blank(accepted, texts, info, required=required))
 
     return reader(read, whole)
@@ -283,7 +317,7 @@ def _found(crosswalk: Crosswalk, value: str, kind: str) -> str:
     except Ambiguous:
         _broken("ambiguous", _AMBIGUOUS[crosswalk.is_search].format(kind=kind))
     if crosswalk.target == "payer_id":
-        if len(found) > codes.ID_LENGTH_MAX or _CONTROL.search(found):
+        if len(found) > codes.ID_LENGTH_MAX or _UNFIT.search(found):
             _broken("form", f"a payer id has at most {codes.ID_LENGTH_MAX} printable characters")
     elif not is_id(found):
         _broken("form", "must be one id: letters, digits, dots and dashes, at most 64")
