@@ -1,7 +1,8 @@
 """`python -m tests.proof simulate -n 20000`: the proof at any length; `replay SEED`: one schedule told.
 
 Prints schedules, crashes, violations, and the shares of rows confirmed, parked and pending. Ends with
-1 where anything was violated.
+1 where anything was violated. `input -n 1000000`: so many hostile rows, and files in proportion;
+`parquet -n 2000`: corrupted Parquet files.
 """
 
 import argparse
@@ -17,7 +18,8 @@ from typing import Final
 import orjson
 
 from pipeline.journal.trail import Line
-from tests.proof import kills, powerloss
+from tests.proof import input as hostile
+from tests.proof import kills, parquet, powerloss
 from tests.proof.canvas import Effect
 from tests.proof.simulation import Schedule, outcome, over, quiet, swept
 
@@ -40,6 +42,18 @@ def main() -> int:
     replay.add_argument("seed", type=int)
     replay.add_argument("--crash-at", type=int, nargs="*", help="steps; else as the seed says")
     replay.set_defaults(work=lambda asked: _replay(asked.seed, asked.crash_at))
+    rows = commands.add_parser("input", help="hostile rows and text files, judged by a slow reader")
+    rows.add_argument("-n", type=int, default=100_000, help="rows; with --only, cases")
+    rows.add_argument("--seed", type=int, default=0, help="the first one")
+    rows.add_argument("--only", choices=list(hostile.PLAYS), help="one class, one case a seed")
+    rows.add_argument("--workers", type=int, default=0, help="processes; 0: as many as processors")
+    rows.set_defaults(work=lambda asked: _input(asked.n, asked.seed, asked.only, asked.workers))
+    tables = commands.add_parser(
+        "parquet", help="corrupted Parquet files, read as a run reads them"
+    )
+    tables.add_argument("-n", type=int, default=2_000, help="files")
+    tables.add_argument("--seed", type=int, default=0, help="the first one")
+    tables.set_defaults(work=lambda asked: _parquet(asked.n, asked.seed))
     asked = parser.parse_args()
     return int(asked.work(asked))
 
@@ -119,6 +133,44 @@ def _kills(count: int, seed: int) -> list[str]:
         f"{report.effects:,} effects, {report.in_doubt:,} in doubt at the end ({report.in_doubt / report.rows:.2%})"
     )
     return report.violations
+
+
+def _input(count: int, seed: int, only: str | None, workers: int) -> int:
+    """A table of what was tried, a line a class."""
+    began_s = time.monotonic()
+    cases = {only: count} if only else hostile.cases_of(count)
+    tallies = hostile.play_all(cases, seed, workers)
+    violations = [each for tally in tallies.values() for each in tally.violations]
+    print(f"{'class':<10} {'cases':>10} {'rows':>12} {'refused':>12} {'found':>6}")
+    for name, tally in tallies.items():
+        print(
+            f"{name:<10} {tally.cases:>10,} {tally.rows:>12,} {tally.refused:>12,} {len(tally.violations):>6}"
+        )
+    print(
+        "refused: rows of the class rows, files of the others; each is judged, and refused rightly"
+    )
+    for violation in violations[:_SHOWN_MAX]:
+        print(f"  {violation}")
+    files = sum(tally.cases for name, tally in tallies.items() if name != "rows")
+    judged = tallies["rows"].rows if "rows" in tallies else 0
+    _tell(
+        f"hostile input: {judged:,} rows and {files:,} files", judged + files, began_s, violations
+    )
+    return 1 if violations else 0
+
+
+def _parquet(count: int, seed: int) -> int:
+    began_s = time.monotonic()
+    report = parquet.Report()
+    with hostile.scratch() as folder:
+        for each in range(seed, seed + count):
+            parquet.play(each, Path(folder), report)
+    for name, number in report.ends.most_common():
+        print(f"  {number:>7,} {name}")
+    for violation in report.violations[:_SHOWN_MAX]:
+        print(f"  {violation}")
+    _tell("corrupted Parquet files", count, began_s, report.violations)
+    return 1 if report.violations else 0
 
 
 def _tell(what: str, count: int, began_s: float, violations: list[str]) -> None:

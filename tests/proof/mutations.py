@@ -45,6 +45,18 @@ _PAYER: Final = "tests/test_recover.py::test_where_a_payer_cannot_be_compared_th
 _UNDER_FAULTS: Final = "tests/test_run.py::test_never_two_effects_for_a_row_under_faults"
 _SHUT_LANE: Final = "tests/test_run.py::test_a_lane_stays_shut_behind_a_write_in_doubt"
 
+_SHARE: Final = "tests/proof/test_input.py::test_a_share_of_each_class"
+_ROWS: Final = f"{_SHARE}[rows]"
+_TEXTS: Final = f"{_SHARE}[texts]"
+_TORN: Final = f"{_SHARE}[torn]"
+_AMOUNTS: Final = "tests/proof/test_input.py::test_an_amount_is_what_a_slow_judge_reads"
+_UNFIT: Final = "tests/test_inspect.py::test_an_unfit_file_is_refused"
+_BOUNDS: Final = "tests/test_inspect.py::test_a_cell_and_a_row_have_a_longest_length"
+_CHILD: Final = "tests/test_parquet.py"
+_PARQUET: Final = (
+    "tests/test_parquet.py::test_an_id_that_was_written_as_a_number_with_decimals_is_refused"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Mutation:
@@ -609,6 +621,111 @@ MUTATIONS: Final = (
         "            self._was_set |= self._most - self._least > _WIDTH_MAX\n",
         "",
         ("tests/test_recover.py::test_a_clock_that_was_set_decides_nothing[and back]",),
+    ),
+    Mutation(
+        "I1",
+        "a thousands separator is read over",
+        "pipeline/feeds/columns.py",
+        "    match = _AMOUNT.fullmatch(text) if text else None\n    if match",
+        '    match = _AMOUNT.fullmatch(text.replace(",", "")) if text else None\n    if match',
+        (
+            _AMOUNTS,
+            _ROWS,
+        ),
+    ),
+    Mutation(
+        "I2",
+        "what is not seen is taken in an id",
+        "pipeline/feeds/columns.py",
+        "\\u2028-\\u202e",
+        "\\u2028-\\u2029",
+        (_ROWS,),
+    ),
+    Mutation(
+        "I3",
+        "a day of adjoining numbers is guessed",
+        "pipeline/feeds/columns.py",
+        "    if in_full and not in_full.fullmatch(text):\n        return None\n",
+        "",
+        (_ROWS,),
+    ),
+    Mutation(
+        "I4",
+        "whole columns take what the model does not",
+        "pipeline/feeds/columns.py",
+        "accepted = found.str.contains(_PLAIN_ID)",
+        "accepted = found.str.len_chars() > 0",
+        (_ROWS,),
+    ),
+    Mutation(
+        "I5",
+        "a row that is too short is let through",
+        "pipeline/feeds/shape.py",
+        "        if cells != self._cuts + 1:",
+        "        if cells > self._cuts + 1:",
+        (
+            _TORN,
+            _UNFIT,
+        ),
+    ),
+    Mutation(
+        "I6",
+        "a quote in the middle of a cell is let through",
+        "pipeline/feeds/shape.py",
+        "            self._refuse_stray_quote(pieces, first)\n        self",
+        "            pass\n        self",
+        (
+            _TORN,
+            _UNFIT,
+        ),
+    ),
+    Mutation(
+        "I7",
+        "a torn last line is let through",
+        "pipeline/feeds/shape.py",
+        "if tail and not self._inside and not torn_allowed:",
+        "if False:",
+        (_UNFIT,),
+    ),
+    Mutation(
+        "I8",
+        "text is read without its quotes",
+        "pipeline/stages/read.py",
+        "            infer_schema=False,\n",
+        "            infer_schema=False,\n            quote_char=None,\n",
+        (_TEXTS,),
+    ),
+    Mutation(
+        "I9",
+        "long cells are let through",
+        "pipeline/stages/read.py",
+        "                _check_bounds(frame, source, row)\n",
+        "",
+        (_BOUNDS,),
+    ),
+    Mutation(
+        "I10",
+        "a dead child is taken for a good one",
+        "pipeline/parquet.py",
+        "    if child.returncode != 0:",
+        "    if child.returncode > 0:",
+        (_CHILD,),
+    ),
+    Mutation(
+        "I11",
+        "the child is given the environment",
+        "pipeline/parquet.py",
+        'env={"PYTHONPATH"',
+        'env={**os.environ, "PYTHONPATH"',
+        (_CHILD,),
+    ),
+    Mutation(
+        "I12",
+        "ids that were written as fractions are taken",
+        "pipeline/stages/inspect.py",
+        'column in found.fractional and field != "amount"',
+        "False",
+        (_PARQUET,),
     ),
 )
 
