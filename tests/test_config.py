@@ -96,6 +96,10 @@ def test_every_key_of_the_interface_is_known(tmp_path: Path) -> None:
         (BASE + '[limits]\nrejects_max = "110%"\n' + LEDGER, 'such as "10%"'),
         (BASE + "[limits]\ntotal_usd_max = 12.5\n" + LEDGER, "limits.total_usd_max"),
         (BASE + LEDGER + LEDGER, "two feeds are named ledger"),
+        *(
+            (BASE + LEDGER.replace("path", f'encoding = "{name}"\npath'), "must be an encoding")
+            for name in ("klingon", "base64", "rot13", "undefined")
+        ),
         (BASE + LEDGER.replace('kind = "ledger"', 'kind = "claims"'), "feeds[1].kind"),
         (
             BASE + LEDGER.replace('path = "in', 'path = "http://in'),

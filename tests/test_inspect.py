@@ -2,7 +2,9 @@
 
 import gzip
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -11,6 +13,7 @@ from pipeline.errors import InputError
 from pipeline.feeds.feed import Feed, Kind
 from pipeline.stages.inspect import inspect
 from pipeline.stages.read import read
+from tests.world import LEDGER_ONLY, patient_key
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -223,3 +226,33 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path) -> None
     path.write_bytes(GOOD + b"003,7.00,t3\n")
     with pytest.raises(InputError, match="changed while it was read"):
         list(read(source))
+
+
+# Whole runs ---------------------------------------------------------------------------------------
+
+
+async def test_a_feed_has_a_greatest_number_of_files(
+    make_world: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.planning.FILES_MAX", 1)
+    world = await make_world()
+    world.write_config(feeds=LEDGER_ONLY.replace("ledger.csv", "ledger*.csv"))
+    for number in range(2):
+        world.write_ledger([(f"t{number}", patient_key(0), "5.00", "")], f"ledger{number}.csv")
+    result = await world.run()
+    assert (result.exit_code, world.effects) == (1, [])
+    assert "2 files for feed ledger, at most 1 are read" in result.summary["failure"]
+
+
+async def test_a_damaged_parquet_file_ends_a_run_before_anything_is_sent(
+    make_world: Callable[..., Any],
+) -> None:
+    world = await make_world()
+    world.write_config(feeds=LEDGER_ONLY.replace("ledger.csv", "ledger.parquet"))
+    path = world.folder / "ledger.parquet"
+    names = ("TXN", "MRN", "Amount", "Claim")
+    pl.DataFrame([dict.fromkeys(names, "1")]).write_parquet(path)
+    path.write_bytes(path.read_bytes()[:-20])
+    result = await world.run()
+    assert (result.exit_code, world.effects) == (1, [])
+    assert "ledger.parquet: the Parquet file is damaged" in result.summary["failure"]
