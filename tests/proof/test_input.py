@@ -97,3 +97,11 @@ def test_corrupted_parquet_files_do_not_end_this_process(tmp_path: Path) -> None
         parquet.play(seed, tmp_path, report)
     assert report.violations == []
     assert report.ends.total() == 12
+
+
+@pytest.mark.parametrize("seed", [284, 1596])
+def test_a_footer_that_counts_otherwise_than_its_pages_is_damage(tmp_path: Path, seed: int) -> None:
+    report = parquet.Report()
+    parquet.play(seed, tmp_path, report)
+    assert report.violations == []
+    assert [end for end in report.ends if end.startswith("the Parquet file is damaged")]
