@@ -547,7 +547,7 @@ class Examination:
     async def _look_at_host(self, client: Client) -> bool:
         async def ask() -> str:
             statement = await client.capabilities()
-            version = statement.get("fhirVersion")
+            version = str(statement.get("fhirVersion"))
             return f"{self.job.canvas.base_url} is a FHIR server" + (
                 f" ({version})" if version in _FHIR_VERSIONS else ""
             )

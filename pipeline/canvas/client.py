@@ -6,6 +6,7 @@ decision to send and the sending.
 """
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -37,6 +38,7 @@ from pipeline.errors import (
     Unreachable,
     WrongHost,
 )
+from pipeline.fhir.datatypes import is_id
 from pipeline.fhir.outcome import issues_of
 from pipeline.records import Exchange, Verdict
 
@@ -48,6 +50,10 @@ _RETRY_AFTER_S_MAX: Final = 900.0
 _SEARCHED_BY: Final = {"Coverage": "patient", "PaymentNotice": "request"}
 _PAGE: Final = 100  # the most that Canvas gives
 _PAGES_MAX: Final = 1_000  # of one search
+_SEARCH_BYTES_MAX: Final = 32 * 1024 * 1024  # of its pages; read, they take some ten times as much
+_QUERY: Final = re.compile(
+    r"[!$%&-;=?@A-Z_a-z~]{1,4000}", re.ASCII
+)  # RFC 3986, 3.4, of bounded length
 _OK: Final = 200
 _NOT_FOUND: Final = 404
 _UNAUTHORIZED: Final = 401
@@ -219,11 +225,13 @@ class Client:
         Raises SearchFailed where a page is missing or is no page: that is never "nothing found".
         """
         query = urlencode({parameter: value, "_count": _PAGE})
-        seen, found = set[str](), list[dict[str, Any]]()
-        while query not in seen and len(seen) < _PAGES_MAX:
+        seen, found, size = set[str](), list[dict[str, Any]](), 0
+        while query not in seen and len(seen) < _PAGES_MAX and size < _SEARCH_BYTES_MAX:
             seen.add(query)
-            entries, after = await self.page(resource_type, query)
+            reply = await self._get_once(f"{resource_type}?{query}", "search")
+            entries, after = _page_of(reply, resource_type, self._host)
             found += entries
+            size += len(reply.body)
             if after is None:
                 return found
             query = after
@@ -451,9 +459,15 @@ def _untrusted() -> CanvasError:
 
 
 def _json_of(reply: Reply) -> dict[str, Any]:
+    """The object of an answer; empty where it holds none, or one that is nested beyond all reason.
+
+    orjson reads some 1,000 levels, at which Python's own comparing and printing give up; it writes
+    254 of them.
+    """
     try:
         content = orjson.loads(reply.body)
-    except orjson.JSONDecodeError:
+        orjson.dumps(content)
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
         return {}
     return content if isinstance(content, dict) else {}
 
@@ -465,21 +479,23 @@ def _page_of(
     content = _json_of(reply)
     entries, links = content.get("entry", []), content.get("link", [])
     if reply.status != _OK or reply.problem or content.get("resourceType") != "Bundle":
-        raise SearchFailed(
-            f"a search for {resource_type} is answered with {reply.status or reply.problem}"
-        )
+        told = f"a search for {resource_type} is answered with {reply.status or reply.problem}"
+        is_odd = reply.status == _OK and not reply.problem
+        raise SearchFailed(f"{told}, and no Bundle that can be read" if is_odd else told)
     try:
         resources = [entry["resource"] for entry in entries]
         found = [each for each in resources if each["resourceType"] == resource_type]
         urls = [link["url"] for link in links if link["relation"] == "next"]
+        if not all(isinstance(url, str) for url in urls):
+            raise SearchFailed("its next page has no address")
         parts = urlsplit(urls[0]) if urls else None
-        if any(not isinstance(each["id"], str) for each in found):
+        if not all(is_id(each["id"]) for each in found):
             raise SearchFailed("a resource in it has no id")
     except (AttributeError, KeyError, TypeError, ValueError):
         raise SearchFailed(f"a page of {resource_type} is not as FHIR has it") from None
     if parts is None:
         return found, None
     is_ours = parts.hostname in {None, host} and parts.path.endswith(f"/{resource_type}")
-    if not is_ours or not parts.query:
+    if not is_ours or not _QUERY.fullmatch(parts.query):
         raise SearchFailed("its next page is not of this Canvas")
     return found, parts.query

@@ -22,6 +22,8 @@ from pipeline.records import Verdict
 _REFUSING: Final = frozenset({400, 406, 411, 413, 414, 415, 422})
 _NO_SUCH_ENDPOINT: Final = frozenset({404, 405})
 _TOO_FAST: Final = frozenset({429, 503})
+_URL: Final = re.compile(r"[!#-;=?-\[\]_a-z~]*", re.ASCII)  # the signs of RFC 3986, appendix A
+_YEARS: Final = range(2000, 3000)  # of a clock that says anything; others are near the ends of time
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,8 @@ def location_id(location: str, resource_type: str, host: str) -> str | None:
     """The id in a Location, or None if it has none that can be trusted.
 
     Seen as `/Coverage/<id>`, absolute with http or https, with or without `/_history/1`: it is the
-    segment after the resource type (canvas-api.md, "Answers"). Another host's is not ours.
+    segment after the resource type (canvas-api.md, "Answers"). Another host's is not ours, and what
+    is no URL (two Locations in one answer are joined by a blank) names nothing for sure.
     """
     head, found, tail = location.rpartition(f"{resource_type}/")
     if not found or not _is_of(head, host):
@@ -141,6 +144,8 @@ _ID_AND_VERSION: Final = re.compile(r"([^/?#]+)(?:/_history/[^/?#]+)?/?(?:[?#].*
 @lru_cache(maxsize=16)
 def _is_of(head: str, host: str) -> bool:
     """Whether what stands before the resource type in a Location is a path, of this host if of any."""
+    if not _URL.fullmatch(head):
+        return False
     try:
         parts = urlsplit(head)
     except ValueError:
@@ -180,9 +185,11 @@ def retry_after_s(reply: Reply, now: datetime) -> float | None:
 
 @lru_cache(maxsize=16)
 def http_date(text: str) -> datetime | None:
-    """The instant of an HTTP date, or None where it is none."""
+    """The instant of an HTTP date, or None where it is none, or of no year that a clock shows."""
     try:
         at = parsedate_to_datetime(text)
     except (ValueError, OverflowError):
+        return None
+    if at.year not in _YEARS:
         return None
     return at if at.tzinfo is not None else at.replace(tzinfo=UTC)

@@ -12,6 +12,7 @@ from typing import Final
 _TICK: Final = timedelta(seconds=1)  # a Date is cut to the second
 _SLACK: Final = timedelta(seconds=1)  # several machines answer, and theirs differ a little
 _WIDTH_MAX: Final = timedelta(seconds=60)  # known less well than this, it decides nothing
+_YEARS: Final = range(2000, 3000)  # of a clock that says anything; others are near the ends of time
 
 
 class ServerClock:
@@ -68,4 +69,4 @@ def _instant(date: str) -> datetime | None:
         at = parsedate_to_datetime(date)
     except (ValueError, OverflowError):
         return None
-    return at if at.tzinfo is not None else None
+    return at if at.tzinfo is not None and at.year in _YEARS else None

@@ -93,7 +93,7 @@ class Transport:
             ) as response:
                 status = response.status
                 kept = {
-                    name.lower(): response.headers[name]
+                    name.lower(): ", ".join(response.headers.getall(name))  # RFC 9110, 5.3
                     for name in _KEPT_HEADERS
                     if name in response.headers
                 }

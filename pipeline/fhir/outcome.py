@@ -1,7 +1,9 @@
 """OperationOutcome: what Canvas says when it refuses.
 
 Source: canvas-api.md, "Answers": one or more issues with `code` and `details.text`; the text is
-never in `diagnostics`. HTML and plain bodies happen, so nothing here raises.
+never in `diagnostics`. HTML and plain bodies happen, so nothing here raises. What is taken over is
+bounded, for it goes to the journal and to people: few issues, short texts, nothing that a terminal
+would obey.
 """
 
 import re
@@ -9,8 +11,11 @@ from dataclasses import dataclass
 
 import orjson
 
+_ISSUES_MAX = 10
 _TEXT_LENGTH_MAX = 500
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+_CODE = re.compile(r"[A-Za-z0-9-]{1,40}", re.ASCII)  # of FHIR's IssueType, the longest has 17
+# Control characters, and those that are not seen or turn the direction of a text.
+_UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +36,7 @@ def issues_of(body: bytes) -> list[Issue]:
         return []
     entries = outcome.get("issue")
     return (
-        [_issue(entry) for entry in entries if isinstance(entry, dict)]
+        [_issue(entry) for entry in entries[:_ISSUES_MAX] if isinstance(entry, dict)]
         if isinstance(entries, list)
         else []
     )
@@ -41,9 +46,10 @@ def _issue(entry: dict[str, object]) -> Issue:
     details = entry.get("details")
     text = details.get("text") if isinstance(details, dict) else None
     code = entry.get("code")
-    return Issue(_clean(code) or "unknown", _clean(text))
+    is_code = isinstance(code, str) and _CODE.fullmatch(code)
+    return Issue(str(code) if is_code else "unknown", _clean(text))
 
 
 def _clean(value: object) -> str:
-    """Text without control characters (a terminal may show it), and of bounded length."""
-    return _CONTROL.sub(" ", value)[:_TEXT_LENGTH_MAX] if isinstance(value, str) else ""
+    """Text that a terminal may show, and of bounded length."""
+    return _UNSEEN.sub(" ", value[:_TEXT_LENGTH_MAX]) if isinstance(value, str) else ""

@@ -217,9 +217,7 @@ MUTATIONS: Final = (
         "13",
         "a page that is missing counts as an empty one",
         _CLIENT,
-        "        raise SearchFailed(\n"
-        '            f"a search for {resource_type} is answered with {reply.status or reply.problem}"\n'
-        "        )\n",
+        '        raise SearchFailed(f"{told}, and no Bundle that can be read" if is_odd else told)\n',
         "        return [], None\n",
         ("tests/test_recover.py::test_a_page_that_is_none_is_never_an_empty_one",),
     ),
