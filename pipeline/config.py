@@ -16,7 +16,6 @@ from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
-from urllib.parse import urlsplit
 
 import polars as pl
 from pydantic import (
@@ -32,6 +31,7 @@ from pydantic import (
 from pipeline import __version__, notify
 from pipeline.canvas import client as canvas
 from pipeline.canvas.auth import Credentials
+from pipeline.canvas.transport import trust
 from pipeline.crosswalk import Target
 from pipeline.errors import ConfigError
 from pipeline.feeds import feed as feeds
@@ -47,7 +47,15 @@ _PERCENT: Final = re.compile(r"(\d{1,3}(?:\.\d+)?)\s*%")
 _USD: Final = re.compile(r"\d{1,12}(?:\.\d{1,2})?")
 _NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 _EXIT_CODES: Final = frozenset({0, 1, 2, 3, 4, 5, 130})
-_LOOPBACK: Final = frozenset({"127.0.0.1", "localhost", "::1"})
+_LOOPBACK: Final = frozenset({"127.0.0.1", "[::1]", "localhost"})
+# Narrower than the standard: programs differ in what they make of a user, a backslash, a blank, a
+# letter beyond ASCII or a port of six digits in an address, and this one decides where a secret goes.
+_LABEL: Final = "[A-Za-z0-9](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
+_ADDRESS: Final = re.compile(
+    rf"(?P<scheme>https?)://(?P<host>{_LABEL}(?:\.{_LABEL})*|\[[0-9A-Fa-f:]+\])(?::(?P<port>[0-9]{{1,5}}))?"
+    r"(?P<path>/[\w.~!$&'()*+,;=:@%/-]*)?(?P<query>\?[\w.~!$&'()*+,;=:@%/?-]*)?",
+    re.ASCII,
+)
 
 
 def _is_location(text: str) -> str:
@@ -87,6 +95,10 @@ class CanvasSection(_Section):
         "",
         description="Sent with the request for a token; empty: left out, and the token allows whatever the application is allowed.",
     )
+    ca_file: str = Field(
+        "",
+        description="PEM file with the certificates of your own authority, where a gateway of yours answers for Canvas; then no other authority is trusted. Empty: those of the machine. Verification cannot be switched off.",
+    )
     timeout_s: float = Field(
         30.0,
         gt=0,
@@ -100,11 +112,12 @@ class CanvasSection(_Section):
         """https, or http to this machine; no user, no query: the token goes there."""
         if not url:
             return url
-        if not _is_safe(url) or urlsplit(url).query or urlsplit(url).fragment:
+        used = _as_used(url)
+        if used is None or "?" in used:
             raise ValueError(
-                "must be https://host[/path] (http only for 127.0.0.1, ::1 or localhost)"
+                "must be https://host[:port][/path] (http only for 127.0.0.1, [::1] or localhost); a host beyond ASCII is written as xn--..."
             )
-        return url
+        return used
 
 
 class UploadSection(_Section):
@@ -539,7 +552,7 @@ def load(
     return Job(
         feeds=tuple(_feed(section, folder) for section in sections),
         contract=file.canvas.contract,
-        canvas=_canvas(file, variables),
+        canvas=_canvas(file, folder, variables),
         upload=upload.Options(
             concurrency=file.upload.concurrency,
             rate_per_s=file.upload.rate_per_s,
@@ -582,22 +595,28 @@ def notify_options(path: str | Path) -> notify.Options | None:
 def _notify(section: NotifySection, environment: Mapping[str, str]) -> notify.Options:
     name = "CANVAS_INGEST_WEBHOOK_URL"
     url = _secret(name, environment)
-    if url and not _is_safe(url):
+    used = _as_used(url) if url else ""
+    if used is None:
         raise ConfigError(
-            f"{name}: must be https://host/path (http only for 127.0.0.1, ::1 or localhost)",
+            f"{name}: must be https://host/path (http only for 127.0.0.1, [::1] or localhost)",
             "set it to the whole address that your chat or alerting system shows, or unset it",
         )
-    return notify.Options(frozenset(section.on), section.command, url, section.timeout_s)
+    return notify.Options(frozenset(section.on), section.command, used, section.timeout_s)
 
 
-def _is_safe(url: str) -> bool:
-    """https, or http to this machine, to a host and as no user."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return False
-    is_safe = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK)
-    return is_safe and bool(parts.hostname) and "@" not in parts.netloc
+def _as_used(url: str) -> str | None:
+    """An address that a secret may go to: https, or http to this machine. None for any other.
+
+    `localhost` over http becomes 127.0.0.1, so that no name service is asked who that is.
+    """
+    match = _ADDRESS.fullmatch(url)
+    if match is None or not 0 < int(match["port"] or 1) < 65_536:  # noqa: PLR2004 - ports
+        return None
+    if match["scheme"] == "https":
+        return url
+    if match["host"] == "localhost":
+        return url.replace("localhost", "127.0.0.1", 1)
+    return url if match["host"] in _LOOPBACK else None
 
 
 def load_to_check(
@@ -783,8 +802,10 @@ def _expectation(text: str) -> tuple[str, str, int]:
 # Secrets ------------------------------------------------------------------------------------------
 
 
-def _canvas(file: File, environment: Mapping[str, str]) -> canvas.Options:
+def _canvas(file: File, folder: Path, environment: Mapping[str, str]) -> canvas.Options:
     section = file.canvas
+    ca_file = folder / section.ca_file if section.ca_file else None
+    trust(ca_file)  # what is wrong with it is said now
     credentials = Credentials(
         token_url=section.token_url,
         client_id=_secret("CANVAS_CLIENT_ID", environment),
@@ -798,14 +819,15 @@ def _canvas(file: File, environment: Mapping[str, str]) -> canvas.Options:
         rate_per_s=file.upload.rate_per_s,
         concurrency=file.upload.concurrency,
         timeout_s=section.timeout_s,
+        ca_file=ca_file,
     )
 
 
 def _objects(environment: Mapping[str, str]) -> fetch.Options:
     """Stores take their variables themselves; that theirs is this machine is what allows http."""
     named = (environment.get(name, "") for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"))
-    endpoint = next(filter(None, named), "")
-    return fetch.Options(allow_http=urlsplit(endpoint).hostname in _LOOPBACK)
+    endpoint = _ADDRESS.fullmatch(next(filter(None, named), ""))
+    return fetch.Options(allow_http=endpoint is not None and endpoint["host"] in _LOOPBACK)
 
 
 def _secret(name: str, environment: Mapping[str, str]) -> str:

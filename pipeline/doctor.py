@@ -513,7 +513,7 @@ class Examination:
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[Client]:
         options = replace(self.job.canvas, timeout_s=min(self.job.canvas.timeout_s, _TIMEOUT_S_MAX))
-        async with Transport(options.timeout_s, options.concurrency) as transport:
+        async with Transport(options.timeout_s, options.concurrency, options.ca_file) as transport:
             client = Client(options, transport, SystemClock(), self.random)
             stopping = asyncio.ensure_future(self._stop(client))
             try:

@@ -74,7 +74,9 @@ async def connected(
     job: Job, run_id: str, journal: Journal, clock: Clock, random: Random, stop: asyncio.Event
 ) -> AsyncIterator[Sending]:
     """A connection to Canvas; what it asked beside the writes is written down at its end."""
-    async with Transport(job.canvas.timeout_s, job.canvas.concurrency) as transport:
+    async with Transport(
+        job.canvas.timeout_s, job.canvas.concurrency, job.canvas.ca_file
+    ) as transport:
         client = canvas.Client(job.canvas, transport, clock, random)
         contents = partial(content_of, job.state_dir / "plans")
         recovery = Recovery(client, journal, clock, job.upload.quiet_s, run_id, contents)

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import format_datetime
+from pathlib import Path
 from random import Random
 from typing import Any, Final, TypeVar
 from urllib.parse import urlencode, urlsplit
@@ -70,6 +71,7 @@ class Options:
     concurrency: int = 4
     timeout_s: float = 30.0
     backoff: Backoff = field(default_factory=Backoff)
+    ca_file: Path | None = None  # the only authorities that are trusted; None: the machine's
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,7 +350,7 @@ class Client:
             reply = await self._transport.exchange("POST", url, headers, form)
             self.exchanges.append(self._exchange("token", granted, reply))
             if reply.problem == TLS:
-                raise _untrusted()
+                raise _untrusted(reply, urlsplit(url).hostname or "")
             if not _is_passing(reply) or reply.status == _UNAUTHORIZED:  # RFC 6749, 5.2
                 return reply
             delay_s = retry_after_s(reply, self._clock.now()) or self._options.backoff.delay_s(
@@ -363,7 +365,7 @@ class Client:
     def _heed(self, reply: Reply, permit: Permit, *, too_fast: bool) -> CanvasError | None:
         """What an answer means for all requests to come. Returns why the run must stop, if it must."""
         if reply.problem == TLS:
-            return _untrusted()
+            return _untrusted(reply, self._host)
         if reply.status == _UNAUTHORIZED:
             try:
                 self._tokens.refused(permit.token)
@@ -420,7 +422,7 @@ def _is_passing(reply: Reply) -> bool:
 def not_fhir(asked: str, reply: Reply, host: str) -> CanvasError:
     """What it means that something is not answered as FHIR has it, and what to do about it."""
     if reply.problem == TLS:
-        return _untrusted()
+        return _untrusted(reply, host)
     if reply.problem == DNS:
         return Unreachable(
             f"there is no host {host}",
@@ -451,10 +453,10 @@ _NO_ANSWER: Final = {
 }
 
 
-def _untrusted() -> CanvasError:
+def _untrusted(reply: Reply, host: str) -> CanvasError:
     return CanvasError(
-        "the TLS certificate of Canvas is not trusted",
-        "check canvas.base_url, the clock, and any proxy in between",
+        f"the connection to {host} is not to be trusted: {reply.detail}",
+        "check canvas.base_url, canvas.token_url, the clock of this machine, and whether something in between answers for Canvas; an authority of your own goes into canvas.ca_file",
     )
 
 

@@ -11,13 +11,17 @@ import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Final, Self
 
 import aiohttp
 from yarl import URL
 
-TLS: Final = "tls"  # the problem of a certificate that is not trusted: it stays, so a run stops
+from pipeline.errors import ConfigError
+
+TLS: Final = "tls"  # the problem of a connection that cannot be trusted: it stays, so a run stops
 DNS: Final = "dns"  # the problem of a host that has no address
 _BODY_BYTES_MAX: Final = 4 * 1024 * 1024
 _CONNECT_S_MAX: Final = 10.0
@@ -31,7 +35,8 @@ class Reply:
     """What came back. `status` None: no answer, and `problem` says why in a word of ours.
 
     `handed_off` is False only where no byte of the request can have left. A body longer than the
-    bound or cut short is b"" and `problem` is "body".
+    bound or cut short is b"" and `problem` is "body". Of a connection that is not trusted (`TLS`)
+    `detail` says why, one of the texts of `distrust`.
     """
 
     status: int | None
@@ -40,12 +45,18 @@ class Reply:
     handed_off: bool
     latency_s: float
     problem: str = ""
+    detail: str = ""
 
 
 class Transport:
-    """A session of at most `concurrency` connections. Use it as an async context."""
+    """A session of at most `concurrency` connections. Use it as an async context.
 
-    def __init__(self, timeout_s: float, concurrency: int) -> None:
+    `ca_file` names the only authorities that are trusted; None: those of the machine. Raises
+    ConfigError where it holds none.
+    """
+
+    def __init__(self, timeout_s: float, concurrency: int, ca_file: Path | None = None) -> None:
+        self._tls = trust(ca_file)
         self._timeout = aiohttp.ClientTimeout(
             total=timeout_s, sock_connect=min(timeout_s, _CONNECT_S_MAX)
         )
@@ -57,7 +68,9 @@ class Transport:
         trace = aiohttp.TraceConfig()
         trace.on_request_headers_sent.append(_note_hand_off)
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=self._concurrency, keepalive_timeout=_KEEPALIVE_S),
+            connector=aiohttp.TCPConnector(
+                limit=self._concurrency, keepalive_timeout=_KEEPALIVE_S, ssl=self._tls
+            ),
             timeout=self._timeout,
             cookie_jar=aiohttp.DummyCookieJar(),
             trace_configs=[trace],
@@ -82,6 +95,7 @@ class Transport:
         started_s = time.monotonic()
         status: int | None = None
         kept: dict[str, str] = {}
+        detail = ""
         try:
             async with self._session.request(
                 method,
@@ -98,15 +112,83 @@ class Transport:
                     if name in response.headers
                 }
                 content, problem = await _bounded(response)
-        except (
-            aiohttp.ClientConnectorCertificateError,
-            aiohttp.ClientConnectorSSLError,
-            ssl.SSLError,
-        ):
-            content, problem = b"", TLS
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            content, problem = b"", _problem(error)
-        return Reply(status, kept, content, sent.handed_off, time.monotonic() - started_s, problem)
+            detail = distrust(_below(error))
+            content, problem = b"", TLS if detail else _problem(error)
+        latency_s = time.monotonic() - started_s
+        return Reply(status, kept, content, sent.handed_off, latency_s, problem, detail)
+
+
+def trust(ca_file: Path | None) -> ssl.SSLContext:
+    """What a peer must show: a certificate for its name, of a trusted authority, by TLS 1.2 or later.
+
+    There is no way to do without. Raises ConfigError for a file without certificates.
+    """
+    if ca_file is None:
+        return _trust_as_the_machine()
+    context = _strict()
+    try:
+        context.load_verify_locations(ca_file)
+    except OSError as error:  # an ssl.SSLError is one, too
+        is_read = isinstance(error, ssl.SSLError)
+        raise ConfigError(
+            f"canvas.ca_file: {'no certificate in it' if is_read else error.strerror}",
+            "name a PEM file that holds the certificates of your authority",
+        ) from None
+    return context
+
+
+@cache
+def _trust_as_the_machine() -> ssl.SSLContext:
+    """Read once: it holds some hundred authorities, and takes 20 ms."""
+    context = _strict()
+    context.load_default_certs()
+    return context
+
+
+def _strict() -> ssl.SSLContext:
+    """Not `ssl.create_default_context`, which writes the session's keys where SSLKEYLOGFILE says."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def distrust(error: BaseException) -> str:
+    """Why a TLS connection is not to be trusted; "" where it is only that it broke off."""
+    match error:
+        case ssl.SSLCertVerificationError():
+            return _CERTIFICATES.get(error.verify_code, "its certificate is not valid")
+        case ssl.SSLEOFError() | ssl.SSLZeroReturnError() | ssl.SSLSyscallError():
+            return ""
+        case ssl.SSLError():
+            return _HANDSHAKES.get(error.reason or "", "it agrees on no TLS that is safe")
+        case _:
+            return ""
+
+
+# By the codes of OpenSSL's x509_vfy.h, and the names of its reasons.
+_CERTIFICATES: Final = {
+    9: "its certificate is not valid yet",
+    10: "its certificate has expired",
+    18: "its certificate is signed by nobody but itself",
+    19: "its certificate is signed by an authority that is not trusted here",
+    20: "its certificate is signed by an authority that is not trusted here",
+    21: "its certificate is signed by an authority that is not trusted here",
+    62: "its certificate is for another name",
+    64: "its certificate is for another address",
+}
+_HANDSHAKES: Final = dict.fromkeys(
+    ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"),
+    "what answers there speaks no TLS",
+)
+
+
+def _below(error: BaseException) -> BaseException:
+    """The error of the TLS library that aiohttp's is about; the error itself where there is none."""
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return error.certificate_error
+    return error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
 
 
 async def _note_hand_off(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:

@@ -40,6 +40,7 @@ from pipeline.sandbox.search import bundle, known_params, page_of
 from pipeline.sandbox.store import TYPES
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import AsyncIterator
 
     from pipeline.sandbox.faults import Decision
@@ -344,10 +345,15 @@ class Served:
 
 
 @asynccontextmanager
-async def serve(sandbox: Sandbox, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
+async def serve(
+    sandbox: Sandbox,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    tls: ssl.SSLContext | None = None,
+) -> AsyncIterator[str]:
     """Serve a sandbox while the block runs; yield its address, `http://127.0.0.1:43211`.
 
-    Port 0 takes a free one. At the end late commits are made and the state file is closed.
+    Port 0 takes a free one. With `tls` it is https. At the end late commits are made and the state file is closed.
     Raises ValueError for a host that is not loopback: what is in here has no protection.
     """
     address = _loopback(host)
@@ -355,9 +361,9 @@ async def serve(sandbox: Sandbox, host: str = "127.0.0.1", port: int = 0) -> Asy
     runner = web.ServerRunner(server, shutdown_timeout=SHUTDOWN_S)
     await runner.setup()
     try:
-        await web.TCPSite(runner, address, port).start()
+        await web.TCPSite(runner, address, port, ssl_context=tls).start()
         shown = f"[{address}]" if ":" in address else address
-        yield f"http://{shown}:{runner.addresses[0][1]}"
+        yield f"{'https' if tls else 'http'}://{shown}:{runner.addresses[0][1]}"
     finally:
         await runner.cleanup()
         sandbox.close()
