@@ -28,7 +28,8 @@ at its end names:
 | variable | is |
 |---|---|
 | `CANVAS_CLIENT_ID`, `CANVAS_CLIENT_SECRET` | the application's id and secret, for which a token is asked |
-| `CANVAS_TOKEN` | or a ready token, as long as it lasts; it goes before the other two |
+| `CANVAS_PRIVATE_KEY` | in place of the application's secret: a private key, PEM or JWK, with which a request for a token is signed (`private_key_jwt`, as SMART Backend Services have it: RS384 or ES384). What Canvas itself publishes names the secret only: ask before you rely on it |
+| `CANVAS_TOKEN` | or a ready token, as long as it lasts; it goes before the others |
 """
 _FIELDS: Final = """\
 ## Fields

@@ -9,6 +9,7 @@ import difflib
 import hashlib
 import os
 import re
+import stat
 import tomllib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -30,6 +31,7 @@ from pydantic import (
 
 from pipeline import __version__, notify
 from pipeline.canvas import client as canvas
+from pipeline.canvas.assertion import private_key_of
 from pipeline.canvas.auth import Credentials
 from pipeline.canvas.transport import trust
 from pipeline.crosswalk import Target
@@ -46,6 +48,7 @@ Share = Annotated[str | int, Field(union_mode="left_to_right")]
 _PERCENT: Final = re.compile(r"(\d{1,3}(?:\.\d+)?)\s*%")
 _USD: Final = re.compile(r"\d{1,12}(?:\.\d{1,2})?")
 _NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
+_SECRET_BYTES_MAX: Final = 64 * 1024
 _EXIT_CODES: Final = frozenset({0, 1, 2, 3, 4, 5, 130})
 _LOOPBACK: Final = frozenset({"127.0.0.1", "[::1]", "localhost"})
 # Narrower than the standard: programs differ in what they make of a user, a backslash, a blank, a
@@ -94,6 +97,11 @@ class CanvasSection(_Section):
     scope: str = Field(
         "",
         description="Sent with the request for a token; empty: left out, and the token allows whatever the application is allowed.",
+    )
+    key_id: str = Field(
+        "",
+        pattern=r"^[!-~]{0,256}$",
+        description="With `CANVAS_PRIVATE_KEY`: the id (`kid`) under which its public half is registered. Empty: the `kid` of the key itself, where it is a JWK.",
     )
     ca_file: str = Field(
         "",
@@ -472,7 +480,7 @@ class File(_Section):
     """The whole file."""
 
     canvas: CanvasSection = Field(
-        description="Which Canvas. Secrets never stand here: `CANVAS_CLIENT_ID` and `CANVAS_CLIENT_SECRET`, or `CANVAS_TOKEN`, come from the environment, or from a file of mode 0600 that the same name with `_FILE` at its end names."
+        description="Which Canvas. Secrets never stand here: `CANVAS_CLIENT_ID` and `CANVAS_CLIENT_SECRET` (or `CANVAS_PRIVATE_KEY`), or `CANVAS_TOKEN`, come from the environment, or from a file of mode 0600 that the same name with `_FILE` at its end names."
     )
     upload: UploadSection = Field(
         UploadSection.model_validate({}), description="How fast, and how hard to try."
@@ -806,10 +814,18 @@ def _canvas(file: File, folder: Path, environment: Mapping[str, str]) -> canvas.
     section = file.canvas
     ca_file = folder / section.ca_file if section.ca_file else None
     trust(ca_file)  # what is wrong with it is said now
+    client_secret = _secret("CANVAS_CLIENT_SECRET", environment)
+    private_key = _secret("CANVAS_PRIVATE_KEY", environment, is_one_line=False)
+    if client_secret and private_key:
+        raise ConfigError(
+            "CANVAS_CLIENT_SECRET and CANVAS_PRIVATE_KEY are both set",
+            "unset the one that Canvas does not ask for",
+        )
     credentials = Credentials(
         token_url=section.token_url,
         client_id=_secret("CANVAS_CLIENT_ID", environment),
-        client_secret=_secret("CANVAS_CLIENT_SECRET", environment),
+        client_secret=client_secret,
+        private_key=private_key_of(private_key, section.key_id) if private_key else None,
         token=_secret("CANVAS_TOKEN", environment),
         scope=section.scope,
     )
@@ -830,19 +846,45 @@ def _objects(environment: Mapping[str, str]) -> fetch.Options:
     return fetch.Options(allow_http=endpoint is not None and endpoint["host"] in _LOOPBACK)
 
 
-def _secret(name: str, environment: Mapping[str, str]) -> str:
-    """A secret from the environment, or from the file that NAME_FILE names."""
+def _secret(name: str, environment: Mapping[str, str], *, is_one_line: bool = True) -> str:
+    """A secret from the environment, or from the file that NAME_FILE names; "" where there is none."""
     path = environment.get(f"{name}_FILE", "")
-    if not path:
-        return environment.get(name, "").strip()
-    try:
-        if os.name == "posix" and Path(path).stat().st_mode & 0o077:
-            raise ConfigError(f"{name}_FILE: others may read that file", f"chmod 600 {path}")
-        return Path(path).read_text().strip()
-    except OSError as error:
+    text = (_held_in(path, name) if path else environment.get(name, "")).strip()
+    if is_one_line and not (text.isascii() and text.isprintable()):  # RFC 6749, appendix A
         raise ConfigError(
-            f"{name}_FILE: {error.strerror}", "name a file that holds the secret, mode 0600"
-        ) from None
+            f"{name}: holds a line break, or another character that no secret has",
+            "copy it anew, as one line",
+        )
+    return text
+
+
+def _held_in(path: str, name: str) -> str:
+    """What a secret's file holds. What was opened is looked at, and not what the path names by then."""
+    try:
+        with open(path, "rb", opener=_open_without_waiting) as file:
+            mode = os.fstat(file.fileno()).st_mode
+            if not stat.S_ISREG(mode):
+                raise _no_secret(name, "that is no file")
+            if os.name == "posix" and mode & 0o077:
+                raise ConfigError(f"{name}_FILE: others may read that file", f"chmod 600 {path}")
+            content = file.read(_SECRET_BYTES_MAX + 1)
+    except OSError as error:
+        raise _no_secret(name, str(error.strerror)) from None
+    if not content.strip() or len(content) > _SECRET_BYTES_MAX:
+        raise _no_secret(name, "that file is too long" if content.strip() else "that file is empty")
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        raise _no_secret(name, "that file holds no text") from None
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    """A pipe would wait for whoever writes into it."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _no_secret(name: str, why: str) -> ConfigError:
+    return ConfigError(f"{name}_FILE: {why}", "name a file that holds the secret, mode 0600")
 
 
 # References ---------------------------------------------------------------------------------------

@@ -483,8 +483,7 @@ class Examination:
         except ConfigError as error:
             self._wrong("Secrets", "secrets", error)
             return
-        told = "CANVAS_TOKEN" if credentials.token else "CANVAS_CLIENT_ID and CANVAS_CLIENT_SECRET"
-        self._note("Secrets", "secrets", State.OK, f"{told}: there")
+        self._note("Secrets", "secrets", State.OK, f"{credentials.named}: there")
 
     async def ask_canvas(self) -> None:
         """Its address, its clock, a token, the scope, and a search of each resource type."""

@@ -159,9 +159,7 @@ def test_what_looks_like_this_machine_or_is_no_address_is_refused(
 def test_a_webhook_is_held_to_the_same_addresses(tmp_path: Path, url: str) -> None:
     (tmp_path / "config.toml").write_text(f'[canvas]\nbase_url = "https://a.example"\n{FEEDS}')
     environment = {**CREDENTIALS, "CANVAS_INGEST_WEBHOOK_URL": url}
-    with pytest.raises(
-        ConfigError, match=r"CANVAS_INGEST_WEBHOOK_URL: must be https://"
-    ) as refused:
+    with pytest.raises(ConfigError, match="CANVAS_INGEST_WEBHOOK_URL: ") as refused:
         config.load(tmp_path / "config.toml", environment=environment)
     assert "evil" not in str(refused.value)
     assert "password" not in str(refused.value)
@@ -284,7 +282,7 @@ async def created(client: Client) -> Judgement:
 async def test_a_connection_that_is_not_trusted_stops_the_run_and_nothing_was_sent(
     tmp_path: Path, authority: Authority, what: str, why: str
 ) -> None:
-    tls = {
+    makers: dict[str, Callable[[], ssl.SSLContext | bytes]] = {
         "expired": lambda: authority.server(days=(-3, -1)),
         "not yet valid": lambda: authority.server(days=(1, 3)),
         "another name": lambda: authority.server(names=("canvas.example", "10.0.0.1")),
@@ -292,8 +290,8 @@ async def test_a_connection_that_is_not_trusted_stops_the_run_and_nothing_was_se
         "another authority": lambda: Authority(tmp_path, "another one").server(),
         "old protocol": lambda: OLD_PROTOCOL,
         "no TLS": lambda: NO_TLS,
-    }[what]()
-    async with behind(tls, authority.path) as (client, door):
+    }
+    async with behind(makers[what](), authority.path) as (client, door):
         judgement = await created(client)
         assert judgement.verdict is Verdict.NOT_APPLIED, "never lost: no byte was handed over"
         assert judgement.stop is not None

@@ -4,6 +4,7 @@ Source: canvas-api.md, "Access". Secrets are held here and in the environment, a
 """
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -11,6 +12,7 @@ from urllib.parse import urlencode
 
 import orjson
 
+from pipeline.canvas.assertion import TYPE, PrivateKey
 from pipeline.canvas.transport import Reply
 from pipeline.clock import Clock
 from pipeline.errors import AuthError, ConfigError
@@ -19,32 +21,51 @@ _RENEW_BEFORE_S: Final = 60.0
 _LIFETIME_DEFAULT_S: Final = 3600.0  # where the answer names none
 _OK: Final = 200
 
-Post = Callable[[str, bytes], Awaitable[Reply]]  # url, form -> the answer
+_TOKEN: Final = re.compile(
+    r"[ -~]{1,8000}", re.ASCII
+)  # a longer one is no header that a server takes
+
+# url, what makes the form of one try (an assertion is good for one) -> the answer
+Post = Callable[[str, Callable[[], bytes]], Awaitable[Reply]]
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """A client's id and secret, or a ready token. One of the two is set."""
+    """A client's id with its secret or its private key, or a ready token."""
 
     token_url: str
     client_id: str = field(default="", repr=False)
     client_secret: str = field(default="", repr=False)
+    private_key: PrivateKey | None = field(default=None, repr=False)
     token: str = field(default="", repr=False)
     scope: str = ""
 
     @property
+    def _are_of_a_client(self) -> bool:
+        return bool(self.client_id and (self.client_secret or self.private_key))
+
+    @property
     def are_given(self) -> bool:
         """Whether there is something to get in with."""
-        return bool(self.token or (self.client_id and self.client_secret and self.token_url))
+        return bool(self.token or (self._are_of_a_client and self.token_url))
+
+    @property
+    def named(self) -> str:
+        """What they are, in a word for people."""
+        if self.token:
+            return "CANVAS_TOKEN"
+        if self.private_key is None:
+            return "CANVAS_CLIENT_ID and CANVAS_CLIENT_SECRET"
+        return f"CANVAS_CLIENT_ID and CANVAS_PRIVATE_KEY ({self.private_key.algorithm})"
 
     def require(self) -> None:
         """Raises ConfigError where there is nothing to get in with."""
         if self.token:
             return
-        if not (self.client_id and self.client_secret):
+        if not self._are_of_a_client:
             raise ConfigError(
                 "no credentials for Canvas",
-                "set CANVAS_CLIENT_ID and CANVAS_CLIENT_SECRET (or CANVAS_TOKEN) in the environment, "
+                "set CANVAS_CLIENT_ID and CANVAS_CLIENT_SECRET (or CANVAS_PRIVATE_KEY, or CANVAS_TOKEN alone) in the environment, "
                 "or name files that hold them with _FILE at the end of the name",
             )
         if not self.token_url:
@@ -101,27 +122,35 @@ class Tokens:
         return self._clock.monotonic() < self._renew_at_s
 
     async def _renew(self) -> None:
-        form = {
-            "grant_type": "client_credentials",
-            "client_id": self._credentials.client_id,
-            "client_secret": self._credentials.client_secret,
-        }
-        if self._credentials.scope:
-            form["scope"] = self._credentials.scope
-        reply = await self._post(self._credentials.token_url, urlencode(form).encode())
+        reply = await self._post(self._credentials.token_url, self._form)
         if reply.status != _OK:
             error = _error_of(reply.body)
+            fixes = _REFUSED if self._credentials.private_key is None else _REFUSED_TO_A_KEY
             raise AuthError(
                 f"no token: {self._credentials.token_url} answers {reply.status or reply.problem}{error and f' ({error})'}",
-                _REFUSED.get(
+                fixes.get(
                     error,
-                    "check CANVAS_CLIENT_ID, CANVAS_CLIENT_SECRET, canvas.token_url and canvas.scope",
+                    f"check {self._credentials.named}, canvas.token_url and canvas.scope",
                 ),
             )
         self._token, lifetime_s, self.scope = _token_of(reply.body)
         self._renew_at_s = self._clock.monotonic() + max(
             lifetime_s - _RENEW_BEFORE_S, lifetime_s / 2
         )
+
+    def _form(self) -> bytes:
+        given = self._credentials
+        form = {"grant_type": "client_credentials"}
+        if given.private_key is None:
+            form |= {"client_id": given.client_id, "client_secret": given.client_secret}
+        else:
+            signed = given.private_key.assertion(
+                given.client_id, given.token_url, self._clock.now()
+            )
+            form |= {"client_assertion_type": TYPE, "client_assertion": signed}
+        if given.scope:
+            form["scope"] = given.scope
+        return urlencode(form).encode()
 
 
 # The errors of RFC 6749, 5.2; no other text of an answer is repeated.
@@ -132,6 +161,14 @@ _REFUSED: Final = {
     "unsupported_grant_type": "check canvas.token_url: it ends in /auth/token/",
     "invalid_request": "check canvas.token_url: it ends in /auth/token/",
     "invalid_grant": "CANVAS_CLIENT_ID or CANVAS_CLIENT_SECRET is wrong or has expired: make a new secret in Canvas, and set it",
+}
+
+_REFUSED_TO_A_KEY: Final = {
+    **_REFUSED,
+    **dict.fromkeys(
+        ("invalid_client", "invalid_grant"),
+        "the signature of CANVAS_PRIVATE_KEY is not taken: check that its public half is registered under canvas.key_id for this CANVAS_CLIENT_ID, that canvas.token_url is spelt as Canvas spells it, and the clock of this machine",
+    ),
 }
 
 
@@ -152,7 +189,7 @@ def _token_of(body: bytes) -> tuple[str, float, str]:
     """The token, its lifetime in seconds, and its scope ("" where the answer names none)."""
     answer = _json_of(body)
     token, scope = answer.get("access_token"), answer.get("scope")
-    if not isinstance(token, str) or not token.isascii() or not token.isprintable() or not token:
+    if not isinstance(token, str) or not _TOKEN.fullmatch(token):
         raise AuthError(
             "the token endpoint's answer holds no access_token", "check canvas.token_url"
         )

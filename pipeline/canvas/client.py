@@ -164,6 +164,9 @@ class Client:
     ) -> tuple[Exchange, Judgement]:
         if judgement.verdict is Verdict.ACCEPTED:
             self.proven.add(resource_type)
+        elif permit.token in judgement.message:  # a gateway that repeats what it was sent
+            message = judgement.message.replace(permit.token, "***")
+            judgement = replace(judgement, message=message)
         stop = self._heed(reply, permit, too_fast=judgement.too_fast)
         if stop is not None:
             judgement = replace(judgement, stop=stop)
@@ -339,7 +342,7 @@ class Client:
         self.server_clock.hear(date, permit.granted_at, self._clock.now())
         return reply
 
-    async def _post_form(self, url: str, form: bytes) -> Reply:
+    async def _post_form(self, url: str, form: Callable[[], bytes]) -> Reply:
         headers = {
             "Content-Type": "application/x-www-form-urlencoded",
             "Accept": "application/json",
@@ -347,7 +350,7 @@ class Client:
         for tries in range(1, _TRIES_MAX + 1):
             await self._limiter.grant()
             granted = Permit("", self._clock.now())
-            reply = await self._transport.exchange("POST", url, headers, form)
+            reply = await self._transport.exchange("POST", url, headers, form())
             self.exchanges.append(self._exchange("token", granted, reply))
             if reply.problem == TLS:
                 raise _untrusted(reply, urlsplit(url).hostname or "")

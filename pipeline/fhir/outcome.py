@@ -13,7 +13,7 @@ import orjson
 
 _ISSUES_MAX = 10
 _TEXT_LENGTH_MAX = 500
-_CODE = re.compile(r"[A-Za-z0-9-]{1,40}", re.ASCII)  # of FHIR's IssueType, the longest has 17
+_CODE = re.compile(r"[a-z][a-z-]{0,39}", re.ASCII)  # of FHIR's IssueType, the longest has 17
 # Control characters, and those that are not seen or turn the direction of a text.
 _UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]+")
 

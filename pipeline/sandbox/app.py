@@ -135,7 +135,8 @@ class Served:
         if _content_type(raw) != "application/x-www-form-urlencoded":
             return json_answer(400, {"error": "invalid_request"})
         sandbox = self._sandbox
-        answer = sandbox.auth.issue(form, sandbox.faults, sandbox.clock())
+        token_url = f"{raw.scheme}://{raw.host}{raw.path}"
+        answer = sandbox.auth.issue(form, token_url, sandbox.faults, sandbox.clock())
         return json_answer(answer.status, answer.body)
 
     async def _send_metadata(self, raw: web.BaseRequest) -> web.StreamResponse:

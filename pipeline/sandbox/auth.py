@@ -13,6 +13,8 @@ from hmac import compare_digest
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl
 
+from pipeline.sandbox.assertions import TYPE, Assertions
+
 if TYPE_CHECKING:
     from pipeline.sandbox.faults import Faults
     from pipeline.sandbox.rules import Json
@@ -53,22 +55,27 @@ class Auth:
         """Take the credentials from the seed; `sandbox` and `sandbox` by default."""
         self._client_id = str(seed.get("client_id", "sandbox"))
         self._client_secret = str(seed.get("client_secret", "sandbox"))
+        self._assertions = Assertions(self._client_id, seed.get("public_keys", []))
         self._static = str(seed.get("token", ""))
         self._scope = str(seed.get("scope", SCOPE_DEFAULT))
         self._tokens: dict[str, Token] = {}
         self._random = random.Random(f"tokens:{random_seed}")
 
-    def issue(self, form: bytes, faults: Faults, now: float) -> TokenAnswer:
-        """Answer a form-encoded request for a token (grant `client_credentials`)."""
+    def issue(self, form: bytes, token_url: str, faults: Faults, now: float) -> TokenAnswer:
+        """Answer a form-encoded request for a token (grant `client_credentials`).
+
+        `token_url` is where it was asked for: the audience of an assertion.
+        """
         try:
             asked = dict(parse_qsl(form.decode(), keep_blank_values=True, max_num_fields=50))
         except ValueError:
             return _refused(400, "invalid_request")
-        if "grant_type" not in asked:
+        both = {"client_secret", "client_assertion"}  # RFC 6749, 2.3: one way to say who one is
+        if "grant_type" not in asked or both <= asked.keys():
             return _refused(400, "invalid_request")
         if asked["grant_type"] != "client_credentials":
             return _refused(400, "unsupported_grant_type")
-        if not self._knows(asked.get("client_id", ""), asked.get("client_secret", "")):
+        if not self._knows(asked, token_url, now):
             return _refused(401, "invalid_client")
         scope = asked.get("scope") or self._scope
         if not set(scope.split()) <= {*self._scope.split(), *_as_patient(self._scope)}:
@@ -89,7 +96,11 @@ class Auth:
         }
         return TokenAnswer(200, body)
 
-    def _knows(self, client_id: str, client_secret: str) -> bool:
+    def _knows(self, asked: dict[str, str], token_url: str, now: float) -> bool:
+        if "client_assertion" in asked:
+            is_jwt = asked.get("client_assertion_type") == TYPE
+            return is_jwt and self._assertions.take(asked["client_assertion"], token_url, now)
+        client_id, client_secret = asked.get("client_id", ""), asked.get("client_secret", "")
         same_id = compare_digest(client_id.encode(), self._client_id.encode())
         return compare_digest(client_secret.encode(), self._client_secret.encode()) and same_id
 

@@ -2,8 +2,8 @@
 
 Format: an object with `note`, `patients` (`id`, `identifiers` of `system` and `value`, `name`,
 `balance`), `organizations` (`id`, `name`, `payer_id`), `claims` (`id`, `patient`), `coverages` and
-`payment_notices` (as read, with `id`), `client_id`, `client_secret`, `token`, `scope`. All may be
-missing.
+`payment_notices` (as read, with `id`), `client_id`, `client_secret`, `public_keys` (JWKs with `kid`,
+for a client that signs in place of a secret), `token`, `scope`. All may be missing.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LISTS: Final = ("patients", "organizations", "claims", "coverages", "payment_notices")
+KEYS: Final = "public_keys"
 TEXTS: Final = ("note", "client_id", "client_secret", "token", "scope")
 ORGANIZATION_TYPE: Final = {
     "coding": [
@@ -48,9 +49,14 @@ def check_seed(seed: object) -> None:
     """Raise ValueError if this is no seed."""
     if not isinstance(seed, dict):
         raise ValueError("a seed is a JSON object")  # noqa: TRY004 - bad data, not a wrong call
-    unknown = sorted(seed.keys() - {*LISTS, *TEXTS})
+    unknown = sorted(seed.keys() - {*LISTS, *TEXTS, KEYS})
     if unknown:
-        raise ValueError(f"unknown keys {unknown}; known are {[*LISTS, *TEXTS]}")
+        raise ValueError(f"unknown keys {unknown}; known are {[*LISTS, *TEXTS, KEYS]}")
+    keys = seed.get(KEYS, [])
+    if not isinstance(keys, list) or not all(
+        isinstance(key, dict) and "kid" in key for key in keys
+    ):
+        raise ValueError(f"{KEYS} must be a list of JWKs with a kid")
     for name in LISTS:
         items = seed.get(name, [])
         if not isinstance(items, list) or not all(_has_id(item) for item in items):
