@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import config
+from pipeline import config, doctor
 from pipeline.canvas.auth import Credentials
 from pipeline.canvas.client import Client, Options
 from pipeline.canvas.retry import Judgement
@@ -22,7 +22,11 @@ from pipeline.clock import SystemClock
 from pipeline.errors import CanvasError, ConfigError
 from pipeline.records import Verdict
 from pipeline.sandbox import Sandbox, serve
+from pipeline.stages import fetch as fetching
+from pipeline.stages.fetch import fetch
 from tests.certificates import Authority
+from tests.store import VARIABLES, Store
+from tests.store import served as stored
 from tests.test_run import coverages, payments
 from tests.world import CREDENTIALS, FEEDS, World, seed
 
@@ -235,8 +239,9 @@ async def served(handle: Handle, tls: ssl.SSLContext | None = None) -> AsyncIter
 class Door:
     """Keeps what it is told once a connection stands; `shut` is its answer to a handshake."""
 
-    def __init__(self, shut: bytes = NO_TLS) -> None:
+    def __init__(self, shut: bytes = NO_TLS, status: int = 500) -> None:
         self.heard = b""
+        self.status = status
         self.shut = shut
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -245,7 +250,7 @@ class Door:
             if text.startswith(b"\x16"):
                 writer.write(self.shut)
             elif b"\r\n\r\n" in text:
-                writer.write(b"HTTP/1.1 500 x\r\nContent-Length: 0\r\n\r\n")
+                writer.write(b"HTTP/1.1 %d x\r\nContent-Length: 0\r\n\r\n" % self.status)
 
 
 @asynccontextmanager
@@ -383,6 +388,27 @@ async def test_no_proxy_of_the_environment_is_asked(
     assert b"CONNECT" not in door.heard
 
 
+async def test_a_store_on_this_machine_is_not_asked_through_a_proxy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over http: what is not encrypted would be told to the proxy."""
+    door = Door(status=404)
+    store = Store(drop={"ledger.csv": b"a,b\n"})
+    async with served(door.serve) as port, stored(store) as endpoint:
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+            monkeypatch.setenv(name, f"http://{HOST}:{port}")
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        for name, value in {**VARIABLES, "AWS_ENDPOINT_URL": endpoint}.items():
+            monkeypatch.setenv(name, value)
+        options = fetching.Options(allow_http=True)
+        ((copy, _),) = await asyncio.to_thread(
+            fetch, "s3://drop/ledger.csv", "feed ledger", tmp_path, options, lambda: None
+        )
+    assert copy.read_bytes() == b"a,b\n"
+    assert not door.heard
+
+
 # Whole runs ---------------------------------------------------------------------------------------
 
 
@@ -417,8 +443,7 @@ async def test_a_run_over_tls_with_an_authority_of_one_s_own_and_one_without(
         assert not world.effects
         assert not sandbox.account()["requests"]["by"], "not even a token was asked for"
         world.write_config(canvas=f'ca_file = "{authority.path.name}"')
-        checked = await command(world, "check", str(world.config))
-        assert (checked.returncode, checked.stderr) == (0, "")
-        done = await command(world, *run)
-        assert done.returncode == 0, done.stderr
+        checks = await doctor.check(world.job())
+        assert doctor.exit_code_of(checks) == 0, checks
+        assert (await world.run()).exit_code == 0
         assert len(world.effects) == 70

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _STORES: Final = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}
 _PART_BYTES: Final = 8 << 20  # held in memory at once; a request must be done within the timeout
 _RETRIES: Final = 3
+_THIS_MACHINE: Final = "127.0.0.1,localhost,::1"
 _OBJECTS_MAX: Final = 10_000  # that one pattern may name
 
 Store = S3Store | GCSStore | AzureStore
@@ -74,6 +75,9 @@ def _open(address: Address, options: Options) -> Store:
     }
     if options.allow_http:
         client["allow_http"] = True
+        # Without encryption nothing leaves this machine, so no proxy of the environment is asked. Only
+        # one that is named can have exceptions: this one is never asked either.
+        client["proxy_url"], client["proxy_excludes"] = "http://127.0.0.1:9", _THIS_MACHINE
     store: Store = _STORES[address.scheme](
         address.bucket, client_options=client, retry_config={"max_retries": _RETRIES}
     )
