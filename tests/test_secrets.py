@@ -263,6 +263,8 @@ async def test_an_error_that_nobody_catches_shows_no_secret(make_world: MakeWorl
 def test_the_command_leaves_no_core_dump_and_nobody_of_the_same_user_reads_its_memory() -> None:
     program = (
         "import ctypes, resource; from pipeline.cli import cli\n"
+        "most = resource.getrlimit(resource.RLIMIT_CORE)[1]\n"
+        "resource.setrlimit(resource.RLIMIT_CORE, (most, most))\n"
         "cli(['completion', 'bash'], standalone_mode=False)\n"
         "print(resource.getrlimit(resource.RLIMIT_CORE)[0], ctypes.CDLL(None).prctl(3))\n"
     )

@@ -725,6 +725,40 @@ MUTATIONS: Final = (
         "False",
         (_PARQUET,),
     ),
+    Mutation(
+        "56",
+        "a Date at the end of time is believed",
+        _SERVER_CLOCK,
+        " and at.year in _YEARS",
+        "",
+        ("tests/test_answers.py::test_no_date_of_a_server_ends_a_run",),
+    ),
+    Mutation(
+        "57",
+        "an id that a search shows may be any text",
+        _CLIENT,
+        'is_id(each["id"])',
+        'isinstance(each["id"], str)',
+        (
+            "tests/test_answers.py::test_a_resource_without_an_id_that_can_be_trusted_fails_the_search",
+        ),
+    ),
+    Mutation(
+        "58",
+        "an assertion is signed once for all tries",
+        _CLIENT,
+        "        for tries in range(1, _TRIES_MAX + 1):\n            await self._limiter.grant()",
+        "        once = form()\n        form = lambda: once\n        for tries in range(1, _TRIES_MAX + 1):\n            await self._limiter.grant()",
+        ("tests/test_secrets.py::test_each_try_for_a_token_is_signed_anew",),
+    ),
+    Mutation(
+        "59",
+        "what begins like this machine's address is this machine",
+        "pipeline/config.py",
+        'return url if match["host"] in _LOOPBACK else None',
+        'return url if match["host"].startswith("127.0.0.1") else None',
+        ("tests/test_origins.py::test_what_looks_like_this_machine_or_is_no_address_is_refused",),
+    ),
 )
 
 
