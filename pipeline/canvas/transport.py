@@ -23,11 +23,12 @@ from pipeline.errors import ConfigError
 
 TLS: Final = "tls"  # the problem of a connection that cannot be trusted: it stays, so a run stops
 DNS: Final = "dns"  # the problem of a host that has no address
-_BODY_BYTES_MAX: Final = 4 * 1024 * 1024
-_CONNECT_S_MAX: Final = 10.0
+BODY_BYTES_MAX: Final = 4 * 1024 * 1024
+CONNECT_S_MAX: Final = 10.0
 # Shorter than servers keep an idle connection, so that no request goes out on one being closed.
-_KEEPALIVE_S: Final = 4.0
-_KEPT_HEADERS: Final = ("Location", "Retry-After", "Date", "Content-Type", "fumage-correlation-id")
+KEEPALIVE_S: Final = 4.0
+KEPT_HEADERS: Final = ("Location", "Retry-After", "Date", "Content-Type", "fumage-correlation-id")
+OWN_HEADERS: Final = {"Accept-Encoding": "identity", "User-Agent": "canvas-ingest"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ class Transport:
     def __init__(self, timeout_s: float, concurrency: int, ca_file: Path | None = None) -> None:
         self._tls = trust(ca_file)
         self._timeout = aiohttp.ClientTimeout(
-            total=timeout_s, sock_connect=min(timeout_s, _CONNECT_S_MAX)
+            total=timeout_s, sock_connect=min(timeout_s, CONNECT_S_MAX)
         )
         self._concurrency = concurrency
         self._session: aiohttp.ClientSession | None = None
@@ -69,14 +70,15 @@ class Transport:
         trace.on_request_headers_sent.append(_note_hand_off)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                limit=self._concurrency, keepalive_timeout=_KEEPALIVE_S, ssl=self._tls
+                limit=self._concurrency, keepalive_timeout=KEEPALIVE_S, ssl=self._tls
             ),
             timeout=self._timeout,
             cookie_jar=aiohttp.DummyCookieJar(),
+            middlewares=[_only_once],
             trace_configs=[trace],
             trust_env=False,
             auto_decompress=False,
-            headers={"Accept-Encoding": "identity", "User-Agent": "canvas-ingest"},
+            headers=OWN_HEADERS,
         )
         return self
 
@@ -108,7 +110,7 @@ class Transport:
                 status = response.status
                 kept = {
                     name.lower(): ", ".join(response.headers.getall(name))  # RFC 9110, 5.3
-                    for name in _KEPT_HEADERS
+                    for name in KEPT_HEADERS
                     if name in response.headers
                 }
                 content, problem = await _bounded(response)
@@ -191,6 +193,18 @@ def _below(error: BaseException) -> BaseException:
     return error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
 
 
+async def _only_once(
+    request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """Aiohttp would send a PUT or a GET again when a kept connection breaks: unless it sees this error."""
+    try:
+        return await send(request)
+    except aiohttp.ClientConnectorError:
+        raise  # there was no connection, and aiohttp does not try again
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise aiohttp.ClientConnectionError("disconnected") from error
+
+
 async def _note_hand_off(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:
     """Called right before the first byte of a request goes to the socket."""
     context.trace_request_ctx.handed_off = True
@@ -198,10 +212,10 @@ async def _note_hand_off(_: aiohttp.ClientSession, context: SimpleNamespace, __:
 
 async def _bounded(response: aiohttp.ClientResponse) -> tuple[bytes, str]:
     parts, size = [], 0
-    while chunk := await response.content.read(_BODY_BYTES_MAX + 1 - size):
+    while chunk := await response.content.read(BODY_BYTES_MAX + 1 - size):
         parts.append(chunk)
         size += len(chunk)
-        if size > _BODY_BYTES_MAX:
+        if size > BODY_BYTES_MAX:
             return b"", "body"
     return b"".join(parts), ""
 
