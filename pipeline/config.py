@@ -113,6 +113,10 @@ class CanvasSection(_Section):
         le=600,
         description="Seconds to wait for one answer. A write without an answer by then is in doubt.",
     )
+    transport: Literal["httptools", "aiohttp"] = Field(
+        "httptools",
+        description="What carries the requests. `aiohttp` takes five times the CPU, and is for a server that does not get on with the other.",
+    )
 
     @field_validator("base_url", "token_url")
     @classmethod
@@ -836,6 +840,7 @@ def _canvas(file: File, folder: Path, environment: Mapping[str, str]) -> canvas.
         concurrency=file.upload.concurrency,
         timeout_s=section.timeout_s,
         ca_file=ca_file,
+        transport=section.transport,
     )
 
 

@@ -24,8 +24,7 @@ from urllib.parse import urlsplit
 
 import polars as pl
 
-from pipeline.canvas.client import Client
-from pipeline.canvas.transport import Transport
+from pipeline.canvas.client import Client, transport_of
 from pipeline.clock import SystemClock
 from pipeline.crosswalk import Crosswalk
 from pipeline.engine import new_run
@@ -512,7 +511,7 @@ class Examination:
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[Client]:
         options = replace(self.job.canvas, timeout_s=min(self.job.canvas.timeout_s, _TIMEOUT_S_MAX))
-        async with Transport(options.timeout_s, options.concurrency, options.ca_file) as transport:
+        async with transport_of(options) as transport:
             client = Client(options, transport, SystemClock(), self.random)
             stopping = asyncio.ensure_future(self._stop(client))
             try:

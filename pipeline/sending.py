@@ -8,7 +8,6 @@ from functools import partial
 from random import Random
 
 from pipeline.canvas import client as canvas
-from pipeline.canvas.transport import Transport
 from pipeline.clock import Clock
 from pipeline.job import Job
 from pipeline.journal.journal import Journal
@@ -74,9 +73,7 @@ async def connected(
     job: Job, run_id: str, journal: Journal, clock: Clock, random: Random, stop: asyncio.Event
 ) -> AsyncIterator[Sending]:
     """A connection to Canvas; what it asked beside the writes is written down at its end."""
-    async with Transport(
-        job.canvas.timeout_s, job.canvas.concurrency, job.canvas.ca_file
-    ) as transport:
+    async with canvas.transport_of(job.canvas) as transport:
         client = canvas.Client(job.canvas, transport, clock, random)
         contents = partial(content_of, job.state_dir / "plans")
         recovery = Recovery(client, journal, clock, job.upload.quiet_s, run_id, contents)

@@ -30,6 +30,7 @@ from pipeline.canvas.retry import (
 )
 from pipeline.canvas.server_clock import ServerClock
 from pipeline.canvas.transport import DNS, TLS, Reply, Transport
+from pipeline.canvas.wire import Wire
 from pipeline.clock import Clock
 from pipeline.errors import (
     AuthError,
@@ -70,8 +71,15 @@ class Options:
     rate_per_s: float = 5.0
     concurrency: int = 4
     timeout_s: float = 30.0
+    transport: str = "httptools"  # or "aiohttp"
     backoff: Backoff = field(default_factory=Backoff)
     ca_file: Path | None = None  # the only authorities that are trusted; None: the machine's
+
+
+def transport_of(options: Options) -> Transport | Wire:
+    """What carries the requests to Canvas. Use it as an async context."""
+    kind = Transport if options.transport == "aiohttp" else Wire
+    return kind(options.timeout_s, options.concurrency, options.ca_file)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +94,7 @@ class Client:
     """Requests to one Canvas, through one transport."""
 
     def __init__(
-        self, options: Options, transport: Transport, clock: Clock, random: Random
+        self, options: Options, transport: Transport | Wire, clock: Clock, random: Random
     ) -> None:
         self._options = options
         self._transport = transport

@@ -9,10 +9,10 @@ are read as aiohttp reads them (both by llhttp); tests/transport holds the two t
 import asyncio
 import re
 import socket
-import ssl
 from collections import defaultdict, deque
 from collections.abc import Mapping
 from functools import lru_cache
+from pathlib import Path
 from typing import Final, NamedTuple, Self, cast
 from urllib.parse import urlsplit
 
@@ -28,6 +28,8 @@ from pipeline.canvas.transport import (
     OWN_HEADERS,
     TLS,
     Reply,
+    distrust,
+    trust,
 )
 
 _HEAD_BYTES_MAX: Final = 64 * 1024
@@ -48,15 +50,14 @@ class _Origin(NamedTuple):
 class Wire:
     """At most `concurrency` connections in use. Use it as an async context.
 
-    `trust`: what a certificate must be signed by; None: one of the system's authorities.
+    `ca_file` names the only authorities that are trusted; None: those of the machine. Raises
+    ConfigError where it holds none.
     """
 
-    def __init__(
-        self, timeout_s: float, concurrency: int, trust: ssl.SSLContext | None = None
-    ) -> None:
+    def __init__(self, timeout_s: float, concurrency: int, ca_file: Path | None = None) -> None:
         self._timeout_s = timeout_s
         self._places = asyncio.Semaphore(concurrency)
-        self._trust = trust
+        self._tls = trust(ca_file)
         self._idle: defaultdict[_Origin, deque[_Connection]] = defaultdict(deque)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._headers: Mapping[str, str] = {}  # those of the last request, as most are again
@@ -98,7 +99,7 @@ class Wire:
                 if connection is None:
                     connection = await self._connected(origin, due_s, loop)
             except (OSError, ValueError) as error:
-                return _unsent(_problem(error), loop.time() - started_s)
+                return _unsent(_problem(error), loop.time() - started_s, distrust(error))
             answer = await self._answer(connection, request, due_s)
             if connection.is_reusable:
                 connection.idle_since_s = loop.time()
@@ -150,16 +151,14 @@ class Wire:
         self, origin: _Origin, due_s: float, loop: asyncio.AbstractEventLoop
     ) -> "_Connection":
         """A new connection. Raises OSError (TimeoutError, gaierror, SSLError), or ValueError."""
-        trust = None
-        if origin.scheme == "https":
-            trust = self._trust = self._trust or ssl.create_default_context()
+        is_private = origin.scheme == "https"
         async with asyncio.timeout_at(min(due_s, loop.time() + CONNECT_S_MAX)):
             addresses = await loop.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
             _, connection = await loop.create_connection(
                 lambda: _Connection(loop),
                 sock=await start_connection(addresses, happy_eyeballs_delay=_NEXT_ADDRESS_S),
-                ssl=trust,
-                server_hostname=origin.host.rstrip(".") if trust is not None else None,
+                ssl=self._tls if is_private else None,
+                server_hostname=origin.host.rstrip(".") if is_private else None,
             )
         if connection.is_closed:
             raise ConnectionError("closed as soon as it was open")
@@ -310,7 +309,8 @@ class _Connection(asyncio.Protocol):
             return
         if name in _KEPT:
             text = value.rstrip(b" \t").decode("utf-8", "surrogateescape")
-            answer.headers.setdefault(_KEPT[name], text)
+            before = answer.headers.get(_KEPT[name])
+            answer.headers[_KEPT[name]] = text if before is None else f"{before}, {text}"
         elif name == b"content-length":
             answer.is_measured = True
         elif name == b"transfer-encoding":
@@ -371,15 +371,14 @@ def _is_plain(text: str) -> bool:
     return text.isascii() and text.isprintable()
 
 
-def _unsent(problem: str, latency_s: float) -> Reply:
-    return Reply(None, {}, b"", handed_off=False, latency_s=latency_s, problem=problem)
+def _unsent(problem: str, latency_s: float, detail: str = "") -> Reply:
+    problem = TLS if detail else problem
+    return Reply(None, {}, b"", False, latency_s, problem, detail)
 
 
 def _problem(error: Exception) -> str:
     """A word for why there is no connection; never the error's own text, which holds addresses."""
     match error:
-        case ssl.SSLError():
-            return TLS
         case TimeoutError():
             return "timeout"
         case socket.gaierror():

@@ -171,7 +171,9 @@ MUTATIONS: Final = (
         "pipeline/canvas/transport.py",
         "allow_redirects=False",
         "allow_redirects=True",
-        (f"{_UNDER_FAULTS}[redirect]",),
+        (
+            "tests/transport/test_answers.py::test_an_answer_and_the_one_after_it[asyncio-aiohttp-a redirect is not followed]",
+        ),
     ),
     Mutation(
         "10",

@@ -41,10 +41,6 @@ class Authority:
         context.load_cert_chain(certificate, key)
         return context
 
-    @property
-    def trust(self) -> ssl.SSLContext:
-        return ssl.create_default_context(cafile=str(self.certificate))
-
     def _openssl(self, *arguments: str | Path) -> None:
         subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True)
 
@@ -67,7 +63,7 @@ async def test_a_connection_is_kept(
     kind: Kind, serve: Serve, authority: Authority, good: ssl.SSLContext
 ) -> None:
     server = await serve([CREATED], context=good)
-    async with kind(5.0, 1, authority.trust) as transport:
+    async with kind(5.0, 1, authority.certificate) as transport:
         for _ in range(3):
             reply = await transport.exchange("POST", f"{server.url}/x", {}, b"x" * 100_000)
             assert (reply.status, reply.body, reply.problem) == (201, b"body", "")
@@ -89,7 +85,7 @@ async def test_what_is_not_trusted_gets_nothing(
     name: str, days: int, is_ours: bool, kind: Kind, serve: Serve, authority: Authority
 ) -> None:
     server = await serve([CREATED], context=authority.serves(name, days))
-    async with kind(5.0, 1, authority.trust if is_ours else None) as transport:
+    async with kind(5.0, 1, authority.certificate if is_ours else None) as transport:
         reply = await transport.exchange("POST", f"{server.url}/x", {}, b"sent")
     assert (reply.status, reply.problem, reply.handed_off) == (None, TLS, False)
     assert server.requests == []
@@ -99,7 +95,7 @@ async def test_a_server_without_tls_gets_nothing(
     kind: Kind, serve: Serve, authority: Authority
 ) -> None:
     server = await serve([CREATED])
-    async with kind(0.5, 1, authority.trust) as transport:
+    async with kind(0.5, 1, authority.certificate) as transport:
         reply = await transport.exchange(
             "POST", server.url.replace("http:", "https:"), {}, b"sent" * 100
         )
@@ -118,7 +114,7 @@ async def test_a_handshake_that_fails_sends_nothing(
                 reset(writer)
             writer.close()
 
-    async with serving(Failing()) as server, kind(0.5, 1, authority.trust) as transport:
+    async with serving(Failing()) as server, kind(0.5, 1, authority.certificate) as transport:
         url = server.url.replace("http:", "https:")
         reply = await transport.exchange("POST", f"{url}/x", {}, b"sent")
     problem = "timeout" if end == "silence" else "connect"
@@ -145,7 +141,7 @@ async def test_what_is_cut_is_as_without_tls(
     good: ssl.SSLContext,
 ) -> None:
     server = await serve(script, [CREATED], context=good)
-    async with kind(5.0, 1, authority.trust) as transport:
+    async with kind(5.0, 1, authority.certificate) as transport:
         reply = await transport.exchange("POST", f"{server.url}/x", {}, b"sent")
         assert (reply.status, reply.problem, reply.handed_off) == (*expected, True)
         assert (await transport.exchange("GET", f"{server.url}/x", {}, None)).status == 201
