@@ -23,10 +23,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.canvas.auth import Credentials
-from pipeline.canvas.client import Client, Options
+from pipeline.canvas.client import Client, Options, transport_of
 from pipeline.canvas.retry import Backoff, Judgement, http_date, judge_create, judge_update
 from pipeline.canvas.server_clock import ServerClock
-from pipeline.canvas.transport import Reply, Transport
+from pipeline.canvas.transport import Reply
 from pipeline.clock import SystemClock
 from pipeline.errors import CanvasError, IngestError, SearchFailed
 from pipeline.fhir.coverage import coverage_changes, coverage_differences, is_like, likeness
@@ -45,8 +45,17 @@ OUTCOME = {
 }
 DEEP = b'{"resourceType":"OperationOutcome","issue":' + b"[" * 100_000
 TIMEOUT_S = 0.5
+KIND = "httptools"  # the transport
 
 Talk = Callable[[asyncio.StreamWriter], Awaitable[None]]  # what goes back for one request
+
+
+@pytest.fixture(params=["httptools", "aiohttp"], autouse=True, scope="module")
+def kind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Each test of this file by both transports."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(f"{__name__}.KIND", request.param)
+        yield
 
 
 class Liar:
@@ -84,10 +93,11 @@ async def asked(liar: Liar) -> AsyncIterator[Client]:
         Credentials(url + "/auth/token/", token=TOKEN),
         rate_per_s=1_000.0,
         timeout_s=TIMEOUT_S,
+        transport=KIND,
         backoff=Backoff(0.001, 0.001),
     )
     try:
-        async with Transport(TIMEOUT_S, 4) as transport:
+        async with transport_of(options) as transport:
             yield Client(options, transport, SystemClock(), random.Random(1))
     finally:
         server.close()
@@ -103,7 +113,8 @@ async def judged(answer: bytes | Talk) -> tuple[Exchange, Judgement]:
 
 
 def whole(status: str, body: bytes = b"", *headers: str) -> bytes:
-    lines = [f"HTTP/1.1 {status}", *headers, f"Content-Length: {len(body)}", "", ""]
+    length = f"Content-Length: {len(body)}"
+    lines = [f"HTTP/1.1 {status}", *headers, length, "Connection: close", "", ""]
     return "\r\n".join(lines).encode("latin-1") + body
 
 

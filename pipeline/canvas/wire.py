@@ -11,13 +11,13 @@ import re
 import socket
 from collections import defaultdict, deque
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Final, NamedTuple, Self, cast
+from typing import Any, Final, NamedTuple, Self, cast
 from urllib.parse import urlsplit
 
 import httptools
-from aiohappyeyeballs import start_connection
 
 from pipeline.canvas.transport import (
     BODY_BYTES_MAX,
@@ -35,10 +35,14 @@ from pipeline.canvas.transport import (
 _HEAD_BYTES_MAX: Final = 64 * 1024
 _FIELDS_MAX: Final = 128  # as aiohttp has it, and the next
 _FIELD_BYTES_MAX: Final = 8190
-_NEXT_ADDRESS_S: Final = 0.25  # RFC 8305, 5: one that does not answer is not waited for alone
+_NEXT_ADDRESS_S: Final = 2.0  # then another address is tried, where there is one
 _KEPT: Final = {name.lower().encode(): name.lower() for name in KEPT_HEADERS}
 _PORTS: Final = {"http": 80, "https": 443}
 _SWITCHING: Final = 101  # the one status below 200 that is an answer
+
+
+# As getaddrinfo gives it.
+_Address = tuple[socket.AddressFamily, socket.SocketKind, int, str, tuple[Any, ...]]
 
 
 class _Origin(NamedTuple):
@@ -153,10 +157,9 @@ class Wire:
         """A new connection. Raises OSError (TimeoutError, gaierror, SSLError), or ValueError."""
         is_private = origin.scheme == "https"
         async with asyncio.timeout_at(min(due_s, loop.time() + CONNECT_S_MAX)):
-            addresses = await loop.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
             _, connection = await loop.create_connection(
                 lambda: _Connection(loop),
-                sock=await start_connection(addresses, happy_eyeballs_delay=_NEXT_ADDRESS_S),
+                sock=await _socket_to(origin, loop),
                 ssl=self._tls if is_private else None,
                 server_hostname=origin.host.rstrip(".") if is_private else None,
             )
@@ -170,6 +173,28 @@ class Wire:
         except BaseException:  # cancelled: what comes now would be nobody's
             connection.drop()
             raise
+
+
+async def _socket_to(origin: _Origin, loop: asyncio.AbstractEventLoop) -> socket.socket:
+    """Connected to one of its addresses. Raises OSError: that of the last one, where none answers."""
+    *others, last = await loop.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
+    for address in others:
+        with suppress(OSError):
+            async with asyncio.timeout(_NEXT_ADDRESS_S):
+                return await _connected_socket(address, loop)
+    return await _connected_socket(last, loop)
+
+
+async def _connected_socket(address: _Address, loop: asyncio.AbstractEventLoop) -> socket.socket:
+    family, kind, protocol, _, where = address
+    sock = socket.socket(family, kind, protocol)
+    try:
+        sock.setblocking(False)
+        await loop.sock_connect(sock, where)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 class _Answer:

@@ -75,7 +75,10 @@ ANSWERS: dict[str, tuple[Script, tuple[Any, ...]]] = {
     "names in any case": ([headed(b"LOCATION: /PaymentNotice/1")], CREATED),
     "blanks around a value": ([headed(b"Location: \t /PaymentNotice/1 \t ")], CREATED),
     "no blank before it": ([headed(b"Location:/PaymentNotice/1")], CREATED),
-    "the first of two": ([headed(b"Location: /PaymentNotice/1", b"Location: /x")], CREATED),
+    "two of a kind": (
+        [headed(b"Location: /PaymentNotice/1", b"Location: /x")],
+        (201, "/PaymentNotice/1, /x", b"", ""),
+    ),
     "not ASCII": ([headed("Location: /é".encode())], (201, "/é", b"", "")),
     "not UTF-8": ([headed(b"Location: /\xe9")], (201, "/\udce9", b"", "")),
     "a NUL": ([headed(b"Location: /Payment\0Notice/1")], LOST),

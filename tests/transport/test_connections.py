@@ -160,10 +160,11 @@ async def test_what_a_closing_connection_took_is_lost_and_not_sent_again(
 
 
 async def test_a_cancelled_request_leaves_nothing_to_the_next(kind: Kind, serve: Serve) -> None:
-    server = await serve([0.1, created(1)], [created(2)])
+    server = await serve([0.3, created(1)], [created(2)])
     async with kind(2.0, 1) as transport:
         first = asyncio.ensure_future(send(transport, server))
-        await asyncio.sleep(0.05)
+        while not server.requests:
+            await asyncio.sleep(0.01)
         first.cancel()
         with pytest.raises(asyncio.CancelledError):
             await first
