@@ -378,8 +378,7 @@ async def _enter(sending: Sending, plan: Plan) -> None:
     for feed in sending.job.feeds:
         if feed.traits.resource_type != "Coverage":
             continue
-        adopted = plan.adopted(feed.name)
-        if adopted:
+        for adopted in plan.adopted(feed.name):
             await sending.journal.adopt(sending.run_id, adopted, found, now)
         await sending.journal.intend(sending.run_id, plan.cancels(feed.name), now)
         await sending.journal.displaced(sending.run_id, plan.kept(feed.name), now)

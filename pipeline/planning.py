@@ -10,9 +10,11 @@ import asyncio
 import hashlib
 import itertools
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC
+from functools import partial
 from glob import glob
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +22,7 @@ from typing import Any, Final
 import orjson
 import polars as pl
 
+from pipeline import groups
 from pipeline.clock import Clock
 from pipeline.crosswalk import Ambiguous, Crosswalk, Crosswalks, Unknown, table_of
 from pipeline.errors import CanvasError, InputError, PlanError, Stopped
@@ -36,10 +39,10 @@ from pipeline.held import digests as digests_of
 from pipeline.job import Job, Progress, Reference, References
 from pipeline.journal.journal import Journal
 from pipeline.plans import (
-    CHANGES,
     KEPT,
     MISSING,
     SEQ,
+    VERDICT_SCHEMA,
     Plan,
     PlannedBatch,
     PlanWriter,
@@ -61,13 +64,13 @@ from pipeline.stages.lookup import lookup
 from pipeline.stages.map import Mapping as RowMapping
 from pipeline.stages.map import map_row, map_rows
 from pipeline.stages.read import origins, read
-from pipeline.stages.resolve import NEEDED, VERDICT_SCHEMA, resolve
+from pipeline.stages.resolve import BUMPS, resolve
 from pipeline.stages.retire import REPORTED, retire
 from pipeline.stages.validate import validate
 
-_ROWS_AT_ONCE: Final = 32_000
 _PATIENTS_AT_ONCE: Final = 500  # whose rows are held in memory while Canvas is searched for them
-_WARNINGS: Final = ("order|bumps", arranging.RULE)
+_ROWS_A_PATIENT: Final = 4  # reckoned with; most have fewer
+_WARNINGS: Final = (BUMPS, arranging.RULE)
 _STANDING: Final = (Disposition.PENDING.value, Disposition.UNCHANGED.value)
 
 Orders = dict[str, dict[str, int]]  # lane -> key, or canvas:<id> -> order
@@ -112,7 +115,6 @@ class _Judged:
 
     meta: dict[str, Any]
     unread: set[str] = field(default_factory=set)  # patients of rows that were rejected
-    verdicts: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=VERDICT_SCHEMA))
     missing: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=MISSING))
     compared_with: str | None = None  # the run whose rows were looked for
 
@@ -142,11 +144,12 @@ class Planner:
         self._coverages = [feed for feed in job.feeds if feed.traits.resource_type == "Coverage"]
         self._judged: dict[str, _Judged] = {}
         self._unknown: Orders = {}  # coverages that Canvas holds and no row has
-        self._arranged = arranging.Arranged()
+        self._displaced: list[str] = []
+        self._reordered: list[str] = []
         self._again: dict[str, list[pl.DataFrame]] = {}  # source rows that were skipped at first
         self._unasked = 0  # patients of whom Canvas may hold something that no row has
         self._readings: dict[str, Reading] = {}
-        self._adopted: dict[str, list[tuple[Any, ...]]] = {}  # lines for the verdicts, by feed
+        self._adopted: dict[str, list[tuple[Any, ...]]] = {}  # not yet in the verdicts, by feed
         self.crosswalks = Crosswalks()
         self.sources: dict[str, list[Source]] = {}
 
@@ -246,9 +249,14 @@ class Planner:
             name: [Path(file["path"]).name for file in judged.meta["files"]]
             for name, judged in self._judged.items()
         }
-        rows = {name: self._writer.narrow(name, NEEDED) for name in self._feeds}
-        for name, verdicts in resolve(rows, self._job.feeds, files, self._journal.known).items():
-            self._judged[name].verdicts = verdicts
+        scans = {name: self._writer.rows(name).written for name in self._feeds}
+        parts = dict.fromkeys(self._feeds, 0)
+        for name, verdicts in resolve(
+            scans, self._job.feeds, files, self._journal.known, self._new_folder(), groups.BOUNDS
+        ):
+            self._check_stop()
+            self._writer.judge(name, parts[name], verdicts)
+            parts[name] += 1
 
     def _read(self, feed: Feed) -> _Judged:
         """One feed, into the plan. Its control totals are those of the rows as they were read."""
@@ -398,74 +406,80 @@ class Planner:
         """
         if self._journal.was_lost or not any(feed.adopt for feed in self._coverages):
             return
-        rows = await asyncio.to_thread(self._to_adopt)
-        lanes = rows["lane"].unique(maintain_order=True)
-        self._unasked = lanes.len()
+        piles = await asyncio.to_thread(self._to_adopt)
+        self._unasked = sum(pile["lane"].n_unique() for pile in piles)
         if sending is None or not self._unasked:
             return
         await sending.client.probe("Coverage")
         self._progress.stage = "searching"
-        self._progress.to_send = lanes.len()
-        for part in lanes.to_frame().iter_slices(_PATIENTS_AT_ONCE):
+        self._progress.to_send = self._unasked
+        for pile in piles:
+            lanes = pile.select(pl.col("lane").unique(maintain_order=True))
+            for part in lanes.iter_slices(groups.BOUNDS.whole // _ROWS_A_PATIENT):
+                rows = pile.join(part, on="lane", how="semi", maintain_order="left")
+                await self._ask_of(rows.with_row_index("number"), sending)
+        self._progress.sent = self._progress.to_send = 0
+
+    async def _ask_of(self, rows: pl.DataFrame, sending: Sending) -> None:
+        """Search the patients of some rows, and enter what is taken over."""
+        bodies = await asyncio.to_thread(self._bodies, rows)
+        lanes = rows.select(pl.col("lane").unique(maintain_order=True))
+        for part in lanes.iter_slices(_PATIENTS_AT_ONCE):
             self._check_stop()
             mine = rows.join(part, on="lane", how="semi", maintain_order="left")
-            shown = await self._search(sending, await asyncio.to_thread(self._with_bodies, mine))
+            shown = await self._search(sending, _by_lane(mine, bodies))
             await sending.record()
             for each in shown:
                 self._take_over(each, mine)
             self._progress.sent += part.height
             self._unasked -= part.height
-        self._progress.sent = self._progress.to_send = 0
+        await asyncio.to_thread(self._enter_adopted)
 
-    def _to_adopt(self) -> pl.DataFrame:
-        """Rows without a resource (number, feed, seq, lane); and, with seq null, patients to look at.
+    def _to_adopt(self) -> groups.Piles:
+        """Rows without a resource (feed, seq, lane), all of a patient together; and, with seq null, patients to look at.
 
         These are the ones whose order changes: a coverage that no row has may stand there.
         """
-        shape = {"feed": pl.String, "seq": pl.UInt32, "lane": pl.String}
-        parts = [pl.DataFrame(schema=shape)]
-        for feed in self._coverages:
-            going = self._going(feed)
+        shut = list(self._journal.shut_lanes())
+        found = (
+            rows.select(pl.lit(feed.name).alias("feed"), "seq", "lane")
+            for feed in self._coverages
+            for rows in self._without_resource(feed)
+        )
+        return groups.dealt(
+            (rows.filter(~pl.col("lane").is_in(shut)) for rows in found),
+            groups.by_hash(["lane"]),
+            self._copies / "adopt",
+            sum(self._judged[feed.name].meta["rows_read"] for feed in self._coverages),
+            groups.BOUNDS.narrow,
+        )
+
+    def _without_resource(self, feed: Feed) -> Iterator[pl.DataFrame]:
+        none = pl.lit(None, dtype=pl.UInt32).alias("seq")
+        for going in self._going(feed, ["seq", "key", "lane", "order", "active", "interaction"]):
+            self._check_stop()
             if feed.adopt:
-                created = going.filter(pl.col("interaction") == Interaction.CREATE.value)
-                parts.append(created.select(pl.lit(feed.name).alias("feed"), "seq", "lane"))
+                yield going.filter(pl.col("interaction") == Interaction.CREATE.value)
             updated = going.filter(pl.col("interaction") == Interaction.UPDATE.value)
             ranks = self._journal.ranks(updated["lane"].unique()).select("key", "rank")
-            moved = updated.join(ranks, on="key", how="left").filter(
+            moves = updated.join(ranks, on="key", how="left").filter(
                 pl.col("active") & pl.col("order").ne_missing(pl.col("rank"))
             )
-            parts.append(
-                moved.select(
-                    pl.lit(feed.name).alias("feed"),
-                    pl.lit(None).cast(pl.UInt32).alias("seq"),
-                    "lane",
-                )
-            )
-        shut = list(self._journal.shut_lanes())
-        rows = pl.concat(parts).filter(~pl.col("lane").is_in(shut))
-        return rows.with_row_index("number")
+            yield moves.select(none, "lane")
 
-    def _going(self, feed: Feed) -> pl.DataFrame:
-        """The rows of a feed that are to be written, with what arranging needs of them."""
-        verdicts = self._judged[feed.name].verdicts.filter(pl.col("interaction") != "")
-        narrow = self._writer.narrow(
-            feed.name, ["seq", "lane", "order", "start_day", "active"], verdicts["seq"]
-        )
-        return narrow.join(verdicts.select("seq", "key", "disposition", "interaction"), on="seq")
+    def _going(self, feed: Feed, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+        """The rows of a feed that are to be written, part by part."""
+        for rows in self._writer.rows(feed.name).judged(columns):
+            yield rows.filter(pl.col("interaction") != "")
 
-    def _with_bodies(self, rows: pl.DataFrame) -> dict[str, list[Row]]:
-        """By patient, what each row without a resource would be sent as."""
-        by_lane: dict[str, list[Row]] = {lane: [] for lane in rows["lane"].unique()}
+    def _bodies(self, rows: pl.DataFrame) -> dict[int, bytes]:
+        """What each row without a resource would be sent as, by its number."""
+        bodies: dict[int, bytes] = {}
         for feed in self._coverages:
             mine = rows.filter((pl.col("feed") == feed.name) & pl.col("seq").is_not_null())
-            if mine.is_empty():
-                continue
-            bodies = self._writer.narrow(feed.name, ["seq", "body"], mine["seq"])
-            for number, lane, body in (
-                mine.join(bodies, on="seq").select("number", "lane", "body").iter_rows()
-            ):
-                by_lane[lane].append(Row(number, orjson.loads(body)))
-        return by_lane
+            for part in self._writer.rows(feed.name).some(mine["seq"], ["seq", "body"]):
+                bodies |= dict(mine.join(part, on="seq").select("number", "body").iter_rows())
+        return bodies
 
     async def _search(self, sending: Sending, by_lane: Mapping[str, list[Row]]) -> list[Shown]:
         """What is in flight when one fails is waited for, so that every request is accounted for."""
@@ -482,7 +496,7 @@ class Planner:
         return [each for each in found if isinstance(each, Shown)]
 
     def _take_over(self, shown: Shown, rows: pl.DataFrame) -> None:
-        """Enter what one patient's search came to into the verdicts."""
+        """Note what one patient's search came to."""
         if shown.unknown:
             others = {f"{arranging.OTHER}{key}": order for key, order in shown.unknown.items()}
             self._unknown[shown.lane] = others
@@ -494,27 +508,31 @@ class Planner:
             line = (seq, *verdict, seen_at, each.shown or None)
             self._adopted.setdefault(feed, []).append(line)
 
+    def _enter_adopted(self) -> None:
+        """Enter what was taken over by now into the verdicts."""
+        for name, lines in self._adopted.items():
+            self._writer.amend(name, _frame(lines, _ADOPTED_SCHEMA))
+        self._adopted.clear()
+
     # Sealing --------------------------------------------------------------------------------------
 
     def seal(self) -> Plan:
         """What is gone, in which turn all goes, and whether it may go at all."""
         self._progress.stage = "planning"
-        for name, lines in self._adopted.items():
-            judged = self._judged[name]
-            judged.verdicts = judged.verdicts.update(_frame(lines, _ADOPTED_SCHEMA), on="seq")
+        self._enter_adopted()
         for feed in self._coverages:
             self._retire(feed)
         self._arrange()
         for feed in self._job.feeds:
             self._return_skipped(feed)
+        for feed in self._coverages:
+            self._compare(feed)
         metas = {
             name: {**judged.meta, **_totals(self._writer, self._feeds[name], judged)}
             for name, judged in self._judged.items()
         }
         plan = self._writer.seal(
-            {name: judged.verdicts for name, judged in self._judged.items()},
             {name: judged.missing for name, judged in self._judged.items()},
-            {feed.name: self._compared(feed) for feed in self._coverages},
             {
                 "run_id": self._run_id,
                 "config_sha256": self._job.config_sha256,
@@ -522,8 +540,8 @@ class Planner:
                 "patients_unasked": self._unasked,
                 "rate_per_s": self._job.upload.rate_per_s,
                 "concurrency": self._job.upload.concurrency,
-                "displaced": self._arranged.displaced,
-                "reordered": self._arranged.reordered,
+                "displaced": self._displaced,
+                "reordered": self._reordered,
             },
         )
         guard(self._job, metas, self._said, self._journal.last_feed)
@@ -538,21 +556,19 @@ class Planner:
         )
         return plan
 
-    def _compared(self, feed: Feed) -> pl.DataFrame:
+    def _compare(self, feed: Feed) -> None:
         """What each update would change; not of rows that are only written again for their order."""
-        updates = self._judged[feed.name].verdicts.filter(
-            (pl.col("interaction") == Interaction.UPDATE.value) & pl.col("rule").ne_missing(KEPT)
-        )
-        parts = [compare(self._pairs(feed, part)) for part in updates.iter_slices(_ROWS_AT_ONCE)]
-        return pl.concat([pl.DataFrame(schema=CHANGES), *parts])
+        is_update = (pl.col("interaction") == Interaction.UPDATE.value) & (pl.col("rule") != KEPT)
+        rows = self._writer.rows(feed.name)
+        for part, verdicts in enumerate(rows.judged(["seq", "interaction", "rule"])):
+            seqs = verdicts.filter(is_update)["seq"]
+            for updates in rows.some(seqs, ["seq", "key", "shown", "body"]):
+                self._writer.add_changes(feed.name, part, compare(self._pairs(updates)))
 
-    def _pairs(self, feed: Feed, updates: pl.DataFrame) -> Iterator[Pair]:
+    def _pairs(self, updates: pl.DataFrame) -> Iterator[Pair]:
         """By row, what Canvas showed, or was last sent; and what it is to be sent."""
-        bodies = self._writer.narrow(feed.name, ["seq", "body"], updates["seq"])
         before = self._sent(self._journal.held(updates["key"]))
-        for seq, key, shown, body in (
-            updates.select("seq", "key", "shown").join(bodies, on="seq").iter_rows()
-        ):
+        for seq, key, shown, body in updates.iter_rows():
             yield seq, shown or before.get(key), body
 
     def _retire(self, feed: Feed) -> None:
@@ -564,32 +580,39 @@ class Planner:
         if not runs:
             return
         before, open_ = self._keys_before(feed, runs), self._journal.open_cancels(feed.name)
-        candidates = pl.concat([before, open_]).unique().to_frame()
-        gone = candidates.join(self._keys(feed).to_frame(), on="key", how="anti")
-        held = self._journal.active(gone["key"])
-        judged.missing = retire(feed, held, before.len(), set(open_), judged.unread, self._sent)
+        rows = self._writer.rows(feed.name)
+        held, height = [self._journal.active(open_.clear())], 0
+        count = groups.passes(sum(keys.len() for keys in before()), groups.BOUNDS.hashes)
+        for number in range(count):
+            self._check_stop()
+            keys = groups.of_pass(before(), number, count).unique()
+            height += keys.len()
+            candidates = pl.concat([keys, groups.of_pass([open_], number, count)]).unique()
+            today = groups.of_pass((part["key"] for part in rows.judged(["key"])), number, count)
+            gone = candidates.to_frame("key").join(today.to_frame("key"), on="key", how="anti")
+            held.append(self._journal.active(gone["key"]))
+        judged.missing = retire(
+            feed, pl.concat(held), height, set(open_), judged.unread, self._sent
+        )
         judged.compared_with = runs[0]
 
-    def _keys_before(self, feed: Feed, runs: Sequence[str]) -> pl.Series:
-        """The keys of the last complete run, and of those after it that ended early.
+    def _keys_before(self, feed: Feed, runs: Sequence[str]) -> Callable[[], Iterator[pl.Series]]:
+        """The keys of the last complete run, and of those after it that ended early; some at a time.
 
         With them what was gone then already and was not cancelled. Where a plan is not there any
         more, all of the feed that Canvas holds by our books.
         """
-        keys: list[pl.Series] = []
+        known: list[Callable[[], Iterable[pl.Series]]] = []
         for run_id in runs:
             try:
                 plan = Plan.open(self._job.state_dir / "plans" / run_id)
                 kept = plan.missing(feed.name).filter(pl.col("rule") != REPORTED)
-                keys += [plan.keys(feed.name), kept["key"]]
+                for _ in plan.keys(feed.name):
+                    pass  # all of it is there
+                known += [partial(plan.keys, feed.name), partial(list, [kept["key"]])]
             except (PlanError, OSError, pl.exceptions.PolarsError):
-                keys.append(self._journal.active_of(feed.name))
-        return pl.concat(keys).unique()
-
-    def _keys(self, feed: Feed) -> pl.Series:
-        """The keys of all rows of today's files, whatever became of them."""
-        rows = self._writer.narrow(feed.name, ["key"])["key"]
-        return pl.concat([rows, self._judged[feed.name].verdicts["key"]]).unique()
+                known.append(partial(list, [self._journal.active_of(feed.name)]))
+        return lambda: itertools.chain.from_iterable(keys() for keys in known)
 
     def _sent(self, gone: pl.DataFrame) -> dict[str, bytes]:
         """What Canvas was last sent of these rows, from the plans that are still there."""
@@ -616,114 +639,130 @@ class Planner:
 
     def _arrange(self) -> None:
         """In which turn each patient's coverages are written, and which beside those that change."""
-        going = [self._going(feed)["lane"] for feed in self._coverages]
-        if not any(lanes.len() for lanes in going):
+        lanes = self._lanes_in_question()
+        if lanes.is_empty():
             return
-        ranks = self._journal.ranks(pl.concat(going).unique())
-        before = self._before(ranks)
-        standing = {feed.name: self._standing(feed) for feed in self._coverages}
+        rows = (part for feed in self._coverages for part in self._standing(feed, lanes))
+        most = sum(self._judged[feed.name].meta["rows_read"] for feed in self._coverages)
+        folder, at_once = self._copies / "arrange", groups.BOUNDS.narrow
+        turned = [pl.DataFrame(schema=_TURNED)]
+        for pile in groups.dealt(rows, groups.by_hash(["lane"]), folder, most, at_once):
+            self._check_stop()
+            turned.append(self._arrange_some(pile))
+        for (name,), mine in pl.concat(turned).group_by("feed", maintain_order=True):
+            self._turn(self._feeds[str(name)], mine)
+
+    def _arrange_some(self, pile: pl.DataFrame) -> pl.DataFrame:
+        """The turns of some patients, of whom these are all rows: lines in _TURNED."""
+        going = pile.filter(pl.col("interaction") != "")["lane"].unique()
+        ranks = self._journal.ranks(going)
+        before = self._before(ranks, pile)
+        standing = {feed.name: pile.filter(pl.col("feed") == feed.name) for feed in self._coverages}
         lanes = lanes_to_arrange(standing, before)
         rows = {
             name: frame.filter(pl.col("lane").is_in(lanes.implode()))
             for name, frame in standing.items()
         }
-        self._arranged = arrange(rows, before)
+        arranged = arrange(rows, before)
         ended = [judged.missing["lane"] for judged in self._judged.values()]
-        self._arranged.reordered += set(pl.concat(ended)).intersection(lanes)
-        turns: dict[str, list[arranging.Turn]] = {}
-        for turn in self._arranged.turns:
-            turns.setdefault(turn.feed, []).append(turn)
-        ids = dict(zip(ranks["key"], ranks["resource_id"], strict=True))
-        for name, mine in turns.items():
-            self._turn(self._feeds[name], mine, ids)
+        self._displaced += arranged.displaced
+        self._reordered += arranged.reordered
+        self._reordered += set(pl.concat(ended)).intersection(lanes)
+        lines = [
+            (turn.feed, turn.seq, turn.slot, turn.is_forced, turn.moves_unknown)
+            for turn in arranged.turns
+            if turn.slot != turn.seq or turn.is_forced or turn.moves_unknown
+        ]
+        return pl.DataFrame(lines, schema=_TURNED, orient="row")
 
-    def _before(self, ranks: pl.DataFrame) -> Orders:
+    def _lanes_in_question(self) -> pl.Series:
+        """The patients whose turns may matter, by their hashes: a superset of `lanes_to_arrange`.
+
+        Canvas holds a coverage of theirs, or `resolve` has warned that two of them share an order.
+        """
+        lanes = [_hashes(pl.Series("lane", list(self._unknown), dtype=pl.String))]
+        for feed in self._coverages:
+            columns = ["lane", "interaction", "rule", "shown"]
+            for rows in self._writer.rows(feed.name).judged(columns):
+                self._check_stop()
+                going = rows.filter(pl.col("interaction") != "")["lane"].unique()
+                ranks = self._journal.ranks(going).drop_nulls("rank")
+                beside = rows.filter((pl.col("rule") == BUMPS) | pl.col("shown").is_not_null())
+                lanes += [_hashes(ranks["lane"]), _hashes(beside["lane"])]
+        return pl.concat(lanes).unique().sort()
+
+    def _standing(self, feed: Feed, lanes: pl.Series) -> Iterator[pl.DataFrame]:
+        """The rows of these patients that Canvas holds, or is to hold: what arranging needs of them.
+
+        `shown`: the order of what is taken over, as Canvas showed it; null: none.
+        """
+        for rows in self._writer.rows(feed.name).judged([*arranging.NEEDED, "shown"]):
+            is_asked = groups.is_among(rows.select(groups.hashed(["lane"])).to_series(), lanes)
+            mine = rows.filter(is_asked & rows["disposition"].is_in(_STANDING))
+            shown = [_order_shown(text) for text in mine["shown"]]
+            yield mine.with_columns(
+                pl.Series("shown", shown, dtype=pl.Int64), pl.lit(feed.name).alias("feed")
+            )
+
+    def _before(self, ranks: pl.DataFrame, rows: pl.DataFrame) -> Orders:
         """The orders that Canvas holds, but for those that are to be cancelled: they go first."""
         cancelled = {
             key
             for judged in self._judged.values()
             for key in judged.missing.filter(pl.col("interaction") != "")["key"]
         }
-        before: Orders = {lane: dict(orders) for lane, orders in self._unknown.items()}
+        before: Orders = {
+            lane: dict(self._unknown[lane])
+            for lane in rows["lane"].unique()
+            if lane in self._unknown
+        }
         for lane, key, order in ranks.select("lane", "key", "rank").iter_rows():
             if order is not None and key not in cancelled:
                 before.setdefault(lane, {})[key] = order
-        for feed in self._coverages:
-            self._with_adopted(feed, before)
+        # What is taken over has the order that Canvas showed.
+        adopted = rows.drop_nulls("shown").select("lane", "key", "shown")
+        for lane, key, order in adopted.iter_rows():
+            before.setdefault(lane, {})[key] = order
         return before
 
-    def _with_adopted(self, feed: Feed, before: Orders) -> None:
-        """What is taken over has the order that Canvas showed."""
-        verdicts = self._judged[feed.name].verdicts.filter(pl.col("shown").is_not_null())
-        lanes = self._writer.narrow(feed.name, ["seq", "lane"], verdicts["seq"])
-        for key, lane, shown in (
-            verdicts.join(lanes, on="seq").select("key", "lane", "shown").iter_rows()
-        ):
-            coverage = orjson.loads(shown)
-            if coverage["status"] == "active" and isinstance(coverage.get("order"), int):
-                before.setdefault(lane, {})[key] = coverage["order"]
-
-    def _standing(self, feed: Feed) -> pl.DataFrame:
-        """The rows of a feed that Canvas holds, or is to hold, with their verdicts."""
-        columns = ["seq", "key", "lane", "order", "start_day", "active", "disposition"]
-        verdicts = self._judged[feed.name].verdicts.select(
-            "seq", "key", "disposition", "interaction"
-        )
-        rows = self._writer.narrow(feed.name, columns).join(
-            verdicts, on="seq", how="left", suffix="_verdict"
-        )
-        return rows.with_columns(
-            pl.coalesce("key_verdict", "key").alias("key"),
-            pl.coalesce("disposition_verdict", "disposition").alias("disposition"),
-            pl.col("interaction").fill_null(""),
-        ).filter(pl.col("disposition").is_in(_STANDING))
-
-    def _turn(self, feed: Feed, turns: Sequence[arranging.Turn], ids: Mapping[str, str]) -> None:
+    def _turn(self, feed: Feed, turns: pl.DataFrame) -> None:
         """Enter a feed's turns into its verdicts."""
-        judged = self._judged[feed.name]
-        moved = [(turn.seq, turn.slot) for turn in turns if turn.slot != turn.seq]
-        judged.verdicts = judged.verdicts.update(_frame(moved, _SLOT_SCHEMA), on="seq")
-        warned = [
-            (turn.seq, "order", arranging.RULE, arranging.MESSAGE)
-            for turn in turns
-            if turn.moves_unknown
-        ]
-        judged.verdicts = judged.verdicts.update(_frame(warned, _WARNED_SCHEMA), on="seq")
-        forced = [turn for turn in turns if turn.is_forced]
-        if forced and feed.update:
-            self._force(feed, forced, ids)
+        is_forced = pl.col("is_forced") & pl.lit(value=feed.update)
+        is_warned = pl.when(pl.col("moves_unknown"))
+        lines = turns.filter(~is_forced).select(
+            "seq",
+            pl.when(pl.col("slot") != pl.col("seq")).then("slot").alias("slot"),
+            is_warned.then(pl.lit("order")).alias("field"),
+            is_warned.then(pl.lit(arranging.RULE)).alias("rule"),
+            is_warned.then(pl.lit(arranging.MESSAGE)).alias("message"),
+        )
+        self._writer.amend(feed.name, lines)
+        forced = turns.filter(is_forced)
+        if not forced.is_empty():
+            self._force(feed, forced)
 
-    def _force(self, feed: Feed, forced: Sequence[arranging.Turn], ids: Mapping[str, str]) -> None:
+    def _force(self, feed: Feed, forced: pl.DataFrame) -> None:
         """Unchanged rows that other writes would move: they are written again, in their turn."""
-        judged = self._judged[feed.name]
-        seqs = pl.Series("seq", [turn.seq for turn in forced], dtype=pl.UInt32)
-        rows = self._writer.narrow(feed.name, ["seq", "file", "row", "key", "body"], seqs)
+        columns = ["seq", "file", "row", "key", "body"]
+        rows = pl.concat(self._writer.rows(feed.name).some(forced["seq"], columns))
         drafts = self._read_again(feed, rows.filter(pl.col("body").is_null()))
-        slots = {turn.seq: turn.slot for turn in forced}
-        told = {
-            line["seq"]: line
-            for line in judged.verdicts.filter(pl.col("seq").is_in(seqs.implode())).to_dicts()
-        }  # of what was taken over
+        told = forced.join(rows.select("seq", "key"), on="seq")
         lines = [
             {
                 "seq": seq,
                 "key": key,
                 "disposition": Disposition.PENDING.value,
                 "interaction": Interaction.UPDATE.value,
-                "resource_id": told.get(seq, {}).get("resource_id") or ids[key],
-                "held_at": told.get(seq, {}).get("held_at"),
-                "shown": told.get(seq, {}).get("shown"),
                 "field": "order",
                 "rule": KEPT,
                 "message": "unchanged, and written again: another write would move its order",
-                "slot": slots[seq],
+                "slot": slot,
                 "likeness": drafts[seq].likeness if seq in drafts else None,
                 "body": drafts[seq].body if seq in drafts else None,
             }
-            for seq, key in rows.select("seq", "key").iter_rows()
+            for seq, key, slot in told.select("seq", "key", "slot").iter_rows()
         ]
-        known = judged.verdicts.filter(~pl.col("seq").is_in(seqs.implode()))
-        judged.verdicts = pl.concat([known, pl.DataFrame(lines, schema=VERDICT_SCHEMA)])
+        self._writer.amend(feed.name, pl.DataFrame(lines, schema=VERDICT_SCHEMA), how="full")
 
     def _read_again(self, feed: Feed, rows: pl.DataFrame) -> dict[int, Draft]:
         """The resources of rows that were skipped as unchanged."""
@@ -751,10 +790,16 @@ class Planner:
 
     def _return_skipped(self, feed: Feed) -> None:
         """Rows that were skipped as unchanged, and contradict others: they may be sent back."""
-        rejected = pl.col("disposition") == Disposition.REJECTED.value
-        seqs = self._judged[feed.name].verdicts.filter(rejected)["seq"]
-        rows = self._writer.narrow(feed.name, ["seq", "file", "row", "disposition"], seqs)
-        self._read_again(feed, rows.filter(pl.col("disposition") == Disposition.UNCHANGED.value))
+        rows = self._writer.rows(feed.name)
+        is_rejected = pl.col("disposition") == Disposition.REJECTED.value
+        is_unchanged = pl.col("disposition") == Disposition.UNCHANGED.value
+        columns = ["seq", "file", "row", "disposition"]
+        skipped = [pl.DataFrame(schema={"seq": pl.UInt32, "file": pl.UInt16, "row": pl.UInt32})]
+        for part, written in enumerate(rows.written(columns)):
+            verdicts = rows.verdicts(part, ["seq", "disposition"]).filter(is_rejected)
+            mine = written.filter(is_unchanged).join(verdicts, on="seq", how="semi")
+            skipped.append(mine.drop("disposition"))
+        self._read_again(feed, pl.concat(skipped))
         if self._again.get(feed.name):
             self._writer.add_sources(feed.name, pl.concat(self._again[feed.name], how="diagonal"))
 
@@ -800,7 +845,7 @@ def together(batches: Iterator[Batch]) -> Iterator[Batch]:
     held: list[Batch] = []
     for batch in batches:
         held.append(batch)
-        if sum(each.frame.height for each in held) >= _ROWS_AT_ONCE:
+        if sum(each.frame.height for each in held) >= groups.BOUNDS.whole:
             yield _one(held)
             held = []
     if held:
@@ -833,8 +878,36 @@ _ADOPTED_SCHEMA: Final = {
         "shown",
     )
 }
-_SLOT_SCHEMA: Final = {"seq": pl.UInt32, "slot": pl.UInt32}
-_WARNED_SCHEMA: Final = {"seq": pl.UInt32, **dict.fromkeys(("field", "rule", "message"), pl.String)}
+# A row that does not go at its own place, or is written for its order alone, or moves what no row has.
+_TURNED: Final = {
+    "feed": pl.String,
+    "seq": pl.UInt32,
+    "slot": pl.UInt32,
+    "is_forced": pl.Boolean,
+    "moves_unknown": pl.Boolean,
+}
+
+
+def _hashes(lanes: pl.Series) -> pl.Series:
+    return lanes.unique().to_frame("lane").select(groups.hashed(["lane"])).to_series()
+
+
+def _order_shown(shown: bytes | None) -> int | None:
+    """The order of an active coverage that Canvas showed."""
+    if shown is None:
+        return None
+    coverage = orjson.loads(shown)
+    order = coverage.get("order")
+    return order if coverage["status"] == "active" and isinstance(order, int) else None
+
+
+def _by_lane(rows: pl.DataFrame, bodies: Mapping[int, bytes]) -> dict[str, list[Row]]:
+    """By patient, what each row without a resource would be sent as."""
+    by_lane: dict[str, list[Row]] = {lane: [] for lane in rows["lane"].unique()}
+    for number, lane in rows.select("number", "lane").iter_rows():
+        if number in bodies:
+            by_lane[lane].append(Row(number, orjson.loads(bodies[number])))
+    return by_lane
 
 
 def _frame(lines: Sequence[tuple[Any, ...]], schema: Mapping[str, Any]) -> pl.DataFrame:
@@ -870,23 +943,19 @@ def _verdict_of(adopted: Adopted, *, may_update: bool) -> tuple[str, ...]:
 
 def _totals(writer: PlanWriter, feed: Feed, judged: "_Judged") -> dict[str, Any]:
     """What the plan comes to: rows by disposition, and what is to be sent."""
-    narrow = writer.narrow(feed.name, ["seq", "disposition", "amount_cents"])
-    joined = narrow.join(
-        judged.verdicts.select("seq", "disposition"), on="seq", how="left", suffix="_verdict"
-    )
-    joined = joined.with_columns(
-        pl.coalesce("disposition_verdict", "disposition").alias("disposition")
-    )
-    counts = dict(joined.group_by("disposition").len().iter_rows())
-    sent = joined.filter(pl.col("disposition") == Disposition.PENDING.value)
-    rules = judged.verdicts["rule"]
-    warnings = {rule: int((rules == rule).sum()) for rule in _WARNINGS}
+    counts, warned = Counter[str](), Counter[str]()
+    cents = 0
+    for rows in writer.rows(feed.name).judged(["disposition", "amount_cents", "rule"]):
+        counts.update(dict(rows.group_by("disposition").len().iter_rows()))
+        warned.update({rule: int((rows["rule"] == rule).sum()) for rule in _WARNINGS})
+        is_sent = pl.col("disposition") == Disposition.PENDING.value
+        cents += int(rows.filter(is_sent)["amount_cents"].sum())
     cancelled = judged.missing.filter(pl.col("interaction") != "").height
     return {
-        "planned": {word.value: counts.get(word.value, 0) for word in Disposition},
-        "to_send": sent.height + cancelled,
-        "to_send_cents": int(sent["amount_cents"].sum()) if feed.traits.has_money else 0,
-        "warnings": {rule: count for rule, count in warnings.items() if count},
+        "planned": {word.value: counts[word.value] for word in Disposition},
+        "to_send": counts[Disposition.PENDING.value] + cancelled,
+        "to_send_cents": cents if feed.traits.has_money else 0,
+        "warnings": {rule: count for rule, count in warned.items() if count},
         "missing": {
             "mode": feed.missing,
             "compared_with": judged.compared_with,

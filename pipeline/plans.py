@@ -5,9 +5,9 @@ A folder under `state.dir/plans`, named like the run that made it:
     rows-<feed>-00000.parquet      every row: identity, disposition, and the resource to send
                                    (none for a row that is known to be unchanged)
     source-<feed>-00000.parquet    the source's own columns of rows that may come back as rejects
-    verdicts-<feed>.parquet        what `resolve` made of the rows that validation let through
+    verdicts-<feed>-00000.parquet  what `resolve` made of those of them that validation let through
     missing-<feed>.parquet         rows of the last complete run that are gone, and what is meant for them
-    changes-<feed>.parquet         what each update would change, element by element
+    changes-<feed>-00000.parquet   what each update of them would change, element by element
     plan.json                      written last: a plan without it was never finished
 
 Parts hold some thousand rows, so that memory is bounded by a part and not by the file.
@@ -17,19 +17,22 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Final, Self
+from tempfile import TemporaryDirectory
+from typing import Any, Final, Literal, Self
 
 import orjson
 import polars as pl
+import polars.selectors as cs
 
+from pipeline import groups
 from pipeline.errors import PlanError
 from pipeline.feeds.feed import Checked
 from pipeline.held import DIGESTS
 from pipeline.records import Disposition, Draft, Intent, Interaction, RowId, joined
 
-_ROWS_A_PART: Final = 32_000
 _SEAL: Final = "plan.json"
 SEQ: Final = "_seq"  # in the source parts, beside the source's own columns
 
@@ -58,6 +61,24 @@ _ROWS_SCHEMA: Final = {
     **dict.fromkeys(DIGESTS, pl.UInt64),  # of the row's text (`held`); null: none
     "body": pl.Binary,
 }
+# What a row comes to, beside what validation said of it.
+VERDICT_SCHEMA: Final[dict[str, Any]] = {
+    "seq": pl.UInt32,
+    "key": pl.String,
+    "disposition": pl.String,
+    "interaction": pl.String,
+    "resource_id": pl.String,
+    "stage": pl.String,
+    "field": pl.String,
+    "rule": pl.String,
+    "message": pl.String,
+    # What later stages put in:
+    "slot": pl.UInt32,  # the place in the feed at which it goes; null: its own
+    "held_at": pl.Datetime("us", "UTC"),  # when Canvas showed it, of a row that was taken over
+    "shown": pl.Binary,  # and what it showed
+    "likeness": pl.String,  # of a row that is unchanged, and is written again all the same
+    "body": pl.Binary,
+}
 KEPT: Final = "order|kept"  # the rule of a row that is unchanged, and is written again
 LINE_SCHEMA: Final = {
     name: kind
@@ -67,7 +88,8 @@ LINE_SCHEMA: Final = {
 # Rows that cannot be sent back as rejects; but see `add_sources`.
 _NEVER_REJECTS: Final = (Disposition.UNCHANGED.value, Disposition.FILTERED.value)
 # On disk "" is null, which takes a fifth of the time to write.
-_TEXTS: Final = pl.col("source_id", "stage", "field", "rule", "message", "claim", "sort")
+_TEXTS: Final = ("source_id", "stage", "field", "rule", "message", "claim", "sort")
+_NEVER_NULL: Final = (*_TEXTS, "interaction", "resource_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,14 +105,14 @@ class PlannedBatch:
 
 
 class PlanWriter:
-    """Writes one feed's rows after the other, then the verdicts, then the seal."""
+    """Writes one feed's rows after the other, then the verdicts on them, then the seal."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, mode=0o700)
         self.folder = folder
         self._feed = ""
         self._seq = 0
-        self._part = 0
+        self._parts: dict[str, int] = {}  # by feed: how many are written
         self._held = 0  # rows in memory
         self._rows: list[pl.DataFrame] = []
         self._sources: list[pl.DataFrame] = []
@@ -99,7 +121,7 @@ class PlanWriter:
         """Add a batch of a feed's rows. Feeds come one after another."""
         if feed != self._feed:
             self.flush()
-            self._feed, self._seq, self._part = feed, 0, 0
+            self._feed, self._seq = feed, 0
         height = batch.lines.height
         seqs = pl.int_range(self._seq, self._seq + height, dtype=pl.UInt32, eager=True)
         lines = batch.lines.with_columns(
@@ -110,27 +132,46 @@ class PlanWriter:
         self._sources.append(batch.source.with_columns(seqs.alias(SEQ)).filter(may_come_back))
         self._seq += height
         self._held += height
-        if self._held >= _ROWS_A_PART:
+        if self._held >= groups.BOUNDS.whole:
             self.flush()
 
     def flush(self) -> None:
         """Write the rows held so far as a part."""
         if not self._rows:
             return
-        name = f"{self._feed}-{self._part:05}.parquet"
-        rows = pl.concat(self._rows).with_columns(pl.when(_TEXTS != "").then(_TEXTS))
-        _write_private(rows, self.folder / f"rows-{name}")
-        _write_private(pl.concat(self._sources, how="diagonal"), self.folder / f"source-{name}")
-        self._rows, self._sources, self._part, self._held = [], [], self._part + 1, 0
+        part = self._parts.get(self._feed, 0)
+        rows = pl.concat(self._rows).with_columns(
+            pl.when(pl.col(_TEXTS) != "").then(pl.col(_TEXTS))
+        )
+        _write_private(rows, _path(self.folder, "rows", self._feed, part))
+        source = pl.concat(self._sources, how="diagonal")
+        _write_private(source, _path(self.folder, "source", self._feed, part))
+        self._parts[self._feed] = part + 1
+        self._rows, self._sources, self._held = [], [], 0
 
-    def narrow(
-        self, feed: str, columns: Sequence[str], seqs: pl.Series | None = None
-    ) -> pl.DataFrame:
-        """Some columns of all rows of a feed, or of those with these `seqs`."""
-        rows = pl.scan_parquet(_parts(self.folder, "rows", feed), glob=False)
-        if seqs is not None:
-            rows = rows.join(seqs.rename("seq").to_frame().lazy(), on="seq", how="semi")
-        return rows.select(columns).collect()
+    def rows(self, feed: str) -> "Rows":
+        """What is written of a feed's rows by now."""
+        return Rows(self.folder, feed, self._parts[feed])
+
+    def judge(self, feed: str, part: int, verdicts: pl.DataFrame) -> None:
+        """Enter the verdicts on a part's rows."""
+        _write_private(verdicts, _path(self.folder, "verdicts", feed, part))
+
+    def amend(self, feed: str, lines: pl.DataFrame, how: Literal["left", "full"] = "left") -> None:
+        """Enter what is new of some rows, wherever they stand, into their verdicts; null is nothing new.
+
+        "full": of rows without a verdict too.
+        """
+        rows = self.rows(feed)
+        for part, (first, last) in enumerate(rows.spans):
+            mine = lines.filter(pl.col("seq").is_between(first, last))
+            if not mine.is_empty():
+                verdicts = rows.verdicts(part)
+                self.judge(feed, part, verdicts.update(mine, on="seq", how=how).sort("seq"))
+
+    def add_changes(self, feed: str, part: int, changes: pl.DataFrame) -> None:
+        """Note what the updates of a part's rows would change."""
+        _write_private(changes, _path(self.folder, "changes", feed, part))
 
     def add_sources(self, feed: str, source: pl.DataFrame) -> None:
         """The source's own columns (and SEQ) of rows that are written though they are unchanged."""
@@ -138,22 +179,16 @@ class PlanWriter:
 
     def seal(
         self,
-        verdicts: Mapping[str, pl.DataFrame],
         missing: Mapping[str, pl.DataFrame],
-        changes: Mapping[str, pl.DataFrame],
         meta: dict[str, Any],
     ) -> "Plan":
-        """Write the verdicts and the seal: from now on the plan can be carried out."""
-        for feed, frame in verdicts.items():
-            _write_private(frame, self.folder / f"verdicts-{feed}.parquet")
+        """Write what is missing, and the seal: from now on the plan can be carried out."""
         for feed, frame in missing.items():
             _write_private(frame, self.folder / f"missing-{feed}.parquet")
-        for feed, frame in changes.items():
-            _write_private(frame, self.folder / f"changes-{feed}.parquet")
         with os.fdopen(
             os.open(self.folder / _SEAL, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb"
         ) as file:
-            file.write(orjson.dumps(meta, option=orjson.OPT_INDENT_2))
+            file.write(orjson.dumps({**meta, "parts": self._parts}, option=orjson.OPT_INDENT_2))
             file.flush()
             os.fsync(file.fileno())
         return Plan.open(self.folder)
@@ -213,8 +248,61 @@ def _as(frame: pl.DataFrame, schema: Mapping[str, Any]) -> pl.DataFrame:
     )
 
 
-def _parts(folder: Path, kind: str, feed: str) -> list[Path]:
-    return sorted(folder.glob(f"{kind}-{feed}-[0-9][0-9][0-9][0-9][0-9].parquet"))
+def _path(folder: Path, kind: str, feed: str, part: int) -> Path:
+    return folder / f"{kind}-{feed}-{part:05}.parquet"
+
+
+class Rows:
+    """A feed's rows on disk, in the file's order, part by part: never more than one in memory."""
+
+    def __init__(self, folder: Path, feed: str, parts: int) -> None:
+        self._folder, self._feed, self._parts = folder, feed, parts
+
+    def __len__(self) -> int:
+        """How many parts there are."""
+        return self._parts
+
+    def written(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+        """As they were written, whatever was found since."""
+        for part in range(self._parts):
+            yield pl.read_parquet(self._at("rows", part), columns=list(columns), glob=False)
+
+    def verdicts(self, part: int, columns: Sequence[str] | None = None) -> pl.DataFrame:
+        """The verdicts on a part's rows."""
+        chosen = None if columns is None else list(columns)
+        return pl.read_parquet(self._at("verdicts", part), columns=chosen, glob=False)
+
+    def judged(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+        """With the verdicts put in."""
+        for part in range(self._parts):
+            yield self.part(part, columns)
+
+    def part(self, part: int, columns: Sequence[str]) -> pl.DataFrame:
+        """One part, with the verdicts put in."""
+        of_rows = list(dict.fromkeys(["seq", *(each for each in columns if each in _ROWS_SCHEMA)]))
+        of_verdicts = [
+            "seq",
+            *(each for each in columns if each in VERDICT_SCHEMA and each != "seq"),
+        ]
+        rows = pl.read_parquet(self._at("rows", part), columns=of_rows, glob=False)
+        return _with_verdicts(rows, self.verdicts(part, of_verdicts)).select(columns)
+
+    def some(self, seqs: pl.Series, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+        """Those with these `seqs`, with the verdicts put in; only the parts that hold one are read."""
+        for part, (first, last) in enumerate(self.spans):
+            mine = seqs.filter(seqs.is_between(first, last))
+            if not mine.is_empty():
+                wanted = list(dict.fromkeys(["seq", *columns]))
+                rows = self.part(part, wanted)
+                yield rows.filter(pl.col("seq").is_in(mine.implode())).select(columns)
+
+    @cached_property
+    def spans(self) -> list[tuple[int, int]]:
+        """The first and the last `seq` of each part."""
+        return [(part["seq"][0], part["seq"][-1]) for part in self.written(["seq"])]
+
+    def _at(self, kind: str, part: int) -> Path:
+        return _path(self._folder, kind, self._feed, part)
 
 
 class Plan:
@@ -236,40 +324,39 @@ class Plan:
 
     def rows(self, feed: str) -> Iterator[pl.DataFrame]:
         """All rows of a feed in the file's order, part by part, with the verdicts put in; no bodies."""
-        verdicts = self._verdicts(feed).drop("body", "shown")
-        columns = [name for name in _ROWS_SCHEMA if name != "body"]
-        for part in _parts(self.folder, "rows", feed):
-            yield _with_verdicts(pl.read_parquet(part, columns=columns, glob=False), verdicts)
+        columns = dict.fromkeys([*_ROWS_SCHEMA, *VERDICT_SCHEMA])
+        return self._rows(feed).judged([name for name in columns if name not in _BODIES])
+
+    def _rows(self, feed: str) -> Rows:
+        return Rows(self.folder, feed, self.meta["parts"][feed])
 
     def sources(self, feed: str) -> Iterator[pl.DataFrame]:
         """The source's own columns (and SEQ) of the rows that may come back, part by part."""
         again = self.folder / _again(feed)
         more = pl.read_parquet(again, glob=False) if again.exists() else None
-        for part in _parts(self.folder, "source", feed):
-            source = pl.read_parquet(part, glob=False)
+        for part in range(len(self._rows(feed))):
+            source = pl.read_parquet(_path(self.folder, "source", feed, part), glob=False)
             yield source if more is None else pl.concat([source, more], how="diagonal")
 
-    def keys(self, feed: str) -> pl.Series:
-        """The keys of all its rows, whatever became of them; each once."""
-        rows = pl.scan_parquet(_parts(self.folder, "rows", feed), glob=False).select("key")
-        return pl.concat([rows, self._verdicts(feed).select("key")]).unique().collect()["key"]
+    def keys(self, feed: str) -> Iterator[pl.Series]:
+        """The keys of all its rows, whatever became of them, part by part."""
+        for rows in self._rows(feed).judged(["key"]):
+            yield rows["key"]
 
     def missing(self, feed: str) -> pl.DataFrame:
         """The rows of the last complete run that are gone (`MISSING`)."""
-        return self._beside("missing", feed, MISSING)
+        path = self.folder / f"missing-{feed}.parquet"
+        return pl.read_parquet(path, glob=False) if path.exists() else pl.DataFrame(schema=MISSING)
 
-    def changes(self, feed: str) -> pl.DataFrame:
-        """What its updates would change (`CHANGES`), with file and row of each."""
-        changes = self._beside("changes", feed, CHANGES)
-        rows = pl.scan_parquet(_parts(self.folder, "rows", feed), glob=False)
-        mine = rows.join(changes.select("seq").unique().lazy(), on="seq", how="semi")
-        where = mine.select("seq", "file", "row", "key").collect()
-        verdicts = self._verdicts(feed).select("seq", "resource_id").collect()
-        return changes.join(where, on="seq").join(verdicts, on="seq").sort("seq", "element")
-
-    def _beside(self, kind: str, feed: str, schema: Mapping[str, Any]) -> pl.DataFrame:
-        path = self.folder / f"{kind}-{feed}.parquet"
-        return pl.read_parquet(path, glob=False) if path.exists() else pl.DataFrame(schema=schema)
+    def changes(self, feed: str) -> Iterator[pl.DataFrame]:
+        """What its updates would change (`CHANGES`), with file and row of each, part by part."""
+        rows = self._rows(feed)
+        for part in range(len(rows)):
+            path = _path(self.folder, "changes", feed, part)
+            if path.exists():
+                where = rows.part(part, ["seq", "file", "row", "key", "resource_id"])
+                changes = pl.read_parquet(path, glob=False)
+                yield changes.join(where, on="seq").sort("seq", "element")
 
     def digest(self) -> str:
         """SHA-256 of all that it would write, in turn: two plans with the same one do the same."""
@@ -290,54 +377,77 @@ class Plan:
         beside them: a later row of the same key, with other content.
         """
         wanted = list(keys)
-        verdicts = self._verdicts(feed).filter(
-            pl.col("key").is_in(wanted) & pl.col("disposition").is_in(_STANDING)
-        )
-        columns = ["seq", "file", "row", "source_id", "fingerprint", "body"]
-        rows = pl.scan_parquet(_parts(self.folder, "rows", feed), glob=False).select(columns)
-        found = (
-            rows.join(verdicts.select("seq", "key", "body", "shown"), on="seq", suffix="_again")
-            .with_columns(pl.coalesce("body", "body_again").alias("body"))
-            .filter(pl.col("body").is_not_null() | pl.col("shown").is_not_null())
-            .select(_FOUND)
-            .collect()
-        )
+        rows = self._rows(feed)
+        is_meant = pl.col("key").is_in(wanted) & pl.col("disposition").is_in(_STANDING)
         gone = self.missing(feed).filter(pl.col("key").is_in(wanted) & pl.col("body").is_not_null())
-        return pl.concat([found, _as(gone, found.schema)])
+        found = [_as(gone, _FOUND)]
+        for part in range(len(rows)):
+            seqs = rows.verdicts(part, ["seq", "key", "disposition"]).filter(is_meant)["seq"]
+            if not seqs.is_empty():
+                mine = rows.part(part, ["seq", *_FOUND]).filter(pl.col("seq").is_in(seqs.implode()))
+                is_held = pl.col("body").is_not_null() | pl.col("shown").is_not_null()
+                found.insert(-1, mine.filter(is_held).select(list(_FOUND)))
+        return pl.concat(found)
 
     def intents(self, feed: str, resource_type: str, *, in_order: bool) -> Iterator[list[Intent]]:
         """What is to be sent, in the file's order or (`in_order` False) sorted by `order_by`.
 
         A row whose verdict has a `slot` goes at that place of the feed in place of its own.
         """
-        verdicts = self._verdicts(feed)
-        parts = _parts(self.folder, "rows", feed)
-        if in_order:
-            moved = self._moved(feed, verdicts)
-            for part in parts:
-                rows = pl.read_parquet(part, glob=False)
-                yield self._intents(
-                    _in_turn(_with_verdicts(rows, verdicts), moved), feed, resource_type
-                )
-        else:
-            rows = pl.concat(
-                [_with_verdicts(pl.read_parquet(part, glob=False), verdicts) for part in parts]
-            )
-            for piece in rows.sort("sort", maintain_order=True).iter_slices(_ROWS_A_PART):
-                yield self._intents(piece, feed, resource_type)
+        rows = self._rows(feed)
+        parts = self._in_turn(rows) if in_order else self._sorted(rows)
+        for part in parts:
+            yield self._intents(part, feed, resource_type)
 
-    def adopted(self, feed: str) -> list[Intent]:
+    def _in_turn(self, rows: Rows) -> Iterator[pl.DataFrame]:
+        """Part by part, the rows with another place taken out, and those that have theirs there put in."""
+        places = [part.drop_nulls("slot") for part in rows.judged(["seq", "slot"])]
+        moved = pl.concat(places) if places else pl.DataFrame(schema={"seq": pl.UInt32})
+        for (first, last), part in zip(rows.spans, rows.judged(_SENT), strict=True):
+            if moved.is_empty():
+                yield part
+                continue
+            here = moved.filter(pl.col("slot").is_between(first, last))
+            own = part.filter(pl.col("slot").is_null())
+            yield pl.concat([own, *rows.some(here["seq"], _SENT)]).sort(pl.coalesce("slot", "seq"))
+
+    def _sorted(self, rows: Rows) -> Iterator[pl.DataFrame]:
+        """Sorted by `order_by`, equal ones in the file's order; not all of them in memory.
+
+        Where the file does not have them so already, they are dealt to piles one above the other.
+        """
+        sent = (part.filter(_IS_SENT) for part in rows.judged(_SENT))
+        if _is_ascending(rows):
+            yield from sent
+            return
+        sample = [_place(part).gather_every(_A_SAMPLE) for part in rows.judged(["sort", "seq"])]
+        places = pl.concat(sample).sort()
+
+        def pile_of(piles: int) -> pl.Expr:
+            edges = places.gather([places.len() * pile // piles for pile in range(1, piles)])
+            return pl.struct("sort", "seq").map_batches(
+                lambda rows: edges.search_sorted(_place(rows.struct.unnest()), side="right"),
+                return_dtype=pl.UInt32,
+            )
+
+        with TemporaryDirectory(dir=self.folder) as folder:
+            most, at_once = rows.spans[-1][1] + 1, groups.BOUNDS.whole
+            for pile in groups.dealt(sent, pile_of, Path(folder), most, at_once):
+                yield pile.sort("sort", "seq")
+
+    def adopted(self, feed: str) -> Iterator[list[Intent]]:
         """The rows that Canvas held already, as they stand: ours from now on."""
-        verdicts = self._verdicts(feed)
-        mine = pl.col("shown").is_not_null() & (
-            pl.col("disposition") == Disposition.UNCHANGED.value
-        )
-        rows = self._some(feed, verdicts.filter(mine))
-        sendable = rows.with_columns(
-            pl.lit(Disposition.PENDING.value).alias("disposition"),
-            pl.lit(Interaction.UPDATE.value).alias("interaction"),
-        )
-        return self._intents(sendable, feed, "Coverage")
+        rows = self._rows(feed)
+        is_same = pl.col("disposition") == Disposition.UNCHANGED.value
+        is_adopted = is_same & pl.col("shown").is_not_null()
+        for part in range(len(rows)):
+            adopted = rows.verdicts(part, ["seq", "disposition", "shown"]).filter(is_adopted)
+            for mine in rows.some(adopted["seq"], _SENT):
+                sendable = mine.with_columns(
+                    pl.lit(Disposition.PENDING.value).alias("disposition"),
+                    pl.lit(Interaction.UPDATE.value).alias("interaction"),
+                )
+                yield self._intents(sendable, feed, "Coverage")
 
     def cancels(self, feed: str) -> list[Intent]:
         """What is gone from the file and is cancelled."""
@@ -346,26 +456,15 @@ class Plan:
 
     def kept(self, feed: str) -> list[str]:
         """The keys of rows that are unchanged, and are written again all the same."""
-        keys = self._verdicts(feed).filter(pl.col("rule") == KEPT).select("key").collect()
-        return keys["key"].to_list()
-
-    def _moved(self, feed: str, verdicts: pl.LazyFrame) -> pl.DataFrame:
-        """The rows, with their verdicts, that do not go at their own place."""
-        return self._some(feed, verdicts.filter(pl.col("slot").is_not_null()))
-
-    def _some(self, feed: str, lines: pl.LazyFrame) -> pl.DataFrame:
-        """The rows of these verdicts, which are put in."""
-        rows = pl.scan_parquet(_parts(self.folder, "rows", feed), glob=False)
-        mine = rows.join(lines.select("seq"), on="seq", how="semi").sort("seq").collect()
-        return _with_verdicts(mine, self._verdicts(feed))
-
-    def _verdicts(self, feed: str) -> pl.LazyFrame:
-        return pl.scan_parquet(self.folder / f"verdicts-{feed}.parquet", glob=False)
+        kept: list[str] = []
+        rows = self._rows(feed)
+        for part in range(len(rows)):
+            verdicts = rows.verdicts(part, ["key", "rule"])
+            kept += verdicts.filter(pl.col("rule") == KEPT)["key"].to_list()
+        return kept
 
     def _intents(self, rows: pl.DataFrame, feed: str, resource_type: str) -> list[Intent]:
-        sent = rows.filter(
-            (pl.col("disposition") == Disposition.PENDING.value) & (pl.col("interaction") != "")
-        )
+        sent = rows.filter(_IS_SENT)
         run_id = self.meta["run_id"]
         rank = pl.when("active").then("order").alias("rank")
         return [
@@ -402,7 +501,20 @@ class Plan:
 
 
 _STANDING: Final = (Disposition.PENDING.value, Disposition.UNCHANGED.value)
-_FOUND: Final = ("key", "file", "row", "source_id", "fingerprint", "body", "shown")
+_IS_SENT: Final = (pl.col("disposition") == Disposition.PENDING.value) & (
+    pl.col("interaction") != ""
+)
+_BODIES: Final = ("body", "shown")
+_A_SAMPLE: Final = 100  # one row in so many tells where to part those that are to be sorted
+_FOUND: Final = {
+    "key": pl.String,
+    "file": pl.UInt16,
+    "row": pl.UInt32,
+    "source_id": pl.String,
+    "fingerprint": pl.String,
+    "body": pl.Binary,
+    "shown": pl.Binary,
+}
 _DONE: Final = ("key", "interaction", "resource_id", "fingerprint", "slot", "sort")
 _INTENT: Final = (
     "key",
@@ -416,6 +528,7 @@ _INTENT: Final = (
     "resource_id",
     "held_at",
 )
+_SENT: Final = ("seq", "slot", "sort", "disposition", "order", "active", *_INTENT)
 # An element of an update, before and after it. No `before`: it is new; no `after`: it is taken away.
 CHANGES: Final = {
     "seq": pl.UInt32,
@@ -438,14 +551,22 @@ MISSING: Final = {
 }
 
 
-def _in_turn(rows: pl.DataFrame, moved: pl.DataFrame) -> pl.DataFrame:
-    """One part's rows, those with another place taken out, and those that have theirs here put in."""
-    if moved.is_empty():
-        return rows
-    first, last = rows["seq"][0], rows["seq"][-1]
-    here = moved.filter(pl.col("slot").is_between(first, last))
-    own = rows.filter(pl.col("slot").is_null())
-    return pl.concat([own, here.select(own.columns)]).sort(pl.coalesce("slot", "seq"))
+def _is_ascending(rows: Rows) -> bool:
+    """Whether what is to be sent is sorted by `order_by` as it stands."""
+    last = ""
+    for part in rows.judged(["sort", "disposition", "interaction"]):
+        texts = part.filter(_IS_SENT)["sort"]
+        if not texts.is_empty():
+            if texts[0] < last or not texts.is_sorted():
+                return False
+            last = texts[-1]
+    return True
+
+
+def _place(rows: pl.DataFrame) -> pl.Series:
+    """A text of each row that sorts as it is to go."""
+    seq = pl.col("seq").cast(pl.String).str.zfill(10)
+    return rows.select(pl.concat_str("sort", seq, separator="\x00")).to_series()
 
 
 def _as_rows_to_send(missing: pl.DataFrame) -> pl.DataFrame:
@@ -459,16 +580,13 @@ def _as_rows_to_send(missing: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _with_verdicts(rows: pl.DataFrame, verdicts: pl.LazyFrame) -> pl.DataFrame:
-    first, last = rows["seq"].min(), rows["seq"].max()
-    mine = verdicts.filter(pl.col("seq").is_between(first, last)).collect()
-    shared = [name for name in mine.columns if name in rows.columns and name != "seq"]
+def _with_verdicts(rows: pl.DataFrame, verdicts: pl.DataFrame) -> pl.DataFrame:
+    shared = [name for name in verdicts.columns if name in rows.columns and name != "seq"]
+    joined = rows.join(verdicts, on="seq", how="left", suffix="_verdict", maintain_order="left")
     return (
-        rows.join(mine, on="seq", how="left", suffix="_verdict", maintain_order="left")
-        .with_columns(pl.coalesce(f"{name}_verdict", name).alias(name) for name in shared)
+        joined.with_columns(pl.coalesce(f"{name}_verdict", name).alias(name) for name in shared)
         .drop(f"{name}_verdict" for name in shared)
-        .with_columns(pl.col("interaction", "resource_id").fill_null(""))
-        .with_columns(_TEXTS.fill_null(""))
+        .with_columns(cs.by_name(*_NEVER_NULL, require_all=False).fill_null(""))
     )
 
 
@@ -503,7 +621,7 @@ def look_up(folder: Path, intents: Iterable[Intent]) -> dict[str, PlannedRow]:
         except (PlanError, OSError, pl.exceptions.PolarsError):
             continue  # gone, or torn: whoever asks says so
         files = [Path(file["path"]).name for file in plan.meta["feeds"][feed]["files"]]
-        for key, file, row, source_id, fingerprint, body in rows.select(_FOUND[:-1]).iter_rows():
+        for key, file, row, source_id, fingerprint, body in rows.drop("shown").iter_rows():
             if fingerprint == sent[key] and body is not None:
                 where = None if file is None else RowId(files[file], row)
                 found[key] = PlannedRow(where, source_id or "", body)

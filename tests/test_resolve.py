@@ -1,12 +1,15 @@
 """Rows against each other and against the journal."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import polars as pl
 import pytest
 
 from pipeline.feeds.feed import Feed, Kind
+from pipeline.groups import Bounds
 from pipeline.stages.resolve import NEEDED, resolve
 
 SCHEMA = {"seq": pl.UInt32, "file": pl.UInt16, "row": pl.UInt32, "key": pl.String, "disposition": pl.String,
@@ -36,12 +39,16 @@ def resolved(
     frame = pl.DataFrame(lines, schema=SCHEMA).select(NEEDED)
     held = pl.DataFrame(known, schema=KNOWN, orient="row")
     configured = Feed("f", kind, "", {}, **feed)
-    return resolve(
-        {"f": frame},
-        [configured],
-        {"f": ["a.csv"]},
-        lambda keys: held.filter(pl.col("key").is_in(keys.implode())),
-    )["f"]
+    with TemporaryDirectory() as folder:
+        parts = resolve(
+            {"f": lambda columns: iter([frame.select(columns)])},
+            [configured],
+            {"f": ["a.csv"]},
+            lambda keys: held.filter(pl.col("key").is_in(keys.implode())),
+            Path(folder),
+            Bounds(),
+        )
+        return pl.concat([verdicts for _, verdicts in parts])
 
 
 def dispositions(verdicts: pl.DataFrame) -> list[tuple[str, str]]:

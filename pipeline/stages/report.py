@@ -8,11 +8,12 @@ import csv
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import orjson
 import polars as pl
@@ -203,9 +204,8 @@ def report(
             parts += _write_feed(folder, name, feed, plan, journal, run_id, shut, totals[name])
             gone = _missing(plan.missing(name), journal, run_id)
             totals[name].missing.update(gone["outcome"].to_list())
-            _write_text(folder / f"missing-{name}.csv", gone)
-            changes = _changes(plan.changes(name), feed)
-            totals[name].changes.update(changes["element"].to_list())
+            _write_text(folder / f"missing-{name}.csv", [gone])
+            changes = _changes(plan.changes(name), feed, totals[name])
             _write_text(folder / f"changes-{name}.csv", changes)
     _write_reconciliation(folder, parts)
     exchanges = journal.exchanges(facts.run.run_id)
@@ -354,22 +354,33 @@ def _missing(lines: pl.DataFrame, journal: Journal, run_id: str) -> pl.DataFrame
     ).select(_MISSING_COLUMNS)
 
 
-def _changes(changes: pl.DataFrame, feed: Mapping[str, Any]) -> pl.DataFrame:
+def _changes(
+    parts: Iterable[pl.DataFrame], feed: Mapping[str, Any], totals: Totals
+) -> Iterator[pl.DataFrame]:
     """What its updates change, a line an element, with the names of files in place of numbers."""
     files = [Path(file["path"]).name for file in feed["files"]]
-    return changes.select(
-        pl.col("file").replace_strict(
-            range(len(files)), files, return_dtype=pl.String, default=None
-        ),
-        *_CHANGES_COLUMNS,
-    )
+    for changes in parts:
+        totals.changes.update(changes["element"].to_list())
+        yield changes.select(
+            pl.col("file").replace_strict(
+                range(len(files)), files, return_dtype=pl.String, default=None
+            ),
+            *_CHANGES_COLUMNS,
+        )
 
 
-def _write_text(path: Path, lines: pl.DataFrame) -> None:
+def _write_text(path: Path, parts: Iterable[pl.DataFrame]) -> None:
     """For a spreadsheet; no file where there is no line."""
     path.unlink(missing_ok=True)
-    if lines.height:
-        write_private(path, lines.with_columns(_defused(pl.col(pl.String))).write_csv().encode())
+    with _private(path) as file:
+        for lines in parts:
+            text = lines.with_columns(_defused(pl.col(pl.String)))
+            file.write(
+                text.write_csv(include_header=not file.tell()).encode() if lines.height else b""
+            )
+        is_empty = not file.tell()
+    if is_empty:
+        path.unlink()
 
 
 # The summary --------------------------------------------------------------------------------------
@@ -538,9 +549,15 @@ def _busiest_second(granted: Sequence[float]) -> int:
 
 def write_private(path: Path, content: bytes) -> None:
     """All of a file or nothing of it, for its owner only."""
+    with _private(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def _private(path: Path) -> Iterator[BinaryIO]:
     part = path.with_name(f".{path.name}.part")
     with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(content)
+        yield file
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)

@@ -2,18 +2,22 @@
 
 A resource's own id is one more id to look up: unknown -> create; known with the same content ->
 unchanged; known with other content -> update, or rejected where there is no update. Before that, what contradicts itself within the
-files is turned away: nothing of it was sent yet. Pure, over narrow columns of the whole plan.
+files is turned away: nothing of it was sent yet. Over narrow columns, part by part; of rows that share
+a key, or a patient and an order, only those are held in memory that fit.
 """
 
 import hashlib
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, NamedTuple
 
 import polars as pl
 
 from pipeline.feeds.feed import Feed
+from pipeline.groups import Bounds, Scan, shared
+from pipeline.plans import VERDICT_SCHEMA
 from pipeline.records import Disposition, Interaction, Stage, State
 
 # The columns of a feed's rows that this stage needs.
@@ -31,23 +35,7 @@ NEEDED: Final = (
     "active",
 )
 
-VERDICT_SCHEMA: Final[dict[str, Any]] = {
-    "seq": pl.UInt32,
-    "key": pl.String,
-    "disposition": pl.String,
-    "interaction": pl.String,
-    "resource_id": pl.String,
-    "stage": pl.String,
-    "field": pl.String,
-    "rule": pl.String,
-    "message": pl.String,
-    # What later stages put in:
-    "slot": pl.UInt32,  # the place in the feed at which it goes; null: its own
-    "held_at": pl.Datetime("us", "UTC"),  # when Canvas showed it, of a row that was taken over
-    "shown": pl.Binary,  # and what it showed
-    "likeness": pl.String,  # of a row that is unchanged, and is written again all the same
-    "body": pl.Binary,
-}
+BUMPS: Final = "order|bumps"  # the rule of each that stands beside an earlier one of its order
 _STANDING: Final = (Disposition.PENDING.value, Disposition.UNCHANGED.value)
 
 _LATER: Final = ("slot", "held_at", "shown", "likeness", "body")
@@ -59,95 +47,193 @@ _OPEN_END: Final = 1 << 30
 Known = Callable[[pl.Series], pl.DataFrame]
 
 
+class _Rule(NamedTuple):
+    """What a row comes to beside the other one, which `message` names at its {}."""
+
+    disposition: Disposition | None  # None: as it was
+    field: str
+    message: str
+
+
+_RULES: Final = {
+    "row|duplicate": _Rule(Disposition.DUPLICATE, "row", "the same row as {}"),
+    "row|contradicts": _Rule(
+        Disposition.REJECTED,
+        "row",
+        "the same key as {}, with other content: keep the one that is right",
+    ),
+    "order|collides": _Rule(
+        Disposition.REJECTED,
+        "order",
+        "another active coverage of the patient has this order in an overlapping period: mend the order or "
+        "the period of one of the two; the other is {}",
+    ),
+    BUMPS: _Rule(
+        None,
+        "order",
+        "Canvas will move an older coverage of this order down, for it keeps one of each: see {}",
+    ),
+}
+_RULE: Final = pl.Enum(list(_RULES))
+# A row beside another one: a few bytes, for in a bad file each row may be one. `file` and `where` are
+# the file and the row of the other, the files of all feeds numbered together.
+_FOUND: Final[dict[str, Any]] = {
+    "seq": pl.UInt32,
+    "rule": _RULE,
+    "file": pl.UInt32,
+    "where": pl.UInt32,
+}
+_REPEATS: Final = {"seq": pl.UInt32, "repeat": pl.UInt32}
+
+
 def resolve(
-    rows: Mapping[str, pl.DataFrame],
+    rows: Mapping[str, Scan],
     feeds: Sequence[Feed],
     files: Mapping[str, Sequence[str]],
     known: Known,
-) -> dict[str, pl.DataFrame]:
-    """Judge the rows of all feeds: lines in VERDICT_SCHEMA, for those that validation let through.
+    folder: Path,
+    bounds: Bounds,
+) -> Iterator[tuple[str, pl.DataFrame]]:
+    """Judge the rows of all feeds, part by part: the feed, and lines in VERDICT_SCHEMA, for those that validation let through.
 
-    `rows` holds NEEDED by feed, `files` the names by file number. A row that is known to be unchanged already stays so, and has no line, unless the files contradict it.
+    `rows` yields NEEDED by feed, `files` holds the names by file number; `folder` takes what is not held
+    in memory. A row that is known to be unchanged already stays so, and has no line, unless the files
+    contradict it.
     """
-    judged: dict[str, pl.DataFrame] = {}
+    beside: dict[str, _Beside] = {}
+    names: list[str] = []
     for feed in feeds:
-        standing = rows[feed.name].filter(pl.col("disposition").is_in(_STANDING))
-        numbered = _numbered(standing, feed.name) if feed.repeats == "count" else standing
-        judged[feed.name] = _against_each_other(numbered, files[feed.name])
-    coverages = [feed.name for feed in feeds if feed.traits.resource_type == "Coverage"]
-    _collide(judged, coverages, files)
-    return {feed.name: _against_journal(judged[feed.name], feed, known) for feed in feeds}
+        stands = _standing(rows[feed.name])
+        beside[feed.name] = _of_one_key(stands, feed, len(names), folder, bounds)
+        names += files[feed.name]
+    coverages = {
+        feed.name: beside[feed.name] for feed in feeds if feed.traits.resource_type == "Coverage"
+    }
+    _collide({name: rows[name] for name in coverages}, coverages, folder, bounds)
+    columns = ["seq", "key", "disposition", "fingerprint"]
+    for feed in feeds:
+        mine = beside[feed.name].in_order()
+        for part in _standing(rows[feed.name])(columns):
+            yield feed.name, _against_journal(mine.put_in(part, feed.name, names), feed, known)
+
+
+def _standing(scan: Scan) -> Scan:
+    """The rows that validation let through. Empty parts are yielded too."""
+
+    def standing(columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+        for part in scan(list(dict.fromkeys([*columns, "disposition"]))):
+            yield part.filter(pl.col("disposition").is_in(_STANDING))
+
+    return standing
 
 
 # Within the files ---------------------------------------------------------------------------------
 
 
-def _numbered(rows: pl.DataFrame, feed: str) -> pl.DataFrame:
+class _Beside:
+    """What was found of the rows of a feed that share something with others."""
+
+    def __init__(self, first_file: int) -> None:
+        self.first_file = first_file
+        self.found = pl.DataFrame(schema=_FOUND)
+        self.repeats = pl.DataFrame(schema=_REPEATS)  # by number: 1 is the second of its key
+
+    def in_order(self) -> "_Beside":
+        """The same, in the order of the rows."""
+        self.found, self.repeats = self.found.sort("seq"), self.repeats.sort("seq")
+        return self
+
+    def put_in(self, rows: pl.DataFrame, feed: str, names: Sequence[str]) -> pl.DataFrame:
+        """One part's rows, in order, with the key, disposition, field, rule and message that they come to."""
+        blank = [pl.lit("").alias(name) for name in ("field", "rule", "message")]
+        repeats, found = _between(self.repeats, rows), _between(self.found, rows)
+        if not repeats.is_empty():
+            rows = _numbered(rows, repeats, feed)
+        if found.is_empty():
+            return rows.with_columns(blank)
+        lines = found.join(_RULE_LINES, on="rule", how="left").with_columns(
+            pl.col("rule").cast(pl.String),
+            pl.concat_str(
+                "before",
+                pl.col("file").replace_strict(
+                    list(range(len(names))), list(names), return_dtype=pl.String
+                ),
+                pl.lit(":"),
+                "where",
+                "after",
+            ).alias("message"),
+        )
+        told = lines.select("seq", "disposition", "field", "rule", "message")
+        return rows.with_columns(blank).update(told, on="seq")
+
+
+_RULE_LINES: Final = pl.DataFrame(
+    [
+        (name, rule.disposition and rule.disposition.value, rule.field, *rule.message.split("{}"))
+        for name, rule in _RULES.items()
+    ],
+    schema={"rule": _RULE, **dict.fromkeys(("disposition", "field", "before", "after"), pl.String)},
+    orient="row",
+)
+
+
+def _between(lines: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
+    """Those of lines in order that are of a part's rows."""
+    if rows.is_empty() or lines.is_empty():
+        return lines.clear()
+    first = lines["seq"].search_sorted(rows["seq"][0], side="left")
+    last = lines["seq"].search_sorted(rows["seq"][-1], side="right")
+    return lines[first:last]
+
+
+def _numbered(rows: pl.DataFrame, repeats: pl.DataFrame, feed: str) -> pl.DataFrame:
     """`repeats = "count"`: the second equal row is a second payment, with a key of its own."""
-    count = pl.int_range(pl.len()).over("key", order_by="seq")
-    rows = rows.with_columns(count.alias("repeat"))
-    repeated = rows.filter(pl.col("repeat") > 0)
+    repeated = rows.select("seq", "key").join(repeats, on="seq", maintain_order="right")
     keys = [
         hashlib.sha256(f"{feed}\x1f{key}\x1f{repeat}".encode()).hexdigest()[:16]
         for key, repeat in repeated.select("key", "repeat").iter_rows()
     ]
     renamed = repeated.select("seq").with_columns(pl.Series("key", keys, dtype=pl.String))
-    return rows.drop("repeat").update(renamed, on="seq")
+    return rows.update(renamed, on="seq")
 
 
-def _against_each_other(rows: pl.DataFrame, files: Sequence[str]) -> pl.DataFrame:
-    """The first row of a key stands; a later one is its duplicate, or contradicts it."""
-    blank = [pl.lit("").alias(name) for name in ("field", "rule", "message")]
-    is_repeated = rows["key"].is_duplicated()
-    if not is_repeated.any():
-        return rows.with_columns(blank)
-    alone = rows.filter(~is_repeated).with_columns(blank)
-    repeated = _repeated(rows.filter(is_repeated), files)
-    return pl.concat([alone, repeated.select(alone.columns)]).sort("seq")
-
-
-def _repeated(rows: pl.DataFrame, files: Sequence[str]) -> pl.DataFrame:
-    first = [
-        pl.col(name).first().over("key", order_by="seq").alias(f"first_{name}")
-        for name in ("seq", "file", "row", "fingerprint")
-    ]
-    rows = rows.with_columns(first)
-    later, same = (
-        pl.col("seq") != pl.col("first_seq"),
-        pl.col("fingerprint") == pl.col("first_fingerprint"),
-    )
-    where = pl.format("{}:{}", _file_names(pl.col("first_file"), files), pl.col("first_row"))
-    return rows.with_columns(
-        pl.when(later & same)
-        .then(pl.lit(Disposition.DUPLICATE.value))
-        .when(later)
-        .then(pl.lit(Disposition.REJECTED.value))
-        .otherwise(pl.col("disposition"))
-        .alias("disposition"),
-        pl.when(later).then(pl.lit("row")).otherwise(pl.lit("")).alias("field"),
-        pl.when(later & same)
-        .then(pl.lit("row|duplicate"))
-        .when(later)
-        .then(pl.lit("row|contradicts"))
-        .otherwise(pl.lit(""))
-        .alias("rule"),
-        pl.when(later & same)
-        .then(pl.format("the same row as {}", where))
-        .when(later)
-        .then(
-            pl.format("the same key as {}, with other content: keep the one that is right", where)
+def _of_one_key(stands: Scan, feed: Feed, first_file: int, folder: Path, bounds: Bounds) -> _Beside:
+    """The first row of a key stands; a later one is its duplicate, or contradicts it, or is counted."""
+    beside = _Beside(first_file)
+    columns = ["seq", "file", "row", "key", "fingerprint"]
+    found, repeats = [beside.found], [beside.repeats]
+    for rows in shared(stands, ["key"], columns, folder / f"keys-{feed.name}", bounds):
+        if feed.repeats == "count":
+            count = pl.int_range(pl.len(), dtype=pl.UInt32).over("key", order_by="seq")
+            counted = rows.select("seq", count.alias("repeat"))
+            repeats.append(counted.filter(pl.col("repeat") > 0))
+            continue
+        first = rows.select(
+            "seq",
+            "fingerprint",
+            *(
+                pl.col(name).first().over("key", order_by="seq").alias(f"first_{name}")
+                for name in ("seq", "file", "row", "fingerprint")
+            ),
         )
-        .otherwise(pl.lit(""))
-        .alias("message"),
-    ).drop(f"first_{name}" for name in ("seq", "file", "row", "fingerprint"))
-
-
-def _file_names(number: pl.Expr, files: Sequence[str]) -> pl.Expr:
-    return number.replace_strict(list(range(len(files))), list(files), return_dtype=pl.String)
+        is_same = pl.col("fingerprint") == pl.col("first_fingerprint")
+        found.append(
+            first.filter(pl.col("seq") != pl.col("first_seq")).select(
+                "seq",
+                pl.when(is_same)
+                .then(pl.lit("row|duplicate", dtype=_RULE))
+                .otherwise(pl.lit("row|contradicts", dtype=_RULE))
+                .alias("rule"),
+                (pl.col("first_file").cast(pl.UInt32) + first_file).alias("file"),
+                pl.col("first_row").alias("where"),
+            )
+        )
+    beside.found, beside.repeats = pl.concat(found), pl.concat(repeats)
+    return beside
 
 
 def _collide(
-    judged: dict[str, pl.DataFrame], names: Sequence[str], files: Mapping[str, Sequence[str]]
+    rows: Mapping[str, Scan], beside: Mapping[str, _Beside], folder: Path, bounds: Bounds
 ) -> None:
     """Two active coverages of one patient with one `order`: never in the same period.
 
@@ -155,59 +241,59 @@ def _collide(
     it is warned (canvas-api.md, "Coverage": the new one takes the order, and the older is bumped
     down).
     """
-    standing = [
-        judged[name]
-        .filter(pl.col("disposition").is_in(_STANDING) & pl.col("active"))
-        .select(
-            "lane",
-            "order",
-            pl.lit(number).alias("feed"),
-            "seq",
-            pl.format("{}:{}", _file_names(pl.col("file"), files[name]), "row").alias("where"),
-            "start_day",
-            pl.col("end_day").fill_null(_OPEN_END),
-        )
-        for number, name in enumerate(names)
-    ]
-    if not standing:
-        return
-    shared = pl.concat(standing).filter(pl.len().over("lane", "order") > 1)
-    found: dict[str, list[tuple[int, str | None, str, str]]] = {name: [] for name in names}
-    rows = shared.sort("lane", "order", "feed", "seq").iter_rows()
-    for _, group in groupby(rows, key=lambda row: row[:2]):
-        periods = _Periods()
-        for _, _, number, seq, where, start, end in group:
-            other = periods.take(start, end, where)
-            if other is not None:
-                found[names[number]].append(
-                    (seq, Disposition.REJECTED.value, "order|collides", _COLLIDES + other)
+    later = {name: each.in_order().found.select("seq") for name, each in beside.items()}
+
+    def standing(columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+        wanted = [name for name in columns if name != "feed"]
+        for number, (name, scan) in enumerate(rows.items()):
+            for part in _standing(scan)([*wanted, "seq", "active"]):
+                stands = part.join(_between(later[name], part), on="seq", how="anti")
+                yield (
+                    stands.filter("active")
+                    .with_columns(pl.lit(number, dtype=pl.UInt32).alias("feed"))
+                    .select(columns)
                 )
-            elif periods.last is not None:
-                found[names[number]].append((seq, None, "order|bumps", _BUMPS + periods.last))
-            periods.last = where
-    for name in names:
-        judged[name] = _with(judged[name], found[name])
+
+    names = list(rows)
+    columns = ["lane", "order", "feed", "seq", "file", "row", "start_day", "end_day"]
+    lines: dict[int, list[tuple[int, str, int, int]]] = {
+        number: [] for number, _ in enumerate(names)
+    }
+    found = {name: [each.found] for name, each in beside.items()}
+    for pile in shared(standing, ["lane", "order"], columns, folder / "orders", bounds):
+        ordered = pile.sort("lane", "order", "feed", "seq").with_columns(
+            pl.col("end_day").fill_null(_OPEN_END)
+        )
+        for _, group in groupby(ordered.iter_rows(), key=lambda row: row[:2]):
+            periods = _Periods()
+            for _, _, number, seq, file, row, start, end in group:
+                where = (beside[names[number]].first_file + file, row)
+                other = periods.take(start, end, where)
+                if other is not None:
+                    lines[number].append((seq, "order|collides", *other))
+                elif periods.last is not None:
+                    lines[number].append((seq, BUMPS, *periods.last))
+                periods.last = where
+        for number, mine in lines.items():
+            found[names[number]].append(pl.DataFrame(mine, schema=_FOUND, orient="row"))
+            mine.clear()
+    for name, each in beside.items():
+        each.found = pl.concat(found[name])
 
 
-_COLLIDES: Final = (
-    "another active coverage of the patient has this order in an overlapping period: mend the order or "
-    "the period of one of the two; the other is "
-)
-_BUMPS: Final = (
-    "Canvas will move an older coverage of this order down, for it keeps one of each: see "
-)
+_Where = tuple[int, int]  # file and row
 
 
 class _Periods:
     """The periods of one patient and one order that stand; they share boundary days at most."""
 
     def __init__(self) -> None:
-        self._spans: list[tuple[int, int, str]] = []
-        self.last: str | None = None  # the row before, whichever it was
+        self._spans: list[tuple[int, int, _Where]] = []
+        self.last: _Where | None = None  # the row before, whichever it was
 
-    def take(self, start: int, end: int, row: str) -> str | None:
+    def take(self, start: int, end: int, row: _Where) -> _Where | None:
         """Add a period, or say which row's period it overlaps. Only neighbours can overlap."""
-        at = bisect_left(self._spans, (start, end, ""))
+        at = bisect_left(self._spans, (start, end, (-1, -1)))
         for first, last, other in self._spans[max(at - 2, 0) : at + 2]:
             if _overlap(start, end, first, last):
                 return other
@@ -225,14 +311,6 @@ def _overlap(start: int, end: int, first: int, last: int) -> bool:
 
 def _boundary(ends: int, begins: int) -> int | None:
     return ends if ends == begins else None
-
-
-def _with(rows: pl.DataFrame, found: Sequence[tuple[int, str | None, str, str]]) -> pl.DataFrame:
-    if not found:
-        return rows
-    schema = {"seq": pl.UInt32, "disposition": pl.String, "rule": pl.String, "message": pl.String}
-    lines = pl.DataFrame(found, schema=schema, orient="row")
-    return rows.update(lines.with_columns(pl.lit("order").alias("field")), on="seq")
 
 
 # Against the journal ------------------------------------------------------------------------------

@@ -1,0 +1,151 @@
+"""Rows that belong together, wherever in the files they stand, without all rows in memory.
+
+Only columns that are needed are read, part by part. Who shares something with another row is found by
+a hash of eight bytes a row, some rows at a time (`shared`); such rows, and others that must be seen
+together, are dealt to piles that hold whole groups (`Piles`). A hash only ever nominates: whoever takes
+a pile looks at what the rows hold.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import polars as pl
+
+# Some columns of all rows, part by part; each call begins anew.
+Scan = Callable[[Sequence[str]], Iterator[pl.DataFrame]]
+
+_PILE: Final = "_pile"
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How many rows are held in memory at a time: their hashes, a few of their columns, or all of them."""
+
+    hashes: int = 1_000_000
+    narrow: int = 200_000
+    whole: int = 32_000
+
+
+BOUNDS = Bounds()
+
+
+class Piles:
+    """Rows dealt to piles; iterate as often as need be. What fits into one stays in memory."""
+
+    def __init__(self, rows: pl.DataFrame, folder: Path | None = None, piles: int = 0) -> None:
+        self._rows, self._folder, self._piles = rows, folder, piles
+
+    def __iter__(self) -> Iterator[pl.DataFrame]:
+        """Pile by pile, each in the order in which its rows came; never an empty one."""
+        if self._folder is None:
+            if not self._rows.is_empty():
+                yield self._rows
+            return
+        for pile in range(self._piles):
+            paths = sorted(self._folder.glob(f"{pile:06}-*.arrow"))
+            if paths:
+                yield pl.concat([pl.read_ipc(path) for path in paths])
+
+
+def dealt(
+    frames: Iterable[pl.DataFrame],
+    pile_of: Callable[[int], pl.Expr],
+    folder: Path,
+    most: int,
+    at_once: int,
+) -> Piles:
+    """Deal rows to piles of about `at_once` rows. There are no more than `most` rows.
+
+    `pile_of` tells each row's pile when it is told how many there are. Where all rows fit into one,
+    nothing is written to `folder`, which is else made, and is the caller's to delete.
+    """
+    piles = passes(most, at_once)
+    held: list[pl.DataFrame] = []
+    flushed = 0
+    for frame in frames:
+        held.append(frame)
+        if sum(each.height for each in held) > at_once:
+            _flush(held, pile_of(piles), folder, flushed)
+            held, flushed = [], flushed + 1
+    if not flushed:
+        return Piles(pl.concat(held) if held else pl.DataFrame())
+    if held:
+        _flush(held, pile_of(piles), folder, flushed)
+    return Piles(pl.DataFrame(), folder, piles)
+
+
+def _flush(held: Sequence[pl.DataFrame], pile: pl.Expr, folder: Path, number: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    piles = pl.concat(held).with_columns(pile.alias(_PILE)).partition_by(_PILE, as_dict=True)
+    for (of,), rows in piles.items():
+        path = folder / f"{of:06}-{number:06}.arrow"
+        rows.drop(_PILE).write_ipc(path, compression="lz4")
+        path.chmod(0o600)
+
+
+def hashed(by: Sequence[str]) -> pl.Expr:
+    """Eight bytes for what a row holds in these columns; the same for the same, within a process."""
+    first, *others = (pl.col(name).hash(seed) for seed, name in enumerate(by))
+    for other in others:
+        first = first.xor(other)
+    return first
+
+
+def by_hash(by: Sequence[str]) -> Callable[[int], pl.Expr]:
+    """For `dealt`: what is the same in these columns goes to the same pile."""
+    return lambda piles: hashed(by) % piles
+
+
+def passes(rows: int, at_once: int) -> int:
+    """In how many passes so many rows are looked at."""
+    return max(1, -(-rows // at_once))
+
+
+def of_pass(values: Iterable[pl.Series], number: int, count: int) -> pl.Series:
+    """Those of one pass: a part of them by their hashes, so that equal ones come in the same one."""
+    return pl.concat([each.filter(each.hash() % count == number) for each in values])
+
+
+def repeated(hashes: Callable[[], Iterator[pl.Series]], rows: int, at_once: int) -> pl.Series:
+    """The hashes that occur more than once, sorted. Read anew for each pass."""
+    found = [pl.Series(dtype=pl.UInt64)]
+    count = passes(rows, at_once)
+    for number in range(count):
+        ordered = of_pass(hashes(), number, count).sort()
+        found.append(ordered.filter(ordered == ordered.shift(1)).unique())
+    return pl.concat(found).sort()
+
+
+def is_among(hashes: pl.Series, ordered: pl.Series) -> pl.Series:
+    """Which of these hashes are among others, which are sorted."""
+    if ordered.is_empty():
+        return pl.repeat(value=False, n=hashes.len(), dtype=pl.Boolean, eager=True)
+    at = ordered.search_sorted(hashes).clip(0, ordered.len() - 1)
+    return ordered.gather(at) == hashes
+
+
+def shared(
+    scan: Scan, by: Sequence[str], columns: Sequence[str], folder: Path, bounds: Bounds
+) -> Iterator[pl.DataFrame]:
+    """These columns of the rows that share what `by` says with another one, in piles of whole groups.
+
+    There may be rows among them that share nothing, for hashes may collide.
+    """
+
+    def hashes() -> Iterator[pl.Series]:
+        for part in scan(by):
+            yield part.select(hashed(by)).to_series()
+
+    rows = sum(part.height for part in scan(by[:1]))
+    if not rows:
+        return
+    several = repeated(hashes, rows, bounds.hashes)
+    if several.is_empty():
+        return
+    contested = (
+        part.filter(is_among(part.select(hashed(by)).to_series(), several))
+        for part in scan(columns)
+    )
+    yield from dealt(contested, by_hash(by), folder, rows, bounds.narrow)
