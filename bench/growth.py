@@ -51,11 +51,12 @@ def plans(kind: str, sizes: Sequence[int], rounds: int = 1) -> dict[int, list[Us
         path = Path(name) / f"{kind}.csv"
         for size in grown(kind, path, sizes):
             times = rounds if size <= _OFTEN_MAX else 1
-            taken[size] = [_planned(kind, path) for _ in range(times)]
+            taken[size] = [planned(kind, path) for _ in range(times)]
     return taken
 
 
-def _planned(kind: str, path: Path) -> Usage:
+def planned(kind: str, path: Path) -> Usage:
+    """What one plan takes, as a command in a process of its own."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "config.toml").write_text(NOWHERE + feed_of(kind))

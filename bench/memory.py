@@ -1,11 +1,15 @@
-"""The peak memory of a plan, by the rows of its file."""
+"""The peak memory of a plan, by the rows of its file: CSV, and the same as Parquet."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
-from bench.growth import peak_mb, plans
+import polars as pl
+
+from bench.growth import planned
 from bench.rounds import Asked, Line
-from bench.validate import MAPPED
+from bench.validate import MAPPED, grown
 
 _SIZES: Final = (200_000, 1_000_000, 5_000_000)
 _SIZES_QUICK: Final = (500, 2_000)
@@ -16,19 +20,25 @@ _GROWTH_MAX: Final = 1.25
 def measure(asked: Asked) -> Iterator[Line]:
     """The lines of the table."""
     sizes = _SIZES_QUICK if asked.quick else _SIZES
-    for kind, peaks_mb in peaks(sizes).items():
-        what = f"plan, {kind}: peak memory"
-        *_, before, most = sizes
-        for size in sizes:
-            goal = _MB_MAX if size == most and not asked.quick else None
-            yield Line(what, f"{size:,} rows", [peaks_mb[size]], "MB", goal, at_most=True)
-        grown = peaks_mb[most] / peaks_mb[before]
-        yield Line(what, f"{most:,} to {before:,} rows", [grown], "x", _GROWTH_MAX, at_most=True)
+    *_, before, most = sizes
+    for kind in MAPPED:
+        for form, peaks_mb in peaks(kind, sizes).items():
+            what = f"plan, {kind} as {form}: peak memory"
+            for size in sizes:
+                goal = _MB_MAX if size == most and not asked.quick else None
+                yield Line(what, f"{size:,} rows", [peaks_mb[size]], "MB", goal, at_most=True)
+            growth = [peaks_mb[most] / peaks_mb[before]]
+            yield Line(what, f"{most:,} to {before:,} rows", growth, "x", _GROWTH_MAX, at_most=True)
 
 
-def peaks(sizes: Sequence[int]) -> dict[str, dict[int, float]]:
-    """The peak in MB of planning a file of so many rows, by kind and rows."""
-    return {
-        kind: {size: peak_mb(usages) for size, usages in plans(kind, sizes).items()}
-        for kind in MAPPED
-    }
+def peaks(kind: str, sizes: Sequence[int]) -> dict[str, dict[int, float]]:
+    """The peak in MB of planning a file of so many rows, by its form and its rows."""
+    taken: dict[str, dict[int, float]] = {"CSV": {}, "Parquet": {}}
+    with TemporaryDirectory() as name:
+        text = Path(name) / f"{kind}.csv"
+        columns = text.with_suffix(".parquet")
+        for size in grown(kind, text, sizes):
+            pl.scan_csv(text, infer_schema=False).sink_parquet(columns)
+            taken["CSV"][size] = planned(kind, text).peak_mb
+            taken["Parquet"][size] = planned(kind, columns).peak_mb
+    return taken

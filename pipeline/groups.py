@@ -25,7 +25,7 @@ class Bounds:
 
     hashes: int = 1_000_000
     narrow: int = 200_000
-    whole: int = 32_000
+    whole: int = 16_000
 
 
 BOUNDS = Bounds()

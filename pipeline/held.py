@@ -10,7 +10,9 @@ thrown away at any time: rows are then compared one by one, with the same end.
 """
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -36,6 +38,9 @@ LINE: Final[dict[str, Any]] = {
 }
 _SOURCE_ID: Final = pl.col("source_id")
 _FORMAT: Final = "1"
+_CHUNK: Final = 16_384  # lines that are read together
+_CHUNKS_MAX: Final = 48  # to read as many takes as long as to look at some thousand rows one by one
+_ROW: Final = "_row"
 _PART: Final = "\x1f"  # a text with one more of it than there are fields is no other row's
 _NULL: Final = "\x00"  # no file that is read holds it
 
@@ -53,53 +58,99 @@ class Mark:
 
 
 class HeldRows:
-    """The lines of one feed, sorted by digest."""
+    """The lines of one feed. In memory are twelve bytes for each; the rest is read where it is asked for.
 
-    def __init__(self, lines: pl.DataFrame) -> None:
-        self._lines = lines.sort(DIGESTS[0])
-        self._digests = [self._lines[name] for name in DIGESTS]
+    Lines lie in the order of the last file. A file in quite another order would have most of them read
+    again and again: what is asked for beyond `_CHUNKS_MAX` pieces at a time is not found.
+    """
+
+    def __init__(self, path: Path | None, touched: Collection[str] = ()) -> None:
+        name = DIGESTS[0]
+        held = (
+            pl.DataFrame(schema={name: pl.UInt64})
+            if path is None
+            else pl.read_parquet(path, columns=[name], glob=False)
+        )
+        self._path, self._touched = path, list(touched)
+        self._places = held[name].arg_sort()  # by digest, where its line is
+        self._digests = held[name].gather(self._places)
+        self._last = (
+            -1,
+            pl.DataFrame(),
+        )  # the piece that was read last: the next rows may want it too
 
     @classmethod
     def none(cls) -> "HeldRows":
         """No row is known."""
-        return cls(pl.DataFrame(schema=LINE))
+        return cls(None)
 
     @classmethod
     def open(cls, folder: Path, feed: str, salt: str, journal: str, touched: Touched) -> "HeldRows":
         """The lines that can still be relied on; none where there is no such index."""
-        empty = cls.none()
         path = _path(folder, feed)
         try:
             told = pl.read_parquet_metadata(path)
             if (told["format"], told["salt"], told["journal"]) != (_FORMAT, salt, journal):
-                return empty
+                return cls.none()
             since = touched(int(told["number"]), told["hash"])
-            if since is None:
-                return empty
-            lines = pl.read_parquet(path, columns=list(LINE), glob=False)
+            return cls.none() if since is None else cls(path, since)
         except (OSError, KeyError, ValueError, pl.exceptions.PolarsError):
-            return empty
-        return cls(lines.filter(~pl.col("key").is_in(list(since))))
+            return cls.none()
 
     def find(self, digests: pl.DataFrame) -> tuple[pl.Series, pl.DataFrame]:
         """Which rows are held (a mask), and the lines of those that are, in the rows' order."""
-        if self._lines.is_empty():
-            return pl.repeat(False, digests.height, dtype=pl.Boolean, eager=True), self._lines
+        mask = pl.repeat(False, digests.height, dtype=pl.Boolean, eager=True)
+        if self._digests.is_empty():
+            return mask, pl.DataFrame(schema=LINE)
         own, own_2 = (digests[name] for name in DIGESTS)
-        at = self._digests[0].search_sorted(own).clip(0, self._lines.height - 1)
-        mask = (self._digests[0].gather(at) == own) & (self._digests[1].gather(at) == own_2)
-        return mask, self._lines[at.filter(mask)]
+        at = self._digests.search_sorted(own).clip(0, self._digests.len() - 1)
+        near = (self._digests.gather(at) == own).arg_true()
+        lines = self._lines(self._places.gather(at.gather(near)), near)
+        is_it = lines[DIGESTS[1]] == own_2.gather(lines[_ROW])
+        found = lines.filter(is_it & ~lines["key"].is_in(self._touched))
+        return mask.scatter(found[_ROW], True), found.drop(_ROW)
+
+    def _lines(self, places: pl.Series, rows: pl.Series) -> pl.DataFrame:
+        """The lines at these places, each with the row that it may be of; in the order of the rows."""
+        pieces = places // _CHUNK
+        most = pieces.value_counts(sort=True).head(_CHUNKS_MAX)[pieces.name].sort()
+        found = [pl.DataFrame(schema={**LINE, _ROW: rows.dtype})]
+        for piece in most:
+            is_here = pieces == piece
+            with suppress(OSError, pl.exceptions.PolarsError):  # torn, or gone: they are looked at
+                lines = self._piece(piece)[places.filter(is_here) - piece * _CHUNK]
+                found.append(lines.with_columns(rows.filter(is_here).alias(_ROW)))
+        return pl.concat(found).sort(_ROW)
+
+    def _piece(self, piece: int) -> pl.DataFrame:
+        if self._last[0] != piece and self._path is not None:
+            lines = pl.scan_parquet(self._path, glob=False).slice(piece * _CHUNK, _CHUNK)
+            self._last = piece, lines.select(list(LINE)).collect()
+        return self._last[1]
 
 
-def write(folder: Path, feed: str, salt: str, mark: Mark, lines: Sequence[pl.DataFrame]) -> None:
-    """Put an index there in one step."""
-    frame = pl.concat([pl.DataFrame(schema=LINE), *(part.select(_cast()) for part in lines)])
-    frame = frame.with_columns(pl.when(_SOURCE_ID != "").then(_SOURCE_ID))
+def write(folder: Path, feed: str, salt: str, mark: Mark, lines: Iterable[pl.DataFrame]) -> None:
+    """Put an index there in one step. The lines are taken some at a time."""
     path = _path(folder, feed)
     part = path.with_name(f".{path.name}")
     told = {"format": _FORMAT, "salt": salt, "journal": mark.journal}
+    told |= {"number": str(mark.number), "hash": mark.hash}
     os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
-    frame.write_parquet(part, metadata={**told, "number": str(mark.number), "hash": mark.hash})
+    pieces = path.with_name(f".{path.stem}.pieces")
+    shutil.rmtree(pieces, ignore_errors=True)
+    pieces.mkdir(mode=0o700)
+    try:
+        found = [pieces / "none.parquet"]
+        pl.DataFrame(schema=LINE).write_parquet(found[0])
+        for number, some in enumerate(lines):
+            found.append(pieces / f"{number:06}.parquet")
+            some.select(_cast()).write_parquet(found[-1], compression="lz4")
+        every = pl.scan_parquet(found, glob=False)
+        every.with_columns(pl.when(_SOURCE_ID != "").then(_SOURCE_ID)).sink_parquet(
+            part, metadata=told, row_group_size=_CHUNK, compression_level=1
+        )
+    finally:
+        shutil.rmtree(pieces, ignore_errors=True)
     part.replace(path)
 
 

@@ -68,8 +68,8 @@ from pipeline.stages.resolve import BUMPS, resolve
 from pipeline.stages.retire import REPORTED, retire
 from pipeline.stages.validate import validate
 
-_PATIENTS_AT_ONCE: Final = 500  # whose rows are held in memory while Canvas is searched for them
-_ROWS_A_PATIENT: Final = 4  # reckoned with; most have fewer
+_PATIENTS_AT_ONCE: Final = 500  # who are searched for at once
+_PATIENTS_A_READING: Final = 8_000  # whose rows are fetched from the plan at once
 _WARNINGS: Final = (BUMPS, arranging.RULE)
 _STANDING: Final = (Disposition.PENDING.value, Disposition.UNCHANGED.value)
 
@@ -415,7 +415,7 @@ class Planner:
         self._progress.to_send = self._unasked
         for pile in piles:
             lanes = pile.select(pl.col("lane").unique(maintain_order=True))
-            for part in lanes.iter_slices(groups.BOUNDS.whole // _ROWS_A_PATIENT):
+            for part in lanes.iter_slices(_PATIENTS_A_READING):
                 rows = pile.join(part, on="lane", how="semi", maintain_order="left")
                 await self._ask_of(rows.with_row_index("number"), sending)
         self._progress.sent = self._progress.to_send = 0
