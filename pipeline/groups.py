@@ -13,9 +13,6 @@ from typing import Final
 
 import polars as pl
 
-# Some columns of all rows, part by part; each call begins anew.
-Scan = Callable[[Sequence[str]], Iterator[pl.DataFrame]]
-
 _PILE: Final = "_pile"
 
 
@@ -29,6 +26,14 @@ class Bounds:
 
 
 BOUNDS = Bounds()
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """Rows that can be read part by part, as often as need be: how many at most, and some columns of them."""
+
+    most: int
+    read: Callable[[Sequence[str]], Iterator[pl.DataFrame]]
 
 
 class Piles:
@@ -105,7 +110,8 @@ def passes(rows: int, at_once: int) -> int:
 
 def of_pass(values: Iterable[pl.Series], number: int, count: int) -> pl.Series:
     """Those of one pass: a part of them by their hashes, so that equal ones come in the same one."""
-    return pl.concat([each.filter(each.hash() % count == number) for each in values])
+    mine = [each if count == 1 else each.filter(each.hash() % count == number) for each in values]
+    return pl.concat(mine) if mine else pl.Series(dtype=pl.UInt64)
 
 
 def repeated(hashes: Callable[[], Iterator[pl.Series]], rows: int, at_once: int) -> pl.Series:
@@ -135,17 +141,14 @@ def shared(
     """
 
     def hashes() -> Iterator[pl.Series]:
-        for part in scan(by):
+        for part in scan.read(by):
             yield part.select(hashed(by)).to_series()
 
-    rows = sum(part.height for part in scan(by[:1]))
-    if not rows:
-        return
-    several = repeated(hashes, rows, bounds.hashes)
+    several = repeated(hashes, scan.most, bounds.hashes)
     if several.is_empty():
         return
     contested = (
         part.filter(is_among(part.select(hashed(by)).to_series(), several))
-        for part in scan(columns)
+        for part in scan.read(columns)
     )
-    yield from dealt(contested, by_hash(by), folder, rows, bounds.narrow)
+    yield from dealt(contested, by_hash(by), folder, scan.most, bounds.narrow)

@@ -107,20 +107,31 @@ class HeldRows:
         near = (self._digests.gather(at) == own).arg_true()
         lines = self._lines(self._places.gather(at.gather(near)), near)
         is_it = lines[DIGESTS[1]] == own_2.gather(lines[_ROW])
-        found = lines.filter(is_it & ~lines["key"].is_in(self._touched))
+        if self._touched:
+            is_it &= ~lines["key"].is_in(self._touched)
+        found = lines if is_it.all() else lines.filter(is_it)
         return mask.scatter(found[_ROW], True), found.drop(_ROW)
 
     def _lines(self, places: pl.Series, rows: pl.Series) -> pl.DataFrame:
         """The lines at these places, each with the row that it may be of; in the order of the rows."""
         pieces = places // _CHUNK
+        if pieces.min() == pieces.max():
+            return self._taken(pieces, places, rows)
         most = pieces.value_counts(sort=True).head(_CHUNKS_MAX)[pieces.name].sort()
-        found = [pl.DataFrame(schema={**LINE, _ROW: rows.dtype})]
-        for piece in most:
-            is_here = pieces == piece
-            with suppress(OSError, pl.exceptions.PolarsError):  # torn, or gone: they are looked at
-                lines = self._piece(piece)[places.filter(is_here) - piece * _CHUNK]
-                found.append(lines.with_columns(rows.filter(is_here).alias(_ROW)))
+        is_here = [pieces == piece for piece in most]
+        found = [
+            self._taken(pieces.filter(here), places.filter(here), rows.filter(here))
+            for here in is_here
+        ]
         return pl.concat(found).sort(_ROW)
+
+    def _taken(self, pieces: pl.Series, places: pl.Series, rows: pl.Series) -> pl.DataFrame:
+        """Lines of one piece; none where it is torn, or gone, or nothing is asked for."""
+        with suppress(IndexError, OSError, pl.exceptions.PolarsError):
+            piece = pieces[0]
+            lines: pl.DataFrame = self._piece(piece)[places - piece * _CHUNK]
+            return lines.with_columns(rows.alias(_ROW))
+        return pl.DataFrame(schema={**LINE, _ROW: rows.dtype})
 
     def _piece(self, piece: int) -> pl.DataFrame:
         if self._last[0] != piece and self._path is not None:

@@ -40,6 +40,7 @@ from pipeline.job import Job, Progress, Reference, References
 from pipeline.journal.journal import Journal
 from pipeline.plans import (
     KEPT,
+    LINE_SCHEMA,
     MISSING,
     SEQ,
     VERDICT_SCHEMA,
@@ -249,7 +250,10 @@ class Planner:
             name: [Path(file["path"]).name for file in judged.meta["files"]]
             for name, judged in self._judged.items()
         }
-        scans = {name: self._writer.rows(name).written for name in self._feeds}
+        scans = {
+            name: groups.Scan(judged.meta["rows_read"], self._writer.rows(name).written)
+            for name, judged in self._judged.items()
+        }
         parts = dict.fromkeys(self._feeds, 0)
         for name, verdicts in resolve(
             scans, self._job.feeds, files, self._journal.known, self._new_folder(), groups.BOUNDS
@@ -316,13 +320,17 @@ class Planner:
         is_held = found & is_wanted
         numbers = _numbers(batch)
         rest = ~is_held
-        looked_at = look_at(
-            texts.filter(rest),
-            is_wanted.filter(rest),
-            numbers.filter(rest),
-            feed,
-            self._reading(feed),
-            self._mapping(),
+        looked_at = (
+            look_at(
+                texts.filter(rest),
+                is_wanted.filter(rest),
+                numbers.filter(rest),
+                feed,
+                self._reading(feed),
+                self._mapping(),
+            )
+            if rest.any()
+            else pl.DataFrame(schema=LINE_SCHEMA)
         )
         unchanged = known.filter(is_wanted.filter(found)).with_columns(
             numbers.filter(is_held).alias("row"),
@@ -469,8 +477,7 @@ class Planner:
 
     def _going(self, feed: Feed, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
         """The rows of a feed that are to be written, part by part."""
-        for rows in self._writer.rows(feed.name).judged(columns):
-            yield rows.filter(pl.col("interaction") != "")
+        return self._writer.rows(feed.name).where(pl.col("interaction") != "", columns)
 
     def _bodies(self, rows: pl.DataFrame) -> dict[int, bytes]:
         """What each row without a resource would be sent as, by its number."""
@@ -560,10 +567,10 @@ class Planner:
         """What each update would change; not of rows that are only written again for their order."""
         is_update = (pl.col("interaction") == Interaction.UPDATE.value) & (pl.col("rule") != KEPT)
         rows = self._writer.rows(feed.name)
-        for part, verdicts in enumerate(rows.judged(["seq", "interaction", "rule"])):
-            seqs = verdicts.filter(is_update)["seq"]
-            for updates in rows.some(seqs, ["seq", "key", "shown", "body"]):
-                self._writer.add_changes(feed.name, part, compare(self._pairs(updates)))
+        columns = ["seq", "key", "shown", "body"]
+        for number, updates in enumerate(rows.where(is_update, columns)):
+            self._check_stop()
+            self._writer.add_changes(feed.name, number, compare(self._pairs(updates)))
 
     def _pairs(self, updates: pl.DataFrame) -> Iterator[Pair]:
         """By row, what Canvas showed, or was last sent; and what it is to be sent."""
@@ -592,7 +599,7 @@ class Planner:
             gone = candidates.to_frame("key").join(today.to_frame("key"), on="key", how="anti")
             held.append(self._journal.active(gone["key"]))
         judged.missing = retire(
-            feed, pl.concat(held), height, set(open_), judged.unread, self._sent
+            feed, pl.concat(held).sort("key"), height, set(open_), judged.unread, self._sent
         )
         judged.compared_with = runs[0]
 
@@ -682,13 +689,13 @@ class Planner:
         """
         lanes = [_hashes(pl.Series("lane", list(self._unknown), dtype=pl.String))]
         for feed in self._coverages:
-            columns = ["lane", "interaction", "rule", "shown"]
-            for rows in self._writer.rows(feed.name).judged(columns):
+            rows = self._writer.rows(feed.name)
+            for going in self._going(feed, ["lane"]):
                 self._check_stop()
-                going = rows.filter(pl.col("interaction") != "")["lane"].unique()
-                ranks = self._journal.ranks(going).drop_nulls("rank")
-                beside = rows.filter((pl.col("rule") == BUMPS) | pl.col("shown").is_not_null())
-                lanes += [_hashes(ranks["lane"]), _hashes(beside["lane"])]
+                ranks = self._journal.ranks(going["lane"].unique())
+                lanes.append(_hashes(ranks.drop_nulls("rank")["lane"]))
+            is_beside = (pl.col("rule") == BUMPS) | pl.col("shown").is_not_null()
+            lanes += [_hashes(beside["lane"]) for beside in rows.where(is_beside, ["lane"])]
         return pl.concat(lanes).unique().sort()
 
     def _standing(self, feed: Feed, lanes: pl.Series) -> Iterator[pl.DataFrame]:
@@ -790,16 +797,16 @@ class Planner:
 
     def _return_skipped(self, feed: Feed) -> None:
         """Rows that were skipped as unchanged, and contradict others: they may be sent back."""
-        rows = self._writer.rows(feed.name)
         is_rejected = pl.col("disposition") == Disposition.REJECTED.value
-        is_unchanged = pl.col("disposition") == Disposition.UNCHANGED.value
-        columns = ["seq", "file", "row", "disposition"]
-        skipped = [pl.DataFrame(schema={"seq": pl.UInt32, "file": pl.UInt16, "row": pl.UInt32})]
-        for part, written in enumerate(rows.written(columns)):
-            verdicts = rows.verdicts(part, ["seq", "disposition"]).filter(is_rejected)
-            mine = written.filter(is_unchanged).join(verdicts, on="seq", how="semi")
-            skipped.append(mine.drop("disposition"))
-        self._read_again(feed, pl.concat(skipped))
+        # Of what is skipped, and of nothing else, the plan has no body.
+        skipped = [
+            rows.filter(pl.col("body").is_null())
+            for rows in self._writer.rows(feed.name).where(
+                is_rejected, ["seq", "file", "row", "body"]
+            )
+        ]
+        if skipped:
+            self._read_again(feed, pl.concat(skipped))
         if self._again.get(feed.name):
             self._writer.add_sources(feed.name, pl.concat(self._again[feed.name], how="diagonal"))
 

@@ -7,18 +7,18 @@ A folder under `state.dir/plans`, named like the run that made it:
     source-<feed>-00000.parquet    the source's own columns of rows that may come back as rejects
     verdicts-<feed>-00000.parquet  what `resolve` made of those of them that validation let through
     missing-<feed>.parquet         rows of the last complete run that are gone, and what is meant for them
-    changes-<feed>-00000.parquet   what each update of them would change, element by element
+    changes-<feed>-00000.parquet   what updates would change, element by element
     plan.json                      written last: a plan without it was never finished
 
 Parts hold some thousand rows, so that memory is bounded by a part and not by the file.
 """
 
 import hashlib
+import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final, Literal, Self
@@ -169,9 +169,9 @@ class PlanWriter:
                 verdicts = rows.verdicts(part)
                 self.judge(feed, part, verdicts.update(mine, on="seq", how=how).sort("seq"))
 
-    def add_changes(self, feed: str, part: int, changes: pl.DataFrame) -> None:
-        """Note what the updates of a part's rows would change."""
-        _write_private(changes, _path(self.folder, "changes", feed, part))
+    def add_changes(self, feed: str, number: int, changes: pl.DataFrame) -> None:
+        """Note what some updates would change, in the order of the rows."""
+        _write_private(changes, _path(self.folder, "changes", feed, number))
 
     def add_sources(self, feed: str, source: pl.DataFrame) -> None:
         """The source's own columns (and SEQ) of rows that are written though they are unchanged."""
@@ -292,9 +292,19 @@ class Rows:
         for part, (first, last) in enumerate(self.spans):
             mine = seqs.filter(seqs.is_between(first, last))
             if not mine.is_empty():
-                wanted = list(dict.fromkeys(["seq", *columns]))
-                rows = self.part(part, wanted)
-                yield rows.filter(pl.col("seq").is_in(mine.implode())).select(columns)
+                yield self._some(part, mine, columns)
+
+    def where(self, holds: pl.Expr, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+        """Those of whose verdicts something holds, with these put in; only the parts that have one are read."""
+        for part in range(self._parts):
+            asked = list(dict.fromkeys(["seq", *holds.meta.root_names()]))
+            mine = self.verdicts(part, asked).filter(holds)["seq"]
+            if not mine.is_empty():
+                yield self._some(part, mine, columns)
+
+    def _some(self, part: int, seqs: pl.Series, columns: Sequence[str]) -> pl.DataFrame:
+        rows = self.part(part, list(dict.fromkeys(["seq", *columns])))
+        return rows.filter(pl.col("seq").is_in(seqs.implode())).select(columns)
 
     @cached_property
     def spans(self) -> list[tuple[int, int]]:
@@ -350,13 +360,14 @@ class Plan:
 
     def changes(self, feed: str) -> Iterator[pl.DataFrame]:
         """What its updates would change (`CHANGES`), with file and row of each, part by part."""
-        rows = self._rows(feed)
-        for part in range(len(rows)):
-            path = _path(self.folder, "changes", feed, part)
-            if path.exists():
-                where = rows.part(part, ["seq", "file", "row", "key", "resource_id"])
-                changes = pl.read_parquet(path, glob=False)
-                yield changes.join(where, on="seq").sort("seq", "element")
+        rows, columns = self._rows(feed), ["seq", "file", "row", "key", "resource_id"]
+        for number in itertools.count():
+            path = _path(self.folder, "changes", feed, number)
+            if not path.exists():
+                return
+            changes = pl.read_parquet(path, glob=False)
+            where = pl.concat(rows.some(changes["seq"], columns))
+            yield changes.join(where, on="seq").sort("seq", "element")
 
     def digest(self) -> str:
         """SHA-256 of all that it would write, in turn: two plans with the same one do the same."""
@@ -377,17 +388,11 @@ class Plan:
         beside them: a later row of the same key, with other content.
         """
         wanted = list(keys)
-        rows = self._rows(feed)
         is_meant = pl.col("key").is_in(wanted) & pl.col("disposition").is_in(_STANDING)
+        is_held = pl.col("body").is_not_null() | pl.col("shown").is_not_null()
         gone = self.missing(feed).filter(pl.col("key").is_in(wanted) & pl.col("body").is_not_null())
-        found = [_as(gone, _FOUND)]
-        for part in range(len(rows)):
-            seqs = rows.verdicts(part, ["seq", "key", "disposition"]).filter(is_meant)["seq"]
-            if not seqs.is_empty():
-                mine = rows.part(part, ["seq", *_FOUND]).filter(pl.col("seq").is_in(seqs.implode()))
-                is_held = pl.col("body").is_not_null() | pl.col("shown").is_not_null()
-                found.insert(-1, mine.filter(is_held).select(list(_FOUND)))
-        return pl.concat(found)
+        found = [rows.filter(is_held) for rows in self._rows(feed).where(is_meant, list(_FOUND))]
+        return pl.concat([*found, _as(gone, _FOUND)])
 
     def intents(self, feed: str, resource_type: str, *, in_order: bool) -> Iterator[list[Intent]]:
         """What is to be sent, in the file's order or (`in_order` False) sorted by `order_by`.
@@ -437,17 +442,13 @@ class Plan:
 
     def adopted(self, feed: str) -> Iterator[list[Intent]]:
         """The rows that Canvas held already, as they stand: ours from now on."""
-        rows = self._rows(feed)
         is_same = pl.col("disposition") == Disposition.UNCHANGED.value
-        is_adopted = is_same & pl.col("shown").is_not_null()
-        for part in range(len(rows)):
-            adopted = rows.verdicts(part, ["seq", "disposition", "shown"]).filter(is_adopted)
-            for mine in rows.some(adopted["seq"], _SENT):
-                sendable = mine.with_columns(
-                    pl.lit(Disposition.PENDING.value).alias("disposition"),
-                    pl.lit(Interaction.UPDATE.value).alias("interaction"),
-                )
-                yield self._intents(sendable, feed, "Coverage")
+        for rows in self._rows(feed).where(is_same & pl.col("shown").is_not_null(), _SENT):
+            sendable = rows.with_columns(
+                pl.lit(Disposition.PENDING.value).alias("disposition"),
+                pl.lit(Interaction.UPDATE.value).alias("interaction"),
+            )
+            yield self._intents(sendable, feed, "Coverage")
 
     def cancels(self, feed: str) -> list[Intent]:
         """What is gone from the file and is cancelled."""
@@ -456,12 +457,8 @@ class Plan:
 
     def kept(self, feed: str) -> list[str]:
         """The keys of rows that are unchanged, and are written again all the same."""
-        kept: list[str] = []
-        rows = self._rows(feed)
-        for part in range(len(rows)):
-            verdicts = rows.verdicts(part, ["key", "rule"])
-            kept += verdicts.filter(pl.col("rule") == KEPT)["key"].to_list()
-        return kept
+        kept = self._rows(feed).where(pl.col("rule") == KEPT, ["key"])
+        return [key for rows in kept for key in rows["key"]]
 
     def _intents(self, rows: pl.DataFrame, feed: str, resource_type: str) -> list[Intent]:
         sent = rows.filter(_IS_SENT)
@@ -613,7 +610,7 @@ def look_up(folder: Path, intents: Iterable[Intent]) -> dict[str, PlannedRow]:
         return intent.run_id, intent.feed
 
     found: dict[str, PlannedRow] = {}
-    for (run_id, feed), group in groupby(sorted(intents, key=home), key=home):
+    for (run_id, feed), group in itertools.groupby(sorted(intents, key=home), key=home):
         try:
             plan = Plan.open(folder / run_id)
             sent = {intent.key: intent.fingerprint for intent in group}

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from pipeline.feeds.feed import Feed, Kind
-from pipeline.groups import Bounds
+from pipeline.groups import Bounds, Scan
 from pipeline.stages.resolve import NEEDED, resolve
 
 SCHEMA = {"seq": pl.UInt32, "file": pl.UInt16, "row": pl.UInt32, "key": pl.String, "disposition": pl.String,
@@ -41,7 +41,7 @@ def resolved(
     configured = Feed("f", kind, "", {}, **feed)
     with TemporaryDirectory() as folder:
         parts = resolve(
-            {"f": lambda columns: iter([frame.select(columns)])},
+            {"f": Scan(frame.height, lambda columns: iter([frame.select(columns)]))},
             [configured],
             {"f": ["a.csv"]},
             lambda keys: held.filter(pl.col("key").is_in(keys.implode())),

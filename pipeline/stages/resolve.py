@@ -113,7 +113,7 @@ def resolve(
     columns = ["seq", "key", "disposition", "fingerprint"]
     for feed in feeds:
         mine = beside[feed.name].in_order()
-        for part in _standing(rows[feed.name])(columns):
+        for part in _standing(rows[feed.name]).read(columns):
             yield feed.name, _against_journal(mine.put_in(part, feed.name, names), feed, known)
 
 
@@ -121,10 +121,10 @@ def _standing(scan: Scan) -> Scan:
     """The rows that validation let through. Empty parts are yielded too."""
 
     def standing(columns: Sequence[str]) -> Iterator[pl.DataFrame]:
-        for part in scan(list(dict.fromkeys([*columns, "disposition"]))):
+        for part in scan.read(list(dict.fromkeys([*columns, "disposition"]))):
             yield part.filter(pl.col("disposition").is_in(_STANDING))
 
-    return standing
+    return Scan(scan.most, standing)
 
 
 # Within the files ---------------------------------------------------------------------------------
@@ -246,21 +246,22 @@ def _collide(
     def standing(columns: Sequence[str]) -> Iterator[pl.DataFrame]:
         wanted = [name for name in columns if name != "feed"]
         for number, (name, scan) in enumerate(rows.items()):
-            for part in _standing(scan)([*wanted, "seq", "active"]):
-                stands = part.join(_between(later[name], part), on="seq", how="anti")
+            for part in _standing(scan).read([*wanted, "seq", "active"]):
+                alone = part.join(_between(later[name], part), on="seq", how="anti")
                 yield (
-                    stands.filter("active")
+                    alone.filter("active")
                     .with_columns(pl.lit(number, dtype=pl.UInt32).alias("feed"))
                     .select(columns)
                 )
 
     names = list(rows)
+    stands = Scan(sum(scan.most for scan in rows.values()), standing)
     columns = ["lane", "order", "feed", "seq", "file", "row", "start_day", "end_day"]
     lines: dict[int, list[tuple[int, str, int, int]]] = {
         number: [] for number, _ in enumerate(names)
     }
     found = {name: [each.found] for name, each in beside.items()}
-    for pile in shared(standing, ["lane", "order"], columns, folder / "orders", bounds):
+    for pile in shared(stands, ["lane", "order"], columns, folder / "orders", bounds):
         ordered = pile.sort("lane", "order", "feed", "seq").with_columns(
             pl.col("end_day").fill_null(_OPEN_END)
         )
@@ -331,6 +332,8 @@ def _against_journal(rows: pl.DataFrame, feed: Feed, known: Known) -> pl.DataFra
     rows = rows.filter(
         (pl.col("disposition") != Disposition.UNCHANGED.value) | (pl.col("rule") != "")
     )
+    if rows.is_empty():
+        return pl.DataFrame(schema=VERDICT_SCHEMA)
     standing = pl.col("disposition") == Disposition.PENDING.value
     held = known(rows.filter(standing)["key"]).rename({"fingerprint": "held_fingerprint"})
     rows = rows.join(held, on="key", how="left", maintain_order="left")
