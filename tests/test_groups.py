@@ -1,5 +1,6 @@
 """Bounded memory changes nothing: many parts, passes and piles come to what one of each comes to."""
 
+import json
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,6 +16,7 @@ from pipeline import engine, groups, held
 from pipeline.feeds.feed import Feed, Kind
 from pipeline.groups import Bounds, Scan, by_hash, dealt, is_among, repeated
 from pipeline.plans import VERDICT_SCHEMA, Plan
+from pipeline.stages import read as reading
 from pipeline.stages.resolve import NEEDED, resolve
 from tests.test_nightly import enter, nightly, write
 from tests.test_resolve import KNOWN, SCHEMA
@@ -141,6 +143,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     def shrink() -> None:
         monkeypatch.setattr(groups, "BOUNDS", TINY)
         monkeypatch.setattr(held, "_CHUNK", 2)
+        monkeypatch.setattr(reading, "ROWS_A_BATCH", 2)
 
     return shrink
 
@@ -187,6 +190,7 @@ async def test_a_night_with_everything_in_it_is_planned_alike_in_pieces(
     write(world, rows)
     whole = await engine.plan(world.job())
     assert whole.exit_code in {0, 3}
+    expected = outputs(world, whole)
     tiny()
     in_pieces = await engine.plan(world.job())
     assert in_pieces.summary["feeds"] == whole.summary["feeds"]
@@ -198,7 +202,7 @@ async def test_a_night_with_everything_in_it_is_planned_alike_in_pieces(
         "row|adopted",
         "order|taken",
     } <= set(found)
-    assert outputs(world, in_pieces) == outputs(world, whole)
+    assert outputs(world, in_pieces) == expected
     ran = await world.run()
     assert {"created", "updated", "unchanged"} <= counts(ran).keys()
     assert counts(await world.run()).keys() <= {"unchanged", "duplicate", "rejected"}
@@ -213,9 +217,16 @@ async def test_a_ledger_is_sorted_in_piles_as_in_memory(
     amounts = ["7.00", "100.00", "7.00", "2.50", "x", "2.50", "30.00", "7.00", "1.00"]
     world.write_ledger([(f"T{n}", patient_key(n), text, "") for n, text in enumerate(amounts)])
     whole = await engine.plan(world.job())
+    expected = outputs(world, whole)
+    assert [json.loads(body)["amount"]["value"] for *_, body in expected["ledger"]] == sorted(
+        float(text) for text in amounts if text != "x"
+    )
     tiny()
     in_pieces = await engine.plan(world.job())
-    assert outputs(world, in_pieces) == outputs(world, whole)
+    assert outputs(world, in_pieces) == expected
+    assert Plan.open(world.folder / "state" / "plans" / in_pieces.run_id).meta["parts"] == {
+        "ledger": 5
+    }
 
 
 @pytest.mark.parametrize("harm", ["scattered", "torn"])
