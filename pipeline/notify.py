@@ -9,6 +9,7 @@ import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from tempfile import TemporaryFile
 from typing import Any, Final
 
 import orjson
@@ -54,19 +55,22 @@ async def _run(command: tuple[str, ...], body: bytes, timeout_s: float) -> str:
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith(_SECRETS)
     }
-    try:
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.DEVNULL,  # ours is for the summary
-            stderr=asyncio.subprocess.DEVNULL,  # and ours for the log
-            env=environment,
-        )
-    except OSError as error:
-        return f"it cannot be started: {error.strerror}"
+    with TemporaryFile() as told:  # not a pipe, which a command may close before it was read
+        told.write(body)
+        told.seek(0)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=told,
+                stdout=asyncio.subprocess.DEVNULL,  # ours is for the summary
+                stderr=asyncio.subprocess.DEVNULL,  # and ours for the log
+                env=environment,
+            )
+        except OSError as error:
+            return f"it cannot be started: {error.strerror}"
     try:
         async with asyncio.timeout(timeout_s):
-            await process.communicate(body)
+            await process.wait()
     except TimeoutError:
         return f"not done after {timeout_s:g} s"
     finally:

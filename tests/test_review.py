@@ -520,7 +520,15 @@ async def test_a_certificate_that_is_not_trusted_stops_the_run_and_sent_nothing(
     world = await make_world(patients=20, faults=Faults(latency_s=(0.01, 0.02)))
     world.write_config(feeds=LEDGER_ONLY)
     world.write_ledger([(f"T{n}", patient_key(n), "5.00", "") for n in range(20)])
-    untrusted = Reply(None, {}, b"", handed_off=False, latency_s=0.0, problem=TLS)
+    untrusted = Reply(
+        None,
+        {},
+        b"",
+        handed_off=False,
+        latency_s=0.0,
+        problem=TLS,
+        detail="its certificate has expired",
+    )
     at_post(monkeypatch, lambda post: untrusted if post >= 8 else None)
     result = await world.run()
     assert (result.exit_code, set(counts(result))) == (1, {"created", "pending"})
