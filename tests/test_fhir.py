@@ -195,8 +195,10 @@ def test_there_are_53_types() -> None:
     [
         (b'{"resourceType":"OperationOutcome","issue":[{"severity":"error","code":"business-rule","details":{"text":"No"}}]}',
          [Issue("business-rule", "No")]),
-        (b'{"resourceType":"OperationOutcome","issue":[{"code":7},3,{"code":"a","details":{"text":"x\\u001b[2Jy"}}]}',
-         [Issue("unknown", ""), Issue("a", "x [2Jy")]),
+        (b'{"resourceType":"OperationOutcome","issue":[{"code":7},3,{"code":"a name","details":{"text":"x\\u001b[2Jy"}}]}',
+         [Issue("unknown", ""), Issue("unknown", "x [2Jy")]),
+        (b'{"resourceType":"OperationOutcome","issue":[{"code":"not-found","details":{"text":"no"}}]}',
+         [Issue("not-found", "no")]),
         (b'{"resourceType":"OperationOutcome","issue":{}}', []),
         (b'{"detail":"Method Not Allowed"}', []),
         (b"<html>", []),

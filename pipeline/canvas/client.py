@@ -47,6 +47,7 @@ from pipeline.records import Exchange, Verdict
 T = TypeVar("T")
 
 _JSON: Final = "application/json"  # what the pages of Canvas send
+_CORRELATION_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,100}")
 _TRIES_MAX: Final = 5  # of a request that may be repeated: tokens and reads
 _RETRY_AFTER_S_MAX: Final = 900.0
 _SEARCHED_BY: Final = {"Coverage": "patient", "PaymentNotice": "request"}
@@ -412,8 +413,8 @@ class Client:
         return None
 
     def _exchange(self, purpose: str, permit: Permit, reply: Reply) -> Exchange:
-        told = reply.headers.get("fumage-correlation-id", "")[:100]
-        correlation_id = told.encode("ascii", "replace").decode()
+        told = reply.headers.get("fumage-correlation-id", "")
+        correlation_id = told if _CORRELATION_ID.fullmatch(told) else ""  # the page shows it
         return Exchange(
             purpose,
             permit.granted_at,

@@ -8,19 +8,30 @@ would obey.
 
 import re
 from dataclasses import dataclass
+from typing import Final
 
 import orjson
 
 _ISSUES_MAX = 10
 _TEXT_LENGTH_MAX = 500
-_CODE = re.compile(r"[a-z][a-z-]{0,39}", re.ASCII)  # of FHIR's IssueType, the longest has 17
 # Control characters, and those that are not seen or turn the direction of a text.
 _UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]+")
 
 
+# FHIR R4, ValueSet issue-type. A code is told where words are not (it becomes a rule, and is counted in the
+# summary), so that any other text is none.
+CODES: Final = frozenset(
+    """
+    invalid structure required value invariant security login unknown expired forbidden suppressed processing
+    not-supported duplicate multiple-matches not-found deleted too-long code-invalid extension too-costly
+    business-rule conflict transient lock-error no-store exception timeout incomplete throttled informational
+    """.split()  # noqa: SIM905 - a list of this length is to be read
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Issue:
-    """One issue: FHIR's code (`business-rule`) and Canvas' own words."""
+    """One issue: FHIR's code (`business-rule`), "unknown" for any other, and Canvas' own words."""
 
     code: str
     text: str
@@ -46,8 +57,7 @@ def _issue(entry: dict[str, object]) -> Issue:
     details = entry.get("details")
     text = details.get("text") if isinstance(details, dict) else None
     code = entry.get("code")
-    is_code = isinstance(code, str) and _CODE.fullmatch(code)
-    return Issue(str(code) if is_code else "unknown", _clean(text))
+    return Issue(code if isinstance(code, str) and code in CODES else "unknown", _clean(text))
 
 
 def _clean(value: object) -> str:
