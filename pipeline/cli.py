@@ -253,6 +253,51 @@ def show(key: str | None, **options: Any) -> None:
     sys.exit(1 if found.first_break else 0)
 
 
+@journal.command("purge")
+@_options(
+    _CONFIG,
+    click.option(
+        "--older-than",
+        "days",
+        type=click.IntRange(0, 36_500),
+        metavar="DAYS",
+        help="What runs before that many days ago left.  [default: days of [retention]]",
+    ),
+    click.option("--dry-run", is_flag=True, help="Only say what would be removed."),
+    click.option("--yes", is_flag=True, help="Do not ask."),
+    click.option("--json", "as_json", is_flag=True, help="As one JSON object on stdout."),
+)
+def purge_(*, dry_run: bool, yes: bool, **options: Any) -> None:
+    """Remove what old runs left of rows: plans, and reports but for summary.json.
+
+    What keeps a payment from being sent twice stays: the journal, and plans that are still needed.
+    """
+    from pipeline import review
+    from pipeline.errors import IngestError
+    from pipeline.views.doubts import purged_text
+
+    def told(*, is_trial: bool) -> Any:
+        return review.purge(_job(options), options["days"], is_trial=is_trial)
+
+    try:
+        if not (dry_run or yes):
+            click.echo(purged_text(told(is_trial=True), is_trial=True), err=options["as_json"])
+            if not sys.stdin.isatty():
+                raise click.UsageError(
+                    "nobody is there to be asked: add --yes, or --dry-run to look"
+                )
+            click.confirm("Remove it?", abort=True, err=True)
+        purged = told(is_trial=dry_run)
+    except IngestError as error:
+        _exit_with(error, options)
+    if options["as_json"]:
+        import orjson
+
+        click.echo(orjson.dumps({**purged, "is_trial": dry_run}).decode())
+    else:
+        click.echo(purged_text(purged, is_trial=dry_run))
+
+
 @cli.command(short_help="Read back what was written, and compare it.")
 @_options(
     _CONFIG,

@@ -240,6 +240,15 @@ class ReportSection(FolderSection):
         return path
 
 
+class RetentionSection(_Section):
+    days: int | None = Field(
+        None,
+        ge=1,
+        le=36_500,
+        description="Each `run` ends with what `journal purge` does: it removes what runs before that many days ago left of rows (plans, and reports but for `summary.json`). Left out: all is kept. What could send a payment twice stays.",
+    )
+
+
 class NotifySection(_Section):
     on: tuple[int, ...] = Field(
         (1, 2, 3, 4, 5, 130),
@@ -501,6 +510,10 @@ class File(_Section):
         ReportSection(dir="reports", metrics=""),
         description="Where each run leaves its folder; `latest` points at the last one.",
     )
+    retention: RetentionSection = Field(
+        RetentionSection.model_validate({}),
+        description="How long what holds personal data is kept.",
+    )
     notify: NotifySection = Field(
         NotifySection.model_validate({}),
         description="Who is told how a `run` or a `verify` ended.",
@@ -584,6 +597,7 @@ def load(
         objects=_objects(variables),
         name=path.stem,
         metrics=folder / file.report.metrics if file.report.metrics else None,
+        retention_days=file.retention.days,
     )
 
 

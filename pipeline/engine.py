@@ -32,6 +32,7 @@ from pipeline.metrics import write_metrics
 from pipeline.planning import planned
 from pipeline.plans import Plan
 from pipeline.records import ADOPTED, Disposition, Doubt, Finding, Intent, Settlement, State
+from pipeline.retention import purge
 from pipeline.sending import Sending, connected, with_bodies
 from pipeline.stages.report import Facts, report
 from pipeline.views.notebook import result_table
@@ -163,6 +164,11 @@ async def report_again(job: Job, run_id: str | None = None) -> Result:
             raise PlanError(
                 "there is no such run in the journal",
                 "see the folders in report.dir for the runs there are",
+            )
+        if journal.was_purged(known.run_id):
+            raise PlanError(
+                f"what run {known.run_id} left of rows was removed (journal purge, or [retention] days)",
+                "its summary.json is what there is; of a single write: `canvas-ingest journal show CONFIG KEY`",
             )
         return _report(job, journal, known)
 
@@ -432,7 +438,21 @@ def _finish(
     if run.command == "run":
         with suppress(OSError):  # without it the next run compares row by row
             _write_held(job, journal, run.run_id)
+        _purge_old(job, journal, clock)
     return replace(result, failure=failure)
+
+
+def _purge_old(job: Job, journal: Journal, clock: Clock) -> None:
+    """What is older than the configuration lets it be. It never fails the run, which is done."""
+    if job.retention_days is None:
+        return
+    try:
+        purged = purge(job, journal, job.retention_days, clock.now(), "")
+    except (OSError, IngestError) as error:
+        log.warning("purge_failed", why=getattr(error, "strerror", None) or type(error).__name__)
+        return
+    if purged.runs:
+        log.info("purged", count=len(purged.runs))
 
 
 def _report(job: Job, journal: Journal, run: Run) -> Result:

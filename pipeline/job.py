@@ -73,6 +73,7 @@ class Job:
     expected: Mapping[str, Expected] = field(default_factory=dict)
     name: str = ""  # the configuration file's, without its ending
     metrics: Path | None = None  # written at the end of each run
+    retention_days: int | None = None  # how long what a run leaves of rows is kept; None: for ever
     objects: fetching.Options = field(default_factory=fetching.Options)
 
 

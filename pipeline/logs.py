@@ -25,6 +25,8 @@ EVENTS: Final[dict[str, str]] = {
     "run_finished": "how it ended and why, with the counts of all feeds by disposition",
     "command_failed": "why it ended without a report",
     "metrics_unwritten": "the metrics file could not be written; the run is not concerned",
+    "purged": "what so many runs left of rows was removed, for it is older than `[retention] days`",
+    "purge_failed": "it could not be; the next run tries again",
     "notice_sent": "the notice went out, by `command` or by `webhook`",
     "notice_failed": "it did not; the exit code stays what it is",
     "library_logged": "a library logged something of that level; its text is not shown",

@@ -6,13 +6,14 @@ moment. A resend searches once more right before (reliability.md, "Settling doub
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from random import Random
 from typing import Any, Final
 
+from pipeline import retention
 from pipeline.clock import SystemClock, utc_text
-from pipeline.engine import new_run, open_journal
+from pipeline.engine import new_run, open_journal, user
 from pipeline.errors import ConfigError, IngestError, SearchFailed
 from pipeline.fhir.datatypes import is_id
 from pipeline.job import Job
@@ -416,6 +417,27 @@ def inventory_json(inventory: Inventory) -> dict[str, Any]:
         if inventory.history is None
         else [line._asdict() for line in inventory.history],
     }
+
+
+def purge(job: Job, days: int | None, *, is_trial: bool) -> dict[str, Any]:
+    """Remove what runs left of rows `days` ago or earlier, as JSON values; None: as configured."""
+    days = job.retention_days if days is None else days
+    if days is None:
+        raise ConfigError(
+            "how old is too old is not said",
+            "write --older-than DAYS, or set days in [retention] of the configuration",
+        )
+    with open_journal(job) as journal:
+        try:
+            purged = retention.purge(
+                job, journal, days, datetime.now(UTC), user(), is_trial=is_trial
+            )
+        except OSError as error:
+            raise IngestError(
+                f"not all could be removed: {error.strerror}",
+                "check who owns the files in state.dir and report.dir, then purge again",
+            ) from None
+    return {"shape": 1, "exit_code": 0, "days": days, **asdict(purged)}
 
 
 def _age_days(at: str | None, now: datetime) -> float | None:

@@ -658,6 +658,46 @@ class Journal:
         line = self._read(lambda: self._execute(name, parameters).fetchone())
         return None if line is None else Run(*line)
 
+    # Purging --------------------------------------------------------------------------------------
+
+    def run_ids(self) -> list[str]:
+        """All runs that it knows, in the order of their ids."""
+        return sorted(line[0] for line in self._read(partial(self._all, "run_ids", {})))
+
+    def runs_unsettled(self) -> list[str]:
+        """The runs whose plans hold what may yet be sent again, or is needed to settle a doubt."""
+        return [line[0] for line in self._read(partial(self._all, "runs_unsettled", {}))]
+
+    def runs_holding(self, feeds: Sequence[str]) -> list[str]:
+        """The runs whose plans have what Canvas holds of these feeds' active coverages by our books."""
+        listed = {"feeds": _json(list(feeds))}
+        return [line[0] for line in self._read(partial(self._all, "runs_holding", listed))]
+
+    def count_words(self, before: str) -> int:
+        """How many writes `purge` would take the message of."""
+        line = self._read(lambda: self._execute("count_words", {"before": before}).fetchone())
+        return int(line[0])
+
+    def purge(self, run_ids: Sequence[str], before: str, at: datetime, who: str) -> int:
+        """Note that what these runs left is removed, and forget what was said of writes settled `before`.
+
+        No write is forgotten. Returns of how many the message went; nothing of it stays in the file.
+        """
+
+        def purge() -> int:
+            self._append_all(
+                _line(utc_text(at), "", Event.PURGED, detail=run_id, who=who) for run_id in run_ids
+            )
+            return self._execute("forget_words", {"before": before}).rowcount
+
+        self._read(lambda: self._connection.execute("PRAGMA secure_delete = ON").fetchone())
+        return self._write_now(purge)
+
+    def was_purged(self, run_id: str) -> bool:
+        """Whether what a run left behind was removed."""
+        found = self._read(lambda: self._execute("was_purged", {"run_id": run_id}).fetchone())
+        return found is not None
+
     # Looking up -----------------------------------------------------------------------------------
 
     def known(self, keys: pl.Series) -> pl.DataFrame:

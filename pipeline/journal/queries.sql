@@ -301,6 +301,27 @@ WHERE command IN ('plan', 'run') ORDER BY rowid DESC LIMIT 1;
 -- name: run_ids
 SELECT run_id FROM run;
 
+-- name: runs_unsettled
+-- The runs whose plans hold what may yet be sent, or weighed: of what is in doubt, owed, or given up (a person may
+-- think better of it); and what Canvas held before.
+SELECT DISTINCT value FROM write JOIN json_each(json_array(run_id, held_run))
+WHERE value IS NOT NULL AND (state IN ('IN_FLIGHT', 'IN_DOUBT', 'ABANDONED') OR (state = 'PENDING' AND resent > 0));
+
+-- name: runs_holding
+-- The runs whose plans hold what Canvas holds of these feeds' coverages.
+SELECT DISTINCT held_run FROM write
+WHERE feed IN (SELECT value FROM json_each(:feeds)) AND resource_type = 'Coverage' AND held_rank IS NOT NULL AND held_run IS NOT NULL;
+
+-- name: count_words
+SELECT count(*) FROM write WHERE message <> '' AND settled_at < :before AND state IN ('CONFIRMED', 'REFUSED');
+
+-- name: forget_words
+-- What was said of old writes, which may be Canvas' own words. What they are stays.
+UPDATE write SET message = '' WHERE message <> '' AND settled_at < :before AND state IN ('CONFIRMED', 'REFUSED');
+
+-- name: was_purged
+SELECT 1 FROM trail WHERE event = 'purged' AND detail = :run_id LIMIT 1;
+
 -- name: enter_lost_run
 INSERT INTO run (run_id, command, started_at) VALUES (:run_id, 'lost', '') ON CONFLICT DO NOTHING;
 

@@ -128,3 +128,34 @@ def _line(line: Mapping[str, Any]) -> str:
         f"{name} {line[name]}" for name in ("resource_id", "correlation_id", "who") if line[name]
     ]
     return ", ".join([*parts, *([line["detail"]] if line["detail"] else [])])
+
+
+_STAYS: Final = """\
+Always kept: summary.json of each run (no row in it), and the journal (hashes of rows, ids of Canvas' own,
+amounts and times), for without it a payment could be sent twice."""
+_KEPT: Final = {
+    "unsettled": "what they sent is not settled: canvas-ingest review",
+    "compared": "the next file is compared with them, for what is gone from it",
+    "cancels": "they hold what would be cancelled, once it is gone from the file",
+}
+
+
+def purged_text(purged: Mapping[str, Any], *, is_trial: bool) -> str:
+    """What a purge removed, or would; and what stays, and why."""
+    verb = "Would remove" if is_trial else "Removed"
+    runs, size = len(purged["runs"]), purged["size_bytes"] / 1e6
+    lines = [f"Older than {purged['days']:,} days, from before {purged['before'][:19]} UTC:"]
+    if runs or purged["size_bytes"] or purged["words"]:
+        lines.append(
+            f"  {verb} what {runs:,} runs left of rows, {size:,.1f} MB, and the words of {purged['words']:,} writes."
+        )
+    else:
+        lines.append("  There is nothing to remove.")
+    for why, run_ids in purged["kept"].items():
+        shown = ", ".join(run_ids[:3]) + (", ..." if len(run_ids) > 3 else "")  # noqa: PLR2004
+        lines.append(f"  Kept: {len(run_ids):,} plans, for {_KEPT[why]} ({shown}).")
+    lines += [
+        f"  Kept: {name} in state.dir, an old journal set aside: delete it by hand once nobody needs it."
+        for name in purged["beside"]
+    ]
+    return "\n".join([*lines, _STAYS])
