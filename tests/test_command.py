@@ -97,10 +97,3 @@ def test_direct_dependencies_have_their_reason() -> None:
     assert len(names) <= 15
     for name in names:
         assert re.search(rf'"{re.escape(name)}", +# \w+', project), name
-
-
-def test_the_lock_has_hashes_and_no_address() -> None:
-    lock = (ROOT / "requirements.lock").read_text()
-    assert "://" not in lock
-    pins = re.findall(r"^\S+==\S+.*\\\n    --hash=sha256:", lock, re.MULTILINE)
-    assert len(pins) == len(re.findall(r"^[a-z]", lock, re.MULTILINE))
