@@ -215,7 +215,7 @@ def review(**options: Any) -> None:
         click.echo(orjson.dumps(told).decode())
     else:
         base_url = config.load(options["config"]).canvas.base_url
-        click.echo(review_text(told, _shown(options["config"]), base_url))
+        _say(review_text(told, _shown(options["config"]), base_url))
     sys.exit(reviewed.exit_code)
 
 
@@ -249,7 +249,7 @@ def show(key: str | None, **options: Any) -> None:
 
         click.echo(orjson.dumps(told).decode())
     else:
-        click.echo(inventory_text(told))
+        _say(inventory_text(told))
     sys.exit(1 if found.first_break else 0)
 
 
@@ -281,7 +281,7 @@ def purge_(*, dry_run: bool, yes: bool, **options: Any) -> None:
 
     try:
         if not (dry_run or yes):
-            click.echo(purged_text(told(is_trial=True), is_trial=True), err=options["as_json"])
+            _say(purged_text(told(is_trial=True), is_trial=True), err=options["as_json"])
             if not sys.stdin.isatty():
                 raise click.UsageError(
                     "nobody is there to be asked: add --yes, or --dry-run to look"
@@ -295,7 +295,7 @@ def purge_(*, dry_run: bool, yes: bool, **options: Any) -> None:
 
         click.echo(orjson.dumps({**purged, "is_trial": dry_run}).decode())
     else:
-        click.echo(purged_text(purged, is_trial=dry_run))
+        _say(purged_text(purged, is_trial=dry_run))
 
 
 @cli.command(short_help="Read back what was written, and compare it.")
@@ -371,7 +371,7 @@ def check(**options: Any) -> None:
 
         click.echo(orjson.dumps(told).decode())
     else:
-        click.echo(checks_text(told, _shown(options["config"]), _given(options)))
+        _say(checks_text(told, _shown(options["config"]), _given(options)))
     sys.exit(told["exit_code"])
 
 
@@ -407,7 +407,7 @@ def init(file: Path, kind: str | None, output: Path | None) -> None:
     told = drafted_text(drafted.source, shown, drafted.guessed, drafted.undecided)
     if is_stdout:
         click.echo(drafted.text, nl=False)
-    click.echo(told, err=is_stdout)
+    _say(told, err=is_stdout)
 
 
 @cli.command(short_help="Serve a local Canvas on loopback.")
@@ -537,9 +537,16 @@ def _carry_out(work: Work[Result], options: dict[str, Any]) -> NoReturn:
 
         config = options["config"]
         shown = config if config is None else _shown(config)
-        click.echo(summary_text(result.summary, _shown(result.folder), shown, _given(options)))
+        _say(summary_text(result.summary, _shown(result.folder), shown, _given(options)))
     _notify(result.summary, str(result.folder), options)
     sys.exit(result.exit_code)
+
+
+def _say(text: str, *, err: bool = False) -> None:
+    """To a person at a terminal: names of files and columns come from strangers, and may hold what turns a terminal round."""
+    from pipeline.views.masking import shown
+
+    click.echo("\n".join(map(shown, text.split("\n"))), err=err)
 
 
 def _log_end(summary: dict[str, Any], options: dict[str, Any]) -> None:
@@ -641,7 +648,7 @@ def _exit_with(error: IngestError, options: dict[str, Any]) -> NoReturn:
             exit_code=error.exit_code,
         )
     else:
-        click.echo(f"Error: {error}", err=True)
+        _say(f"Error: {error}", err=True)
     told = {"shape": 1, "exit_code": error.exit_code, "failure": str(error)}
     if options.get("as_json"):
         import orjson

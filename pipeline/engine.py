@@ -26,6 +26,7 @@ from pipeline import held
 from pipeline.clock import Clock, SystemClock, utc_text
 from pipeline.errors import ConfigError, IngestError, PlanError, Stopped
 from pipeline.feeds.feed import Feed
+from pipeline.files import sync
 from pipeline.job import Job, Progress
 from pipeline.journal.journal import Journal, Run
 from pipeline.metrics import write_metrics
@@ -176,6 +177,7 @@ async def report_again(job: Job, run_id: str | None = None) -> Result:
 def open_journal(job: Job, *, after_loss: bool = False) -> Journal:
     """The journal of a job; one that is lost only with `after_loss`. Raises JournalError, ConfigError."""
     _private_folder(job.state_dir)
+    _private_folder(job.state_dir / "plans")
     who = user() if after_loss else ""
     return Journal.open(job.state_dir, job.canvas.base_url, job.report_dir, after_loss_by=who)
 
@@ -510,6 +512,7 @@ def _point_latest(report_dir: Path, run_id: str) -> None:
     link.unlink(missing_ok=True)
     link.symlink_to(run_id, target_is_directory=True)
     link.replace(report_dir / "latest")
+    sync(report_dir)
 
 
 def _private_folder(folder: Path) -> None:

@@ -9,7 +9,6 @@ the journal has touched since (`usable`), so that what the journal knows always 
 thrown away at any time: rows are then compared one by one, with the same end.
 """
 
-import os
 import shutil
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
@@ -20,6 +19,7 @@ from typing import Any, Final
 import polars as pl
 
 from pipeline.crosswalk import Crosswalk
+from pipeline.files import replacing
 
 DIGESTS: Final = ("digest", "digest_2")  # 128 bits in all
 # The columns of a plan's rows that a line has.
@@ -143,10 +143,8 @@ class HeldRows:
 def write(folder: Path, feed: str, salt: str, mark: Mark, lines: Iterable[pl.DataFrame]) -> None:
     """Put an index there in one step. The lines are taken some at a time."""
     path = _path(folder, feed)
-    part = path.with_name(f".{path.name}")
     told = {"format": _FORMAT, "salt": salt, "journal": mark.journal}
     told |= {"number": str(mark.number), "hash": mark.hash}
-    os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
     pieces = path.with_name(f".{path.stem}.pieces")
     shutil.rmtree(pieces, ignore_errors=True)
     pieces.mkdir(mode=0o700)
@@ -157,12 +155,12 @@ def write(folder: Path, feed: str, salt: str, mark: Mark, lines: Iterable[pl.Dat
             found.append(pieces / f"{number:06}.parquet")
             some.select(_cast()).write_parquet(found[-1], compression="lz4")
         every = pl.scan_parquet(found, glob=False)
-        every.with_columns(pl.when(_SOURCE_ID != "").then(_SOURCE_ID)).sink_parquet(
-            part, metadata=told, row_group_size=_CHUNK, compression_level=1
-        )
+        with replacing(path) as part:
+            every.with_columns(pl.when(_SOURCE_ID != "").then(_SOURCE_ID)).sink_parquet(
+                part, metadata=told, row_group_size=_CHUNK, compression_level=1
+            )
     finally:
         shutil.rmtree(pieces, ignore_errors=True)
-    part.replace(path)
 
 
 def _cast() -> list[pl.Expr]:

@@ -14,6 +14,8 @@ from typing import Any, Final
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
+from pipeline.views.masking import shown as spelt
+
 # event -> what it says. docs/operations.md shows it.
 EVENTS: Final[dict[str, str]] = {
     "run_started": "a `plan`, `run` or `verify` begins (JSON only, as `run_finished`)",
@@ -94,7 +96,7 @@ class _Libraries(logging.Handler):
 
 def configure(log_format: str, level: int) -> None:
     """Set logging up. `log_format` is "text" or "json"."""
-    shown = [_lead, structlog.processors.JSONRenderer()] if log_format == "json" else [_text()]
+    shown = [_lead, structlog.processors.JSONRenderer()] if log_format == "json" else _text()
     _set_up(shown, level, structlog.PrintLoggerFactory(sys.stderr))
     logging.basicConfig(handlers=[_Libraries()], level=max(level, logging.WARNING))
     logging.captureWarnings(capture=True)  # a warning's text shows the line of code
@@ -106,13 +108,21 @@ def configure_unless_configured() -> None:
     """For the Python API: warnings and errors on stderr, where the program has set up nothing."""
     if not structlog.is_configured():
         # stderr as it is when something is logged: a notebook's own
-        _set_up([_text()], logging.WARNING, lambda *_: structlog.PrintLogger(sys.stderr))
+        _set_up(_text(), logging.WARNING, lambda *_: structlog.PrintLogger(sys.stderr))
 
 
-def _text() -> structlog.dev.ConsoleRenderer:
-    return structlog.dev.ConsoleRenderer(
+def _text() -> list[Any]:
+    renderer = structlog.dev.ConsoleRenderer(
         colors=False, exception_formatter=structlog.dev.plain_traceback
     )
+    return [_spelt, renderer]
+
+
+def _spelt(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Without what would turn a terminal round; JSON spells it out by itself."""
+    return {
+        name: spelt(value) if isinstance(value, str) else value for name, value in event.items()
+    }
 
 
 def _set_up(shown: list[Any], level: int, logger_factory: Callable[..., Any]) -> None:

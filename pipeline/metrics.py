@@ -5,11 +5,12 @@ counters. The label `config` keeps the files of several configurations apart on 
 is no run id and no file name among the labels, for each would begin a new series every night.
 """
 
-import os
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
+
+from pipeline.files import replacing
 
 # metric -> (help, labels beside `config`). docs/operations.md shows it.
 METRICS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
@@ -97,10 +98,5 @@ def write_metrics(path: Path, config: str, summary: Mapping[str, Any]) -> None:
 
     Raises OSError.
     """
-    part = path.with_name(f".{path.name}.part")
-    with part.open("wb") as file:
-        file.write(metrics_text(config, summary))
-        file.flush()
-        os.fsync(file.fileno())
-        part.chmod(0o644)
-    part.replace(path)
+    with replacing(path, mode=0o644) as part:
+        part.write_bytes(metrics_text(config, summary))

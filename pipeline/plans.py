@@ -15,7 +15,6 @@ Parts hold some thousand rows, so that memory is bounded by a part and not by th
 
 import hashlib
 import itertools
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,6 +29,7 @@ import polars.selectors as cs
 from pipeline import groups
 from pipeline.errors import PlanError
 from pipeline.feeds.feed import Checked
+from pipeline.files import sync, write_private
 from pipeline.held import DIGESTS
 from pipeline.records import Disposition, Draft, Intent, Interaction, RowId, joined
 
@@ -185,12 +185,11 @@ class PlanWriter:
         """Write what is missing, and the seal: from now on the plan can be carried out."""
         for feed, frame in missing.items():
             _write_private(frame, self.folder / f"missing-{feed}.parquet")
-        with os.fdopen(
-            os.open(self.folder / _SEAL, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb"
-        ) as file:
-            file.write(orjson.dumps({**meta, "parts": self._parts}, option=orjson.OPT_INDENT_2))
-            file.flush()
-            os.fsync(file.fileno())
+        for path in self.folder.iterdir():
+            sync(path)  # what is sent from here is known again, though the power fails
+        told = {**meta, "parts": self._parts}
+        write_private(self.folder / _SEAL, orjson.dumps(told, option=orjson.OPT_INDENT_2))
+        sync(self.folder.parent)
         return Plan.open(self.folder)
 
 

@@ -14,12 +14,13 @@ import polars as pl
 from pipeline.clock import SystemClock, utc_text
 from pipeline.engine import Result, new_run, open_journal
 from pipeline.errors import IngestError, SearchFailed, Stopped
+from pipeline.files import replacing, write_private
 from pipeline.job import Job, Progress
 from pipeline.journal.journal import Journal, Run
 from pipeline.plans import look_up
 from pipeline.records import Intent, Interaction, usd
 from pipeline.sending import Sending, connected
-from pipeline.stages.report import requests_summary, write_private
+from pipeline.stages.report import requests_summary
 from pipeline.stages.verify import Outcome, Verified, Written, unread, verify
 from pipeline.views.page import page
 
@@ -222,5 +223,5 @@ def _write_lines(path: Path, run_id: str, lines: Sequence[Verified]) -> None:
         for line in lines
     ]
     frame = pl.DataFrame(rows, schema={**_SCHEMA, "amount_usd": pl.String}, orient="row")
-    frame.cast({"amount_usd": pl.Decimal(18, 2)}).write_parquet(path)
-    path.chmod(0o600)
+    with replacing(path) as part:
+        frame.cast({"amount_usd": pl.Decimal(18, 2)}).write_parquet(part)

@@ -445,7 +445,7 @@ async def references(shown: Shown, make_world: MakeWorld) -> World:
 class Mirror:
     """Stands before a local Canvas and answers with all that it was asked, and more of that kind."""
 
-    def __init__(self, canvas: str, *, reads: bool) -> None:
+    def __init__(self, canvas: str, *, reads: bool = False) -> None:
         self.canvas, self.reads, self.turn = canvas, reads, 0
 
     async def answer(self, request: web.Request) -> web.StreamResponse:  # noqa: PLR0911 - an answer each
@@ -454,16 +454,16 @@ class Mirror:
         is_struck = is_write or (self.reads and "token" not in request.path)
         self.turn += is_struck
         if not is_struck or (self.turn % 3 == 0 and not self.reads):
-            return await self._as_canvas(request, body)
+            return await self.as_canvas(request, body)
         said = " ".join(
             [request.method, str(request.url), str(request.headers), body.decode(), *PLANTED]
         )
         headers = {"fumage-correlation-id": f"{STEM} {KEY}", "Retry-After": STEM, "X-Said": STEM}
         match (self.turn // 3 if not self.reads else self.turn) % 11:
             case 0 | 1:
-                return _outcome(400, said, STEM, headers)
+                return outcome(400, said, STEM, headers)
             case 2:
-                return _outcome(
+                return outcome(
                     422,
                     f"Patient {KEY} has paid {AMOUNTS[0]} on {DAYS[0]}",
                     "business-rule",
@@ -493,13 +493,13 @@ class Mirror:
             case 8:
                 return web.Response(status=429, reason=STEM, text=said, headers=headers)
             case 9:
-                return _outcome(403, said, TEXT, headers)
+                return outcome(403, said, TEXT, headers)
             case _:
                 if request.transport is not None:
                     request.transport.close()
                 return web.Response()
 
-    async def _as_canvas(self, request: web.Request, body: bytes) -> web.Response:
+    async def as_canvas(self, request: web.Request, body: bytes) -> web.Response:
         headers = {
             n: v for n, v in request.headers.items() if n.lower() not in {"host", "content-length"}
         }
@@ -515,7 +515,7 @@ class Mirror:
             return web.Response(status=reply.status, body=await reply.read(), headers=kept)
 
 
-def _outcome(status: int, said: str, code: str, headers: dict[str, str]) -> web.Response:
+def outcome(status: int, said: str, code: str, headers: dict[str, str]) -> web.Response:
     issue = {
         "severity": "error",
         "code": code,
@@ -528,9 +528,9 @@ def _outcome(status: int, said: str, code: str, headers: dict[str, str]) -> web.
 
 
 @contextlib.asynccontextmanager
-async def mirrored(world: World, *, reads: bool = False) -> AsyncIterator[None]:
+async def mirrored(world: World, mirror: Mirror) -> AsyncIterator[None]:
     app = web.Application()
-    app.router.add_route("*", "/{path:.*}", Mirror(world.url, reads=reads).answer)
+    app.router.add_route("*", "/{path:.*}", mirror.answer)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -543,7 +543,7 @@ async def mirrored(world: World, *, reads: bool = False) -> AsyncIterator[None]:
 
 async def answers_that_repeat_it(shown: Shown, make_world: MakeWorld) -> World:
     world = await make_world(patients=60)
-    async with mirrored(world):
+    async with mirrored(world, Mirror(world.url)):
         configure(world, quiet_s=0.05)
         write(world, "eligibility", [coverage(number) for number in range(60)])
         write(world, "ledger", [payment(number) for number in range(60)])
@@ -556,7 +556,7 @@ async def answers_that_repeat_it(shown: Shown, make_world: MakeWorld) -> World:
 async def reads_that_repeat_it(shown: Shown, make_world: MakeWorld) -> World:
     """Every request but that for a token, searches for patients by their identifiers too."""
     world = await make_world(patients=20)
-    async with mirrored(world, reads=True):
+    async with mirrored(world, Mirror(world.url, reads=True)):
         for more in (
             "",
             f'[references.patient]\nhow = "search"\nsystem = "https://{STEM[::-1]}.example"\n',

@@ -73,7 +73,8 @@ def read_anchor(folder: Path) -> Anchor | None:
 def write_anchor(folder: Path, anchor: Anchor) -> None:
     """Put it there in one step. It never runs ahead of what the journal has on disk."""
     part = folder / f".{ANCHOR}"
-    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+    part.unlink(missing_ok=True)  # made anew: a link that was planted is not written through
+    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(orjson.dumps(anchor))
     part.replace(folder / ANCHOR)
 

@@ -6,14 +6,12 @@ bounded in memory like the plan. Only `reconciliation.*` and `rejects-*` hold an
 
 import csv
 import math
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, Final, TextIO
 
 import orjson
 import polars as pl
@@ -21,6 +19,7 @@ import polars as pl
 from pipeline.clock import utc_text
 from pipeline.feeds.feed import TRAITS, Kind
 from pipeline.feeds.source import RUN
+from pipeline.files import replacing, write_private
 from pipeline.journal.journal import Journal, Run
 from pipeline.plans import SEQ, Plan
 from pipeline.records import ADOPTED, Disposition, Interaction, Stage, State, usd
@@ -230,18 +229,21 @@ def _write_feed(
 ) -> list[Path]:
     files = [Path(file["path"]).name for file in feed["files"]]
     traits = TRAITS[Kind(feed["kind"])]
-    rejects = _Rejects(folder / f"rejects-{name}.csv", feed, files, run_id)
     written = []
     parts = zip(plan.rows(name), plan.sources(name), strict=True)
-    for number, (rows, source) in enumerate(parts):
-        asked = rows.filter(pl.col("disposition").is_in(_IN_JOURNAL))
-        reconciled = reconcile(rows, journal.writes(asked["key"], run_id), shut, run_id)
-        totals.add(reconciled)
-        rejects.add(reconciled, source)
-        path = folder / f".part-{name}-{number:05}.parquet"
-        _lines(reconciled, run_id, name, traits.resource_type, files).write_parquet(path)
-        written.append(path)
-    rejects.close()
+    with (
+        replacing(folder / f"rejects-{name}.csv") as path,
+        path.open("w", encoding=feed["encoding"], newline="") as file,
+    ):
+        rejects = _Rejects(file, feed, files, run_id)
+        for number, (rows, source) in enumerate(parts):
+            asked = rows.filter(pl.col("disposition").is_in(_IN_JOURNAL))
+            reconciled = reconcile(rows, journal.writes(asked["key"], run_id), shut, run_id)
+            totals.add(reconciled)
+            rejects.add(reconciled, source)
+            part = folder / f".part-{name}-{number:05}.parquet"
+            _lines(reconciled, run_id, name, traits.resource_type, files).write_parquet(part)
+            written.append(part)
     return written
 
 
@@ -263,13 +265,12 @@ def _lines(
 
 def _write_reconciliation(folder: Path, parts: list[Path]) -> None:
     lines = pl.scan_parquet(parts, glob=False) if parts else pl.LazyFrame(schema=_COLUMNS)
-    parquet, text = folder / "reconciliation.parquet", folder / "reconciliation.csv"
-    lines.sink_parquet(parquet)
-    lines.with_columns(_defused(pl.col(pl.String))).sink_csv(text)
+    with replacing(folder / "reconciliation.parquet") as path:
+        lines.sink_parquet(path)
+    with replacing(folder / "reconciliation.csv") as path:
+        lines.with_columns(_defused(pl.col(pl.String))).sink_csv(path)
     for part in parts:
         part.unlink()
-    for path in (parquet, text):
-        path.chmod(0o600)
 
 
 def _defused(texts: pl.Expr) -> pl.Expr:
@@ -283,26 +284,29 @@ def _defused(texts: pl.Expr) -> pl.Expr:
 
 
 class _Rejects:
-    """The rows to mend, as the sender wrote them, in the sender's dialect: they can be fed in again."""
+    """The rows to mend, as the sender wrote them, in the sender's dialect: they can be fed in again.
+
+    So a cell of the sender's stays as it is, though a spreadsheet may run it; our own columns, which
+    are not read again, may hold Canvas' words, and are made harmless.
+    """
 
     def __init__(
-        self, path: Path, feed: Mapping[str, Any], files: Sequence[str], run_id: str
+        self, file: TextIO, feed: Mapping[str, Any], files: Sequence[str], run_id: str
     ) -> None:
         self._columns: list[str] = feed["columns"]
         self._added = ["_row", "_stage", "_field", "_rule", "_message", "_file"]
         self._files, self._run_id = files, run_id
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        self._file = os.fdopen(handle, "w", encoding=feed["encoding"], newline="")
         # With CRLF line ends the csv module quotes a cell that holds a CR or an LF; with LF alone
         # a CR would stand unquoted, and the file could not be fed in again.
-        self._writer = csv.writer(self._file, delimiter=feed["delimiter"], lineterminator="\r\n")
+        self._writer = csv.writer(file, delimiter=feed["delimiter"], lineterminator="\r\n")
         self._writer.writerow([*self._columns, *self._added, RUN])
 
     def add(self, rows: pl.DataFrame, source: pl.DataFrame) -> None:
         """The rejected and refused rows of one part."""
         returned = rows.filter(pl.col("disposition").is_in(_RETURNED))
         names = ["seq", "row", "stage", "field", "rule", "message", "file"]
-        why = returned.select(names).rename({name: f"_{name}" for name in names if name != "seq"})
+        told = returned.select(names).with_columns(_defused(pl.col("message")))
+        why = told.rename({name: f"_{name}" for name in names if name != "seq"})
         absent = [
             pl.lit(None, dtype=pl.String).alias(name)
             for name in self._columns
@@ -318,10 +322,6 @@ class _Rejects:
         for line in joined.select(self._columns + self._added).iter_rows():
             *cells, file = line
             self._writer.writerow([*cells, self._files[file], self._run_id])
-
-    def close(self) -> None:
-        """Finish the file."""
-        self._file.close()
 
 
 # What is gone --------------------------------------------------------------------------------------
@@ -372,7 +372,7 @@ def _changes(
 def _write_text(path: Path, parts: Iterable[pl.DataFrame]) -> None:
     """For a spreadsheet; no file where there is no line."""
     path.unlink(missing_ok=True)
-    with _private(path) as file:
+    with replacing(path) as part, part.open("wb") as file:
         for lines in parts:
             text = lines.with_columns(_defused(pl.col(pl.String)))
             file.write(
@@ -545,19 +545,3 @@ def _busiest_second(granted: Sequence[float]) -> int:
             first += 1
         busiest = max(busiest, last - first + 1)
     return busiest
-
-
-def write_private(path: Path, content: bytes) -> None:
-    """All of a file or nothing of it, for its owner only."""
-    with _private(path) as file:
-        file.write(content)
-
-
-@contextmanager
-def _private(path: Path) -> Iterator[BinaryIO]:
-    part = path.with_name(f".{path.name}.part")
-    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)

@@ -110,7 +110,8 @@ def _commented(setting: str, comment: str) -> str:
 
 def _quoted(text: str) -> str:
     """A TOML basic string."""
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+    told = json.dumps(text, ensure_ascii=False)
+    return "".join(each if each.isprintable() else f"\\U{ord(each):08x}" for each in told)
 
 
 def _list(texts: Sequence[str]) -> str:

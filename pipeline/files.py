@@ -1,0 +1,42 @@
+"""Files that are there whole or not at all, for their owner only, and still there after a power loss."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: Path, mode: int = 0o600) -> Iterator[Path]:
+    """Yield a new file beside `path` that takes its place once it is written; if it is not, nothing changes.
+
+    The file is made anew: what is there by that name, left by a run that was killed or planted as a
+    link to elsewhere, is never written to.
+    """
+    part = path.with_name(f".{path.name}.part")
+    part.unlink(missing_ok=True)
+    os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    try:
+        yield part
+        part.chmod(mode)
+        sync(part)
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """All of a file or nothing of it, for its owner only."""
+    with replacing(path) as part:
+        part.write_bytes(content)
+
+
+def sync(path: Path) -> None:
+    """Wait until it is on disk: a file's content, or the names in a folder."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
