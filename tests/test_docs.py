@@ -27,9 +27,6 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 RULES = ROOT / "docs" / "rules.md"
 
-# TO COME: commands that the pages name and that are being built. Empty this once they are there.
-TO_COME = {"check", "init"}
-
 
 # The configuration --------------------------------------------------------------------------------
 
@@ -296,8 +293,6 @@ def test_command_lines_are_understood(
 ) -> None:
     monkeypatch.chdir(ROOT)
     words = words_of(line)
-    if words[0] in TO_COME - cli.commands.keys():
-        pytest.skip(f"{words[0]} is to come")
     try:
         parse(words)
     except click.UsageError as error:
@@ -384,3 +379,18 @@ def test_the_bounds_of_a_file_are_told_as_they_are() -> None:
         f"{bounds.DECODING_BYTES_MAX // kib**3} GiB of memory, {bounds.DECODING_S_MAX} s |",
     ):
         assert what in told
+
+
+# The threat model ---------------------------------------------------------------------------------
+
+
+def test_each_line_of_the_threat_model_names_tests_that_there_are() -> None:
+    lines = (ROOT / "docs" / "threat-model.md").read_text().splitlines()
+    table = [line for line in lines if line.startswith("|")][2:]
+    assert len(table) >= 8
+    for line in table:
+        named = re.findall(r"`([\w/]+\.py)::(\w+)`", line)
+        assert named, line
+        for file, name in named:
+            code = (ROOT / "tests" / file).read_text()
+            assert re.search(rf"^(async )?def {name}\(", code, re.MULTILINE), f"{file}::{name}"
