@@ -16,6 +16,8 @@ import pytest
 
 from pipeline import demo, engine
 from pipeline.job import Progress
+from pipeline.sandbox import Sandbox
+from tests.world import seed
 
 ROOT = Path(__file__).parents[1]
 SAMPLE = ROOT / "sample_data"
@@ -95,3 +97,11 @@ def test_the_page_of_the_demo_needs_nothing_from_outside(result: engine.Result) 
     assert "src=" not in markup
     assert set(re.findall(r"href=.", markup)) == {'href="'}
     assert all(target.startswith("#") for target in re.findall(r'href="([^"]*)', markup))
+
+
+@pytest.mark.parametrize("is_seeded", [True, False])
+async def test_a_local_canvas_without_patients_says_what_it_lacks(is_seeded: bool) -> None:
+    stop, said = asyncio.Event(), list[str]()
+    stop.set()
+    await demo.serve_until(stop, Sandbox(seed(2) if is_seeded else None), 0, said.append)
+    assert any("--seed FILE" in line for line in said) is not is_seeded
