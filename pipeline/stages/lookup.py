@@ -72,7 +72,7 @@ async def _one_by_one(
         while left:
             try:
                 pairs.extend(await _one(system, left.popleft(), client))
-            except BaseException:
+            except Exception:  # where it is cancelled, all are
                 left.clear()
                 raise
 
