@@ -751,8 +751,15 @@ def _feed(section: FeedSection, folder: Path) -> feeds.Feed:
 
 
 def _located(text: str, folder: Path) -> Path | str:
-    """A path from the configuration's folder on; the address of an object as it is."""
-    return text if is_address(text) else folder / text
+    """A path from the configuration's folder on; the address of an object as it is.
+
+    `folder` has no links in it, so that `..` at the beginning can be taken for what it says.
+    """
+    if is_address(text):
+        return text
+    while text.startswith("../"):
+        folder, text = folder.parent, text.removeprefix("../").lstrip("/")
+    return folder / text
 
 
 def _input(name: str, value: object) -> Path | str | pl.DataFrame:

@@ -169,3 +169,11 @@ def test_control_totals_are_read() -> None:
 def test_the_configurations_that_come_along_are_taken(name: str) -> None:
     job = config.load(Path(__file__).parents[1] / "configs" / f"{name}.toml", environment={})
     assert len(job.feeds) >= 2
+
+
+def test_a_path_that_begins_above_the_configuration_is_told_without_dots(tmp_path: Path) -> None:
+    (tmp_path / "configs").mkdir()
+    text = BASE + LEDGER.replace('path = "', 'path = "../../')
+    (feed,) = load(tmp_path / "configs", text).feeds
+    assert feed.path.startswith(f"{tmp_path.resolve().parent}/")
+    assert ".." not in feed.path
