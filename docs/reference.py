@@ -7,6 +7,8 @@ What a key is for stands beside the key (`pipeline/config.py`), what a field is 
 from pathlib import Path
 from typing import Any, Final
 
+from pydantic import BaseModel
+
 from pipeline import config
 from pipeline.feeds.feed import TRAITS
 
@@ -54,9 +56,9 @@ _BOUNDS: Final = (
 )
 
 
-def page() -> str:
-    """The whole page. Raises LookupError where a key or a field has no description."""
-    schema = config.File.model_json_schema()
+def page(file: type[BaseModel] = config.File) -> str:
+    """The whole page of a configuration. Raises LookupError where a key or a field has no description."""
+    schema = file.model_json_schema()
     sections: list[str] = []
     for name, key in schema["properties"].items():
         sections += _section(name, key, schema["$defs"])

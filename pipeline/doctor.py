@@ -54,7 +54,6 @@ from pipeline.stages.read import read
 UNDECIDED: Final = "DECIDE"  # stands in a draft where a person must decide
 EXAMPLE_HOSTS: Final = frozenset({"fumage-example.canvasmedical.com", "example.canvasmedical.com"})
 
-_STEP_S_MAX: Final = 20.0  # of one question to Canvas, with its repetitions
 _TIMEOUT_S_MAX: Final = 10.0  # of one request
 _SKEW_MAX: Final = timedelta(seconds=30)
 _SHARE_WRONG: Final = (
@@ -109,11 +108,16 @@ async def check(
     no_secrets: ConfigError | None = None,
     progress: Progress | None = None,
     stop: asyncio.Event | None = None,
+    step_s_max: float = 20.0,
 ) -> list[Check]:
-    """Look at everything that a run needs. `no_secrets`: why they could not be read."""
+    """Look at everything that a run needs.
+
+    `no_secrets`: why they could not be read. `step_s_max`: of one question to Canvas, with its
+    repetitions.
+    """
     progress, stop = progress or Progress(), stop or asyncio.Event()
     with TemporaryDirectory(prefix="canvas-ingest-check-") as scratch:
-        examination = Examination(job, Path(scratch), progress, stop)
+        examination = Examination(job, Path(scratch), progress, stop, step_s_max)
         progress.stage = "reading"
         examination.look_at_configuration()
         examination.look_at_secrets(no_secrets)
@@ -131,6 +135,7 @@ class Examination:
     scratch: Path
     progress: Progress
     stop: asyncio.Event
+    step_s_max: float
     random: Random = field(default_factory=Random)  # jitter, and ids of plans that are thrown away
     checks: list[Check] = field(default_factory=list)
     patients: list[tuple[Feed, pl.DataFrame]] = field(default_factory=list)  # a few rows a feed
@@ -527,7 +532,7 @@ class Examination:
         """Note how a question to Canvas came out. Returns whether it was answered well."""
         started_s = time.monotonic()
         try:
-            async with asyncio.timeout(_STEP_S_MAX):
+            async with asyncio.timeout(self.step_s_max):
                 told = await asked
         except TimeoutError:
             error: CanvasError = Unreachable(

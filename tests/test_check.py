@@ -27,11 +27,15 @@ GOLDEN = Path(__file__).parent / "golden"
 
 
 async def checked(
-    world: World, environment: Mapping[str, str] = CREDENTIALS, **options: Any
+    world: World,
+    environment: Mapping[str, str] = CREDENTIALS,
+    *,
+    step_s_max: float = 20.0,
+    **options: Any,
 ) -> list[Check]:
     job, no_secrets = config.load_to_check(world.config, environment=environment, **options)
     before = written(world)
-    checks = await doctor.check(job, no_secrets=no_secrets)
+    checks = await doctor.check(job, no_secrets=no_secrets, step_s_max=step_s_max)
     assert written(world) == before, "it writes nothing"
     assert not world.effects
     return checks
@@ -423,15 +427,12 @@ async def test_a_dead_server_and_a_name_without_an_address(make_world: MakeWorld
     assert told["host"].message == "there is no host canvas.invalid"
 
 
-async def test_a_silent_token_endpoint_does_not_hold_it(
-    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(doctor, "_STEP_S_MAX", 0.3)
+async def test_a_silent_token_endpoint_does_not_hold_it(make_world: MakeWorld) -> None:
     world = await fit(make_world)
     async with answering(503, "<html>down</html>", "text/html") as url:
         text = world.config.read_text()
         world.config.write_text(text.replace(f"{world.url}/auth", f"{url}/auth"))
-        (check,) = bad(await checked(world))
+        (check,) = bad(await checked(world, step_s_max=0.3))
     assert check.what == "token"
     assert "no good answer within" in check.message
 
