@@ -219,9 +219,9 @@ def review(**options: Any) -> None:
     sys.exit(reviewed.exit_code)
 
 
-@cli.group(short_help="What the journal holds, and whether it is whole.")
+@cli.group(short_help="What the journal holds, and whether it is whole; purge.")
 def journal() -> None:
-    """Look into the journal: what is held, and whether its trail is whole."""
+    """What the journal holds, whether its trail is whole, and what goes when it is old."""
 
 
 @journal.command()
@@ -253,7 +253,7 @@ def show(key: str | None, **options: Any) -> None:
     sys.exit(1 if found.first_break else 0)
 
 
-@journal.command("purge")
+@journal.command("purge", short_help="Remove what old runs left of rows.")
 @_options(
     _CONFIG,
     click.option(

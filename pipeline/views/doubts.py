@@ -131,8 +131,8 @@ def _line(line: Mapping[str, Any]) -> str:
 
 
 _STAYS: Final = """\
-Always kept: summary.json of each run (no row in it), and the journal (hashes of rows, ids of Canvas' own,
-amounts and times), for without it a payment could be sent twice."""
+Always kept: summary.json of each run (no row in it), and the journal (hashes of rows, Patient keys and other
+ids of Canvas, amounts and times), for without it a payment could be sent twice."""
 _KEPT: Final = {
     "unsettled": "what they sent is not settled: canvas-ingest review",
     "compared": "the next file is compared with them, for what is gone from it",
@@ -147,7 +147,7 @@ def purged_text(purged: Mapping[str, Any], *, is_trial: bool) -> str:
     lines = [f"Older than {purged['days']:,} days, from before {purged['before'][:19]} UTC:"]
     if runs or purged["size_bytes"] or purged["words"]:
         lines.append(
-            f"  {verb} what {runs:,} runs left of rows, {size:,.1f} MB, and the words of {purged['words']:,} writes."
+            f"  {verb} what runs left of rows ({runs:,}; {size:,.1f} MB), and what was said of writes ({purged['words']:,})."
         )
     else:
         lines.append("  There is nothing to remove.")
