@@ -6,7 +6,6 @@ import json
 import os
 import resource
 import signal
-import stat
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -460,29 +459,6 @@ async def test_a_frame_in_place_of_a_file(
     result = await pipeline.run(world.config, inputs={"ledger": frame})
     assert result.frame["disposition"].to_list() == ["created"] * 10
     assert (await pipeline.report(world.config)).summary == result.summary
-
-
-async def test_nothing_of_a_row_is_in_what_is_not_meant_for_rows(make_world: MakeWorld) -> None:
-    world = await make_world(patients=3, faults=Faults(lose_before=0.3))
-    world.write_config()
-    planted = "Zq7planted"
-    world.write_eligibility(
-        [(patient_key(0), planted, "self", planted, "1", planted, ""), *coverages(3)]
-    )
-    world.write_ledger([(planted, planted, f"{planted}$", planted), *payments(5, patients=3)])
-    process, stdout, stderr = await command(world, "run", "--log-format", "json", "-v")
-    folder = (world.folder / "reports" / "latest").resolve()
-    shown = (
-        stdout
-        + stderr
-        + (folder / "summary.json").read_text()
-        + (folder / "report.html").read_text()
-    )
-    assert planted not in shown
-    assert patient_key(1) not in shown
-    assert process.returncode == 4
-    for path in [*world.folder.rglob("state/**/*"), *folder.iterdir()]:
-        assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
 
 
 # The command itself -------------------------------------------------------------------------------
