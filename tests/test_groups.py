@@ -102,6 +102,38 @@ def test_passes_parts_and_piles_judge_rows_as_one_look_at_all_of_them(
         assert_frame_equal(in_pieces[name], verdicts)
 
 
+def test_the_other_row_is_named_by_the_file_of_its_own_feed() -> None:
+    line = {
+        "fingerprint": "x",
+        "lane": "p",
+        "order": 1,
+        "start_day": 1,
+        "end_day": None,
+        "active": True,
+        "disposition": "pending",
+    }
+    rows = {
+        "one": frame([{**line, "key": "a"}]),
+        "two": frame(
+            [
+                {**line, "key": "b", "lane": "q"},
+                {**line, "key": "c", "lane": "q"},
+                {**line, "key": "f"},
+            ]
+        ),
+        "money": frame([]),
+        "unique": frame([{**line, "key": key} for key in "ddee"]),
+    }
+    verdicts = resolved(rows, pl.DataFrame(schema=KNOWN), TINY, 1)
+    told = [each["message"] for name in ("two", "unique") for each in verdicts[name].to_dicts()]
+    assert [message.rpartition(" ")[2] for message in told if message] == [
+        "two-a.csv:1",
+        "one-b.csv:1",
+        "unique-a.csv:1",
+        "unique-b.csv:1",
+    ]
+
+
 @settings(deadline=None)
 @given(st.lists(st.integers(0, 9), min_size=1), st.integers(1, 4))
 def test_what_is_repeated_is_found_in_any_number_of_passes(values: list[int], at_once: int) -> None:
@@ -175,7 +207,8 @@ async def test_a_night_with_everything_in_it_is_planned_alike_in_pieces(
     enter(world, 20, "U")  # in the way of a new one
     enter(world, 21, "V", period={"start": "2026-01-01"})  # taken over
     rows = [
-        *((n, f"{n}-{order}", 3 - order, "") for n in (0, 5) for order in (2, 1)),  # swapped
+        (0, "0-2", 1, ""),  # swapped, and the other one of each is far away
+        (5, "5-1", 2, ""),
         *((1, f"1-{order}", order, "2026-12-31") for order in (1, 2)),  # updated
         (2, "2-1", 1, ""),  # the other one is gone
         (20, "new", 1, ""),
@@ -186,6 +219,8 @@ async def test_a_night_with_everything_in_it_is_planned_alike_in_pieces(
         (4, "moves", 1, ""),  # collides
         (6, "6-2", 1, ""),
         (6, "6-3", 2, ""),
+        (0, "0-1", 2, ""),
+        (5, "5-2", 1, ""),
     ]
     write(world, rows)
     whole = await engine.plan(world.job())
@@ -208,13 +243,19 @@ async def test_a_night_with_everything_in_it_is_planned_alike_in_pieces(
     assert counts(await world.run()).keys() <= {"unchanged", "duplicate", "rejected"}
 
 
+@pytest.mark.parametrize(
+    "amounts",
+    [
+        [f"{(37 * n) % 23 + 1}.00" if n % 9 else "x" for n in range(40)],
+        ["5.00", "6.00", "1.00", "2.00", "3.00", "4.00"],  # each part of it is sorted
+    ],
+)
 async def test_a_ledger_is_sorted_in_piles_as_in_memory(
-    make_world: MakeWorld, tiny: Callable[[], None]
+    make_world: MakeWorld, tiny: Callable[[], None], amounts: list[str]
 ) -> None:
     world = await make_world()
     sorted_by = 'order_by = ["amount"]\n[feeds.columns]'
     world.write_config(feeds=LEDGER_ONLY.replace("[feeds.columns]", sorted_by))
-    amounts = ["7.00", "100.00", "7.00", "2.50", "x", "2.50", "30.00", "7.00", "1.00"]
     world.write_ledger([(f"T{n}", patient_key(n), text, "") for n, text in enumerate(amounts)])
     whole = await engine.plan(world.job())
     expected = outputs(world, whole)
@@ -225,7 +266,7 @@ async def test_a_ledger_is_sorted_in_piles_as_in_memory(
     in_pieces = await engine.plan(world.job())
     assert outputs(world, in_pieces) == expected
     assert Plan.open(world.folder / "state" / "plans" / in_pieces.run_id).meta["parts"] == {
-        "ledger": 5
+        "ledger": len(amounts) // 2
     }
 
 
