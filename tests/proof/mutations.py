@@ -478,8 +478,8 @@ MUTATIONS: Final = (
         "38",
         "a resend takes the clocks of today for those of the first send",
         _QUERIES,
-        "ahead_s = CASE WHEN resent THEN ahead_s ELSE :ahead_s END",
-        "ahead_s = :ahead_s",
+        "ahead_s = CASE WHEN write.resent THEN write.ahead_s ELSE excluded.ahead_s END",
+        "ahead_s = excluded.ahead_s",
         (
             "tests/test_review.py::test_a_resend_after_the_servers_clock_was_set_is_not_sent_a_third_time",
         ),
