@@ -1,14 +1,18 @@
-"""The peak memory of a plan, by the rows of its file: CSV, and the same as Parquet."""
+"""The peak memory of a plan, by the rows of its file: CSV, and the same as Parquet.
 
+A process that is started counts the memory of the one that starts it among its own peak, so this one
+stays small: a Parquet file is made by `python -m bench.memory FROM TO`.
+"""
+
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-import polars as pl
-
 from bench.growth import planned
-from bench.rounds import Asked, Line
+from bench.rounds import Asked, Line, environment
 from bench.validate import MAPPED, grown
 
 _SIZES: Final = (200_000, 1_000_000, 5_000_000)
@@ -38,7 +42,14 @@ def peaks(kind: str, sizes: Sequence[int]) -> dict[str, dict[int, float]]:
         text = Path(name) / f"{kind}.csv"
         columns = text.with_suffix(".parquet")
         for size in grown(kind, text, sizes):
-            pl.scan_csv(text, infer_schema=False).sink_parquet(columns)
+            made = [sys.executable, "-m", "bench.memory", str(text), str(columns)]
+            subprocess.run(made, env=environment(), check=True)
             taken["CSV"][size] = planned(kind, text).peak_mb
             taken["Parquet"][size] = planned(kind, columns).peak_mb
     return taken
+
+
+if __name__ == "__main__":
+    import polars as pl
+
+    pl.scan_csv(sys.argv[1], infer_schema=False).sink_parquet(sys.argv[2])
