@@ -41,6 +41,7 @@ _TWICE: Final = "twice"
 _CHECKSUM: Final = "checksum"
 _NO_ROOM: Final = "no room"
 _ROWS_A_GROUP: Final = 50_000  # of the copy: what whoever reads it holds of it at once
+_SMALL: Final = {"POLARS_IDEAL_MORSEL_SIZE": "2000", "POLARS_ROW_GROUP_PREFETCH_SIZE": "1"}
 _TEXT_OF: Final = {pl.Datetime: "%Y-%m-%dT%H:%M:%S", pl.Date: "%Y-%m-%d"}
 _READABLE: Final = {
     pl.String, pl.Categorical, pl.Enum, pl.Boolean, pl.Date, pl.Datetime, pl.Time, pl.Null,
@@ -76,7 +77,7 @@ def decoded(path: Path, copy: Path, seconds_max: float = DECODING_S_MAX) -> Deco
             input=request.encode(),
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # a panic tells there what it likes
-            env={"PYTHONPATH": modules, "POLARS_IDEAL_MORSEL_SIZE": "2000"},
+            env={"PYTHONPATH": modules, **_SMALL},
             timeout=seconds_max,
             check=False,
         )

@@ -4,6 +4,7 @@ The only place that streams with polars: `collect_batches` is marked unstable th
 bounded by the batch, not by the file (performance.md, "Reading in bounded memory").
 """
 
+import itertools
 import os
 from collections.abc import Iterator
 from typing import Final
@@ -15,6 +16,7 @@ from pipeline.feeds.bounds import FIELD_BYTES_MAX, ROW_BYTES_MAX
 from pipeline.feeds.source import RUN, Batch, Source, stamp_of
 
 ROWS_A_BATCH: Final = 4_000
+_ROWS_A_SLICE: Final = 16_000  # of Parquet
 _RUN_ID: Final = r"^\d{8}T\d{6}Z-[0-9a-f]{4}$"
 
 # Looked at by polars when it scans for the first time; the bound holds without them, only wider.
@@ -31,9 +33,7 @@ def read(source: Source) -> Iterator[Batch]:
         os.environ.setdefault(name, value)
     row = 1
     try:
-        for frame in _scan(source, source.kept).collect_batches(
-            chunk_size=ROWS_A_BATCH, maintain_order=True, engine="streaming"
-        ):
+        for frame in _frames(source):
             if frame.height:
                 _check_bounds(frame, source, row)
                 yield Batch(source, row, frame)
@@ -79,6 +79,21 @@ def _refuse_long(
             row=first_row + at,
             column=column,
         )
+
+
+def _frames(source: Source) -> Iterator[pl.DataFrame]:
+    """All rows. A stream of Parquet would hold some row groups at a time, a slice the pages that it needs."""
+    scan = _scan(source, source.kept)
+    if not source.is_parquet:
+        yield from scan.collect_batches(
+            chunk_size=ROWS_A_BATCH, maintain_order=True, engine="streaming"
+        )
+        return
+    for start in itertools.count(step=_ROWS_A_SLICE):
+        rows = scan.slice(start, _ROWS_A_SLICE).collect()
+        yield from rows.iter_slices(ROWS_A_BATCH)
+        if rows.height < _ROWS_A_SLICE:
+            return
 
 
 def origins(source: Source) -> list[str]:
