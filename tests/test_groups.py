@@ -18,7 +18,7 @@ from pipeline.groups import Bounds, Scan, by_hash, dealt, is_among, repeated
 from pipeline.plans import VERDICT_SCHEMA, Plan
 from pipeline.stages import read as reading
 from pipeline.stages.resolve import NEEDED, resolve
-from tests.test_nightly import enter, nightly, write
+from tests.test_nightly import FEED, enter, nightly, write
 from tests.test_resolve import KNOWN, SCHEMA
 from tests.test_run import counts
 from tests.world import LEDGER_ONLY, World, patient_key
@@ -268,6 +268,18 @@ async def test_a_ledger_is_sorted_in_piles_as_in_memory(
     assert Plan.open(world.folder / "state" / "plans" / in_pieces.run_id).meta["parts"] == {
         "ledger": len(amounts) // 2
     }
+
+
+async def test_two_new_coverages_of_one_order_go_by_their_start(make_world: MakeWorld) -> None:
+    world = await make_world()
+    world.write_config(feeds=FEED.format(more=""))
+    days = [("later", "2026-07-01", ""), ("earlier", "2026-01-01", "2026-06-30")]
+    world.write_eligibility(
+        [(patient_key(0), member, "self", "60054", "1", start, end) for member, start, end in days]
+    )
+    assert counts(await world.run()) == {"created": 2}
+    created = sorted(world.sandbox.resources("Coverage"), key=lambda each: int(each["order"]))
+    assert [each["identifier"][0]["value"] for each in created] == ["later", "earlier"]
 
 
 @pytest.mark.parametrize("harm", ["scattered", "torn"])
