@@ -18,6 +18,10 @@ from pipeline.job import Job
 from pipeline.journal.journal import Journal
 
 _STAYS: Final = "summary.json"
+_INDEXES: Final = (
+    "held-*.parquet",
+    ".held-*",
+)  # the second: what a run left that was killed meanwhile
 _SEAL: Final = "plan.json"  # goes first: what is left of a plan is then none
 
 # Why a plan is kept, however old it is.
@@ -61,7 +65,8 @@ def purge(
             paths.append(plan)
         if paths:
             gone[run_id] = paths
-    stale = [path for path in job.state_dir.glob("held-*.parquet") if _is_older(path, before)]
+    indexes = [path for each in _INDEXES for path in job.state_dir.glob(each)]
+    stale = [path for path in indexes if _is_older(path, before)]
     purged.runs = list(gone)
     purged.size_bytes = sum(
         map(_size, [*stale, *(path for each in gone.values() for path in each)])

@@ -56,8 +56,12 @@ async def test_what_holds_rows_goes_and_the_next_run_sends_nothing_twice(
     told = b"does not exist"
     assert told in journal.read_bytes(), "the words of Canvas, which may hold what it was sent"
 
+    pieces = world.folder / "state" / ".held-eligibility.pieces"
+    pieces.mkdir()
+    (pieces / "000000.parquet").write_bytes(b"left by a run that was killed")
     gone = purged(world)
     assert (gone.runs, gone.words, gone.kept) == ([first.run_id], 60, {})
+    assert not pieces.exists()
     assert gone.size_bytes > 0
     assert left(world.folder / "reports" / first.run_id) == {"summary.json"}
     assert left(world.folder / "state") == set()
