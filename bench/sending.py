@@ -5,6 +5,7 @@ holds it up. "Sending" is the part of it that the scripts do too: from the momen
 sealed to the last answer written down. All send the same bodies.
 """
 
+import gc
 import logging
 import sys
 import time
@@ -121,6 +122,7 @@ def main() -> None:
         return {SENDING: sending_s, SENDING_CPU: sending_cpu_s}
 
     logs.configure("text", logging.ERROR)
+    gc.freeze()  # as the command does once its modules are there
     compete(work)
 
 

@@ -935,16 +935,28 @@ def _line(at: str, run_id: str, event: Event, **content: Any) -> Line:
     return Line(0, at, run_id, event.value, **content)
 
 
-def _request(run_id: str, exchange: Exchange, **content: Any) -> Line:
-    return _line(
+def _request(
+    run_id: str,
+    exchange: Exchange,
+    *,
+    attempt: int,
+    key: str = "",
+    verdict: str = "",
+    resource_id: str = "",
+) -> Line:
+    return Line(
+        0,
         exchange.sent_at.isoformat(timespec="microseconds"),
         run_id,
-        Event(exchange.purpose),
-        latency_ms=round(exchange.latency_s * 1000, 3),
-        http_status=exchange.http_status,
-        correlation_id=exchange.correlation_id,
-        detail=exchange.problem,
-        **content,
+        exchange.purpose,
+        key,
+        attempt,
+        round(exchange.latency_s * 1000, 3),
+        exchange.http_status,
+        exchange.correlation_id,
+        verdict,
+        resource_id,
+        exchange.problem,
     )
 
 

@@ -434,10 +434,12 @@ class _Sender:
             self._run_id, attempts, self._clock.now(), unsent=unsent, asked=asked
         )
         for attempt, (state, tries) in zip(attempts, ends, strict=True):
-            await self._move_on(attempt.intent, state, tries)
+            if not self._move_on(attempt.intent, state, tries):
+                await self._in_doubt(attempt.intent, self._options.quiet_s)
         self._moved.set()
 
-    async def _move_on(self, intent: Intent, state: State, tries: int) -> None:
+    def _move_on(self, intent: Intent, state: State, tries: int) -> bool:
+        """Let its lane go on. False: a search has to settle it first."""
         match state:
             case State.CONFIRMED:
                 self._lanes.ended(intent)
@@ -450,7 +452,8 @@ class _Sender:
             case State.PENDING:
                 self._seen(Disposition.PENDING, 1 + self._lanes.shut(intent))
             case _:  # lost; or refused for an edit of just now, which a read may not show yet
-                await self._in_doubt(intent, self._options.quiet_s)
+                return False
+        return True
 
     # Settling doubt -------------------------------------------------------------------------------
 
