@@ -129,8 +129,8 @@ MUTATIONS: Final = (
         "6b",
         "no quiet time before the search",
         _UPLOAD,
-        "await self._in_doubt(intent, self._options.quiet_s)",
-        "await self._in_doubt(intent, 0.0)",
+        "await self._in_doubt(attempt.intent, self._options.quiet_s)",
+        "await self._in_doubt(attempt.intent, 0.0)",
         (f"{_UNDER_FAULTS}[late]",),
     ),
     Mutation(
@@ -576,8 +576,8 @@ MUTATIONS: Final = (
         "51",
         "what a 412 refused is compared with a read of the same moment",
         _UPLOAD,
-        "await self._in_doubt(intent, self._options.quiet_s)",
-        "await self._in_doubt(intent, 0.0)",
+        "await self._in_doubt(attempt.intent, self._options.quiet_s)",
+        "await self._in_doubt(attempt.intent, 0.0)",
         (f"{_MENDED}[a read right after a 412 does not show its cause]",),
     ),
     Mutation(
