@@ -110,6 +110,14 @@ def test_times_prove_nothing_once_a_clock_was_set() -> None:
         assert finding.settlement is Settlement.UNCLEAR
 
 
+def test_a_payment_that_was_sent_while_the_servers_clock_was_set_has_no_time() -> None:
+    for made_at in (INSIDE, LONG_BEFORE):
+        untold = replace(doubt(), until=None)
+        finding = weigh(untold, {"a": made_at}, set(), QUIET, is_told=True)
+        assert [each.when for each in finding.candidates] == ["untold"]
+        assert finding.settlement is Settlement.UNCLEAR
+
+
 def test_of_payments_those_are_like_it_that_are_the_patients_to_the_cent_and_claim() -> None:
     others = [
         payment("patient", patient="p2"),

@@ -3,13 +3,25 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from datetime import timedelta
+from email.utils import format_datetime
+from pathlib import Path
+from random import Random
 
 import pytest
 
 from pipeline import engine
+from pipeline.canvas import client as canvas
+from pipeline.canvas.auth import Credentials
+from pipeline.canvas.wire import Wire
+from pipeline.clock import HandClock
 from pipeline.errors import JournalError, Unreachable
 from pipeline.journal.journal import Journal
+from pipeline.lanes import Lanes
+from pipeline.records import Doubt, Intent, Interaction
 from pipeline.sandbox import Faults
+from pipeline.stages.recover import Recovery
+from pipeline.stages.upload import Options, Tools, _Sender
 from tests.world import FEEDS, LEDGER_ONLY, World, patient_key
 
 MakeWorld = Callable[..., Awaitable[World]]
@@ -23,6 +35,37 @@ def write_payments(world: World, patients: int) -> None:
 
 def write_coverage(world: World) -> None:
     world.write_eligibility([(patient_key(0), "M1", "self", "60054", "1", "2026-01-01", "")])
+
+
+@pytest.mark.parametrize(
+    ("ahead_then", "left_s"),
+    [
+        pytest.param(timedelta(), 10.0, id="both clocks as they were"),
+        pytest.param(timedelta(hours=1), 30.0, id="one was set since"),
+        pytest.param(None, 30.0, id="not known then"),
+    ],
+)
+async def test_the_quiet_time_of_an_earlier_loss_goes_by_no_clock_that_was_set_since(
+    tmp_path: Path, ahead_then: timedelta | None, left_s: float
+) -> None:
+    clock = HandClock()
+    at = clock.now()
+    options = canvas.Options("http://127.0.0.1:1", Credentials("http://127.0.0.1:1/t", token="t"))
+    client = canvas.Client(options, Wire(1.0, 1), clock, Random(1))
+    client.server_clock.hear(format_datetime(at, usegmt=True), at, at)
+    earliest = client.server_clock.earliest(at)
+    assert earliest is not None
+    until = earliest - timedelta(seconds=20)
+    intent = Intent("k1", "f", "Coverage", Interaction.CREATE, "p1", b"", "", None, "", "", "r0")
+    doubt = Doubt(intent, 1, 0, until, until, False, ahead_then, "canvas|500", "lost")
+    with Journal.open(tmp_path, "http://127.0.0.1:1") as journal:
+        quiet = timedelta(seconds=30)
+        asks = Recovery(client, journal, clock, quiet.total_seconds(), "r1", lambda *_: None)
+        tools = Tools(
+            "r1", client, journal, asks, Options(quiet_s=30.0), clock, Random(1), asyncio.Event()
+        )
+        sender = _Sender(tools, Lanes(), lambda *_: None)
+        assert sender._still_quiet_s(doubt) == pytest.approx(left_s)
 
 
 def arrivals(world: World) -> int:
