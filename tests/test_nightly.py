@@ -10,6 +10,7 @@ import stat
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -266,6 +267,22 @@ async def test_what_a_person_edited_is_never_written_over(
         assert next(iter(changes)) in line["message"]
         assert coverage(world, "a") == edited
     assert coverage(world, "b")["period"]["end"] == "2026-12-31"
+
+
+async def test_what_was_refused_for_an_edit_is_looked_at_only_after_the_quiet_time(
+    make_world: MakeWorld,
+) -> None:
+    """A read may be as old as that, and would not show what the 412 is about."""
+    world = await nightly(make_world, [(0, "a", 1, "")])
+    world.sandbox.edit_by_hand("Coverage", coverage(world, "a")["id"], {"order": 3})
+    write(world, [(0, "a", 1, "2026-12-31")])
+    result = await world.run()
+    with engine.open_journal(world.job()) as journal:
+        exchanges = journal.exchanges(result.run_id)
+    refused = exchanges.filter(pl.col("http_status") == 412)["sent_at"][0]
+    looked = exchanges.filter((pl.col("purpose") == "read") & (pl.col("sent_at") > refused))
+    waited = datetime.fromisoformat(looked["sent_at"][0]) - datetime.fromisoformat(refused)
+    assert waited.total_seconds() >= world.job().upload.quiet_s > 0
 
 
 async def test_once_canvas_and_the_file_agree_a_conflict_is_over(make_world: MakeWorld) -> None:

@@ -326,6 +326,25 @@ async def test_a_read_may_be_as_old_as_the_quiet_time(journal: Journal) -> None:
     assert (found.settlement, found.held_at) == (Settlement.ABSENT, SINCE - QUIET)
 
 
+@pytest.mark.parametrize(("run_id", "probed"), [("r1", {"k1"}), ("r2", set())])
+async def test_a_probe_is_used_up_only_where_this_run_sends_with_it(
+    journal: Journal, run_id: str, probed: set[str]
+) -> None:
+    before, sent = covered(), {**covered(), "order": 2}
+    update = updating("conflict")
+    update = replace(update, intent=replace(update.intent, body=orjson.dumps(sent)))
+
+    async def look(*_: str) -> tuple[Resource, datetime]:
+        return {**before, "payor": [{"reference": "Organization/another"}]}, SINCE
+
+    recovery = Recovery(
+        cast("Any", SimpleNamespace(look=look)), journal, HandClock(),
+        QUIET.total_seconds(), run_id, lambda *_: orjson.dumps(before),
+    )  # fmt: skip
+    assert (await recovery.look(update)).probe_at == LATER
+    assert recovery.probed == probed
+
+
 # The server's clock -------------------------------------------------------------------------------
 
 EXCHANGES = st.lists(

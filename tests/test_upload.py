@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -50,22 +51,36 @@ async def test_the_quiet_time_of_an_earlier_loss_goes_by_no_clock_that_was_set_s
 ) -> None:
     clock = HandClock()
     at = clock.now()
-    options = canvas.Options("http://127.0.0.1:1", Credentials("http://127.0.0.1:1/t", token="t"))
-    client = canvas.Client(options, Wire(1.0, 1), clock, Random(1))
+    client = canvas.Client(CANVAS, Wire(1.0, 1), clock, Random(1))
     client.server_clock.hear(format_datetime(at, usegmt=True), at, at)
     earliest = client.server_clock.earliest(at)
     assert earliest is not None
     until = earliest - timedelta(seconds=20)
-    intent = Intent("k1", "f", "Coverage", Interaction.CREATE, "p1", b"", "", None, "", "", "r0")
-    doubt = Doubt(intent, 1, 0, until, until, False, ahead_then, "canvas|500", "lost")
-    with Journal.open(tmp_path, "http://127.0.0.1:1") as journal:
-        quiet = timedelta(seconds=30)
-        asks = Recovery(client, journal, clock, quiet.total_seconds(), "r1", lambda *_: None)
-        tools = Tools(
-            "r1", client, journal, asks, Options(quiet_s=30.0), clock, Random(1), asyncio.Event()
-        )
-        sender = _Sender(tools, Lanes(), lambda *_: None)
-        assert sender._still_quiet_s(doubt) == pytest.approx(left_s)
+    doubt = Doubt(COVERAGE, 1, 0, until, until, False, ahead_then, "canvas|500", "lost")
+    with Journal.open(tmp_path, CANVAS.base_url) as journal:
+        assert sender_of(client, journal, clock)._still_quiet_s(doubt) == pytest.approx(left_s)
+
+
+async def test_a_probe_that_was_not_carried_out_is_made_again(tmp_path: Path) -> None:
+    clock = HandClock()
+    client = canvas.Client(CANVAS, Wire(1.0, 1), clock, Random(1))
+    update = replace(COVERAGE, interaction=Interaction.UPDATE, resource_id="c1")
+    with Journal.open(tmp_path, CANVAS.base_url) as journal:
+        sender = sender_of(client, journal, clock)
+        sender._probes["k1"] = clock.now()
+        for _ in range(2):  # a 429 came in between
+            assert [each.held_at for each in await sender._with_guards([update])] == [clock.now()]
+
+
+CANVAS = canvas.Options("http://127.0.0.1:1", Credentials("http://127.0.0.1:1/t", token="t"))
+COVERAGE = Intent("k1", "f", "Coverage", Interaction.CREATE, "p1", b"", "", None, "", "", "r0")
+
+
+def sender_of(client: canvas.Client, journal: Journal, clock: HandClock) -> _Sender:
+    asks = Recovery(client, journal, clock, 30.0, "r1", lambda *_: None)
+    options = Options(quiet_s=30.0)
+    tools = Tools("r1", client, journal, asks, options, clock, Random(1), asyncio.Event())
+    return _Sender(tools, Lanes(), lambda *_: None)
 
 
 def arrivals(world: World) -> int:

@@ -40,7 +40,6 @@ _DATES: Final = (
     "tests/test_recover.py::test_the_server_is_never_earlier_or_later_than_its_dates_leave_open"
 )
 _EDITED: Final = "tests/proof/test_simulation.py::test_updates_write_over_nobodys_edit"
-_MENDED: Final = "tests/proof/test_simulation.py::test_what_long_runs_found_stays_mended"
 _PAYER: Final = "tests/test_recover.py::test_where_a_payer_cannot_be_compared_the_time_of_our_last_write_stays_the_condition"
 _UNDER_FAULTS: Final = "tests/test_run.py::test_never_two_effects_for_a_row_under_faults"
 _SHUT_LANE: Final = "tests/test_run.py::test_a_lane_stays_shut_behind_a_write_in_doubt"
@@ -580,7 +579,9 @@ MUTATIONS: Final = (
         _UPLOAD,
         "await self._in_doubt(attempt.intent, self._options.quiet_s)",
         "await self._in_doubt(attempt.intent, 0.0)",
-        (f"{_MENDED}[a read right after a 412 does not show its cause]",),
+        (
+            "tests/test_nightly.py::test_what_was_refused_for_an_edit_is_looked_at_only_after_the_quiet_time",
+        ),
     ),
     Mutation(
         "52",
@@ -598,7 +599,7 @@ MUTATIONS: Final = (
         _RECOVER,
         "is_sent_again = intent.run_id == self.run_id",
         "is_sent_again = True",
-        (f"{_MENDED}[a probe that was never sent counts as used up]",),
+        ("tests/test_recover.py::test_a_probe_is_used_up_only_where_this_run_sends_with_it",),
     ),
     Mutation(
         "53b",
@@ -606,7 +607,7 @@ MUTATIONS: Final = (
         _UPLOAD,
         "self._probes.get(key, known.get(key))",
         "self._probes.pop(key, known.get(key))",
-        (f"{_MENDED}[a probe that was not carried out is not made again]",),
+        ("tests/test_upload.py::test_a_probe_that_was_not_carried_out_is_made_again",),
     ),
     Mutation(
         "54",
