@@ -76,7 +76,7 @@ format: setup
 # Needs uv. The lock names no index, so that it can be installed from any.
 lock:
 	uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-emit-find-links --python-version 3.11 \
-		--group dev pyproject.toml -o requirements.lock --custom-compile-command "make lock"
+		--all-extras --group dev pyproject.toml -o requirements.lock --custom-compile-command "make lock"
 	uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-emit-find-links --python-version 3.11 \
 		--group checks --constraint requirements.lock -o requirements-checks.lock --custom-compile-command "make lock"
 

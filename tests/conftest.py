@@ -1,6 +1,6 @@
 """The fixtures that every test may use."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline.sandbox import Sandbox, serve
+from tests import postgres
 from tests.world import World, seed
 
 
@@ -22,3 +23,20 @@ async def make_world(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
             return World(tmp_path, sandbox, url)
 
         yield make
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[postgres.Server]:
+    """A PostgreSQL for all tests of a process; those that stop it start their own."""
+    if why := postgres.missing():
+        pytest.skip(why)
+    with postgres.served() as server:
+        yield server
+
+
+@pytest.fixture
+def database(postgres_server: postgres.Server) -> Iterator[str]:
+    """The address of an empty database, without the password: that is `postgres_server.password`."""
+    name = postgres_server.create()
+    yield postgres_server.url(name)
+    postgres_server.drop(name)
