@@ -17,6 +17,7 @@ from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
+from urllib.parse import parse_qs, urlsplit
 
 import polars as pl
 from pydantic import (
@@ -42,6 +43,7 @@ from pipeline.feeds.columns import FULL_DATE
 from pipeline.feeds.manifest import Expected
 from pipeline.fhir import codes
 from pipeline.job import Job, Limits, Reference, References
+from pipeline.journal.store import Database
 from pipeline.stages import fetch, upload
 
 Share = Annotated[str | int, Field(union_mode="left_to_right")]
@@ -224,6 +226,53 @@ class FolderSection(_Section):
 _TABLE: Final = (
     "With `file`: the table, CSV (.csv .tsv .txt, .gz or .zst too) or Parquet, as UTF-8."
 )
+
+
+def _is_database(url: str) -> str:
+    """PostgreSQL's, without a password, and with a verified connection to any other machine."""
+    if not url:
+        return url
+    try:
+        parts = urlsplit(url)
+        host, options = parts.hostname or "", parse_qs(parts.query)
+        is_fit = parts.scheme in {"postgresql", "postgres"} and url.isprintable()
+        has_password = parts.password is not None or "password" in options
+    except ValueError:
+        is_fit, has_password, host, options = False, False, "", {}
+    if not is_fit:
+        raise ValueError(
+            "must be an address of PostgreSQL: postgresql://user@host:5432/database?sslmode=verify-full"
+        )
+    if has_password:
+        raise ValueError(
+            "must hold no password: set PGPASSWORD, or name a password file (PGPASSFILE)"
+        )
+    is_near = host in {"", "localhost", "127.0.0.1", "::1"} and not {"host", "hostaddr"} & {
+        *options
+    }
+    mode = options.get("sslmode", [""])[-1]
+    if not is_near and mode not in {"verify-full", "verify-ca"}:
+        raise ValueError(
+            "must have sslmode=verify-full where the database is on another machine (and sslrootcert=FILE, where its certificate is your own)"
+        )
+    return url
+
+
+class StateSection(_Section):
+    dir: str = Field(
+        "state",
+        description="Path of a folder of your own, made with mode 0700 where it is not there.",
+    )
+    url: Annotated[str, AfterValidator(_is_database)] = Field(
+        "",
+        description="Address of a database in PostgreSQL that holds the journal in place of a file in `dir`, so that several machines can share it: `postgresql://user@host:5432/database?sslmode=verify-full`, one database for each Canvas. The password comes from PGPASSWORD or a password file. Needs `canvas-ingest[postgresql]`.",
+    )
+    lease_s: float = Field(
+        15.0,
+        ge=3,
+        le=300,
+        description="With `url`: how long a process that is gone, or frozen, is waited for before another takes over. Two seconds of it are the margin for clocks and pauses.",
+    )
 
 
 class ReportSection(FolderSection):
@@ -502,9 +551,9 @@ class File(_Section):
         LimitsSection.model_validate({}),
         description="What a run may not exceed. Above one of them (but `amount_usd_max`) nothing is written, and the exit code is 1. None by default.",
     )
-    state: FolderSection = Field(
-        FolderSection(dir="state"),
-        description="Where the journal and the plans are. Keep it, and back it up: without it a payment could be posted twice. A local disk, for a network file system is refused.",
+    state: StateSection = Field(
+        StateSection(dir="state", url="", lease_s=15.0),
+        description="Where the journal and the plans are. Keep it, and back it up: without it a payment could be posted twice. A local disk, for a network file system is refused; but where `url` names a database, `dir` holds no journal, and is to be a folder that all machines share.",
     )
     report: ReportSection = Field(
         ReportSection(dir="reports", metrics=""),
@@ -588,6 +637,7 @@ def load(
         ),
         limits=_limits(file.limits),
         state_dir=folder / file.state.dir,
+        database=Database(file.state.url, file.state.lease_s) if file.state.url else None,
         report_dir=folder / file.report.dir,
         config_sha256=hashlib.sha256(content).hexdigest(),
         version=__version__,

@@ -242,17 +242,20 @@ class Examination:
     def _look_at_journal(self) -> Journal:
         """A copy of the journal, or an empty one where it cannot be looked at."""
         job, group = self.job, "Journal"
-        is_new = not (job.state_dir / "journal.sqlite").exists()
         try:
             journal = Journal.look(
-                job.state_dir, job.canvas.base_url, job.report_dir, self.scratch / "state"
+                job.state_dir,
+                job.canvas.base_url,
+                job.report_dir,
+                self.scratch / "state",
+                database=job.database,
             )
         except JournalBusy as error:
             self._note(group, "journal", State.WARNING, error.message, error.fix)
         except JournalError as error:
             self._wrong(group, "journal", error)
         else:
-            if is_new:
+            if not journal.length:
                 self._note(group, "journal", State.OK, "new: the first run makes it")
             else:
                 self._look_into(journal)

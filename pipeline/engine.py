@@ -179,7 +179,13 @@ def open_journal(job: Job, *, after_loss: bool = False) -> Journal:
     _private_folder(job.state_dir)
     _private_folder(job.state_dir / "plans")
     who = user() if after_loss else ""
-    return Journal.open(job.state_dir, job.canvas.base_url, job.report_dir, after_loss_by=who)
+    return Journal.open(
+        job.state_dir,
+        job.canvas.base_url,
+        job.report_dir,
+        database=job.database,
+        after_loss_by=who,
+    )
 
 
 def user() -> str:

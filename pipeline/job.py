@@ -13,6 +13,7 @@ from pipeline.crosswalk import Target
 from pipeline.feeds.feed import Feed
 from pipeline.feeds.manifest import Expected
 from pipeline.fhir.codes import Contract
+from pipeline.journal.store import Database
 from pipeline.records import Disposition
 from pipeline.stages import fetch as fetching
 from pipeline.stages import upload as uploading
@@ -74,6 +75,7 @@ class Job:
     name: str = ""  # the configuration file's, without its ending
     metrics: Path | None = None  # written at the end of each run
     retention_days: int | None = None  # how long what a run leaves of rows is kept; None: for ever
+    database: Database | None = None  # for the journal; else it is a file in `state_dir`
     objects: fetching.Options = field(default_factory=fetching.Options)
 
 

@@ -177,6 +177,9 @@ class Doubt:
     rule: str
     message: str
     held: Held = Held("", "")  # of an update: what was there before it
+    is_orphan: bool = (
+        False  # whoever sent it may be alive still, and send it later than anybody waits
+    )
 
 
 class Settlement(StrEnum):

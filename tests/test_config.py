@@ -8,6 +8,7 @@ import pytest
 from pipeline import config
 from pipeline.errors import ConfigError
 from pipeline.feeds.feed import Kind
+from pipeline.journal.store import Database
 
 BASE = """
 [canvas]
@@ -177,3 +178,33 @@ def test_a_path_that_begins_above_the_configuration_is_told_without_dots(tmp_pat
     (feed,) = load(tmp_path / "configs", text).feeds
     assert feed.path.startswith(f"{tmp_path.resolve().parent}/")
     assert ".." not in feed.path
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("postgresql://u:secret@localhost/db", "must hold no password"),
+        ("postgresql://u@localhost/db?password=secret", "must hold no password"),
+        ("mysql://u@localhost/db", "must be an address of PostgreSQL"),
+        ("postgresql://u@db.example/db", "must have sslmode=verify-full"),
+        ("postgresql://u@db.example/db?sslmode=require", "must have sslmode=verify-full"),
+        ("postgresql:///db?host=db.example", "must have sslmode=verify-full"),
+    ],
+)
+def test_a_database_that_is_not_fit_is_refused(url: str, why: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=why) as refused:
+        load(tmp_path, f'{BASE}[state]\nurl = "{url}"\n{LEDGER}')
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u@localhost:5432/db",
+        "postgresql://u@db.example/db?sslmode=verify-full",
+        "postgresql:///db",
+    ],
+)
+def test_a_database_that_is_fit_is_taken(url: str, tmp_path: Path) -> None:
+    job = load(tmp_path, f'{BASE}[state]\nurl = "{url}"\n{LEDGER}')
+    assert job.database == Database(url, 15.0)

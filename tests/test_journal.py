@@ -16,6 +16,7 @@ import pytest
 from pipeline.errors import JournalBusy, JournalError, JournalForeign
 from pipeline.journal import states
 from pipeline.journal.journal import Journal, Run
+from pipeline.journal.store import Database
 from pipeline.records import (
     Attempt,
     Doubt,
@@ -34,9 +35,22 @@ SOON = timedelta(seconds=2)
 LATER = NOW + timedelta(days=3)
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Where the journal is: each test of it holds for both stores."""
+    if request.param == "sqlite":
+        return ""
+    monkeypatch.setenv("PGPASSWORD", request.getfixturevalue("postgres_server").password)
+    return str(request.getfixturevalue("database"))
+
+
+def database_of(url: str) -> Database | None:
+    return Database(url, lease_s=3.0) if url else None
+
+
 @pytest.fixture
-def journal(tmp_path: Path) -> Iterator[Journal]:
-    with Journal.open(tmp_path, URL) as opened:
+def journal(tmp_path: Path, url: str) -> Iterator[Journal]:
+    with Journal.open(tmp_path, URL, database=database_of(url)) as opened:
         opened.start_run(Run("r1", "run", NOW.isoformat()))
         yield opened
 
@@ -95,7 +109,7 @@ def test_the_table_of_states_names_each_step_once() -> None:
 @pytest.mark.parametrize("resource_type", ["PaymentNotice", "Coverage"])
 @pytest.mark.parametrize("old", list(State))
 @pytest.mark.parametrize("new", list(State))
-async def test_sqlite_allows_the_steps_of_the_table_and_no_other(
+async def test_the_database_allows_the_steps_of_the_table_and_no_other(
     journal: Journal, old: State, new: State, resource_type: str
 ) -> None:
     await claim(journal, replace(intent(), resource_type=resource_type))
@@ -111,15 +125,15 @@ async def test_sqlite_allows_the_steps_of_the_table_and_no_other(
         "UPDATE write SET interaction = 'update', resource_id = 'id', state = ? WHERE key = 'k1'"
     )
     for step in ways[old]:
-        await journal._write(partial(journal._connection.execute, force, (step,)))
+        await journal._write(partial(journal._store.execute, force, (step,)))
     table = {**states.TRANSITIONS, **(states.OF_COVERAGE if resource_type == "Coverage" else {})}
     allowed = (old, new) in {(first, last) for (first, _), last in table.items()}
     if allowed:
-        await journal._write(lambda: journal._connection.execute(force, (new.value,)))
+        await journal._write(lambda: journal._store.execute(force, (new.value,)))
         assert state_of(journal) == new.value
     else:
-        with pytest.raises(JournalError, match="CONSTRAINT_TRIGGER"):
-            await journal._write(lambda: journal._connection.execute(force, (new.value,)))
+        with pytest.raises(JournalError, match="refuses a step"):
+            await journal._write(lambda: journal._store.execute(force, (new.value,)))
 
 
 async def test_what_has_a_resource_is_neither_created_again_nor_given_another(
@@ -128,16 +142,16 @@ async def test_what_has_a_resource_is_neither_created_again_nor_given_another(
     covered = replace(intent(), resource_type="Coverage")
     await claim(journal, covered)
     await settle(journal, attempt(covered, Verdict.ACCEPTED, "id1"))
-    run = journal._connection.execute
+    run = journal._store.execute
     open_again = "UPDATE write SET state = 'PENDING' WHERE key = 'k1'"
     update = "UPDATE write SET interaction = 'update', state = 'IN_FLIGHT' WHERE key = 'k1'"
     await journal._write(lambda: (run(open_again), run(update)))
     for resource_id in ("id2", None):
         change = "UPDATE write SET resource_id = ? WHERE key = 'k1'"
-        with pytest.raises(JournalError, match="CONSTRAINT_TRIGGER"):
+        with pytest.raises(JournalError, match="refuses a step"):
             journal._read(partial(run, change, (resource_id,)))
     await settle(journal, attempt(covered, Verdict.NOT_APPLIED))
-    with pytest.raises(JournalError, match="CONSTRAINT_TRIGGER"):
+    with pytest.raises(JournalError, match="refuses a step"):
         await claim(journal, covered)
 
 
@@ -173,7 +187,7 @@ async def test_a_claim_is_not_made_twice(journal: Journal) -> None:
 async def test_an_equal_payment_is_not_sent_while_its_twin_is_unsettled(journal: Journal) -> None:
     await claim(journal, intent("k1"))
     await settle(journal, attempt(intent("k1"), Verdict.LOST))
-    with pytest.raises(JournalError, match="CONSTRAINT"):
+    with pytest.raises(JournalError, match="refuses a step"):
         await claim(journal, intent("k2"))
 
 
@@ -218,11 +232,11 @@ async def test_a_released_claim_costs_no_attempt(journal: Journal) -> None:
     assert journal.writes(pl.Series(["k1"]))["attempts"][0] == 1
 
 
-async def test_what_a_crash_left_in_flight_is_in_doubt(tmp_path: Path) -> None:
-    with Journal.open(tmp_path, URL) as journal:
+async def test_what_a_crash_left_in_flight_is_in_doubt(tmp_path: Path, url: str) -> None:
+    with Journal.open(tmp_path, URL, database=database_of(url)) as journal:
         journal.start_run(Run("r1", "run", NOW.isoformat()))
         await claim(journal, intent("k1"), intent("k2", lane="p2"))
-    with Journal.open(tmp_path, URL) as journal:
+    with Journal.open(tmp_path, URL, database=database_of(url)) as journal:
         assert journal.start_run(Run("r2", "run", NOW.isoformat())) == 2
         assert state_of(journal) == "IN_DOUBT"
         assert journal.shut_lanes() == {"p1", "p2"}
@@ -255,12 +269,12 @@ async def test_a_claim_that_is_taken_back_does_not_forget_the_last_send(journal:
     assert after.until == before.until == NOW + SOON
 
 
-async def test_a_resend_that_a_crash_cut_off_is_dated_to_itself(tmp_path: Path) -> None:
-    with Journal.open(tmp_path, URL) as journal:
+async def test_a_resend_that_a_crash_cut_off_is_dated_to_itself(tmp_path: Path, url: str) -> None:
+    with Journal.open(tmp_path, URL, database=database_of(url)) as journal:
         journal.start_run(Run("r1", "run", NOW.isoformat()))
         await owed(journal, NOW)
         await journal.claim("r1", [intent()], LATER, LATER)
-    with Journal.open(tmp_path, URL) as journal:
+    with Journal.open(tmp_path, URL, database=database_of(url)) as journal:
         journal.start_run(Run("r2", "run", (LATER + SOON).isoformat()))
         (doubt,) = journal.doubts()
     assert doubt.since == NOW
@@ -268,16 +282,16 @@ async def test_a_resend_that_a_crash_cut_off_is_dated_to_itself(tmp_path: Path) 
     assert LATER <= doubt.until <= LATER + timedelta(minutes=2)
 
 
-def test_only_one_run_holds_it(tmp_path: Path) -> None:
-    with Journal.open(tmp_path, URL), pytest.raises(JournalBusy):
-        Journal.open(tmp_path, URL)
-    Journal.open(tmp_path, URL).close()
+def test_only_one_run_holds_it(tmp_path: Path, url: str) -> None:
+    with Journal.open(tmp_path, URL, database=database_of(url)), pytest.raises(JournalBusy):
+        Journal.open(tmp_path, URL, database=database_of(url))
+    Journal.open(tmp_path, URL, database=database_of(url)).close()
 
 
-def test_it_belongs_to_one_canvas(tmp_path: Path) -> None:
-    Journal.open(tmp_path, URL).close()
+def test_it_belongs_to_one_canvas(tmp_path: Path, url: str) -> None:
+    Journal.open(tmp_path, URL, database=database_of(url)).close()
     with pytest.raises(JournalForeign, match=r"other\.example"):
-        Journal.open(tmp_path, "https://other.example")
+        Journal.open(tmp_path, "https://other.example", database=database_of(url))
 
 
 @pytest.mark.parametrize(
@@ -295,10 +309,11 @@ def test_a_damaged_journal_is_not_started_afresh(tmp_path: Path, damage: bytes) 
     assert (tmp_path / "journal.sqlite").read_bytes() == damage
 
 
+@pytest.mark.parametrize("url", [""])
 def test_it_is_durable_and_private(tmp_path: Path, journal: Journal) -> None:
     def settings() -> dict[str, Any]:
         names = ("journal_mode", "synchronous", "locking_mode")
-        return {name: journal._connection.execute(f"PRAGMA {name}").fetchone()[0] for name in names}
+        return {name: journal._store.execute(f"PRAGMA {name}").fetchone()[0] for name in names}
 
     assert journal._read(settings) == {
         "journal_mode": "wal",
@@ -314,10 +329,11 @@ def test_it_is_durable_and_private(tmp_path: Path, journal: Journal) -> None:
 async def test_nothing_that_was_sent_is_forgotten(journal: Journal, statement: str) -> None:
     await claim(journal, intent())
     await settle(journal, attempt(intent(), Verdict.ACCEPTED, "id1"))
-    with pytest.raises(JournalError, match="CONSTRAINT_TRIGGER"):
-        await journal._write(lambda: journal._connection.execute(statement))
+    with pytest.raises(JournalError, match="refuses a step"):
+        await journal._write(lambda: journal._store.execute(statement))
 
 
+@pytest.mark.parametrize("url", [""])
 async def test_after_a_failed_write_nothing_more_is_written(journal: Journal) -> None:
     def fail() -> None:
         raise sqlite3.OperationalError("disk I/O error")
@@ -328,11 +344,12 @@ async def test_after_a_failed_write_nothing_more_is_written(journal: Journal) ->
         await claim(journal, intent())
 
 
+@pytest.mark.parametrize("url", [""])
 @pytest.mark.parametrize("query", ["shut_lanes", "doubt_count", "doubts", "doubts_of", "left_in_flight", "claimed", "ids_of_others", "known", "writes"])  # fmt: skip
 def test_no_question_asked_at_each_start_reads_all_writes(journal: Journal, query: str) -> None:
     names = dict.fromkeys(re.findall(r":(\w+)", journal._sql[query]), "[]")
     explained = "EXPLAIN QUERY PLAN " + journal._sql[query]
-    steps = journal._read(lambda: journal._connection.execute(explained, names).fetchall())
+    steps = journal._read(lambda: journal._store.execute(explained, names).fetchall())
     scans = [line[3] for line in steps if line[3].startswith("SCAN write")]
     assert all("USING" in scan for scan in scans), scans
 

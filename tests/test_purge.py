@@ -28,7 +28,7 @@ def purged(world: World, days: int = 90, *, is_trial: bool = False) -> Purged:
     """A purge in eleven years from now."""
     with engine.open_journal(world.job()) as journal:
         off = "PRAGMA secure_delete = OFF"  # as SQLite is built where no distribution thinks of it
-        journal._read(lambda: journal._connection.execute(off).fetchone())
+        journal._read(lambda: journal._store.execute(off).fetchone())
         now = datetime.now(UTC) + YEARS
         return retention.purge(world.job(), journal, days, now, "somebody", is_trial=is_trial)
 

@@ -7,16 +7,18 @@ journal that is missing, replaced, corrupt, or restored from a backup (reliabili
 
 import os
 import re
-import sqlite3
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
 from pipeline.errors import JournalError, JournalLost
+
+if TYPE_CHECKING:
+    from pipeline.journal.store import Store
 
 ANCHOR: Final = "journal.anchor"  # its file
 _RUN_ID: Final = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{4}")
@@ -30,8 +32,8 @@ ACKNOWLEDGED: Final = "lost_up_to"  # in `meta`: the last run entered when a per
 _LAST_RUNS: Final = """
     SELECT run_id FROM run
     WHERE command IN ('plan', 'run') AND rowid > coalesce(
-        (SELECT run.rowid FROM meta JOIN run ON run_id = value WHERE name = ?), 0)
-    ORDER BY rowid DESC LIMIT ?
+        (SELECT run.rowid FROM meta JOIN run ON run_id = value WHERE name = :name), 0)
+    ORDER BY rowid DESC LIMIT :most
 """
 _REPORTS_READ: Final = 5  # of the last runs
 # What a plan's report says of rows that were sent before: dispositions and rules.
@@ -141,31 +143,32 @@ def _is_blank(summary: Mapping[str, Any]) -> bool:
 def loss_of(
     folder: Path,
     anchor: Anchor | None,
-    connection: sqlite3.Connection,
+    store: "Store",
     report_dir: Path | None,
 ) -> str:
     """How an open journal differs from what is known of it outside; "" where it does not."""
-    name = connection.execute("SELECT value FROM meta WHERE name = 'journal'").fetchone()[0]
+    name = store.execute("SELECT value FROM meta WHERE name = 'journal'").fetchone()[0]
     if anchor is not None:
         if anchor.journal != name:
             return "replaced"
-        query = "SELECT hash FROM trail WHERE number = ?"
-        line = connection.execute(query, (anchor.number,)).fetchone()
+        line = store.execute(store.sql["line_hash"], {"number": anchor.number}).fetchone()
         if anchor.number and (line is None or line[0] != anchor.hash):
             return "restored"
-    known = {line[0] for line in connection.execute("SELECT run_id FROM run")}
+    known = {line[0] for line in store.execute(store.sql["run_ids"]).fetchall()}
     if traces(folder, report_dir, name, known):
         return "restored"
-    return "restored" if report_dir and _tells_more(connection, report_dir, name) else ""
+    return "restored" if report_dir and _tells_more(store, report_dir, name) else ""
 
 
-def _tells_more(connection: sqlite3.Connection, report_dir: Path, journal: str) -> bool:
+def _tells_more(store: "Store", report_dir: Path, journal: str) -> bool:
     """Whether a report of one of its last runs tells of lines that the trail has not.
 
     So it is where the backup was made while that run was under way: the run itself is known then.
     """
-    length = connection.execute("SELECT coalesce(max(number), 0) FROM trail").fetchone()[0]
-    last = connection.execute(_LAST_RUNS, (ACKNOWLEDGED, _REPORTS_READ)).fetchall()
+    head = store.execute(store.sql["head"], {"part": 0}).fetchone()
+    length = head[0] if head else 0
+    asked = {"name": ACKNOWLEDGED, "most": _REPORTS_READ}
+    last = store.execute(_LAST_RUNS, asked).fetchall()
     return any(_lines_of(_told(report_dir / run_id), journal) > length for (run_id,) in last)
 
 

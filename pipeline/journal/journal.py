@@ -1,47 +1,40 @@
-"""The journal on disk: SQLite, one connection, one thread, one transaction a group of writes.
+"""The journal: one connection to its store, one thread, one transaction a group of writes.
 
-WAL with `synchronous=FULL`: in simulated power losses this lost nothing, where NORMAL lost sent
-rows (reliability.md, "Journal"). A failed commit ends the run: what cannot be written down must not
-be sent. The only home of `sqlite3`.
+A failed commit ends the run: what cannot be written down must not be sent. What it is kept in, SQLite
+or PostgreSQL, is `store.py`'s; what may follow what is held by the database itself in both.
 """
 
 import asyncio
-import os
-import re
+import importlib
 import shutil
-import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from functools import cache, lru_cache, partial
-from importlib import resources
+from functools import lru_cache, partial
 from pathlib import Path
-from secrets import token_hex
+from types import ModuleType
 from typing import Any, Final, Self, TypeVar
 
 import orjson
 import polars as pl
 
 from pipeline.clock import utc_text
-from pipeline.errors import ConfigError, JournalBusy, JournalError, JournalForeign, JournalLost
+from pipeline.errors import ConfigError, JournalError, JournalLost
 from pipeline.journal import amnesia, states
 from pipeline.journal.amnesia import Anchor
+from pipeline.journal.sqlite import SqlitePlace
+from pipeline.journal.store import RUN, Cursor, Database, Place, Store
 from pipeline.journal.trail import ORIGIN, Event, Line, first_break, link
 from pipeline.records import Attempt, Doubt, Exchange, Finding, Held, Intent, Interaction, State
 
 T = TypeVar("T")
 
-_SCHEMA_VERSION: Final = "4"
-_FILE: Final = "journal.sqlite"
 _KEYS_A_QUERY: Final = 10_000
 _LINES_A_QUERY: Final = 50_000
 _ANCHOR_EVERY_S: Final = 1.0
-_PAGES_A_CHECKPOINT: Final = 8_000  # of 4 KiB: a page that is written often is copied once
-_CACHE_KIB: Final = 32_768
-_CHECKED_BYTES_MAX: Final = 64 * 1024 * 1024  # a larger one is read whole only after an unclean end
 # How long a run that was killed may have gone on after its last line: a request's time and a pause.
 _AFTER_LAST_SIGN: Final = timedelta(seconds=60)
 
@@ -106,6 +99,20 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
+class Stint:
+    """What one process did of a part of a run. `ended` "": it did not come to its end."""
+
+    part: int
+    epoch: int
+    holder: str  # host and process
+    first_line: int  # of the part's trail: its own come after it
+    taken_at: str
+    ended_at: str | None
+    ended: str
+    counts: Mapping[str, int]  # by disposition, as far as it told
+
+
+@dataclass(frozen=True, slots=True)
 class Count:
     """How many writes of a kind are held, their amounts, and from when to when they were settled."""
 
@@ -117,32 +124,23 @@ class Count:
     youngest: str | None
 
 
-@cache
-def _queries() -> dict[str, str]:
-    text = resources.files("pipeline.journal").joinpath("queries.sql").read_text()
-    parts = re.split(r"^-- name: (\w+)$", text, flags=re.MULTILINE)
-    return dict(zip(parts[1::2], parts[2::2], strict=True))
-
-
 class Journal:
-    """One Canvas' journal, held exclusively from `open` to `close`."""
+    """One Canvas' journal, held exclusively from `open` to `close`; or a part of it, from `join` on."""
 
-    def __init__(self, connection: sqlite3.Connection, pool: Executor, folder: Path) -> None:
-        self._connection = connection
+    def __init__(self, store: Store, pool: Executor, folder: Path) -> None:
+        self._store = store
         self._pool = pool
         self.folder = folder
-        self._sql = _queries()
+        self._sql = store.sql
         self._broken: JournalError | None = (
             None  # what came in between; nothing is written after it
         )
-        self._path = folder / _FILE
-        self._file = _identity(self._path)
-        self._head: tuple[int, str] = (0, ORIGIN)  # number and hash of the trail's last line
+        self._head: tuple[int, str] = (0, ORIGIN)  # number and hash of our last line of the trail
         self._anchored_s = float("-inf")
         meta, head = self._read(
             lambda: (
                 dict(self._execute("meta", {}).fetchall()),
-                self._execute("head", {}).fetchone(),
+                self._execute("head", {"part": store.part}).fetchone(),
             )
         )
         self.name = str(meta["journal"])
@@ -161,21 +159,32 @@ class Journal:
         base_url: str,
         report_dir: Path | None = None,
         *,
+        database: Database | None = None,
         after_loss_by: str = "",
     ) -> Self:
-        """Open the journal in `folder`, or make it where none was before.
+        """Open the journal in `folder`, or in a database; or make it where none was before.
 
         `report_dir` is looked at for traces of runs that the journal does not know. `after_loss_by`:
         the person who says to go on without what is lost. Raises JournalBusy if another run holds it,
         JournalForeign if it belongs to another `base_url`, JournalLost if it is not what the last
         run left, JournalError if it cannot be trusted or read.
         """
+        return cls._at(_place(folder, database), folder, base_url, report_dir, after_loss_by)
+
+    @classmethod
+    def _at(
+        cls,
+        place: Place,
+        folder: Path,
+        base_url: str,
+        report_dir: Path | None,
+        after_loss_by: str = "",
+    ) -> Self:
         pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
         try:
             after_loss = bool(after_loss_by)
-            connect = partial(_connect, folder, base_url, report_dir, after_loss=after_loss)
-            connection = pool.submit(connect).result()
-            journal = cls(connection, pool, folder)
+            connect = partial(_connect, place, folder, base_url, report_dir, after_loss=after_loss)
+            journal = cls(pool.submit(connect).result(), pool, folder)
             if after_loss:
                 journal._note_loss(after_loss_by)
             journal._anchor()
@@ -191,25 +200,55 @@ class Journal:
         return journal
 
     @classmethod
-    def look(cls, folder: Path, base_url: str, report_dir: Path | None, scratch: Path) -> Self:
-        """The journal in `folder` as it stands, as a copy in the new folder `scratch`; or a new one there.
+    def join(
+        cls,
+        folder: Path,
+        base_url: str,
+        database: Database,
+        part: int,
+        run_epoch: int,
+        counts: Callable[[], Mapping[str, int]],
+    ) -> Self:
+        """Hold a part of the run whose lease has that epoch, from now on until `close`.
 
-        Nothing is written in `folder`, and what is done to the copy is lost with it. The plans come as
+        A holder that is gone is waited for. `counts` tells how far it came, for whoever watches. Raises
+        JournalBusy where another process holds the part, or the run has ended.
+        """
+        module = postgres()
+        pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
+        try:
+            place = module.PostgresPlace(database, module.Asked(part, run_epoch, counts))
+            return cls(pool.submit(place.open, base_url).result(), pool, folder)
+        except BaseException:
+            pool.shutdown()
+            raise
+
+    @classmethod
+    def look(
+        cls,
+        folder: Path,
+        base_url: str,
+        report_dir: Path | None,
+        scratch: Path,
+        *,
+        database: Database | None = None,
+    ) -> Self:
+        """The journal as it stands, with all else of `folder` in the new folder `scratch`; or a new one there.
+
+        Nothing is written in `folder`, and what is done to the journal is lost. The plans come as
         links. Raises as `open`.
         """
-        amnesia.refuse_network(folder)
         scratch.mkdir(mode=0o700)
         (scratch / "plans").mkdir(mode=0o700)
+        place = _place(folder, database)
         try:
-            if _is_empty(folder / _FILE):
+            if place.is_empty():
                 if _was_there(folder, base_url, report_dir):
                     raise amnesia.lost("missing")
                 return cls.open(scratch, base_url, report_dir)
-            if (folder / f"{_FILE}-wal").exists():  # SQLite removes it when it closes
-                _refuse_held(folder / _FILE)
-            for name in (_FILE, f"{_FILE}-wal", amnesia.ANCHOR):
-                if (folder / name).exists():
-                    shutil.copyfile(folder / name, scratch / name)
+            copied = place.to_look_at(scratch)
+            if (folder / amnesia.ANCHOR).exists():
+                shutil.copyfile(folder / amnesia.ANCHOR, scratch / amnesia.ANCHOR)
             if (folder / "plans").is_dir():
                 for plan in (folder / "plans").resolve().iterdir():
                     (scratch / "plans" / plan.name).symlink_to(plan, target_is_directory=True)
@@ -218,7 +257,7 @@ class Journal:
                 f"{folder} cannot be read: {error.strerror}",
                 "check the permissions of state.dir, and the space for temporary files",
             ) from None
-        return cls.open(scratch, base_url, report_dir)
+        return cls._at(copied, scratch, base_url, report_dir)
 
     def _note_loss(self, who: str) -> None:
         at = datetime.now(UTC)
@@ -231,12 +270,14 @@ class Journal:
             if self._broken is None:
                 with suppress(OSError):
                     self._anchor()
-            self._connection.close()
+            self._store.close()
 
         self._pool.submit(close).result()
         self._pool.shutdown()
 
     def _anchor(self) -> None:
+        if self._store.part != RUN:
+            return
         amnesia.write_anchor(self.folder, Anchor(self.name, *self._head))
         self._anchored_s = time.monotonic()
 
@@ -262,6 +303,7 @@ class Journal:
             "at": at_text,
             "since": _instant_text(since),
             "ahead_s": None if since is None else (since - at).total_seconds(),
+            "part": self._store.part,
         }
 
         def claim() -> None:
@@ -369,6 +411,10 @@ class Journal:
 
     def _record(self, run_id: str, exchanges: Sequence[Exchange]) -> None:
         self._append_all(_request(run_id, exchange, attempt=1) for exchange in exchanges)
+
+    def may_send(self) -> bool:
+        """Whether what is claimed may be handed to a socket at this very moment."""
+        return self._store.may_send()
 
     # Settling doubt -------------------------------------------------------------------------------
 
@@ -512,8 +558,9 @@ class Journal:
         return None if found is None else _doubt(found)
 
     def doubts(self) -> list[Doubt]:
-        """All writes in doubt, and those that are to be sent again and were not yet."""
-        return [_doubt(line) for line in self._read(lambda: self._execute("doubts", {}).fetchall())]
+        """All writes in doubt, and those that are to be sent again and were not yet; those of our part."""
+        part = {"part": self._store.part}
+        return [_doubt(line) for line in self._read(partial(self._all, "doubts", part))]
 
     async def held_at(self, keys: Iterable[str]) -> dict[str, datetime | None]:
         """When Canvas held what we think it holds of these rows, by its own clock."""
@@ -605,19 +652,25 @@ class Journal:
         def start() -> int:
             started = {"run_id": run.run_id, "command": run.command, "at": run.started_at}
             self._execute("start_run", started)
-            last = self._execute("last_line", {}).fetchone()
-            left = self._execute("left_in_flight", {}).fetchall()
-            lines = [_line(run.started_at, run.run_id, Event.RUN, detail=run.command)]
-            doubted = []
-            for key, sent_at, ahead_s in left:
-                until = _until_of_crash(ahead_s, sent_at, last[0] if last else sent_at)
-                doubted.append({"key": key, "at": run.started_at, "until": until})
-                lines.append(_line(run.started_at, run.run_id, Event.CRASHED, key=key))
-            self._each("doubt_in_flight", doubted)
-            self._append_all(lines)
-            return len(left)
+            return self._doubt_left(run.run_id, run.started_at, run.command)
 
         return self._write_now(start)
+
+    def _doubt_left(self, run_id: str, at: str, detail: str) -> int:
+        """Begin, and doubt what whoever held it before us left in flight."""
+        part = {"part": self._store.part}
+        last = self._execute("last_line", part).fetchone()
+        left = self._execute("left_in_flight", part).fetchall()
+        lines = [_line(at, run_id, Event.RUN, detail=detail)]
+        doubted = []
+        for key, sent_at, ahead_s in left:
+            until = _until_of_crash(ahead_s, sent_at, last[0] if last else sent_at)
+            orphaned = int(not self._store.is_alone)
+            doubted.append({"key": key, "at": at, "until": until, "orphaned": orphaned})
+            lines.append(_line(at, run_id, Event.CRASHED, key=key))
+        self._each("doubt_in_flight", doubted)
+        self._append_all(lines)
+        return len(left)
 
     def finish_run(self, run: Run) -> None:
         """Enter how it ended."""
@@ -658,6 +711,46 @@ class Journal:
         line = self._read(lambda: self._execute(name, parameters).fetchone())
         return None if line is None else Run(*line)
 
+    # The parts of a run, in a database ------------------------------------------------------------
+
+    @property
+    def epoch(self) -> int:
+        """Of our lease: whoever takes it after us has a higher one. 0 without a database."""
+        return self._store.epoch
+
+    def offer(self, parts: int) -> None:
+        """Let others take the parts 1 to `parts` of our run."""
+        self._write_now(lambda: self._execute("offer_parts", {"parts": parts}))
+
+    def take_up(self, run_id: str, at: datetime) -> int:
+        """Begin with our part. What its last holder left in flight is in doubt from now on: how many."""
+
+        def take() -> int:
+            held = {"part": self._store.part, "epoch": self._store.epoch, "run_id": run_id}
+            told = {"holder": self._store.holder, "first_line": self._head[0], "at": utc_text(at)}
+            self._execute("begin_stint", {**held, **told})
+            return self._doubt_left(run_id, utc_text(at), f"part {self._store.part}")
+
+        return self._write_now(take)
+
+    def hand_over(self, run_id: str, ended: str, counts: Mapping[str, int], at: datetime) -> None:
+        """Note how our part ended, before it is let go."""
+
+        def end() -> None:
+            held = {"part": self._store.part, "epoch": self._store.epoch}
+            told = {"ended": ended, "counts": orjson.dumps(counts).decode(), "at": utc_text(at)}
+            self._execute("end_stint", {**held, **told})
+            self._append_all([_line(utc_text(at), run_id, Event.ENDED, detail=ended)])
+
+        self._write_now(end)
+
+    def stints(self, run_id: str) -> list[Stint]:
+        """Who sent parts of a run, and how far they came; none where one process did all."""
+        if "stints" not in self._sql:
+            return []
+        lines = self._read(partial(self._all, "stints", {"run_id": run_id}))
+        return [replace(Stint(*line), counts=orjson.loads(line[7])) for line in lines]
+
     # Purging --------------------------------------------------------------------------------------
 
     def run_ids(self) -> list[str]:
@@ -690,7 +783,7 @@ class Journal:
             )
             return self._execute("forget_words", {"before": before}).rowcount
 
-        self._read(lambda: self._connection.execute("PRAGMA secure_delete = ON").fetchone())
+        self._read(self._store.forget)
         return self._write_now(purge)
 
     def was_purged(self, run_id: str) -> bool:
@@ -766,7 +859,7 @@ class Journal:
         while True:
             asked = {"after": after, "key": key, "count": _LINES_A_QUERY}
             lines = self._read(partial(self._all, "trail", asked))
-            yield from ((Line(*line[:-1]), line[-1]) for line in lines)
+            yield from ((Line(*line[1:-1]), line[-1]) for line in lines)
             if len(lines) < _LINES_A_QUERY:
                 return
             after = lines[-1][0]
@@ -799,11 +892,9 @@ class Journal:
         """Some lines at a time, so that there are never many Python objects."""
 
         def read() -> list[pl.DataFrame]:
-            cursor = self._execute(query, parameters)
-            parts = [pl.DataFrame(schema=schema)]
-            while lines := cursor.fetchmany(_LINES_A_QUERY):
-                parts.append(pl.DataFrame(lines, schema=schema, orient="row"))
-            return parts
+            lines = self._store.stream(self._sql[query], parameters, _LINES_A_QUERY)
+            parts = (pl.DataFrame(some, schema=schema, orient="row") for some in lines)
+            return [pl.DataFrame(schema=schema), *parts]
 
         return pl.concat(self._read(read))
 
@@ -831,20 +922,21 @@ class Journal:
     def _append_all(self, lines: Iterable[Line]) -> None:
         """Number them, chain them, and write them."""
         number, before = self._head
+        part = self._store.part
         chained = []
         for line in lines:
             number += 1
-            numbered = (number, *line[1:])
+            numbered = (number, *line[1:-1], part)
             before = link(before, numbered)
             chained.append((*numbered, before))
         if chained:
-            self._connection.executemany(self._sql["append"], chained)
+            self._store.executemany(self._sql["append"], chained)
             self._head = (number, before)
 
     # The one thread -------------------------------------------------------------------------------
 
-    def _execute(self, name: str, parameters: Mapping[str, object]) -> sqlite3.Cursor:
-        return self._connection.execute(self._sql[name], parameters)
+    def _execute(self, name: str, parameters: Mapping[str, object]) -> Cursor:
+        return self._store.execute(self._sql[name], parameters)
 
     def _all(self, name: str, parameters: Mapping[str, object]) -> list[tuple[Any, ...]]:
         return self._execute(name, parameters).fetchall()
@@ -853,7 +945,7 @@ class Journal:
         """A statement for each of these rows, which must change it: else it is not as we think it is."""
         if not lines:
             return
-        changed = self._connection.executemany(self._sql[name], lines).rowcount
+        changed = self._store.executemany(self._sql[name], lines).rowcount
         if changed != len(lines):
             raise JournalError(
                 f"the journal holds {len(lines) - changed} of {len(lines)} rows in another state than expected, "
@@ -868,65 +960,71 @@ class Journal:
         return self._pool.submit(self._transaction, step).result()
 
     def _read(self, step: Callable[[], T]) -> T:
-        return self._pool.submit(self._guarded, step).result()
+        return self._pool.submit(self._again, step).result()
 
     def _transaction(self, step: Callable[[], T]) -> T:
         """All of a step or nothing of it, on disk when this returns."""
         if self._broken is not None:
             raise self._broken
-        if _identity(self._path) != self._file:
-            self._broken = JournalError(
-                "the journal was replaced or deleted while a run held it, and what came after is not in it",
-                "put the file back that the run had open; if it is gone, see README, “When the journal is lost”",
-            )
-            raise self._broken
-        head = self._head
         try:
-            self._connection.execute("BEGIN IMMEDIATE")
-            result = self._guarded(step)
-            self._connection.execute("COMMIT")
+            result = self._committed(step)
         except BaseException as error:
             self._broken = _as_journal_error(error)
-            self._head = head  # no line is told of that may not be on disk
-            with suppress(sqlite3.Error):
-                self._connection.rollback()
-            if isinstance(error, sqlite3.Error):
-                raise self._broken from None
             raise
         if time.monotonic() - self._anchored_s > _ANCHOR_EVERY_S:
             with suppress(OSError):  # it may lag behind; what is committed is
                 self._anchor()
         return result
 
+    def _committed(self, step: Callable[[], T]) -> T:
+        """Done again where the store went away and came back, but not where it was done already.
+
+        That it was shows the trail, where a step that has ended adds to it; another one can be repeated.
+        """
+        head, ended = self._head, []
+        while True:
+            try:
+                self._guarded(self._store.begin)
+                ended.append(self._guarded(step))
+                self._guarded(self._store.commit)
+                return ended.pop()
+            except BaseException as error:
+                reached, self._head = self._head, head  # no line is told of that may not be on disk
+                with suppress(*self._store.errors):
+                    self._store.rollback()
+                if not (isinstance(error, JournalError) and self._store.is_back()):
+                    raise
+                if ended and reached != head and self._head_on_disk() == reached:
+                    self._head = reached
+                    return ended.pop()
+                ended.clear()
+
+    def _head_on_disk(self) -> tuple[int, str]:
+        line = self._guarded(lambda: self._execute("head", {"part": self._store.part}).fetchone())
+        return (int(line[0]), str(line[1])) if line else (0, ORIGIN)
+
+    def _again(self, step: Callable[[], T]) -> T:
+        """What only reads, done again where the store went away and came back."""
+        while True:
+            try:
+                return self._guarded(step)
+            except JournalError:
+                if not self._store.is_back():
+                    raise
+
     def _guarded(self, step: Callable[[], T]) -> T:
         try:
             return step()
-        except sqlite3.Error as error:
-            raise _unwritable(error) from None
+        except self._store.errors as error:
+            raise self._store.told(error) from None
 
 
 def _as_journal_error(error: BaseException) -> JournalError:
     if isinstance(error, JournalError):
         return error
-    if isinstance(error, sqlite3.Error):
-        return _unwritable(error)
     return JournalError(
         f"the journal could not be written ({type(error).__name__}), so nothing more is sent",
         "run again; if it stays, report it with this line",
-    )
-
-
-def _unwritable(error: sqlite3.Error) -> JournalError:
-    """SQLite's own word for it, which holds no value of a row."""
-    if isinstance(error, sqlite3.IntegrityError):
-        return JournalError(
-            f"the journal refuses a step that could post something twice ({error.sqlite_errorname}), "
-            "so nothing more is sent",
-            "settle what is in doubt with `canvas-ingest review`, then run again",
-        )
-    return JournalError(
-        f"the journal cannot be read or written ({getattr(error, 'sqlite_errorname', type(error).__name__)})",
-        "check the disk of state.dir (space, permissions), then run again",
     )
 
 
@@ -1036,7 +1134,7 @@ def _doubt(line: Sequence[Any]) -> Doubt:
         line
     )
     attempts, resent, since, until, ahead_s, rule, message, interaction, *rest = rest
-    resource_id, rank, held, held_run, held_at = rest
+    resource_id, rank, held, held_run, held_at, _, orphaned = rest
     return Doubt(
         Intent(
             key,
@@ -1063,55 +1161,63 @@ def _doubt(line: Sequence[Any]) -> Doubt:
         rule,
         message,
         Held(held_run, held),
+        bool(orphaned),
     )
 
 
 # Opening ------------------------------------------------------------------------------------------
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
-    """Which file it is, whatever its name."""
+def postgres() -> ModuleType:
+    """The store that is an extra, and slow to import. Raises ConfigError where it is not installed."""
     try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
+        return importlib.import_module("pipeline.journal.postgres")
+    except ModuleNotFoundError as error:
+        if error.name and error.name.startswith("pipeline"):
+            raise
+        raise ConfigError(
+            "state.url names a PostgreSQL database, and what it takes to reach one is not installed",
+            "pip install 'canvas-ingest[postgresql]', or leave state.url out to keep the journal in a file",
+        ) from None
+
+
+def _place(folder: Path, database: Database | None) -> Place:
+    """Where the journal of a folder is: in it, or in a database."""
+    if database is None:
+        return SqlitePlace(folder)
+    place: Place = postgres().PostgresPlace(database)
+    return place
 
 
 def _connect(
-    folder: Path, base_url: str, report_dir: Path | None, *, after_loss: bool
-) -> sqlite3.Connection:
-    """The connection to the journal of the last run; to a new one only where there was none."""
-    amnesia.refuse_network(folder)
-    path, anchor = folder / _FILE, amnesia.read_anchor(folder)
+    place: Place, folder: Path, base_url: str, report_dir: Path | None, *, after_loss: bool
+) -> Store:
+    """The journal of the last run; a new one only where there was none."""
     loss = ""
     try:
-        if _is_empty(path):
+        if place.is_empty():
             loss = "missing" if _was_there(folder, base_url, report_dir) else ""
         if not loss:
-            connection = _opened(path, base_url)
-            loss = amnesia.loss_of(folder, anchor, connection, report_dir)
+            anchor = amnesia.read_anchor(folder)
+            store = place.open(base_url)
+            loss = amnesia.loss_of(folder, anchor, store, report_dir)
             if not loss and after_loss:
-                connection.close()
+                store.close()
                 raise ConfigError(
                     "the journal is whole: there is no loss to go on after",
                     "run without --journal-lost",
                 )
             if not loss:
-                return connection
+                return store
             if loss == "restored" and after_loss:
-                return _lost(connection, folder, base_url, report_dir, loss)
-            connection.close()
+                return _lost(store, folder, base_url, report_dir, loss)
+            store.close()
     except JournalLost as error:
         loss = error.loss
     if not after_loss:
         raise amnesia.lost(loss)
-    _set_aside(folder, loss)
-    return _lost(_opened(path, base_url, loss), folder, base_url, report_dir, loss)
-
-
-def _is_empty(path: Path) -> bool:
-    return not path.exists() or not path.stat().st_size
+    place.set_aside(loss)
+    return _lost(place.open(base_url, loss), folder, base_url, report_dir, loss)
 
 
 def _was_there(folder: Path, base_url: str, report_dir: Path | None) -> bool:
@@ -1120,148 +1226,21 @@ def _was_there(folder: Path, base_url: str, report_dir: Path | None) -> bool:
     return anchor is not None or bool(amnesia.traces(folder, report_dir, base_url, ()))
 
 
-def _refuse_held(path: Path) -> None:
-    """Raises JournalBusy where another run holds it; makes no file beside it to find out."""
-    connection = sqlite3.connect(
-        f"{path.resolve().as_uri()}?mode=ro&readonly_shm=1", uri=True, timeout=0
-    )
-    try:
-        connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
-    except sqlite3.Error as error:
-        found = _not_opened(error, path)
-        if isinstance(found, JournalBusy):
-            raise found from None
-    finally:
-        connection.close()
-
-
-def _opened(path: Path, base_url: str, loss: str = "") -> sqlite3.Connection:
-    """Open it, or make it where there is no file. Raises JournalLost where it is corrupt."""
-    is_new = False
-    is_clean = not path.with_name(f"{_FILE}-wal").exists()  # SQLite removes it when it closes
-    if not path.exists():
-        path.touch(mode=0o600)
-    is_small = path.stat().st_size < _CHECKED_BYTES_MAX
-    connection = sqlite3.connect(path, isolation_level=None, timeout=0)
-    try:
-        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA foreign_keys = ON")
-        connection.execute(f"PRAGMA wal_autocheckpoint = {_PAGES_A_CHECKPOINT}")
-        connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
-        connection.execute("BEGIN EXCLUSIVE")
-        if connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0:
-            is_new = True
-            _create(connection, base_url, loss)
-        connection.execute("COMMIT")
-        is_checked = is_small or not is_clean
-        if is_checked and connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
-            raise amnesia.lost("corrupt")
-        _check(connection, base_url, path)
-    except BaseException as error:
-        connection.close()
-        if isinstance(error, sqlite3.Error):
-            raise _not_opened(error, path) from None
-        raise
-    if is_new:
-        _sync_folder(path.parent)
-        _sync_folder(path.parent.resolve().parent)
-    return connection
-
-
-def _set_aside(folder: Path, loss: str) -> None:
-    """Keep what is left of the old journal, under another name."""
-    at = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    for path in folder.glob(f"{_FILE}*"):
-        if f"{_FILE}." not in path.name:
-            path.rename(folder / path.name.replace(_FILE, f"{_FILE}.{loss}-{at}"))
-
-
-def _lost(
-    connection: sqlite3.Connection, folder: Path, base_url: str, report_dir: Path | None, loss: str
-) -> sqlite3.Connection:
+def _lost(store: Store, folder: Path, base_url: str, report_dir: Path | None, loss: str) -> Store:
     """Note that rows which the journal does not know may be in Canvas all the same."""
-    sql = _queries()
-    known = {line[0] for line in connection.execute(sql["run_ids"])}
-    name = connection.execute("SELECT value FROM meta WHERE name = 'journal'").fetchone()[0]
+    sql = store.sql
+    known = {line[0] for line in store.execute(sql["run_ids"]).fetchall()}
+    name = store.execute("SELECT value FROM meta WHERE name = 'journal'").fetchone()[0]
     runs = {
         *amnesia.traces(folder, report_dir, name, known),
         *amnesia.traces(folder, report_dir, base_url, known),
     }
-    connection.execute("BEGIN IMMEDIATE")
-    connection.execute(sql["set_meta"], {"name": "loss", "value": loss})
+    store.begin()
+    store.execute(sql["set_meta"], {"name": "loss", "value": loss})
     for run_id in sorted(runs):
-        connection.execute(sql["enter_lost_run"], {"run_id": run_id})
-    last = connection.execute(sql["last_entered"]).fetchone()
+        store.execute(sql["enter_lost_run"], {"run_id": run_id})
+    last = store.execute(sql["last_entered"]).fetchone()
     if last is not None:
-        connection.execute(sql["set_meta"], {"name": amnesia.ACKNOWLEDGED, "value": last[0]})
-    connection.execute("COMMIT")
-    return connection
-
-
-def _create(connection: sqlite3.Connection, base_url: str, loss: str = "") -> None:
-    for statement in _statements(
-        resources.files("pipeline.journal").joinpath("schema.sql").read_text()
-    ):
-        connection.execute(statement)
-    of_coverage = {**states.TRANSITIONS, **states.OF_COVERAGE}
-    tables = {"PaymentNotice": states.TRANSITIONS, "Coverage": of_coverage}
-    steps = {
-        (resource_type, old.value, new.value)
-        for resource_type, table in tables.items()
-        for (old, _), new in table.items()
-    }
-    statement = "INSERT INTO transition (resource_type, old, new) VALUES (?, ?, ?)"
-    connection.executemany(statement, sorted(steps))
-    meta = [
-        ("schema_version", _SCHEMA_VERSION),
-        ("base_url", base_url),
-        ("journal", token_hex(8)),
-        *([("loss", loss)] if loss else []),
-    ]
-    connection.executemany("INSERT INTO meta (name, value) VALUES (?, ?)", meta)
-
-
-def _statements(script: str) -> list[str]:
-    statements, held = [], ""
-    for line in script.splitlines(keepends=True):
-        held += line
-        if sqlite3.complete_statement(held):
-            statements.append(held)
-            held = ""
-    return statements
-
-
-def _check(connection: sqlite3.Connection, base_url: str, path: Path) -> None:
-    meta = dict(connection.execute("SELECT name, value FROM meta").fetchall())
-    if meta.get("schema_version") != _SCHEMA_VERSION:
-        raise JournalError(
-            f"{path.name} was written by another version of canvas-ingest",
-            "use the version that wrote it",
-        )
-    if meta["base_url"] != base_url:
-        raise JournalForeign(
-            f"this journal belongs to {meta['base_url']}, and canvas.base_url is {base_url}",
-            "give each Canvas its own state.dir",
-        )
-
-
-def _not_opened(error: sqlite3.Error, path: Path) -> JournalError:
-    if getattr(error, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
-        return JournalBusy(
-            f"another run holds the journal ({path.name})",
-            "wait until it has ended, then run again",
-        )
-    if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
-        return amnesia.lost("corrupt")
-    return _unwritable(error)
-
-
-def _sync_folder(folder: Path) -> None:
-    """A new file survives a power loss only once its folder is on disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        store.execute(sql["set_meta"], {"name": amnesia.ACKNOWLEDGED, "value": last[0]})
+    store.commit()
+    return store

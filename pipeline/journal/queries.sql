@@ -29,9 +29,9 @@ WHERE write.state = 'PENDING';
 -- clocks were apart then, are those of the first send whose fate was ever unknown, else of this one; `until`
 -- stays that of the last send until this one has an answer, for it may yet be taken back.
 INSERT INTO write (key, state, run_id, feed, interaction, resource_type, lane, amount_cents, claim, likeness, fingerprint, rank, resource_id, held_at,
-    attempts, since, ahead_s, sent_at)
+    attempts, since, ahead_s, sent_at, part)
 VALUES (:key, 'IN_FLIGHT', :run_id, :feed, :interaction, :resource_type, :lane, :amount_cents, :claim, :likeness, :fingerprint, :rank, :resource_id, :held_at,
-    1, :since, :ahead_s, :at)
+    1, :since, :ahead_s, :at, :part)
 ON CONFLICT (key) DO UPDATE SET
     state = 'IN_FLIGHT',
     run_id = excluded.run_id,
@@ -46,10 +46,11 @@ ON CONFLICT (key) DO UPDATE SET
     likeness = excluded.likeness,
     fingerprint = excluded.fingerprint,
     attempts = 1 + CASE WHEN write.run_id = excluded.run_id THEN write.attempts ELSE 0 END,
-    until = CASE WHEN write.resent THEN write.until END,
-    since = CASE WHEN write.resent THEN write.since ELSE excluded.since END,
-    ahead_s = CASE WHEN write.resent THEN write.ahead_s ELSE excluded.ahead_s END,
-    rule = '', message = '', http_status = NULL, correlation_id = '', sent_at = excluded.sent_at, settled_at = NULL
+    until = CASE WHEN write.resent > 0 THEN write.until END,
+    since = CASE WHEN write.resent > 0 THEN write.since ELSE excluded.since END,
+    ahead_s = CASE WHEN write.resent > 0 THEN write.ahead_s ELSE excluded.ahead_s END,
+    rule = '', message = '', http_status = NULL, correlation_id = '', sent_at = excluded.sent_at, settled_at = NULL,
+    part = excluded.part, orphaned = 0
 WHERE write.state = 'PENDING';
 
 -- name: release
@@ -78,7 +79,7 @@ UPDATE write SET
     held_at = CASE :state WHEN 'CONFIRMED' THEN :dated ELSE held_at END,
     held_rank = CASE :state WHEN 'CONFIRMED' THEN rank ELSE held_rank END,
     displaced = CASE :state WHEN 'CONFIRMED' THEN 0 ELSE displaced END,
-    since = CASE WHEN resent THEN since ELSE coalesce(:since, since) END, until = :until,
+    since = CASE WHEN resent > 0 THEN since ELSE coalesce(:since, since) END, until = :until,
     http_status = :http_status, correlation_id = :correlation_id, sent_at = :sent_at, settled_at = :settled_at
 WHERE key = :key AND state = 'IN_FLIGHT';
 
@@ -111,7 +112,7 @@ WHERE key = :key AND state = 'PENDING';
 -- name: absent
 -- It is not there: it may be sent again. A create is then owed; an update is what the next file says.
 UPDATE write SET
-    state = 'PENDING', resent = resent + (interaction = 'create'), rule = :rule, message = :message,
+    state = 'PENDING', resent = resent + CASE interaction WHEN 'create' THEN 1 ELSE 0 END, rule = :rule, message = :message,
     held_at = CASE interaction WHEN 'update' THEN :held_at ELSE held_at END
 WHERE key = :key AND state = 'IN_DOUBT';
 
@@ -133,19 +134,19 @@ WHERE key = :key AND state = 'IN_DOUBT';
 UPDATE write SET state = 'IN_DOUBT' WHERE key = :key AND (state = 'ABANDONED' OR (state = 'PENDING' AND resent > 0));
 
 -- name: left_in_flight
--- Whatever is in flight when a run starts was left so by a crash.
-SELECT key, sent_at, ahead_s FROM write WHERE state = 'IN_FLIGHT';
+-- Whatever is in flight when a run starts, or a part of it is taken up, was left so by a crash.
+SELECT key, sent_at, ahead_s FROM write WHERE state = 'IN_FLIGHT' AND (:part = 0 OR part = :part);
 
 -- name: doubt_in_flight
 -- Its fate is unknown.
 UPDATE write SET
-    state = 'IN_DOUBT', rule = 'canvas|no-answer', settled_at = :at, until = :until,
+    state = 'IN_DOUBT', rule = 'canvas|no-answer', settled_at = :at, until = :until, orphaned = :orphaned,
     message = 'the run that sent it ended before the answer came'
 WHERE key = :key AND state = 'IN_FLIGHT';
 
 -- name: known
 -- What is held of these keys.
-SELECT key, state, CASE WHEN displaced THEN NULL ELSE held END, coalesce(resource_id, '') FROM write WHERE key IN (SELECT value FROM json_each(:keys));
+SELECT key, state, CASE WHEN displaced = 1 THEN NULL ELSE held END, coalesce(resource_id, '') FROM write WHERE key IN (SELECT value FROM json_each(:keys));
 
 -- name: held_at
 -- When Canvas held what we think it holds of these.
@@ -188,10 +189,11 @@ WHERE feed = :feed AND resource_type = 'Coverage' AND state IN ('PENDING', 'REFU
     AND held_rank IS NOT NULL AND rank IS NULL;
 
 -- name: line_hash
-SELECT hash FROM trail WHERE number = :number;
+SELECT hash FROM trail WHERE part = 0 AND number = :number;
 
 -- name: touched
-SELECT DISTINCT key FROM trail WHERE number > :number AND key <> '';
+SELECT DISTINCT key FROM trail
+WHERE rowid > coalesce((SELECT rowid FROM trail WHERE part = 0 AND number = :number), 0) AND key <> '';
 
 -- name: sibling_since
 -- Whether another coverage of the patient was written since this one was, so that Canvas may have moved it.
@@ -212,7 +214,7 @@ FROM write WHERE key IN (SELECT value FROM json_each(:keys));
 -- name: told
 -- What the trail tells of a run's writes.
 SELECT key, event, attempt, http_status, correlation_id, verdict, resource_id, at FROM trail
-WHERE run_id = :run_id AND key <> '' ORDER BY number;
+WHERE run_id = :run_id AND key <> '' ORDER BY rowid;
 
 -- name: shut_lanes
 -- The patients with a write in doubt.
@@ -227,9 +229,9 @@ SELECT
 
 -- name: doubts
 -- The writes in doubt, and those that a search showed to be absent and are not there yet.
-SELECT * FROM doubt WHERE state = 'IN_DOUBT'
+SELECT * FROM doubt WHERE state = 'IN_DOUBT' AND (:part = 0 OR part = :part)
 UNION ALL
-SELECT * FROM doubt WHERE state = 'PENDING' AND resent > 0
+SELECT * FROM doubt WHERE state = 'PENDING' AND resent > 0 AND (:part = 0 OR part = :part)
 ORDER BY state, run_id, key;
 
 -- name: doubts_of
@@ -247,29 +249,29 @@ ON CONFLICT DO NOTHING;
 
 -- name: append
 -- One line of the trail.
-INSERT INTO trail (number, at, run_id, event, key, attempt, latency_ms, http_status, correlation_id, verdict, resource_id, detail, who, hash)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+INSERT INTO trail (number, at, run_id, event, key, attempt, latency_ms, http_status, correlation_id, verdict, resource_id, detail, who, part, hash)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: head
--- The last line of the trail.
-SELECT number, hash FROM trail ORDER BY number DESC LIMIT 1;
+-- The last line of a part of the trail.
+SELECT number, hash FROM trail WHERE part = :part ORDER BY number DESC LIMIT 1;
 
 -- name: trail
-SELECT number, at, run_id, event, key, attempt, latency_ms, http_status, correlation_id, verdict, resource_id, detail, who, hash
-FROM trail WHERE number > :after AND (:key IS NULL OR key = :key) ORDER BY number LIMIT :count;
+SELECT rowid, number, at, run_id, event, key, attempt, latency_ms, http_status, correlation_id, verdict, resource_id, detail, who, part, hash
+FROM trail WHERE rowid > :after AND (CAST(:key AS TEXT) IS NULL OR key = :key) ORDER BY rowid LIMIT :count;
 
 -- name: last_line
--- When a run was last seen alive.
-SELECT at FROM trail ORDER BY number DESC LIMIT 1;
+-- When a run, or a part of it, was last seen alive.
+SELECT at FROM trail WHERE :part = 0 OR part = :part ORDER BY rowid DESC LIMIT 1;
 
 -- name: length_after
 -- How long the trail was when a run was reported: just before its end was entered.
-SELECT coalesce(max(number), 0) FROM trail WHERE run_id = :run_id AND event <> 'ended';
+SELECT coalesce(max(number), 0) FROM trail WHERE part = 0 AND run_id = :run_id AND event <> 'ended';
 
 -- name: exchanges
 -- All requests of a run, in the order of their grants.
 SELECT event, attempt, at, latency_ms, http_status, verdict FROM trail
-WHERE run_id = :run_id AND latency_ms IS NOT NULL ORDER BY at, number;
+WHERE run_id = :run_id AND latency_ms IS NOT NULL ORDER BY at, rowid;
 
 -- name: settled
 -- How many doubts a run settled, by what came of them.
@@ -278,11 +280,11 @@ SELECT event, count(*) FROM trail WHERE run_id = :run_id AND event IN ('found', 
 -- name: confirmed
 -- What Canvas holds by our books, patient by patient.
 SELECT key, feed, resource_type, lane, resource_id, amount_cents, claim, held_run, held FROM write
-WHERE resource_id IS NOT NULL AND held IS NOT NULL AND (:since IS NULL OR settled_at >= :since) ORDER BY resource_type, lane, key;
+WHERE resource_id IS NOT NULL AND held IS NOT NULL AND (CAST(:since AS TEXT) IS NULL OR settled_at >= :since) ORDER BY resource_type, lane, key;
 
 -- name: census
 -- What is held: by state, the writes, their cents, and the oldest and the youngest.
-SELECT state, resource_type, count(*), coalesce(sum(amount_cents), 0), min(coalesce(settled_at, sent_at)), max(coalesce(settled_at, sent_at))
+SELECT state, resource_type, count(*), CAST(coalesce(sum(amount_cents), 0) AS BIGINT), min(coalesce(settled_at, sent_at)), max(coalesce(settled_at, sent_at))
 FROM write GROUP BY state, resource_type ORDER BY state, resource_type;
 
 -- name: start_run
@@ -304,8 +306,11 @@ SELECT run_id FROM run;
 -- name: runs_unsettled
 -- The runs whose plans hold what may yet be sent, or weighed: of what is in doubt, owed, or given up (a person may
 -- think better of it); and what Canvas held before.
-SELECT DISTINCT value FROM write JOIN json_each(json_array(run_id, held_run))
-WHERE value IS NOT NULL AND (state IN ('IN_FLIGHT', 'IN_DOUBT', 'ABANDONED') OR (state = 'PENDING' AND resent > 0));
+SELECT run_id FROM write
+WHERE state IN ('IN_FLIGHT', 'IN_DOUBT', 'ABANDONED') OR (state = 'PENDING' AND resent > 0)
+UNION
+SELECT held_run FROM write
+WHERE held_run IS NOT NULL AND (state IN ('IN_FLIGHT', 'IN_DOUBT', 'ABANDONED') OR (state = 'PENDING' AND resent > 0));
 
 -- name: runs_holding
 -- The runs whose plans hold what Canvas holds of these feeds' coverages.

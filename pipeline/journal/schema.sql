@@ -1,4 +1,4 @@
--- The journal of one Canvas. SQLite itself refuses a repost, a second claim, an id claimed twice,
+-- The journal of one Canvas, in SQLite; `schema_postgres.sql` says the same. The database itself refuses a repost, a second claim, an id claimed twice,
 -- and an equal payment that is sent while its twin is unsettled (reliability.md, "Journal").
 
 CREATE TABLE meta (
@@ -63,6 +63,8 @@ CREATE TABLE write (
     correlation_id TEXT NOT NULL DEFAULT '',
     sent_at TEXT,
     settled_at TEXT,
+    part INTEGER NOT NULL DEFAULT 0,                -- of the sending that claimed it last
+    orphaned INTEGER NOT NULL DEFAULT 0,            -- its sender may be alive still: never here, where one holds the file
     CHECK (state <> 'CONFIRMED' OR resource_id IS NOT NULL)
 ) STRICT;
 
@@ -88,7 +90,7 @@ SELECT
     state, key, feed, resource_type, lane, fingerprint, amount_cents, claim, likeness, run_id,
     attempts, resent, since, until, ahead_s, rule, message,
     interaction, coalesce(resource_id, '') AS resource_id, rank, coalesce(held, '') AS held,
-    coalesce(held_run, '') AS held_run, held_at
+    coalesce(held_run, '') AS held_run, held_at, part, orphaned
 FROM write;
 
 -- PENDING, or claimed at once.
@@ -152,6 +154,7 @@ CREATE TABLE trail (
     resource_id TEXT NOT NULL,
     detail TEXT NOT NULL,                           -- the problem below HTTP, or the evidence
     who TEXT NOT NULL,                              -- '': the machine
+    part INTEGER NOT NULL DEFAULT 0 CHECK (part = 0),   -- here a run is sent by one process
     hash TEXT NOT NULL                              -- SHA-256 over the line and the hash before it
 ) STRICT;
 

@@ -55,6 +55,7 @@ class Line(NamedTuple):
     resource_id: str = ""
     detail: str = ""
     who: str = ""
+    part: int = 0  # whose chain it belongs to: the run's own, or that of a part of its sending
 
 
 ORIGIN: Final = "0" * 64  # before the first line
@@ -68,11 +69,13 @@ def link(before: str, line: Sequence[object]) -> str:
 def first_break(lines: Iterable[tuple[Line, str]], number: int = 0, before: str = ORIGIN) -> int:
     """The number of the first line that does not follow from the one before; 0 where all do.
 
-    `lines` with their hashes, in order, after the line `number` with the hash `before`.
+    `lines` with their hashes, in order, after the run's own line `number` with the hash `before`. The
+    lines of the parts of a run stand among them, each part's in order.
     """
+    heads = {0: (number, before)}
     for line, found in lines:
-        number += 1
-        if line.number != number or link(before, line) != found:
-            return number
-        before = found
+        number, before = heads.get(line.part, (0, ORIGIN))
+        if line.number != number + 1 or link(before, line) != found:
+            return number + 1
+        heads[line.part] = line.number, found
     return 0

@@ -547,10 +547,13 @@ class _Sender:
     def _may_resend(self, doubt: Doubt) -> bool:
         """Once, and of the kinds of which a duplicate can be undone, or as the user decided.
 
-        An update comes to the same however often it is sent.
+        An update comes to the same however often it is sent. What may still be sent by a process that is
+        frozen, or cut off, is for a person to decide on.
         """
         if doubt.intent.interaction is Interaction.UPDATE:
             return True
+        if doubt.is_orphan:
+            return False
         allowed = self._options.resend_absent
         is_coverage = doubt.intent.resource_type == "Coverage"
         return not doubt.resent and (allowed == "all" or (allowed == "coverage" and is_coverage))

@@ -363,7 +363,7 @@ MUTATIONS: Final = (
     Mutation(
         "27",
         "commits are not synced",
-        _JOURNAL,
+        "pipeline/journal/sqlite.py",
         "PRAGMA synchronous = FULL",
         "PRAGMA synchronous = NORMAL",
         ("tests/test_journal.py::test_it_is_durable_and_private",),
@@ -372,8 +372,8 @@ MUTATIONS: Final = (
         "28",
         "a group of writes is no transaction",
         _JOURNAL,
-        '            self._connection.execute("BEGIN IMMEDIATE")\n            result = self._guarded(step)\n'
-        '            self._connection.execute("COMMIT")\n',
+        "            self._guarded(self._store.begin)\n            result = self._guarded(step)\n"
+        "            self._guarded(self._store.commit)\n",
         "            result = self._guarded(step)\n",
         (
             "tests/proof/test_powerloss.py::test_nothing_that_was_promised_is_lost_when_the_power_goes",

@@ -28,7 +28,8 @@ import apsw
 import polars as pl
 
 from pipeline.errors import JournalError
-from pipeline.journal import journal as module
+from pipeline.journal import journal as journals
+from pipeline.journal import sqlite as module
 from pipeline.journal.journal import Journal, Run
 from pipeline.journal.trail import ORIGIN
 from pipeline.records import (
@@ -261,7 +262,7 @@ class _World:
             patch.object(sqlite3, "connect", return_value=connection),
             patch.object(module, "_sync_folder", self._disk.synced_folder),
         ):
-            opened = module._opened(self._folder / _DATABASE, URL)
+            opened = module.SqlitePlace(self._folder).open(URL)
         connection.execute(f"PRAGMA wal_autocheckpoint = {self._checkpoint}")
         level = connection.execute("PRAGMA synchronous").fetchone()[0]
         assert level == _LEVELS[self._synchronous]
@@ -475,7 +476,7 @@ def _faults(recording: Recording, point: int, image: Mapping[str, bytes], folder
     """What is wrong with an image, opened by the journal itself; "" where nothing is."""
     for name, content in image.items():
         (folder / name).write_bytes(content)
-    inline = patch.object(module, "ThreadPoolExecutor", lambda **_: _Inline())  # far faster
+    inline = patch.object(journals, "ThreadPoolExecutor", lambda **_: _Inline())  # far faster
     try:
         with inline, Journal.open(folder, URL) as journal:
             return "; ".join(_found(recording, point, journal))
@@ -489,9 +490,7 @@ def _found(recording: Recording, point: int, journal: Journal) -> Iterator[str]:
     permitted = promises[last : last + 2]  # the second: the call that was under way
     rows = journal.known(recording.keys).iter_rows()
     held: Held = {key: (state, resource_id) for key, state, _, resource_id in rows}
-    check = journal._read(
-        lambda: journal._connection.execute("PRAGMA integrity_check").fetchone()[0]
-    )
+    check = journal._read(lambda: journal._store.execute("PRAGMA integrity_check").fetchone()[0])
     if check != "ok":
         yield f"integrity_check says {check}"
     if last > 0 and journal.name != recording.name:

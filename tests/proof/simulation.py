@@ -37,6 +37,7 @@ from pipeline.fhir.datatypes import fingerprint
 from pipeline.fhir.payment_notice import payment_notice
 from pipeline.journal import journal as journals
 from pipeline.journal.journal import Journal, Run
+from pipeline.journal.sqlite import SqlitePlace
 from pipeline.records import Disposition, Doubt, Intent, Interaction, State
 from pipeline.sending import Sending
 from pipeline.stages import upload as uploading
@@ -344,10 +345,10 @@ class Schedule:
         wrong_s = self.random.choice((0.0, 0.0, 0.0, 0.0, 5.0, 3000.0, -3000.0))
         wrong_s = 0.0 if self._is_fair else wrong_s
         self.canvas.client_was_set |= abs(wrong_s) > 60
-        connection = journals._connect(folder, BASE, None, after_loss=False)
-        journal = Journal(connection, Inline(), folder)
+        store = journals._connect(SqlitePlace(folder), folder, BASE, None, after_loss=False)
+        journal = Journal(store, Inline(), folder)
         self.canvas.claimed = lambda: {
-            line[0] for line in connection.execute("SELECT resource_id FROM write")
+            line[0] for line in store.execute("SELECT resource_id FROM write").fetchall()
         }
         killed = False
         try:
@@ -363,9 +364,9 @@ class Schedule:
             self.outcome.steps.append(self._step)
             self._spans[f"r{self._run}"] = (self.now_s, loop.time())
             self.now_s = loop.time()
-            connection.rollback()
+            store.rollback()
             self._known = self.canvas.claimed()
-            connection.close()
+            store.close()
         return killed
 
     def _lose(self, folder: Path) -> None:
@@ -376,8 +377,8 @@ class Schedule:
         for path in folder.glob("journal*"):
             path.unlink()
         shutil.copy(_template(), folder / "journal.sqlite")
-        connection = journals._connect(folder, BASE, None, after_loss=False)
-        journals._lost(connection, folder, BASE, None, "missing").close()
+        store = journals._connect(SqlitePlace(folder), folder, BASE, None, after_loss=False)
+        journals._lost(store, folder, BASE, None, "missing").close()
         self._claimed_in.clear()
 
     async def _main(self, loop: VirtualLoop, clock: LoopClock, journal: Journal) -> None:
@@ -435,8 +436,8 @@ class Schedule:
     # The invariants -------------------------------------------------------------------------------
 
     def _check(self, folder: Path, wrote: int) -> None:
-        connection = journals._connect(folder, BASE, None, after_loss=False)
-        journal = Journal(connection, Inline(), folder)
+        store = journals._connect(SqlitePlace(folder), folder, BASE, None, after_loss=False)
+        journal = Journal(store, Inline(), folder)
         written = journal.writes(pl.Series("key", [row.key for row in self.rows]))
         ends = {line["key"]: line for line in written.to_dicts()}
         if journal.first_break():
@@ -447,7 +448,7 @@ class Schedule:
         for line in lines:
             if line.event == "claim":
                 self._claimed_in.setdefault(line.key, []).append(line.run_id)
-        connection.close()
+        store.close()
         for found in self.canvas.violations:
             self._violated(found)
         made = Counter(each.mark for each in self.canvas.effects if each.mark)
@@ -571,7 +572,7 @@ def _template() -> Path:
     """A journal that was just made, to be copied."""
     if not _made:
         folder = Path(tempfile.mkdtemp(dir=SCRATCH, prefix="simulation-template-"))
-        journals._connect(folder, BASE, None, after_loss=False).close()
+        journals._connect(SqlitePlace(folder), folder, BASE, None, after_loss=False).close()
         _made.append(folder / "journal.sqlite")
         import atexit  # noqa: PLC0415
 

@@ -1,0 +1,421 @@
+"""The journal in PostgreSQL, for runs that several processes carry: `[state] url`.
+
+A lease says who may write and send: that of the run (part 0), or of a part of its sending. It is held
+in the database by an epoch and an end, renewed by a thread with a connection of its own, and looked at
+in each transaction; how long we may rely on it is counted from before it was asked for, by a clock that
+nobody sets (scaleout.md, "Protocol"). The only home of `psycopg` beside the rate's.
+"""
+
+import itertools
+import os
+import re
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+import psycopg
+
+from pipeline.errors import JournalBusy, JournalError, JournalForeign
+from pipeline.journal.store import (
+    RUN,
+    SCHEMA_VERSION,
+    Cursor,
+    Database,
+    Parameters,
+    fill,
+    refused,
+    schema,
+    statements,
+)
+
+_MARGIN_S: Final = 1.0  # before a lease ends nothing is handed to a socket any more
+_TICK_S: Final = 1.0  # how often a lease is renewed at least, and told how far it came
+_CONNECT_S: Final = 5
+_AWAY_S: Final = 0.2  # between attempts to connect again
+_ROWS_A_MESSAGE: Final = 1_000
+_BACK_WITHIN_S: Final = 60.0  # how long a server that was restarted is waited for
+_MAKE: Final = 0x63616E76  # the lock under which tables are made
+_FIX: Final = "check [state] url, that the server answers, and the password (PGPASSWORD, or a password file), then run again"
+
+Connection = psycopg.Connection[Any]
+
+
+def monotonic_s() -> float:
+    """A clock that nobody sets, and that goes on while a machine sleeps where there is one."""
+    clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+    return time.clock_gettime(clock)
+
+
+@cache
+def _machine() -> str:
+    """This start of this machine, and which of its processes we see; "" where that cannot be told."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot}/{Path('/proc/self/ns/pid').readlink()}/{os.getuid()}"
+    except OSError:
+        return ""
+
+
+def ourselves() -> str:
+    """This process, as a lease names it: host, number, and the machine's start."""
+    return f"{socket.gethostname()} {os.getpid()} {_machine()}"
+
+
+def is_gone(holder: str) -> bool:
+    """Whether a process is known to have ended: one of this machine, since it was started."""
+    _, number, machine = holder.split(" ", 2)
+    return bool(machine) and machine == _machine() and not Path(f"/proc/{number}").exists()
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a lease is asked for. `run_epoch`: of the run's own lease, where it is for a part of it."""
+
+    part: int = RUN
+    run_epoch: int = 0
+    counts: Callable[[], Mapping[str, int]] = dict  # how far it came, for whoever watches
+
+
+class Lease:
+    """A lease that is held, from `take` until `release`, or until it is lost."""
+
+    def __init__(
+        self, database: Database, asked: Asked, epoch: int, deadline_s: float, *, is_alone: bool
+    ) -> None:
+        self.part, self.epoch, self.holder = asked.part, epoch, ourselves()
+        self.is_alone = is_alone  # whoever held it before is known to be gone
+        self.lost = threading.Event()
+        self._database = database
+        self._asked = asked
+        self._deadline_s = deadline_s
+        self._over = threading.Event()
+        self._connection: Connection | None = None
+        self._thread = threading.Thread(target=self._keep, name=f"lease-{self.part}", daemon=True)
+        self._thread.start()
+
+    @property
+    def names(self) -> dict[str, object]:
+        """What the statements ask for."""
+        return {
+            "part": self.part,
+            "epoch": self.epoch,
+            "holder": self.holder,
+            "run_epoch": self._asked.run_epoch,
+            "ttl_s": self._database.lease_s,
+        }
+
+    def is_held(self) -> bool:
+        """Whether nobody else can have taken it by now."""
+        return not self.lost.is_set() and monotonic_s() < self._deadline_s - _MARGIN_S
+
+    def release(self) -> None:
+        """Renew it no more. Whoever wrote under it lets it go."""
+        self._over.set()
+        self._thread.join()
+        if self._connection is not None:
+            self._connection.close()
+
+    def _keep(self) -> None:
+        every_s = min(self._database.lease_s / 3, _TICK_S)
+        while not self._over.wait(every_s):
+            if monotonic_s() >= self._deadline_s:
+                self.lost.set()
+            if self.lost.is_set():
+                return
+            with suppress(psycopg.Error, OSError):
+                self._renew()
+
+    def _renew(self) -> None:
+        if self._connection is None or self._connection.closed:
+            self._connection = _connected(self._database)
+        asked_s = monotonic_s()
+        told = {**self.names, "counts": orjson.dumps(self._asked.counts()).decode()}
+        sql = statements("queries_postgres.sql")
+        if _execute(self._connection, sql["renew"], told).fetchone() is None:
+            self.lost.set()
+            return
+        self._deadline_s = asked_s + self._database.lease_s
+        _execute(self._connection, sql["tell"], told)
+
+
+class PostgresStore:
+    """An open journal in a database; `lease` None: to look at, and all that is done is undone."""
+
+    errors: tuple[type[Exception], ...] = (psycopg.Error,)
+
+    def __init__(self, connection: Connection, database: Database, lease: Lease | None) -> None:
+        self.part: int = lease.part if lease else RUN
+        self.epoch: int = lease.epoch if lease else 0
+        self.holder: str = lease.holder if lease else ""
+        self.is_alone: bool = lease.is_alone if lease else True
+        self.lease = lease
+        self.sql: Mapping[str, str] = {**statements(), **statements("queries_postgres.sql")}
+        self._connection = connection
+        self._database = database
+
+    def execute(self, sql: str, parameters: Parameters = (), /) -> Cursor:
+        """Carry out one statement."""
+        return _execute(self._connection, sql, parameters)
+
+    def executemany(self, sql: str, lines: Sequence[Parameters], /) -> Cursor:
+        """Carry out one statement for each of these."""
+        cursor = self._connection.cursor()
+        cursor.executemany(_translated(sql), lines)
+        return cursor
+
+    def stream(self, sql: str, parameters: Parameters, size: int, /) -> Iterator[list[Any]]:
+        """The rows of one statement, so many at a time."""
+        rows = self._connection.cursor().stream(
+            _translated(sql), parameters or None, size=min(size, _ROWS_A_MESSAGE)
+        )
+        while lines := list(itertools.islice(rows, size)):
+            yield lines
+
+    def begin(self) -> None:
+        """Begin to write. Raises JournalError where the lease is not ours any more."""
+        if self.lease is None:
+            self.execute("SAVEPOINT step")
+            return
+        lease = self.lease
+        both = self.sql["begin"].format(part=int(lease.part), epoch=int(lease.epoch))
+        held = self._connection.execute(both, prepare=False)
+        held.nextset()
+        if held.fetchone() is None:
+            lease.lost.set()
+            raise JournalError(
+                "another process took over, or may have: nothing more is sent or written by this one",
+                "what it had sent last is in doubt, and is settled by whoever took over, or by the next run",
+            )
+
+    def commit(self) -> None:
+        """Have all of it on disk."""
+        self.execute("COMMIT" if self.lease else "RELEASE step")
+
+    def rollback(self) -> None:
+        """Leave nothing of it."""
+        if self.lease:
+            self._connection.rollback()
+        else:
+            self.execute("ROLLBACK TO step")
+
+    def close(self) -> None:
+        """Let it go: somebody else may hold it from now on."""
+        if self.lease is not None:
+            self.lease.release()
+            with suppress(psycopg.Error):
+                self.execute(self.sql["let_go"], self.lease.names)
+        self._connection.close()
+
+    def forget(self) -> None:
+        """Nothing: what is deleted goes when the database tidies up."""
+
+    def is_back(self) -> bool:
+        """Whether the connection was lost, and there is another one. Raises JournalError after a minute."""
+        if self.lease is None or not self._connection.closed:
+            return False
+        until_s = monotonic_s() + _BACK_WITHIN_S
+        while True:
+            try:
+                self._connection = _connected(self._database)
+            except psycopg.OperationalError as error:
+                if monotonic_s() > until_s or self.lease.lost.is_set():
+                    raise _told(error) from None
+                time.sleep(_AWAY_S)
+            else:
+                return True
+
+    def may_send(self) -> bool:
+        """Whether the lease is still ours for a while."""
+        return self.lease is not None and self.lease.is_held()
+
+    def told(self, error: Exception) -> JournalError:
+        """The kind of the error, by its SQLSTATE."""
+        return _told(error)
+
+
+class PostgresPlace:
+    """A database, by its URL; the password is the environment's."""
+
+    def __init__(self, database: Database, asked: Asked | None = None) -> None:
+        self._database = database
+        self._asked = asked or Asked()
+        self._is_looked_at = False
+
+    def is_empty(self) -> bool:
+        """Whether no journal was made in it. Raises JournalError where it does not answer."""
+        with _opening(), _connected(self._database) as connection:
+            return _is_new(connection)
+
+    def open(self, base_url: str, loss: str = "") -> PostgresStore:
+        """Open it, or make its tables. Raises JournalBusy while another process holds it."""
+        with _opening():
+            connection = _connected(self._database)
+        try:
+            with _opening():
+                _make(connection, self._database, base_url, loss)
+                _check(connection, base_url)
+                if self._is_looked_at:
+                    return self._to_look_at(connection)
+                return PostgresStore(connection, self._database, self._taken(connection))
+        except BaseException:
+            connection.close()
+            raise
+
+    def set_aside(self, loss: str) -> None:
+        """Nothing: what the database holds is true, whatever else is missing."""
+
+    def to_look_at(self, scratch: Path) -> "PostgresPlace":  # noqa: ARG002 - nothing is copied
+        """The same one, in a transaction that is never committed."""
+        place = PostgresPlace(self._database, self._asked)
+        place._is_looked_at = True
+        return place
+
+    def _to_look_at(self, connection: Connection) -> PostgresStore:
+        left_s, _ = _holding(connection, RUN)
+        if left_s is not None:
+            raise _busy("another run holds the journal")
+        _execute(connection, "BEGIN ISOLATION LEVEL REPEATABLE READ")
+        return PostgresStore(connection, self._database, None)
+
+    def _taken(self, connection: Connection) -> Lease:
+        """The lease. One whose holder is dead ends by itself, and is waited for."""
+        asked = self._asked
+        sql, ttl_s = statements("queries_postgres.sql"), self._database.lease_s
+        names = {
+            "part": asked.part,
+            "run_epoch": asked.run_epoch,
+            "ttl_s": ttl_s,
+            "holder": ourselves(),
+        }
+        first_end: float | None = None
+        while True:
+            asked_s = monotonic_s()
+            with connection.transaction():
+                before = _execute(connection, sql["holders"], names).fetchall()
+                found = _execute(
+                    connection, sql["take_part" if asked.part else "take_run"], names
+                ).fetchone()
+                if found is not None and asked.part == RUN:
+                    _execute(connection, sql["fence_parts"])
+            if found is not None:
+                is_alone = all(is_gone(holder) for (holder,) in before)
+                return Lease(
+                    self._database, asked, int(found[0]), asked_s + ttl_s, is_alone=is_alone
+                )
+            left_s, end = _holding(connection, asked.part)
+            if left_s is None and asked.part != RUN:
+                raise _busy("the run that this part belongs to has ended")
+            if first_end is not None and end > first_end:
+                raise _busy("another run holds the journal")  # it is renewed: somebody is there
+            first_end = end if first_end is None else first_end
+            time.sleep(min(max(left_s or 0.0, 0.05), ttl_s / 4))
+
+
+def _holding(connection: Connection, part: int) -> tuple[float | None, float]:
+    """For how many seconds somebody still holds the run, or a part (None: nobody), and the end of that."""
+    sql = statements("queries_postgres.sql")["who_holds"]
+    left_s, end = _execute(connection, sql, {"part": part}).fetchone()
+    return left_s, end or 0.0
+
+
+def _busy(what: str) -> JournalBusy:
+    return JournalBusy(what, "wait until it has ended, then run again")
+
+
+class _opening:  # noqa: N801 - a context, used as a word
+    """Turns what the database raises into our own."""
+
+    def __enter__(self) -> None:
+        """Nothing yet."""
+
+    def __exit__(self, kind: object, error: BaseException | None, *_: object) -> None:
+        """Ours in place of psycopg's."""
+        if isinstance(error, psycopg.Error):
+            raise _told(error) from None
+
+
+def _connected(database: Database) -> Connection:
+    # A session that is frozen amid a transaction would keep others from taking its lease.
+    idle_ms = int(database.lease_s * 1000)
+    connection = psycopg.connect(
+        database.url,
+        autocommit=True,
+        connect_timeout=_CONNECT_S,
+        application_name="canvas-ingest",
+        options=f"-c idle_in_transaction_session_timeout={idle_ms} -c synchronous_commit=on",
+        keepalives_idle=5,
+        keepalives_interval=2,
+        keepalives_count=3,
+        tcp_user_timeout=idle_ms,
+    )
+    connection.prepare_threshold = 1
+    return connection
+
+
+def _is_new(connection: Connection) -> bool:
+    return bool(_execute(connection, "SELECT to_regclass('meta') IS NULL").fetchone()[0])
+
+
+def _make(connection: Connection, database: Database, base_url: str, loss: str) -> None:
+    """The tables, where there are none; one process makes them."""
+    if not _is_new(connection):
+        return
+    with connection.transaction():
+        _execute(connection, f"SELECT pg_advisory_xact_lock({_MAKE})")
+        if _is_new(connection):
+            connection.execute(schema("schema_postgres.sql"))
+            fill(PostgresStore(connection, database, None), base_url, loss)
+
+
+def _check(connection: Connection, base_url: str) -> None:
+    meta = dict(_execute(connection, "SELECT name, value FROM meta").fetchall())
+    if meta.get("schema_version") != SCHEMA_VERSION:
+        raise JournalError(
+            "the journal in this database was written by another version of canvas-ingest",
+            "use the version that wrote it",
+        )
+    if meta["base_url"] != base_url:
+        raise JournalForeign(
+            f"this journal belongs to {meta['base_url']}, and canvas.base_url is {base_url}",
+            "give each Canvas its own database",
+        )
+    if _execute(connection, "SHOW fsync").fetchone()[0] != "on":
+        raise JournalError(
+            "this database does not keep what it commits when the power fails (fsync = off)",
+            "set fsync = on in its configuration",
+        )
+
+
+def _execute(connection: Connection, sql: str, parameters: Parameters = ()) -> Cursor:
+    return connection.execute(_translated(sql), parameters or None)
+
+
+@lru_cache(maxsize=256)
+def _translated(sql: str) -> str:
+    """A statement of SQLite's as PostgreSQL reads it."""
+    told = re.sub(r"--[^\n]*", "", sql)
+    told = re.sub(
+        r"SELECT value FROM json_each\((:\w+)\)",
+        r"SELECT jsonb_array_elements_text(CAST(\1 AS jsonb))",
+        told,
+    )
+    told = re.sub(r"(?<!:):([a-z_]\w*)", r"%(\1)s", told.replace("%", "%%"))
+    return re.sub(r"\?", "%s", told)
+
+
+def _told(error: Exception) -> JournalError:
+    """By its SQLSTATE and kind; a server's own words may hold values."""
+    state = getattr(error, "sqlstate", None)
+    name = f"{type(error).__name__} {state}" if state else type(error).__name__
+    if isinstance(error, psycopg.IntegrityError):
+        return refused(name)
+    if isinstance(error, psycopg.OperationalError) and state is None:
+        return JournalError("PostgreSQL, which holds the journal, does not answer", _FIX)
+    return JournalError(f"the journal cannot be read or written ({name})", _FIX)

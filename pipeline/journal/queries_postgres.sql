@@ -1,0 +1,69 @@
+-- The statements that PostgreSQL has in another way than SQLite, or alone.
+
+-- name: ids_of_others
+SELECT answer.key
+FROM jsonb_to_recordset(CAST(:answers AS jsonb)) AS answer (key TEXT, resource_type TEXT, lane TEXT, resource_id TEXT)
+WHERE EXISTS (
+    SELECT 1 FROM write
+    WHERE write.resource_type = answer.resource_type AND write.resource_id = answer.resource_id AND write.key <> answer.key
+) OR EXISTS (
+    SELECT 1 FROM foreign_resource
+    WHERE foreign_resource.resource_type = answer.resource_type AND foreign_resource.lane = answer.lane
+        AND foreign_resource.resource_id = answer.resource_id
+);
+
+-- name: holders
+-- Who holds the run or a part of it, or did and did not let it go.
+SELECT holder FROM lease WHERE holder IS NOT NULL AND (:part = 0 OR part = :part);
+
+-- name: take_run
+-- The run's lease, where nobody holds it or a part of it; older epochs are fenced.
+UPDATE lease SET epoch = epoch + 1, holder = :holder, expires_at = clock_timestamp() + make_interval(secs => :ttl_s)
+WHERE part = 0 AND (holder IS NULL OR expires_at < clock_timestamp())
+    AND NOT EXISTS (SELECT 1 FROM lease AS other WHERE other.part <> 0 AND other.holder IS NOT NULL AND other.expires_at >= clock_timestamp())
+RETURNING epoch;
+
+-- name: fence_parts
+UPDATE lease SET epoch = epoch + 1, holder = NULL WHERE part <> 0;
+
+-- name: offer_parts
+INSERT INTO lease (part) SELECT generate_series(1, CAST(:parts AS INTEGER)) ON CONFLICT DO NOTHING;
+
+-- name: take_part
+-- The lease of a part, while the run that offers it is alive.
+UPDATE lease SET epoch = epoch + 1, holder = :holder, expires_at = clock_timestamp() + make_interval(secs => :ttl_s)
+WHERE part = :part AND (holder IS NULL OR expires_at < clock_timestamp())
+    AND EXISTS (SELECT 1 FROM lease AS run WHERE run.part = 0 AND run.epoch = :run_epoch AND run.holder IS NOT NULL AND run.expires_at >= clock_timestamp())
+RETURNING epoch;
+
+-- name: renew
+UPDATE lease SET expires_at = clock_timestamp() + make_interval(secs => :ttl_s)
+WHERE part = :part AND epoch = :epoch AND holder = :holder AND expires_at > clock_timestamp()
+    AND (part = 0 OR EXISTS (SELECT 1 FROM lease AS run WHERE run.part = 0 AND run.epoch = :run_epoch AND run.holder IS NOT NULL AND run.expires_at >= clock_timestamp()))
+RETURNING epoch;
+
+-- name: begin
+-- Whether the lease is ours, which nobody takes until the transaction ends; in one message.
+BEGIN;
+SELECT 1 FROM lease WHERE part = {part} AND epoch = {epoch} AND holder IS NOT NULL AND expires_at > clock_timestamp() FOR SHARE;
+
+-- name: let_go
+UPDATE lease SET holder = NULL WHERE part = :part AND epoch = :epoch AND holder = :holder;
+
+-- name: who_holds
+-- For how long the run with all its parts is held, or one part; and when its own lease ends, or that of the part.
+SELECT CAST(extract(epoch FROM max(expires_at) - clock_timestamp()) AS DOUBLE PRECISION),
+    CAST(extract(epoch FROM max(expires_at) FILTER (WHERE part = :part)) AS DOUBLE PRECISION)
+FROM lease WHERE holder IS NOT NULL AND expires_at >= clock_timestamp() AND (:part = 0 OR part = :part);
+
+-- name: begin_stint
+INSERT INTO stint (part, epoch, run_id, holder, first_line, taken_at) VALUES (:part, :epoch, :run_id, :holder, :first_line, :at);
+
+-- name: tell
+UPDATE stint SET counts = :counts WHERE part = :part AND epoch = :epoch;
+
+-- name: end_stint
+UPDATE stint SET ended_at = :at, ended = :ended, counts = :counts WHERE part = :part AND epoch = :epoch AND ended_at IS NULL;
+
+-- name: stints
+SELECT part, epoch, holder, first_line, taken_at, ended_at, ended, counts FROM stint WHERE run_id = :run_id ORDER BY part, epoch;

@@ -1,0 +1,146 @@
+"""What a journal asks of the database that holds it: SQLite (`sqlite.py`) or PostgreSQL (`postgres.py`).
+
+The statements are SQLite's, with named parameters; where PostgreSQL says it in another way, its store
+translates them or has one of its own.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from secrets import token_hex
+from typing import Any, Final, Protocol
+
+from pipeline.errors import JournalError
+from pipeline.journal import states
+
+SCHEMA_VERSION: Final = "5"
+RUN: Final = 0  # the part of whoever holds the whole run
+
+Parameters = Mapping[str, object] | Sequence[object]
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """A database for the journal, in place of a file: where it is, and how long one may rely on a lease."""
+
+    url: str  # without a password
+    lease_s: float = 15.0  # a process that is gone, or frozen, is waited for as long
+
+
+class Cursor(Protocol):
+    """What a statement came to."""
+
+    @property
+    def rowcount(self) -> int:
+        """How many rows it changed."""
+
+    def fetchone(self) -> Any:
+        """The next row, or None."""
+
+    def fetchall(self) -> list[Any]:
+        """All rows that are left."""
+
+
+class Store(Protocol):
+    """An open database. All but `may_send` is called from one thread."""
+
+    part: int  # whose writes are ours: those of the whole run, or of one part of its sending
+    epoch: int  # of our lease; 0 where there is none
+    holder: str  # who we are, in it
+    is_alone: bool  # whether whoever held it before us is known to be gone
+    sql: Mapping[str, str]  # the statements, by name
+    errors: tuple[type[Exception], ...]  # what the database raises
+
+    def execute(self, sql: str, parameters: Parameters = (), /) -> Cursor:
+        """Carry out one statement."""
+
+    def executemany(self, sql: str, lines: Sequence[Parameters], /) -> Cursor:
+        """Carry out one statement for each of these."""
+
+    def stream(self, sql: str, parameters: Parameters, size: int, /) -> Iterator[list[Any]]:
+        """The rows of one statement, so many at a time."""
+
+    def begin(self) -> None:
+        """Begin to write. Raises JournalError where it is not ours to write any more."""
+
+    def commit(self) -> None:
+        """Have all of it on disk."""
+
+    def rollback(self) -> None:
+        """Leave nothing of it."""
+
+    def close(self) -> None:
+        """Let it go."""
+
+    def forget(self) -> None:
+        """What is deleted from now on leaves no trace in the file."""
+
+    def is_back(self) -> bool:
+        """Whether it had gone away, and is there again. Raises JournalError where it stays away."""
+
+    def may_send(self) -> bool:
+        """Whether what is claimed may be handed to a socket at this very moment. From any thread."""
+
+    def told(self, error: Exception) -> JournalError:
+        """The database's own word for what went wrong, which holds no value of a row."""
+
+
+class Place(Protocol):
+    """Where a journal is, or is to be."""
+
+    def is_empty(self) -> bool:
+        """Whether there is none. Raises JournalError where that cannot be told."""
+
+    def open(self, base_url: str, loss: str = "") -> Store:
+        """Open it, or make it. Raises JournalBusy, JournalForeign, JournalLost or JournalError."""
+
+    def set_aside(self, loss: str) -> None:
+        """Keep what is left of one that is lost out of the way of a new one."""
+
+    def to_look_at(self, scratch: Path) -> "Place":
+        """As it stands, for somebody whose changes are lost. Raises JournalBusy, or OSError."""
+
+
+@cache
+def statements(name: str = "queries.sql") -> Mapping[str, str]:
+    """The statements of a file, by their names."""
+    text = resources.files("pipeline.journal").joinpath(name).read_text()
+    parts = re.split(r"^-- name: (\w+)$", text, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def schema(name: str) -> str:
+    """A script that makes the tables."""
+    return resources.files("pipeline.journal").joinpath(name).read_text()
+
+
+def fill(store: Store, base_url: str, loss: str = "") -> None:
+    """What a new journal holds: the table of states, and who it is."""
+    of_coverage = {**states.TRANSITIONS, **states.OF_COVERAGE}
+    tables = {"PaymentNotice": states.TRANSITIONS, "Coverage": of_coverage}
+    steps = {
+        (resource_type, old.value, new.value)
+        for resource_type, table in tables.items()
+        for (old, _), new in table.items()
+    }
+    statement = "INSERT INTO transition (resource_type, old, new) VALUES (?, ?, ?)"
+    store.executemany(statement, sorted(steps))
+    meta: Iterable[tuple[str, str]] = [
+        ("schema_version", SCHEMA_VERSION),
+        ("base_url", base_url),
+        ("journal", token_hex(8)),
+        *([("loss", loss)] if loss else []),
+    ]
+    store.executemany("INSERT INTO meta (name, value) VALUES (?, ?)", list(meta))
+
+
+def refused(what: str) -> JournalError:
+    """The error where the database refuses a step that the table of states has not."""
+    return JournalError(
+        f"the journal refuses a step that could post something twice ({what}), "
+        "so nothing more is sent",
+        "settle what is in doubt with `canvas-ingest review`, then run again",
+    )
