@@ -32,6 +32,7 @@ from pipeline.held import digests
 from pipeline.job import Progress
 from pipeline.planning import Planner
 from pipeline.stages.read import read
+from pipeline.workers import InPlace
 
 _ROWS, _ROWS_QUICK = 200_000, 2_000
 PAYER: Final = {"id": "6741b035-2846-45b3-b7a3-251f7b7fc728", "name": "Plan", "payer_id": "60054"}
@@ -173,17 +174,18 @@ def skipping(folder: Path) -> dict[str, float]:
     job = config.load(folder / "config.toml", environment=CREDENTIALS)
     with open_journal(job) as journal:
         run_id = f"bench-{time.monotonic_ns()}"  # of each round
-        planner = Planner(job, run_id, journal, SystemClock(), Progress(), asyncio.Event())
+        stop = asyncio.Event()
+        planner = Planner(job, run_id, journal, SystemClock(), Progress(), stop, InPlace())
         began_s = time.process_time()
         planner.open()
         inspected_s = time.process_time()
         planner.read()
         planned_s = time.process_time()
         (feed,) = job.feeds
-        held = planner.held(feed)
-        for source in planner.sources[feed.name]:
+        brief = planner.brief(feed)
+        for source in brief.sources:
             for batch in read(source):
-                held.find(digests(texts_of(batch.frame, feed), {}))
+                brief.held.find(digests(texts_of(batch.frame, feed), {}))
         skipped_s = time.process_time()
     return {
         "inspecting_s": inspected_s - began_s,

@@ -25,8 +25,10 @@ from pipeline import config
 from pipeline.clock import SystemClock
 from pipeline.engine import open_journal
 from pipeline.job import Progress
-from pipeline.planning import Planner, together
+from pipeline.parts import judged
+from pipeline.planning import Planner
 from pipeline.stages.read import read
+from pipeline.workers import InPlace
 
 REFERENCE: Final = "csv.DictReader + pydantic + json.dumps"
 FHIR_RESOURCES: Final = "csv.DictReader + fhir.resources"
@@ -183,13 +185,11 @@ def planning(kind: str, path: Path) -> Iterator[Callable[[], Iterator[pl.DataFra
         job = config.load(toml, inputs={kind: path}, environment={})
         (feed,) = job.feeds
         with open_journal(job) as journal:
-            planner = Planner(job, "bench", journal, SystemClock(), Progress(), asyncio.Event())
+            stop = asyncio.Event()
+            planner = Planner(job, "bench", journal, SystemClock(), Progress(), stop, InPlace())
             planner.open()
-            held = planner.held(feed)
-            (source,) = planner.sources[kind]
-            yield lambda: (
-                planner.planned(feed, batch, held).lines for batch in together(read(source))
-            )
+            brief = planner.brief(feed)
+            yield lambda: (judged(batch, brief).lines for batch in read(brief.sources[0]))
 
 
 def check(kind: str, path: Path) -> None:

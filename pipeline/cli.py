@@ -61,6 +61,26 @@ _EXPECT = click.option(
 )
 
 
+_ENGINE = (
+    click.option(
+        "--engine",
+        type=click.Choice(["embedded", "dask"]),
+        help="Who reads and judges the rows: this process, or the workers of a Dask cluster.",
+    ),
+    click.option(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="With Dask: a cluster that runs, tls://host:port.",
+    ),
+    click.option(
+        "--workers",
+        type=click.IntRange(1, 1_000),
+        metavar="N",
+        help="With Dask: so many processes on this machine, ended with the command.",
+    ),
+)
+
+
 class _Until(click.ParamType[Any]):
     """A time of day, as the instant at which it comes next."""
 
@@ -105,7 +125,7 @@ def cli() -> None:
 
 
 @cli.command(short_help="Read, validate and map all; write nothing to Canvas.")
-@_options(_CONFIG, *_FEEDS, _EXPECT, *_OUTPUT)
+@_options(_CONFIG, *_FEEDS, _EXPECT, *_ENGINE, *_OUTPUT)
 def plan(**options: Any) -> None:
     """Read, validate and map everything; write a plan and a report, nothing to Canvas."""
     _plan_or_run("plan", options)
@@ -133,6 +153,7 @@ def plan(**options: Any) -> None:
         is_flag=True,
         help="Go on though the journal is lost: what Canvas seems to hold is set aside for `review`.",
     ),
+    *_ENGINE,
     *_OUTPUT,
 )
 def run(*, dry_run: bool, journal_lost: bool, **options: Any) -> None:
@@ -516,12 +537,18 @@ def _plan_or_run(command: str, options: dict[str, Any], *, journal_lost: bool = 
 def _job(options: dict[str, Any]) -> Job:
     from pipeline import config
 
-    return config.load(
+    engine = {name: options.get(name) for name in ("engine", "scheduler", "workers")}
+    job = config.load(
         options["config"],
         inputs=config.inputs_of(options.get("inputs", ())),
         only_feeds=options.get("only_feeds", ()),
         expected=config.expectations_of(options.get("expected", ())),
+        overrides={"engine": config.engine_of(**engine)},
     )
+    for name in ("scheduler", "workers"):
+        if engine[name] is not None and job.engine.kind != "dask":
+            raise click.UsageError(f"--{name} goes with --engine dask")
+    return job
 
 
 def _carry_out(work: Work[Result], options: dict[str, Any]) -> NoReturn:
@@ -631,9 +658,9 @@ def _watch(work: Work[Any], options: dict[str, Any]) -> Any:
             click.echo("Stopped at once: what was in flight is in doubt. Run again.", err=True)
         sys.exit(130)
     except Exception as error:  # noqa: BLE001 - its own text, and a traceback's, may hold values
-        from pipeline import engine
+        from pipeline.errors import fault
 
-        _exit_with(engine.fault(error), options)
+        _exit_with(fault(error), options)
 
 
 def _exit_with(error: IngestError, options: dict[str, Any]) -> NoReturn:

@@ -30,7 +30,7 @@ from pydantic import (
     model_validator,
 )
 
-from pipeline import __version__, notify
+from pipeline import __version__, notify, workers
 from pipeline.canvas import client as canvas
 from pipeline.canvas.assertion import private_key_of
 from pipeline.canvas.auth import Credentials
@@ -55,6 +55,12 @@ _EXIT_CODES: Final = frozenset({0, 1, 2, 3, 4, 5, 130})
 _LOOPBACK: Final = frozenset({"127.0.0.1", "[::1]", "localhost"})
 # Narrower than the standard: programs differ in what they make of a user, a backslash, a blank, a
 # letter beyond ASCII or a port of six digits in an address, and this one decides where a secret goes.
+_SCHEDULER: Final = re.compile(
+    r"(?P<scheme>tcp|tls)://(?P<host>[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:]+\]):(?P<port>[0-9]{1,5})",
+    re.ASCII,
+)
+_PORT_MAX: Final = 65_535
+_PARTITIONS_A_WORKER: Final = 4
 _LABEL: Final = "[A-Za-z0-9](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
 _ADDRESS: Final = re.compile(
     rf"(?P<scheme>https?)://(?P<host>{_LABEL}(?:\.{_LABEL})*|\[[0-9A-Fa-f:]+\])(?::(?P<port>[0-9]{{1,5}}))?"
@@ -273,6 +279,57 @@ class StateSection(_Section):
         le=300,
         description="With `url`: how long a process that is gone, or frozen, is waited for before another takes over. Two seconds of it are the margin for clocks and pauses.",
     )
+
+
+class EngineSection(_Section):
+    kind: Literal["embedded", "dask"] = Field(
+        "embedded",
+        description="Where the rows are read and judged: in the command's own process, or by the workers of a Dask cluster (`pip install 'canvas-ingest[dask]'`).",
+    )
+    scheduler: str = Field(
+        "",
+        description="With `dask`: the scheduler, `tls://host:port` (`tcp://` for this machine only). `state.dir` and the files are then at the same path on all workers. Empty: workers are started on this machine, and end with the command.",
+    )
+    workers: int | None = Field(
+        None,
+        ge=1,
+        le=1_000,
+        description="With `dask` and no scheduler: how many processes are started. Left out: one for each core.",
+    )
+    partitions: int | None = Field(
+        None,
+        ge=1,
+        le=10_000,
+        description="With `dask`: parts of the sending that are under way at a time. Left out: four for each worker.",
+    )
+    ca_file: str = Field(
+        "",
+        description="PEM file with the certificate of the cluster's own authority: whatever it signed is trusted.",
+    )
+    cert_file: str = Field(
+        "", description="PEM file with the certificate that this machine shows to the scheduler."
+    )
+    key_file: str = Field("", description="PEM file with its key, mode 0600.")
+
+    @model_validator(mode="after")
+    def _is_reachable(self) -> Self:
+        if self.scheduler and self.workers is not None:
+            raise ValueError("scheduler and workers: a scheduler has its own workers, keep one")
+        match = _SCHEDULER.fullmatch(self.scheduler)
+        if self.scheduler and (match is None or int(match["port"]) > _PORT_MAX):
+            raise ValueError(
+                "scheduler: must be tls://host:port, such as tls://dask.example.org:8786"
+            )
+        if match is None:
+            return self
+        if match["scheme"] == "tcp" and match["host"] not in _LOOPBACK:
+            raise ValueError(
+                "scheduler: tcp:// is for this machine only: whoever reaches a scheduler without TLS can have it "
+                "carry out anything; set the cluster up with TLS and write tls://"
+            )
+        if match["scheme"] == "tls" and not (self.ca_file and self.cert_file and self.key_file):
+            raise ValueError("scheduler: tls:// needs ca_file, cert_file and key_file")
+        return self
 
 
 class ReportSection(FolderSection):
@@ -559,6 +616,10 @@ class File(_Section):
         ReportSection(dir="reports", metrics=""),
         description="Where each run leaves its folder; `latest` points at the last one.",
     )
+    engine: EngineSection = Field(
+        EngineSection.model_validate({}),
+        description="Who does the work of planning: one process, which is the default, or many.",
+    )
     retention: RetentionSection = Field(
         RetentionSection.model_validate({}),
         description="How long what holds personal data is kept.",
@@ -648,7 +709,36 @@ def load(
         name=path.stem,
         metrics=folder / file.report.metrics if file.report.metrics else None,
         retention_days=file.retention.days,
+        engine=_engine(file.engine, folder),
     )
+
+
+def _engine(section: EngineSection, folder: Path) -> workers.Options:
+    count = section.workers or workers.cores()
+    files = {
+        name: folder / path if (path := getattr(section, name)) else None
+        for name in ("ca_file", "cert_file", "key_file")
+    }
+    for name, path in files.items():
+        if path is not None and section.kind == "dask":
+            _must_be_readable(f"engine.{name}", path)
+    return workers.Options(
+        kind=section.kind,
+        scheduler=section.scheduler,
+        workers=count,
+        partitions=section.partitions or _PARTITIONS_A_WORKER * count,
+        **files,
+    )
+
+
+def _must_be_readable(name: str, path: Path) -> None:
+    try:
+        mode = path.stat().st_mode
+        path.open("rb").close()
+    except OSError as error:
+        raise ConfigError(f"{name}: {error.strerror}", f"check the path {path}") from None
+    if name.endswith("key_file") and os.name == "posix" and mode & 0o077:
+        raise ConfigError(f"{name}: others may read that file", f"chmod 600 {path}")
 
 
 def notify_options(path: str | Path) -> notify.Options | None:
@@ -859,6 +949,18 @@ def inputs_of(texts: Sequence[str]) -> dict[str, str]:
                 f"--input {text}: not understood", "write NAME=PATH, with the name of a feed"
             )
     return {name: path for name, _, path in pairs}
+
+
+def engine_of(engine: str | None, scheduler: str | None, workers: int | None) -> dict[str, Any]:
+    """What --engine, --scheduler and --workers put in place of keys of [engine]; one of the last two takes the other's away."""
+    if scheduler is not None and workers is not None:
+        raise ConfigError("--scheduler and --workers: a scheduler has its own workers", "keep one")
+    given: dict[str, Any] = {} if engine is None else {"kind": engine}
+    if scheduler is not None:
+        given |= {"scheduler": scheduler, "workers": None}
+    if workers is not None:
+        given |= {"scheduler": "", "workers": workers}
+    return given
 
 
 def expectations_of(texts: Sequence[str]) -> dict[str, Expected]:

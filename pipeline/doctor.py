@@ -50,6 +50,7 @@ from pipeline.records import Disposition
 from pipeline.stages.diagnose import diagnose, spelt
 from pipeline.stages.lookup import lookup
 from pipeline.stages.read import read
+from pipeline.workers import InPlace
 
 UNDECIDED: Final = "DECIDE"  # stands in a draft where a person must decide
 EXAMPLE_HOSTS: Final = frozenset({"fumage-example.canvasmedical.com", "example.canvasmedical.com"})
@@ -304,7 +305,8 @@ class Examination:
         while (job.state_dir / "plans" / run.run_id).exists():
             run = new_run("plan", SystemClock(), self.random)
         journal.start_run(run)
-        planner = Planner(job, run.run_id, journal, SystemClock(), self.progress, self.stop)
+        clock, progress, stop = SystemClock(), self.progress, self.stop
+        planner = Planner(job, run.run_id, journal, clock, progress, stop, InPlace())
         planner.open()
         return planner, job.state_dir / "plans" / run.run_id
 

@@ -10,11 +10,11 @@ import asyncio
 import getpass
 import os
 import stat
-import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -24,7 +24,7 @@ import structlog
 
 from pipeline import held
 from pipeline.clock import Clock, SystemClock, utc_text
-from pipeline.errors import ConfigError, IngestError, PlanError, Stopped
+from pipeline.errors import ConfigError, IngestError, PlanError, Stopped, fault
 from pipeline.feeds.feed import Feed
 from pipeline.files import sync
 from pipeline.job import Job, Progress
@@ -37,6 +37,7 @@ from pipeline.retention import purge
 from pipeline.sending import Sending, connected, with_bodies
 from pipeline.stages.report import Facts, report
 from pipeline.views.notebook import result_table
+from pipeline.workers import Workers, workers
 
 log = structlog.get_logger()
 
@@ -94,6 +95,12 @@ async def run(
     lost; what Canvas seems to hold already is then set aside.
     """
     stop = stop or asyncio.Event()
+    if job.engine.kind != "embedded":
+        raise ConfigError(
+            'engine = "dask" and a run: its workers would need a journal that all of them reach, and this one is '
+            "a file of one machine",
+            "set [state] url to a PostgreSQL database, or run with --engine embedded; `plan` may use any engine",
+        )
     with _measured(job) as measured, _deadline(until, stop) as is_over:
         if plan_id is not None:
             Plan.open(job.state_dir / "plans" / plan_id)  # before anything else is done
@@ -231,16 +238,19 @@ async def _carry_out(
         failure: IngestError | None = None
         is_cut_short = True
         try:
-            if not asks:
-                await planned(job, run_id, journal, clock, progress, stop)
-            else:
-                async with connected(job, run_id, journal, clock, random, stop) as sending:
+            async with AsyncExitStack() as stack:
+                hands = await stack.enter_async_context(_working(job))
+                to_plan = partial(planned, job, run_id, journal, clock, progress, stop, hands)
+                if not asks:
+                    await to_plan()
+                else:
+                    sending = await stack.enter_async_context(
+                        connected(job, run_id, journal, clock, random, stop)
+                    )
                     if command == "plan":
-                        await planned(
-                            job, run_id, journal, clock, progress, stop, sending, must_ask=must_ask
-                        )
+                        await to_plan(sending, must_ask=must_ask)
                     else:
-                        await _run(sending, progress, plan_id)
+                        await _run(sending, hands, progress, plan_id)
             is_cut_short = stop.is_set()
         except Stopped:
             pass  # asked for: what is left is pending
@@ -265,11 +275,23 @@ async def _carry_out(
             raise first from None
 
 
-async def _run(sending: Sending, progress: Progress, plan_id: str | None) -> None:
+@asynccontextmanager
+async def _working(job: Job) -> AsyncIterator[Workers]:
+    """The workers of a job. A cluster takes its time to start and to end, and the loop goes on meanwhile."""
+    opened = workers(job.engine)
+    hands = await asyncio.to_thread(opened.__enter__)
+    try:
+        yield hands
+    finally:
+        await asyncio.to_thread(opened.__exit__, None, None, None)
+
+
+async def _run(sending: Sending, hands: Workers, progress: Progress, plan_id: str | None) -> None:
     job, journal, run_id = sending.job, sending.journal, sending.run_id
     progress.stage = "settling"
     await _settle(sending)
-    sealed = await planned(job, run_id, journal, sending.clock, progress, sending.stop, sending)
+    clock, stop = sending.clock, sending.stop
+    sealed = await planned(job, run_id, journal, clock, progress, stop, hands, sending)
     if plan_id is not None:
         await asyncio.to_thread(_must_be, sealed, job.state_dir / "plans" / plan_id)
     await _upload(sending, sealed, progress)
@@ -334,18 +356,6 @@ def _unreported(error: Exception) -> IngestError:
     return IngestError(
         f"the report could not be written: {why}",
         "what was sent is in the journal: check the disk of report.dir, then `canvas-ingest report CONFIG`",
-    )
-
-
-def fault(error: Exception) -> IngestError:
-    """An error that nobody foresaw: its kind and place, and not its text, which may hold values."""
-    frames = traceback.extract_tb(error.__traceback__)
-    where = (
-        f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "an unknown place"
-    )
-    return IngestError(
-        f"a fault of canvas-ingest itself: {type(error).__name__} at {where}",
-        "run again; if it stays, report it with this line",
     )
 
 

@@ -22,8 +22,10 @@ Bad rows and Canvas' refusals are values (`records.Rejection`, `records.Attempt`
 No message holds a value of a row: only file, row number, column, field and rule.
 """
 
-from collections.abc import Sequence
-from typing import ClassVar
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
 
 
 class IngestError(Exception):
@@ -42,6 +44,16 @@ class IngestError(Exception):
     def __str__(self) -> str:
         """One text for a terminal."""
         return f"{self.message}\n  {self.fix}" if self.fix else self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """The very same in another process, whatever its kind is made of."""
+        return _again, (type(self), self.args, self.__dict__)
+
+
+def _again(kind: type[IngestError], args: tuple[Any, ...], facts: Mapping[str, Any]) -> IngestError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(facts)
+    return error
 
 
 class ConfigError(IngestError):
@@ -141,3 +153,15 @@ class SearchFailed(CanvasError):
 
 class Stopped(CanvasError):
     """The run is stopping: nothing new is sent."""
+
+
+def fault(error: BaseException) -> IngestError:
+    """An error that nobody foresaw: its kind and place, and not its text, which may hold values."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = (
+        f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "an unknown place"
+    )
+    return IngestError(
+        f"a fault of canvas-ingest itself: {type(error).__name__} at {where}",
+        "run again; if it stays, report it with this line",
+    )

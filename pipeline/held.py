@@ -71,13 +71,17 @@ class HeldRows:
             if path is None
             else pl.read_parquet(path, columns=[name], glob=False)
         )
-        self._path, self._touched = path, list(touched)
+        self._path, self._touched = path, tuple(touched)
         self._places = held[name].arg_sort()  # by digest, where its line is
         self._digests = held[name].gather(self._places)
         self._last = (
             -1,
             pl.DataFrame(),
         )  # the piece that was read last: the next rows may want it too
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process reads the file itself."""
+        return HeldRows, (self._path, self._touched)
 
     @classmethod
     def none(cls) -> "HeldRows":
@@ -134,10 +138,11 @@ class HeldRows:
         return pl.DataFrame(schema={**LINE, _ROW: rows.dtype})
 
     def _piece(self, piece: int) -> pl.DataFrame:
-        if self._last[0] != piece and self._path is not None:
+        last = self._last  # taken once: another thread may ask for another piece
+        if last[0] != piece and self._path is not None:
             lines = pl.scan_parquet(self._path, glob=False).slice(piece * _CHUNK, _CHUNK)
-            self._last = piece, lines.select(list(LINE)).collect()
-        return self._last[1]
+            last = self._last = piece, lines.select(list(LINE)).collect()
+        return last[1]
 
 
 def write(folder: Path, feed: str, salt: str, mark: Mark, lines: Iterable[pl.DataFrame]) -> None:

@@ -17,6 +17,7 @@ from pipeline.journal.store import Database
 from pipeline.records import Disposition
 from pipeline.stages import fetch as fetching
 from pipeline.stages import upload as uploading
+from pipeline.workers import Options as Engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,7 @@ class Job:
     retention_days: int | None = None  # how long what a run leaves of rows is kept; None: for ever
     database: Database | None = None  # for the journal; else it is a file in `state_dir`
     objects: fetching.Options = field(default_factory=fetching.Options)
+    engine: Engine = field(default_factory=Engine)
 
 
 @dataclass(slots=True)

@@ -29,32 +29,19 @@ from pipeline.errors import CanvasError, InputError, PlanError, Stopped
 from pipeline.feeds.address import is_address
 from pipeline.feeds.bounds import FILES_MAX
 from pipeline.feeds.columns import Dates, Reading
-from pipeline.feeds.feed import Checked, Feed, Kind, identities
+from pipeline.feeds.feed import Feed, Kind
 from pipeline.feeds.manifest import Expected
-from pipeline.feeds.source import RUN, Batch, Source
+from pipeline.feeds.source import RUN, Source
 from pipeline.feeds.texts import texts_of, wanted
 from pipeline.guards import guard
 from pipeline.held import HeldRows
-from pipeline.held import digests as digests_of
 from pipeline.job import Job, Progress, Reference, References
 from pipeline.journal.journal import Journal
-from pipeline.plans import (
-    KEPT,
-    LINE_SCHEMA,
-    MISSING,
-    SEQ,
-    VERDICT_SCHEMA,
-    Plan,
-    PlannedBatch,
-    PlanWriter,
-    as_lines,
-    lines_of,
-    look_up,
-)
+from pipeline.parts import Brief, make_part, numbers_of, parts_of, with_drafts
+from pipeline.plans import KEPT, MISSING, SEQ, VERDICT_SCHEMA, Plan, PlanWriter, look_up
 from pipeline.records import ADOPTED, Disposition, Draft, Intent, Interaction, Stage
 from pipeline.sending import Sending
 from pipeline.stages import arrange as arranging
-from pipeline.stages.accept import accept
 from pipeline.stages.adopt import Adopted, Row, Shown, adopt
 from pipeline.stages.arrange import arrange, lanes_to_arrange
 from pipeline.stages.compare import Pair, compare
@@ -63,11 +50,11 @@ from pipeline.stages.fetch import fetch
 from pipeline.stages.inspect import inspect
 from pipeline.stages.lookup import lookup
 from pipeline.stages.map import Mapping as RowMapping
-from pipeline.stages.map import map_row, map_rows
 from pipeline.stages.read import origins, read
 from pipeline.stages.resolve import BUMPS, resolve
 from pipeline.stages.retire import REPORTED, retire
 from pipeline.stages.validate import validate
+from pipeline.workers import Workers
 
 _PATIENTS_AT_ONCE: Final = 500  # who are searched for at once
 _PATIENTS_A_READING: Final = 8_000  # whose rows are fetched from the plan at once
@@ -84,15 +71,16 @@ async def planned(
     clock: Clock,
     progress: Progress,
     stop: asyncio.Event,
+    workers: Workers,
     sending: Sending | None = None,
     *,
     must_ask: bool = True,
 ) -> Plan:
-    """A sealed plan that exceeds no limit. Without `sending` Canvas is not asked.
+    """A sealed plan that exceeds no limit, its parts made by `workers`. Without `sending` Canvas is not asked.
 
     Where it does not answer that is an error only with `must_ask`; else the plan says so.
     """
-    planner = Planner(job, run_id, journal, clock, progress, stop)
+    planner = Planner(job, run_id, journal, clock, progress, stop, workers)
     try:
         await asyncio.to_thread(planner.open)
         if sending is not None and job.references.patient.system:
@@ -131,12 +119,14 @@ class Planner:
         clock: Clock,
         progress: Progress,
         stop: asyncio.Event,
+        workers: Workers,
     ) -> None:
         self._job = job
         self._run_id = run_id
         self._journal = journal
         self._progress = progress
         self._stop = stop
+        self._workers = workers
         self._today = clock.now().astimezone(UTC).date()
         self._writer = PlanWriter(job.state_dir / "plans" / run_id)
         self._copies = self._writer.folder / "copies"  # of whole files, while a plan is made
@@ -267,19 +257,15 @@ class Planner:
         sources = self.sources[feed.name]
         mended = self._mended(feed)
         rows_read = cents_read = 0
-        unread: set[str] = set()
-        held = self.held(feed)
-        for number, source in enumerate(sources):
-            for batch in together(read(source)):
-                self._check_stop()
-                planned = self.planned(feed, batch, held)
-                self._writer.append(feed.name, number, planned)
-                rows_read += batch.frame.height
-                cents_read += int(planned.lines["amount_cents"].sum())
-                if feed.missing == "cancel":
-                    unread |= self._unread(feed, planned)
-                self._progress.rows_read += batch.frame.height
-        self._writer.flush()
+        parts = list(parts_of(sources))
+        brief = self._workers.share(self.brief(feed), self._new_folder())
+        calls = (partial(make_part, brief, number, part) for number, part in enumerate(parts))
+        for made in self._workers.in_turn(calls, self._check_stop):
+            rows_read += made.rows
+            cents_read += made.cents
+            self._progress.rows_read += made.rows
+        self._writer.has(feed.name, len(parts))
+        unread = self._unread(feed) if feed.missing == "cancel" else set()
         columns = list(dict.fromkeys(name for source in sources for name in source.kept))
         return _Judged(
             {
@@ -311,39 +297,22 @@ class Planner:
             )
         return sorted({run_id for source in returned for run_id in origins(source)})
 
-    def planned(self, feed: Feed, batch: Batch, held: HeldRows) -> PlannedBatch:
-        """A batch: looked at only where the last run does not tell that a row is unchanged."""
-        texts = texts_of(batch.frame, feed)
-        is_wanted = wanted(texts, feed)
-        digests = digests_of(texts, self._tables())
-        found, known = held.find(digests)
-        is_held = found & is_wanted
-        numbers = _numbers(batch)
-        rest = ~is_held
-        looked_at = (
-            look_at(
-                texts.filter(rest),
-                is_wanted.filter(rest),
-                numbers.filter(rest),
-                feed,
-                self._reading(feed),
-                self._mapping(),
-            )
-            if rest.any()
-            else pl.DataFrame(schema=LINE_SCHEMA)
+    def brief(self, feed: Feed) -> Brief:
+        """What is needed to make the parts of a feed."""
+        return Brief(
+            feed,
+            self.sources[feed.name],
+            self._held(feed),
+            self._reading(feed),
+            self._mapping(),
+            self._writer.folder,
+            self._copies,
         )
-        unchanged = known.filter(is_wanted.filter(found)).with_columns(
-            numbers.filter(is_held).alias("row"),
-            pl.lit(Disposition.UNCHANGED.value).alias("disposition"),
-        )
-        lines = pl.concat([looked_at, unchanged], how="diagonal").sort("row")
-        return PlannedBatch(batch.frame, lines.with_columns(*digests))
 
-    def _unread(self, feed: Feed, planned: PlannedBatch) -> set[str]:
+    def _unread(self, feed: Feed) -> set[str]:
         """The patients of the rows that were rejected, "" among them where one could not be read."""
-        is_rejected = planned.lines["disposition"] == Disposition.REJECTED.value
-        rejected = texts_of(planned.source.filter(is_rejected), feed)
-        return {self._patient(value) for value in rejected["patient"]}
+        rejected = (texts_of(rows, feed)["patient"] for rows in self._writer.rejected(feed.name))
+        return {self._patient(value) for values in rejected for value in values.unique()}
 
     def _patient(self, value: str | None) -> str:
         try:
@@ -351,7 +320,7 @@ class Planner:
         except (Unknown, Ambiguous):
             return ""
 
-    def held(self, feed: Feed) -> HeldRows:
+    def _held(self, feed: Feed) -> HeldRows:
         """What the last run found unchanged; nothing where equal rows are rows of their own."""
         if feed.repeats == "count":
             return HeldRows.none()
@@ -374,16 +343,6 @@ class Planner:
             self._job.limits.amount_cents_max,
         )
         return hashlib.sha256(repr(told).encode()).hexdigest()
-
-    def _tables(self) -> dict[str, Crosswalk]:
-        """The crosswalk of each field that has one."""
-        walks = self.crosswalks
-        return {
-            "patient": walks.patient,
-            "subscriber": walks.patient,
-            "payer": walks.payer,
-            "claim": walks.claim,
-        }
 
     def _mapping(self) -> RowMapping:
         return RowMapping(self._job.contract, self.crosswalks.payer.target, self._today)
@@ -778,7 +737,7 @@ class Planner:
         for (file,), group in rows.group_by("file"):
             seqs = dict(group.select("row", "seq").iter_rows())
             for batch in read(self.sources[feed.name][int(str(file))]):
-                numbers = _numbers(batch)
+                numbers = numbers_of(batch)
                 mine = numbers.is_in(list(seqs))
                 if not mine.any():
                     continue
@@ -790,7 +749,7 @@ class Planner:
                         numbers.replace_strict(seqs, return_dtype=pl.UInt32).alias(SEQ)
                     )
                 )
-                for row, draft in _with_drafts(checked, feed, self._mapping()):
+                for row, draft in with_drafts(checked, feed, self._mapping()):
                     if draft is not None:
                         drafts[seqs[row.row]] = draft
         return drafts
@@ -809,65 +768,6 @@ class Planner:
             self._read_again(feed, pl.concat(skipped))
         if self._again.get(feed.name):
             self._writer.add_sources(feed.name, pl.concat(self._again[feed.name], how="diagonal"))
-
-
-def look_at(
-    texts: pl.DataFrame,
-    is_wanted: pl.Series,
-    numbers: pl.Series,
-    feed: Feed,
-    reading: Reading,
-    mapping: RowMapping,
-) -> pl.DataFrame:
-    """What is meant for rows: by whole columns, and one by one for those that are not surely good.
-
-    Which of the two is only a matter of time. As `plans.lines_of` yields it, in no certain order.
-    """
-    known = identities(texts, feed, reading).with_columns(numbers.alias("row"))
-    filtered = as_lines(known.filter(~is_wanted), Disposition.FILTERED)
-    texts, numbers, known = (
-        texts.filter(is_wanted),
-        numbers.filter(is_wanted),
-        known.filter(is_wanted),
-    )
-    is_accepted, read = accept(texts, feed, reading)
-    drafts = map_rows(read, feed.traits.model, mapping, feed.order_by)
-    accepted = as_lines(known.filter(is_accepted).hstack(drafts), Disposition.PENDING)
-    texts, numbers = texts.filter(~is_accepted), numbers.filter(~is_accepted)
-    rest = validate(texts, wanted(texts, feed), numbers, feed, reading)
-    return pl.concat([filtered, accepted, lines_of(_with_drafts(rest, feed, mapping))])
-
-
-def _with_drafts(
-    rows: Iterable[Checked], feed: Feed, mapping: RowMapping
-) -> list[tuple[Checked, Draft | None]]:
-    return [
-        (row, None if row.content is None else map_row(row.content, mapping, feed.order_by))
-        for row in rows
-    ]
-
-
-def together(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """Some batches as one: what is done to whole columns costs by the call more than by the row."""
-    held: list[Batch] = []
-    for batch in batches:
-        held.append(batch)
-        if sum(each.frame.height for each in held) >= groups.BOUNDS.whole:
-            yield _one(held)
-            held = []
-    if held:
-        yield _one(held)
-
-
-def _numbers(batch: Batch) -> pl.Series:
-    """What each row of a batch is within its file."""
-    end = batch.first_row + batch.frame.height
-    return pl.int_range(batch.first_row, end, dtype=pl.UInt32, eager=True)
-
-
-def _one(batches: Sequence[Batch]) -> Batch:
-    first = batches[0]
-    return Batch(first.source, first.first_row, pl.concat([each.frame for each in batches]))
 
 
 _ADOPTED_SCHEMA: Final = {

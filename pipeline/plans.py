@@ -21,6 +21,7 @@ from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final, Literal, Self
+from uuid import uuid4
 
 import orjson
 import polars as pl
@@ -104,50 +105,54 @@ class PlannedBatch:
     lines: pl.DataFrame
 
 
+def write_part(
+    folder: Path,
+    scratch: Path,
+    feed: str,
+    part: int,
+    first_seq: int,
+    batches: Sequence[tuple[int, PlannedBatch]],
+) -> None:
+    """Write a part of a feed's rows, each batch with the number of its file; the first row's `seq` is `first_seq`.
+
+    Each file is there whole or not at all, whoever else writes the same; `scratch` is for those that are not.
+    """
+    rows, sources = [], []
+    for file, batch in batches:
+        end = first_seq + batch.lines.height
+        seqs = pl.int_range(first_seq, end, dtype=pl.UInt32, eager=True)
+        numbered = seqs.alias("seq"), pl.lit(file, dtype=pl.UInt16).alias("file")
+        rows.append(_as(batch.lines.with_columns(numbered), _ROWS_SCHEMA))
+        may_come_back = ~batch.lines["disposition"].is_in(_NEVER_REJECTS)
+        sources.append(batch.source.with_columns(seqs.alias(SEQ)).filter(may_come_back))
+        first_seq = end
+    lines = pl.concat(rows).with_columns(pl.when(pl.col(_TEXTS) != "").then(pl.col(_TEXTS)))
+    for kind, frame in (("source", pl.concat(sources, how="diagonal")), ("rows", lines)):
+        unfinished = scratch / f"{uuid4().hex}.parquet"
+        _write_private(frame, unfinished)
+        unfinished.replace(_path(folder, kind, feed, part))
+
+
 class PlanWriter:
-    """Writes one feed's rows after the other, then the verdicts on them, then the seal."""
+    """A plan that is being made: one feed's parts after the other's, then the verdicts on them, then the seal."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, mode=0o700)
         self.folder = folder
-        self._feed = ""
-        self._seq = 0
-        self._parts: dict[str, int] = {}  # by feed: how many are written
-        self._held = 0  # rows in memory
-        self._rows: list[pl.DataFrame] = []
-        self._sources: list[pl.DataFrame] = []
+        self._parts: dict[str, int] = {}
 
-    def append(self, feed: str, file: int, batch: "PlannedBatch") -> None:
-        """Add a batch of a feed's rows. Feeds come one after another."""
-        if feed != self._feed:
-            self.flush()
-            self._feed, self._seq = feed, 0
-        height = batch.lines.height
-        seqs = pl.int_range(self._seq, self._seq + height, dtype=pl.UInt32, eager=True)
-        lines = batch.lines.with_columns(
-            seqs.alias("seq"), pl.lit(file, dtype=pl.UInt16).alias("file")
-        )
-        self._rows.append(_as(lines, _ROWS_SCHEMA))
-        may_come_back = ~lines["disposition"].is_in(_NEVER_REJECTS)
-        self._sources.append(batch.source.with_columns(seqs.alias(SEQ)).filter(may_come_back))
-        self._seq += height
-        self._held += height
-        if self._held >= groups.BOUNDS.whole:
-            self.flush()
+    def has(self, feed: str, parts: int) -> None:
+        """So many parts of a feed's rows are written, and no more will be."""
+        self._parts[feed] = parts
 
-    def flush(self) -> None:
-        """Write the rows held so far as a part."""
-        if not self._rows:
-            return
-        part = self._parts.get(self._feed, 0)
-        rows = pl.concat(self._rows).with_columns(
-            pl.when(pl.col(_TEXTS) != "").then(pl.col(_TEXTS))
-        )
-        _write_private(rows, _path(self.folder, "rows", self._feed, part))
-        source = pl.concat(self._sources, how="diagonal")
-        _write_private(source, _path(self.folder, "source", self._feed, part))
-        self._parts[self._feed] = part + 1
-        self._rows, self._sources, self._held = [], [], 0
+    def rejected(self, feed: str) -> Iterator[pl.DataFrame]:
+        """The source's own columns (and SEQ) of the rows that validation turned away, part by part."""
+        is_rejected = pl.col("disposition") == Disposition.REJECTED.value
+        for part, rows in enumerate(self.rows(feed).written(["seq", "disposition"])):
+            seqs = rows.filter(is_rejected)["seq"]
+            if not seqs.is_empty():
+                source = pl.read_parquet(_path(self.folder, "source", feed, part), glob=False)
+                yield source.filter(pl.col(SEQ).is_in(seqs.implode()))
 
     def rows(self, feed: str) -> "Rows":
         """What is written of a feed's rows by now."""

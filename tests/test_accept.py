@@ -17,7 +17,7 @@ from pipeline.feeds.feed import TRAITS, Feed, Kind
 from pipeline.feeds.texts import texts_of, wanted
 from pipeline.feeds.whole import whole_reader
 from pipeline.fhir.codes import TYPES, Contract
-from pipeline.planning import look_at
+from pipeline.parts import look_at
 from pipeline.plans import lines_of
 from pipeline.stages.accept import accept
 from pipeline.stages.map import Mapping as RowMapping

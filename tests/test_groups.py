@@ -16,7 +16,7 @@ from pipeline import engine, groups, held
 from pipeline.feeds.feed import Feed, Kind
 from pipeline.groups import Bounds, Scan, by_hash, dealt, is_among, repeated
 from pipeline.plans import VERDICT_SCHEMA, Plan
-from pipeline.stages import read as reading
+from pipeline.stages import inspect as inspecting
 from pipeline.stages.resolve import NEEDED, resolve
 from tests.test_nightly import FEED, enter, nightly, write
 from tests.test_resolve import KNOWN, SCHEMA
@@ -175,7 +175,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     def shrink() -> None:
         monkeypatch.setattr(groups, "BOUNDS", TINY)
         monkeypatch.setattr(held, "_CHUNK", 2)
-        monkeypatch.setattr(reading, "ROWS_A_BATCH", 2)
+        monkeypatch.setattr(inspecting, "_CHUNK", 8)
 
     return shrink
 

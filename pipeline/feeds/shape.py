@@ -24,7 +24,8 @@ class Shape:
     """Feed it all bytes, then call `finish`. Raises Misshapen at the first row that is wrong.
 
     `columns` is the number of cells of every row, `delimiter` one byte. Afterwards `rows` is the
-    number of data rows.
+    number of data rows. `whole` is the last place where the text can be cut: so many bytes, and the
+    rows of data in them.
     """
 
     def __init__(self, columns: int, delimiter: bytes) -> None:
@@ -36,6 +37,8 @@ class Shape:
         self._carry = b""  # bytes since the last line end
         self._outside = b""  # the part outside of quotes of a row that is not at its end
         self._lines = 0  # line ends outside of quotes, the header's included
+        self._bytes = 0  # of whole lines
+        self.whole = (0, 0)
 
     @property
     def rows(self) -> int:
@@ -51,6 +54,9 @@ class Shape:
             self._refuse_long_row()
         if end:
             self._block(data[:end])
+            self._bytes += end
+            if not self._inside:
+                self.whole = self._bytes, self.rows
 
     def finish(self, *, torn_allowed: bool) -> None:
         """All bytes were fed. A last line without a line end may be torn off."""
@@ -63,10 +69,12 @@ class Shape:
             )
         if tail:
             self._block(tail + b"\n")
+            self._bytes += len(tail)
         if self._inside:
             self._fail(
                 self._lines, "a quote is opened in this row and never closed", "close the quote"
             )
+        self.whole = self._bytes, self.rows
 
     def _block(self, block: bytes) -> None:
         """Take whole lines: they end in a line end, which may stand inside of quotes."""

@@ -1,4 +1,4 @@
-"""A source file as it was found, and the batches that are read from it."""
+"""A source file as it was found, its slices, and the batches that are read from them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +25,26 @@ def stamp_of(path: Path) -> Stamp:
 
 
 @dataclass(frozen=True, slots=True)
+class Slice:
+    """Consecutive whole rows of a file, which can be read without those before them.
+
+    `start` and `end` are bytes of the text, the header's among them where `start` is 0; of Parquet
+    its rows are counted.
+    """
+
+    first_row: int  # its number within the file, from 1
+    rows: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
 class Source:
     """One file that was inspected and found fit.
 
-    `header` names all columns in the file's order. `readable` is the path that polars reads: the
-    file itself, its copy in UTF-8 where the feed has another encoding, or what a Parquet file was
-    decoded into (`pipeline/parquet.py`). `sha256` is of the file's
+    `header` names all columns in the file's order. `readable` is the path that is read: the file
+    itself, its copy as plain UTF-8 where it is compressed or has another encoding, or what a Parquet
+    file was decoded into (`pipeline/parquet.py`); `slices` are all its rows. `sha256` is of the file's
     own bytes. `origin` is what reports show: the path, or the address of the object that it copies.
     """
 
@@ -38,11 +52,16 @@ class Source:
     origin: str
     readable: Path
     header: tuple[str, ...]
-    rows: int
+    slices: tuple[Slice, ...]
     sha256: str
     stamp: Stamp
     is_parquet: bool
     delimiter: str
+
+    @property
+    def rows(self) -> int:
+        """How many there are."""
+        return sum(each.rows for each in self.slices)
 
     @property
     def name(self) -> str:

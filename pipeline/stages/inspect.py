@@ -12,12 +12,14 @@ import difflib
 import gzip
 import hashlib
 import io
+import os
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Final, NoReturn, cast
 
+from pipeline import groups
 from pipeline.errors import ColumnsMissing, InputError
 from pipeline.feeds.bounds import (
     COLUMNS_MAX,
@@ -27,7 +29,7 @@ from pipeline.feeds.bounds import (
 )
 from pipeline.feeds.feed import Feed
 from pipeline.feeds.shape import Misshapen, Shape
-from pipeline.feeds.source import Source, stamp_of
+from pipeline.feeds.source import Slice, Source, stamp_of
 from pipeline.parquet import Decoded, decoded
 
 if sys.version_info >= (3, 14):
@@ -35,10 +37,12 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-_CHUNK: Final = 1 << 20
+_CHUNK: Final = 1 << 16  # a text is cut at the last row's end in one of them, and nowhere else
+_BYTES_A_SLICE: Final = 32 << 20
 _DELIMITERS: Final = (",", "\t", "|", ";")  # tried where the feed names none
 _NEAR: Final = 0.75  # how alike a header and a mapped name must be for a "did you mean"
 _GZIP, _ZSTD, _PARQUET, _PARQUET_ENCRYPTED = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1", b"PARE"
+_PACKED: Final = {".gz": _GZIP, ".zst": _ZSTD}
 _FOREIGN: Final = {  # what files of other kinds begin with
     b"PK\x03\x04": "a zip archive or an Excel workbook",
     b"\xd0\xcf\x11\xe0": "an Excel workbook",
@@ -54,8 +58,8 @@ _UTF16_BOMS: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 def inspect(path: Path, feed: Feed, spool_dir: Path) -> Source:
     """Look through one file. Raises InputError with file, row, column and what to do.
 
-    A text in another encoding than UTF-8 is copied into `spool_dir` as UTF-8, and a Parquet file is
-    decoded into it.
+    A text that is compressed or in another encoding than UTF-8 is copied into `spool_dir` as plain
+    UTF-8, and a Parquet file is decoded into it.
     """
     if not path.is_file():
         raise InputError("there is no such file", f"check the path of {feed.name}", file=path.name)
@@ -158,7 +162,7 @@ def _parquet(path: Path, feed: Feed, spool_dir: Path) -> Source:
         str(path),
         copy,
         found.header,
-        found.rows,
+        _rows_in_slices(found.rows),
         digest.hexdigest(),
         stamp,
         is_parquet=True,
@@ -191,32 +195,79 @@ def _text(path: Path, feed: Feed, spool_dir: Path) -> Source:
     stamp = stamp_of(path)
     digest = hashlib.sha256()
     with path.open("rb") as raw:
+        marked = len(codecs.BOM_UTF8) if raw.read(4).startswith(codecs.BOM_UTF8) else 0
+        raw.seek(0)
         chunks = _decoded(_unpacked(raw, path, digest.update), path, feed.encoding)
         head, chunks = _head(chunks)
         delimiter, header = _header(head, path, feed)
-        shape = Shape(len(header), delimiter.encode())
+        shape, cuts = Shape(len(header), delimiter.encode()), _Cuts()
         readable = path
+
+        def look(chunk: bytes) -> None:
+            shape.feed(chunk)
+            cuts.see(*shape.whole)
+
         try:
-            if codecs.lookup(feed.encoding).name == "utf-8":
-                _drain(chunks, shape.feed)
-            else:
-                readable = spool_dir / f"{path.name}.utf8.csv"
+            if path.suffix in _PACKED or codecs.lookup(feed.encoding).name != "utf-8":
+                readable, marked = spool_dir / f"{path.name}.utf8.csv", 0
                 with readable.open("wb") as spool:
-                    _drain(chunks, shape.feed, spool.write)
+                    _drain(chunks, look, spool.write)
+            else:
+                _drain(chunks, look)
             shape.finish(torn_allowed=feed.final_newline == "any")
         except Misshapen as error:
             raise InputError(error.message, error.fix, file=path.name, row=error.row) from None
+        except OSError as error:
+            raise InputError(
+                f"the file cannot be copied: {os.strerror(error.errno or 0)}",
+                "make room under state.dir, or under the folder for temporary files",
+                file=path.name,
+            ) from None
+        cuts.see(*shape.whole)
     return Source(
         path,
         str(path),
         readable,
         tuple(header),
-        shape.rows,
+        cuts.slices(marked),
         digest.hexdigest(),
         stamp,
         is_parquet=False,
         delimiter=delimiter,
     )
+
+
+class _Cuts:
+    """Where a text is cut into slices: at ends of rows, as they are seen."""
+
+    def __init__(self) -> None:
+        self._cut = self._seen = (0, 0)  # bytes, and rows of data in them
+        self._found: list[tuple[tuple[int, int], tuple[int, int]]] = []
+
+    def see(self, size: int, rows: int) -> None:
+        """A row ends after so many bytes, and so many rows of data."""
+        is_much = rows - self._cut[1] > groups.BOUNDS.whole or size - self._cut[0] > _BYTES_A_SLICE
+        if is_much and self._seen[1] > self._cut[1]:
+            self._found.append((self._cut, self._seen))
+            self._cut = self._seen
+        self._seen = size, rows
+        if rows == 0:
+            self._cut = self._seen
+
+    def slices(self, shift: int) -> tuple[Slice, ...]:
+        """All rows that were seen. A byte order mark of `shift` bytes stands before them."""
+        last = [(self._cut, self._seen)] if self._seen[1] > self._cut[1] else []
+        return tuple(
+            Slice(before + 1, rows - before, start and start + shift, end + shift)
+            for (start, before), (end, rows) in [*self._found, *last]
+        )
+
+
+def _rows_in_slices(rows: int) -> tuple[Slice, ...]:
+    """Of Parquet, where any row can be the first."""
+    most = groups.BOUNDS.whole
+    ends = ((start, min(start + most, rows)) for start in range(0, rows, most))
+    return tuple(Slice(start + 1, end - start, start, end) for start, end in ends)
 
 
 def _drain(chunks: Iterator[bytes], *takers: Callable[[bytes], object]) -> None:
@@ -230,7 +281,7 @@ def _unpacked(raw: BinaryIO, path: Path, digest: Callable[[bytes], object]) -> I
     magic = raw.read(4)
     raw.seek(0)
     tee = cast("BinaryIO", _Tee(raw, digest))
-    packed = {".gz": _GZIP, ".zst": _ZSTD}.get(path.suffix)
+    packed = _PACKED.get(path.suffix)
     if packed is None and magic.startswith((_GZIP, _ZSTD, _PARQUET)):
         raise InputError(
             "the file is compressed or Parquet, and its name says text",

@@ -1,56 +1,90 @@
-"""Rows out of files, in batches, every column as text: no type is ever inferred.
+"""Rows out of files, a slice at a time, every column as text: no type is ever inferred.
 
-The only place that streams with polars: `collect_batches` is marked unstable there. Memory is
-bounded by the batch, not by the file (performance.md, "Reading in bounded memory").
+Each slice is read without those before it, here or by another process, and memory is bounded by the
+slice and not by the file.
 """
 
-import itertools
-import os
-from collections.abc import Iterator
+import csv
+import io
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import polars as pl
 
 from pipeline.errors import InputError
 from pipeline.feeds.bounds import FIELD_BYTES_MAX, ROW_BYTES_MAX
-from pipeline.feeds.source import RUN, Batch, Source, stamp_of
+from pipeline.feeds.source import RUN, Batch, Slice, Source, stamp_of
 
-ROWS_A_BATCH: Final = 4_000
-_ROWS_A_SLICE: Final = 16_000  # of Parquet
 _RUN_ID: Final = r"^\d{8}T\d{6}Z-[0-9a-f]{4}$"
-
-# Looked at by polars when it scans for the first time; the bound holds without them, only wider.
-_POLARS_BOUNDS: Final = {
-    "POLARS_CSV_CHUNK_SIZE": str(1 << 20),
-    "POLARS_ROW_GROUP_PREFETCH_SIZE": "1",
-    "POLARS_IDEAL_MORSEL_SIZE": "2000",
-}
 
 
 def read(source: Source) -> Iterator[Batch]:
     """All rows of an inspected file. Raises InputError if the file changed in between."""
-    for name, value in _POLARS_BOUNDS.items():
-        os.environ.setdefault(name, value)
-    row = 1
+    return (read_slice(source, each) for each in source.slices)
+
+
+def read_slice(source: Source, piece: Slice) -> Batch:
+    """The rows of a slice. Raises InputError if the file changed since it was inspected."""
+    frame = _frame(source, piece, source.kept)
+    _check_bounds(frame, source, piece.first_row)
+    return Batch(source, piece.first_row, frame)
+
+
+def origins(source: Source) -> list[str]:
+    """The runs whose rejects these rows are, by the column RUN that a reject file has."""
+    texts = pl.concat([_frame(source, each, [RUN]).unique() for each in source.slices])[RUN]
+    return texts.filter(texts.str.contains(_RUN_ID)).unique().to_list()
+
+
+def _frame(source: Source, piece: Slice, columns: Sequence[str]) -> pl.DataFrame:
     try:
-        for frame in _frames(source):
-            if frame.height:
-                _check_bounds(frame, source, row)
-                yield Batch(source, row, frame)
-                row += frame.height
+        frame = _scan(source, piece).select(columns).collect()
     except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise InputError(
             f"the file cannot be read ({type(error).__name__})",
             "ask the sender for it again",
             file=source.name,
-            row=row,
+            row=piece.first_row,
         ) from None
-    if stamp_of(source.path) != source.stamp or row - 1 != source.rows:
+    if _is_changed(source) or frame.height != piece.rows:
         raise InputError(
             "the file was changed while it was read",
             "wait until it is complete and run again",
             file=source.name,
         )
+    return frame
+
+
+def _is_changed(source: Source) -> bool:
+    try:
+        return stamp_of(source.path) != source.stamp
+    except OSError:
+        return True
+
+
+def _scan(source: Source, piece: Slice) -> pl.LazyFrame:
+    if source.is_parquet:
+        rows = pl.scan_parquet(source.readable, glob=False, hive_partitioning=False)
+        return rows.slice(piece.start, piece.rows)
+    header = list(source.header)
+    with source.readable.open("rb") as file:
+        file.seek(piece.start)
+        text = file.read(piece.end - piece.start)
+    return pl.scan_csv(
+        text if piece.start == 0 else _stand_in(source) + text,
+        separator=source.delimiter,
+        infer_schema=False,
+        with_column_names=lambda _: header,
+    )
+
+
+def _stand_in(source: Source) -> bytes:
+    """A header for a slice that has none: with it a slice is read as the whole file would be."""
+    line = io.StringIO()
+    csv.writer(
+        line, delimiter=source.delimiter, quoting=csv.QUOTE_ALL, lineterminator="\n"
+    ).writerow(range(len(source.header)))
+    return line.getvalue().encode()
 
 
 def _check_bounds(frame: pl.DataFrame, source: Source, first_row: int) -> None:
@@ -79,37 +113,3 @@ def _refuse_long(
             row=first_row + at,
             column=column,
         )
-
-
-def _frames(source: Source) -> Iterator[pl.DataFrame]:
-    """All rows. A stream of Parquet would hold some row groups at a time, a slice the pages that it needs."""
-    scan = _scan(source, source.kept)
-    if not source.is_parquet:
-        yield from scan.collect_batches(
-            chunk_size=ROWS_A_BATCH, maintain_order=True, engine="streaming"
-        )
-        return
-    for start in itertools.count(step=_ROWS_A_SLICE):
-        rows = scan.slice(start, _ROWS_A_SLICE).collect()
-        yield from rows.iter_slices(ROWS_A_BATCH)
-        if rows.height < _ROWS_A_SLICE:
-            return
-
-
-def origins(source: Source) -> list[str]:
-    """The runs whose rejects these rows are, by the column RUN that a reject file has."""
-    texts = _scan(source, [RUN]).unique().collect()[RUN]
-    return texts.filter(texts.str.contains(_RUN_ID)).to_list()
-
-
-def _scan(source: Source, columns: list[str]) -> pl.LazyFrame:
-    if not source.is_parquet:
-        header = list(source.header)
-        return pl.scan_csv(
-            source.readable,
-            separator=source.delimiter,
-            infer_schema=False,
-            glob=False,
-            with_column_names=lambda _: header,
-        ).select(columns)
-    return pl.scan_parquet(source.readable, glob=False, hive_partitioning=False).select(columns)

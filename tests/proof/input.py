@@ -34,7 +34,7 @@ from pipeline.feeds.feed import TRAITS, Feed, Kind
 from pipeline.feeds.formats import FORMATS
 from pipeline.feeds.texts import texts_of, wanted
 from pipeline.fhir import codes
-from pipeline.planning import look_at
+from pipeline.parts import look_at
 from pipeline.plans import lines_of
 from pipeline.records import Disposition
 from pipeline.stages.inspect import inspect

@@ -1,0 +1,363 @@
+"""Where calls are carried out: in place, or by other processes that a Dask cluster has.
+
+A call is a `functools.partial` of a function at the top of a module, over numbers and paths: its name
+and its arguments are what a dashboard shows. It may be carried out more than once, also twice at a
+time, for a worker that seems lost may live: what it writes it puts there in one step, and the same
+each time. What it raises comes out here as it would in place. The only home of distributed.
+"""
+
+import contextlib
+import logging
+import os
+import pickle
+import platform
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final, Generic, Literal, Protocol, TypeVar
+from uuid import uuid4
+
+from pipeline.errors import ConfigError, IngestError, fault
+from pipeline.files import write_private
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+Call = Callable[[], T]
+Look = Callable[[], None]
+Versions = tuple[str, ...]
+
+_AHEAD: Final = 2  # short calls that are under way or wait, for each worker
+_LOOK_EVERY_S: Final = 1.0
+_CONNECT_S_MAX: Final = 30
+_SILENT: Final = logging.CRITICAL + 1
+_WORKERLESS_S_MAX: Final = 300.0
+# Of a cluster that is started here. A worker that is silent for so long is taken for lost; under one
+# call so many may die; and nothing listens beyond this machine.
+_SETTINGS: Final = {
+    "distributed.scheduler.worker-ttl": "60s",
+    "distributed.scheduler.allowed-failures": 100,
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.system-monitor.gil.enabled": False,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Which workers. `scheduler` "": `workers` processes are started here, and ended with the run."""
+
+    kind: Literal["embedded", "dask"] = "embedded"
+    scheduler: str = ""
+    workers: int = 1
+    partitions: int = 4  # calls that may be under way at a time, where each takes long
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+
+
+class Shared(Protocol[T_co]):
+    """What many calls look at, and none of them changes."""
+
+    @property
+    def value(self) -> T_co:
+        """It."""
+
+
+class Workers(Protocol):
+    """Who carries out calls."""
+
+    def share(self, value: T, folder: Path) -> Shared[T]:
+        """Let calls look at a value. It travels as a file in `folder`, which all workers reach."""
+
+    def in_turn(self, calls: Iterable[Call[T]], look: Look) -> Iterator[T]:
+        """What many short calls return, in their turn; some are carried out ahead.
+
+        `look` is called now and then, and ends it by raising.
+        """
+
+    def as_they_end(self, calls: Iterable[Call[T]], look: Look) -> Iterator[tuple[int, T]]:
+        """What a few long calls return, all under way at once, with their numbers; as they end."""
+
+
+@contextlib.contextmanager
+def workers(options: Options) -> Iterator[Workers]:
+    """The workers that are configured, as long as they are needed. Raises ConfigError, IngestError."""
+    if options.kind == "embedded":
+        yield InPlace()
+        return
+    with contextlib.ExitStack() as stack:
+        yield Cluster(stack.enter_context(_connected(options)))
+
+
+# In place -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Here(Generic[T]):
+    value: T
+
+
+class InPlace:
+    """Each call is carried out when its turn comes."""
+
+    def share(self, value: T, folder: Path) -> Shared[T]:  # noqa: ARG002 - as all workers have it
+        """As it is."""
+        return _Here(value)
+
+    def in_turn(self, calls: Iterable[Call[T]], look: Look) -> Iterator[T]:
+        """What they return."""
+        for call in calls:
+            look()
+            yield call()
+
+    def as_they_end(self, calls: Iterable[Call[T]], look: Look) -> Iterator[tuple[int, T]]:
+        """One after another."""
+        yield from enumerate(self.in_turn(calls, look))
+
+
+# On a cluster -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _OnDisk(Generic[T]):
+    path: str
+
+    @property
+    def value(self) -> T:
+        """Read once by each process, as long as it is asked for no other."""
+        with _loading:
+            found: T = _loaded(self.path)
+        return found
+
+
+_loading = threading.Lock()
+
+
+@lru_cache(maxsize=1)
+def _loaded(path: str) -> Any:
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise IngestError(
+            f"a worker cannot read what all workers are to read under state.dir ({error.strerror})",
+            "have state.dir, and the files of the feeds, at the same path on all workers",
+        ) from None
+    return pickle.loads(content)  # noqa: S301 - our own file, 0600
+
+
+@dataclass(frozen=True, slots=True)
+class _Raised:
+    """What a call ended with in place of a result: were it raised there, the worker would log its text."""
+
+    error: IngestError
+
+
+def _outcome(call: Call[T], versions: Versions) -> T | _Raised:
+    """What a call comes to, on a worker."""
+    if _versions() != versions:
+        here, there = ", ".join(_versions()), ", ".join(versions)
+        return _Raised(
+            ConfigError(
+                f"a worker has other versions than the command: {here}, not {there}",
+                "install the same on both, and start the workers anew",
+            )
+        )
+    try:
+        return call()
+    except IngestError as error:
+        return _Raised(error)
+    except Exception as error:  # noqa: BLE001 - its own text may hold values
+        return _Raised(fault(error))
+
+
+def _versions() -> Versions:
+    """What must be the same for the same to come out."""
+    python = ".".join(platform.python_version_tuple()[:2])
+    return (
+        f"canvas-ingest {import_module('pipeline').__version__}",  # what stands above us all
+        f"Python {python}",
+        *(f"{name} {version(name)}" for name in ("polars", "pydantic")),
+    )
+
+
+class Cluster:
+    """The workers of a Dask cluster."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._versions = _versions()
+        self._workers = len(client.nthreads())
+        self._looked_s = self._seen_s = time.monotonic()  # when, and when there was a worker
+
+    def share(self, value: T, folder: Path) -> Shared[T]:
+        """As a file: nothing of it passes the scheduler."""
+        path = folder / f"{uuid4().hex}.shared"
+        write_private(path, pickle.dumps(value))
+        return _OnDisk(str(path))
+
+    def in_turn(self, calls: Iterable[Call[T]], look: Look) -> Iterator[T]:
+        """What they return; so many ahead that no worker waits, and results do not pile up."""
+        under_way: deque[Any] = deque()
+        try:
+            for call in calls:
+                under_way.append(self._submit(call))
+                if len(under_way) > _AHEAD * max(1, self._workers):
+                    yield self._result(under_way[0], look)
+                    under_way.popleft().release()
+            while under_way:
+                yield self._result(under_way[0], look)
+                under_way.popleft().release()
+        finally:
+            self._drop(under_way)
+
+    def as_they_end(self, calls: Iterable[Call[T]], look: Look) -> Iterator[tuple[int, T]]:
+        """What they return, all under way at once."""
+        under_way = {number: self._submit(call) for number, call in enumerate(calls)}
+        try:
+            while under_way:
+                ended = [number for number, future in under_way.items() if future.done()]
+                for number in ended:
+                    yield number, self._result(under_way[number], look)
+                    under_way.pop(number).release()
+                if not ended:
+                    self._look(look)
+                    time.sleep(_LOOK_EVERY_S / 10)
+        finally:
+            self._drop(under_way.values())
+
+    def _submit(self, call: Call[Any]) -> Any:
+        name = call.func.__name__ if isinstance(call, partial) else call.__name__
+        key = f"{name.strip('_')}-{uuid4().hex}"
+        return self._client.submit(_outcome, call, self._versions, key=key)
+
+    def _result(self, future: Any, look: Look) -> Any:
+        from distributed.scheduler import KilledWorker
+
+        while True:
+            self._look(look)
+            try:
+                found = future.result(timeout=_LOOK_EVERY_S)
+            except TimeoutError:
+                continue
+            except KilledWorker:
+                raise IngestError(
+                    "workers of the Dask cluster died again and again under one call",
+                    "give them more memory, or raise distributed.scheduler.allowed-failures of the scheduler",
+                ) from None
+            except CancelledError as error:
+                raise _lost(error) from None
+            except Exception as error:  # noqa: BLE001 - its text may be anything
+                raise IngestError(
+                    f"a worker of the Dask cluster could not begin a call, or not answer ({type(error).__name__})",
+                    "install the same version of canvas-ingest on all workers, and start them anew",
+                ) from None
+            if isinstance(found, _Raised):
+                raise found.error
+            return found
+
+    def _look(self, look: Look) -> None:
+        """Whether it is to end, and (now and then) whether anybody is there to work."""
+        look()
+        now_s = time.monotonic()
+        if now_s - self._looked_s < _LOOK_EVERY_S:
+            return
+        self._looked_s = now_s
+        try:
+            self._workers = len(self._client.nthreads())
+        except Exception as error:  # noqa: BLE001 - whatever it is, the scheduler does not answer
+            raise _lost(error) from None
+        if self._workers:
+            self._seen_s = now_s
+        elif now_s - self._seen_s > _WORKERLESS_S_MAX:
+            raise IngestError(
+                f"the Dask cluster has had no worker for {_WORKERLESS_S_MAX:,.0f} s",
+                "start workers, and run again",
+            )
+
+    def _drop(self, futures: Iterable[Any]) -> None:
+        """What nobody waits for any more need not be done."""
+        with contextlib.suppress(Exception):  # a scheduler that is lost does nothing anyhow
+            self._client.cancel(list(futures))
+
+
+def _lost(error: BaseException) -> IngestError:
+    return IngestError(
+        f"the Dask scheduler was lost ({type(error).__name__})",
+        "look into its log, and run again: what was sent is known",
+    )
+
+
+@contextlib.contextmanager
+def _connected(options: Options) -> Iterator[Any]:
+    """A client of the scheduler that is configured, or of one that is started here with its workers."""
+    try:
+        import dask
+        import distributed
+    except ImportError:
+        raise ConfigError(
+            'engine = "dask" needs the package distributed, which is not installed',
+            'install it, here and on all workers: pip install "canvas-ingest[dask]"',
+        ) from None
+    for name in ("distributed", "tornado"):  # their texts hold addresses, arguments and reprs
+        logging.getLogger(name).setLevel(_SILENT)
+    untyped: Any = distributed
+    if options.scheduler:
+        with _client_of(options, untyped) as client:
+            yield client
+        return
+    with (
+        TemporaryDirectory(prefix="canvas-ingest-") as scratch,
+        dask.config.set(_SETTINGS),
+        untyped.LocalCluster(
+            n_workers=options.workers,
+            threads_per_worker=-(-options.partitions // options.workers),
+            processes=True,
+            host="127.0.0.1",
+            protocol="tls://",
+            # Whoever can connect can have anything carried out, other users of this machine too.
+            security=untyped.Security.temporary(),
+            dashboard_address=None,
+            worker_dashboard_address=None,
+            memory_limit=None,  # what calls return is small, and what they hold is theirs to bound
+            local_directory=scratch,
+            silence_logs=_SILENT,
+            env={"POLARS_MAX_THREADS": max(1, cores() // options.workers)},
+        ) as cluster,
+        untyped.Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
+
+
+def _client_of(options: Options, distributed: Any) -> Any:
+    security = None
+    if options.scheduler.startswith("tls://"):
+        security = distributed.Security(
+            require_encryption=True,
+            tls_ca_file=str(options.ca_file),
+            tls_client_cert=str(options.cert_file),
+            tls_client_key=str(options.key_file),
+        )
+    try:
+        return distributed.Client(
+            options.scheduler, security=security, timeout=_CONNECT_S_MAX, set_as_default=False
+        )
+    except Exception as error:  # noqa: BLE001 - no answer, or one that is not trusted
+        raise IngestError(
+            f"no Dask scheduler was reached at {options.scheduler} ({type(error).__name__})",
+            "check that it runs, its address, and that its certificate is of the authority in engine.ca_file",
+        ) from None
+
+
+def cores() -> int:
+    """How many this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
