@@ -17,7 +17,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipeline import engine, planning
+from pipeline import engine, parts
 from pipeline.engine import Result
 from pipeline.review import Decisions, as_json, review
 from pipeline.sandbox import Faults
@@ -563,7 +563,7 @@ def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         seen.append(texts.height)
         return whole(texts, *more)
 
-    monkeypatch.setattr(planning, "accept", counting)
+    monkeypatch.setattr(parts, "accept", counting)
     return seen
 
 

@@ -587,8 +587,8 @@ BY_COMMAND = "from pipeline.cli import main\nmain()"
 BY_PYTHON = "import pipeline\nresult = pipeline.run_sync(sys.argv[-1])\nprint(result, result.summary)\nif result.failure: raise result.failure"
 READ = "import sys; del sys.argv[0]; exec(compile(open(sys.argv[0]).read(), sys.argv[0], 'exec'))"
 STAGES = [
-    ("pipeline.planning", "validate"),
-    ("pipeline.planning", "read"),
+    ("pipeline.parts", "validate"),
+    ("pipeline.parts", "read_slice"),
     ("pipeline.planning", "resolve"),
     ("pipeline.stages.upload", "Attempt"),
     ("pipeline.engine", "report"),
