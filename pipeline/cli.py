@@ -536,6 +536,7 @@ def _plan_or_run(command: str, options: dict[str, Any], *, journal_lost: bool = 
 
 def _job(options: dict[str, Any]) -> Job:
     from pipeline import config
+    from pipeline.errors import ConfigError
 
     engine = {name: options.get(name) for name in ("engine", "scheduler", "workers")}
     job = config.load(
@@ -547,7 +548,7 @@ def _job(options: dict[str, Any]) -> Job:
     )
     for name in ("scheduler", "workers"):
         if engine[name] is not None and job.engine.kind != "dask":
-            raise click.UsageError(f"--{name} goes with --engine dask")
+            raise ConfigError(f"--{name} goes with --engine dask", "add that, or leave it out")
     return job
 
 

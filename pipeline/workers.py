@@ -11,6 +11,7 @@ import logging
 import os
 import pickle
 import platform
+import signal
 import threading
 import time
 from collections import deque
@@ -20,13 +21,18 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from importlib import import_module
 from importlib.metadata import version
+from multiprocessing import resource_tracker
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final, Generic, Literal, Protocol, TypeVar
 from uuid import uuid4
 
+import structlog
+
 from pipeline.errors import ConfigError, IngestError, fault
 from pipeline.files import write_private
+
+log = structlog.get_logger()
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -40,14 +46,18 @@ _LOOK_EVERY_S: Final = 1.0
 _CONNECT_S_MAX: Final = 30
 _SILENT: Final = logging.CRITICAL + 1
 _WORKERLESS_S_MAX: Final = 300.0
-# Of a cluster that is started here. A worker that is silent for so long is taken for lost; under one
-# call so many may die; and nothing listens beyond this machine.
+# Of a cluster that is started here: a worker that is silent for so long is taken for lost, and under
+# one call so many may die.
 _SETTINGS: Final = {
     "distributed.scheduler.worker-ttl": "60s",
     "distributed.scheduler.allowed-failures": 100,
     "distributed.worker.profile.enabled": False,
     "distributed.admin.system-monitor.gil.enabled": False,
+    # A web server listens all the same, on loopback; it shows nothing.
+    "distributed.scheduler.http.routes": [],
+    "distributed.worker.http.routes": [],
 }
+_LOGGERS: Final = ("distributed", "distributed.client", "tornado", "tornado.application")
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +204,7 @@ class Cluster:
     def __init__(self, client: Any) -> None:
         self._client = client
         self._versions = _versions()
-        self._workers = len(client.nthreads())
+        self._workers = set(client.nthreads())
         self._looked_s = self._seen_s = time.monotonic()  # when, and when there was a worker
 
     def share(self, value: T, folder: Path) -> Shared[T]:
@@ -209,7 +219,7 @@ class Cluster:
         try:
             for call in calls:
                 under_way.append(self._submit(call))
-                if len(under_way) > _AHEAD * max(1, self._workers):
+                if len(under_way) > _AHEAD * max(1, len(self._workers)):
                     yield self._result(under_way[0], look)
                     under_way.popleft().release()
             while under_way:
@@ -271,10 +281,13 @@ class Cluster:
             return
         self._looked_s = now_s
         try:
-            self._workers = len(self._client.nthreads())
+            there = set(self._client.nthreads())
         except Exception as error:  # noqa: BLE001 - whatever it is, the scheduler does not answer
             raise _lost(error) from None
-        if self._workers:
+        if gone := self._workers - there:
+            log.warning("workers_lost", count=len(gone))
+        self._workers = there
+        if there:
             self._seen_s = now_s
         elif now_s - self._seen_s > _WORKERLESS_S_MAX:
             raise IngestError(
@@ -306,34 +319,65 @@ def _connected(options: Options) -> Iterator[Any]:
             'engine = "dask" needs the package distributed, which is not installed',
             'install it, here and on all workers: pip install "canvas-ingest[dask]"',
         ) from None
-    for name in ("distributed", "tornado"):  # their texts hold addresses, arguments and reprs
-        logging.getLogger(name).setLevel(_SILENT)
     untyped: Any = distributed
-    if options.scheduler:
-        with _client_of(options, untyped) as client:
+    with _silent():
+        if options.scheduler:
+            with _client_of(options, untyped) as client:
+                yield client
+            return
+        with (
+            TemporaryDirectory(prefix="canvas-ingest-") as scratch,
+            dask.config.set(_SETTINGS),
+            _without_signals(),
+            untyped.LocalCluster(
+                n_workers=options.workers,
+                threads_per_worker=-(-options.partitions // options.workers),
+                processes=True,
+                host="127.0.0.1",
+                protocol="tls://",
+                # Whoever can connect can have anything carried out, other users of this machine too.
+                security=untyped.Security.temporary(),
+                scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
+                worker_dashboard_address=None,
+                memory_limit=None,  # what calls return is small, and what they hold is theirs to bound
+                local_directory=scratch,
+                silence_logs=_SILENT,
+                env={"POLARS_MAX_THREADS": max(1, cores() // options.workers)},
+            ) as cluster,
+            untyped.Client(cluster, set_as_default=False) as client,
+        ):
             yield client
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """What Dask logs holds addresses, arguments and reprs; what matters of it is told here."""
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(_SILENT)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _without_signals() -> Iterator[None]:
+    """What is started in here does not hear what a terminal or a service manager tells the whole group.
+
+    The command hears it, lets its workers finish what is in flight, and ends them.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
         return
-    with (
-        TemporaryDirectory(prefix="canvas-ingest-") as scratch,
-        dask.config.set(_SETTINGS),
-        untyped.LocalCluster(
-            n_workers=options.workers,
-            threads_per_worker=-(-options.partitions // options.workers),
-            processes=True,
-            host="127.0.0.1",
-            protocol="tls://",
-            # Whoever can connect can have anything carried out, other users of this machine too.
-            security=untyped.Security.temporary(),
-            dashboard_address=None,
-            worker_dashboard_address=None,
-            memory_limit=None,  # what calls return is small, and what they hold is theirs to bound
-            local_directory=scratch,
-            silence_logs=_SILENT,
-            env={"POLARS_MAX_THREADS": max(1, cores() // options.workers)},
-        ) as cluster,
-        untyped.Client(cluster, set_as_default=False) as client,
-    ):
-        yield client
+    resource_tracker.ensure_running()  # it would let the thread hear them again that starts it
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _client_of(options: Options, distributed: Any) -> Any:

@@ -35,6 +35,18 @@ class Authority:
         signs_itself: bool = False,
     ) -> ssl.SSLContext:
         """What a server of these names shows. `days` from now on it is valid."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.pem(names=names, days=days, signs_itself=signs_itself))
+        return context
+
+    def pem(
+        self,
+        *,
+        names: tuple[str, ...] = ("127.0.0.1",),
+        days: tuple[int, int] = (-1, 1),
+        signs_itself: bool = False,
+    ) -> Path:
+        """The same as a file, key and certificate."""
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "made-up server")])
         now = datetime.now(UTC)
@@ -55,9 +67,8 @@ class Authority:
             )
             + certificate.public_bytes(serialization.Encoding.PEM)
         )
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(path)
-        return context
+        path.chmod(0o600)
+        return path
 
 
 def _signed(
