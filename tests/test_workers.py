@@ -357,7 +357,7 @@ def test_long_calls_are_all_under_way_at_once_and_come_out_as_they_end(hands: Wo
 def test_a_long_call_whose_worker_dies_is_begun_again_elsewhere(
     hands: Workers, tmp_path: Path
 ) -> None:
-    calls: list[partial[float]] = [partial(die_once, str(tmp_path / "mark")), partial(seconds, 0.2)]
+    calls: list[partial[Any]] = [partial(die_once, str(tmp_path / "mark")), partial(seconds, 0.2)]
     found = dict(hands.as_they_end(calls, nothing))
     assert found[1] == 0.2
     assert found[0] != os.getpid()
@@ -468,6 +468,46 @@ def test_flags_start_workers_that_end_with_the_command(tmp_path: Path) -> None:
     assert spread.stdout.startswith("Plan: 24 to create")
     found = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
     assert str(tmp_path) not in found.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_a_terminal_tells_the_whole_group_ends_it_in_order(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    job_of(
+        tmp_path, {"a.csv": HEAD + b"".join(b"T%d,%032x,1.00,n\n" % (n, n) for n in range(200_000))}
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "pipeline",
+        "plan",
+        "config.toml",
+        "--engine",
+        "dask",
+        "--workers",
+        "2",
+    ]
+    with subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        until = time.monotonic() + 30
+        while not list(tmp_path.glob("state/plans/*/rows-*")) and time.monotonic() < until:
+            time.sleep(0.01)
+        os.killpg(process.pid, number)
+        out, err = process.communicate()
+    assert process.returncode == 130
+    assert "Exit 130" in out
+    assert (
+        err.strip() == "Stopping: what is in flight is finished first. Once more to stop at once."
+    )
+    assert not list(tmp_path.glob("state/plans/*/copies"))
 
 
 @pytest.mark.parametrize(
