@@ -104,7 +104,11 @@ def workers(options: Options) -> Iterator[Workers]:
         yield InPlace()
         return
     with contextlib.ExitStack() as stack:
-        yield Cluster(stack.enter_context(_connected(options)))
+        cluster = Cluster(stack.enter_context(_connected(options)))
+        try:
+            yield cluster
+        finally:
+            cluster.forget()
 
 
 # In place -----------------------------------------------------------------------------------------
@@ -294,6 +298,11 @@ class Cluster:
                 f"the Dask cluster has had no worker for {_WORKERLESS_S_MAX:,.0f} s",
                 "start workers, and run again",
             )
+
+    def forget(self) -> None:
+        """Workers that go on when this ends hold nothing of what was shared with them."""
+        with contextlib.suppress(Exception):  # nor do those that are gone
+            self._client.run(_loaded.cache_clear)
 
     def _drop(self, futures: Iterable[Any]) -> None:
         """What nobody waits for any more need not be done."""

@@ -39,6 +39,12 @@ def origins(source: Source) -> list[str]:
 def _frame(source: Source, piece: Slice, columns: Sequence[str]) -> pl.DataFrame:
     try:
         frame = _scan(source, piece).select(columns).collect()
+    except FileNotFoundError:
+        raise InputError(
+            "the file is not there, where it was when it was inspected",
+            "run again once it is back; workers of a cluster need it, and state.dir, at the same path",
+            file=source.name,
+        ) from None
     except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise InputError(
             f"the file cannot be read ({type(error).__name__})",
