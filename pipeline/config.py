@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import parse_qs, urlsplit
@@ -709,6 +710,7 @@ def load(
         name=path.stem,
         metrics=folder / file.report.metrics if file.report.metrics else None,
         retention_days=file.retention.days,
+        again=partial(load, path.resolve(), only_feeds=only_feeds, overrides=overrides),
         engine=_engine(file.engine, folder),
     )
 

@@ -30,11 +30,12 @@ from pipeline.files import sync
 from pipeline.job import Job, Progress
 from pipeline.journal.journal import Journal, Run
 from pipeline.metrics import write_metrics
+from pipeline.partitions import spread
 from pipeline.planning import planned
 from pipeline.plans import Plan
-from pipeline.records import ADOPTED, Disposition, Doubt, Finding, Intent, Settlement, State
+from pipeline.records import ADOPTED, Disposition, Doubt, Finding, Settlement, State
 from pipeline.retention import purge
-from pipeline.sending import Sending, connected, with_bodies
+from pipeline.sending import Sending, connected, intents_of, lanes_owed, with_bodies
 from pipeline.stages.report import Facts, report
 from pipeline.views.notebook import result_table
 from pipeline.workers import Workers, workers
@@ -95,7 +96,7 @@ async def run(
     lost; what Canvas seems to hold already is then set aside.
     """
     stop = stop or asyncio.Event()
-    if job.engine.kind != "embedded":
+    if job.engine.kind != "embedded" and job.database is None:
         raise ConfigError(
             'engine = "dask" and a run: its workers would need a journal that all of them reach, and this one is '
             "a file of one machine",
@@ -294,7 +295,7 @@ async def _run(sending: Sending, hands: Workers, progress: Progress, plan_id: st
     sealed = await planned(job, run_id, journal, clock, progress, stop, hands, sending)
     if plan_id is not None:
         await asyncio.to_thread(_must_be, sealed, job.state_dir / "plans" / plan_id)
-    await _upload(sending, sealed, progress)
+    await _upload(sending, hands, sealed, progress)
 
 
 def _must_be(sealed: Plan, folder: Path) -> None:
@@ -362,7 +363,7 @@ def _unreported(error: Exception) -> IngestError:
 # Uploading ----------------------------------------------------------------------------------------
 
 
-async def _upload(sending: Sending, plan: Plan, progress: Progress) -> None:
+async def _upload(sending: Sending, hands: Workers, plan: Plan, progress: Progress) -> None:
     job = sending.job
     progress.stage = "sending"
     progress.to_send = sum(meta["to_send"] for meta in plan.meta["feeds"].values())
@@ -376,23 +377,14 @@ async def _upload(sending: Sending, plan: Plan, progress: Progress) -> None:
 
     await _enter(sending, plan)
     if types:
-        shut = _lanes_owed(sending, plan)
+        shut = lanes_owed(sending, plan)
         try:
-            await sending.upload(_intents(job, plan), types, seen, shut=shut)
+            if job.engine.kind == "embedded":
+                await sending.upload(intents_of(job, plan), types, seen, shut=shut)
+            else:
+                await spread(sending, plan, sorted(types), shut, hands, progress)
         finally:
             await _note_displaced(sending, plan)
-
-
-def _lanes_owed(sending: Sending, plan: Plan) -> set[str]:
-    """The patients of whom an earlier run's write is still to be sent, and is not among this plan's."""
-    owed = [each for each in sending.journal.doubts() if each.is_owed]
-    keys = [each.intent.key for each in owed]
-    planned = {key for feed in plan.meta["feeds"] if keys for key in plan.find(feed, keys)["key"]}
-    return {
-        each.intent.lane
-        for each in with_bodies(sending.job, owed)
-        if each.intent.body and each.intent.key not in planned
-    }
 
 
 async def _enter(sending: Sending, plan: Plan) -> None:
@@ -421,14 +413,6 @@ async def _note_displaced(sending: Sending, plan: Plan) -> None:
     doubtful = ranks.filter(pl.col("lane").is_in(failed.implode()) & pl.col("rank").is_not_null())
     keys = [*plan.meta["displaced"], *doubtful["key"]]
     await journal.displaced(sending.run_id, keys, sending.clock.now())
-
-
-def _intents(job: Job, plan: Plan) -> Iterator[list[Intent]]:
-    """What is to be sent: first what gives its `order` free, then feeds as they are configured."""
-    for feed in job.feeds:
-        yield plan.cancels(feed.name)
-    for feed in job.feeds:
-        yield from plan.intents(feed.name, feed.traits.resource_type, in_order=not feed.order_by)
 
 
 # Reporting ----------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@
     ├── JournalError            1  the journal cannot be trusted or written
     │   ├── JournalBusy         5  another run holds it
     │   ├── JournalForeign      2  it belongs to another Canvas
+    │   ├── JournalTaken        1  another process took over
     │   └── JournalLost         1  what it knew of earlier runs is missing
     ├── PlanError               1  a plan is missing or was never finished
     └── CanvasError             1  Canvas cannot be worked with
@@ -107,6 +108,10 @@ class JournalBusy(JournalError):
     """Another run holds the journal."""
 
     exit_code = 5
+
+
+class JournalTaken(JournalError):
+    """Another process took over what this one held, or may have."""
 
 
 class JournalForeign(JournalError):

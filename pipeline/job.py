@@ -1,7 +1,7 @@
 """What a run needs to know, composed of each part's own options, and where it stands."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -79,6 +79,9 @@ class Job:
     database: Database | None = None  # for the journal; else it is a file in `state_dir`
     objects: fetching.Options = field(default_factory=fetching.Options)
     engine: Engine = field(default_factory=Engine)
+    again: Callable[[], "Job"] | None = (
+        None  # the same, loaded on another machine, with the secrets that are there
+    )
 
 
 @dataclass(slots=True)

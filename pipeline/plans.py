@@ -454,6 +454,13 @@ class Plan:
             )
             yield self._intents(sendable, feed, "Coverage")
 
+    def lanes(self, feed: str) -> Iterator[pl.Series]:
+        """The patients of what is to be sent, a line a write, part by part."""
+        is_sent = pl.col("interaction") != ""
+        yield self.missing(feed).filter(is_sent)["lane"]
+        for rows in self._rows(feed).where(is_sent, ["lane"]):
+            yield rows["lane"]
+
     def cancels(self, feed: str) -> list[Intent]:
         """What is gone from the file and is cancelled."""
         gone = self.missing(feed).filter(pl.col("interaction") != "")

@@ -11,7 +11,7 @@ from pipeline.canvas import client as canvas
 from pipeline.clock import Clock
 from pipeline.job import Job
 from pipeline.journal.journal import Journal
-from pipeline.plans import content_of, look_up
+from pipeline.plans import Plan, content_of, look_up
 from pipeline.records import Doubt, Intent
 from pipeline.stages import upload as uploading
 from pipeline.stages.recover import Recovery
@@ -99,3 +99,23 @@ def with_bodies(job: Job, doubts: Sequence[Doubt]) -> list[Doubt]:
 async def _stop_client(stop: asyncio.Event, client: canvas.Client) -> None:
     await stop.wait()
     client.stop()
+
+
+def lanes_owed(sending: Sending, plan: Plan) -> set[str]:
+    """The patients of whom an earlier run's write is still to be sent, and is not among this plan's."""
+    owed = [each for each in sending.journal.doubts() if each.is_owed]
+    keys = [each.intent.key for each in owed]
+    planned = {key for feed in plan.meta["feeds"] if keys for key in plan.find(feed, keys)["key"]}
+    return {
+        each.intent.lane
+        for each in with_bodies(sending.job, owed)
+        if each.intent.body and each.intent.key not in planned
+    }
+
+
+def intents_of(job: Job, plan: Plan) -> Iterator[list[Intent]]:
+    """What is to be sent: first what gives its `order` free, then feeds as they are configured."""
+    for feed in job.feeds:
+        yield plan.cancels(feed.name)
+    for feed in job.feeds:
+        yield from plan.intents(feed.name, feed.traits.resource_type, in_order=not feed.order_by)

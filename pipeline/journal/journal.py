@@ -104,7 +104,7 @@ class Stint:
 
     part: int
     epoch: int
-    holder: str  # host and process
+    holder: str  # host, process, and the machine's start
     first_line: int  # of the part's trail: its own come after it
     taken_at: str
     ended_at: str | None
@@ -204,7 +204,7 @@ class Journal:
         cls,
         folder: Path,
         base_url: str,
-        database: Database,
+        database: Database | None,
         part: int,
         run_epoch: int,
         counts: Callable[[], Mapping[str, int]],
@@ -214,6 +214,11 @@ class Journal:
         A holder that is gone is waited for. `counts` tells how far it came, for whoever watches. Raises
         JournalBusy where another process holds the part, or the run has ended.
         """
+        if database is None:
+            raise ConfigError(
+                "the parts of a run need a journal that several processes can reach",
+                "set [state] url to a PostgreSQL database",
+            )
         module = postgres()
         pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
         try:
@@ -744,12 +749,40 @@ class Journal:
 
         self._write_now(end)
 
+    @property
+    def is_stopping(self) -> bool:
+        """Whether whoever began the run wants our part to end."""
+        return self._store.is_stopping
+
+    def ask_to_stop(self) -> None:
+        """Have all parts end, once what is in flight has its answer."""
+        self._write_now(lambda: self._execute("ask_to_stop", {"epoch": self._store.epoch}))
+
+    def parts_held(self) -> int:
+        """How many parts somebody holds."""
+        return int(self._read(lambda: self._execute("parts_held", {}).fetchone())[0])
+
+    def withdraw(self, run_id: str, at: datetime) -> int:
+        """Fence all parts: what they left in flight is in doubt from now on: how many."""
+
+        def fence() -> int:
+            self._execute("fence_parts", {})
+            return self._doubt_left(run_id, utc_text(at), "parts")
+
+        return self._write_now(fence)
+
     def stints(self, run_id: str) -> list[Stint]:
         """Who sent parts of a run, and how far they came; none where one process did all."""
         if "stints" not in self._sql:
             return []
-        lines = self._read(partial(self._all, "stints", {"run_id": run_id}))
+        asked = {"run_id": run_id}
+        lines = self._read(partial(self._all, "stints", asked))
         return [replace(Stint(*line), counts=orjson.loads(line[7])) for line in lines]
+
+    def requests_of_stints(self, run_id: str) -> dict[tuple[int, int], tuple[int, int]]:
+        """How many requests, and writes among them, were made under each part and epoch."""
+        lines = self._read(partial(self._all, "requests_of_stints", {"run_id": run_id}))
+        return {(part, epoch): (requests, writes) for part, epoch, requests, writes in lines}
 
     # Purging --------------------------------------------------------------------------------------
 

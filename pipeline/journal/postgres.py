@@ -22,7 +22,7 @@ from typing import Any, Final
 import orjson
 import psycopg
 
-from pipeline.errors import JournalBusy, JournalError, JournalForeign
+from pipeline.errors import JournalBusy, JournalError, JournalForeign, JournalTaken, Stopped
 from pipeline.journal.store import (
     RUN,
     SCHEMA_VERSION,
@@ -92,6 +92,7 @@ class Lease:
         self.part, self.epoch, self.holder = asked.part, epoch, ourselves()
         self.is_alone = is_alone  # whoever held it before is known to be gone
         self.lost = threading.Event()
+        self.is_stopping = False  # whoever began the run wants it to end
         self._database = database
         self._asked = asked
         self._deadline_s = deadline_s
@@ -138,9 +139,11 @@ class Lease:
         asked_s = monotonic_s()
         told = {**self.names, "counts": orjson.dumps(self._asked.counts()).decode()}
         sql = statements("queries_postgres.sql")
-        if _execute(self._connection, sql["renew"], told).fetchone() is None:
+        renewed = _execute(self._connection, sql["renew"], told).fetchone()
+        if renewed is None:
             self.lost.set()
             return
+        self.is_stopping = bool(renewed[0])
         self._deadline_s = asked_s + self._database.lease_s
         _execute(self._connection, sql["tell"], told)
 
@@ -189,7 +192,7 @@ class PostgresStore:
         held.nextset()
         if held.fetchone() is None:
             lease.lost.set()
-            raise JournalError(
+            raise JournalTaken(
                 "another process took over, or may have: nothing more is sent or written by this one",
                 "what it had sent last is in doubt, and is settled by whoever took over, or by the next run",
             )
@@ -230,6 +233,11 @@ class PostgresStore:
                 time.sleep(_AWAY_S)
             else:
                 return True
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether whoever began the run wants it to end."""
+        return self.lease is not None and self.lease.is_stopping
 
     def may_send(self) -> bool:
         """Whether the lease is still ours for a while."""
@@ -310,12 +318,22 @@ class PostgresPlace:
                     self._database, asked, int(found[0]), asked_s + ttl_s, is_alone=is_alone
                 )
             left_s, end = _holding(connection, asked.part)
-            if left_s is None and asked.part != RUN:
-                raise _busy("the run that this part belongs to has ended")
-            if first_end is not None and end > first_end:
+            if asked.part != RUN:
+                _refuse_ended(connection, asked)
+            elif first_end is not None and end > first_end:
                 raise _busy("another run holds the journal")  # it is renewed: somebody is there
             first_end = end if first_end is None else first_end
             time.sleep(min(max(left_s or 0.0, 0.05), ttl_s / 4))
+
+
+def _refuse_ended(connection: Connection, asked: Asked) -> None:
+    """A part is waited for as long as somebody holds it, and the run goes on. Raises JournalBusy, Stopped."""
+    sql = statements("queries_postgres.sql")["run_of_parts"]
+    found = _execute(connection, sql, {"run_epoch": asked.run_epoch}).fetchone()
+    if found is None:
+        raise _busy("the run that this part belongs to has ended")
+    if found[0]:
+        raise Stopped("the run is stopping")
 
 
 def _holding(connection: Connection, part: int) -> tuple[float | None, float]:

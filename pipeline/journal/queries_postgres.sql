@@ -18,7 +18,7 @@ SELECT holder FROM lease WHERE holder IS NOT NULL AND (:part = 0 OR part = :part
 
 -- name: take_run
 -- The run's lease, where nobody holds it or a part of it; older epochs are fenced.
-UPDATE lease SET epoch = epoch + 1, holder = :holder, expires_at = clock_timestamp() + make_interval(secs => :ttl_s)
+UPDATE lease SET epoch = epoch + 1, holder = :holder, is_stopping = FALSE, expires_at = clock_timestamp() + make_interval(secs => :ttl_s)
 WHERE part = 0 AND (holder IS NULL OR expires_at < clock_timestamp())
     AND NOT EXISTS (SELECT 1 FROM lease AS other WHERE other.part <> 0 AND other.holder IS NOT NULL AND other.expires_at >= clock_timestamp())
 RETURNING epoch;
@@ -40,7 +40,17 @@ RETURNING epoch;
 UPDATE lease SET expires_at = clock_timestamp() + make_interval(secs => :ttl_s)
 WHERE part = :part AND epoch = :epoch AND holder = :holder AND expires_at > clock_timestamp()
     AND (part = 0 OR EXISTS (SELECT 1 FROM lease AS run WHERE run.part = 0 AND run.epoch = :run_epoch AND run.holder IS NOT NULL AND run.expires_at >= clock_timestamp()))
-RETURNING epoch;
+RETURNING (SELECT run.is_stopping FROM lease AS run WHERE run.part = 0);
+
+-- name: ask_to_stop
+UPDATE lease SET is_stopping = TRUE WHERE part = 0 AND epoch = :epoch;
+
+-- name: run_of_parts
+-- Whether the run is to end; no row where it has.
+SELECT is_stopping FROM lease WHERE part = 0 AND epoch = :run_epoch AND holder IS NOT NULL AND expires_at >= clock_timestamp();
+
+-- name: parts_held
+SELECT count(*) FROM lease WHERE part <> 0 AND holder IS NOT NULL AND expires_at >= clock_timestamp();
 
 -- name: begin
 -- Whether the lease is ours, which nobody takes until the transaction ends; in one message.
@@ -67,3 +77,10 @@ UPDATE stint SET ended_at = :at, ended = :ended, counts = :counts WHERE part = :
 
 -- name: stints
 SELECT part, epoch, holder, first_line, taken_at, ended_at, ended, counts FROM stint WHERE run_id = :run_id ORDER BY part, epoch;
+
+-- name: requests_of_stints
+SELECT stint.part, stint.epoch, count(trail.latency_ms), count(*) FILTER (WHERE trail.event = 'write')
+FROM stint LEFT JOIN trail ON trail.part = stint.part AND trail.run_id = stint.run_id AND trail.number > stint.first_line
+    AND trail.number <= coalesce(
+        (SELECT min(later.first_line) FROM stint AS later WHERE later.part = stint.part AND later.epoch > stint.epoch), trail.number)
+WHERE stint.run_id = :run_id GROUP BY stint.part, stint.epoch;

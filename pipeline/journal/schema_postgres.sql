@@ -182,7 +182,8 @@ CREATE TABLE lease (
     part INTEGER PRIMARY KEY,
     epoch BIGINT NOT NULL DEFAULT 0,
     holder TEXT COLLATE "C",
-    expires_at TIMESTAMPTZ NOT NULL DEFAULT '-infinity'
+    expires_at TIMESTAMPTZ NOT NULL DEFAULT '-infinity',
+    is_stopping BOOLEAN NOT NULL DEFAULT FALSE      -- of part 0: all parts are to come to an end
 );
 INSERT INTO lease (part) VALUES (0);
 

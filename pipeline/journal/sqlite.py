@@ -39,6 +39,7 @@ class SqliteStore:
     epoch: int = 0
     holder: str = ""
     is_alone: bool = True  # nobody else can hold the file
+    is_stopping: bool = False
     errors: tuple[type[Exception], ...] = (sqlite3.Error,)
 
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:

@@ -81,6 +81,10 @@ class Store(Protocol):
     def is_back(self) -> bool:
         """Whether it had gone away, and is there again. Raises JournalError where it stays away."""
 
+    @property
+    def is_stopping(self) -> bool:
+        """Whether whoever began the run wants all its parts to end."""
+
     def may_send(self) -> bool:
         """Whether what is claimed may be handed to a socket at this very moment. From any thread."""
 

@@ -428,8 +428,33 @@ def _summary(
         },
         "feeds": lines,
         "requests": requests,
+        "workers": _workers(journal, facts.run.run_id),
         "needs": _needs(plan.meta, requests, facts.run) if plan and is_planned else None,
     }
+
+
+def _workers(journal: Journal, run_id: str) -> list[dict[str, Any]]:
+    """What each process did of the run's sending, where several carried it. `ended` "": it was lost."""
+    stints = journal.stints(run_id)
+    if not stints:
+        return []
+    requests = journal.requests_of_stints(run_id)
+    found = []
+    for each in stints:
+        host, process, _ = each.holder.split(" ", 2)
+        total, writes = requests.get((each.part, each.epoch), (0, 0))
+        found.append(
+            {
+                "partition": each.part,
+                "worker": f"{host} {process}",
+                "began_at": each.taken_at,
+                "ended_at": each.ended_at,
+                "ended": each.ended,
+                "requests": total,
+                "writes": writes,
+            }
+        )
+    return found
 
 
 def _needs(meta: Mapping[str, Any], asked: Mapping[str, Any], run: Run) -> dict[str, Any] | None:
