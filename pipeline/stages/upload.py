@@ -153,7 +153,8 @@ class _Sender:
         self._seen = seen
         self._ahead = max(1, min(int(tools.options.rate_per_s * _AHEAD_S), _AHEAD_MAX))
         self._claimed: asyncio.Queue[Intent | None] = asyncio.Queue()  # None: there is no more
-        self._turn = asyncio.Lock()  # one sender at a time waits for a claim and its permit
+        self._turn = asyncio.Lock()  # one sender at a time waits for its permit
+        self._queued = 0  # senders with a claim and no permit yet
         self._moved = asyncio.Event()  # there may be something to claim
         self._answered = asyncio.Event()  # there may be something to write down
         self._attempts: list[Attempt] = []  # judged, not yet written down
@@ -225,7 +226,7 @@ class _Sender:
             self._moved.clear()
             while not exhausted and len(self._lanes) < _WAITING_MAX:
                 exhausted = not await self._offer_next(batches)
-            wanted = self._ahead - self._claimed.qsize()
+            wanted = self._ahead - self._behind_the_next()
             group = self._lanes.take(wanted) if 2 * wanted >= self._ahead else []
             if group:
                 await self._claim(group)
@@ -233,6 +234,10 @@ class _Sender:
                 return
             else:
                 await self._moved.wait()
+
+    def _behind_the_next(self) -> int:
+        """Claims that are not sent yet, without the one whose turn it is."""
+        return self._claimed.qsize() + max(self._queued - 1, 0)
 
     async def _claim(self, group: list[Intent]) -> None:
         at = self._clock.now()
@@ -314,18 +319,21 @@ class _Sender:
 
     async def _send(self) -> None:
         while True:
-            async with self._turn:
-                intent = await self._claimed.get()
-                if intent is None:
-                    return
-                if 2 * self._claimed.qsize() <= self._ahead:
-                    self._moved.set()
-                try:
+            intent = await self._claimed.get()
+            if intent is None:
+                return
+            self._queued += 1
+            try:
+                async with self._turn:
+                    if 2 * self._behind_the_next() <= self._ahead:
+                        self._moved.set()
                     permit = await self._permit(intent)
-                except IngestError as error:
-                    self._unsent.append(intent)
-                    self._fail(error)
-                    continue
+            except IngestError as error:
+                self._unsent.append(intent)
+                self._fail(error)
+                continue
+            finally:
+                self._queued -= 1
             try:
                 exchange, judgement = await self._write(permit, intent)
             except Exception as error:  # noqa: BLE001 - a fault of ours must not cut off the others
