@@ -29,12 +29,11 @@ class SystemClock:
     """
 
     def __init__(self) -> None:
-        self._started_at = datetime.now(UTC)
-        self._zero_s = time.monotonic()
+        self._zero_s = time.time() - time.monotonic()
 
     def now(self) -> datetime:
         """The present instant, UTC."""
-        return self._started_at + timedelta(seconds=time.monotonic() - self._zero_s)
+        return datetime.fromtimestamp(self._zero_s + time.monotonic(), UTC)
 
     def monotonic(self) -> float:
         """Seconds that never run backwards."""
