@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class Disposition(StrEnum):
@@ -123,8 +124,7 @@ class Intent:
     held_at: datetime | None = None  # when Canvas held what we think it holds, by its own clock
 
 
-@dataclass(frozen=True, slots=True)
-class Exchange:
+class Exchange(NamedTuple):
     """One request and what came back. Never a body of a write, never a URL."""
 
     purpose: str  # "write", "read", "search", "token"
@@ -136,8 +136,7 @@ class Exchange:
     dated: datetime | None = None  # the server's clock when it answered, to the second
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(NamedTuple):
     """One send of one intent, judged."""
 
     intent: Intent

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from typing import Any
 
 import polars as pl
@@ -174,7 +173,7 @@ async def test_a_resend_that_is_tried_again_may_find_its_own_late_effect(
                 return THROTTLED
         reply = await exchange(self, method, url, *rest)
         timeless = {name: text for name, text in reply.headers.items() if name != "date"}
-        return replace(reply, headers=timeless)
+        return reply._replace(headers=timeless)
 
     monkeypatch.setattr(Wire, "exchange", struck)
     result = await world.run()

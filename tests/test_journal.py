@@ -245,7 +245,7 @@ async def test_what_a_crash_left_in_flight_is_in_doubt(tmp_path: Path, url: str)
 async def owed(journal: Journal, since: datetime) -> Doubt:
     """A write whose answer was lost and which a search did not show: it goes again."""
     await journal.claim("r1", [intent()], since, since)
-    sent = replace(attempt(intent(), Verdict.LOST), since=since, until=since + SOON)
+    sent = attempt(intent(), Verdict.LOST)._replace(since=since, until=since + SOON)
     await journal.settle("r1", [sent], since)
     absent = Finding(Settlement.ABSENT, "recover|absent", "")
     await journal.absent("r1", intent(), absent, since)

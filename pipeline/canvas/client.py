@@ -8,7 +8,7 @@ decision to send and the sending.
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from pathlib import Path
@@ -175,10 +175,10 @@ class Client:
             self.proven.add(resource_type)
         elif permit.token in judgement.message:  # a gateway that repeats what it was sent
             message = judgement.message.replace(permit.token, "***")
-            judgement = replace(judgement, message=message)
+            judgement = judgement._replace(message=message)
         stop = self._heed(reply, permit, too_fast=judgement.too_fast)
         if stop is not None:
-            judgement = replace(judgement, stop=stop)
+            judgement = judgement._replace(stop=stop)
         return self._exchange("write", permit, reply), judgement
 
     # Reading --------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from random import Random
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from pipeline.canvas.transport import Reply
@@ -26,8 +26,7 @@ _URL: Final = re.compile(r"[!#-;=?-\[\]_a-z~]*", re.ASCII)  # the signs of RFC 3
 _YEARS: Final = range(2000, 3000)  # of a clock that says anything; others are near the ends of time
 
 
-@dataclass(frozen=True, slots=True)
-class Judgement:
+class Judgement(NamedTuple):
     """What one answer comes to.
 
     `too_fast`: Canvas asks for a slower pace. `stop`: why nothing more can be sent at all.

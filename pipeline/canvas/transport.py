@@ -10,11 +10,10 @@ import asyncio
 import ssl
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 import aiohttp
 from yarl import URL
@@ -31,8 +30,7 @@ KEPT_HEADERS: Final = ("Location", "Retry-After", "Date", "Content-Type", "fumag
 OWN_HEADERS: Final = {"Accept-Encoding": "identity", "User-Agent": "canvas-ingest"}
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """What came back. `status` None: no answer, and `problem` says why in a word of ours.
 
     `handed_off` is False only where no byte of the request can have left. A body longer than the
