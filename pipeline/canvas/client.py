@@ -5,7 +5,6 @@ that is good now. A write takes its permit before it is made, so that nothing wa
 decision to send and the sending.
 """
 
-import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ import orjson
 
 from pipeline.canvas.auth import Credentials, Tokens
 from pipeline.canvas.limiter import Limiter
+from pipeline.canvas.places import Places
 from pipeline.canvas.retry import (
     Backoff,
     Judgement,
@@ -104,7 +104,7 @@ class Client:
         self._host = urlsplit(options.base_url).hostname or ""
         self._limiter = Limiter(options.rate_per_s, clock)
         self._tokens = Tokens(options.credentials, self._post_form, clock)
-        self._places = asyncio.Semaphore(options.concurrency)
+        self._places = Places(options.concurrency)
         self.server_clock = ServerClock()
         self._probed: set[str] = set()  # resource types that a search has succeeded on
         self.proven: set[str] = set()  # resource types that a create has succeeded on
@@ -123,12 +123,12 @@ class Client:
 
         The place is given back when the request that it is for has ended.
         """
-        await self._places.acquire()
+        await self._places.take()
         try:
             token = await self._tokens.current()
             await self._limiter.grant()
         except BaseException:
-            self._places.release()
+            self._places.give_back()
             raise
         return Permit(token, self._clock.now())
 
@@ -346,7 +346,7 @@ class Client:
         try:
             reply = await self._transport.exchange(method, url, headers, body)
         finally:
-            self._places.release()
+            self._places.give_back()
         date = reply.headers.get("date", "")
         self.server_clock.hear(date, permit.granted_at, self._clock.now())
         return reply

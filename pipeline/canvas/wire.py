@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 import httptools
 
+from pipeline.canvas.places import Places
 from pipeline.canvas.transport import (
     BODY_BYTES_MAX,
     CONNECT_S_MAX,
@@ -60,7 +61,7 @@ class Wire:
 
     def __init__(self, timeout_s: float, concurrency: int, ca_file: Path | None = None) -> None:
         self._timeout_s = timeout_s
-        self._places = asyncio.Semaphore(concurrency)
+        self._places = Places(concurrency)
         self._tls = trust(ca_file)
         self._idle: defaultdict[_Origin, deque[_Connection]] = defaultdict(deque)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -92,7 +93,9 @@ class Wire:
         try:
             origin, start = _start(method, url)
             request = _request(start, self._lines_of(headers), body)
-            await self._place(due_s)
+            if not self._places.take_free():
+                async with asyncio.timeout_at(due_s):
+                    await self._places.take()
         except TimeoutError:
             return _unsent("timeout", loop.time() - started_s)
         except ValueError:  # a request that HTTP does not know
@@ -111,7 +114,7 @@ class Wire:
             else:
                 connection.drop()
         finally:
-            self._places.release()
+            self._places.give_back()
         return Reply(
             answer.status,
             answer.headers,
@@ -130,14 +133,6 @@ class Wire:
             self._lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
             self._headers = dict(headers)
         return self._lines
-
-    async def _place(self, due_s: float) -> None:
-        """Wait for a place among the connections in use. Raises TimeoutError."""
-        if self._places.locked():
-            async with asyncio.timeout_at(due_s):
-                await self._places.acquire()
-        else:
-            await self._places.acquire()
 
     def _kept(self, origin: _Origin, now_s: float) -> "_Connection | None":
         """The connection used last; those that have waited too long are closed."""
