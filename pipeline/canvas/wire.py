@@ -223,6 +223,7 @@ class _Connection(asyncio.Protocol):
         self._alarm: asyncio.TimerHandle | None = None
         self._due_s = 0.0
         self._head_bytes = self._fields = 0
+        self._has_nul = False  # somewhere in what came, then each header is looked at
         self._is_sound = True
         self.idle_since_s = 0.0
 
@@ -294,6 +295,8 @@ class _Connection(asyncio.Protocol):
             return
         if self._answer.status is None:
             self._head_bytes += len(data)
+        if b"\0" in data:
+            self._has_nul = True
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
@@ -320,17 +323,22 @@ class _Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header, or a trailer: those count, and are not read."""
         self._fields += 1
-        if self._fields > _FIELDS_MAX or max(len(name), len(value)) > _FIELD_BYTES_MAX:
+        if (
+            self._fields > _FIELDS_MAX
+            or len(value) > _FIELD_BYTES_MAX
+            or len(name) > _FIELD_BYTES_MAX
+        ):
             raise ValueError("a header too many, or too long")
-        if b"\0" in value:
+        if self._has_nul and b"\0" in value:
             raise ValueError("a NUL")
         answer, name = self._answer, name.lower()
         if answer is None or answer.status is not None:
             return
-        if name in _KEPT:
+        kept = _KEPT.get(name)
+        if kept is not None:
             text = value.rstrip(b" \t").decode("utf-8", "surrogateescape")
-            before = answer.headers.get(_KEPT[name])
-            answer.headers[_KEPT[name]] = text if before is None else f"{before}, {text}"
+            before = answer.headers.get(kept)
+            answer.headers[kept] = text if before is None else f"{before}, {text}"
         elif name == b"content-length":
             answer.is_measured = True
         elif name == b"transfer-encoding":
