@@ -72,12 +72,15 @@ class Limiter:
         """Wait until one request may go. Raises Stopped once `stop` was called."""
         async with self._turn:
             while True:
-                await self._wait_until(self._paused_until_s)
-                await self._renew_bucket()
+                if self._stopped.is_set() or self._clock.monotonic() < self._paused_until_s:
+                    await self._wait_until(self._paused_until_s)
+                if not self._share.share == self._bucket_share == 1.0:
+                    await self._renew_bucket()
                 await self._bucket.acquire()
-                if len(self._last) == self._last.maxlen:
-                    await self._wait_until(self._last[0] + self._window_s)
                 now_s = self._clock.monotonic()
+                if len(self._last) == self._last.maxlen and now_s < self._last[0] + self._window_s:
+                    await self._wait_until(self._last[0] + self._window_s)
+                    now_s = self._clock.monotonic()
                 if now_s >= self._paused_until_s:
                     break
             if self._stopped.is_set():
@@ -110,8 +113,6 @@ class Limiter:
 
     async def _renew_bucket(self) -> None:
         """A bucket for the present share; it starts full, so that the change grants nothing extra."""
-        if self._share.share == self._bucket_share == 1.0:
-            return
         share = self._share.at(self._clock.monotonic())
         if abs(share - self._bucket_share) < _RENEW_AT and not (share == 1.0 != self._bucket_share):
             return

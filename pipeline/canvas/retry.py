@@ -133,6 +133,8 @@ def location_id(location: str, resource_type: str, host: str) -> str | None:
     head, found, tail = location.rpartition(f"{resource_type}/")
     if not found or not _is_of(head, host):
         return None
+    if is_id(tail):
+        return tail
     match = _ID_AND_VERSION.fullmatch(tail)
     return match[1] if match is not None and is_id(match[1]) else None
 

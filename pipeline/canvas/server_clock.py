@@ -21,6 +21,8 @@ class ServerClock:
     def __init__(self) -> None:
         self._least: timedelta | None = None
         self._most: timedelta | None = None
+        # How far it is ahead of ours, at least. None: not known well enough to decide anything.
+        self.ahead: timedelta | None = None
         self._was_set = False  # and may be set back: from then on it decides nothing
         self._text = ""  # the Date heard last, and what it says
         self._told: datetime | None = None
@@ -40,15 +42,8 @@ class ServerClock:
         else:  # one of the two clocks was set, or two machines differ: neither answer alone is right
             self._least, self._most = min(self._least, least), max(self._most, most)
             self._was_set |= self._most - self._least > _WIDTH_MAX
-
-    @property
-    def ahead(self) -> timedelta | None:
-        """How far it is ahead of ours, at least. None: not known well enough to decide anything."""
-        if self._was_set or self._least is None or self._most is None:
-            return None
-        if self._most - self._least > _WIDTH_MAX:
-            return None
-        return self._least
+        is_known = not self._was_set and self._most - self._least <= _WIDTH_MAX
+        self.ahead = self._least if is_known else None
 
     def agrees(self, ahead: timedelta | None) -> bool:
         """Whether it is as far ahead as it was told before: neither clock was set in between."""

@@ -408,8 +408,9 @@ class _Sender:
         self, resource_type: str, exchange: Exchange, judgement: Judgement
     ) -> None:
         """A 403 is one row's; the first answers all being 403 is a scope that every row needs."""
-        if exchange.http_status == 403 and judgement.verdict is Verdict.REFUSED:  # noqa: PLR2004
-            self._forbidden[resource_type] += 1
+        if exchange.http_status != 403 or judgement.verdict is not Verdict.REFUSED:  # noqa: PLR2004
+            return
+        self._forbidden[resource_type] += 1
         if (
             self._forbidden[resource_type] >= _FORBIDDEN_MAX
             and resource_type not in self._client.proven
