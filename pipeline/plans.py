@@ -477,20 +477,20 @@ class Plan:
         rank = pl.when("active").then("order").alias("rank")
         return [
             Intent(
-                key=key,
-                feed=feed,
-                resource_type=resource_type,
-                interaction=Interaction(interaction),
-                lane=lane,
-                body=body,
-                fingerprint=fingerprint,
-                amount_cents=cents,
-                claim=claim,
-                likeness=likeness,
-                run_id=run_id,
-                resource_id=resource_id,
-                rank=rank,
-                held_at=held_at,
+                key,
+                feed,
+                resource_type,
+                _INTERACTIONS[interaction],
+                lane,
+                body,
+                fingerprint,
+                cents,
+                claim,
+                likeness,
+                run_id,
+                resource_id,
+                rank,
+                held_at,
             )
             for (
                 key,
@@ -523,6 +523,7 @@ _FOUND: Final = {
     "body": pl.Binary,
     "shown": pl.Binary,
 }
+_INTERACTIONS: Final = {each.value: each for each in Interaction}
 _DONE: Final = ("key", "interaction", "resource_id", "fingerprint", "slot", "sort")
 _INTENT: Final = (
     "key",

@@ -104,8 +104,7 @@ class Draft:
     sort: str = ""  # the fields of `order_by`, as text that sorts as they do
 
 
-@dataclass(frozen=True, slots=True)
-class Intent:
+class Intent(NamedTuple):
     """A write that we mean to make."""
 
     key: str  # 16 hex digits; the row's identity in the journal

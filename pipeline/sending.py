@@ -89,7 +89,7 @@ def with_bodies(job: Job, doubts: Sequence[Doubt]) -> list[Doubt]:
     """The doubts with what was sent, from the plans of their runs; without where a plan is gone."""
     rows = look_up(job.state_dir / "plans", [doubt.intent for doubt in doubts])
     return [
-        replace(doubt, intent=replace(doubt.intent, body=rows[doubt.intent.key].body))
+        replace(doubt, intent=doubt.intent._replace(body=rows[doubt.intent.key].body))
         if doubt.intent.key in rows
         else doubt
         for doubt in doubts

@@ -4,7 +4,6 @@ import re
 import sqlite3
 import stat
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -112,7 +111,7 @@ def test_the_table_of_states_names_each_step_once() -> None:
 async def test_the_database_allows_the_steps_of_the_table_and_no_other(
     journal: Journal, old: State, new: State, resource_type: str
 ) -> None:
-    await claim(journal, replace(intent(), resource_type=resource_type))
+    await claim(journal, intent()._replace(resource_type=resource_type))
     ways = {
         State.IN_FLIGHT: [],
         State.PENDING: ["PENDING"],
@@ -139,7 +138,7 @@ async def test_the_database_allows_the_steps_of_the_table_and_no_other(
 async def test_what_has_a_resource_is_neither_created_again_nor_given_another(
     journal: Journal,
 ) -> None:
-    covered = replace(intent(), resource_type="Coverage")
+    covered = intent()._replace(resource_type="Coverage")
     await claim(journal, covered)
     await settle(journal, attempt(covered, Verdict.ACCEPTED, "id1"))
     run = journal._store.execute

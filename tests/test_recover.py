@@ -279,8 +279,8 @@ LATER = HELD_AT + timedelta(seconds=1)
 
 
 def updating(rule: str, held_at: datetime | None = HELD_AT) -> Doubt:
-    asked = replace(intent(covered()), interaction=Interaction.UPDATE, resource_id="c1")
-    return replace(doubt(covered()), intent=replace(asked, held_at=held_at), rule=rule)
+    asked = intent(covered())._replace(interaction=Interaction.UPDATE, resource_id="c1")
+    return replace(doubt(covered()), intent=asked._replace(held_at=held_at), rule=rule)
 
 
 @pytest.mark.parametrize(
@@ -313,7 +313,7 @@ async def test_a_read_may_be_as_old_as_the_quiet_time(journal: Journal) -> None:
     before = {**covered(), "payor": [{"reference": "Organization/one"}]}
     update = updating("conflict")
     body = orjson.dumps({**before, "order": 2})
-    update = replace(update, intent=replace(update.intent, body=body))
+    update = replace(update, intent=update.intent._replace(body=body))
 
     async def look(*_: str) -> tuple[Resource, datetime]:
         return before, SINCE
@@ -332,7 +332,7 @@ async def test_a_probe_is_used_up_only_where_this_run_sends_with_it(
 ) -> None:
     before, sent = covered(), {**covered(), "order": 2}
     update = updating("conflict")
-    update = replace(update, intent=replace(update.intent, body=orjson.dumps(sent)))
+    update = replace(update, intent=update.intent._replace(body=orjson.dumps(sent)))
 
     async def look(*_: str) -> tuple[Resource, datetime]:
         return {**before, "payor": [{"reference": "Organization/another"}]}, SINCE

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import replace
 from datetime import timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -64,7 +63,7 @@ async def test_the_quiet_time_of_an_earlier_loss_goes_by_no_clock_that_was_set_s
 async def test_a_probe_that_was_not_carried_out_is_made_again(tmp_path: Path) -> None:
     clock = HandClock()
     client = canvas.Client(CANVAS, Wire(1.0, 1), clock, Random(1))
-    update = replace(COVERAGE, interaction=Interaction.UPDATE, resource_id="c1")
+    update = COVERAGE._replace(interaction=Interaction.UPDATE, resource_id="c1")
     with Journal.open(tmp_path, CANVAS.base_url) as journal:
         sender = sender_of(client, journal, clock)
         sender._probes["k1"] = clock.now()

@@ -171,7 +171,7 @@ def weigh_update(
     """
     resource_id = doubt.intent.resource_id
     if doubt.intent.held_at is None and doubt.until is not None:
-        doubt = replace(doubt, intent=replace(doubt.intent, held_at=doubt.until + quiet))
+        doubt = replace(doubt, intent=doubt.intent._replace(held_at=doubt.until + quiet))
     if shown is None:
         message = "Canvas has no such resource any more: somebody removed it"
         return Finding(Settlement.CONFLICT, "canvas|not-found", message)

@@ -265,7 +265,7 @@ class _Sender:
         for key in keys:
             known[key] = self._probes.get(key, known.get(key))
         return [
-            replace(each, held_at=known[each.key]) if known.get(each.key) is not None else each
+            each._replace(held_at=known[each.key]) if known.get(each.key) is not None else each
             for each in group
         ]
 
@@ -290,7 +290,7 @@ class _Sender:
     async def _in_doubt(self, intent: Intent, wait_s: float) -> None:
         doubt = await self._journal.doubt(intent.key)
         if doubt is not None:
-            self._doubt(replace(doubt, intent=replace(doubt.intent, body=intent.body)), wait_s)
+            self._doubt(replace(doubt, intent=doubt.intent._replace(body=intent.body)), wait_s)
 
     async def _may_go(self, intent: Intent) -> bool:
         """Whether a look at Canvas speaks against the first send of this one."""

@@ -431,7 +431,7 @@ class Schedule:
     def _with_body(self, doubt: Doubt) -> Doubt:
         asked = doubt.intent
         body = self._plans[asked.run_id, asked.key, asked.fingerprint]
-        return replace(doubt, intent=replace(asked, body=body))
+        return replace(doubt, intent=asked._replace(body=body))
 
     # The invariants -------------------------------------------------------------------------------
 
