@@ -13,6 +13,7 @@ from typing import Final
 
 from aiolimiter import AsyncLimiter
 
+from pipeline.canvas.places import Places
 from pipeline.clock import Clock
 from pipeline.errors import Stopped
 
@@ -61,7 +62,7 @@ class Limiter:
         self._share = Share(changed_at_s=clock.monotonic())
         self._bucket_share = 1.0
         self._bucket = AsyncLimiter(*bucket_of(rate_per_s))
-        self._turn = asyncio.Lock()  # one at a time waits on the bucket: cheaper, and in order
+        self._turn = Places(1)  # one at a time waits on the bucket: cheaper, and in order
         self._last: deque[float] = deque(maxlen=max(int(rate_per_s), 1))
         self._window_s = max(1.0, 1.0 / rate_per_s)
         self._paused_until_s = float("-inf")
@@ -70,7 +71,8 @@ class Limiter:
 
     async def grant(self) -> None:
         """Wait until one request may go. Raises Stopped once `stop` was called."""
-        async with self._turn:
+        await self._turn.take()
+        try:
             while True:
                 if self._stopped.is_set() or self._clock.monotonic() < self._paused_until_s:
                     await self._wait_until(self._paused_until_s)
@@ -86,6 +88,8 @@ class Limiter:
             if self._stopped.is_set():
                 raise Stopped("the run is stopping")
             self._last.append(now_s)
+        finally:
+            self._turn.give_back()
 
     def pause(self, seconds: float) -> None:
         """Nobody gets a grant for so long."""

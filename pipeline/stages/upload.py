@@ -17,6 +17,7 @@ from random import Random
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 from pipeline.canvas.client import Client, Permit
+from pipeline.canvas.places import Places
 from pipeline.canvas.retry import Backoff, Judgement
 from pipeline.clock import Clock
 from pipeline.errors import Forbidden, IngestError, JournalError, Stopped, Unreachable
@@ -153,7 +154,7 @@ class _Sender:
         self._seen = seen
         self._ahead = max(1, min(int(tools.options.rate_per_s * _AHEAD_S), _AHEAD_MAX))
         self._claimed: asyncio.Queue[Intent | None] = asyncio.Queue()  # None: there is no more
-        self._turn = asyncio.Lock()  # one sender at a time waits for its permit
+        self._turn = Places(1)  # one sender at a time waits for its permit
         self._queued = 0  # senders with a claim and no permit yet
         self._moved = asyncio.Event()  # there may be something to claim
         self._answered = asyncio.Event()  # there may be something to write down
@@ -323,16 +324,17 @@ class _Sender:
             if intent is None:
                 return
             self._queued += 1
+            await self._turn.take()
             try:
-                async with self._turn:
-                    if 2 * self._behind_the_next() <= self._ahead:
-                        self._moved.set()
-                    permit = await self._permit(intent)
+                if 2 * self._behind_the_next() <= self._ahead:
+                    self._moved.set()
+                permit = await self._permit(intent)
             except IngestError as error:
                 self._unsent.append(intent)
                 self._fail(error)
                 continue
             finally:
+                self._turn.give_back()
                 self._queued -= 1
             try:
                 exchange, judgement = await self._write(permit, intent)
