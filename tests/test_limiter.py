@@ -2,6 +2,8 @@
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
+from random import Random
 
 import pytest
 from hypothesis import given
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from pipeline.canvas.limiter import Limiter, Share, bucket_of
 from pipeline.clock import HandClock, SystemClock
 from pipeline.errors import Stopped
+from tests.proof.virtual import LoopClock, VirtualLoop
 
 
 @pytest.mark.parametrize("rate", [1, 2, 5, 50, 200, 1000])
@@ -64,3 +67,63 @@ def test_the_share_is_halved_once_a_moment_and_grows_back(waits: list[float]) ->
         assert 1 / 16 <= after <= before <= 1.0
         assert after == before or after == max(before / 2, 1 / 16)
     assert share.at(clock.monotonic() + 50.0) == 1.0
+
+
+class SlowClock(LoopClock):
+    """It shows half of the time that the bucket sees go by."""
+
+    def monotonic(self) -> float:
+        return super().monotonic() / 2
+
+
+def granted(
+    kind: type[LoopClock], rate: float, grants: int, before: Callable[[Limiter], Awaitable[None]]
+) -> list[float]:
+    """When that many were granted, by the clock, without a real wait."""
+    loop = VirtualLoop(0.0, Random(1), lambda _: None)
+    clock, log = kind(loop, 0.0), list[float]()
+
+    async def take() -> None:
+        limiter = Limiter(rate, clock)
+        await before(limiter)
+        for _ in range(grants):
+            await limiter.grant()
+            log.append(clock.monotonic())
+
+    loop.run(take())
+    return log
+
+
+async def nothing(_: Limiter) -> None:
+    """All is as at the start."""
+
+
+async def slower(limiter: Limiter) -> None:
+    limiter.slow_down()
+
+
+@pytest.mark.parametrize("rate", [20.0, 200.0])
+def test_a_bucket_whose_clock_runs_ahead_lets_no_more_go(rate: float) -> None:
+    log = granted(SlowClock, rate, int(3 * rate), nothing)
+    assert max(sum(start <= at < start + 1.0 for at in log) for start in log) <= rate
+
+
+def test_half_the_rate_once_canvas_says_that_it_is_too_fast() -> None:
+    whole, half = (granted(LoopClock, 200.0, 100, before)[-1] for before in (nothing, slower))
+    assert 1.9 < half / whole < 2.2
+
+
+def test_who_waits_for_a_pause_to_end_is_told_at_once_of_a_stop() -> None:
+    loop = VirtualLoop(0.0, Random(1), lambda _: None)
+
+    async def stop() -> float:
+        limiter = Limiter(1000.0, LoopClock(loop, 0.0))
+        limiter.pause(60.0)
+        waiting = asyncio.ensure_future(limiter.grant())
+        await asyncio.sleep(0)
+        limiter.stop()
+        with pytest.raises(Stopped):
+            await waiting
+        return loop.time()
+
+    assert loop.run(stop()) < 1.0
