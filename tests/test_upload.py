@@ -1,6 +1,7 @@
 """When a write is sent, and when it is not: whole runs, and what the local Canvas saw arrive."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import timedelta
@@ -100,6 +101,26 @@ async def test_nothing_is_sent_whose_claim_is_not_on_disk(
     with suppress(JournalError):
         assert (await world.run()).exit_code == 1
     assert arrivals(world) == 0
+
+
+async def test_no_more_is_claimed_ahead_than_the_next_one_and_one_behind_it(
+    make_world: MakeWorld,
+) -> None:
+    """At a slow rate all senders wait: what they have claimed is in doubt if the machine fails."""
+    world = await make_world()
+    world.write_config(feeds=LEDGER_ONLY, concurrency=8, rate_per_s=5.0)
+    write_payments(world, 20)
+    stop = asyncio.Event()
+    run = asyncio.create_task(engine.run(world.job(), stop=stop))
+    async with asyncio.timeout(10):
+        while arrivals(world) < 2:
+            await asyncio.sleep(0.005)
+    stop.set()
+    assert (await run).exit_code == 130
+    with Journal.open(world.folder / "state", world.url) as journal:
+        events = Counter(line.event for line, _ in journal.trail())
+    assert events["claim"] - events["write"] == events["release"]
+    assert 1 <= events["release"] <= 2
 
 
 async def test_what_is_lost_a_second_time_is_not_sent_a_third(make_world: MakeWorld) -> None:
