@@ -123,6 +123,25 @@ class Intent(NamedTuple):
     held_at: datetime | None = None  # when Canvas held what we think it holds, by its own clock
 
 
+@dataclass(frozen=True, slots=True)
+class Reserved:
+    """What the database answers about the rate that all workers share.
+
+    All in seconds. `asked_s` and `answered_s` are of our monotonic clock, the others of the server's.
+    """
+
+    asked_s: float
+    answered_s: float
+    now_s: float  # the server's clock at some moment between the two
+    started_s: float  # when it was started: after another start it may be another clock
+    first_s: float  # the first slot
+    interval_s: float  # from one slot to the next
+    count: int  # slots; 0: none now, ask again at `again_s`
+    again_s: float
+    blocked_until_s: float  # nobody sends before
+    cut_s: float  # when the rate was last halved
+
+
 class Exchange(NamedTuple):
     """One request and what came back. Never a body of a write, never a URL."""
 

@@ -8,6 +8,8 @@ from functools import partial
 from random import Random
 
 from pipeline.canvas import client as canvas
+from pipeline.canvas.limiter import Grants, Limiter
+from pipeline.canvas.slots import Slots, pacing
 from pipeline.clock import Clock
 from pipeline.job import Job
 from pipeline.journal.journal import Journal
@@ -73,8 +75,8 @@ async def connected(
     job: Job, run_id: str, journal: Journal, clock: Clock, random: Random, stop: asyncio.Event
 ) -> AsyncIterator[Sending]:
     """A connection to Canvas; what it asked beside the writes is written down at its end."""
-    async with canvas.transport_of(job.canvas) as transport:
-        client = canvas.Client(job.canvas, transport, clock, random)
+    async with canvas.transport_of(job.canvas) as transport, _grants(job, clock) as grants:
+        client = canvas.Client(job.canvas, transport, clock, random, grants)
         contents = partial(content_of, job.state_dir / "plans")
         recovery = Recovery(client, journal, clock, job.upload.quiet_s, run_id, contents)
         watch = asyncio.ensure_future(_stop_client(stop, client))
@@ -83,6 +85,19 @@ async def connected(
         finally:
             watch.cancel()
             await journal.record(run_id, client.exchanges)
+
+
+@asynccontextmanager
+async def _grants(job: Job, clock: Clock) -> AsyncIterator[Grants]:
+    """Who says when a request may go: for this process alone, or, with a database, for all workers."""
+    if not job.state_url:
+        yield Limiter(job.canvas.rate_per_s, clock)
+        return
+    from pipeline.journal.rate import Target  # noqa: PLC0415 - an extra, which SQLite does without
+
+    target = Target(job.state_url, pacing(job.canvas.rate_per_s), clock)
+    async with Slots(target, clock) as slots:
+        yield slots
 
 
 def with_bodies(job: Job, doubts: Sequence[Doubt]) -> list[Doubt]:

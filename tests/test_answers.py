@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 
 from pipeline.canvas.auth import Credentials
 from pipeline.canvas.client import Client, Options, transport_of
+from pipeline.canvas.limiter import Limiter
 from pipeline.canvas.retry import Backoff, Judgement, http_date, judge_create, judge_update
 from pipeline.canvas.server_clock import ServerClock
 from pipeline.canvas.transport import Reply
@@ -737,6 +738,7 @@ def test_any_answer_over_a_socket_has_one_verdict() -> None:
             lines = [f"{name}: {value}".encode("latin-1", "replace") for name, value in headers]
             lines = [b"HTTP/1.1 %d x" % status, *lines, b"Content-Length: %d" % (len(body) + off)]
             liar.answers = [b"\r\n".join([*lines, b"", b""]) + body + surplus]
+            assert isinstance(client._limiter, Limiter)
             client._limiter._paused_until_s = float("-inf")  # it would wait as it was told to
             client._tokens._refused, client._tokens._renew_at_s = 0, float("inf")
             client._pauses, client._free_s = 0, client._clock.monotonic()

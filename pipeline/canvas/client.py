@@ -18,7 +18,7 @@ from urllib.parse import urlencode, urlsplit
 import orjson
 
 from pipeline.canvas.auth import Credentials, Tokens
-from pipeline.canvas.limiter import Limiter
+from pipeline.canvas.limiter import Grants, Limiter
 from pipeline.canvas.places import Places
 from pipeline.canvas.retry import (
     Backoff,
@@ -92,17 +92,22 @@ class Permit:
 
 
 class Client:
-    """Requests to one Canvas, through one transport."""
+    """Requests to one Canvas, through one transport. `grants`: where None, the rate is for it alone."""
 
     def __init__(
-        self, options: Options, transport: Transport | Wire, clock: Clock, random: Random
+        self,
+        options: Options,
+        transport: Transport | Wire,
+        clock: Clock,
+        random: Random,
+        grants: Grants | None = None,
     ) -> None:
         self._options = options
         self._transport = transport
         self._clock = clock
         self._random = random
         self._host = urlsplit(options.base_url).hostname or ""
-        self._limiter = Limiter(options.rate_per_s, clock)
+        self._limiter = grants or Limiter(options.rate_per_s, clock)
         self._tokens = Tokens(options.credentials, self._post_form, clock)
         self._places = Places(options.concurrency)
         self.server_clock = ServerClock()
@@ -394,22 +399,28 @@ class Client:
 
     def _slow_down(self, reply: Reply) -> CanvasError | None:
         """Canvas asks for a slower pace. Returns why the run must stop, if it asks for too much."""
-        self._limiter.slow_down()
         self._pauses += 1
+        asked_s = retry_after_s(reply, self._clock.now())
+        if asked_s is None:
+            pause_s = self._options.backoff.delay_s(self._pauses, self._random)
+        else:
+            pause_s = asked_s
+        stop = self._asks_too_much(asked_s)
+        self._limiter.slow_down(pause_s if stop is None else 0.0)
+        return stop
+
+    def _asks_too_much(self, asked_s: float | None) -> CanvasError | None:
         throttled_s = self._clock.monotonic() - self._free_s
         if throttled_s > _RETRY_AFTER_S_MAX:
             return Unreachable(
                 f"Canvas has answered nothing but “go slower” for {throttled_s:.0f} s",
                 "run again later, with a lower upload.rate_per_s; a quota may be used up",
             )
-        asked_s = retry_after_s(reply, self._clock.now())
         if asked_s is not None and asked_s > _RETRY_AFTER_S_MAX:
             return Unreachable(
                 f"Canvas asks to wait for {asked_s:.0f} s, longer than a run waits",
                 "run again after that time",
             )
-        delay_s = self._options.backoff.delay_s(self._pauses, self._random)
-        self._limiter.pause(delay_s if asked_s is None else asked_s)
         return None
 
     def _exchange(self, purpose: str, permit: Permit, reply: Reply) -> Exchange:

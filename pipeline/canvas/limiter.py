@@ -9,7 +9,7 @@ the last grants, for a machine that stalls can make a bucket's clock lag.
 import asyncio
 from collections import deque
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from aiolimiter import AsyncLimiter
 
@@ -17,9 +17,9 @@ from pipeline.canvas.places import Places
 from pipeline.clock import Clock
 from pipeline.errors import Stopped
 
-_SHARE_MIN: Final = 1 / 16  # of the rate, however often Canvas says 429
-_GROWTH_A_SECOND: Final = 0.02  # of the rate: half is regained in 25 s
-_CUT_PAUSE_S: Final = 1.0  # several 429 of one moment are one cut
+SHARE_MIN: Final = 1 / 16  # of the rate, however often Canvas says 429
+GROWTH_A_SECOND: Final = 0.02  # of the rate: half is regained in 25 s
+CUT_PAUSE_S: Final = 1.0  # several 429 of one moment are one cut
 _RENEW_AT: Final = 0.05  # a bucket is made anew when the share has moved by so much
 
 
@@ -33,22 +33,39 @@ class Share:
 
     def at(self, now_s: float) -> float:
         """The share at a moment, 1/16 to 1."""
-        return min(1.0, self.share + (now_s - self.changed_at_s) * _GROWTH_A_SECOND)
+        return min(1.0, self.share + (now_s - self.changed_at_s) * GROWTH_A_SECOND)
 
     def cut(self, now_s: float) -> None:
         """Canvas said that it is too fast."""
-        if now_s - self.cut_at_s >= _CUT_PAUSE_S:
-            self.share = max(self.at(now_s) / 2, _SHARE_MIN)
+        if now_s - self.cut_at_s >= CUT_PAUSE_S:
+            self.share = max(self.at(now_s) / 2, SHARE_MIN)
             self.changed_at_s = self.cut_at_s = now_s
 
 
-def bucket_of(rate_per_s: float) -> tuple[float, float]:
-    """(capacity, period in seconds) of the bucket for a rate above 0.
+class Grants(Protocol):
+    """Who says when a request may go: `Limiter` for one process, `Slots` for many."""
 
-    A rate that is no whole number above 1 is rounded down: "never more in any second" counts whole
-    requests.
-    """
-    whole = float(int(rate_per_s)) if rate_per_s >= 1 else rate_per_s
+    async def grant(self) -> None:
+        """Wait until one request may go. Raises Stopped once `stop` was called."""
+
+    def pause(self, seconds: float) -> None:
+        """Nobody in this process gets a grant for so long."""
+
+    def slow_down(self, pause_s: float) -> None:
+        """Canvas said that it is too fast: nobody gets a grant for so long, then half as many."""
+
+    def stop(self) -> None:
+        """No more grants: whoever waits is told."""
+
+
+def whole_of(rate_per_s: float) -> float:
+    """The rate, rounded down above 1: "never more in any second" counts whole requests."""
+    return float(int(rate_per_s)) if rate_per_s >= 1 else rate_per_s
+
+
+def bucket_of(rate_per_s: float) -> tuple[float, float]:
+    """(capacity, period in seconds) of the bucket for a rate above 0."""
+    whole = whole_of(rate_per_s)
     leak_per_s, capacity = 0.992 * whole, max(0.008 * whole + 0.99, 1.0)
     return capacity, capacity / leak_per_s
 
@@ -96,9 +113,10 @@ class Limiter:
         self._paused_until_s = max(self._paused_until_s, self._clock.monotonic() + seconds)
         self.pauses += 1
 
-    def slow_down(self) -> None:
-        """Canvas said that it is too fast: halve the rate, and let it grow back."""
+    def slow_down(self, pause_s: float) -> None:
+        """Canvas said that it is too fast: pause, halve the rate, and let it grow back."""
         self._share.cut(self._clock.monotonic())
+        self.pause(pause_s)
 
     def stop(self) -> None:
         """No more grants: whoever waits is told."""
