@@ -16,7 +16,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench import growth, memory, nightly, rate, sending, start, validate
+from bench import growth, memory, nightly, rate, sending, shared, start, validate
 from bench.rounds import CORES, HEADER, Asked, Line, alone_on
 from bench.server import has_nginx
 
@@ -24,6 +24,7 @@ BENCHMARKS = {
     "validate": validate.measure,
     "sending": sending.measure,
     "rate": rate.measure,
+    "shared": shared.measure,
     "unchanged": nightly.measure,
     "memory": memory.measure,
     "start": start.measure,

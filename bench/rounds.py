@@ -115,6 +115,20 @@ def alone_on(core: int) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
+@contextmanager
+def on_all_cores() -> Iterator[None]:
+    """What is started in here may run anywhere: several processes that are measured together."""
+    if not _PINNABLE:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, _PINNABLE)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 def environment() -> dict[str, str]:
     """The environment of what is measured: one core, and modules that are compiled once."""
     own = {**os.environ, "POLARS_MAX_THREADS": "1", "PYTHONPATH": str(ROOT)}

@@ -38,35 +38,42 @@ _ENTER: Final = (
     """,
 )
 
-# The share is that of `Share` in canvas/limiter.py. An instant further ahead than any that is ever written
-# means that the server's clock was set back.
+# The share is that of `Share` in canvas/limiter.py. Each worker may hold a batch that is yet to come, and after
+# a restart all that may have been handed out before is over. An instant further ahead than any that is ever
+# written means that the server's clock was set back.
 _RESERVE: Final = """
 WITH told AS (
     INSERT INTO taker (holder, taken_at, width_s) VALUES (%(holder)s, clock_timestamp(), %(width_s)s)
     ON CONFLICT (holder) DO UPDATE SET taken_at = excluded.taken_at, width_s = excluded.width_s
 ), others AS (
-    SELECT count(*) AS count, coalesce(max(width_s), 0) AS width_s FROM taker
+    SELECT count(*) + 1 AS workers, coalesce(max(width_s), 0) AS others_width_s FROM taker
     WHERE holder <> %(holder)s AND taken_at > clock_timestamp() - interval '2 seconds'
 ), held AS (
     SELECT *, clock_timestamp() AS now FROM target FOR UPDATE
 ), paced AS (
-    SELECT
-        now, blocked_until, cut_at, others.count + 1 AS workers,
-        CASE WHEN started_at <> pg_postmaster_start_time() OR tat > now + interval '1 minute'
-            THEN now + make_interval(secs => %(restart_s)s) ELSE tat END AS due,
-        CASE WHEN blocked_until > now + interval '1 hour' THEN now ELSE blocked_until END AS free_at,
-        (1 + %(late_s)s + greatest(others.width_s, %(width_s)s)) / (%(used)s * greatest(0.05, rate_per_s
-            * least(1, share + %(growth)s * greatest(0, extract(epoch FROM now - share_at))))) AS interval_s
-    FROM held, others
-), next AS (
     SELECT *,
-        greatest(due, free_at, now + make_interval(secs => %(reach_s)s + %(width_s)s)) AS first,
-        greatest(1, least(%(wanted)s, %(batch_s)s / interval_s / workers))::integer AS fair
+        (1 + %(late_s)s + greatest(others_width_s, %(width_s)s)) / (%(used)s * least(rate_per_s, greatest(0.05, rate_per_s
+            * least(1, share + %(growth)s * greatest(0, extract(epoch FROM now - share_at)))))) AS interval_s
+    FROM held, others
+), reaching AS (
+    SELECT *,
+        greatest(%(ahead_s)s, workers * interval_s) AS ahead_s,
+        make_interval(secs => greatest(%(restart_s)s, 2 * workers * interval_s)) AS restart,
+        CASE WHEN blocked_until > now + interval '1 hour' THEN now ELSE blocked_until END AS free_at
     FROM paced
+), due AS (
+    SELECT *,
+        greatest(free_at, CASE
+            WHEN tat > now + restart + interval '1 minute' THEN now + restart
+            WHEN started_at <> pg_postmaster_start_time() THEN greatest(tat, now + restart)
+            ELSE tat END) AS due
+    FROM reaching
 ), batch AS (
     SELECT *,
-        CASE WHEN %(wanted)s > 0 AND first <= now + make_interval(secs => %(ahead_s)s) THEN fair ELSE 0 END AS slots
-    FROM next
+        greatest(due, now + make_interval(secs => %(reach_s)s + %(width_s)s)) AS first,
+        CASE WHEN %(wanted)s > 0 AND due <= now + make_interval(secs => ahead_s)
+            THEN greatest(1, least(%(wanted)s, %(batch_s)s / interval_s / workers))::integer ELSE 0 END AS slots
+    FROM due
 ), taken AS (
     UPDATE target SET
         started_at = pg_postmaster_start_time(),
@@ -76,7 +83,7 @@ WITH told AS (
 SELECT
     extract(epoch FROM now)::double precision, extract(epoch FROM pg_postmaster_start_time())::double precision,
     extract(epoch FROM first)::double precision, interval_s::double precision, slots,
-    extract(epoch FROM greatest(due, free_at))::double precision - %(ahead_s)s,
+    extract(epoch FROM due)::double precision - ahead_s,
     extract(epoch FROM free_at)::double precision, extract(epoch FROM cut_at)::double precision
 FROM batch
 """
