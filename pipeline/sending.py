@@ -90,12 +90,12 @@ async def connected(
 @asynccontextmanager
 async def _grants(job: Job, clock: Clock) -> AsyncIterator[Grants]:
     """Who says when a request may go: for this process alone, or, with a database, for all workers."""
-    if not job.state_url:
+    if job.database is None:
         yield Limiter(job.canvas.rate_per_s, clock)
         return
     from pipeline.journal.rate import Target  # noqa: PLC0415 - an extra, which SQLite does without
 
-    target = Target(job.state_url, pacing(job.canvas.rate_per_s), clock)
+    target = Target(job.database.url, pacing(job.canvas.rate_per_s), clock)
     async with Slots(target, clock) as slots:
         yield slots
 

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
@@ -26,7 +26,6 @@ from hypothesis import strategies as st
 from bench.rate import fullest_second
 from bench.rounds import ROOT, environment
 from bench.shared import instants
-from pipeline import engine
 from pipeline.canvas.limiter import Share
 from pipeline.canvas.slots import DatabaseClock, Slots, pacing
 from pipeline.clock import SystemClock
@@ -515,14 +514,20 @@ def answer(asked_s: float, answered_s: float, now_s: float) -> Reserved:
     return Reserved(asked_s, answered_s, now_s, 0.0, 0.0, 0.0, 0, 0.0, 0.0, 0.0)
 
 
-async def test_a_whole_run_goes_by_the_row(make_world: Callable[..., Any], url: str) -> None:
+async def test_a_whole_run_goes_by_the_row(
+    make_world: Callable[..., Any],
+    postgres_server: postgres.Server,
+    database: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PGPASSWORD", postgres_server.password)
     world: World = await make_world(faults=Faults(throttle=0.02, retry_after_s=0), fault_seed=3)
-    world.write_config(feeds=LEDGER_ONLY, attempts_max=20)
+    world.write_config(feeds=f'[state]\nurl = "{database}"\n{LEDGER_ONLY}', attempts_max=20)
     world.write_ledger(payments(100))
-    result = await engine.run(replace(world.job(), state_url=url))
+    result = await world.run()
     assert result.exit_code == 0
     check_accounts(world, result)
-    with psycopg.connect(url) as connection:
+    with psycopg.connect(database) as connection:
         row = connection.execute("SELECT share < 1, rate_per_s FROM target").fetchone()
     assert row == (True, 2000.0)
 

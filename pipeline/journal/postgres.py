@@ -389,6 +389,7 @@ def _make(connection: Connection, database: Database, base_url: str, loss: str) 
         _execute(connection, f"SELECT pg_advisory_xact_lock({_MAKE})")
         if _is_new(connection):
             connection.execute(schema("schema_postgres.sql"))
+            connection.execute(schema("rate.sql"))
             fill(PostgresStore(connection, database, None), base_url, loss)
 
 
