@@ -684,6 +684,11 @@ def load(
                 f"--expect {section.name}:total_usd: an {section.kind.value} feed has no amounts",
                 f"write {section.name}:rows=5000",
             )
+    if file.state.url and file.canvas.transport == "aiohttp":
+        raise ConfigError(
+            'canvas.transport = "aiohttp" with state.url: it cannot see to it that nothing is sent past the end of a lease',
+            'leave canvas.transport out, or write "httptools"',
+        )
     sections = [section for section in file.feeds if not only_feeds or section.name in only_feeds]
     return Job(
         feeds=tuple(_feed(section, folder) for section in sections),

@@ -114,6 +114,14 @@ class JournalTaken(JournalError):
     """Another process took over what this one held, or may have."""
 
 
+def taken() -> JournalTaken:
+    """The error of a process that stood still for longer than others wait for it."""
+    return JournalTaken(
+        "another process took over, or may have: nothing more is sent or written by this one",
+        "what it had sent last is in doubt, and is settled by whoever took over, or by the next run",
+    )
+
+
 class JournalForeign(JournalError):
     """The journal belongs to another Canvas."""
 

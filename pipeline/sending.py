@@ -75,7 +75,12 @@ async def connected(
     job: Job, run_id: str, journal: Journal, clock: Clock, random: Random, stop: asyncio.Event
 ) -> AsyncIterator[Sending]:
     """A connection to Canvas; what it asked beside the writes is written down at its end."""
-    async with canvas.transport_of(job.canvas) as transport, _grants(job, clock) as grants:
+    # Nothing is sent past the end of a lease.
+    may_send = None if job.database is None else journal.may_send
+    async with (
+        canvas.transport_of(job.canvas, may_send) as transport,
+        _grants(job, clock) as grants,
+    ):
         client = canvas.Client(job.canvas, transport, clock, random, grants)
         contents = partial(content_of, job.state_dir / "plans")
         recovery = Recovery(client, journal, clock, job.upload.quiet_s, run_id, contents)

@@ -99,7 +99,7 @@ async def nothing(_: Limiter) -> None:
 
 
 async def slower(limiter: Limiter) -> None:
-    limiter.slow_down()
+    limiter.slow_down(0.0)
 
 
 @pytest.mark.parametrize("rate", [20.0, 200.0])

@@ -166,7 +166,7 @@ async def test_a_worker_that_is_lost_is_followed_by_another_and_nothing_happens_
 ) -> None:
     world: World = await make_world(patients=40)
     write_files(world)
-    configure(world, database, rate_per_s=60.0, quiet_s=0.5)
+    configure(world, database, rate_per_s=40.0, quiet_s=0.5)
     progress, frozen = Progress(), list[int]()
 
     async def strike() -> None:

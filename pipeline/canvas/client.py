@@ -77,10 +77,14 @@ class Options:
     ca_file: Path | None = None  # the only authorities that are trusted; None: the machine's
 
 
-def transport_of(options: Options) -> Transport | Wire:
-    """What carries the requests to Canvas. Use it as an async context."""
-    kind = Transport if options.transport == "aiohttp" else Wire
-    return kind(options.timeout_s, options.concurrency, options.ca_file)
+def transport_of(options: Options, may_send: Callable[[], bool] | None = None) -> Transport | Wire:
+    """What carries the requests to Canvas. Use it as an async context.
+
+    `may_send` is asked right before the bytes of each; which aiohttp leaves no room for.
+    """
+    if options.transport == "aiohttp":
+        return Transport(options.timeout_s, options.concurrency, options.ca_file)
+    return Wire(options.timeout_s, options.concurrency, options.ca_file, may_send)
 
 
 @dataclass(frozen=True, slots=True)

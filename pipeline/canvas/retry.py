@@ -13,8 +13,8 @@ from random import Random
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
-from pipeline.canvas.transport import Reply
-from pipeline.errors import CanvasError, WrongHost
+from pipeline.canvas.transport import LEASE, Reply
+from pipeline.errors import IngestError, WrongHost, taken
 from pipeline.fhir.datatypes import is_id
 from pipeline.fhir.outcome import issues_of
 from pipeline.records import Verdict
@@ -37,7 +37,7 @@ class Judgement(NamedTuple):
     rule: str = ""
     message: str = ""
     too_fast: bool = False
-    stop: CanvasError | None = None
+    stop: IngestError | None = None
 
 
 def judge_create(reply: Reply, resource_type: str, host: str, *, proven: bool) -> Judgement:
@@ -68,7 +68,10 @@ def _judge(reply: Reply, *, proven: bool) -> Judgement:
     if status is None:
         if not reply.handed_off:
             return Judgement(
-                Verdict.NOT_APPLIED, rule="canvas|unreachable", message=f"not sent: {reply.problem}"
+                Verdict.NOT_APPLIED,
+                rule="canvas|unreachable",
+                message=f"not sent: {reply.problem}",
+                stop=taken() if reply.problem == LEASE else None,
             )
         return _lost("no-answer", f"no answer after it was sent ({reply.problem})")
     if status == 401:  # noqa: PLR2004 - Unauthorized

@@ -21,6 +21,7 @@ from yarl import URL
 from pipeline.errors import ConfigError
 
 TLS: Final = "tls"  # the problem of a connection that cannot be trusted: it stays, so a run stops
+LEASE: Final = "lease"  # nothing may be sent any more: another process may have taken over
 DNS: Final = "dns"  # the problem of a host that has no address
 BODY_BYTES_MAX: Final = 4 * 1024 * 1024
 CONNECT_S_MAX: Final = 10.0

@@ -10,7 +10,7 @@ import asyncio
 import re
 import socket
 from collections import defaultdict, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -26,6 +26,7 @@ from pipeline.canvas.transport import (
     DNS,
     KEEPALIVE_S,
     KEPT_HEADERS,
+    LEASE,
     OWN_HEADERS,
     TLS,
     Reply,
@@ -59,8 +60,15 @@ class Wire:
     ConfigError where it holds none.
     """
 
-    def __init__(self, timeout_s: float, concurrency: int, ca_file: Path | None = None) -> None:
+    def __init__(
+        self,
+        timeout_s: float,
+        concurrency: int,
+        ca_file: Path | None = None,
+        may_send: Callable[[], bool] | None = None,
+    ) -> None:
         self._timeout_s = timeout_s
+        self._may_send = may_send  # asked right before the bytes; None: always
         self._places = Places(concurrency)
         self._tls = trust(ca_file)
         self._idle: defaultdict[_Origin, deque[_Connection]] = defaultdict(deque)
@@ -107,6 +115,9 @@ class Wire:
                     connection = await self._connected(origin, due_s, loop)
             except (OSError, ValueError) as error:
                 return _unsent(_problem(error), loop.time() - started_s, distrust(error))
+            if self._may_send is not None and not self._may_send():
+                connection.drop()
+                return _unsent(LEASE, loop.time() - started_s)
             answer = await self._answer(connection, request, due_s)
             if connection.is_reusable:
                 connection.idle_since_s = loop.time()

@@ -22,7 +22,7 @@ from typing import Any, Final
 import orjson
 import psycopg
 
-from pipeline.errors import JournalBusy, JournalError, JournalForeign, JournalTaken, Stopped
+from pipeline.errors import JournalBusy, JournalError, JournalForeign, Stopped, taken
 from pipeline.journal.store import (
     RUN,
     SCHEMA_VERSION,
@@ -192,10 +192,7 @@ class PostgresStore:
         held.nextset()
         if held.fetchone() is None:
             lease.lost.set()
-            raise JournalTaken(
-                "another process took over, or may have: nothing more is sent or written by this one",
-                "what it had sent last is in doubt, and is settled by whoever took over, or by the next run",
-            )
+            raise taken()
 
     def commit(self) -> None:
         """Have all of it on disk."""
