@@ -288,6 +288,7 @@ def updating(rule: str, held_at: datetime | None = HELD_AT) -> Doubt:
     [
         (updating("canvas|500"), False, False, (Settlement.ABSENT, HELD_AT, None)),
         (updating("canvas|500"), True, False, (Settlement.ABSENT, HELD_AT, None)),
+        (updating("canvas|500"), False, True, (Settlement.ABSENT, HELD_AT, LATER)),
         (updating("update|unguarded", None), False, False, (Settlement.ABSENT, UNTIL, None)),
         (updating("conflict"), False, False, (Settlement.ABSENT, HELD_AT, LATER)),
         (updating("conflict"), False, True, (Settlement.CONFLICT, None, None)),

@@ -208,10 +208,11 @@ def _unedited(doubt: Doubt, like: Content | None, *, was_moved: bool, is_probed:
     if was_moved or held_at is None or _has_reference(like):
         return again
     again = replace(again, held_at=held_at)
+    probing = replace(again, probe_at=held_at + timedelta(seconds=1))
     if doubt.rule != "conflict":
-        return again
+        return probing if is_probed else again  # it was lost on its one send: it goes once more
     if not is_probed:
-        return replace(again, probe_at=held_at + timedelta(seconds=1))
+        return probing
     message = "somebody edited it in Canvas, in payor: mend the file or Canvas, then run again"
     return Finding(Settlement.CONFLICT, "conflict", message)
 

@@ -211,9 +211,8 @@ class SimulatedCanvas:
             effect = next((each for each in named if each.resource_type == resource_type), effect)
         elif fate == "cut_body":
             location = f"/{resource_type}/{effect.resource_id}"
-            return Reply(
-                201, {"location": location}, b"", handed_off=True, latency_s=0, problem="body"
-            )
+            headers = {**self._answer(201, None).headers, "location": location}  # its head is whole
+            return Reply(201, headers, b"", handed_off=True, latency_s=0, problem="body")
         elif fate == "garbage_after":
             return self._answer(418, None)
         elif fate == "ok_200":
