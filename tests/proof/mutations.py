@@ -32,6 +32,7 @@ _CLIENT: Final = "pipeline/canvas/client.py"
 _RETRY: Final = "pipeline/canvas/retry.py"
 _SERVER_CLOCK: Final = "pipeline/canvas/server_clock.py"
 _JOURNAL: Final = "pipeline/journal/journal.py"
+_SQLITE: Final = "pipeline/journal/sqlite.py"
 _QUERIES: Final = "pipeline/journal/queries.sql"
 
 _ANSWERS: Final = "tests/test_retry.py::test_each_answer_has_its_class"
@@ -242,7 +243,7 @@ MUTATIONS: Final = (
     Mutation(
         "14",
         "the journal is not locked",
-        _JOURNAL,
+        _SQLITE,
         'connection.execute("PRAGMA locking_mode = EXCLUSIVE")',
         'connection.execute("PRAGMA locking_mode = NORMAL")',
         ("tests/test_journal.py::test_only_one_run_holds_it",),
@@ -363,7 +364,7 @@ MUTATIONS: Final = (
     Mutation(
         "27",
         "commits are not synced",
-        "pipeline/journal/sqlite.py",
+        _SQLITE,
         "PRAGMA synchronous = FULL",
         "PRAGMA synchronous = NORMAL",
         ("tests/test_journal.py::test_it_is_durable_and_private",),
@@ -372,9 +373,9 @@ MUTATIONS: Final = (
         "28",
         "a group of writes is no transaction",
         _JOURNAL,
-        "            self._guarded(self._store.begin)\n            result = self._guarded(step)\n"
-        "            self._guarded(self._store.commit)\n",
-        "            result = self._guarded(step)\n",
+        "                self._guarded(self._store.begin)\n                ended.append(self._guarded(step))\n"
+        "                self._guarded(self._store.commit)\n",
+        "                ended.append(self._guarded(step))\n",
         (
             "tests/proof/test_powerloss.py::test_nothing_that_was_promised_is_lost_when_the_power_goes",
         ),
@@ -469,7 +470,7 @@ MUTATIONS: Final = (
         "37",
         "a report that tells of more lines than the trail has is no trace",
         "pipeline/journal/amnesia.py",
-        'return "restored" if report_dir and _tells_more(connection, report_dir, name) else ""',
+        'return "restored" if report_dir and _tells_more(store, report_dir, name) else ""',
         'return ""',
         ("tests/test_review.py::test_a_backup_that_was_made_during_a_run_is_noticed",),
     ),
@@ -477,7 +478,7 @@ MUTATIONS: Final = (
         "38",
         "a resend takes the clocks of today for those of the first send",
         _QUERIES,
-        "ahead_s = CASE WHEN write.resent THEN write.ahead_s ELSE excluded.ahead_s END",
+        "ahead_s = CASE WHEN write.resent > 0 THEN write.ahead_s ELSE excluded.ahead_s END",
         "ahead_s = excluded.ahead_s",
         (
             "tests/test_review.py::test_a_resend_after_the_servers_clock_was_set_is_not_sent_a_third_time",
@@ -487,8 +488,8 @@ MUTATIONS: Final = (
         "40",
         "today's rows go before what is still owed to their patient",
         "pipeline/engine.py",
-        "await sending.upload(_intents(job, plan), types, seen, shut=shut)",
-        "await sending.upload(_intents(job, plan), types, seen)",
+        "await sending.upload(intents_of(job, plan), types, seen, shut=shut)",
+        "await sending.upload(intents_of(job, plan), types, seen)",
         ("tests/test_review.py::test_todays_rows_do_not_overtake_what_is_owed",),
     ),
     Mutation(
@@ -543,8 +544,8 @@ MUTATIONS: Final = (
         "47",
         "the second that a probe adds is kept, and adds up",
         _RECOVER,
-        "return replace(again, probe_at=held_at + timedelta(seconds=1))",
-        "return replace(again, held_at=held_at + timedelta(seconds=1))",
+        "probing = replace(again, probe_at=held_at + timedelta(seconds=1))",
+        "probing = replace(again, held_at=held_at + timedelta(seconds=1))",
         (_PAYER,),
     ),
     Mutation(
