@@ -26,6 +26,7 @@ EVENTS: Final[dict[str, str]] = {
     "run_failed": "it failed, by which kind of error; it is still reported",
     "run_finished": "how it ended and why, with the counts of all feeds by disposition",
     "command_failed": "why it ended without a report",
+    "workers_awaited": "the Dask cluster has no worker yet; after 300 s without one the run fails",
     "workers_lost": "so many workers of the Dask cluster are gone; what they had under way is done by others",
     "metrics_unwritten": "the metrics file could not be written; the run is not concerned",
     "purged": "what so many runs left of rows was removed, for it is older than `[retention] days`",

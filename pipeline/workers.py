@@ -210,6 +210,8 @@ class Cluster:
         self._versions = _versions()
         self._workers = set(client.nthreads())
         self._looked_s = self._seen_s = time.monotonic()  # when, and when there was a worker
+        if not self._workers:
+            log.warning("workers_awaited")
 
     def share(self, value: T, folder: Path) -> Shared[T]:
         """As a file: nothing of it passes the scheduler."""
@@ -338,21 +340,7 @@ def _connected(options: Options) -> Iterator[Any]:
             TemporaryDirectory(prefix="canvas-ingest-") as scratch,
             dask.config.set(_SETTINGS),
             _without_signals(),
-            untyped.LocalCluster(
-                n_workers=options.workers,
-                threads_per_worker=-(-options.partitions // options.workers),
-                processes=True,
-                host="127.0.0.1",
-                protocol="tls://",
-                # Whoever can connect can have anything carried out, other users of this machine too.
-                security=untyped.Security.temporary(),
-                scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
-                worker_dashboard_address=None,
-                memory_limit=None,  # what calls return is small, and what they hold is theirs to bound
-                local_directory=scratch,
-                silence_logs=_SILENT,
-                env={"POLARS_MAX_THREADS": max(1, cores() // options.workers)},
-            ) as cluster,
+            _cluster_of(options, untyped, scratch) as cluster,
             untyped.Client(cluster, set_as_default=False) as client,
         ):
             yield client
@@ -387,6 +375,30 @@ def _without_signals() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _cluster_of(options: Options, distributed: Any, scratch: str) -> Any:
+    try:
+        return distributed.LocalCluster(
+            n_workers=options.workers,
+            threads_per_worker=-(-options.partitions // options.workers),
+            processes=True,
+            host="127.0.0.1",
+            protocol="tls://",
+            # Whoever can connect can have anything carried out, other users of this machine too.
+            security=distributed.Security.temporary(),
+            scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
+            worker_dashboard_address=None,
+            memory_limit=None,  # what calls return is small, and what they hold is theirs to bound
+            local_directory=scratch,
+            silence_logs=_SILENT,
+            env={"POLARS_MAX_THREADS": max(1, cores() // options.workers)},
+        )
+    except Exception as error:  # noqa: BLE001 - what it says is about addresses and processes
+        raise IngestError(
+            f"{options.workers} workers could not be started on this machine ({type(error).__name__})",
+            'try fewer (--workers); a program of your own that plans must do so under `if __name__ == "__main__":`, for each worker imports it',
+        ) from None
 
 
 def _client_of(options: Options, distributed: Any) -> Any:
