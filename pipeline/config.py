@@ -285,7 +285,7 @@ class StateSection(_Section):
 class EngineSection(_Section):
     kind: Literal["embedded", "dask"] = Field(
         "embedded",
-        description="Where the rows are read and judged: in the command's own process, or by the workers of a Dask cluster (`pip install 'canvas-ingest[dask]'`).",
+        description="Where the rows are read and judged: in the command's own process, or by the workers of a Dask cluster (the extra `dask`).",
     )
     scheduler: str = Field(
         "",
