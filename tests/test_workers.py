@@ -47,7 +47,7 @@ def cluster() -> Iterator[Any]:
         n_workers=2,
         threads_per_worker=2,
         host="127.0.0.1",
-        dashboard_address=None,
+        scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
         memory_limit=None,
         silence_logs=60,
     ) as found:
@@ -222,11 +222,21 @@ _MANY = 140
 MANY = HEAD + b"".join(b"T%d,%032x,%d.00,n\n" % (n, n % 7, n + 1) for n in range(_MANY))
 
 
-async def reached(progress: Progress, rows: int) -> None:
-    async with asyncio.timeout(30):
-        while progress.rows_read < rows:
-            await asyncio.sleep(0.002)
-    assert progress.rows_read < _MANY, "it was over before"
+class Acting(Progress):
+    """Does something once, as soon as some rows are read: in the middle, however quick or slow all is."""
+
+    def __init__(self, act: Callable[[], Any]) -> None:
+        self.act: Callable[[], Any] | None = None
+        super().__init__()
+        self.act = act
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """As always, and then act."""
+        super().__setattr__(name, value)
+        if name == "rows_read" and value and self.act is not None:
+            assert value < _MANY
+            act, self.act = self.act, None
+            act()
 
 
 async def test_a_worker_that_is_killed_in_the_middle_changes_nothing(
@@ -237,11 +247,10 @@ async def test_a_worker_that_is_killed_in_the_middle_changes_nothing(
     expected = await engine.plan(job)
     with distributed.Client(cluster, set_as_default=False) as client:
         before = list(client.run(os.getpid).values())
-    spread_job, progress = job_of(tmp_path, {"a.csv": MANY}, **by_dask), Progress()
-    planning = asyncio.create_task(engine.plan(spread_job, progress=progress))
-    await reached(progress, 10)
-    os.kill(before[0], signal.SIGKILL)
-    result = await planning
+    spread_job = job_of(tmp_path, {"a.csv": MANY}, **by_dask)
+    progress = Acting(lambda: os.kill(before[0], signal.SIGKILL))
+    result = await engine.plan(spread_job, progress=progress)
+    assert progress.act is None
     assert outputs(spread_job, result) == outputs(job, expected)
     assert same(parts(spread_job, result), parts(job, expected))
     with distributed.Client(cluster, set_as_default=False) as client:
@@ -253,12 +262,10 @@ async def test_a_file_that_changes_under_the_workers_is_refused(
     tmp_path: Path, by_dask: dict[str, Any], tiny: Callable[[], None], harm: str
 ) -> None:
     tiny()
-    job, progress = job_of(tmp_path, {"a.csv": MANY}, **by_dask), Progress()
-    planning = asyncio.create_task(engine.plan(job, progress=progress))
-    await reached(progress, 10)
     path = tmp_path / "in" / "a.csv"
-    path.write_bytes(MANY + ROWS[0]) if harm == "more" else path.unlink()
-    result = await planning
+    act = partial(path.write_bytes, MANY + ROWS[0]) if harm == "more" else path.unlink
+    job = job_of(tmp_path, {"a.csv": MANY}, **by_dask)
+    result = await engine.plan(job, progress=Acting(act))
     assert isinstance(result.failure, InputError)
     said = ["changed while it was read"] + ["the file is not there"] * (harm == "gone")
     assert any(words in str(result.failure) for words in said)
@@ -286,11 +293,8 @@ async def test_interrupted_it_ends_and_leaves_nothing_unfinished(
     tmp_path: Path, by_dask: dict[str, Any], tiny: Callable[[], None]
 ) -> None:
     tiny()
-    job, progress, stop = job_of(tmp_path, {"a.csv": MANY}, **by_dask), Progress(), asyncio.Event()
-    planning = asyncio.create_task(engine.plan(job, progress=progress, stop=stop))
-    await reached(progress, 10)
-    stop.set()
-    result = await planning
+    job, stop = job_of(tmp_path, {"a.csv": MANY}, **by_dask), asyncio.Event()
+    result = await engine.plan(job, progress=Acting(stop.set), stop=stop)
     assert result.exit_code == 130
     assert not (job.state_dir / "plans" / result.run_id / "copies").exists()
 
@@ -588,7 +592,7 @@ def served(folder: Path, authority: Authority) -> Iterator[str]:
     )  # fmt: skip
     scheduler = [
         sys.executable, "-m", "distributed.cli.dask_scheduler", "--protocol", "tls", "--host", "127.0.0.1",
-        "--port", "0", "--no-dashboard", "--dashboard-address", ":0", "--scheduler-file", str(told), *tls,
+        "--port", "0", "--no-dashboard", "--dashboard-address", "127.0.0.1:0", "--scheduler-file", str(told), *tls,
     ]  # fmt: skip
     worker = [
         sys.executable, "-m", "distributed.cli.dask_worker", "--no-nanny", "--nthreads", "1", "--host", "127.0.0.1",
