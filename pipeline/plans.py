@@ -130,6 +130,9 @@ def write_part(
     for kind, frame in (("source", pl.concat(sources, how="diagonal")), ("rows", lines)):
         unfinished = scratch / f"{uuid4().hex}.parquet"
         _write_private(frame, unfinished)
+        sync(
+            unfinished
+        )  # by whoever wrote it: what another machine holds in memory nobody else can sync
         unfinished.replace(_path(folder, kind, feed, part))
 
 
