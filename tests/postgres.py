@@ -51,8 +51,10 @@ def _owner() -> str | None:
 class Server:
     """One server. `kill` and `stop` may be followed by `start`, on the same port with the same data."""
 
-    def __init__(self, **settings: str) -> None:
-        self.folder = Path(mkdtemp(prefix="ingest-postgres-"))
+    def __init__(
+        self, *, base: Path | None = None, auth: str = "scram-sha-256", **settings: str
+    ) -> None:
+        self.folder = Path(mkdtemp(dir=base, prefix="ingest-postgres-"))
         self.password = token_hex(16)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -71,7 +73,7 @@ class Server:
             shutil.chown(self.folder, owner)
             shutil.chown(told, owner)
         self._run(
-            "initdb", "-D", str(self.data), "-U", _USER, "-A", "scram-sha-256", "--pwfile", str(told),
+            "initdb", "-D", str(self.data), "-U", _USER, "-A", auth, "--pwfile", str(told),
             "-E", "UTF8", "--locale", "C", "--no-sync",
         )  # fmt: skip
         told.unlink()
@@ -147,9 +149,9 @@ class Server:
 
 
 @contextmanager
-def served(**settings: str) -> Iterator[Server]:
+def served(**options: Any) -> Iterator[Server]:
     """A server that is removed in the end."""
-    server = Server(**settings)
+    server = Server(**options)
     try:
         server.start()
         yield server

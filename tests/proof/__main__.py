@@ -11,6 +11,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -18,8 +20,9 @@ from typing import Final
 import orjson
 
 from pipeline.journal.trail import Line
+from tests import postgres
 from tests.proof import input as hostile
-from tests.proof import kills, parquet, powerloss
+from tests.proof import kills, parquet, places, powerloss
 from tests.proof.canvas import Effect
 from tests.proof.simulation import Schedule, outcome, over, quiet, swept
 
@@ -37,11 +40,15 @@ def main() -> int:
     simulate = commands.add_parser("simulate", help="run many schedules, kills and power losses")
     simulate.add_argument("-n", type=int, default=20_000, help="schedules")
     simulate.add_argument("--seed", type=int, default=0, help="the first one")
-    simulate.set_defaults(work=lambda asked: _simulate(asked.n, asked.seed))
+    simulate.add_argument(
+        "--postgresql", action="store_true", help="schedules and crash points only, on a server"
+    )
+    simulate.set_defaults(work=lambda asked: _simulate(asked.n, asked.seed, asked.postgresql))
     replay = commands.add_parser("replay", help="run one schedule again and tell what happened")
     replay.add_argument("seed", type=int)
     replay.add_argument("--crash-at", type=int, nargs="*", help="steps; else as the seed says")
-    replay.set_defaults(work=lambda asked: _replay(asked.seed, asked.crash_at))
+    replay.add_argument("--postgresql", action="store_true", help="with the journal on a server")
+    replay.set_defaults(work=lambda asked: _replay(asked.seed, asked.crash_at, asked.postgresql))
     rows = commands.add_parser("input", help="hostile rows and text files, judged by a slow reader")
     rows.add_argument("-n", type=int, default=100_000, help="rows; with --only, cases")
     rows.add_argument("--seed", type=int, default=0, help="the first one")
@@ -58,29 +65,44 @@ def main() -> int:
     return int(asked.work(asked))
 
 
-def _simulate(count: int, seed: int) -> int:
-    violations = _schedules(count, seed)
-    violations += _sweeps(max(count // _SCHEDULES_A_SWEEP, 1), seed)
-    violations += _power_losses(max(count // _SCHEDULES_AN_IMAGE, _IMAGES_AT_ONCE), seed)
-    violations += _kills(max(count // _SCHEDULES_A_KILL, 10), seed)
+def _simulate(count: int, seed: int, is_on_server: bool) -> int:
+    with _served(is_on_server) as server:
+        violations = _schedules(count, seed, server)
+        violations += _sweeps(max(count // _SCHEDULES_A_SWEEP, 1), seed, server)
+    if not is_on_server:
+        violations += _power_losses(max(count // _SCHEDULES_AN_IMAGE, _IMAGES_AT_ONCE), seed)
+        violations += _kills(max(count // _SCHEDULES_A_KILL, 10), seed)
     for violation in violations[:_SHOWN_MAX]:
         print(f"  {violation}")
     print(f"violations in all: {len(violations)}")
     return 1 if violations else 0
 
 
-def _schedules(count: int, seed: int) -> list[str]:
+@contextmanager
+def _served(is_on_server: bool) -> Iterator[str]:
+    """The address of a PostgreSQL for the journals; "": they are in files."""
+    if not is_on_server:
+        yield ""
+        return
+    if why := postgres.missing():
+        sys.exit(why)
+    with places.server() as started:
+        yield started.url()
+
+
+def _schedules(count: int, seed: int, server: str) -> list[str]:
     began_s = time.monotonic()
     states: Counter[str] = Counter()
     updates: Counter[str] = Counter()
     violations: list[str] = []
-    crashes = mistaken = effects = 0
-    for each in over(outcome, range(seed, seed + count)):
+    crashes = mistaken = effects = orphans = 0
+    for each in over(partial(outcome, server=server), range(seed, seed + count)):
         states += each.states
         updates += each.updates
         crashes += each.crashes
         mistaken += each.mistaken
         effects += each.effects
+        orphans += each.orphans
         violations += each.violations
     _tell("schedules", count, began_s, violations)
     rows = states.total()
@@ -89,6 +111,8 @@ def _schedules(count: int, seed: int) -> list[str]:
     print(
         f"  {mistaken:,} rows confirmed by an equal payment made by hand while they were being sent"
     )
+    if server:
+        print(f"  {orphans:,} payments left in flight by processes that may still be alive")
     return violations
 
 
@@ -97,10 +121,10 @@ def _shares(counts: Counter[str]) -> str:
     return ", ".join(f"{name} {counts[name] / total:.2%}" for name in sorted(counts))
 
 
-def _sweeps(count: int, seed: int) -> list[str]:
+def _sweeps(count: int, seed: int, server: str) -> list[str]:
     began_s = time.monotonic()
     points, violations = 0, []
-    for found, wrong in over(swept, range(seed, seed + count)):
+    for found, wrong in over(partial(swept, server=server), range(seed, seed + count)):
         points += found
         violations += wrong
     _tell(
@@ -178,9 +202,13 @@ def _tell(what: str, count: int, began_s: float, violations: list[str]) -> None:
     print(f"{what}: {count:,} in {took_s:,.0f} s, violations {len(violations)}", flush=True)
 
 
-def _replay(seed: int, crash_at: list[int] | None) -> int:
+def _replay(seed: int, crash_at: list[int] | None, is_on_server: bool) -> int:
     quiet()
-    schedule = Schedule(seed, crash_at)
+    with _served(is_on_server) as server:
+        return _replayed(Schedule(seed, crash_at, server=server))
+
+
+def _replayed(schedule: Schedule) -> int:
     schedule.trace = schedule.canvas.trace = print
     schedule.tell = _told
     print(schedule.climate, schedule.options, sep="\n")

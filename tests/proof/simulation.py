@@ -10,7 +10,6 @@ A seed decides everything: the rows, the settings, what goes wrong, and where th
 import logging
 import multiprocessing
 import os
-import shutil
 import sys
 import tempfile
 import warnings
@@ -37,7 +36,6 @@ from pipeline.fhir.datatypes import fingerprint
 from pipeline.fhir.payment_notice import payment_notice
 from pipeline.journal import journal as journals
 from pipeline.journal.journal import Journal, Run
-from pipeline.journal.sqlite import SqlitePlace
 from pipeline.records import Disposition, Doubt, Intent, Interaction, State
 from pipeline.sending import Sending
 from pipeline.stages import upload as uploading
@@ -53,6 +51,7 @@ from tests.proof.canvas import (
     Effect,
     SimulatedCanvas,
 )
+from tests.proof.places import SCRATCH, InDatabase, InFile, Place
 from tests.proof.virtual import CrashedError, Inline, LoopClock, VirtualLoop
 
 if TYPE_CHECKING:
@@ -63,7 +62,6 @@ T = TypeVar("T")
 QUIET_S: Final = 5.0
 LIVES_MAX: Final = 6
 SECOND_LIVES_MAX: Final = 4  # of the second night
-SCRATCH: Final = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path(tempfile.gettempdir())  # noqa: S108 - a memory disk
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +102,7 @@ class Outcome:
     violations: list[str] = field(default_factory=list)
     crashes: int = 0
     losses: int = 0  # of the journal
+    orphans: int = 0  # payments left in flight by a process that may still be alive
     steps: list[int] = field(default_factory=list)  # of each life
     states: Counter[str] = field(default_factory=Counter)
     updates: Counter[str] = field(default_factory=Counter)  # how rows that changed ended
@@ -229,8 +228,11 @@ class Schedule:
     `crash_at` names the steps of the lives at which they are killed; None: drawn from the seed.
     """
 
-    def __init__(self, seed: int, crash_at: Sequence[int] | None = None) -> None:
+    def __init__(
+        self, seed: int, crash_at: Sequence[int] | None = None, *, server: str = ""
+    ) -> None:
         self.random = Random(seed)
+        self._server = server
         self.people = Random(f"{seed} people")  # drawn apart: the first night is what it was
         self.rows, self.later = nights_of(self.people, rows_of(self.random))
         self.climate, self.is_bounded = climate_of(self.random)
@@ -277,21 +279,29 @@ class Schedule:
     def run(self) -> Outcome:
         """All lives; the last two of them in fair weather. Returns what was found."""
         with tempfile.TemporaryDirectory(dir=SCRATCH, prefix="simulation-") as name:
-            folder = Path(name)
-            shutil.copy(_template(), folder / "journal.sqlite")
+            self.folder = Path(name)
+            self.place = self._placed()
+            self.place.renew()
             for life in range(LIVES_MAX):
-                if not self._life(folder, self._crash_of(life)):
+                if not self._life(self._crash_of(life)):
                     break
             if any(row.resource_type == "Coverage" for row in self.rows):
-                self._second_night(folder)
+                self._second_night()
             self._heal()
-            self._life(folder, None)
+            self._life(None)
             if self._is_second:
-                self._life(folder, None)  # an update may take two: 412, and what was read
+                self._life(None)  # an update may take two: 412, and what was read
             wrote = self._written
-            self._life(folder, None)
-            self._check(folder, wrote)
+            self._life(None)
+            self._check(wrote)
         return self.outcome
+
+    def _placed(self) -> Place:
+        """Where its journal is. Of every other seed nobody knows whether what was killed is gone."""
+        if not self._server:
+            return InFile(self.folder)
+        seed = self.outcome.seed
+        return InDatabase(self.folder, self._server, Random(f"{seed} cuts"), is_elsewhere(seed))
 
     @property
     def _written(self) -> int:
@@ -300,7 +310,7 @@ class Schedule:
             version.author == OURS for each in self.canvas.effects for version in each.versions[1:]
         )
 
-    def _second_night(self, folder: Path) -> None:
+    def _second_night(self) -> None:
         """A day goes by, people edit what they like, and the file says something else."""
         self.outcome.second = len(self.outcome.steps)
         began_s = self.now_s
@@ -314,7 +324,7 @@ class Schedule:
         self.climate.rate_edits = self.people.choice((0.0, 0.0, 0.02))
         first = self.outcome.second
         for life in range(first, first + SECOND_LIVES_MAX):
-            if not self._life(folder, self._crash_of(life)):
+            if not self._life(self._crash_of(life)):
                 break
 
     def _crash_of(self, life: int) -> int | None:
@@ -333,20 +343,20 @@ class Schedule:
         self.climate.skew_jumps = False
         self._is_fair = True
 
-    def _life(self, folder: Path, crash_step: int | None) -> bool:
+    def _life(self, crash_step: int | None) -> bool:
         """One run of the program. True: it was killed."""
         self._step, self._crash_step = 0, crash_step
         self._run += 1
         self.now_s += self.random.choice((0.0, 1.0, 100.0))
         is_usual = not (self._is_fair or self._is_second)
         if self._crash_at is None and is_usual and self.random.random() < 0.03:
-            self._lose(folder)
+            self._lose()
         loop = VirtualLoop(self.now_s, self.random, self.step)
         wrong_s = self.random.choice((0.0, 0.0, 0.0, 0.0, 5.0, 3000.0, -3000.0))
         wrong_s = 0.0 if self._is_fair else wrong_s
         self.canvas.client_was_set |= abs(wrong_s) > 60
-        store = journals._connect(SqlitePlace(folder), folder, BASE, None, after_loss=False)
-        journal = Journal(store, Inline(), folder)
+        store = self.place.open()
+        journal = Journal(store, Inline(), self.folder)
         self.canvas.claimed = lambda: {
             line[0] for line in store.execute("SELECT resource_id FROM write").fetchall()
         }
@@ -366,19 +376,16 @@ class Schedule:
             self.now_s = loop.time()
             store.rollback()
             self._known = self.canvas.claimed()
-            store.close()
+            self.place.leave(store, is_killed=killed)
         return killed
 
-    def _lose(self, folder: Path) -> None:
+    def _lose(self) -> None:
         """The journal is gone, and some time later a person says to go on without it."""
         self.trace("the journal is lost")
         self.outcome.losses += 1
         self.now_s += 60 + self.climate.late_s + self.climate.stale_s
-        for path in folder.glob("journal*"):
-            path.unlink()
-        shutil.copy(_template(), folder / "journal.sqlite")
-        store = journals._connect(SqlitePlace(folder), folder, BASE, None, after_loss=False)
-        journals._lost(store, folder, BASE, None, "missing").close()
+        self.place.renew()
+        journals._lost(self.place.open(), self.folder, BASE, None, "missing").close()
         self._claimed_in.clear()
 
     async def _main(self, loop: VirtualLoop, clock: LoopClock, journal: Journal) -> None:
@@ -435,19 +442,12 @@ class Schedule:
 
     # The invariants -------------------------------------------------------------------------------
 
-    def _check(self, folder: Path, wrote: int) -> None:
-        store = journals._connect(SqlitePlace(folder), folder, BASE, None, after_loss=False)
-        journal = Journal(store, Inline(), folder)
+    def _check(self, wrote: int) -> None:
+        store = self.place.open()
+        journal = Journal(store, Inline(), self.folder)
         written = journal.writes(pl.Series("key", [row.key for row in self.rows]))
         ends = {line["key"]: line for line in written.to_dicts()}
-        if journal.first_break():
-            self._violated("the trail's chain is broken")
-        lines = [line for line, _ in journal.trail()]
-        self.tell(lines, self.canvas.effects)
-        self._found = {line.key for line in lines if line.event == "found"}
-        for line in lines:
-            if line.event == "claim":
-                self._claimed_in.setdefault(line.key, []).append(line.run_id)
+        self._check_trail(journal)
         store.close()
         for found in self.canvas.violations:
             self._violated(found)
@@ -481,6 +481,29 @@ class Schedule:
         if self._written != wrote and is_settled:
             self._violated("the last run had no news, and sent something")
         self._check_lanes(ends)
+
+    def _check_trail(self, journal: Journal) -> None:
+        if journal.first_break():
+            self._violated("the trail's chain is broken")
+        lines = [line for line, _ in journal.trail()]
+        self.tell(lines, self.canvas.effects)
+        self._found = {line.key for line in lines if line.event == "found"}
+        for line in lines:
+            if line.event == "claim":
+                self._claimed_in.setdefault(line.key, []).append(line.run_id)
+        if self._server and is_elsewhere(self.outcome.seed):
+            self._check_orphans(lines)
+
+    def _check_orphans(self, lines: list["Line"]) -> None:
+        """A payment that a process sent which may still be alive is not sent by another one."""
+        payments = {row.key for row in self.rows if row.resource_type == "PaymentNotice"}
+        orphans = set[str]()
+        for line in lines:
+            if line.event == "crashed" and line.key in payments:
+                orphans.add(line.key)
+                self.outcome.orphans += 1
+            elif line.event in {"absent", "claim"} and line.key in orphans:
+                self._violated(f"{line.key} may yet be sent by a process, and was sent by another")
 
     def _effects_max(self, row: Row) -> int:
         """One; two where the user let absence be believed, and a write came later than the quiet time."""
@@ -565,19 +588,9 @@ def _nobody(disposition: Disposition, count: int) -> None:
     """Progress that nobody looks at."""
 
 
-_made: list[Path] = []
-
-
-def _template() -> Path:
-    """A journal that was just made, to be copied."""
-    if not _made:
-        folder = Path(tempfile.mkdtemp(dir=SCRATCH, prefix="simulation-template-"))
-        journals._connect(SqlitePlace(folder), folder, BASE, None, after_loss=False).close()
-        _made.append(folder / "journal.sqlite")
-        import atexit  # noqa: PLC0415
-
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return _made[0]
+def is_elsewhere(seed: int) -> bool:
+    """Whether whoever is killed ran on another machine, where the journal is in a database."""
+    return seed % 2 == 1
 
 
 def quiet() -> None:
@@ -587,13 +600,13 @@ def quiet() -> None:
     sys.unraisablehook = lambda _: None
 
 
-def outcome(seed: int) -> Outcome:
+def outcome(seed: int, server: str = "") -> Outcome:
     """One schedule, killed wherever its seed says."""
     quiet()
-    return Schedule(seed).run()
+    return Schedule(seed, server=server).run()
 
 
-def crash_points(seed: int) -> Iterator[Outcome]:
+def crash_points(seed: int, server: str = "") -> Iterator[Outcome]:
     """One schedule killed at each step in turn, and once more at some step of the life after that.
 
     First in the first night, then in the second one.
@@ -606,12 +619,13 @@ def crash_points(seed: int) -> Iterator[Outcome]:
         at = len(unharmed)
         for first in range(1, whole.steps[at] + 1):
             after = Schedule(seed, (*unharmed, first)).run().steps[at + 1]
-            yield Schedule(seed, (*unharmed, first, first * 7 % max(after, 1) + 1)).run()
+            second = first * 7 % max(after, 1) + 1
+            yield Schedule(seed, (*unharmed, first, second), server=server).run()
 
 
-def swept(seed: int) -> tuple[int, list[str]]:
+def swept(seed: int, server: str = "") -> tuple[int, list[str]]:
     """How many crash points a schedule has, and what they violated."""
-    found = list(crash_points(seed))
+    found = list(crash_points(seed, server))
     return len(found), [line for each in found for line in each.violations]
 
 
@@ -620,5 +634,6 @@ def over(
 ) -> Iterator[T]:
     """Carry out work for each seed, on all cores."""
     context = multiprocessing.get_context("forkserver")
-    with ProcessPoolExecutor(processes or os.cpu_count(), mp_context=context) as pool:
-        yield from pool.map(work, seeds, chunksize=20)
+    count = processes or os.cpu_count() or 1
+    with ProcessPoolExecutor(count, mp_context=context) as pool:
+        yield from pool.map(work, seeds, chunksize=max(min(20, len(seeds) // count), 1))

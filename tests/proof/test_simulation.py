@@ -1,18 +1,33 @@
 """A share of `make simulate`: schedules of everything that can go wrong, and every crash point."""
 
 from collections import Counter
+from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
-from tests.proof.simulation import Outcome, crash_points, outcome, over
+from tests import postgres
+from tests.proof import places
+from tests.proof.simulation import Outcome, crash_points, is_elsewhere, outcome, over
 
 SCHEDULES = 2_400
 UPDATED = 300  # a share of them, for the faults that are planted
 CRASH_POINT_SEEDS = (2, 17, 40, 66, 91, 120)
+SCHEDULES_IN_DATABASE = 100
+CRASH_POINT_SEEDS_IN_DATABASE = (2, 17)  # one of which is killed on another machine
 
 
-def every_crash_point(seed: int) -> list[Outcome]:
-    return list(crash_points(seed))
+def every_crash_point(seed: int, server: str = "") -> list[Outcome]:
+    return list(crash_points(seed, server))
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """The address of a PostgreSQL for schedules."""
+    if why := postgres.missing():
+        pytest.skip(why)
+    with places.server() as started:
+        yield started.url()
 
 
 def test_schedules_of_all_faults_and_crashes_violate_nothing() -> None:
@@ -62,3 +77,21 @@ def test_every_crash_point_in_turn_with_another_in_the_recovery() -> None:
 @pytest.mark.parametrize("seed", [3, 863])
 def test_a_seed_replays(seed: int) -> None:
     assert outcome(seed) == outcome(seed)
+
+
+def test_schedules_in_a_database_violate_nothing_and_end_as_in_a_file(server: str) -> None:
+    seeds = range(SCHEDULES_IN_DATABASE)
+    found = list(over(partial(outcome, server=server), seeds))
+    assert [line for each in found for line in each.violations] == []
+    alike = [each for each in found if not is_elsewhere(each.seed)]
+    assert alike == list(over(outcome, [each.seed for each in alike]))
+    assert sum(each.crashes for each in found) > SCHEDULES_IN_DATABASE / 4
+
+
+def test_every_crash_point_in_a_database(server: str) -> None:
+    points = over(partial(every_crash_point, server=server), CRASH_POINT_SEEDS_IN_DATABASE)
+    ends = [each for found in points for each in found]
+    assert len(ends) >= 150
+    assert sum(each.orphans for each in ends) > 0, "some were in flight on another machine"
+    assert [line for each in ends for line in each.violations] == []
+    assert sum(each.crashes for each in ends) > 1.5 * len(ends)
