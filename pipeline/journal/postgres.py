@@ -22,7 +22,15 @@ from typing import Any, Final
 import orjson
 import psycopg
 
-from pipeline.errors import JournalBusy, JournalError, JournalForeign, Stopped, taken
+from pipeline.errors import (
+    ConfigError,
+    IngestError,
+    JournalBusy,
+    JournalError,
+    JournalForeign,
+    Stopped,
+    taken,
+)
 from pipeline.journal.store import (
     RUN,
     SCHEMA_VERSION,
@@ -42,7 +50,32 @@ _AWAY_S: Final = 0.2  # between attempts to connect again
 _ROWS_A_MESSAGE: Final = 1_000
 _BACK_WITHIN_S: Final = 60.0  # how long a server that was restarted is waited for
 _MAKE: Final = 0x63616E76  # the lock under which tables are made
+_VERSION_MIN: Final = 14  # of the server: older ones are mended by nobody any more
+_CHAPTER: Final = "docs/operations.md, “The journal in PostgreSQL”"
 _FIX: Final = "check [state] url, that the server answers, and the password (PGPASSWORD, or a password file), then run again"
+_WORDS_MAX: Final = 400
+# What else goes wrong where nothing is wrong with us, by its SQLSTATE: what is told, and what to do.
+_KNOWN: Final = {
+    "25006": (
+        "the database of [state] url takes no writes: it is a standby, or is set to read only",
+        "name the primary in [state] url (of several hosts, target_session_attrs=read-write finds it), then run again",
+    ),
+    "42501": (
+        "the user of [state] url may not do in its database what the journal needs",
+        f"give it the rights of {_CHAPTER}, then run again",
+    ),
+    "53100": (
+        "the disk of PostgreSQL, which holds the journal, is full",
+        "make room there, then run again",
+    ),
+    **dict.fromkeys(
+        ("42P01", "42P07", "42703", "42710", "42723", "42804"),
+        (
+            "the database of [state] url holds tables that are not the journal's, or not all of the journal's",
+            f"give the journal a database of its own ({_CHAPTER}), or restore the whole of it, then run again",
+        ),
+    ),
+}
 
 Connection = psycopg.Connection[Any]
 
@@ -223,10 +256,11 @@ class PostgresStore:
         until_s = monotonic_s() + _BACK_WITHIN_S
         while True:
             try:
-                self._connection = _connected(self._database)
-            except psycopg.OperationalError as error:
+                with _opening():
+                    self._connection = _connected(self._database)
+            except JournalError:
                 if monotonic_s() > until_s or self.lease.lost.is_set():
-                    raise _told(error) from None
+                    raise
                 time.sleep(_AWAY_S)
             else:
                 return True
@@ -264,6 +298,7 @@ class PostgresPlace:
             connection = _connected(self._database)
         try:
             with _opening():
+                _check_server(connection)
                 _make(connection, self._database, base_url, loss)
                 _check(connection, base_url)
                 if self._is_looked_at:
@@ -345,7 +380,7 @@ def _busy(what: str) -> JournalBusy:
 
 
 class _opening:  # noqa: N801 - a context, used as a word
-    """Turns what the database raises into our own."""
+    """Turns what the database raises into our own; before there is a journal it knows no value of a row."""
 
     def __enter__(self) -> None:
         """Nothing yet."""
@@ -353,7 +388,7 @@ class _opening:  # noqa: N801 - a context, used as a word
     def __exit__(self, kind: object, error: BaseException | None, *_: object) -> None:
         """Ours in place of psycopg's."""
         if isinstance(error, psycopg.Error):
-            raise _told(error) from None
+            raise _not_opened(error) from None
 
 
 def _connected(database: Database) -> Connection:
@@ -402,10 +437,24 @@ def _check(connection: Connection, base_url: str) -> None:
             f"this journal belongs to {meta['base_url']}, and canvas.base_url is {base_url}",
             "give each Canvas its own database",
         )
+
+
+def _check_server(connection: Connection) -> None:
+    """Before anything is made in it."""
+    if connection.info.server_version // 10_000 < _VERSION_MIN:
+        raise JournalError(
+            f"the server of [state] url is PostgreSQL {connection.info.server_version // 10_000}, and the journal needs {_VERSION_MIN} or later",
+            "name a newer server",
+        )
+    if connection.info.parameter_status("server_encoding") != "UTF8":
+        raise JournalError(
+            "the database of [state] url does not hold every character (its encoding is not UTF8)",
+            "make it with `CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0`",
+        )
     if _execute(connection, "SHOW fsync").fetchone()[0] != "on":
         raise JournalError(
-            "this database does not keep what it commits when the power fails (fsync = off)",
-            "set fsync = on in its configuration",
+            "the server of [state] url does not keep what it commits when the power fails (fsync = off)",
+            "set fsync = on in its configuration, and restart it",
         )
 
 
@@ -432,6 +481,29 @@ def _told(error: Exception) -> JournalError:
     name = f"{type(error).__name__} {state}" if state else type(error).__name__
     if isinstance(error, psycopg.IntegrityError):
         return refused(name)
+    if state in _KNOWN:
+        return JournalError(*_KNOWN[state])
     if isinstance(error, psycopg.OperationalError) and state is None:
         return JournalError("PostgreSQL, which holds the journal, does not answer", _FIX)
     return JournalError(f"the journal cannot be read or written ({name})", _FIX)
+
+
+def _not_opened(error: psycopg.Error) -> IngestError:
+    """With the words of whoever refuses the connection: host, user and database, and never the password."""
+    if error.sqlstate is not None or not isinstance(
+        error, psycopg.OperationalError | psycopg.ProgrammingError
+    ):
+        return _told(error)
+    words = "".join(each if each.isprintable() else " " for each in str(error))
+    words = " ".join(words.removeprefix("connection failed: ").split())[:_WORDS_MAX]
+    if isinstance(error, psycopg.ProgrammingError):
+        return ConfigError(
+            f"[state] url is not an address that PostgreSQL knows: {words}",
+            "mend it: postgresql://user@host:5432/database?sslmode=verify-full",
+        )
+    if error.pgconn is not None and error.pgconn.needs_password:
+        return JournalError(
+            f"PostgreSQL, which holds the journal, asks for a password, and none is given: {words}",
+            "set PGPASSWORD, or name a password file of mode 0600 (PGPASSFILE), then run again",
+        )
+    return JournalError(f"PostgreSQL, which holds the journal, cannot be reached: {words}", _FIX)
