@@ -9,7 +9,8 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -86,7 +87,7 @@ def frozen(journal: Journal) -> None:
 
 def test_two_runs_do_not_hold_it_and_the_next_one_does(held: Database, tmp_path: Path) -> None:
     with Journal.open(tmp_path, URL, database=held) as first:
-        with pytest.raises(JournalBusy):
+        with pytest.raises(JournalBusy, match=rf"process {os.getpid()} on \S+\)"):
             Journal.open(tmp_path / "other", URL, database=held)
         epoch = first.epoch
     with Journal.open(tmp_path, URL, database=held) as second:
@@ -271,7 +272,10 @@ def test_a_look_changes_nothing(held: Database, tmp_path: Path) -> None:
         length = run.length
         with pytest.raises(JournalBusy):
             Journal.look(tmp_path, URL, None, tmp_path / "a", database=held)
-    with Journal.look(tmp_path, URL, None, tmp_path / "b", database=held) as copy:
+    with Journal.look(
+        tmp_path, URL, None, tmp_path / "b", database=replace(held, lease_s=0.1)
+    ) as copy:
+        time.sleep(0.3)  # it takes as long as it takes: nobody waits for it
         assert copy.length == length
         copy.start_run(Run("r2", "plan", NOW.isoformat()))
         assert copy.length == length + 1
@@ -280,12 +284,51 @@ def test_a_look_changes_nothing(held: Database, tmp_path: Path) -> None:
         assert again.run("r2") is None
 
 
-def test_a_process_of_this_machine_is_known_to_be_gone_and_no_other_one() -> None:
+def gone_process() -> str:
+    """A holder of this machine that has ended."""
     with subprocess.Popen(["true"]) as process:
         number = process.pid
-        process.wait()
-    ours = ourselves()
-    gone = ours.replace(f" {os.getpid()} ", f" {number} ")
+    return ourselves().replace(f" {os.getpid()} ", f" {number} ")
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+async def test_who_left_it_in_flight_is_remembered_until_it_is_in_doubt(
+    held: Database, tmp_path: Path, postgres_server: Server, is_known: bool
+) -> None:
+    """The next holder may itself die before it doubts anything, and that one is known to be gone."""
+    name = held.url.rsplit("/", 1)[1]
+    with ExitStack() as stack:
+        last = stack.enter_context(Journal.open(tmp_path, URL, database=held))
+        last.start_run(Run("r1", "run", NOW.isoformat()))
+        await last.claim("r1", [intent("k1")], NOW, NOW)
+        for holder in (gone_process() if is_known else ourselves(), gone_process()):
+            frozen(last)
+            with postgres_server.connect(name) as connection:
+                connection.execute(
+                    "UPDATE lease SET holder = %s, expires_at = '-infinity' WHERE part = 0",
+                    (holder,),
+                )
+            last = stack.enter_context(Journal.open(tmp_path, URL, database=held))
+        assert last.start_run(Run("r2", "run", NOW.isoformat())) == 1
+        assert [each.is_orphan for each in last.doubts()] == [not is_known]
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+async def test_what_a_part_left_that_is_fenced_is_of_whoever_held_it(
+    run: Journal, join: Joined, held: Database, postgres_server: Server, is_known: bool
+) -> None:
+    part = join(1)
+    part.take_up("r1", NOW)
+    await part.claim("r1", [intent("k1")], NOW, NOW)
+    if is_known:
+        with postgres_server.connect(held.url.rsplit("/", 1)[1]) as connection:
+            connection.execute("UPDATE lease SET holder = %s WHERE part = 1", (gone_process(),))
+    assert run.withdraw("r1", NOW) == 1
+    assert [each.is_orphan for each in run.doubts()] == [not is_known]
+
+
+def test_a_process_of_this_machine_is_known_to_be_gone_and_no_other_one() -> None:
+    ours, gone = ourselves(), gone_process()
     assert not is_gone(ours)
     assert is_gone(gone)
     assert not is_gone(gone.replace("pid:[", "pid:[1"))

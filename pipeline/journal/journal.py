@@ -10,7 +10,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache, partial
@@ -657,12 +657,13 @@ class Journal:
         def start() -> int:
             started = {"run_id": run.run_id, "command": run.command, "at": run.started_at}
             self._execute("start_run", started)
-            return self._doubt_left(run.run_id, run.started_at, run.command)
+            is_alone = self._store.is_alone
+            return self._doubt_left(run.run_id, run.started_at, run.command, is_alone=is_alone)
 
         return self._write_now(start)
 
-    def _doubt_left(self, run_id: str, at: str, detail: str) -> int:
-        """Begin, and doubt what whoever held it before us left in flight."""
+    def _doubt_left(self, run_id: str, at: str, detail: str, *, is_alone: bool) -> int:
+        """Begin, and doubt what whoever held it before us left in flight; `is_alone`: they are gone."""
         part = {"part": self._store.part}
         last = self._execute("last_line", part).fetchone()
         left = self._execute("left_in_flight", part).fetchall()
@@ -670,11 +671,11 @@ class Journal:
         doubted = []
         for key, sent_at, ahead_s in left:
             until = _until_of_crash(ahead_s, sent_at, last[0] if last else sent_at)
-            orphaned = int(not self._store.is_alone)
-            doubted.append({"key": key, "at": at, "until": until, "orphaned": orphaned})
+            doubted.append({"key": key, "at": at, "until": until, "orphaned": int(not is_alone)})
             lines.append(_line(at, run_id, Event.CRASHED, key=key))
         self._each("doubt_in_flight", doubted)
         self._append_all(lines)
+        self._store.forget_orphans()
         return len(left)
 
     def finish_run(self, run: Run) -> None:
@@ -734,7 +735,8 @@ class Journal:
             held = {"part": self._store.part, "epoch": self._store.epoch, "run_id": run_id}
             told = {"holder": self._store.holder, "first_line": self._head[0], "at": utc_text(at)}
             self._execute("begin_stint", {**held, **told})
-            return self._doubt_left(run_id, utc_text(at), f"part {self._store.part}")
+            detail, is_alone = f"part {self._store.part}", self._store.is_alone
+            return self._doubt_left(run_id, utc_text(at), detail, is_alone=is_alone)
 
         return self._write_now(take)
 
@@ -766,8 +768,8 @@ class Journal:
         """Fence all parts: what they left in flight is in doubt from now on: how many."""
 
         def fence() -> int:
-            self._execute("fence_parts", {})
-            return self._doubt_left(run_id, utc_text(at), "parts")
+            is_alone = self._store.fence()
+            return self._doubt_left(run_id, utc_text(at), "parts", is_alone=is_alone)
 
         return self._write_now(fence)
 
@@ -1233,24 +1235,38 @@ def _connect(
         if not loss:
             anchor = amnesia.read_anchor(folder)
             store = place.open(base_url)
-            loss = amnesia.loss_of(folder, anchor, store, report_dir)
-            if not loss and after_loss:
-                store.close()
-                raise ConfigError(
-                    "the journal is whole: there is no loss to go on after",
-                    "run without --journal-lost",
-                )
-            if not loss:
-                return store
-            if loss == "restored" and after_loss:
-                return _lost(store, folder, base_url, report_dir, loss)
+            with _closed_on_error(store):
+                loss = amnesia.loss_of(folder, anchor, store, report_dir)
+                if not loss and after_loss:
+                    raise ConfigError(
+                        "the journal is whole: there is no loss to go on after",
+                        "run without --journal-lost",
+                    )
+                if not loss:
+                    return store
+                if loss == "restored" and after_loss:
+                    return _lost(store, folder, base_url, report_dir, loss)
             store.close()
     except JournalLost as error:
         loss = error.loss
     if not after_loss:
         raise amnesia.lost(loss)
     place.set_aside(loss)
-    return _lost(place.open(base_url, loss), folder, base_url, report_dir, loss)
+    store = place.open(base_url, loss)
+    with _closed_on_error(store):
+        return _lost(store, folder, base_url, report_dir, loss)
+
+
+@contextmanager
+def _closed_on_error(store: Store) -> Iterator[None]:
+    """Let a store go that is not to be a journal. What its database raises is raised as our own."""
+    try:
+        yield
+    except BaseException as error:
+        store.close()
+        if isinstance(error, store.errors):
+            raise store.told(error) from None
+        raise
 
 
 def _was_there(folder: Path, base_url: str, report_dir: Path | None) -> bool:

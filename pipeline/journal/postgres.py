@@ -270,6 +270,16 @@ class PostgresStore:
         """Whether whoever began the run wants it to end."""
         return self.lease is not None and self.lease.is_stopping
 
+    def fence(self) -> bool:
+        """Take all parts from whoever holds them. Whether they are known to be gone."""
+        lines = self.execute(self.sql["holders_of_parts"]).fetchall()
+        self.execute(self.sql["fence_parts"])
+        return all(not orphans and (not holder or is_gone(holder)) for holder, orphans in lines)
+
+    def forget_orphans(self) -> None:
+        """What others left in flight is in doubt: who they were need not be known any more."""
+        self.execute(self.sql["forget_orphans"], {"part": self.part})
+
     def may_send(self) -> bool:
         """Whether the lease is still ours for a while."""
         return self.lease is not None and self.lease.is_held()
@@ -320,8 +330,12 @@ class PostgresPlace:
     def _to_look_at(self, connection: Connection) -> PostgresStore:
         left_s, _ = _holding(connection, RUN)
         if left_s is not None:
-            raise _busy("another run holds the journal")
+            sql = statements("queries_postgres.sql")["holders"]
+            raise _held([line[0] for line in _execute(connection, sql, {"part": RUN}).fetchall()])
+        # Nobody waits for it, however long it takes; and whoever may not write is to hear of it now.
+        _execute(connection, "SET idle_in_transaction_session_timeout = 0")
         _execute(connection, "BEGIN ISOLATION LEVEL REPEATABLE READ")
+        _execute(connection, "SELECT FROM lease FOR KEY SHARE")
         return PostgresStore(connection, self._database, None)
 
     def _taken(self, connection: Connection) -> Lease:
@@ -338,22 +352,25 @@ class PostgresPlace:
         while True:
             asked_s = monotonic_s()
             with connection.transaction():
-                before = _execute(connection, sql["holders"], names).fetchall()
+                before = [
+                    line[0] for line in _execute(connection, sql["holders"], names).fetchall()
+                ]
+                names["is_alone"] = all(map(is_gone, before))
                 found = _execute(
                     connection, sql["take_part" if asked.part else "take_run"], names
                 ).fetchone()
                 if found is not None and asked.part == RUN:
                     _execute(connection, sql["fence_parts"])
             if found is not None:
-                is_alone = all(is_gone(holder) for (holder,) in before)
+                epoch, has_orphans = found
                 return Lease(
-                    self._database, asked, int(found[0]), asked_s + ttl_s, is_alone=is_alone
+                    self._database, asked, int(epoch), asked_s + ttl_s, is_alone=not has_orphans
                 )
             left_s, end = _holding(connection, asked.part)
             if asked.part != RUN:
                 _refuse_ended(connection, asked)
             elif first_end is not None and end > first_end:
-                raise _busy("another run holds the journal")  # it is renewed: somebody is there
+                raise _held(before)  # it is renewed: somebody is there
             first_end = end if first_end is None else first_end
             time.sleep(min(max(left_s or 0.0, 0.05), ttl_s / 4))
 
@@ -373,6 +390,12 @@ def _holding(connection: Connection, part: int) -> tuple[float | None, float]:
     sql = statements("queries_postgres.sql")["who_holds"]
     left_s, end = _execute(connection, sql, {"part": part}).fetchone()
     return left_s, end or 0.0
+
+
+def _held(holders: Sequence[str]) -> JournalBusy:
+    """By whom: of several, whichever comes first is enough to look for it."""
+    host, process, _ = (holders[0] if holders else "- - ").split(" ", 2)
+    return _busy(f"another run holds the journal (process {process} on {host})")
 
 
 def _busy(what: str) -> JournalBusy:

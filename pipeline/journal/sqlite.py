@@ -91,6 +91,13 @@ class SqliteStore:
         """Never: a file does not go away for a while."""
         return False
 
+    def fence(self) -> bool:
+        """Nothing: there are no parts."""
+        return True
+
+    def forget_orphans(self) -> None:
+        """Nothing: nobody else ever held it at the same time."""
+
     def may_send(self) -> bool:
         """Always: nobody else can hold it while this process lives."""
         return True

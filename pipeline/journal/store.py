@@ -85,6 +85,12 @@ class Store(Protocol):
     def is_stopping(self) -> bool:
         """Whether whoever began the run wants all its parts to end."""
 
+    def fence(self) -> bool:
+        """Take all parts from whoever holds them. Whether they are known to be gone; within a transaction."""
+
+    def forget_orphans(self) -> None:
+        """What others left in flight is in doubt: who they were need not be known any more."""
+
     def may_send(self) -> bool:
         """Whether what is claimed may be handed to a socket at this very moment. From any thread."""
 

@@ -45,8 +45,8 @@ class Place(Protocol):
     def renew(self) -> None:
         """An empty one, and nothing that tells of another."""
 
-    def open(self) -> Store:
-        """Open it, as the next life does."""
+    def open(self, *, is_steady: bool = False) -> Store:
+        """Open it, as the next life does. `is_steady`: nothing goes wrong with it."""
 
     def leave(self, store: Store, *, is_killed: bool) -> None:
         """The life is over; `is_killed`: without a word."""
@@ -63,7 +63,7 @@ class InFile:
             path.unlink()
         shutil.copy(_template(), self._folder / "journal.sqlite")
 
-    def open(self) -> Store:
+    def open(self, *, is_steady: bool = False) -> Store:  # noqa: ARG002 - a file is
         place = SqlitePlace(self._folder)
         return journals._connect(place, self._folder, BASE, None, after_loss=False)
 
@@ -97,8 +97,9 @@ class InDatabase:
             path.unlink()
         _administrator(self.url).execute(_EMPTIED)
 
-    def open(self) -> Store:
-        return _CutStore(_place(self.url).open(BASE), self.random)
+    def open(self, *, is_steady: bool = False) -> Store:
+        store = _place(self.url).open(BASE)
+        return store if is_steady else _CutStore(store, self.random)
 
     def leave(self, store: Store, *, is_killed: bool) -> None:
         if not is_killed:

@@ -385,7 +385,7 @@ class Schedule:
         self.outcome.losses += 1
         self.now_s += 60 + self.climate.late_s + self.climate.stale_s
         self.place.renew()
-        journals._lost(self.place.open(), self.folder, BASE, None, "missing").close()
+        journals._lost(self.place.open(is_steady=True), self.folder, BASE, None, "missing").close()
         self._claimed_in.clear()
 
     async def _main(self, loop: VirtualLoop, clock: LoopClock, journal: Journal) -> None:
