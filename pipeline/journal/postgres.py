@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import orjson
 import psycopg
@@ -201,7 +201,9 @@ class PostgresStore:
         return _execute(self._connection, sql, parameters)
 
     def executemany(self, sql: str, lines: Sequence[Parameters], /) -> Cursor:
-        """Carry out one statement for each of these."""
+        """Carry out one statement for each of these, or, where it takes lists, for all at once."""
+        if "unnest(" in sql:
+            return self.execute(sql, _columns(lines))
         cursor = self._connection.cursor()
         cursor.executemany(_translated(sql), lines)
         return cursor
@@ -482,7 +484,18 @@ def _check_server(connection: Connection) -> None:
 
 
 def _execute(connection: Connection, sql: str, parameters: Parameters = ()) -> Cursor:
-    return connection.execute(_translated(sql), parameters or None)
+    # A plan that is kept is of when the tables were empty: it would look through all of them.
+    return connection.execute(_translated(sql), parameters or None, prepare=False)
+
+
+def _columns(lines: Sequence[Parameters]) -> Parameters:
+    """What these lines hold, as a list for each name or place."""
+    first = lines[0]
+    if isinstance(first, Mapping):
+        return {
+            name: [cast("Mapping[str, object]", line)[name] for line in lines] for name in first
+        }
+    return [list(column) for column in zip(*lines, strict=True)]
 
 
 @lru_cache(maxsize=256)

@@ -93,3 +93,61 @@ FROM stint LEFT JOIN trail ON trail.part = stint.part AND trail.run_id = stint.r
     AND trail.number <= coalesce(
         (SELECT min(later.first_line) FROM stint AS later WHERE later.part = stint.part AND later.epoch > stint.epoch), trail.number)
 WHERE stint.run_id = :run_id GROUP BY stint.part, stint.epoch;
+
+-- name: claim
+-- As `claim` of SQLite, of all rows at once: what is handed over is a list for each column.
+INSERT INTO write (key, state, run_id, feed, interaction, resource_type, lane, amount_cents, claim, likeness, fingerprint, rank, resource_id, held_at,
+    attempts, since, ahead_s, sent_at, part)
+SELECT key, 'IN_FLIGHT', run_id, feed, interaction, resource_type, lane, amount_cents, claim, likeness, fingerprint, rank, resource_id, held_at,
+    1, since, ahead_s, at, part
+FROM unnest(CAST(:key AS TEXT[]), CAST(:run_id AS TEXT[]), CAST(:feed AS TEXT[]), CAST(:interaction AS TEXT[]),
+    CAST(:resource_type AS TEXT[]), CAST(:lane AS TEXT[]), CAST(:amount_cents AS BIGINT[]), CAST(:claim AS TEXT[]),
+    CAST(:likeness AS TEXT[]), CAST(:fingerprint AS TEXT[]), CAST(:rank AS INTEGER[]), CAST(:resource_id AS TEXT[]),
+    CAST(:held_at AS TEXT[]), CAST(:since AS TEXT[]), CAST(:ahead_s AS DOUBLE PRECISION[]), CAST(:at AS TEXT[]),
+    CAST(:part AS INTEGER[]))
+    AS line (key, run_id, feed, interaction, resource_type, lane, amount_cents, claim, likeness, fingerprint, rank, resource_id, held_at, since, ahead_s, at, part)
+ON CONFLICT (key) DO UPDATE SET
+    state = 'IN_FLIGHT',
+    run_id = excluded.run_id,
+    feed = excluded.feed,
+    interaction = excluded.interaction,
+    rank = excluded.rank,
+    resource_id = coalesce(write.resource_id, excluded.resource_id),
+    held_at = coalesce(write.held_at, excluded.held_at),
+    lane = excluded.lane,
+    amount_cents = excluded.amount_cents,
+    claim = excluded.claim,
+    likeness = excluded.likeness,
+    fingerprint = excluded.fingerprint,
+    attempts = 1 + CASE WHEN write.run_id = excluded.run_id THEN write.attempts ELSE 0 END,
+    until = CASE WHEN write.resent > 0 THEN write.until END,
+    since = CASE WHEN write.resent > 0 THEN write.since ELSE excluded.since END,
+    ahead_s = CASE WHEN write.resent > 0 THEN write.ahead_s ELSE excluded.ahead_s END,
+    rule = '', message = '', http_status = NULL, correlation_id = '', sent_at = excluded.sent_at, settled_at = NULL,
+    part = excluded.part, orphaned = 0
+WHERE write.state = 'PENDING';
+
+-- name: settle
+-- As `settle` of SQLite, of all rows at once.
+UPDATE write SET
+    state = line.state, resource_id = coalesce(write.resource_id, line.resource_id), rule = line.rule, message = line.message,
+    held = CASE line.state WHEN 'CONFIRMED' THEN fingerprint ELSE held END,
+    held_run = CASE line.state WHEN 'CONFIRMED' THEN run_id ELSE held_run END,
+    held_at = CASE line.state WHEN 'CONFIRMED' THEN line.dated ELSE held_at END,
+    held_rank = CASE line.state WHEN 'CONFIRMED' THEN rank ELSE held_rank END,
+    displaced = CASE line.state WHEN 'CONFIRMED' THEN 0 ELSE displaced END,
+    since = CASE WHEN resent > 0 THEN write.since ELSE coalesce(line.since, write.since) END, until = line.until,
+    http_status = line.http_status, correlation_id = line.correlation_id, sent_at = line.sent_at, settled_at = line.settled_at
+FROM unnest(CAST(:key AS TEXT[]), CAST(:state AS TEXT[]), CAST(:resource_id AS TEXT[]), CAST(:rule AS TEXT[]),
+    CAST(:message AS TEXT[]), CAST(:since AS TEXT[]), CAST(:until AS TEXT[]), CAST(:dated AS TEXT[]),
+    CAST(:http_status AS INTEGER[]), CAST(:correlation_id AS TEXT[]), CAST(:sent_at AS TEXT[]), CAST(:settled_at AS
+    TEXT[]))
+    AS line (key, state, resource_id, rule, message, since, until, dated, http_status, correlation_id, sent_at, settled_at)
+WHERE write.key = line.key AND write.state = 'IN_FLIGHT';
+
+-- name: append
+-- As `append` of SQLite, of all lines at once; in their order.
+INSERT INTO trail (number, at, run_id, event, key, attempt, latency_ms, http_status, correlation_id, verdict, resource_id, detail, who, part, hash)
+SELECT * FROM unnest(CAST(? AS BIGINT[]), CAST(? AS TEXT[]), CAST(? AS TEXT[]), CAST(? AS TEXT[]), CAST(? AS TEXT[]), CAST(? AS
+    INTEGER[]), CAST(? AS DOUBLE PRECISION[]), CAST(? AS INTEGER[]), CAST(? AS TEXT[]), CAST(? AS TEXT[]), CAST(? AS
+    TEXT[]), CAST(? AS TEXT[]), CAST(? AS TEXT[]), CAST(? AS INTEGER[]), CAST(? AS TEXT[]));
