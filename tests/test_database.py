@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
+import psycopg
 import pytest
 
 from pipeline import engine
@@ -227,6 +228,44 @@ def test_whoever_may_only_read_is_told_which_rights_it_takes(
     with postgres_server.connect() as connection:
         connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
     assert "takes no writes" in refusal(tmp_path, database)
+
+
+async def test_the_rights_of_the_page_are_enough_and_no_more(
+    make_world: MakeWorld, database: str, postgres_server: Server
+) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "operations.md").read_text()
+    user, name = f"worker_{name_of(database)}", name_of(database)
+    told = next(block for block in page.split("```sql\n")[1:] if "GRANT" in block)
+    rights = told[: told.index("```")].replace("canvas_a", name).replace(" ingest", f" {user}")
+    world = await make_world()
+    configure(world, database)
+    world.write_eligibility(coverages())
+    world.write_ledger(payments(20))
+    state = world.folder / "state"
+    state.mkdir(mode=0o700)
+    opened(state, database, world.url)  # by the owner
+    with postgres_server.connect(name) as connection:
+        connection.execute(rights.replace("'...'", f"'{postgres_server.password}'"))
+    configure(world, database.replace("ingest@", f"{user}@"))
+    assert (await world.run()).exit_code == 0
+    assert len(world.effects) == 60
+    with postgres_server.connect(name) as connection:
+        for statement in (
+            "DELETE FROM write",
+            "ALTER TABLE trail DISABLE TRIGGER ALL",
+            "TRUNCATE write",
+        ):
+            connection.execute(f"SET SESSION AUTHORIZATION {user}")
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                connection.execute(statement)
+            connection.execute("RESET SESSION AUTHORIZATION")
+        connection.execute(f"DROP OWNED BY {user}; DROP ROLE {user}")
+
+
+def test_a_journal_that_is_not_opened_in_the_end_is_let_go(tmp_path: Path, database: str) -> None:
+    with pytest.raises(JournalError, match="cannot be written"):
+        opened(tmp_path / "missing", database)
+    opened(tmp_path, database)
 
 
 def test_tables_of_something_else_are_left_alone(

@@ -17,7 +17,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from pipeline.errors import JournalBusy, JournalError
+from pipeline.errors import JournalBusy, JournalError, JournalLost
 from pipeline.journal.journal import Journal, Run
 from pipeline.journal.postgres import Asked, PostgresPlace, is_gone, ourselves
 from pipeline.journal.store import Database
@@ -264,6 +264,24 @@ async def test_a_server_that_is_restarted_loses_nothing_and_nothing_is_done_twic
             assert events.count("claim") == events.count("write") == 20 * rounds
             (count,) = [each for each in journal.census() if each.state is State.CONFIRMED]
             assert count.count == 20 * rounds
+
+
+async def test_a_database_that_comes_back_without_what_it_held_is_not_written_to(
+    run: Journal, held: Database, postgres_server: Server
+) -> None:
+    """As after a failover to a replica that was behind."""
+    await run.claim("r1", [intent("k1")], NOW, NOW)
+    with postgres_server.connect(held.url.rsplit("/", 1)[1]) as connection:
+        connection.execute("SET session_replication_role = replica")
+        connection.execute("DELETE FROM trail WHERE number = (SELECT max(number) FROM trail)")
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+    with pytest.raises(JournalLost, match="older than the last run"):
+        await run.claim("r1", [intent("k2", "p2")], NOW, NOW)
+    with pytest.raises(JournalLost):
+        await run.settle("r1", [answer(intent("k1"))], NOW)
 
 
 def test_a_look_changes_nothing(held: Database, tmp_path: Path) -> None:

@@ -184,10 +184,15 @@ class Journal:
         try:
             after_loss = bool(after_loss_by)
             connect = partial(_connect, place, folder, base_url, report_dir, after_loss=after_loss)
-            journal = cls(pool.submit(connect).result(), pool, folder)
-            if after_loss:
-                journal._note_loss(after_loss_by)
-            journal._anchor()
+            store = pool.submit(connect).result()
+            try:
+                journal = cls(store, pool, folder)
+                if after_loss:
+                    journal._note_loss(after_loss_by)
+                journal._anchor()
+            except BaseException:
+                pool.submit(store.close).result()
+                raise
         except OSError as error:
             pool.shutdown()
             raise JournalError(
@@ -1015,6 +1020,7 @@ class Journal:
         """Done again where the store went away and came back, but not where it was done already.
 
         That it was shows the trail, where a step that has ended adds to it; another one can be repeated.
+        Raises JournalLost where what came back has forgotten lines: a replica that was behind.
         """
         head, ended = self._head, []
         while True:
@@ -1029,9 +1035,16 @@ class Journal:
                     self._store.rollback()
                 if not (isinstance(error, JournalError) and self._store.is_back()):
                     raise
-                if ended and reached != head and self._head_on_disk() == reached:
+                found = self._head_on_disk()
+                if ended and found == reached != head:
                     self._head = reached
                     return ended.pop()
+                if found != head:
+                    self._guarded(
+                        self._store.begin
+                    )  # not ours any more: then those lines are others'
+                    self._store.rollback()
+                    raise amnesia.lost("restored") from None
                 ended.clear()
 
     def _head_on_disk(self) -> tuple[int, str]:
