@@ -52,7 +52,7 @@ _BACK_WITHIN_S: Final = 60.0  # how long a server that was restarted is waited f
 _MAKE: Final = 0x63616E76  # the lock under which tables are made
 _VERSION_MIN: Final = 14  # of the server: older ones are mended by nobody any more
 _CHAPTER: Final = "docs/operations.md, “The journal in PostgreSQL”"
-_FIX: Final = "check [state] url, that the server answers, and the password (PGPASSWORD, or a password file), then run again"
+_FIX: Final = "check [state] url (with sslrootcert, where the certificate is your own authority's), that the server runs, and the password (PGPASSWORD, or a password file), then run again"
 _WORDS_MAX: Final = 400
 # What else goes wrong where nothing is wrong with us, by its SQLSTATE: what is told, and what to do.
 _KNOWN: Final = {
@@ -512,7 +512,11 @@ def _translated(sql: str) -> str:
 
 
 def _told(error: Exception) -> JournalError:
-    """By its SQLSTATE and kind; a server's own words may hold values."""
+    """By its SQLSTATE and kind: what a server says of a statement may hold values.
+
+    An error without a SQLSTATE is the connection's: of hosts, certificates, users and passwords that are
+    refused, in libpq's words, which hold none.
+    """
     state = getattr(error, "sqlstate", None)
     name = f"{type(error).__name__} {state}" if state else type(error).__name__
     if isinstance(error, psycopg.IntegrityError):
