@@ -31,7 +31,7 @@ from pydantic import (
     model_validator,
 )
 
-from pipeline import __version__, notify, workers
+from pipeline import __version__, logs, notify, workers
 from pipeline.canvas import client as canvas
 from pipeline.canvas.assertion import private_key_of
 from pipeline.canvas.auth import Credentials
@@ -715,9 +715,15 @@ def load(
         name=path.stem,
         metrics=folder / file.report.metrics if file.report.metrics else None,
         retention_days=file.retention.days,
-        again=partial(load, path.resolve(), only_feeds=only_feeds, overrides=overrides),
+        again=partial(_again, path.resolve(), only_feeds=only_feeds, overrides=overrides),
         engine=_engine(file.engine, folder),
     )
+
+
+def _again(path: Path, **options: Any) -> Job:
+    """The same once more, in a process where nobody has said yet what may be logged: a worker's."""
+    logs.configure_unless_configured()
+    return load(path, **options)
 
 
 def _engine(section: EngineSection, folder: Path) -> workers.Options:
