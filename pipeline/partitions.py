@@ -32,7 +32,7 @@ from pipeline.journal.journal import Journal
 from pipeline.plans import Plan
 from pipeline.records import Disposition, Intent, State
 from pipeline.sending import Sending, connected, intents_of, with_bodies
-from pipeline.workers import Shared, Workers
+from pipeline.workers import Shared, Workers, is_closing
 
 log = structlog.get_logger()
 
@@ -132,12 +132,17 @@ def _carried_out(sending: Sending, order: Order, hands: Workers, progress: Progr
     plans = sending.job.state_dir / "plans"
     with TemporaryDirectory(dir=plans, prefix=".sending-") as folder:
         shared = hands.share(order, Path(folder))
-        calls = [
-            partial(send_partition, shared, number) for number in sorted(set(order.partitions))
-        ]
+        numbers = sorted(set(order.partitions))
         watch = _Watch(sending, progress)
-        for _, _ in hands.as_they_end(calls, watch):
-            pass
+        while numbers:
+            calls = [partial(send_partition, shared, number) for number in numbers]
+            ended = [(numbers[at], sent) for at, sent in hands.as_they_end(calls, watch)]
+            # Those of a worker that was told to end go to the others.
+            numbers = [
+                number
+                for number, sent in ended
+                if sent.ended == "stopped" and not sending.stop.is_set()
+            ]
         watch.see()
 
 
@@ -267,7 +272,7 @@ async def _sent(order: Order, job: Job, number: int) -> Sent:
 
 
 async def _watch_stop(journal: Journal, stop: asyncio.Event) -> None:
-    while not journal.is_stopping:
+    while not journal.is_stopping and not is_closing():
         with suppress(TimeoutError):
             async with asyncio.timeout(_LOOK_EVERY_S):
                 await stop.wait()

@@ -192,6 +192,21 @@ def _outcome(call: Call[T], versions: Versions) -> T | _Raised:
         return _Raised(fault(error))
 
 
+def is_closing() -> bool:
+    """Whether the worker that carries out this call, in this thread, is to end as soon as it can.
+
+    What a call returns from then on may get lost, and it be carried out again by another.
+    """
+    try:
+        from distributed import get_worker
+        from distributed.core import Status
+
+        worker = get_worker()
+    except (ImportError, ValueError):  # no worker
+        return False
+    return worker.status not in {Status.running, Status.paused}
+
+
 def _versions() -> Versions:
     """What must be the same for the same to come out."""
     python = ".".join(platform.python_version_tuple()[:2])
