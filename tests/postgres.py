@@ -52,8 +52,14 @@ class Server:
     """One server. `kill` and `stop` may be followed by `start`, on the same port with the same data."""
 
     def __init__(
-        self, *, base: Path | None = None, auth: str = "scram-sha-256", **settings: str
+        self,
+        *,
+        base: Path | None = None,
+        auth: str = "scram-sha-256",
+        certificate: Path | None = None,
+        **settings: str,
     ) -> None:
+        """`certificate`: PEM with its key, which it shows to whoever wants TLS."""
         self.folder = Path(mkdtemp(dir=base, prefix="ingest-postgres-"))
         self.password = token_hex(16)
         with socket.socket() as probe:
@@ -77,6 +83,13 @@ class Server:
             "-E", "UTF8", "--locale", "C", "--no-sync",
         )  # fmt: skip
         told.unlink()
+        if certificate:
+            shown = self.folder / "server.pem"
+            shutil.copyfile(certificate, shown)
+            shown.chmod(0o600)
+            if owner:
+                shutil.chown(shown, owner)
+            self._settings |= {"ssl": "on", "ssl_cert_file": str(shown), "ssl_key_file": str(shown)}
 
     @property
     def data(self) -> Path:
