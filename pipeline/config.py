@@ -310,7 +310,7 @@ class EngineSection(_Section):
     cert_file: str = Field(
         "", description="PEM file with the certificate that this machine shows to the scheduler."
     )
-    key_file: str = Field("", description="PEM file with its key, mode 0600.")
+    key_file: str = Field("", description="PEM file with its key, mode 0600 (root's own: 0640).")
 
     @model_validator(mode="after")
     def _is_reachable(self) -> Self:
@@ -746,11 +746,11 @@ def _engine(section: EngineSection, folder: Path) -> workers.Options:
 
 def _must_be_readable(name: str, path: Path) -> None:
     try:
-        mode = path.stat().st_mode
+        status = path.stat()
         path.open("rb").close()
     except OSError as error:
         raise ConfigError(f"{name}: {error.strerror}", f"check the path {path}") from None
-    if name.endswith("key_file") and os.name == "posix" and mode & 0o077:
+    if name.endswith("key_file") and _is_open_to_others(status):
         raise ConfigError(f"{name}: others may read that file", f"chmod 600 {path}")
 
 
@@ -1053,10 +1053,10 @@ def _held_in(path: str, name: str) -> str:
     """What a secret's file holds. What was opened is looked at, and not what the path names by then."""
     try:
         with open(path, "rb", opener=_open_without_waiting) as file:
-            mode = os.fstat(file.fileno()).st_mode
-            if not stat.S_ISREG(mode):
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
                 raise _no_secret(name, "that is no file")
-            if os.name == "posix" and mode & 0o077:
+            if _is_open_to_others(status):
                 raise ConfigError(f"{name}_FILE: others may read that file", f"chmod 600 {path}")
             content = file.read(_SECRET_BYTES_MAX + 1)
     except OSError as error:
@@ -1067,6 +1067,15 @@ def _held_in(path: str, name: str) -> str:
         return content.decode()
     except UnicodeDecodeError:
         raise _no_secret(name, "that file holds no text") from None
+
+
+def _is_open_to_others(status: os.stat_result) -> bool:
+    """Whether more people than it is meant for may read a secret's file.
+
+    Root gives one to a service by its group (0640, 0440), as Kubernetes does; PostgreSQL's rule for keys.
+    """
+    open_bits = 0o037 if status.st_uid == 0 else 0o077
+    return os.name == "posix" and bool(status.st_mode & open_bits)
 
 
 def _open_without_waiting(path: str, flags: int) -> int:

@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from pipeline.cli import cli
+from pipeline.config import StateSection
 from pipeline.views.words import _MEANING
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -41,18 +43,19 @@ def _unit(name: str) -> dict[str, str]:
     return {key: value for key, _, value in pairs}
 
 
-def _manifests() -> list[dict[str, Any]]:
+def _manifests(name: str = "cronjob.yaml") -> list[dict[str, Any]]:
     yaml = pytest.importorskip("yaml", reason="make checks installs it")
-    return list(yaml.safe_load_all(text_of("cronjob.yaml")))
+    return list(yaml.safe_load_all(text_of(name)))
 
 
-def _pod() -> dict[str, Any]:
-    pod: dict[str, Any] = _manifests()[1]["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+def _pod(name: str = "cronjob.yaml") -> dict[str, Any]:
+    """Of the CronJob, which is the last."""
+    pod: dict[str, Any] = _manifests(name)[-1]["spec"]["jobTemplate"]["spec"]["template"]["spec"]
     return pod
 
 
-def _cronjob() -> Iterator[list[str]]:
-    container = _pod()["containers"][0]
+def _cronjob(name: str = "cronjob.yaml") -> Iterator[list[str]]:
+    container = _pod(name)["containers"][0]
     yield [*container["command"], *container["args"]]
 
 
@@ -75,9 +78,17 @@ COMMANDS: dict[str, tuple[Callable[[], Iterator[list[str]]], int]] = {
         1,
     ),
     "cronjob.yaml": (_cronjob, 1),
+    "cluster.yaml": (lambda: _cronjob("cluster.yaml"), 1),
     "airflow_dag.py": (_airflow, 2),
     "dagster_job.py": (_dagster, 1),
 }
+
+UNITS = (
+    "canvas-ingest.service",
+    "canvas-ingest.timer",
+    "dask-scheduler.service",
+    "dask-worker.service",
+)
 
 
 @pytest.fixture
@@ -105,14 +116,16 @@ def test_every_command_line_is_one_of_ours(name: str, at_night: None) -> None:
 
 
 def test_every_example_is_tried() -> None:
-    tried = {*COMMANDS, "canvas-ingest.timer"}
+    by_test_cluster = {"dask.yaml", "cluster-certificates"}
+    tried = {*COMMANDS, *UNITS, "Containerfile", *by_test_cluster}
     assert {path.name for path in EXAMPLES.iterdir() if path.is_file()} == tried
 
 
 @needs_systemd
 def test_the_units_hold_no_unknown_key(tmp_path: Path) -> None:
-    for name in ("canvas-ingest.service", "canvas-ingest.timer"):
-        (tmp_path / name).write_text(text_of(name).replace(PROGRAM, "/bin/true"))
+    for name in UNITS:
+        text = text_of(name).replace(PROGRAM, "/bin/true")
+        (tmp_path / name).write_text(text.replace("/opt/canvas-ingest/bin/dask", "/bin/true"))
     assert _verified(tmp_path) == (0, "")
     service = tmp_path / "canvas-ingest.service"
     service.write_text(service.read_text().replace("KillMode", "KilMode"))
@@ -155,11 +168,12 @@ def test_the_manifests_are_valid() -> None:
         kubernetes.validate(manifests[1], version, strict=True)
 
 
-def test_the_cronjob_says_what_becomes_of_each_exit_code() -> None:
-    job = _manifests()[1]["spec"]["jobTemplate"]["spec"]
+@pytest.mark.parametrize("name", ["cronjob.yaml", "cluster.yaml"])
+def test_the_cronjob_says_what_becomes_of_each_exit_code(name: str) -> None:
+    job = _manifests(name)[-1]["spec"]["jobTemplate"]["spec"]
     stay = job["podFailurePolicy"]["rules"][1]["onExitCodes"]["values"]
     assert set(_MEANING) - {0} - set(stay) == {1, 130}, "these are tried again"
-    assert _pod()["restartPolicy"] == "Never", "a podFailurePolicy needs it"
+    assert _pod(name)["restartPolicy"] == "Never", "a podFailurePolicy needs it"
 
 
 def test_the_grace_is_long_enough_for_what_is_in_flight() -> None:
@@ -167,3 +181,159 @@ def test_the_grace_is_long_enough_for_what_is_in_flight() -> None:
     enough_s = 30 + 60 + 10
     assert int(_unit("canvas-ingest.service")["TimeoutStopSec"]) >= enough_s
     assert _pod()["terminationGracePeriodSeconds"] >= enough_s
+    leases_s = (
+        2 * StateSection(dir="state").lease_s + 30
+    )  # workers are waited for (docs/cluster.md)
+    assert _pod("cluster.yaml")["terminationGracePeriodSeconds"] >= enough_s + leases_s
+
+
+# A cluster in Kubernetes --------------------------------------------------------------------------
+
+
+def _dask_cluster() -> tuple[dict[str, Any], dict[str, Any]]:
+    """The pods of scheduler and workers, as the operator makes them of its own resource."""
+    resource = _manifests("cluster.yaml")[2]
+    assert (resource["apiVersion"], resource["kind"]) == ("kubernetes.dask.org/v1", "DaskCluster")
+    assert set(resource["spec"]) == {"scheduler", "worker"}
+    assert set(resource["spec"]["worker"]) == {"replicas", "spec"}
+    assert set(resource["spec"]["scheduler"]) == {"spec", "service"}
+    return resource["spec"]["scheduler"]["spec"], resource["spec"]["worker"]["spec"]
+
+
+def test_the_manifests_of_a_cluster_are_valid() -> None:
+    """The operator's own resource by its parts: a schema of it is in no package that is locked here."""
+    kubernetes = pytest.importorskip("kubernetes_validate", reason="make checks installs it")
+    version = kubernetes.latest_version()
+    volume, policy, cluster, cronjob = _manifests("cluster.yaml")
+    scheduler, worker = _dask_cluster()
+    pods = [{"apiVersion": "v1", "kind": "Pod", "spec": spec} for spec in (scheduler, worker)]
+    service = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "spec": cluster["spec"]["scheduler"]["service"],
+    }
+    for manifest in (volume, policy, cronjob, service, *pods):
+        kubernetes.validate(manifest, version, strict=True)
+    pods[0]["spec"]["securityContex"] = {}
+    with pytest.raises(kubernetes.ValidationError):
+        kubernetes.validate(pods[0], version, strict=True)
+
+
+def test_pods_of_a_cluster_are_not_root_write_nowhere_else_and_share_one_path() -> None:
+    volume, policy, cluster, _ = _manifests("cluster.yaml")
+    scheduler, worker = _dask_cluster()
+    command = _pod("cluster.yaml")
+    for pod in (scheduler, worker, command):
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert f"{pod['securityContext']['runAsUser']}:" in text_of("Containerfile")
+        assert pod["automountServiceAccountToken"] is False
+        (container,) = pod["containers"]
+        assert container["securityContext"]["readOnlyRootFilesystem"] is True
+        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+        assert "memory" in container["resources"]["limits"]
+        mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
+        assert mounts >= {"/etc/canvas-ingest", "/tmp"}  # noqa: S108 - the pod's
+        assert ("/data" in mounts) == (pod is not scheduler)
+        assert ("envFrom" in container) == (pod is not scheduler), "it needs no secret"
+    assert volume["spec"]["accessModes"] == ["ReadWriteMany"]
+    label = policy["spec"]["podSelector"]["matchLabels"].items()
+    assert label <= cluster["metadata"]["labels"].items()
+    job = _manifests("cluster.yaml")[3]["spec"]["jobTemplate"]["spec"]["template"]
+    assert label <= job["metadata"]["labels"].items()
+
+
+def test_the_ports_of_a_cluster_are_open_to_its_own() -> None:
+    _, policy, cluster, _ = _manifests("cluster.yaml")
+    scheduler, worker = _dask_cluster()
+    told = [*scheduler["containers"][0]["args"], *worker["containers"][0]["args"]]
+    used = {
+        int(each.rpartition("=")[2]) for each in told if re.match(r"--(worker-|nanny-)?port=", each)
+    }
+    assert (
+        used
+        == {each["port"] for each in policy["spec"]["ingress"][0]["ports"]}
+        == {8786, 9000, 9001}
+    )
+    name = cluster["metadata"]["name"]
+    address = f"tls://{name}-scheduler:8786"
+    assert address in told
+    assert address in _pod("cluster.yaml")["containers"][0]["args"]
+    assert cluster["spec"]["scheduler"]["service"]["selector"]["dask.org/cluster-name"] == name
+
+
+@pytest.mark.parametrize("kind", ["scheduler", "worker"])
+def test_dask_takes_what_it_is_told(kind: str) -> None:
+    """By the parsers of its own commands; tests/test_cluster.py runs what the units start."""
+    module = pytest.importorskip(f"distributed.cli.dask_{kind}")
+    pod = dict(zip(("scheduler", "worker"), _dask_cluster(), strict=True))[kind]
+    (container,) = pod["containers"]
+    unit = shlex.split(_unit(f"dask-{kind}.service")["ExecStart"])
+    assert unit[0].removeprefix("/opt/canvas-ingest/bin/") == container["command"][0] == "dask"
+    assert unit[1] == container["command"][1] == kind
+    for arguments in (container["args"], unit[2:]):
+        with module.main.make_context(kind, list(arguments)) as context:
+            assert context.params["dashboard"] is False
+    config = {each["name"]: each["value"] for each in container["env"]}["DASK_CONFIG"]
+    assert _unit(f"dask-{kind}.service")["Environment"] == f"DASK_CONFIG={config}"
+
+
+# The image ----------------------------------------------------------------------------------------
+
+
+def _instructions() -> list[tuple[str, str]]:
+    lines = re.sub(
+        r"\\\n\s*", " ", re.sub(r"^#.*\n", "", text_of("Containerfile"), flags=re.MULTILINE)
+    )
+    found = [line.partition(" ") for line in lines.splitlines() if line]
+    return [(name, rest) for name, _, rest in found]
+
+
+def test_the_image_is_made_of_what_is_locked_and_holds_no_secret() -> None:
+    instructions = _instructions()
+    names = [name for name, _ in instructions]
+    assert set(names) == {"ARG", "FROM", "WORKDIR", "COPY", "RUN", "ENV", "USER", "CMD"}, (
+        "ADD fetches"
+    )
+    (base,) = [rest for name, rest in instructions if name == "ARG"]
+    assert re.fullmatch(r"PYTHON=[\w./-]+:3\.11-slim-\w+", base), "a version, and never the latest"
+    assert [rest for name, rest in instructions if name == "FROM"] == [
+        "${PYTHON} AS built",
+        "${PYTHON}",
+    ]
+    last = instructions[len(names) - names[::-1].index("FROM") :]
+    users = [rest for name, rest in last if name == "USER"]
+    assert users == ["10001:10001"], "not root, by its number"
+    assert not [rest for name, rest in last if name == "RUN"], (
+        "nothing is installed as root in what is kept"
+    )
+    for name, rest in instructions:
+        if name == "COPY" and not rest.startswith("--from"):
+            assert all((EXAMPLES.parent / path).exists() for path in rest.split()[:-1])
+        assert name == "RUN" or not re.search(
+            r"SECRET|PASSWORD|TOKEN|_KEY|\.pem|\.toml\b(?<!pyproject\.toml)", rest
+        ), rest
+    installed = re.search(r'"canvas-ingest\[([\w,]+)\]"', text_of("Containerfile"))
+    project = tomllib.loads((EXAMPLES.parent / "pyproject.toml").read_text())["project"]
+    assert installed is not None
+    assert set(installed[1].split(",")) == set(project["optional-dependencies"])
+    packaged = {
+        "pyproject.toml",
+        "README.md",
+        "configs",
+        "sample_data",
+        "pipeline",
+        "requirements.lock",
+    }
+    assert {
+        path for name, rest in instructions if name == "COPY" for path in rest.split()[:-1]
+    } >= packaged
+    command = [rest for name, rest in last if name == "CMD"]
+    assert ast.literal_eval(command[0])[0] == "canvas-ingest", (
+        "a list: signals reach it without a shell"
+    )
+
+
+def test_whatever_an_image_runs_is_a_shell_line_that_can_be_read() -> None:
+    for name, rest in _instructions():
+        if name == "RUN":
+            subprocess.run(["sh", "-n", "-c", rest], check=True)

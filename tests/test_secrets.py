@@ -88,9 +88,29 @@ def test_a_file_of_mode_0600_is_read_also_through_a_link(tmp_path: Path) -> None
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o644, 0o620, 0o601, 0o666])
 def test_a_file_that_others_may_read_is_refused(tmp_path: Path, mode: int) -> None:
     kept(tmp_path / "held").chmod(mode)
+    if os.getuid() == 0:
+        os.chown(tmp_path / "held", 10_001, 10_001)
     with pytest.raises(ConfigError, match="others may read that file") as refused:
         loaded(tmp_path, {"CANVAS_TOKEN_FILE": str(tmp_path / "held")})
     assert refused.value.fix == f"chmod 600 {tmp_path / 'held'}"
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can hand out what is root's")
+@pytest.mark.parametrize(
+    ("mode", "is_read"),
+    [(0o440, True), (0o640, True), (0o660, False), (0o650, False), (0o644, False), (0o441, False)],
+)
+def test_of_roots_own_the_group_may_read_and_no_more(
+    tmp_path: Path, mode: int, *, is_read: bool
+) -> None:
+    """So Kubernetes hands a secret to a service: 0440, root's, of the service's group."""
+    kept(tmp_path / "held").chmod(mode)
+    given = {"CANVAS_TOKEN_FILE": str(tmp_path / "held")}
+    if is_read:
+        assert loaded(tmp_path, given).canvas.credentials.token == CANARY
+        return
+    with pytest.raises(ConfigError, match="others may read that file"):
+        loaded(tmp_path, given)
 
 
 @pytest.mark.parametrize("name", [*NAMES, "CANVAS_INGEST_WEBHOOK_URL"])

@@ -28,13 +28,24 @@ def test_every_line_that_installs_wants_hashes_or_installs_only_the_project() ->
         for page in pages
         if page.is_file()
         for line in page.read_text().replace("\\\n", " ").splitlines()
-        if re.search(r"\bpip install\b|\buvx?\b.* (run|tool|add|sync)\b|\bpipx\b", line)
+        if re.search(
+            r"\bpip (download|(--python \S+ )?install)\b|\buvx?\b.* (run|tool|add|sync)\b|\bpipx\b",
+            line,
+        )
     ]
-    installs = [each for line in lines for each in re.findall(r"pip install\b[^&;|]*", line)]
+    installs = [
+        each
+        for line in lines
+        for each in re.findall(r"pip (?:--python \S+ )?install\b[^&;|]*", line)
+    ]
     assert len(installs) >= 6
     for each in installs:
-        assert "--require-hashes -r requirements" in each or "--no-deps" in each, each
+        # The image installs from a folder that was filled by hash.
+        fit = ("--require-hashes -r requirements", "--no-deps", "--no-index --find-links=/wheels")
+        assert any(how in each for how in fit), each
     for line in lines:
+        if "pip download" in line:
+            assert "--require-hashes -r requirements.lock" in line
         assert not re.search(r"\buvx\b|\buv (run|tool|add|sync)\b|\bpipx\b", line), line
 
 
