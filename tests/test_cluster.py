@@ -12,17 +12,19 @@ import shlex
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from aiohttp import ClientSession
 
+from pipeline.config import load
 from pipeline.sandbox.faults import Faults
 from tests.certificates import Authority
 from tests.postgres import Server, missing, served
@@ -174,6 +176,8 @@ def started(folder: Path, secrets: dict[str, str]) -> Iterator[Cluster]:
                     "KEPT_IN": str(folder),
                     f"DASK_DISTRIBUTED__{kind}__PRELOAD": str(folder / "kept.py"),
                     **environment,
+                    # Dask's operator sets it so, TLS or not; the argument counts.
+                    "DASK_SCHEDULER_ADDRESS": "tcp://127.0.0.1:9",
                     **(secrets if kind == "WORKER" else {}),
                 },
                 stdin=subprocess.DEVNULL,
@@ -272,6 +276,30 @@ async def test_a_plan_and_a_run_go_through_it_and_nothing_of_a_row_or_a_secret_d
             if not where.endswith(" environ") and any(form in text for form in forms)
         ]  # fmt: skip
         assert not where_found, name
+
+
+@pytest.mark.parametrize("how", ["tcp", "another authority", "no certificate"])
+async def test_who_has_no_certificate_of_the_cluster_is_not_let_in(
+    cluster: Cluster, tmp_path: Path, how: str
+) -> None:
+    """The scheduler, and a worker, whose address others may learn."""
+    found = re.search(rb"Start worker at: +tls://(127.0.0.1:\d+)", cluster.said())
+    assert found is not None
+    other = Authority(tmp_path, "another authority").pem()
+    for address in (f"127.0.0.1:{cluster.port}", found[1].decode()):
+        if how == "tcp":
+            reader, writer = await asyncio.open_connection(*address.split(":"))
+        else:
+            context = ssl.create_default_context(cafile=cluster.folder / "tls" / "ca.pem")
+            context.check_hostname = False
+            if how == "another authority":
+                context.load_cert_chain(other)
+            host, port = address.split(":")
+            reader, writer = await asyncio.open_connection(host, port, ssl=context)
+        with suppress(ssl.SSLError, ConnectionError):
+            writer.write(b"\0" * 64)
+            assert await asyncio.wait_for(reader.read(), 10) == b"", "it hangs up and says nothing"
+        writer.close()
 
 
 async def test_no_page_shows_what_is_going_on(cluster: Cluster) -> None:
@@ -383,6 +411,40 @@ async def test_a_database_without_tls_is_not_talked_to(
     assert code == 1
     assert b"SSL" in out + err
     assert not world.effects
+
+
+# The page -----------------------------------------------------------------------------------------
+
+
+def test_the_configuration_of_the_page_is_one(tmp_path: Path) -> None:
+    (text,) = re.findall(
+        r"```toml\n(.*?)```", (ROOT / "docs" / "cluster.md").read_text(), re.DOTALL
+    )
+    assert certificates(tmp_path / "tls", "host").returncode == 0
+    (tmp_path / "config.toml").write_text(text)
+    job = load(tmp_path / "config.toml", environment=CREDENTIALS)
+    assert job.database is not None
+    assert (job.engine.kind, job.engine.partitions) == ("dask", 8)
+    assert job.engine.key_file == tmp_path / "tls" / "host.key"
+
+
+def test_certificates_are_made_once_and_for_names_only(tmp_path: Path) -> None:
+    assert certificates(tmp_path / "tls", "a").returncode == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "tls").iterdir()}
+    assert set(before) == {"ca.pem", "ca.key", "ca.srl", "a.pem", "a.key"}
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "tls").iterdir()} == {0o600}
+    for names, said in (
+        (("a",), "is there already"),
+        (("ca",), 'and not "ca"'),
+        (("b/../c",), "a name is letters"),
+        (("b", "-c"), "a name is letters"),
+        ((), "usage:"),
+    ):
+        refused = certificates(tmp_path / "tls", *names)
+        assert (refused.returncode, said in refused.stderr) == (2, True), refused.stderr
+    assert {path.name: path.read_bytes() for path in (tmp_path / "tls").iterdir()} == before
+    assert certificates(tmp_path / "tls", "b").returncode == 0
+    assert (tmp_path / "tls" / "ca.pem").read_bytes() == before["ca.pem"], "the same authority"
 
 
 # What workers log ---------------------------------------------------------------------------------

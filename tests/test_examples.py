@@ -182,7 +182,7 @@ def test_the_grace_is_long_enough_for_what_is_in_flight() -> None:
     assert int(_unit("canvas-ingest.service")["TimeoutStopSec"]) >= enough_s
     assert _pod()["terminationGracePeriodSeconds"] >= enough_s
     leases_s = (
-        2 * StateSection(dir="state").lease_s + 30
+        2 * StateSection.model_validate({}).lease_s + 30
     )  # workers are waited for (docs/cluster.md)
     assert _pod("cluster.yaml")["terminationGracePeriodSeconds"] >= enough_s + leases_s
 
@@ -206,7 +206,9 @@ def test_the_manifests_of_a_cluster_are_valid() -> None:
     version = kubernetes.latest_version()
     volume, policy, cluster, cronjob = _manifests("cluster.yaml")
     scheduler, worker = _dask_cluster()
-    pods = [{"apiVersion": "v1", "kind": "Pod", "spec": spec} for spec in (scheduler, worker)]
+    pods: list[dict[str, Any]] = [
+        {"apiVersion": "v1", "kind": "Pod", "spec": spec} for spec in (scheduler, worker)
+    ]
     service = {
         "apiVersion": "v1",
         "kind": "Service",
