@@ -17,9 +17,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import ClientSession
@@ -46,7 +47,8 @@ pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl
 MakeWorld = Callable[..., Awaitable[World]]
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
-HOSTS = ("dask.example.org", "worker-1", "worker-2", "command")
+SCHEDULER = "dask.example.org"
+WORKERS = ("worker-1", "worker-2")
 # Every process of the cluster keeps what it gives to others, and what it is given, as it is before TLS.
 KEPT = """
 import os
@@ -87,22 +89,32 @@ def certificates(folder: Path, *names: str) -> subprocess.CompletedProcess[str]:
 
 @dataclass
 class Cluster:
-    """The processes, and what they say."""
+    """A scheduler and workers, by the units' own command lines. Only the workers have secrets."""
 
     folder: Path
-    port: int
-    web_port: int
-    processes: dict[str, subprocess.Popen[bytes]]
+    secrets: dict[str, str]
+    port: int = field(default_factory=free_port)
+    web_port: int = field(default_factory=free_port)
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @property
     def address(self) -> str:
         return f"tls://127.0.0.1:{self.port}"
 
-    def section(self, cert: str = "command") -> str:
+    def section(self) -> str:
         tls = self.folder / "tls"
         return (
             f'[engine]\nkind = "dask"\nscheduler = "{self.address}"\npartitions = 4\n'
-            f'ca_file = "{tls}/ca.pem"\ncert_file = "{tls}/{cert}.pem"\nkey_file = "{tls}/{cert}.key"\n'
+            f'ca_file = "{tls}/ca.pem"\ncert_file = "{tls}/command.pem"\nkey_file = "{tls}/command.key"\n'
+        )
+
+    def security(self) -> Any:
+        tls = self.folder / "tls"
+        return distributed.Security(
+            require_encryption=True,
+            tls_ca_file=str(tls / "ca.pem"),
+            tls_client_cert=str(tls / "command.pem"),
+            tls_client_key=str(tls / "command.key"),
         )
 
     def said(self) -> bytes:
@@ -110,6 +122,81 @@ class Cluster:
 
     def passed(self) -> bytes:
         return b"".join(path.read_bytes() for path in sorted(self.folder.glob("*.kept")))
+
+    def begin(self, *hosts: str) -> None:
+        """Start them, and wait until the workers among them are there."""
+        before = self._registered()
+        for host in hosts:
+            self._begin(host)
+        workers = len(set(hosts) - {SCHEDULER})
+        until_s = time.monotonic() + 30
+        while self._registered() < before + workers:
+            assert time.monotonic() < until_s, self.said()[-2_000:]
+            time.sleep(0.05)
+
+    def _registered(self) -> int:
+        return self.said().count(b"Register worker")
+
+    def _begin(self, host: str) -> None:
+        kind = "scheduler" if host == SCHEDULER else "worker"
+        words, environment = _unit(f"dask-{kind}.service")
+        assert environment == {"DASK_CONFIG": "/etc/canvas-ingest/dask.yaml"}
+        here = self._files(host)
+        changed = {
+            "8786": str(self.port),
+            "9000": "0",  # two of them are on one machine here
+            "9001": "0",
+            "127.0.0.1:8787": f"127.0.0.1:{self.web_port}",
+            "tls://dask.example.org:8786": self.address,
+            "%H": host,
+            "/run/dask-worker": str(here),
+        }
+        with (self.folder / f"{host}.said").open("ab") as log:
+            self.processes[host] = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    "dask",
+                    *(changed.get(word, word) for word in words[1:]),
+                    "--host",
+                    "127.0.0.1",
+                ],
+                cwd=self.folder,
+                env={
+                    "PATH": os.environ["PATH"],
+                    "HOME": str(self.folder),
+                    "PYTHONPATH": str(ROOT),
+                    "KEPT_IN": str(self.folder),
+                    f"DASK_DISTRIBUTED__{kind.upper()}__PRELOAD": str(self.folder / "kept.py"),
+                    "DASK_CONFIG": str(here / "dask.yaml"),
+                    # Dask's operator sets it so, TLS or not; the argument counts.
+                    "DASK_SCHEDULER_ADDRESS": "tcp://127.0.0.1:9",
+                    **(self.secrets if kind == "worker" else {}),
+                },
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def _files(self, host: str) -> Path:
+        """What is in /etc/canvas-ingest of a host."""
+        here, tls = self.folder / host, self.folder / "tls"
+        here.mkdir(mode=0o700, exist_ok=True)
+        shutil.copy(tls / "ca.pem", here / "ca.pem")
+        shutil.copy(tls / f"{host}.pem", here / "host.pem")
+        shutil.copy(tls / f"{host}.key", here / "host.key")
+        settings = (EXAMPLES / "dask.yaml").read_text()
+        (here / "dask.yaml").write_text(settings.replace("/etc/canvas-ingest/tls", str(here)))
+        return here
+
+    def end(self) -> None:
+        for process in reversed(self.processes.values()):
+            process.terminate()
+            try:
+                process.wait(20)
+            finally:
+                process.kill()
 
 
 def _unit(name: str) -> tuple[list[str], dict[str, str]]:
@@ -124,81 +211,15 @@ def _unit(name: str) -> tuple[list[str], dict[str, str]]:
 
 @contextmanager
 def started(folder: Path, secrets: dict[str, str]) -> Iterator[Cluster]:
-    """Scheduler and workers, by the units' own command lines. Only the workers have secrets."""
-    assert certificates(folder / "tls", *HOSTS).returncode == 0
+    """A cluster of two workers, with certificates of its own."""
+    assert certificates(folder / "tls", SCHEDULER, *WORKERS, "command").returncode == 0
     (folder / "kept.py").write_text(KEPT)
-    port, web_port = free_port(), free_port()
-    (folder / "environment").write_text("".join(f"{n}={v}\n" for n, v in secrets.items()))
-
-    def command(unit: str, host: str) -> tuple[list[str], dict[str, str]]:
-        here = folder / host
-        here.mkdir(mode=0o700)
-        for old, new in (
-            ("ca.pem", "ca.pem"),
-            (f"{host}.pem", "host.pem"),
-            (f"{host}.key", "host.key"),
-        ):
-            shutil.copy(folder / "tls" / old, here / new)
-        settings = (EXAMPLES / "dask.yaml").read_text()
-        (here / "dask.yaml").write_text(settings.replace("/etc/canvas-ingest/tls", str(here)))
-        words, environment = _unit(unit)
-        changed = {
-            "/opt/canvas-ingest/bin/dask": "",
-            "8786": str(port),
-            "127.0.0.1:8787": f"127.0.0.1:{web_port}",
-            "tls://dask.example.org:8786": f"tls://127.0.0.1:{port}",
-            "%H": host,
-            "/run/dask-worker": str(here),
-        }
-        words = [*(changed.get(word, word) for word in words[1:]), "--host", "127.0.0.1"]
-        assert environment == {"DASK_CONFIG": "/etc/canvas-ingest/dask.yaml"}
-        return [sys.executable, "-P", "-m", "dask", *words], {
-            "DASK_CONFIG": str(here / "dask.yaml")
-        }
-
-    with ExitStack() as stack:
-        cluster = Cluster(folder, port, web_port, {})
-        for unit, host in (
-            ("dask-scheduler.service", HOSTS[0]),
-            ("dask-worker.service", HOSTS[1]),
-            ("dask-worker.service", HOSTS[2]),
-        ):
-            words, environment = command(unit, host)
-            kind = "SCHEDULER" if "scheduler" in unit else "WORKER"
-            log = stack.enter_context((folder / f"{host}.said").open("ab"))
-            process = subprocess.Popen(
-                words,
-                cwd=folder,
-                env={
-                    "PATH": os.environ["PATH"],
-                    "HOME": str(folder),
-                    "PYTHONPATH": str(ROOT),
-                    "KEPT_IN": str(folder),
-                    f"DASK_DISTRIBUTED__{kind}__PRELOAD": str(folder / "kept.py"),
-                    **environment,
-                    # Dask's operator sets it so, TLS or not; the argument counts.
-                    "DASK_SCHEDULER_ADDRESS": "tcp://127.0.0.1:9",
-                    **(secrets if kind == "WORKER" else {}),
-                },
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-            stack.callback(_end, process)
-            cluster.processes[host] = process
-        until_s = time.monotonic() + 30
-        while cluster.said().count(b"Register worker") < 2:
-            assert time.monotonic() < until_s, cluster.said()[-2_000:]
-            time.sleep(0.05)
-        yield cluster
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
+    cluster = Cluster(folder, secrets)
     try:
-        process.wait(20)
+        cluster.begin(SCHEDULER, *WORKERS)
+        yield cluster
     finally:
-        process.kill()
+        cluster.end()
 
 
 @pytest.fixture(scope="module")
@@ -321,10 +342,11 @@ async def test_no_page_shows_what_is_going_on(cluster: Cluster) -> None:
                     assert (page, answer.status) == (page, status)
 
 
+@pytest.mark.parametrize("by", ["a signal", "the scheduler"])
 async def test_a_worker_that_is_told_to_end_finishes_what_is_in_flight(
-    make_world: MakeWorld, cluster: Cluster, secrets: dict[str, str], database: str
+    make_world: MakeWorld, cluster: Cluster, secrets: dict[str, str], database: str, by: str
 ) -> None:
-    """As `systemctl stop dask-worker` does, and a node that is drained: no payment is in doubt."""
+    """As `systemctl stop dask-worker` does, a node that is drained, and Dask: no payment is in doubt."""
     world = await make_world(patients=40, faults=Faults(latency_s=(0.3, 0.4)))
     world.sandbox.auth._client_id = secrets["CANVAS_CLIENT_ID"]
     world.sandbox.auth._client_secret = secrets["CANVAS_CLIENT_SECRET"]
@@ -337,12 +359,21 @@ async def test_a_worker_that_is_told_to_end_finishes_what_is_in_flight(
     while len(world.effects) < 20:
         assert not running.done(), running.result()
         await asyncio.sleep(0.05)
-    leaving = cluster.processes.pop(HOSTS[2])
-    leaving.send_signal(signal.SIGTERM)
+    leaving = cluster.processes[WORKERS[1]]
+    if by == "a signal":
+        leaving.send_signal(signal.SIGTERM)
+    else:
+        security = cluster.security()
+        async with distributed.Client(
+            cluster.address, security=security, asynchronous=True
+        ) as client:
+            await client.retire_workers(names=[WORKERS[1]], close_workers=True, remove=True)
     code, out, err = await running
+    shown = leaving.wait(20)
+    cluster.begin(WORKERS[1])
+    assert shown == 0
     assert code == 0, err
     assert len(world.effects) == 160
-    assert leaving.wait(20) == 0
     stints = json.loads(out)["workers"]
     assert {each["ended"] for each in stints} == {"done", "stopped"}
     assert len(stints) > 4, "somebody else went on"

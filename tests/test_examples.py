@@ -256,6 +256,9 @@ def test_the_ports_of_a_cluster_are_open_to_its_own() -> None:
         == {each["port"] for each in policy["spec"]["ingress"][0]["ports"]}
         == {8786, 9000, 9001}
     )
+    for name, ports in (("scheduler", {"8786"}), ("worker", {"9000", "9001"})):
+        words = shlex.split(_unit(f"dask-{name}.service")["ExecStart"])
+        assert {words[at + 1] for at, word in enumerate(words) if word.endswith("port")} == ports
     name = cluster["metadata"]["name"]
     address = f"tls://{name}-scheduler:8786"
     assert address in told
