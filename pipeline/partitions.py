@@ -132,17 +132,12 @@ def _carried_out(sending: Sending, order: Order, hands: Workers, progress: Progr
     plans = sending.job.state_dir / "plans"
     with TemporaryDirectory(dir=plans, prefix=".sending-") as folder:
         shared = hands.share(order, Path(folder))
-        numbers = sorted(set(order.partitions))
+        calls = [
+            partial(send_partition, shared, number) for number in sorted(set(order.partitions))
+        ]
         watch = _Watch(sending, progress)
-        while numbers:
-            calls = [partial(send_partition, shared, number) for number in numbers]
-            ended = [(numbers[at], sent) for at, sent in hands.as_they_end(calls, watch)]
-            # Those of a worker that was told to end go to the others.
-            numbers = [
-                number
-                for number, sent in ended
-                if sent.ended == "stopped" and not sending.stop.is_set()
-            ]
+        for _, _ in hands.as_they_end(calls, watch):
+            pass
         watch.see()
 
 

@@ -184,18 +184,24 @@ def _outcome(call: Call[T], versions: Versions) -> T | _Raised:
                 "install the same on both, and start the workers anew",
             )
         )
+    from distributed import Reschedule
+
+    found: T | _Raised
     try:
-        return call()
+        found = call()
     except IngestError as error:
-        return _Raised(error)
+        found = _Raised(error)
     except Exception as error:  # noqa: BLE001 - its own text may hold values
-        return _Raised(fault(error))
+        found = _Raised(fault(error))
+    if is_closing():
+        raise Reschedule  # another worker is to carry it out, or what is left of it
+    return found
 
 
 def is_closing() -> bool:
     """Whether the worker that carries out this call, in this thread, is to end as soon as it can.
 
-    What a call returns from then on may get lost, and it be carried out again by another.
+    What a call returns from then on is lost, and it is carried out again by another.
     """
     try:
         from distributed import get_worker
