@@ -17,7 +17,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from pipeline.errors import JournalBusy, JournalError, JournalLost
+from pipeline.errors import JournalBusy, JournalError, JournalLost, JournalTaken, Stopped
 from pipeline.journal.journal import Journal, Run
 from pipeline.journal.postgres import Asked, PostgresPlace, is_gone, ourselves
 from pipeline.journal.store import Database
@@ -282,6 +282,79 @@ async def test_a_database_that_comes_back_without_what_it_held_is_not_written_to
         await run.claim("r1", [intent("k2", "p2")], NOW, NOW)
     with pytest.raises(JournalLost):
         await run.settle("r1", [answer(intent("k1"))], NOW)
+
+
+async def test_what_is_in_flight_under_a_holder_that_may_live_is_an_orphan_whoever_fences_it(
+    run: Journal, join: Joined, held: Database, tmp_path: Path
+) -> None:
+    part = join(1)
+    part.take_up("r1", NOW)
+    await part.claim("r1", [intent("k1")], NOW, NOW)
+    frozen(part)
+    assert run.withdraw("r1", NOW) == 1
+    assert [(each.intent.key, each.is_orphan) for each in run.doubts()] == [("k1", True)]
+
+    other = join(2)
+    other.take_up("r1", NOW)
+    await other.claim("r1", [intent("k2", "p2")], NOW, NOW)
+    frozen(other)
+    frozen(run)
+    Journal.open(tmp_path, URL, database=held).close()  # as to report
+    with Journal.open(tmp_path, URL, database=held) as next_run:
+        assert next_run.start_run(Run("r2", "run", NOW.isoformat())) == 1
+        assert {each.intent.key: each.is_orphan for each in next_run.doubts()} == {
+            "k1": True,
+            "k2": True,
+        }
+
+
+async def test_who_is_gone_leaves_no_orphan(
+    run: Journal, join: Joined, held: Database, postgres_server: Server
+) -> None:
+    part = join(1)
+    part.take_up("r1", NOW)
+    await part.claim("r1", [intent("k1")], NOW, NOW)
+    frozen(part)
+    gone = gone_process()
+    with postgres_server.connect(held.url.rsplit("/", 1)[1]) as connection:
+        connection.execute("UPDATE lease SET holder = %s WHERE part = 1", (gone,))
+    assert run.withdraw("r1", NOW) == 1
+    assert [each.is_orphan for each in run.doubts()] == [False]
+
+
+def test_no_part_of_a_run_that_is_to_end_is_taken(run: Journal, join: Joined) -> None:
+    part = join(1)
+    part.take_up("r1", NOW)
+    run.ask_to_stop()
+    run.withdraw("r1", NOW)
+    with pytest.raises(JournalTaken):
+        part.hand_over("r1", "done", {}, NOW)
+    with pytest.raises(Stopped):
+        join(1)
+
+
+def test_whoever_joins_while_the_server_is_restarted_waits_and_whoever_is_away_too_long_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if why := missing():
+        pytest.skip(why)
+    with served() as server:
+        monkeypatch.setenv("PGPASSWORD", server.password)
+        database = Database(server.url(server.create()), 30.0)
+        short = Database(database.url, LEASE_S)
+        with Journal.open(tmp_path, URL, database=database) as run:
+            run.start_run(Run("r1", "run", NOW.isoformat()))
+            run.offer(2)
+            part = Journal.join(tmp_path, URL, short, 1, run.epoch, dict)
+            server.stop()
+            back = threading.Timer(LEASE_S + 1, server.start)
+            back.start()
+            with pytest.raises(JournalTaken):
+                part.take_up("r1", NOW)
+            with Journal.join(tmp_path, URL, short, 1, run.epoch, dict) as again:
+                assert again.take_up("r1", NOW) == 0
+            part.close()
+            back.join()
 
 
 def test_a_look_changes_nothing(held: Database, tmp_path: Path) -> None:

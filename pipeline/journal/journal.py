@@ -662,13 +662,12 @@ class Journal:
         def start() -> int:
             started = {"run_id": run.run_id, "command": run.command, "at": run.started_at}
             self._execute("start_run", started)
-            is_alone = self._store.is_alone
-            return self._doubt_left(run.run_id, run.started_at, run.command, is_alone=is_alone)
+            return self._doubt_left(run.run_id, run.started_at, run.command)
 
         return self._write_now(start)
 
-    def _doubt_left(self, run_id: str, at: str, detail: str, *, is_alone: bool) -> int:
-        """Begin, and doubt what whoever held it before us left in flight; `is_alone`: they are gone."""
+    def _doubt_left(self, run_id: str, at: str, detail: str) -> int:
+        """Begin, and doubt what whoever held it before us left in flight."""
         part = {"part": self._store.part}
         last = self._execute("last_line", part).fetchone()
         left = self._execute("left_in_flight", part).fetchall()
@@ -676,11 +675,10 @@ class Journal:
         doubted = []
         for key, sent_at, ahead_s in left:
             until = _until_of_crash(ahead_s, sent_at, last[0] if last else sent_at)
-            doubted.append({"key": key, "at": at, "until": until, "orphaned": int(not is_alone)})
+            doubted.append({"key": key, "at": at, "until": until})
             lines.append(_line(at, run_id, Event.CRASHED, key=key))
         self._each("doubt_in_flight", doubted)
         self._append_all(lines)
-        self._store.forget_orphans()
         return len(left)
 
     def finish_run(self, run: Run) -> None:
@@ -740,8 +738,7 @@ class Journal:
             held = {"part": self._store.part, "epoch": self._store.epoch, "run_id": run_id}
             told = {"holder": self._store.holder, "first_line": self._head[0], "at": utc_text(at)}
             self._execute("begin_stint", {**held, **told})
-            detail, is_alone = f"part {self._store.part}", self._store.is_alone
-            return self._doubt_left(run_id, utc_text(at), detail, is_alone=is_alone)
+            return self._doubt_left(run_id, utc_text(at), f"part {self._store.part}")
 
         return self._write_now(take)
 
@@ -773,8 +770,8 @@ class Journal:
         """Fence all parts: what they left in flight is in doubt from now on: how many."""
 
         def fence() -> int:
-            is_alone = self._store.fence()
-            return self._doubt_left(run_id, utc_text(at), "parts", is_alone=is_alone)
+            self._store.fence()
+            return self._doubt_left(run_id, utc_text(at), "parts")
 
         return self._write_now(fence)
 

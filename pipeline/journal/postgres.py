@@ -119,11 +119,8 @@ class Asked:
 class Lease:
     """A lease that is held, from `take` until `release`, or until it is lost."""
 
-    def __init__(
-        self, database: Database, asked: Asked, epoch: int, deadline_s: float, *, is_alone: bool
-    ) -> None:
+    def __init__(self, database: Database, asked: Asked, epoch: int, deadline_s: float) -> None:
         self.part, self.epoch, self.holder = asked.part, epoch, ourselves()
-        self.is_alone = is_alone  # whoever held it before is known to be gone
         self.lost = threading.Event()
         self.is_stopping = False  # whoever began the run wants it to end
         self._database = database
@@ -157,14 +154,16 @@ class Lease:
             self._connection.close()
 
     def _keep(self) -> None:
-        every_s = min(self._database.lease_s / 3, _TICK_S)
-        while not self._over.wait(every_s):
+        wait_s = every_s = min(self._database.lease_s / 3, _TICK_S)
+        while not self._over.wait(wait_s):
             if monotonic_s() >= self._deadline_s:
                 self.lost.set()
             if self.lost.is_set():
                 return
+            wait_s = _AWAY_S
             with suppress(psycopg.Error, OSError):
                 self._renew()
+                wait_s = every_s
 
     def _renew(self) -> None:
         if self._connection is None or self._connection.closed:
@@ -190,7 +189,6 @@ class PostgresStore:
         self.part: int = lease.part if lease else RUN
         self.epoch: int = lease.epoch if lease else 0
         self.holder: str = lease.holder if lease else ""
-        self.is_alone: bool = lease.is_alone if lease else True
         self.lease = lease
         self.sql: Mapping[str, str] = {**statements(), **statements("queries_postgres.sql")}
         self._connection = connection
@@ -248,39 +246,31 @@ class PostgresStore:
                 self.execute(self.sql["let_go"], self.lease.names)
         self._connection.close()
 
+    def fence(self) -> None:
+        """Whoever held a part of it holds it no more. In a transaction."""
+        _fence(self._connection)
+
     def forget(self) -> None:
         """Nothing: what is deleted goes when the database tidies up."""
 
     def is_back(self) -> bool:
-        """Whether the connection was lost, and there is another one. Raises JournalError after a minute."""
+        """Whether the connection was lost, and there is another one.
+
+        Raises JournalTaken once the lease is over, JournalError after a minute.
+        """
         if self.lease is None or not self._connection.closed:
             return False
-        until_s = monotonic_s() + _BACK_WITHIN_S
-        while True:
-            try:
-                with _opening():
-                    self._connection = _connected(self._database)
-            except JournalError:
-                if monotonic_s() > until_s or self.lease.lost.is_set():
-                    raise
-                time.sleep(_AWAY_S)
-            else:
-                return True
+        lost = self.lease.lost
+        try:
+            self._connection = _reached(self._database, lost.is_set)
+        except psycopg.OperationalError as error:
+            raise (taken() if lost.is_set() else _told(error)) from None
+        return True
 
     @property
     def is_stopping(self) -> bool:
         """Whether whoever began the run wants it to end."""
         return self.lease is not None and self.lease.is_stopping
-
-    def fence(self) -> bool:
-        """Take all parts from whoever holds them. Whether they are known to be gone."""
-        lines = self.execute(self.sql["holders_of_parts"]).fetchall()
-        self.execute(self.sql["fence_parts"])
-        return all(not orphans and (not holder or is_gone(holder)) for holder, orphans in lines)
-
-    def forget_orphans(self) -> None:
-        """What others left in flight is in doubt: who they were need not be known any more."""
-        self.execute(self.sql["forget_orphans"], {"part": self.part})
 
     def may_send(self) -> bool:
         """Whether the lease is still ours for a while."""
@@ -305,20 +295,28 @@ class PostgresPlace:
             return _is_new(connection)
 
     def open(self, base_url: str, loss: str = "") -> PostgresStore:
-        """Open it, or make its tables. Raises JournalBusy while another process holds it."""
-        with _opening():
-            connection = _connected(self._database)
-        try:
+        """Open it, or make its tables. Raises JournalBusy while another process holds it.
+
+        Whoever opens a part of it goes on with a run: a server that is restarted is waited for.
+        """
+        is_part = self._asked.part != RUN
+        while True:
             with _opening():
-                _check_server(connection)
-                _make(connection, self._database, base_url, loss)
-                _check(connection, base_url)
-                if self._is_looked_at:
-                    return self._to_look_at(connection)
-                return PostgresStore(connection, self._database, self._taken(connection))
-        except BaseException:
-            connection.close()
-            raise
+                reach = _reached if is_part else _connected
+                connection = reach(self._database)
+            try:
+                with _opening():
+                    _check_server(connection)
+                    _make(connection, self._database, base_url, loss)
+                    _check(connection, base_url)
+                    if self._is_looked_at:
+                        return self._to_look_at(connection)
+                    return PostgresStore(connection, self._database, self._taken(connection))
+            except BaseException as error:
+                is_away = connection.closed and isinstance(error, JournalError)
+                connection.close()
+                if not (is_part and is_away):
+                    raise
 
     def set_aside(self, loss: str) -> None:
         """Nothing: what the database holds is true, whatever else is missing."""
@@ -333,7 +331,9 @@ class PostgresPlace:
         left_s, _ = _holding(connection, RUN)
         if left_s is not None:
             sql = statements("queries_postgres.sql")["holders"]
-            raise _held([line[0] for line in _execute(connection, sql, {"part": RUN}).fetchall()])
+            raise _held(
+                [holder for _, holder in _execute(connection, sql, {"part": RUN}).fetchall()]
+            )
         # Nobody waits for it, however long it takes; and whoever may not write is to hear of it now.
         _execute(connection, "SET idle_in_transaction_session_timeout = 0")
         _execute(connection, "BEGIN ISOLATION LEVEL REPEATABLE READ")
@@ -354,27 +354,38 @@ class PostgresPlace:
         while True:
             asked_s = monotonic_s()
             with connection.transaction():
-                before = [
-                    line[0] for line in _execute(connection, sql["holders"], names).fetchall()
-                ]
-                names["is_alone"] = all(map(is_gone, before))
+                before = _execute(connection, sql["holders"], names).fetchall()
                 found = _execute(
                     connection, sql["take_part" if asked.part else "take_run"], names
                 ).fetchone()
                 if found is not None and asked.part == RUN:
                     _execute(connection, sql["fence_parts"])
+                if found is not None:
+                    _orphan(connection, before)
             if found is not None:
-                epoch, has_orphans = found
-                return Lease(
-                    self._database, asked, int(epoch), asked_s + ttl_s, is_alone=not has_orphans
-                )
+                return Lease(self._database, asked, int(found[0]), asked_s + ttl_s)
             left_s, end = _holding(connection, asked.part)
             if asked.part != RUN:
                 _refuse_ended(connection, asked)
             elif first_end is not None and end > first_end:
-                raise _held(before)  # it is renewed: somebody is there
+                raise _held([holder for _, holder in before])  # it is renewed: somebody is there
             first_end = end if first_end is None else first_end
             time.sleep(min(max(left_s or 0.0, 0.05), ttl_s / 4))
+
+
+def _fence(connection: Connection) -> None:
+    """Nobody holds a part any more."""
+    sql = statements("queries_postgres.sql")
+    before = _execute(connection, sql["holders"], {"part": RUN}).fetchall()
+    _execute(connection, sql["fence_parts"])  # waits for what they are just committing
+    _orphan(connection, [(part, holder) for part, holder in before if part != RUN])
+
+
+def _orphan(connection: Connection, before: Sequence[tuple[int, str]]) -> None:
+    """Mark what is in flight under holders that hold nothing any more, and may live."""
+    parts = [part for part, holder in before if not is_gone(holder)]
+    if parts:
+        _execute(connection, statements("queries_postgres.sql")["orphan"], {"parts": parts})
 
 
 def _refuse_ended(connection: Connection, asked: Asked) -> None:
@@ -432,6 +443,18 @@ def _connected(database: Database) -> Connection:
     )
     connection.prepare_threshold = 1
     return connection
+
+
+def _reached(database: Database, is_over: Callable[[], bool] = lambda: False) -> Connection:
+    """A connection to a server that may be about to start again. Raises what the last attempt came to."""
+    until_s = monotonic_s() + _BACK_WITHIN_S
+    while True:
+        try:
+            return _connected(database)
+        except psycopg.OperationalError:
+            if monotonic_s() > until_s or is_over():
+                raise
+            time.sleep(_AWAY_S)
 
 
 def _is_new(connection: Connection) -> bool:

@@ -140,7 +140,7 @@ SELECT key, sent_at, ahead_s FROM write WHERE state = 'IN_FLIGHT' AND (:part = 0
 -- name: doubt_in_flight
 -- Its fate is unknown.
 UPDATE write SET
-    state = 'IN_DOUBT', rule = 'canvas|no-answer', settled_at = :at, until = :until, orphaned = :orphaned,
+    state = 'IN_DOUBT', rule = 'canvas|no-answer', settled_at = :at, until = :until,
     message = 'the run that sent it ended before the answer came'
 WHERE key = :key AND state = 'IN_FLIGHT';
 

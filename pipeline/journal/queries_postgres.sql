@@ -13,37 +13,33 @@ WHERE EXISTS (
 );
 
 -- name: holders
--- Who holds the run or a part of it, or did and did not let it go.
-SELECT holder FROM lease WHERE holder IS NOT NULL AND (:part = 0 OR part = :part);
+-- Who holds the run with all its parts, or a part of it, or did and did not let it go.
+SELECT part, holder FROM lease WHERE holder IS NOT NULL AND (:part = 0 OR part = :part);
+
+-- name: orphan
+-- Whoever claimed these is fenced and may live: frozen at the wrong moment, it may send each of them once more.
+UPDATE write SET orphaned = 1 WHERE state = 'IN_FLIGHT' AND part = ANY(:parts);
 
 -- name: take_run
 -- The run's lease, where nobody holds it or a part of it; older epochs are fenced.
-UPDATE lease SET epoch = epoch + 1, holder = :holder, is_stopping = FALSE, expires_at = clock_timestamp() + make_interval(secs => :ttl_s),
-    has_orphans = NOT CAST(:is_alone AS BOOLEAN) OR EXISTS (SELECT 1 FROM lease AS any_part WHERE any_part.has_orphans)
+UPDATE lease SET epoch = epoch + 1, holder = :holder, is_stopping = FALSE, expires_at = clock_timestamp() + make_interval(secs => :ttl_s)
 WHERE part = 0 AND (holder IS NULL OR expires_at < clock_timestamp())
     AND NOT EXISTS (SELECT 1 FROM lease AS other WHERE other.part <> 0 AND other.holder IS NOT NULL AND other.expires_at >= clock_timestamp())
-RETURNING epoch, has_orphans;
-
--- name: holders_of_parts
--- Who holds a part, or did and did not let it go; and whether somebody before them may be alive.
-SELECT holder, has_orphans FROM lease WHERE part <> 0 AND (holder IS NOT NULL OR has_orphans);
+RETURNING epoch;
 
 -- name: fence_parts
-UPDATE lease SET epoch = epoch + 1, holder = NULL, has_orphans = FALSE WHERE part <> 0;
-
--- name: forget_orphans
-UPDATE lease SET has_orphans = FALSE WHERE part = :part AND has_orphans;
+UPDATE lease SET epoch = epoch + 1, holder = NULL WHERE part <> 0;
 
 -- name: offer_parts
 INSERT INTO lease (part) SELECT generate_series(1, CAST(:parts AS INTEGER)) ON CONFLICT DO NOTHING;
 
 -- name: take_part
--- The lease of a part, while the run that offers it is alive.
-UPDATE lease SET epoch = epoch + 1, holder = :holder, expires_at = clock_timestamp() + make_interval(secs => :ttl_s),
-    has_orphans = has_orphans OR NOT CAST(:is_alone AS BOOLEAN)
+-- The lease of a part, while the run that offers it is alive and is not to end.
+UPDATE lease SET epoch = epoch + 1, holder = :holder, expires_at = clock_timestamp() + make_interval(secs => :ttl_s)
 WHERE part = :part AND (holder IS NULL OR expires_at < clock_timestamp())
-    AND EXISTS (SELECT 1 FROM lease AS run WHERE run.part = 0 AND run.epoch = :run_epoch AND run.holder IS NOT NULL AND run.expires_at >= clock_timestamp())
-RETURNING epoch, has_orphans;
+    AND EXISTS (SELECT 1 FROM lease AS run
+        WHERE run.part = 0 AND run.epoch = :run_epoch AND run.holder IS NOT NULL AND run.expires_at >= clock_timestamp() AND NOT run.is_stopping)
+RETURNING epoch;
 
 -- name: renew
 UPDATE lease SET expires_at = clock_timestamp() + make_interval(secs => :ttl_s)

@@ -183,8 +183,7 @@ CREATE TABLE lease (
     epoch BIGINT NOT NULL DEFAULT 0,
     holder TEXT COLLATE "C",
     expires_at TIMESTAMPTZ NOT NULL DEFAULT '-infinity',
-    is_stopping BOOLEAN NOT NULL DEFAULT FALSE,     -- of part 0: all parts are to come to an end
-    has_orphans BOOLEAN NOT NULL DEFAULT FALSE      -- what an earlier holder, who may be alive, left in flight is not in doubt yet
+    is_stopping BOOLEAN NOT NULL DEFAULT FALSE     -- of part 0: all parts are to come to an end
 );
 INSERT INTO lease (part) VALUES (0);
 

@@ -38,7 +38,6 @@ class SqliteStore:
     part: int = RUN
     epoch: int = 0
     holder: str = ""
-    is_alone: bool = True  # nobody else can hold the file
     is_stopping: bool = False
     errors: tuple[type[Exception], ...] = (sqlite3.Error,)
 
@@ -83,6 +82,9 @@ class SqliteStore:
         """Let it go."""
         self._connection.close()
 
+    def fence(self) -> None:
+        """Nothing: it has no parts."""
+
     def forget(self) -> None:
         """Overwrite what is deleted from now on."""
         self._connection.execute("PRAGMA secure_delete = ON").fetchone()
@@ -90,13 +92,6 @@ class SqliteStore:
     def is_back(self) -> bool:
         """Never: a file does not go away for a while."""
         return False
-
-    def fence(self) -> bool:
-        """Nothing: there are no parts."""
-        return True
-
-    def forget_orphans(self) -> None:
-        """Nothing: nobody else ever held it at the same time."""
 
     def may_send(self) -> bool:
         """Always: nobody else can hold it while this process lives."""

@@ -50,7 +50,6 @@ class Store(Protocol):
     part: int  # whose writes are ours: those of the whole run, or of one part of its sending
     epoch: int  # of our lease; 0 where there is none
     holder: str  # who we are, in it
-    is_alone: bool  # whether whoever held it before us is known to be gone
     sql: Mapping[str, str]  # the statements, by name
     errors: tuple[type[Exception], ...]  # what the database raises
 
@@ -75,6 +74,9 @@ class Store(Protocol):
     def close(self) -> None:
         """Let it go."""
 
+    def fence(self) -> None:
+        """Whoever held a part of it holds it no more. In a transaction."""
+
     def forget(self) -> None:
         """What is deleted from now on leaves no trace in the file."""
 
@@ -84,12 +86,6 @@ class Store(Protocol):
     @property
     def is_stopping(self) -> bool:
         """Whether whoever began the run wants all its parts to end."""
-
-    def fence(self) -> bool:
-        """Take all parts from whoever holds them. Whether they are known to be gone; within a transaction."""
-
-    def forget_orphans(self) -> None:
-        """What others left in flight is in doubt: who they were need not be known any more."""
 
     def may_send(self) -> bool:
         """Whether what is claimed may be handed to a socket at this very moment. From any thread."""
