@@ -301,7 +301,7 @@ class EngineSection(_Section):
         None,
         ge=1,
         le=10_000,
-        description="With `dask`: parts of the sending that are under way at a time. Left out: four for each worker.",
+        description="With `dask`: parts of the sending that are under way at a time, no more than `upload.concurrency`, which they share. Left out: four for each worker.",
     )
     ca_file: str = Field(
         "",

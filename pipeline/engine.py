@@ -24,7 +24,7 @@ import structlog
 
 from pipeline import held
 from pipeline.clock import Clock, SystemClock, utc_text
-from pipeline.errors import ConfigError, IngestError, PlanError, Stopped, fault
+from pipeline.errors import ConfigError, IngestError, JournalTaken, PlanError, Stopped, fault
 from pipeline.feeds.feed import Feed
 from pipeline.files import sync
 from pipeline.job import Job, Progress
@@ -427,7 +427,9 @@ def _finish(
     *,
     stopped: bool,
 ) -> Result:
-    """Enter how the run ended, and report."""
+    """Enter how the run ended, and report; but for a run that another one took over from, which reports."""
+    if isinstance(failure, JournalTaken):
+        raise failure
     decided = failure.exit_code if failure is not None else INTERRUPTED if stopped else None
     finished = replace(
         run,

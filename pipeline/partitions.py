@@ -75,7 +75,13 @@ class Order:
     partitions: tuple[int, ...]  # by piece
     types: tuple[str, ...]  # of resources that are to be sent
     shut: frozenset[str]  # patients of whom nothing may go
-    concurrency: int  # requests of a partition in flight
+    concurrency: int  # requests in flight, of all partitions together
+    count: int  # of partitions
+
+    def share(self, number: int) -> int:
+        """How many requests of a partition may be in flight."""
+        share, more = divmod(self.concurrency, self.count)
+        return share + (number <= more)
 
 
 class Sent(NamedTuple):
@@ -106,7 +112,8 @@ async def spread(
             "workers load the configuration anew, and this one was not loaded from a file",
             "load it with `pipeline.config.load`, or use the embedded engine",
         )
-    count = job.engine.partitions
+    # Each partition has a request in flight at least, and all of them no more than are allowed.
+    count = min(job.engine.partitions, job.upload.concurrency)
     order = Order(
         job.again,
         job.config_sha256,
@@ -117,7 +124,8 @@ async def spread(
         ),
         tuple(types),
         frozenset(shut),
-        max(1, -(-job.upload.concurrency // count)),
+        job.upload.concurrency,
+        count,
     )
     await asyncio.to_thread(journal.offer, count)
     try:
@@ -169,10 +177,12 @@ class _Watch:
 
 
 def _call_in(sending: Sending) -> None:
-    """Wait until no worker sends any more, as long as one that lives may take; then fence them all."""
+    """Wait until no worker sends any more, as long as one that lives may take; then fence them all.
+
+    A worker that wakes up, or whose task was begun twice, takes no part any more.
+    """
     journal, job = sending.journal, sending.job
-    if journal.parts_held():
-        journal.ask_to_stop()
+    journal.ask_to_stop()
     lease_s = job.database.lease_s if job.database else 0.0
     until_s = time.monotonic() + 2 * lease_s + 2 * job.canvas.timeout_s
     while journal.parts_held() and time.monotonic() < until_s:
@@ -199,8 +209,8 @@ def send_partition(order: Shared[Order], number: int) -> Sent:
     job.canvas.credentials.require()
     job = replace(
         job,
-        canvas=replace(job.canvas, concurrency=told.concurrency),
-        upload=replace(job.upload, concurrency=told.concurrency),
+        canvas=replace(job.canvas, concurrency=told.share(number)),
+        upload=replace(job.upload, concurrency=told.share(number)),
     )
     while True:
         try:

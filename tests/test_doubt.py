@@ -1,8 +1,10 @@
 """Lost answers in whole runs: settled by searching, by the server's own account never twice."""
 
 import asyncio
+import sqlite3
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from typing import Any
 
 import polars as pl
@@ -88,6 +90,21 @@ async def test_what_is_absent_is_sent_again_as_the_user_decided(
     assert (counts(result, 0), counts(result, 1)) == ({coverage: 1}, {payment: 1})
     made = [coverage, payment].count("created")
     assert len(world.effects) == result.summary["recovered"]["sent_again"] == made
+
+
+async def test_what_a_process_that_may_live_can_still_send_is_not_sent_again(
+    make_world: MakeWorld,
+) -> None:
+    world = await make_world(patients=1, faults=Faults(lose_before=1.0))
+    world.write_config(feeds=LEDGER_ONLY, resend_absent="none")
+    world.write_ledger([("T0", patient_key(0), "5.00", "")])
+    assert counts(await world.run()) == {"in_doubt": 1}
+    with closing(sqlite3.connect(world.folder / "state" / "journal.sqlite")) as journal, journal:
+        journal.execute("UPDATE write SET orphaned = 1")
+    world.sandbox.set_faults(Faults())
+    world.write_config(feeds=LEDGER_ONLY, resend_absent="all")
+    assert counts(await world.run()) == {"in_doubt": 1}
+    assert world.effects == []
 
 
 async def test_it_is_sent_again_only_once(make_world: MakeWorld) -> None:

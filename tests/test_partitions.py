@@ -13,8 +13,10 @@ import polars as pl
 import pytest
 
 from pipeline import engine
+from pipeline.errors import ConfigError, JournalTaken, WrongHost
 from pipeline.job import Progress
-from pipeline.partitions import dealt, piece_of
+from pipeline.partitions import Order, dealt, piece_of
+from pipeline.sandbox import Faults
 from tests.postgres import Server
 from tests.test_run import check_accounts
 from tests.world import CREDENTIALS, World, patient_key
@@ -105,6 +107,43 @@ async def test_workers_carry_a_run_and_the_report_is_as_of_one(
     assert again.summary["workers"] == []
 
 
+def test_partitions_have_no_more_in_flight_than_are_allowed() -> None:
+    for concurrency, count in ((8, 4), (7, 4), (4, 4), (1, 1), (9, 2)):
+        order = Order(Path, "", "r1", 1, (), (), frozenset(), concurrency, count)  # type: ignore[arg-type]
+        shares = [order.share(number) for number in range(1, count + 1)]
+        assert sum(shares) == concurrency
+        assert min(shares) >= 1
+
+
+async def test_what_one_worker_cannot_go_on_for_ends_the_run_and_all_is_accounted_for(
+    make_world: MakeWorld, database: str, secrets: None
+) -> None:
+    world: World = await make_world(patients=40, faults=Faults(forbid=1.0))
+    write_files(world)
+    configure(world, database, concurrency=3, resend_absent="all")
+    job = world.job()
+    world.config.write_text(f"{world.config.read_text()}# changed since\n")
+    other = await engine.run(job)
+    assert isinstance(other.failure, ConfigError)
+    assert "is not the one that the run began with" in other.failure.message
+    assert Counter(other.frame["disposition"]) == {"pending": 280, "rejected": 2}
+
+    result = await engine.run(world.job())
+    assert isinstance(result.failure, WrongHost)
+    assert (result.exit_code, result.summary["balanced"]) == (1, True)
+    assert world.effects == []
+    workers = result.summary["workers"]
+    assert [each["partition"] for each in workers] == [1, 2, 3], "as many as may be in flight"
+    assert {each["ended"] for each in workers} <= {"WrongHost", "stopped"}
+    counts = Counter(result.frame["disposition"])
+    assert counts["rejected"] == 2
+    assert counts["in_doubt"] + counts["pending"] == 280
+
+    world.sandbox.set_faults(Faults())
+    rest = await engine.run(world.job())
+    assert (rest.exit_code, len(world.effects)) == (3, 280)
+
+
 async def test_a_patients_writes_keep_their_order(
     make_world: MakeWorld, database: str, secrets: None
 ) -> None:
@@ -148,6 +187,27 @@ async def test_a_stop_lets_all_workers_finish_what_is_in_flight(
     assert len(world.effects) == 280
 
 
+async def test_a_command_whose_lease_was_taken_leaves_the_report_to_whoever_took_it(
+    make_world: MakeWorld, database: str, secrets: None, postgres_server: Server
+) -> None:
+    world: World = await make_world(patients=40)
+    write_files(world)
+    configure(world, database, rate_per_s=40.0)
+
+    async def take() -> None:
+        while len(world.effects) < 5:
+            await asyncio.sleep(0.05)
+        with postgres_server.connect(database.rsplit("/", 1)[1]) as connection:
+            connection.execute("UPDATE lease SET epoch = epoch + 1 WHERE part = 0")
+
+    taking = asyncio.ensure_future(take())
+    with pytest.raises(JournalTaken):
+        await engine.run(world.job(overrides={"engine": {"kind": "embedded"}}))
+    await taking
+    assert not (world.folder / "reports" / "latest").exists()
+    assert len(world.effects) < 280
+
+
 def workers_of(parent: int) -> list[int]:
     """The worker processes of a cluster that a process started."""
     found = []
@@ -162,7 +222,11 @@ def workers_of(parent: int) -> list[int]:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=lambda each: each.name)
 async def test_a_worker_that_is_lost_is_followed_by_another_and_nothing_happens_twice(
-    make_world: MakeWorld, database: str, secrets: None, number: signal.Signals
+    make_world: MakeWorld,
+    database: str,
+    secrets: None,
+    number: signal.Signals,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     world: World = await make_world(patients=40)
     write_files(world)
@@ -193,3 +257,5 @@ async def test_a_worker_that_is_lost_is_followed_by_another_and_nothing_happens_
     assert counts["created"] + counts["in_doubt"] + counts["pending"] == 280
     lost = [each for each in result.summary["workers"] if not each["ended"]]
     assert lost
+    told = capfd.readouterr().err.splitlines()
+    assert any("lease_lost" in line for line in told) == (number == signal.SIGSTOP)
