@@ -4,6 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 N ?= 20000
+KILLS ?= 100
 QUICK ?=
 NAMES ?=
 OTHERS ?=
@@ -11,7 +12,7 @@ MARKDOWN ?=
 ROWS_MAX ?=
 GROWTH ?=
 
-.PHONY: setup checks demo test simulate mutate bench docs lint format lock audit sbom wheel
+.PHONY: setup checks demo test simulate strike mutate bench docs lint format lock audit sbom wheel
 
 setup: .venv/ready
 
@@ -48,6 +49,10 @@ test: setup
 # The proof of README, "What is guaranteed", at any length: make simulate N=200000
 simulate: setup
 	$(BIN)/python -m tests.proof simulate -n $(N)
+
+# The same over a cluster with PostgreSQL, workers, command, database and lines struck: make strike KILLS=100
+strike: setup
+	$(BIN)/python -m tests.proof cluster --kills $(KILLS)
 
 # Plants each fault that the proof must see, and shows the test that sees it.
 mutate: setup

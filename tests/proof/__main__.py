@@ -2,7 +2,7 @@
 
 Prints schedules, crashes, violations, and the shares of rows confirmed, parked and pending. Ends with
 1 where anything was violated. `input -n 1000000`: so many hostile rows, and files in proportion;
-`parquet -n 2000`: corrupted Parquet files.
+`parquet -n 2000`: corrupted Parquet files; `cluster --kills 100`: runs that a cluster carries.
 """
 
 import argparse
@@ -21,8 +21,8 @@ import orjson
 
 from pipeline.journal.trail import Line
 from tests import postgres
+from tests.proof import cluster, kills, parquet, places, powerloss
 from tests.proof import input as hostile
-from tests.proof import kills, parquet, places, powerloss
 from tests.proof.canvas import Effect
 from tests.proof.simulation import Schedule, outcome, over, quiet, swept
 
@@ -55,6 +55,13 @@ def main() -> int:
     rows.add_argument("--only", choices=list(hostile.PLAYS), help="one class, one case a seed")
     rows.add_argument("--workers", type=int, default=0, help="processes; 0: as many as processors")
     rows.set_defaults(work=lambda asked: _input(asked.n, asked.seed, asked.only, asked.workers))
+    struck = commands.add_parser("cluster", help="runs over a cluster, struck again and again")
+    struck.add_argument("--kills", type=int, default=100, help="of workers; the rest in proportion")
+    struck.add_argument("--seed", type=int, default=0, help="the first one")
+    struck.add_argument(
+        "--only", nargs="*", choices=list(cluster.STRIKES), help="kinds; else all, in proportion"
+    )
+    struck.set_defaults(work=lambda asked: _cluster(asked.kills, asked.seed, asked.only))
     tables = commands.add_parser(
         "parquet", help="corrupted Parquet files, read as a run reads them"
     )
@@ -181,6 +188,45 @@ def _input(count: int, seed: int, only: str | None, workers: int) -> int:
         f"hostile input: {judged:,} rows and {files:,} files", judged + files, began_s, violations
     )
     return 1 if violations else 0
+
+
+def _cluster(count: int, seed: int, only: list[str] | None) -> int:
+    if why := postgres.missing():
+        print(f"no database can be started here: {why}")
+        return 1
+    began_s = time.monotonic()
+    strikes = Counter(
+        {
+            kind: -(-count * each // cluster.STRIKES["kill"])
+            for kind, each in cluster.STRIKES.items()
+        }
+    )
+    if only:
+        strikes = Counter({kind: strikes[kind] for kind in only})
+    with tempfile.TemporaryDirectory() as folder:
+        told = asyncio.run(cluster.run(strikes, seed, Path(folder), _tell_world))
+    for violation in told.violations[:_SHOWN_MAX]:
+        print(f"  {violation}")
+    _tell("strikes at runs over a cluster", told.strikes.total(), began_s, told.violations)
+    for name, number in [*told.strikes.most_common(), *told.kinds.most_common()]:
+        print(f"  {number:>5,} {name}")
+    print(
+        f"  {told.runs} runs, {told.failed} of them told that they had lost the database or their lease; {told.stints} stints\n"
+        f"  {told.row_count:,} rows, {told.writes:,} writes, {told.effects:,} effects, {told.in_doubt:,} in doubt at the end "
+        f"({told.in_doubt / max(told.row_count, 1):.2%}), {told.pending:,} behind them\n"
+        f"  {told.fullest_s} grants in the fullest second, {cluster.RATE_PER_S:.0f} allowed"
+    )
+    return 1 if told.violations else 0
+
+
+def _tell_world(story: cluster.Story) -> None:
+    print(
+        f"{story.name}: {dict(story.strikes)}, {story.runs} runs, {story.effects:,} effects, "
+        f"{story.in_doubt} in doubt, violations {len(story.violations)}",
+        *story.violations,
+        sep="\n    ",
+        flush=True,
+    )
 
 
 def _parquet(count: int, seed: int) -> int:

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -282,7 +282,8 @@ def check(world: World, story: Story) -> None:
         return
     frame = lines(world)
     story.in_doubt = frame.filter(pl.col("disposition") == "in_doubt").height
-    looks = (effects_amiss(world, story.rows), rows_amiss(world, frame, story.rows))
+    rows = story.rows
+    looks = (effects_amiss(world, rows), rows_amiss(world, frame, rows), waiting_amiss(frame, rows))
     for look in (*looks, summary_amiss(world, frame), journal_amiss(world)):
         for what in look:
             story.violate(what)
@@ -318,7 +319,6 @@ def rows_amiss(world: World, frame: pl.DataFrame, rows: dict[Place, Row]) -> Ite
     by_id = {effect["id"]: row_of(effect) for effect in world.effects}
     owned: Counter[str] = Counter()
     doubted: Counter[Row] = Counter()
-    waiting: list[tuple[Place, Row]] = []
     for place, row in rows.items():
         disposition, resource_id = ends[place]
         if disposition in SETTLED:
@@ -329,27 +329,34 @@ def rows_amiss(world: World, frame: pl.DataFrame, rows: dict[Place, Row]) -> Ite
                 yield f"{place} is {disposition}, and its resource is gone"
         elif disposition == "in_doubt":
             doubted[row] += 1
-        elif disposition == "pending":
-            waiting.append((place, row))
-        else:
+        elif disposition != "pending":
             yield f"{place} is {disposition}, and nothing is wrong with it"
     yield from (f"{count} rows have the id {each}" for each, count in owned.items() if count > 1)
     ownerless = Counter(row for each, row in by_id.items() if each not in owned)
     for row, count in ownerless.items():
         if count > doubted[row]:
             yield f"{count} effects of {row} that no row claims, and {doubted[row]} rows in doubt"
-    shut = {patient for _, patient, *_ in doubted}
+
+
+def waiting_amiss(frame: pl.DataFrame, rows: dict[Place, Row]) -> Iterator[str]:
+    """Without faults a row waits only behind one of its patient that is in doubt."""
+    ends = {
+        (feed, row): end for feed, row, end in frame.select("feed", "row", "disposition").rows()
+    }
+    shut = {rows[place][1] for place, end in ends.items() if end == "in_doubt"}
     yield from (
         f"{place} is pending, and nothing of its patient is in doubt"
-        for place, (_, patient, *_) in waiting
-        if patient not in shut
+        for place, end in ends.items()
+        if end == "pending" and rows[place][1] not in shut
     )
 
 
-def summary_amiss(world: World, frame: pl.DataFrame) -> Iterator[str]:
+def summary_amiss(
+    world: World, frame: pl.DataFrame, codes: Collection[int] = ENDED
+) -> Iterator[str]:
     """The summary balances, and says what the lines say."""
     summary = orjson.loads((world.folder / "reports" / "latest" / "summary.json").read_bytes())
-    if not summary["balanced"] or summary["exit_code"] not in ENDED:
+    if not summary["balanced"] or summary["exit_code"] not in codes:
         yield f"balanced is {summary['balanced']}, exit_code {summary['exit_code']}"
     for feed in summary["feeds"]:
         told = {word: count for word, count in feed["dispositions"].items() if count}

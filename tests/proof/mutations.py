@@ -34,7 +34,12 @@ _SERVER_CLOCK: Final = "pipeline/canvas/server_clock.py"
 _JOURNAL: Final = "pipeline/journal/journal.py"
 _SQLITE: Final = "pipeline/journal/sqlite.py"
 _QUERIES: Final = "pipeline/journal/queries.sql"
+_POSTGRES: Final = "pipeline/journal/postgres.py"
+_LEASES_SQL: Final = "pipeline/journal/queries_postgres.sql"
+_PARTITIONS: Final = "pipeline/partitions.py"
 
+_TAKEN_OVER: Final = "tests/test_leases.py::test_a_part_that_is_taken_over_is_doubted_and_its_old_holder_writes_nothing"
+_ORPHANS: Final = "tests/test_leases.py::test_what_is_in_flight_under_a_holder_that_may_live_is_an_orphan_whoever_fences_it"
 _ANSWERS: Final = "tests/test_retry.py::test_each_answer_has_its_class"
 _WEIGHED: Final = "tests/test_recover.py::test_only_what_is_certain_is_settled"
 _DATES: Final = (
@@ -766,6 +771,92 @@ MUTATIONS: Final = (
         'return url if match["host"] in _LOOPBACK else None',
         'return url if match["host"].startswith("127.0.0.1") else None',
         ("tests/test_origins.py::test_what_looks_like_this_machine_or_is_no_address_is_refused",),
+    ),
+    Mutation(
+        "60",
+        "whoever lost its lease goes on writing",
+        _POSTGRES,
+        "        if held.fetchone() is None:\n",
+        "        if held.fetchone() is None and not lease.epoch:\n",
+        (_TAKEN_OVER,),
+    ),
+    Mutation(
+        "61",
+        "what the last holder of a part left in flight is not doubted",
+        _JOURNAL,
+        """            return self._doubt_left(run_id, utc_text(at), f"part {self._store.part}")
+""",
+        """            return 0
+""",
+        (_TAKEN_OVER,),
+    ),
+    Mutation(
+        "62",
+        "what a process that may live can still send is sent again",
+        _UPLOAD,
+        "        if doubt.is_orphan:\n            return False\n",
+        "",
+        (
+            "tests/test_doubt.py::test_what_a_process_that_may_live_can_still_send_is_not_sent_again",
+        ),
+    ),
+    Mutation(
+        "63",
+        "a holder that may live is taken for gone",
+        _POSTGRES,
+        "    parts = [part for part, holder in before if not is_gone(holder)]\n",
+        "    parts = list[int]()\n",
+        (_ORPHANS,),
+    ),
+    Mutation(
+        "64",
+        "the command fences its workers, and their orphans are forgotten",
+        _POSTGRES,
+        "    _orphan(connection, [(part, holder) for part, holder in before if part != RUN])\n",
+        "",
+        (_ORPHANS,),
+    ),
+    Mutation(
+        "65",
+        "bytes are handed to a socket past the end of a lease",
+        _POSTGRES,
+        "        return self.lease is not None and self.lease.is_held()",
+        "        return self.lease is not None",
+        (_TAKEN_OVER,),
+    ),
+    Mutation(
+        "66",
+        "a part is taken whoever holds it",
+        _LEASES_SQL,
+        """WHERE part = :part AND (holder IS NULL OR expires_at < clock_timestamp())
+    AND EXISTS""",
+        """WHERE part = :part
+    AND EXISTS""",
+        ("tests/test_leases.py::test_a_part_has_one_holder_at_a_time_however_many_take_it",),
+    ),
+    Mutation(
+        "67",
+        "a worker that wakes up takes a part of a run that has sent all",
+        _LEASES_SQL,
+        " AND NOT run.is_stopping)",
+        ")",
+        ("tests/test_leases.py::test_no_part_of_a_run_that_is_to_end_is_taken",),
+    ),
+    Mutation(
+        "68",
+        "a part is renewed though its run is gone",
+        _LEASES_SQL,
+        "    AND (part = 0 OR EXISTS (SELECT 1",
+        "    AND (part = part OR EXISTS (SELECT 1",
+        ("tests/test_leases.py::test_no_part_sends_for_a_run_that_is_gone",),
+    ),
+    Mutation(
+        "69",
+        "the writes of a patient are dealt to several partitions",
+        _PARTITIONS,
+        "order.partitions[piece_of(each.lane)] == number",
+        "1 + piece_of(each.key) % order.count == number",
+        ("tests/test_partitions.py::test_a_patients_writes_keep_their_order",),
     ),
 )
 
