@@ -353,20 +353,19 @@ async def test_a_worker_that_is_told_to_end_finishes_what_is_in_flight(
     world.write_ledger([(f"t{n}", patient_key(n % 40), f"{n + 1}.00", "") for n in range(160)])
     world.write_config(
         feeds=f'[state]\nurl = "{database}"\nlease_s = 3.0\n{cluster.section()}{LEDGER_ONLY}',
-        rate_per_s=60.0,
+        rate_per_s=30.0,
     )
-    running = asyncio.ensure_future(ran(world, secrets, "run", "--json"))
-    while len(world.effects) < 20:
-        assert not running.done(), running.result()
-        await asyncio.sleep(0.05)
     leaving = cluster.processes[WORKERS[1]]
-    if by == "a signal":
-        leaving.send_signal(signal.SIGTERM)
-    else:
-        security = cluster.security()
-        async with distributed.Client(
-            cluster.address, security=security, asynchronous=True
-        ) as client:
+    async with distributed.Client(
+        cluster.address, security=cluster.security(), asynchronous=True
+    ) as client:
+        running = asyncio.ensure_future(ran(world, secrets, "run", "--json"))
+        while len(world.effects) < 20:
+            assert not running.done(), running.result()
+            await asyncio.sleep(0.05)
+        if by == "a signal":
+            leaving.send_signal(signal.SIGTERM)
+        else:
             await client.retire_workers(names=[WORKERS[1]], close_workers=True, remove=True)
     code, out, err = await running
     shown = leaving.wait(20)
