@@ -266,6 +266,8 @@ async def _sent(order: Order, job: Job, number: int) -> Sent:
                     order.shut,
                 )
             ended = "stopped" if stop.is_set() else "done"
+        except Stopped:  # before it could send at all
+            ended = "stopped"
         except IngestError as error:
             ended = type(error).__name__
             raise
