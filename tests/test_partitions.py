@@ -169,7 +169,7 @@ async def test_a_stop_lets_all_workers_finish_what_is_in_flight(
     stop, progress = asyncio.Event(), Progress()
 
     async def watch() -> None:
-        while progress.sent < 20:
+        while progress.stage != "sending" or progress.sent < 20:
             await asyncio.sleep(0.05)
         stop.set()
 
@@ -237,7 +237,7 @@ async def test_a_worker_that_is_lost_is_followed_by_another_and_nothing_happens_
         struck = 0
         while struck < 2:
             await asyncio.sleep(0.1)
-            if progress.sent >= 30 * (struck + 1):
+            if progress.stage == "sending" and progress.sent >= 30 * (struck + 1):
                 some = workers_of(os.getpid())
                 if some:
                     os.kill(some[struck % len(some)], number)
