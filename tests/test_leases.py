@@ -170,6 +170,7 @@ async def test_parts_write_side_by_side_each_with_its_own_chain(run: Journal, jo
     assert run.first_break() == 0
     lines = [line for line, _ in run.trail()]
     assert {line.part for line in lines} == {0, 1, 2, 3}
+    assert run.length == len(lines)
     assert [line.number for line in lines if line.part == 2] == list(range(1, 8))
     key, count = "k11", sum(line.key == "k11" for line in lines)
     assert [line.event for line, _ in run.trail(key)] == ["claim", "write"]

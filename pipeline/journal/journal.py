@@ -903,8 +903,10 @@ class Journal:
 
     @property
     def length(self) -> int:
-        """How many lines the trail has."""
-        return self._read(lambda: self._head[0])
+        """How many lines the trail has, those of parts too."""
+        if "lines_of_parts" not in self._sql:
+            return self._read(lambda: self._head[0])
+        return self._head[0] + int(self._read(partial(self._all, "lines_of_parts", {}))[0][0])
 
     def length_after(self, run_id: str) -> int:
         """How many lines the trail had once all of a run was done but to enter its end."""

@@ -80,6 +80,9 @@ UPDATE stint SET counts = :counts WHERE part = :part AND epoch = :epoch;
 -- name: end_stint
 UPDATE stint SET ended_at = :at, ended = :ended, counts = :counts WHERE part = :part AND epoch = :epoch AND ended_at IS NULL;
 
+-- name: lines_of_parts
+SELECT count(*) FROM trail WHERE part <> 0;
+
 -- name: stints
 SELECT part, epoch, holder, first_line, taken_at, ended_at, ended, counts FROM stint WHERE run_id = :run_id ORDER BY part, epoch;
 
