@@ -44,7 +44,7 @@ demo: setup
 	@$(BIN)/canvas-ingest demo; code=$$?; test $$code -eq 0 -o $$code -eq 3   # 3: the sample has rows that are wrong on purpose
 
 test: setup
-	$(BIN)/pytest -n 3   # more than there are cores: many wait for quiet times
+	$(BIN)/pytest -n 4   # more than there are cores: many wait for quiet times
 
 # The proof of README, "What is guaranteed", at any length: make simulate N=200000
 simulate: setup
