@@ -121,6 +121,9 @@ class Intent(NamedTuple):
     resource_id: str = ""  # of an UPDATE; so is what follows
     rank: int | None = None  # Coverage: its `order`, where it is active
     held_at: datetime | None = None  # when Canvas held what we think it holds, by its own clock
+    day: str | None = (
+        None  # PaymentNotice: its day in the file, ISO; "": the file gives none; None: not known
+    )
 
 
 @dataclass(frozen=True, slots=True)

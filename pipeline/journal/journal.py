@@ -1120,6 +1120,7 @@ def _entered(intent: Intent) -> dict[str, object]:
         "rank": intent.rank,
         "resource_id": intent.resource_id or None,
         "held_at": _instant_text(intent.held_at),
+        "day": intent.day,
     }
 
 
@@ -1181,7 +1182,7 @@ def _doubt(line: Sequence[Any]) -> Doubt:
         line
     )
     attempts, resent, since, until, ahead_s, rule, message, interaction, *rest = rest
-    resource_id, rank, held, held_run, held_at, _, orphaned = rest
+    resource_id, rank, held, held_run, held_at, _, orphaned, day = rest
     return Doubt(
         Intent(
             key,
@@ -1198,6 +1199,7 @@ def _doubt(line: Sequence[Any]) -> Doubt:
             resource_id,
             rank,
             _instant(held_at),
+            day,
         ),
         attempts,
         resent,

@@ -32,12 +32,14 @@ from pipeline.errors import (
     taken,
 )
 from pipeline.journal.store import (
+    OLDER_VERSION,
     RUN,
     SCHEMA_VERSION,
     Cursor,
     Database,
     Parameters,
     fill,
+    mark_upgraded,
     refused,
     schema,
     statements,
@@ -308,9 +310,11 @@ class PostgresPlace:
                 with _opening():
                     _check_server(connection)
                     _make(connection, self._database, base_url, loss)
-                    _check(connection, base_url)
                     if self._is_looked_at:
-                        return self._to_look_at(connection)
+                        return self._to_look_at(connection, base_url)
+                    with connection.transaction():
+                        _upgrade(connection, self._database)
+                    _check(connection, base_url)
                     return PostgresStore(connection, self._database, self._taken(connection))
             except BaseException as error:
                 is_away = connection.closed and isinstance(error, JournalError)
@@ -327,7 +331,7 @@ class PostgresPlace:
         place._is_looked_at = True
         return place
 
-    def _to_look_at(self, connection: Connection) -> PostgresStore:
+    def _to_look_at(self, connection: Connection, base_url: str) -> PostgresStore:
         left_s, _ = _holding(connection, RUN)
         if left_s is not None:
             sql = statements("queries_postgres.sql")["holders"]
@@ -338,6 +342,8 @@ class PostgresPlace:
         _execute(connection, "SET idle_in_transaction_session_timeout = 0")
         _execute(connection, "BEGIN ISOLATION LEVEL REPEATABLE READ")
         _execute(connection, "SELECT FROM lease FOR KEY SHARE")
+        _upgrade(connection, self._database)  # rolled back with all else
+        _check(connection, base_url)
         return PostgresStore(connection, self._database, None)
 
     def _taken(self, connection: Connection) -> Lease:
@@ -469,8 +475,25 @@ def _make(connection: Connection, database: Database, base_url: str, loss: str) 
         _execute(connection, f"SELECT pg_advisory_xact_lock({_MAKE})")
         if _is_new(connection):
             connection.execute(schema("schema_postgres.sql"))
+            connection.execute(schema("schema_6_postgres.sql"))
             connection.execute(schema("rate.sql"))
             fill(PostgresStore(connection, database, None), base_url, loss)
+
+
+def _upgrade(connection: Connection, database: Database) -> None:
+    """Bring a journal of the schema before up to date, in the transaction that is open; one process at a time."""
+    if _version(connection) != OLDER_VERSION:
+        return
+    _execute(connection, f"SELECT pg_advisory_xact_lock({_MAKE})")
+    if _version(connection) == OLDER_VERSION:
+        connection.execute(schema("schema_6_postgres.sql"))
+        mark_upgraded(PostgresStore(connection, database, None))
+
+
+def _version(connection: Connection) -> str | None:
+    sql = "SELECT value FROM meta WHERE name = 'schema_version'"
+    found = _execute(connection, sql).fetchone()
+    return None if found is None else str(found[0])
 
 
 def _check(connection: Connection, base_url: str) -> None:

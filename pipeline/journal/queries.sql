@@ -7,8 +7,8 @@ WHERE key IN (SELECT value FROM json_each(:keys)) AND (state = 'REFUSED' OR (sta
 
 -- name: enter
 -- A row is entered, or its content brought up to date while nothing of it is under way.
-INSERT INTO write (key, state, run_id, feed, interaction, resource_type, lane, amount_cents, claim, likeness, fingerprint, rank, resource_id, held_at)
-VALUES (:key, 'PENDING', :run_id, :feed, :interaction, :resource_type, :lane, :amount_cents, :claim, :likeness, :fingerprint, :rank, :resource_id, :held_at)
+INSERT INTO write (key, state, run_id, feed, interaction, resource_type, lane, amount_cents, claim, likeness, fingerprint, rank, resource_id, held_at, day)
+VALUES (:key, 'PENDING', :run_id, :feed, :interaction, :resource_type, :lane, :amount_cents, :claim, :likeness, :fingerprint, :rank, :resource_id, :held_at, :day)
 ON CONFLICT (key) DO UPDATE SET
     run_id = excluded.run_id,
     feed = excluded.feed,
@@ -21,6 +21,7 @@ ON CONFLICT (key) DO UPDATE SET
     claim = excluded.claim,
     likeness = excluded.likeness,
     fingerprint = excluded.fingerprint,
+    day = coalesce(excluded.day, write.day),
     attempts = CASE WHEN write.run_id = excluded.run_id THEN write.attempts ELSE 0 END
 WHERE write.state = 'PENDING';
 
@@ -28,9 +29,9 @@ WHERE write.state = 'PENDING';
 -- Entered as above and claimed in one: durable before the first byte of the attempt. `since`, and how far the
 -- clocks were apart then, are those of the first send whose fate was ever unknown, else of this one; `until`
 -- stays that of the last send until this one has an answer, for it may yet be taken back.
-INSERT INTO write (key, state, run_id, feed, interaction, resource_type, lane, amount_cents, claim, likeness, fingerprint, rank, resource_id, held_at,
+INSERT INTO write (key, state, run_id, feed, interaction, resource_type, lane, amount_cents, claim, likeness, fingerprint, rank, resource_id, held_at, day,
     attempts, since, ahead_s, sent_at, part)
-VALUES (:key, 'IN_FLIGHT', :run_id, :feed, :interaction, :resource_type, :lane, :amount_cents, :claim, :likeness, :fingerprint, :rank, :resource_id, :held_at,
+VALUES (:key, 'IN_FLIGHT', :run_id, :feed, :interaction, :resource_type, :lane, :amount_cents, :claim, :likeness, :fingerprint, :rank, :resource_id, :held_at, :day,
     1, :since, :ahead_s, :at, :part)
 ON CONFLICT (key) DO UPDATE SET
     state = 'IN_FLIGHT',
@@ -45,6 +46,7 @@ ON CONFLICT (key) DO UPDATE SET
     claim = excluded.claim,
     likeness = excluded.likeness,
     fingerprint = excluded.fingerprint,
+    day = coalesce(excluded.day, write.day),
     attempts = 1 + CASE WHEN write.run_id = excluded.run_id THEN write.attempts ELSE 0 END,
     until = CASE WHEN write.resent > 0 THEN write.until END,
     since = CASE WHEN write.resent > 0 THEN write.since ELSE excluded.since END,

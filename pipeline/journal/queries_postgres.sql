@@ -95,16 +95,16 @@ WHERE stint.run_id = :run_id GROUP BY stint.part, stint.epoch;
 
 -- name: claim
 -- As `claim` of SQLite, of all rows at once: what is handed over is a list for each column.
-INSERT INTO write (key, state, run_id, feed, interaction, resource_type, lane, amount_cents, claim, likeness, fingerprint, rank, resource_id, held_at,
+INSERT INTO write (key, state, run_id, feed, interaction, resource_type, lane, amount_cents, claim, likeness, fingerprint, rank, resource_id, held_at, day,
     attempts, since, ahead_s, sent_at, part)
-SELECT key, 'IN_FLIGHT', run_id, feed, interaction, resource_type, lane, amount_cents, claim, likeness, fingerprint, rank, resource_id, held_at,
+SELECT key, 'IN_FLIGHT', run_id, feed, interaction, resource_type, lane, amount_cents, claim, likeness, fingerprint, rank, resource_id, held_at, day,
     1, since, ahead_s, at, part
 FROM unnest(CAST(:key AS TEXT[]), CAST(:run_id AS TEXT[]), CAST(:feed AS TEXT[]), CAST(:interaction AS TEXT[]),
     CAST(:resource_type AS TEXT[]), CAST(:lane AS TEXT[]), CAST(:amount_cents AS BIGINT[]), CAST(:claim AS TEXT[]),
     CAST(:likeness AS TEXT[]), CAST(:fingerprint AS TEXT[]), CAST(:rank AS INTEGER[]), CAST(:resource_id AS TEXT[]),
-    CAST(:held_at AS TEXT[]), CAST(:since AS TEXT[]), CAST(:ahead_s AS DOUBLE PRECISION[]), CAST(:at AS TEXT[]),
+    CAST(:held_at AS TEXT[]), CAST(:day AS TEXT[]), CAST(:since AS TEXT[]), CAST(:ahead_s AS DOUBLE PRECISION[]), CAST(:at AS TEXT[]),
     CAST(:part AS INTEGER[]))
-    AS line (key, run_id, feed, interaction, resource_type, lane, amount_cents, claim, likeness, fingerprint, rank, resource_id, held_at, since, ahead_s, at, part)
+    AS line (key, run_id, feed, interaction, resource_type, lane, amount_cents, claim, likeness, fingerprint, rank, resource_id, held_at, day, since, ahead_s, at, part)
 ON CONFLICT (key) DO UPDATE SET
     state = 'IN_FLIGHT',
     run_id = excluded.run_id,
@@ -118,6 +118,7 @@ ON CONFLICT (key) DO UPDATE SET
     claim = excluded.claim,
     likeness = excluded.likeness,
     fingerprint = excluded.fingerprint,
+    day = coalesce(excluded.day, write.day),
     attempts = 1 + CASE WHEN write.run_id = excluded.run_id THEN write.attempts ELSE 0 END,
     until = CASE WHEN write.resent > 0 THEN write.until END,
     since = CASE WHEN write.resent > 0 THEN write.since ELSE excluded.since END,

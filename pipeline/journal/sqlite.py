@@ -15,12 +15,14 @@ from typing import Any, Final
 from pipeline.errors import JournalBusy, JournalError, JournalForeign
 from pipeline.journal import amnesia
 from pipeline.journal.store import (
+    OLDER_VERSION,
     RUN,
     SCHEMA_VERSION,
     Cursor,
     Parameters,
     Store,
     fill,
+    mark_upgraded,
     refused,
     schema,
     statements,
@@ -134,9 +136,12 @@ class SqlitePlace:
             connection.execute("BEGIN EXCLUSIVE")
             if connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0:
                 is_new = True
-                for statement in _statements(schema("schema.sql")):
-                    connection.execute(statement)
+                _apply(connection, "schema.sql")
+                _apply(connection, "schema_6.sql")
                 fill(store, base_url, loss)
+            elif _version(connection) == OLDER_VERSION:
+                _apply(connection, "schema_6.sql")
+                mark_upgraded(store)
             connection.execute("COMMIT")
             is_checked = is_small or not is_clean
             if is_checked and connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
@@ -193,14 +198,19 @@ def _refuse_held(path: Path) -> None:
         connection.close()
 
 
-def _statements(script: str) -> list[str]:
-    statements, held = [], ""
-    for line in script.splitlines(keepends=True):
-        held += line
-        if sqlite3.complete_statement(held):
-            statements.append(held)
-            held = ""
-    return statements
+def _apply(connection: sqlite3.Connection, name: str) -> None:
+    """Execute a schema script, statement by statement: `executescript` would commit."""
+    statement = ""
+    for line in schema(name).splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            connection.execute(statement)
+            statement = ""
+
+
+def _version(connection: sqlite3.Connection) -> str | None:
+    found = connection.execute("SELECT value FROM meta WHERE name = 'schema_version'").fetchone()
+    return None if found is None else str(found[0])
 
 
 def _check(connection: sqlite3.Connection, base_url: str, path: Path) -> None:

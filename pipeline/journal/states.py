@@ -11,8 +11,9 @@
     IN_DOUBT  --absent-->      PENDING      a search after the quiet time shows that it is not there
     IN_DOUBT  --abandoned-->   ABANDONED    a person gives it up: the machine never sends it again
     ABANDONED --reopened-->    IN_DOUBT     the person thought better of it
+    CONFIRMED --gone-->        PENDING      a person declared that Canvas no longer has the resource
 
-No path sends twice without `not_applied` or `absent` in between, or Canvas' own refusal. What is
+No path sends twice without `not_applied`, `absent` or `gone` in between, or Canvas' own refusal. What is
 out of attempts stays PENDING, and the next run takes it up.
 
 A Coverage can be updated, and then it knows these steps too. An update may be sent as often as need
@@ -40,6 +41,7 @@ TRANSITIONS: Final[dict[tuple[State, str], State]] = {
     (State.IN_DOUBT, "absent"): State.PENDING,
     (State.IN_DOUBT, "abandoned"): State.ABANDONED,
     (State.ABANDONED, "reopened"): State.IN_DOUBT,
+    (State.CONFIRMED, "gone"): State.PENDING,
 }
 OF_COVERAGE: Final[dict[tuple[State, str], State]] = {
     (State.CONFIRMED, "changed"): State.PENDING,

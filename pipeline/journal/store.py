@@ -16,7 +16,8 @@ from typing import Any, Final, Protocol
 from pipeline.errors import JournalError
 from pipeline.journal import states
 
-SCHEMA_VERSION: Final = "5"
+SCHEMA_VERSION: Final = "6"
+OLDER_VERSION: Final = "5"  # brought up to date when it is opened
 RUN: Final = 0  # the part of whoever holds the whole run
 
 Parameters = Mapping[str, object] | Sequence[object]
@@ -124,7 +125,25 @@ def schema(name: str) -> str:
 
 
 def fill(store: Store, base_url: str, loss: str = "") -> None:
-    """What a new journal holds: the table of states, and who it is."""
+    """Enter what a new journal holds: the table of states, and its identity."""
+    _enter_transitions(store)
+    meta: Iterable[tuple[str, str]] = [
+        ("schema_version", SCHEMA_VERSION),
+        ("base_url", base_url),
+        ("journal", token_hex(8)),
+        *([("loss", loss)] if loss else []),
+    ]
+    store.executemany("INSERT INTO meta (name, value) VALUES (?, ?)", list(meta))
+
+
+def mark_upgraded(store: Store) -> None:
+    """Enter what changes when a journal is brought up to this schema."""
+    store.execute("DELETE FROM transition")
+    _enter_transitions(store)
+    store.execute(store.sql["set_meta"], {"name": "schema_version", "value": SCHEMA_VERSION})
+
+
+def _enter_transitions(store: Store) -> None:
     of_coverage = {**states.TRANSITIONS, **states.OF_COVERAGE}
     tables = {"PaymentNotice": states.TRANSITIONS, "Coverage": of_coverage}
     steps = {
@@ -134,13 +153,6 @@ def fill(store: Store, base_url: str, loss: str = "") -> None:
     }
     statement = "INSERT INTO transition (resource_type, old, new) VALUES (?, ?, ?)"
     store.executemany(statement, sorted(steps))
-    meta: Iterable[tuple[str, str]] = [
-        ("schema_version", SCHEMA_VERSION),
-        ("base_url", base_url),
-        ("journal", token_hex(8)),
-        *([("loss", loss)] if loss else []),
-    ]
-    store.executemany("INSERT INTO meta (name, value) VALUES (?, ?)", list(meta))
 
 
 def refused(what: str) -> JournalError:

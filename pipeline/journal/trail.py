@@ -33,6 +33,8 @@ class Event(StrEnum):
     ABANDONED = "abandoned"  # a person gave it up
     REOPENED = "reopened"  # ... and thought better of it
     FOREIGN = "foreign"  # a resource that is not ours
+    GONE = "gone"  # a person declared that Canvas no longer has a confirmed resource
+    LEARNED = "learned"  # Canvas showed which Organization a payer id is
     RUN = "run"  # a run began
     ENDED = "ended"  # a run came to its end
     LOSS = "loss"  # the journal was lost, and a person said to go on
