@@ -21,7 +21,7 @@ import orjson
 
 from pipeline.journal.trail import Line
 from tests import postgres
-from tests.proof import cluster, kills, parquet, places, powerloss
+from tests.proof import cluster, kills, nights, parquet, places, powerloss
 from tests.proof import input as hostile
 from tests.proof.canvas import Effect
 from tests.proof.simulation import Schedule, outcome, over, quiet, swept
@@ -62,6 +62,12 @@ def main() -> int:
         "--only", nargs="*", choices=list(cluster.STRIKES), help="kinds; else all, in proportion"
     )
     struck.set_defaults(work=lambda asked: _cluster(asked.kills, asked.seed, asked.only))
+    several = commands.add_parser(
+        "nights", help="nights of real files with changed keys, feeds, deliveries and rows"
+    )
+    several.add_argument("-n", type=int, default=200, help="scenarios")
+    several.add_argument("--seed", type=int, default=0, help="the first one")
+    several.set_defaults(work=lambda asked: _nights(asked.n, asked.seed))
     tables = commands.add_parser(
         "parquet", help="corrupted Parquet files, read as a run reads them"
     )
@@ -227,6 +233,21 @@ def _tell_world(story: cluster.Story) -> None:
         sep="\n    ",
         flush=True,
     )
+
+
+def _nights(count: int, seed: int) -> int:
+    began_s = time.monotonic()
+    stories = list(over(nights.played, range(seed, seed + count)))
+    violations = [each for story in stories for each in story.violations]
+    for violation in violations[:_SHOWN_MAX]:
+        print(f"  {violation}")
+    print(
+        f"  {sum(len(each.nights) for each in stories):,} nights, {sum(each.runs for each in stories):,} runs, "
+        f"{sum(each.refusals for each in stories):,} refused, {sum(each.payments for each in stories):,} payments, "
+        f"{sum(each.effects for each in stories):,} posted"
+    )
+    _tell("scenarios of several nights", count, began_s, violations)
+    return 1 if violations else 0
 
 
 def _parquet(count: int, seed: int) -> int:
