@@ -167,7 +167,7 @@ def _kills(count: int, seed: int) -> list[str]:
     _tell("kills of the command", report.kills, began_s, report.violations)
     print(
         f"  {report.terms} of them SIGTERM, {report.amid} amid the sending; {report.rows:,} rows, "
-        f"{report.effects:,} effects, {report.in_doubt:,} in doubt at the end ({report.in_doubt / report.rows:.2%})"
+        f"{report.effects:,} effects ({report.updates:,} updates), {report.in_doubt:,} in doubt at the end ({report.in_doubt / report.rows:.2%})"
     )
     return report.violations
 

@@ -493,9 +493,7 @@ class SimulatedCanvas:
         self, at_s: float, effect: Effect, author: str, content: dict[str, Any], sent: str = ""
     ) -> None:
         before = effect.content["order"]
-        effect.versions.append(
-            Version(at_s, self.clock(at_s), author, content, payer_id=sent)
-        )
+        effect.versions.append(Version(at_s, self.clock(at_s), author, content, payer_id=sent))
         self.trace(f"{effect.resource_id} is {author} at {at_s:.3f}: {told(content)}")
         if author != MOVED and self.climate.update_bumps:
             self._bump(at_s, effect, before)

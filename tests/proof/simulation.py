@@ -162,7 +162,14 @@ def _payment(source: Source) -> Row:
     )
     sent = orjson.dumps(body)
     return Row(
-        source.key, day.isoformat(), "PaymentNotice", source.lane, cents, sent, "", fingerprint(sent)
+        source.key,
+        day.isoformat(),
+        "PaymentNotice",
+        source.lane,
+        cents,
+        sent,
+        "",
+        fingerprint(sent),
     )
 
 
@@ -189,7 +196,14 @@ def _coverage(source: Source, insured: Insurance, order: int, ends_on: date | No
     body["relationship"]["text"] = source.key  # the mark: Canvas shows a text of its own
     sent = orjson.dumps(body)
     return Row(
-        source.key, source.key, "Coverage", source.lane, None, sent, likeness(body), fingerprint(sent)
+        source.key,
+        source.key,
+        "Coverage",
+        source.lane,
+        None,
+        sent,
+        likeness(body),
+        fingerprint(sent),
     )
 
 
@@ -212,7 +226,9 @@ def nights_of(people: Random, insurers: Random, rows: list[Source]) -> tuple[lis
                 continue
             ends_on = date(2026, 12, 31) if night == 2 and people.random() < 0.5 else None
             said.append(
-                _coverage(row, insured[row.number][night - 1], min(next(turn[row.lane]), 5), ends_on)
+                _coverage(
+                    row, insured[row.number][night - 1], min(next(turn[row.lane]), 5), ends_on
+                )
             )
         nights.append(said)
     return nights[0], nights[1]
