@@ -1,8 +1,10 @@
-"""`python -m tests.proof simulate -n 20000`: the proof at any length; `replay SEED`: one schedule told.
+"""Run the proof at any length.
 
-Prints schedules, crashes, violations, and the shares of rows confirmed, parked and pending. Ends with
-1 where anything was violated. `input -n 1000000`: so many hostile rows, and files in proportion;
-`parquet -n 2000`: corrupted Parquet files; `cluster --kills 100`: runs that a cluster carries.
+`simulate -n 20000` runs schedules, crash points, power losses and kills, and prints violations and the
+shares of rows confirmed, in doubt and pending; `replay SEED` prints what happens in one schedule.
+`nights -n 500` plays nights of real files with changed keys, deliveries and rows. `input -n 1000000`
+reads hostile rows, and files in proportion; `parquet -n 2000` corrupted Parquet files; `cluster --kills
+100` strikes runs over a cluster. Each ends with 1 if anything was violated.
 """
 
 import argparse
@@ -107,11 +109,13 @@ def _schedules(count: int, seed: int, server: str) -> list[str]:
     began_s = time.monotonic()
     states: Counter[str] = Counter()
     updates: Counter[str] = Counter()
+    payers: Counter[str] = Counter()
     violations: list[str] = []
     crashes = mistaken = effects = orphans = 0
     for each in over(partial(outcome, server=server), range(seed, seed + count)):
         states += each.states
         updates += each.updates
+        payers += each.payers
         crashes += each.crashes
         mistaken += each.mistaken
         effects += each.effects
@@ -121,6 +125,7 @@ def _schedules(count: int, seed: int, server: str) -> list[str]:
     rows = states.total()
     print(f"  {crashes:,} crashes, {rows:,} rows, {effects:,} effects; {_shares(states)}")
     print(f"  {updates.total():,} of them updates; {_shares(updates)}")
+    print(f"  payers: {', '.join(f'{name} {payers[name]:,}' for name in sorted(payers))}")
     print(
         f"  {mistaken:,} rows confirmed by an equal payment made by hand while they were being sent"
     )

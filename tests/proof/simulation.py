@@ -22,6 +22,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from decimal import Decimal
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -68,6 +69,9 @@ T = TypeVar("T")
 QUIET_S: Final = 5.0
 LIVES_MAX: Final = 6
 SECOND_LIVES_MAX: Final = 4  # of the second night
+_LEARNED: Final = (
+    "SELECT payer_id FROM payer_seen GROUP BY payer_id HAVING count(DISTINCT organization) = 1"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +116,9 @@ class Outcome:
     steps: list[int] = field(default_factory=list)  # of each life
     states: Counter[str] = field(default_factory=Counter)
     updates: Counter[str] = field(default_factory=Counter)  # how rows that changed ended
+    payers: Counter[str] = field(
+        default_factory=Counter
+    )  # what the world brought about with payers
     second: int = 0  # the number of the second night's first life
     mistaken: int = 0  # confirmed by an equal payment that somebody made by hand at that moment
     effects: int = 0
@@ -239,7 +246,7 @@ def insured_of(random: Random, coverages: list[Source]) -> dict[int, list[Insura
 
     Coverages of one patient may share a member id; those have different insurers on each night.
     """
-    share_by_id, share_moved = random.choice((0.0, 0.5, 1.0)), random.choice((0.0, 0.3, 0.8))
+    share_by_id, share_moved = random.choice((0.0, 0.5, 1.0)), random.choice((0.0, 0.5, 1.0))
     has_names, is_shared = random.random() < 0.5, random.random() < 0.4
     insured: dict[int, list[Insurance]] = {each.number: [] for each in coverages}
     groups: dict[str, list[int]] = {}  # member id -> coverages
@@ -455,6 +462,9 @@ class Schedule:
         self.canvas.claimed = lambda: {
             line[0] for line in store.execute("SELECT resource_id FROM write").fetchall()
         }
+        self.canvas.learned = lambda: frozenset(
+            line[0] for line in store.execute(_LEARNED).fetchall()
+        )
         killed = False
         try:
             loop.run(self._main(loop, LoopClock(loop, wrong_s), journal))
@@ -595,6 +605,21 @@ class Schedule:
         if self._written != wrote and is_settled:
             self._violated("the last run had no news, and sent something")
         self._check_lanes(ends)
+        self._count_payers()
+
+    def _count_payers(self) -> None:
+        """Count what tests the payers, so that a world without it is noticed."""
+        said = {row.mark: row for row in self.rows if row.resource_type == "Coverage"}
+        for effect in self.canvas.effects:
+            if effect.resource_type != "Coverage":
+                continue
+            self.outcome.payers["entered by hand"] += not effect.mark
+            for before, after in pairwise(effect.versions):
+                if "payor" not in differing(before.content, after.content):
+                    continue
+                self.outcome.payers["edited" if after.author == PERSON else "updated"] += 1
+            if effect.mark in said and effect.versions[-1].payer_id:
+                self.outcome.payers["sent by id"] += 1
 
     def _check_trail(self, journal: Journal) -> None:
         if journal.first_break():
