@@ -1,8 +1,10 @@
-"""`python -m tests.proof simulate -n 20000`: the proof at any length; `replay SEED`: one schedule told.
+"""Run the proof at any length.
 
-Prints schedules, crashes, violations, and the shares of rows confirmed, parked and pending. Ends with
-1 where anything was violated. `input -n 1000000`: so many hostile rows, and files in proportion;
-`parquet -n 2000`: corrupted Parquet files; `cluster --kills 100`: runs that a cluster carries.
+`simulate -n 20000` runs schedules, crash points, power losses and kills, and prints violations and the
+shares of rows confirmed, in doubt and pending; `replay SEED` prints what happens in one schedule.
+`nights -n 500` plays nights of real files with changed keys, deliveries and rows. `input -n 1000000`
+reads hostile rows, and files in proportion; `parquet -n 2000` corrupted Parquet files; `cluster --kills
+100` strikes runs over a cluster. Each ends with 1 if anything was violated.
 """
 
 import argparse
@@ -21,7 +23,7 @@ import orjson
 
 from pipeline.journal.trail import Line
 from tests import postgres
-from tests.proof import cluster, kills, parquet, places, powerloss
+from tests.proof import cluster, kills, nights, parquet, places, powerloss
 from tests.proof import input as hostile
 from tests.proof.canvas import Effect
 from tests.proof.simulation import Schedule, outcome, over, quiet, swept
@@ -62,6 +64,12 @@ def main() -> int:
         "--only", nargs="*", choices=list(cluster.STRIKES), help="kinds; else all, in proportion"
     )
     struck.set_defaults(work=lambda asked: _cluster(asked.kills, asked.seed, asked.only))
+    several = commands.add_parser(
+        "nights", help="nights of real files with changed keys, feeds, deliveries and rows"
+    )
+    several.add_argument("-n", type=int, default=200, help="scenarios")
+    several.add_argument("--seed", type=int, default=0, help="the first one")
+    several.set_defaults(work=lambda asked: _nights(asked.n, asked.seed))
     tables = commands.add_parser(
         "parquet", help="corrupted Parquet files, read as a run reads them"
     )
@@ -101,11 +109,13 @@ def _schedules(count: int, seed: int, server: str) -> list[str]:
     began_s = time.monotonic()
     states: Counter[str] = Counter()
     updates: Counter[str] = Counter()
+    payers: Counter[str] = Counter()
     violations: list[str] = []
     crashes = mistaken = effects = orphans = 0
     for each in over(partial(outcome, server=server), range(seed, seed + count)):
         states += each.states
         updates += each.updates
+        payers += each.payers
         crashes += each.crashes
         mistaken += each.mistaken
         effects += each.effects
@@ -115,6 +125,7 @@ def _schedules(count: int, seed: int, server: str) -> list[str]:
     rows = states.total()
     print(f"  {crashes:,} crashes, {rows:,} rows, {effects:,} effects; {_shares(states)}")
     print(f"  {updates.total():,} of them updates; {_shares(updates)}")
+    print(f"  payers: {', '.join(f'{name} {payers[name]:,}' for name in sorted(payers))}")
     print(
         f"  {mistaken:,} rows confirmed by an equal payment made by hand while they were being sent"
     )
@@ -161,7 +172,7 @@ def _kills(count: int, seed: int) -> list[str]:
     _tell("kills of the command", report.kills, began_s, report.violations)
     print(
         f"  {report.terms} of them SIGTERM, {report.amid} amid the sending; {report.rows:,} rows, "
-        f"{report.effects:,} effects, {report.in_doubt:,} in doubt at the end ({report.in_doubt / report.rows:.2%})"
+        f"{report.effects:,} effects ({report.updates:,} updates), {report.in_doubt:,} in doubt at the end ({report.in_doubt / report.rows:.2%})"
     )
     return report.violations
 
@@ -227,6 +238,21 @@ def _tell_world(story: cluster.Story) -> None:
         sep="\n    ",
         flush=True,
     )
+
+
+def _nights(count: int, seed: int) -> int:
+    began_s = time.monotonic()
+    stories = list(over(nights.played, range(seed, seed + count)))
+    violations = [each for story in stories for each in story.violations]
+    for violation in violations[:_SHOWN_MAX]:
+        print(f"  {violation}")
+    print(
+        f"  {sum(len(each.nights) for each in stories):,} nights, {sum(each.runs for each in stories):,} runs, "
+        f"{sum(each.refusals for each in stories):,} refused, {sum(each.payments for each in stories):,} payments, "
+        f"{sum(each.effects for each in stories):,} posted"
+    )
+    _tell("scenarios of several nights", count, began_s, violations)
+    return 1 if violations else 0
 
 
 def _parquet(count: int, seed: int) -> int:

@@ -1,8 +1,9 @@
 """A Canvas for the simulation: no socket, virtual time, and every fault, before and after the commit.
 
-It is the truth that the journal is held against: it knows which row each effect came from, by a mark
-in what Canvas takes and does not keep (a payment's `created`, a payor's display). Of each coverage it
-keeps all versions, and who made them: what an update of ours overwrites is judged when it commits.
+It is the truth that the journal is compared with: it knows which row each effect came from, by a mark
+in what Canvas takes and replaces on a read (a payment's `created`, the text of a relationship). It keeps
+all versions of each coverage, and who made them: what an update of ours overwrites is judged when it
+commits, by the world's own rules (`coverages.py`).
 """
 
 import asyncio
@@ -19,7 +20,16 @@ from urllib.parse import parse_qsl, urlsplit
 import orjson
 
 from pipeline.canvas.transport import Reply
-from pipeline.fhir.coverage import coverage_differences
+from tests.proof.coverages import (
+    NAMES,
+    differing,
+    identity,
+    meaning,
+    organization,
+    payer_id,
+    shown,
+    stored,
+)
 from tests.proof.virtual import EPOCH
 
 BASE: Final = "https://fumage-sim.canvasmedical.com"
@@ -63,7 +73,9 @@ class Climate:
     rate_foreign: float = (
         0.0  # chance, at each request, that somebody enters an equal payment by hand
     )
-    rate_edits: float = 0.0  # chance, at each request, that somebody edits a coverage
+    rate_edits: float = 0.0  # chance, at each request, that a person edits a coverage
+    rate_insurers: float = 0.0  # chance, at each request, that a person enters another insurer
+    shows_names: bool = True  # a read shows the payer's name
     bumps: str = "none"  # who is moved by a write that takes an order: "none", "next" or "all"
     update_bumps: bool = False  # whether an update does, too
     has_fractions: bool = False  # If-Unmodified-Since is held against fractions of a second
@@ -82,6 +94,7 @@ class Version:
     author: str
     content: dict[str, Any]
     is_told: bool = False  # whether it was answered
+    payer_id: str = ""  # with which it was sent; "": its Organization was named
 
 
 @dataclass(slots=True)
@@ -94,6 +107,7 @@ class Effect:
     made_s: float  # true time
     versions: list[Version]
     seen_s: float = float("-inf")  # how it was then, a read of ours has shown
+    learned: frozenset[str] = frozenset()  # payer ids that the journal knew at that read
 
     @property
     def content(self) -> dict[str, Any]:
@@ -124,7 +138,8 @@ class SimulatedCanvas:
         self.late: list[tuple[float, Callable[[float], object]]] = []
         self.posts = 0
         self.violations: list[str] = []
-        self.has_payer_ids = False
+        self.said: dict[str, list[dict[str, Any]]] = {}  # mark -> what its row said so far
+        self.learned: Callable[[], frozenset[str]] = frozenset  # payer ids that the journal knows
         self.was_set = False  # its clock: then times prove nothing
         self.client_was_set = False  # then when an answer was lost proves nothing
         self.trace: Callable[[str], None] = lambda _: None
@@ -242,6 +257,9 @@ class SimulatedCanvas:
         ):
             self.violations.append(f"an update of {mark_of(body)} goes to {url}")
             return await self._struck("refused")
+        mine = {identity(each) for each in self.said[mark_of(body)]}
+        if not any(identity(each.content) in mine for each in found[0].versions):
+            self.violations.append(f"an update of {mark_of(body)} goes to another insurer's {url}")
         header = headers.get("If-Unmodified-Since")
         since = None if header is None else parsedate_to_datetime(header)
         commit = partial(
@@ -312,7 +330,7 @@ class SimulatedCanvas:
         if fate == "search_unfiltered":  # its next pages are so too
             query["_all"] = "1"
         hits = [
-            each.as_of(until_s)
+            self._shown(each.as_of(until_s))
             for each in self.effects
             if each.resource_type == resource_type
             and each.made_s <= until_s
@@ -337,11 +355,17 @@ class SimulatedCanvas:
         found = [each for each in self.effects if each.resource_id == resource_id]
         if not found:
             return self._answer(404, _issue("not-found"))
-        reply = self._answer(200, found[0].as_of(until_s))
+        reply = self._answer(200, self._shown(found[0].as_of(until_s)))
         if is_cut:
             return Reply(200, reply.headers, reply.body[:-7], handed_off=True, latency_s=0)
         found[0].seen_s = until_s
+        found[0].learned = self.learned()
         return reply
+
+    def _shown(self, content: dict[str, Any]) -> dict[str, Any]:
+        if content["resourceType"] != "Coverage":
+            return content
+        return shown(content, has_names=self.climate.shows_names)
 
     # Underneath -----------------------------------------------------------------------------------
 
@@ -368,7 +392,8 @@ class SimulatedCanvas:
             content["created"] = self.clock(at_s).isoformat()
         else:
             content = stored(content)
-        first = Version(at_s, self.clock(at_s), OURS, content)
+        sent = payer_id(body) if resource_type == "Coverage" else ""
+        first = Version(at_s, self.clock(at_s), OURS, content, payer_id=sent)
         effect = Effect(content["id"], resource_type, mark_of(body), at_s, [first])
         if resource_type == "Coverage":
             self._bump(at_s, effect, None)
@@ -396,7 +421,7 @@ class SimulatedCanvas:
             self.violations.append(
                 f"an update of {effect.resource_id} at {at_s:.3f} is written over a person's {', '.join(lost)}"
             )
-        self._change(at_s, effect, OURS, new)
+        self._change(at_s, effect, OURS, new, payer_id(body))
         return 200
 
     def forget(self, since_s: float) -> None:
@@ -418,20 +443,21 @@ class SimulatedCanvas:
 
         Not what no client can tell: an edit in the second of our own last write, by the server's clock;
         where that sends no Date, an edit after the read; and an edit of `order`, where a write of ours
-        may have moved the patient's coverages meanwhile. A payer that was sent by its id cannot be
-        compared: its edit shows only where the time of our last write is known, and the probe of
-        one more second is over, and nobody was moved. One that somebody entered is held to be ours from
-        our last create on, whose answer was lost. Nor, to the letter, the undoing of an update of ours
-        whose answer was lost: it might never have been carried out.
+        may have moved the patient's coverages meanwhile. A payer that was sent by an id which no read
+        has explained yet cannot be compared: its edit shows only if the time of our last write is known,
+        the probe of one more second is over, and nothing was moved. A coverage entered by hand counts as
+        ours from our last create on, whose answer was lost. Nor does, to the letter, the undoing of an
+        update of ours whose answer was lost: it might never have been carried out.
         """
         own = effect.versions[effect.own]
         wrote_s = own.at_s if own.author == OURS else max(sent, default=own.at_s)
+        is_blind = own.payer_id not in {"", *effect.learned}
         ours, lost = own.content, set[str]()
         first = own.stamp.replace(microsecond=0)
         undone = effect.versions[max(effect.own - 1, 0)].content if not own.is_told else ours
         for version in effect.versions[effect.own + 1 :]:
-            edited = set(coverage_differences(ours, version.content, {}))
-            is_undoing = not coverage_differences(undone, version.content, {})
+            edited = differing(ours, version.content)
+            is_undoing = not differing(undone, version.content)
             if version.author == PERSON and not is_undoing:
                 is_late = (
                     version.at_s > wrote_s + UNTOLD_S
@@ -440,18 +466,18 @@ class SimulatedCanvas:
                 )
                 is_telling = version.stamp.replace(microsecond=0) > first
                 if is_telling and version.at_s <= seen_s + self.unguarded_s:
-                    lost |= edited if is_late or not self.has_payer_ids else edited - {"payor"}
+                    lost |= edited if is_late or not is_blind else edited - {"payor"}
             lost &= edited
         is_moved = self._wrote_beside(effect, first)
         has_moved = is_moved and any(
             each.content["order"] != ours["order"] for each in effect.versions[effect.own + 1 :]
         )
         is_untold = not self.climate.has_date or (self.client_was_set and not own.is_told)
-        if self.has_payer_ids and (has_moved or is_untold):
-            lost.discard("payor")  # it comes back as an Organization, which cannot be compared
+        if is_blind and (has_moved or is_untold):
+            lost.discard("payor")
         if is_moved:
             lost.discard("order")
-        return sorted(lost & set(coverage_differences(new, effect.content, {})))
+        return sorted(lost & differing(new, effect.content))
 
     def _wrote_beside(self, effect: Effect, since: datetime) -> bool:
         return any(
@@ -463,9 +489,11 @@ class SimulatedCanvas:
             for version in other.versions
         )
 
-    def _change(self, at_s: float, effect: Effect, author: str, content: dict[str, Any]) -> None:
+    def _change(
+        self, at_s: float, effect: Effect, author: str, content: dict[str, Any], sent: str = ""
+    ) -> None:
         before = effect.content["order"]
-        effect.versions.append(Version(at_s, self.clock(at_s), author, content))
+        effect.versions.append(Version(at_s, self.clock(at_s), author, content, payer_id=sent))
         self.trace(f"{effect.resource_id} is {author} at {at_s:.3f}: {told(content)}")
         if author != MOVED and self.climate.update_bumps:
             self._bump(at_s, effect, before)
@@ -501,16 +529,30 @@ class SimulatedCanvas:
         self._change(at_s, effect, PERSON, content)
 
     def _meddle(self, now_s: float) -> None:
-        """Somebody enters a payment by hand that is equal to one of ours; the server's clock is set."""
+        """A person enters what is like ours, or edits it; the server's clock is set."""
         ours = [each for each in self.effects if each.resource_type == "PaymentNotice"]
         if ours and self.random.random() < self.climate.rate_foreign:
             self._commit(now_s, "PaymentNotice", self.random.choice(ours).content)
             self.effects[-1].mark = ""
+        if self.climate.rate_insurers and self.people.random() < self.climate.rate_insurers:
+            self.somebody_insures(now_s)
         if self.climate.rate_edits and self.people.random() < self.climate.rate_edits:
             self.somebody_edits(now_s, self.claimed())
         if self.climate.skew_jumps and self.random.random() < 0.02:
             self.climate.skew_s += self.random.choice((-3600, 3600, 40, -40))
             self.was_set = True
+
+    def somebody_insures(self, at_s: float) -> None:
+        """A person enters a coverage with a member id of ours, mostly of another insurer."""
+        meant = [each[-1] for each in self.said.values() if each]
+        if not meant:
+            return
+        body = deepcopy(self.people.choice(meant))
+        if self.people.random() < 0.8:
+            body = of_another(body, self.people)
+        effect = self._commit(at_s, "Coverage", body)
+        effect.mark = ""
+        effect.versions[0] = replace(effect.versions[0], author=PERSON, payer_id="")
 
     def somebody_edits(self, at_s: float, known: Collection[str]) -> None:
         """A person edits one of the coverages that we know, or saves it as it is."""
@@ -531,21 +573,21 @@ EDITS: Final[tuple[dict[str, Any], ...]] = (
     {"period": {"end": "2026-12-31"}},
     {"order": 1},
     {"order": 4},
-    {"payor": [{"reference": "Organization/other"}]},
+    *({"payor": [{"reference": f"Organization/{each}"}]} for each in NAMES),
     {"class": [{"type": {"coding": [{"code": "plan"}]}, "value": "Gold"}]},
 )
 
 
-def stored(body: dict[str, Any]) -> dict[str, Any]:
-    """A coverage as Canvas keeps it: a payer's id is an Organization from then on."""
-    payor = body["payor"][0]
-    value = payor.get("reference") or f"Organization/of-{payor['identifier']['value']}"
-    return {**body, "payor": [{"reference": value}]}
+def of_another(body: Mapping[str, Any], random: Random) -> dict[str, Any]:
+    """Return a coverage as another insurer of the patient has it, under the same member id."""
+    others = [each for each in NAMES if each != organization(body)]
+    payor = {"reference": f"Organization/{random.choice(others)}"}
+    return {**deepcopy(dict(body)), "payor": [payor]}
 
 
 def told(content: Mapping[str, Any]) -> str:
-    """What of a coverage can be edited, for a replay."""
-    return f"order {content['order']}, {content.get('period')}, {content['payor']}, {content.get('class')}"
+    """Describe a coverage in a replay."""
+    return str(meaning(content))
 
 
 def _issue(code: str) -> dict[str, Any]:
@@ -556,7 +598,7 @@ def _issue(code: str) -> dict[str, Any]:
 def mark_of(body: Mapping[str, Any]) -> str:
     """Which row a resource was made of."""
     if body["resourceType"] == "Coverage":
-        return str(body["payor"][0]["display"])
+        return str(body["relationship"]["text"])
     return str(body["created"])
 
 

@@ -1,9 +1,10 @@
-"""The command killed again and again: no payment has two effects, and no row is lost.
+"""The command killed again and again: no row has two effects, none is lost, and no payer is mistaken.
 
-Worlds are made, each a local Canvas with files and faults of its own. In each the command is
-started and killed at random moments, then runs to its end without faults. What the local Canvas
-did, by its own account, is held against the last report. A violation names its world's seed:
-`play(seed, kills, folder)` plays that world again, as far as the clock lets it.
+Worlds are made, each a local Canvas with files and faults of its own. In each the command is started
+and killed at random moments; halfway the file names other payers and ends for many coverages. Then it
+runs to its end without faults. What the local Canvas did, by its own account, is compared with the
+last report. A violation names its world's seed: `play(seed, kills, folder)` plays that world again,
+as far as the clock lets it.
 """
 
 import asyncio
@@ -22,7 +23,7 @@ import polars as pl
 
 from pipeline.journal.journal import Journal
 from pipeline.sandbox import Faults, Sandbox, serve
-from tests.world import CREDENTIALS, World, patient_key
+from tests.world import CREDENTIALS, FEEDS, World, patient_key
 from tests.world import seed as canvas_of
 
 PATIENTS: Final = 60
@@ -44,10 +45,18 @@ FAULTS: Final = {
 QUIET_S: Final = {"late": 0.6}
 """Above the delay of late commits: below it a search that shows nothing proves nothing."""
 ENDED: Final = frozenset((0, 4))
-SETTLED: Final = ("created", "unchanged")
+SETTLED: Final = ("created", "updated", "unchanged")
+PAYERS: Final = {"60054": "org-a", "87726": "org-u", "00430": "org-m"}
+"""Payer id: the Organization that Canvas has for it, which no read of a payer id shows."""
+KEYED: Final = FEEDS.replace(
+    'path = "eligibility.csv"\n', 'path = "eligibility.csv"\nkey = ["patient", "member_id"]\n'
+)
+"""A payer is no part of the key: another one is an update."""
 
 Row = tuple[str, str, str, str]
 """(resource type, patient, amount or member id, claim): equal payments are equal rows."""
+Meant = tuple[str, str]
+"""(Organization, end): what may change of a coverage."""
 Place = tuple[str, int]
 """(feed, number of the row in its file)."""
 
@@ -64,6 +73,8 @@ class Report:
     runs: int
     rows: int
     effects: int
+    updates: int
+    """Those of the effects that are updates of coverages."""
     in_doubt: int
     """Rows in doubt at the end."""
     violations: list[str]
@@ -75,12 +86,15 @@ class Story:
 
     name: str
     rows: dict[Place, Row]
+    meant: dict[Place, Meant] = field(default_factory=dict)
+    """What the coverages say by now."""
     kills: int = 0
     terms: int = 0
     runs: int = 0
     reached: list[int] = field(default_factory=list)
     """Effects at each kill."""
     effects: int = 0
+    updates: int = 0
     in_doubt: int = 0
     violations: list[str] = field(default_factory=list)
 
@@ -114,6 +128,7 @@ async def run(kills: int, seed: int, folder: Path) -> Report:
         runs=sum(story.runs for story in stories),
         rows=sum(len(story.rows) for story in stories),
         effects=sum(story.effects for story in stories),
+        updates=sum(story.updates for story in stories),
         in_doubt=sum(story.in_doubt for story in stories),
         violations=[each for story in stories for each in story.violations],
     )
@@ -124,14 +139,23 @@ async def play(seed: int, kills: int, folder: Path) -> Story:
     random = Random(seed)
     faults = random.choice(list(FAULTS))
     resend = random.choice(["none", "coverage", "all", "all"])
-    sandbox = Sandbox(canvas_of(PATIENTS), faults=FAULTS[faults], fault_seed=seed)
+    organizations = [
+        {"id": its, "name": f"Insurer {its}", "payer_id": payer_id}
+        for payer_id, its in PAYERS.items()
+    ]
+    canvas = {**canvas_of(PATIENTS), "organizations": organizations}
+    sandbox = Sandbox(canvas, faults=FAULTS[faults], fault_seed=seed)
     async with serve(sandbox) as url:
         world = World(folder, sandbox, url)
         name = f"seed {seed} (faults {faults}, resend_absent {resend})"
         story = Story(name, write_files(world, random))
         world.write_config(
-            rate_per_s=400.0, quiet_s=QUIET_S.get(faults, 0.3), concurrency=8, resend_absent=resend
-        )
+            rate_per_s=400.0, quiet_s=QUIET_S.get(faults, 0.3), concurrency=8, resend_absent=resend,
+            feeds=KEYED,
+        )  # fmt: skip
+        insure(world, story, random)
+        await kill_again_and_again(world, story, kills // 2, random)
+        insure(world, story, random)
         await kill_again_and_again(world, story, kills, random)
         await asyncio.sleep(0.1)  # what a killed run sent may still be under way
         sandbox.set_faults(Faults())
@@ -144,13 +168,13 @@ async def play(seed: int, kills: int, folder: Path) -> Story:
 def write_files(world: World, random: Random) -> dict[Place, Row]:
     """Two coverages and several payments a patient, of which some are equal, and some copays."""
     world.folder.mkdir(parents=True)
-    coverages: list[tuple[str, ...]] = []
+    coverages: list[tuple[str, str]] = []
     payments: list[tuple[str, str, str]] = []
     for number in range(PATIENTS):
         patient = patient_key(number)
         for order in ("1", "2"):
             member = f"M{number}-{order}"
-            coverages.append((patient, member, "self", "60054", order, "2026-01-01", ""))
+            coverages.append((patient, member))
         mine: list[tuple[str, str, str]] = []
         for _ in range(random.randint(4, 8)):
             claim = f"f0dfefbe-3fe0-4ee7-bd44-{number:012x}" if random.random() < 0.2 else ""
@@ -159,14 +183,30 @@ def write_files(world: World, random: Random) -> dict[Place, Row]:
         payments += mine
     random.shuffle(coverages)
     random.shuffle(payments)
-    world.write_eligibility(coverages)
     world.write_ledger([(f"T{at:05}", *payment) for at, payment in enumerate(payments)])
     rows: dict[Place, Row] = {}
-    for at, (patient, member, *_) in enumerate(coverages, 1):
+    for at, (patient, member) in enumerate(coverages, 1):
         rows["eligibility", at] = ("Coverage", patient, member, "")
     for at, payment in enumerate(payments, 1):
         rows["ledger", at] = ("PaymentNotice", *payment)
     return rows
+
+
+def insure(world: World, story: Story, random: Random) -> None:
+    """Write the coverages: at first with any payer, then many with another payer or end."""
+    coverages: list[tuple[str, ...]] = []
+    for place, (resource_type, patient, member, _) in story.rows.items():
+        if resource_type != "Coverage":
+            continue
+        payer_id = random.choice(list(PAYERS))
+        meant = (PAYERS[payer_id], random.choice(("", "2026-12-31")))
+        if place in story.meant and random.random() < 0.5:
+            meant = story.meant[place]
+            payer_id = next(each for each, its in PAYERS.items() if its == meant[0])
+        story.meant[place] = meant
+        order = member.rpartition("-")[2]
+        coverages.append((patient, member, "self", payer_id, order, "2026-01-01", meant[1]))
+    world.write_eligibility(coverages)
 
 
 # Killing ------------------------------------------------------------------------------------------
@@ -267,7 +307,8 @@ def done(world: World) -> int:
 
 def posts(world: World) -> int:
     by: dict[str, dict[str, int]] = world.sandbox.account()["requests"]["by"]
-    return sum(sum(by.get(f"POST /{name}", {}).values()) for name in ("Coverage", "PaymentNotice"))
+    writes = ("POST /Coverage", "PUT /Coverage", "POST /PaymentNotice")
+    return sum(sum(by.get(write, {}).values()) for write in writes)
 
 
 def lines(world: World) -> pl.DataFrame:
@@ -283,7 +324,13 @@ def check(world: World, story: Story) -> None:
     frame = lines(world)
     story.in_doubt = frame.filter(pl.col("disposition") == "in_doubt").height
     rows = story.rows
-    looks = (effects_amiss(world, rows), rows_amiss(world, frame, rows), waiting_amiss(frame, rows))
+    story.updates = sum(each["interaction"] == "update" for each in world.effects)
+    looks = (
+        effects_amiss(world, rows),
+        rows_amiss(world, frame, rows),
+        payers_amiss(world, frame, story.meant),
+        waiting_amiss(frame, rows),
+    )
     for look in (*looks, summary_amiss(world, frame), journal_amiss(world)):
         for what in look:
             story.violate(what)
@@ -292,7 +339,10 @@ def check(world: World, story: Story) -> None:
 def effects_amiss(world: World, rows: dict[Place, Row]) -> Iterator[str]:
     """Never more effects than rows, and never two open writes of a patient."""
     asked = Counter(rows.values())
-    for row, count in Counter(row_of(effect) for effect in world.effects).items():
+    created = Counter(
+        row_of(effect) for effect in world.effects if effect["interaction"] == "create"
+    )
+    for row, count in created.items():
         if count > asked[row]:
             yield f"{count} effects of {row}, of which there are {asked[row]} rows"
     open_writes = world.sandbox.account()["open_writes_max"]
@@ -336,6 +386,21 @@ def rows_amiss(world: World, frame: pl.DataFrame, rows: dict[Place, Row]) -> Ite
     for row, count in ownerless.items():
         if count > doubted[row]:
             yield f"{count} effects of {row} that no row claims, and {doubted[row]} rows in doubt"
+
+
+def payers_amiss(world: World, frame: pl.DataFrame, meant: dict[Place, Meant]) -> Iterator[str]:
+    """A coverage that a report calls settled has the insurer and the end of its row in Canvas."""
+    for feed, row, disposition, resource_id in frame.select(
+        "feed", "row", "disposition", "resource_id"
+    ).iter_rows():
+        if (feed, row) not in meant or disposition not in SETTLED:
+            continue
+        shown = world.sandbox.resource("Coverage", resource_id)
+        if shown is None:
+            continue  # `rows_amiss` says so
+        payer = shown["payor"][0]["reference"].partition("/")[2]
+        if (payer, shown["period"].get("end", "")) != meant[feed, row]:
+            yield f"{(feed, row)} is {disposition}, and Canvas has another payer or end"
 
 
 def waiting_amiss(frame: pl.DataFrame, rows: dict[Place, Row]) -> Iterator[str]:

@@ -42,13 +42,16 @@ def test_schedules_of_all_faults_and_crashes_violate_nothing() -> None:
     assert states["IN_DOUBT"] > 0, "what cannot be known is parked"
 
 
-def test_updates_write_over_nobodys_edit() -> None:
+def test_updates_overwrite_no_edit_and_no_other_insurer() -> None:
     updates: Counter[str] = Counter()
+    payers: Counter[str] = Counter()
     for each in over(outcome, range(UPDATED)):
         assert each.violations == []
         updates += each.updates
-    assert updates["CONFIRMED"] > 0.4 * updates.total(), "most updates of what nobody edited arrive"
-    assert updates["conflict"] > 0, "and people did edit"
+        payers += each.payers
+    assert updates["CONFIRMED"] > 0.4 * updates.total(), "most updates of unedited coverages arrive"
+    assert updates["conflict"] > 0, "some coverages were edited"
+    assert payers.keys() == {"sent by id", "updated", "edited", "entered by hand"}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,523 @@
+"""Several nights of real files through `pipeline`'s planner and sender, judged by what really happened.
+
+A seed draws a practice (who paid what, who is insured by whom), how its files are written and
+configured, and what goes wrong between the nights: a changed key, a renamed feed, respelled patients,
+the same file under a second name, a delivery that comes twice, rows that leave, return or are
+corrected, a torn or missing file, a night that is stopped and resumed. After each night the reports
+are compared with what the local Canvas holds by its own account. The judge is slow, knows the practice
+itself, and uses none of the product's code: it reads files that a run leaves behind.
+
+If a run refuses to send, the person in charge undoes what was changed and runs again. A violation
+names its seed: `python -m tests.proof nights -n 1 --seed SEED` plays that scenario again.
+"""
+
+import asyncio
+import logging
+import tempfile
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from pathlib import Path
+from random import Random
+from typing import Any, Final
+
+from pipeline import engine
+from pipeline.errors import IngestError
+from pipeline.sandbox import Faults, Sandbox, serve
+from tests.proof.places import SCRATCH
+from tests.proof.practice import (
+    OTHER_KEYS,
+    PATIENTS,
+    PAYERS,
+    Files,
+    Insurance,
+    Payment,
+    Setting,
+    claim_of,
+    configure,
+    insured_of,
+    payments_of,
+    setting_of,
+    write,
+)
+from tests.world import World, patient_key
+
+NIGHTS_MAX: Final = 4
+FAULTS: Final = Faults(lose_before=0.15, lose_after=0.15)
+SETTLED: Final = frozenset(("created", "updated", "unchanged"))
+WELL: Final = 0
+FINISHED: Final = frozenset((0, 3))  # 3: with rows rejected
+
+# What may change between two nights. A mistake is undone once a run refuses it.
+MISTAKES: Final = {
+    "ids": ("key", "renamed", "respelled", "second name", "torn", "absent"),
+    "times": ("key", "renamed", "respelled", "second name", "torn", "absent"),
+    "count": ("key", "renamed", "respelled", "second name", "torn", "absent", "gone", "corrected"),
+    "increment": (
+        "key",
+        "renamed",
+        "respelled",
+        "second name",
+        "torn",
+        "absent",
+        "delivered twice",
+    ),
+}
+NEWS: Final = {
+    "ids": ("key order", "removed", "corrected", "insurance", "stopped", "faults"),
+    "times": ("key order", "removed", "insurance", "stopped", "faults"),
+    "count": ("key order", "insurance", "stopped", "faults"),
+    "increment": ("key order", "insurance", "stopped", "faults"),
+}
+
+
+# One scenario -------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Story:
+    """What happened in one scenario."""
+
+    seed: int
+    nights: list[str] = field(default_factory=list)
+    runs: int = 0
+    refusals: int = 0
+    payments: int = 0
+    effects: int = 0
+    violations: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Books:
+    """What the judge knows: what was really paid and delivered, and what the reports say in all."""
+
+    presented: dict[int, Payment] = field(default_factory=dict)
+    created: Counter[str] = field(default_factory=Counter)  # rows and cents of payments, by reports
+    warned: int = 0  # payments that a warning names as perhaps posted already
+    owners: dict[str, int] = field(default_factory=dict)  # resource id -> payment
+
+
+async def play(seed: int, folder: Path) -> Story:
+    """Play one scenario: two to four nights, each run to its end."""
+    random = Random(f"{seed} nights")
+    story, books = Story(seed), Books()
+    setting = setting_of(random)
+    payments = payments_of(random, 0, random.randint(2, 5))
+    insured = insured_of(random, setting.coverage_key)
+    sandbox = Sandbox(_canvas(), fault_seed=seed)
+    others = _entered_by_hand(sandbox, random, insured)
+    async with serve(sandbox) as url:
+        world = World(folder, sandbox, url)
+        files = Files(_ledgers(random, payments), insured)
+        last = files
+        for night in range(random.randint(2, NIGHTS_MAX)):
+            events = _events(random, setting.style, night)
+            story.nights.append(f"{setting.style}: {', '.join(events) or 'as ever'}")
+            new = payments_of(random, len(payments), random.randint(0, 3)) if night else []
+            payments = payments + new
+            files = _delivered(random, setting, payments, new if night else payments, last, events)
+            wrong = _mistaken(random, setting, files, last, events)
+            setting = await _night(story, books, world, random, setting, files, wrong, events)
+            _judge_hand(story, sandbox, others)
+            last = files
+    story.payments = len(payments)
+    return story
+
+
+def _canvas() -> dict[str, Any]:
+    """A Canvas with two insurers."""
+    return {
+        "patients": [
+            {"id": patient_key(each), "identifiers": [], "balance": "100000.00"}
+            for each in range(PATIENTS)
+        ],
+        "organizations": [
+            {"id": its, "name": f"Insurer {its}", "payer_id": payer_id}
+            for payer_id, its in PAYERS.items()
+        ],
+        "claims": [
+            {"id": claim_of(each), "patient": patient_key(each)} for each in range(PATIENTS)
+        ],
+    }
+
+
+def _entered_by_hand(
+    sandbox: Sandbox, random: Random, insured: Sequence[Insurance]
+) -> dict[str, dict[str, Any]]:
+    """Coverages that people entered: a member id of the file with an insurer that the file does not name."""
+    others = {}
+    signs = {each.sign for each in insured}
+    for each in insured:
+        its = next(its for its in PAYERS.values() if its != PAYERS[each.payer_id])
+        if (patient_key(each.patient), each.member, its) in signs or random.random() > 0.2:
+            continue
+        coverage = _coverage(each, its)
+        resource_id = sandbox.add_by_hand("Coverage", coverage)
+        others[resource_id] = coverage
+    return others
+
+
+def _coverage(insurance: Insurance, organization: str) -> dict[str, Any]:
+    patient = {"reference": f"Patient/{patient_key(insurance.patient)}", "type": "Patient"}
+    return {
+        "identifier": [
+            {
+                "type": {
+                    "coding": [
+                        {
+                            "system": "http://terminology.hl7.org/CodeSystem/v2-0203",
+                            "code": "MB",
+                        }
+                    ]
+                },
+                "value": insurance.member,
+            }
+        ],
+        "status": "active",
+        "subscriber": patient,
+        "beneficiary": patient,
+        "relationship": {"coding": [{"code": "self"}]},
+        "period": {"start": "2026-01-01"},
+        "payor": [
+            {
+                "reference": f"Organization/{organization}",
+                "type": "Organization",
+                "display": f"Insurer {organization}",
+            }
+        ],
+        "order": 5,
+    }
+
+
+def _events(random: Random, style: str, night: int) -> list[str]:
+    if night == 0:
+        return random.choice(([], [], ["stopped"], ["faults"]))
+    mistakes = random.sample(MISTAKES[style], random.choice((0, 1, 1)))
+    return mistakes + random.sample(NEWS[style], random.choice((0, 1, 2)))
+
+
+def _ledgers(random: Random, payments: Sequence[Payment]) -> dict[str, list[Payment]]:
+    """One file or two; all of them match the feed's glob."""
+    at = random.randint(1, len(payments)) if len(payments) > 1 and random.random() < 0.3 else 0
+    if not at:
+        return {"ledger.csv": list(payments)}
+    return {"ledger-1.csv": list(payments[:at]), "ledger-2.csv": list(payments[at:])}
+
+
+def _delivered(
+    random: Random,
+    setting: Setting,
+    payments: Sequence[Payment],
+    new: Sequence[Payment],
+    last: Files,
+    events: Sequence[str],
+) -> Files:
+    """Tonight's files as they should be. An incremental delivery has new payments alone."""
+    rows = list(new if setting.style == "increment" else payments)
+    insured = list(last.insured)
+    if "removed" in events:
+        rows = [each for each in rows if random.random() < 0.7]
+        insured = [each for each in insured if random.random() < 0.7]
+    if "corrected" in events and setting.style == "ids":
+        rows = _corrected(random, rows)
+    if "insurance" in events and insured:
+        at = random.randrange(len(insured))
+        insured[at] = _changed(random, setting, insured, at)
+    return Files(_ledgers(random, rows), insured)
+
+
+def _corrected(random: Random, rows: Sequence[Payment]) -> list[Payment]:
+    at = random.randrange(len(rows)) if rows else -1
+    return [
+        replace(each, cents=each.cents + 100) if number == at else each
+        for number, each in enumerate(rows)
+    ]
+
+
+def _mistaken(
+    random: Random, setting: Setting, files: Files, last: Files, events: Sequence[str]
+) -> Files:
+    """The files as a mistake makes them."""
+    ledgers = {name: list(rows) for name, rows in files.ledgers.items()}
+    name = next(iter(ledgers))
+    if "gone" in events:
+        ledgers[name] = ledgers[name][1:]
+    if "corrected" in events and setting.style == "count":
+        ledgers[name] = _corrected(random, ledgers[name])
+    if "second name" in events:
+        ledgers["ledger-copy.csv"] = list(ledgers[name])
+    if "delivered twice" in events:
+        ledgers = {f"{old[:-4]}-again.csv": rows for old, rows in last.ledgers.items()}
+    return replace(files, ledgers=ledgers, is_torn="torn" in events, is_absent="absent" in events)
+
+
+def _changed(random: Random, setting: Setting, insured: Sequence[Insurance], at: int) -> Insurance:
+    """Another end, or another insurer, where nobody else of the patient has that one."""
+    before = insured[at]
+    other = next(each for each in PAYERS if each != before.payer_id)
+    after = replace(before, payer_id=other)
+    taken = {each.sign for each in insured}
+    if "payer" not in setting.coverage_key and after.sign not in taken and random.random() < 0.7:
+        return after
+    return replace(before, end=random.choice(("2026-11-30", "2026-12-31")))
+
+
+# One night ----------------------------------------------------------------------------------------
+
+
+async def _night(
+    story: Story,
+    books: Books,
+    world: World,
+    random: Random,
+    setting: Setting,
+    files: Files,
+    wrong: Files,
+    events: Sequence[str],
+) -> Setting:
+    """Run it to its end; what a run refuses is undone. Returns the setting for the next night."""
+    tonight = _reset(setting, events)
+    result = await _run(story, books, world, tonight, wrong, random, events)
+    if result is not None and result.exit_code not in FINISHED and result.failure is None:
+        result = await _run(story, books, world, tonight, wrong, random, ())  # resumed
+    if result is not None and result.failure is None:
+        _judge_end(story, books, world, result, wrong, setting)
+        return tonight
+    story.refusals += 1
+    result = await _run(story, books, world, setting, files, random, ())
+    if result is not None and result.failure is None:
+        _judge_end(story, books, world, result, files, setting)
+    return setting
+
+
+def _reset(setting: Setting, events: Sequence[str]) -> Setting:
+    """The setting as tonight's events make it."""
+    changes: dict[str, Any] = {}
+    if "key" in events:
+        changes["key"] = OTHER_KEYS[setting.style]
+    elif "key order" in events:
+        changes["key"] = setting.key[::-1]
+    if "renamed" in events:
+        changes["feed"] = "payments" if setting.feed == "ledger" else "ledger"
+    if "respelled" in events:
+        changes["is_respelled"] = not setting.is_respelled
+    return replace(setting, **changes)
+
+
+async def _run(
+    story: Story,
+    books: Books,
+    world: World,
+    setting: Setting,
+    files: Files,
+    random: Random,
+    events: Sequence[str],
+) -> engine.Result | None:
+    """One run; None: the configuration is refused."""
+    configure(world, setting)
+    write(world, files, setting)
+    story.runs += 1
+    before = len(_effects(world))
+    world.sandbox.set_faults(FAULTS if "faults" in events else Faults())
+    stop = asyncio.Event()
+    watch = asyncio.ensure_future(_stop_after(world, stop, before + random.randint(1, 4)))
+    if "stopped" not in events:
+        watch.cancel()
+    try:
+        result = await engine.run(world.job(), stop=stop)
+    except IngestError:
+        if len(_effects(world)) != before:
+            _violate(story, "a run that was refused has sent something")
+        return None
+    finally:
+        watch.cancel()
+        world.sandbox.settle()
+        world.sandbox.set_faults(Faults())
+    if result.failure is None or len(_effects(world)) > before:
+        for _, _, payment in files.payments():
+            books.presented.setdefault(payment.number, payment)
+    _judge_run(story, books, world, result, files)
+    return result
+
+
+async def _stop_after(world: World, stop: asyncio.Event, effects: int) -> None:
+    while len(_effects(world)) < effects:
+        await asyncio.sleep(0.001)
+    stop.set()
+
+
+def _effects(world: World) -> list[dict[str, Any]]:
+    return world.effects
+
+
+# The judge ----------------------------------------------------------------------------------------
+
+
+def _violate(story: Story, what: str) -> None:
+    story.violations.append(
+        f"seed {story.seed}, night {len(story.nights)} ({story.nights[-1]}): {what}"
+    )
+
+
+def created_by(summary: Mapping[str, Any]) -> Counter[str]:
+    """Rows and cents of payments that a report says Canvas took in that run."""
+    told: Counter[str] = Counter()
+    for feed in summary["feeds"]:
+        if feed["resource_type"] == "PaymentNotice":
+            told["rows"] += feed["dispositions"]["created"]
+            told["cents"] += _cents(feed["amount_usd"]["created"])
+    return told
+
+
+def warned_by(summary: Mapping[str, Any]) -> int:
+    """Payments that a report warns of as perhaps posted before, under another key."""
+    return sum(each["count"] for each in summary.get("warnings", ()) if "repeats" in each["rule"])
+
+
+def _cents(usd: str) -> int:
+    return int(Decimal(usd) * 100)
+
+
+def _judge_run(
+    story: Story, books: Books, world: World, result: engine.Result, files: Files
+) -> None:
+    """After every run, also one that failed: nothing is posted twice, and the reports add up."""
+    summary = result.summary
+    books.created += created_by(summary)
+    books.warned += warned_by(summary)
+    posted = [each for each in _effects(world) if each["resource_type"] == "PaymentNotice"]
+    story.effects = len(posted)
+    held = Counter(
+        (each["patient"], _cents(each["amount"]), each["claim"] or "") for each in posted
+    )
+    paid = Counter(each.sign for each in books.presented.values())
+    twice = sum((held - paid).values())
+    is_well = f"exit {result.exit_code}"
+    if twice > books.warned:
+        _violate(
+            story, f"{twice} payments posted that nobody made ({is_well}), {books.warned} warned of"
+        )
+    cents = sum(_cents(each["amount"]) for each in posted)
+    if (books.created["rows"], books.created["cents"]) != (len(posted), cents):
+        _violate(
+            story,
+            f"reports say {books.created['rows']} created, {books.created['cents']} cents, and Canvas "
+            f"took {len(posted)}, {cents} cents ({is_well})",
+        )
+    if (files.is_torn or files.is_absent) and result.exit_code == WELL:
+        _violate(story, "a file was torn or absent, and the run ended with 0")
+
+
+def _judge_end(
+    story: Story,
+    books: Books,
+    world: World,
+    result: engine.Result,
+    files: Files,
+    setting: Setting,
+) -> None:
+    """After the last run of a night, which was not refused: each row is where its report says."""
+    frame = result.frame
+    ends = {
+        (feed, file, row): (word, resource_id or "", rule or "")
+        for feed, file, row, word, resource_id, rule in frame.select(
+            "feed", "file", "row", "disposition", "resource_id", "rule"
+        ).iter_rows()
+    }
+    by_file = {(Path(file).name, row): end for (_, file, row), end in ends.items()}
+    owners = {} if setting.style == "count" else books.owners  # equal rows may change places
+    _judge_payments(story, owners, world, by_file, files)
+    _judge_coverages(story, world, by_file, files)
+    words = {word for word, _, _ in ends.values()}
+    if result.exit_code == WELL and words - SETTLED - {"duplicate"}:
+        _violate(story, f"exit 0, and rows are {', '.join(sorted(words))}")
+
+
+def _judge_payments(
+    story: Story,
+    owners: dict[str, int],
+    world: World,
+    ends: Mapping[tuple[str, int], tuple[str, str, str]],
+    files: Files,
+) -> None:
+    seen: Counter[int] = Counter()
+    duplicates: Counter[int] = Counter()
+    for name, row, payment in files.payments():
+        word, resource_id, _ = ends.get((name, row), ("lost", "", ""))
+        seen[payment.number] += 1
+        if word == "duplicate":
+            duplicates[payment.number] += 1
+        elif word == "lost":
+            _violate(story, f"{name}:{row} is in no report")
+        elif word in SETTLED:
+            owner = owners.setdefault(resource_id, payment.number)
+            if owner != payment.number:
+                _violate(story, f"payments {owner} and {payment.number} are one resource")
+            shown = world.sandbox.resource("PaymentNotice", resource_id)
+            if shown is None or _shown_sign(shown) != payment.sign:
+                _violate(story, f"payment {payment.number} is {word}, and Canvas holds another")
+    for number, count in duplicates.items():
+        if count >= seen[number]:
+            _violate(story, f"payment {number} is the duplicate of another one")
+
+
+def _shown_sign(notice: Mapping[str, Any]) -> tuple[str, int, str]:
+    claims = [
+        inner["valueReference"]["reference"].rpartition("/")[2]
+        for outer in notice.get("extension", ())
+        for inner in outer["extension"]
+    ]
+    patient = notice["request"]["reference"].rpartition("/")[2]
+    return patient, _cents(str(notice["amount"]["value"])), claims[0] if claims else ""
+
+
+def _judge_coverages(
+    story: Story,
+    world: World,
+    ends: Mapping[tuple[str, int], tuple[str, str, str]],
+    files: Files,
+) -> None:
+    for row, insurance in enumerate(files.insured, 1):
+        word, resource_id, _ = ends.get(("eligibility.csv", row), ("lost", "", ""))
+        if word == "lost":
+            _violate(story, f"eligibility.csv:{row} is in no report")
+        if word not in SETTLED:
+            continue
+        shown = world.sandbox.resource("Coverage", resource_id)
+        if shown is None or _shown_insurance(shown) != (*insurance.sign, "active", insurance.end):
+            _violate(story, f"coverage {insurance.number} is {word}, and Canvas holds another")
+
+
+def _shown_insurance(coverage: Mapping[str, Any]) -> tuple[str, ...]:
+    return (
+        coverage["beneficiary"]["reference"].rpartition("/")[2],
+        coverage["identifier"][0]["value"],
+        coverage["payor"][0]["reference"].rpartition("/")[2],
+        coverage["status"],
+        coverage["period"].get("end", ""),
+    )
+
+
+def _judge_hand(story: Story, sandbox: Sandbox, others: Mapping[str, dict[str, Any]]) -> None:
+    """What people entered for another insurer stays as they entered it."""
+    for resource_id, entered in others.items():
+        shown = sandbox.resource("Coverage", resource_id)
+        if shown is None or any(
+            shown.get(name) != entered[name] for name in ("status", "payor", "period", "identifier")
+        ):
+            _violate(story, f"another insurer's coverage {resource_id} was written over")
+
+
+def quiet() -> None:
+    """Keep the product's log lines and warnings out of what the judge prints."""
+    logging.disable(logging.CRITICAL)
+    warnings.simplefilter("ignore")
+
+
+def played(seed: int) -> Story:
+    """Play one scenario in a folder of its own."""
+    quiet()
+    with tempfile.TemporaryDirectory(dir=SCRATCH, prefix="nights-") as folder:
+        return asyncio.run(play(seed, Path(folder)))
