@@ -111,7 +111,7 @@ def payments_of(random: Random, first: int, count: int) -> list[Payment]:
 
 def insured_of(random: Random, key: Sequence[str]) -> list[Insurance]:
     """Up to one coverage a patient and insurer; two may share a member id where the key tells them apart."""
-    insured = []
+    insured: list[Insurance] = []
     for patient in range(PATIENTS):
         for order, payer_id in enumerate(random.sample(list(PAYERS), random.randint(0, 2)), 1):
             is_shared = "payer" in key and random.random() < 0.5
