@@ -52,7 +52,7 @@ from pipeline.stages.lookup import lookup
 from pipeline.stages.map import Mapping as RowMapping
 from pipeline.stages.read import origins, read
 from pipeline.stages.resolve import BUMPS, resolve
-from pipeline.stages.retire import REPORTED, retire
+from pipeline.stages.retire import REJECTED, REPORTED, Gone, RejectedRows, retire
 from pipeline.stages.validate import validate
 from pipeline.workers import Workers
 
@@ -103,7 +103,6 @@ class _Judged:
     """One feed, on its way into the plan."""
 
     meta: dict[str, Any]
-    unread: set[str] = field(default_factory=set)  # patients of rows that were rejected
     missing: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=MISSING))
     compared_with: str | None = None  # the run whose rows were looked for
 
@@ -265,7 +264,6 @@ class Planner:
             cents_read += made.cents
             self._progress.rows_read += made.rows
         self._writer.has(feed.name, len(parts))
-        unread = self._unread(feed) if feed.missing == "cancel" else set()
         columns = list(dict.fromkeys(name for source in sources for name in source.kept))
         return _Judged(
             {
@@ -281,8 +279,7 @@ class Planner:
                 "columns": columns,
                 "delimiter": sources[0].delimiter,
                 "salt": self._salt(feed),
-            },
-            unread,
+            }
         )
 
     def _mended(self, feed: Feed) -> list[str]:
@@ -309,12 +306,8 @@ class Planner:
             self._copies,
         )
 
-    def _unread(self, feed: Feed) -> set[str]:
-        """The patients of the rows that were rejected, "" among them where one could not be read."""
-        rejected = (texts_of(rows, feed)["patient"] for rows in self._writer.rejected(feed.name))
-        return {self._patient(value) for values in rejected for value in values.unique()}
-
     def _patient(self, value: str | None) -> str:
+        """Return the key of the patient that a sender's text names; "" if it is not known."""
         try:
             return self.crosswalks.patient.find(value) if value else ""
         except (Unknown, Ambiguous):
@@ -486,8 +479,7 @@ class Planner:
         """What is gone, in which turn all goes, and whether it may go at all."""
         self._progress.stage = "planning"
         self._enter_adopted()
-        for feed in self._coverages:
-            self._retire(feed)
+        self._retire()
         self._arrange()
         for feed in self._job.feeds:
             self._return_skipped(feed)
@@ -537,14 +529,22 @@ class Planner:
         for seq, key, shown, body in updates.iter_rows():
             yield seq, shown or before.get(key), body
 
-    def _retire(self, feed: Feed) -> None:
-        """The rows of the last complete run that are gone."""
+    def _retire(self) -> None:
+        """Judge the rows of the last complete run that are gone, once all rejected rows are known."""
+        found = {feed.name: gone for feed in self._coverages if (gone := self._gone(feed))}
+        rejected = self._rejected({lane for gone in found.values() for lane in gone.rows["lane"]})
+        for name, gone in found.items():
+            judged = self._judged[name]
+            judged.missing = retire(self._feeds[name], gone, rejected, self._sent)
+            judged.compared_with = gone.compared_with
+
+    def _gone(self, feed: Feed) -> Gone | None:
+        """Return the rows of the last complete run that are gone; None if the feed is not compared."""
         if feed.missing == "ignore" or feed.name in self._job.inputs:
-            return
-        judged = self._judged[feed.name]
+            return None
         runs = self._journal.last_complete(feed.name)
         if not runs:
-            return
+            return None
         before, open_ = self._keys_before(feed, runs), self._journal.open_cancels(feed.name)
         rows = self._writer.rows(feed.name)
         held, height = [self._journal.active(open_.clear())], 0
@@ -557,10 +557,22 @@ class Planner:
             today = groups.of_pass((part["key"] for part in rows.judged(["key"])), number, count)
             gone = candidates.to_frame("key").join(today.to_frame("key"), on="key", how="anti")
             held.append(self._journal.active(gone["key"]))
-        judged.missing = retire(
-            feed, pl.concat(held).sort("key"), height, set(open_), judged.unread, self._sent
-        )
-        judged.compared_with = runs[0]
+        return Gone(pl.concat(held).sort("key"), height, frozenset(open_), runs[0])
+
+    def _rejected(self, patients: set[str]) -> RejectedRows:
+        """Return the rejected rows of all coverage feeds that may be a missing one of these patients."""
+        rejected = RejectedRows()
+        if not patients:
+            return rejected
+        for feed in self._coverages:
+            files = [Path(source.origin).name for source in self.sources[feed.name]]
+            for rows, source in self._writer.rejected(feed.name):
+                self._check_stop()
+                texts = texts_of(source, feed).select("patient", "member_id")
+                lines = rows.hstack(texts).select(*REJECTED)
+                for line in lines.iter_rows():
+                    rejected.add(line, files, self._patient, patients)
+        return rejected
 
     def _keys_before(self, feed: Feed, runs: Sequence[str]) -> Callable[[], Iterator[pl.Series]]:
         """The keys of the last complete run, and of those after it that ended early; some at a time.

@@ -148,14 +148,19 @@ class PlanWriter:
         """So many parts of a feed's rows are written, and no more will be."""
         self._parts[feed] = parts
 
-    def rejected(self, feed: str) -> Iterator[pl.DataFrame]:
-        """The source's own columns (and SEQ) of the rows that validation turned away, part by part."""
+    def rejected(self, feed: str) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
+        """Yield the rejected rows part by part: file, row, lane and field, and the source's own columns.
+
+        A row that was skipped as unchanged has no source column yet, and its lane is known.
+        """
         is_rejected = pl.col("disposition") == Disposition.REJECTED.value
-        for part, rows in enumerate(self.rows(feed).written(["seq", "disposition"])):
-            seqs = rows.filter(is_rejected)["seq"]
-            if not seqs.is_empty():
+        for part, rows in enumerate(self.rows(feed).judged([*_REJECTED, "disposition"])):
+            mine = rows.filter(is_rejected).drop("disposition")
+            if not mine.is_empty():
                 source = pl.read_parquet(_path(self.folder, "source", feed, part), glob=False)
-                yield source.filter(pl.col(SEQ).is_in(seqs.implode()))
+                seqs = mine.select(pl.col("seq").alias(SEQ))
+                joined = seqs.join(source, on=SEQ, how="left", maintain_order="left")
+                yield mine.drop("seq"), joined.drop(SEQ)
 
     def rows(self, feed: str) -> "Rows":
         """What is written of a feed's rows by now."""
@@ -511,6 +516,7 @@ class Plan:
         ]
 
 
+_REJECTED: Final = ("seq", "file", "row", "lane", "field")
 _STANDING: Final = (Disposition.PENDING.value, Disposition.UNCHANGED.value)
 _IS_SENT: Final = (pl.col("disposition") == Disposition.PENDING.value) & (
     pl.col("interaction") != ""

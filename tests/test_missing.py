@@ -1,0 +1,131 @@
+"""Missing rows: what protects a coverage from being cancelled, and what the report says of it."""
+
+import csv
+
+import pytest
+
+from pipeline.engine import Result
+from tests.test_nightly import (
+    FEED,
+    MANY,
+    MakeWorld,
+    Row,
+    coverage,
+    enter,
+    gone,
+    held,
+    nightly,
+    rules,
+    write,
+)
+from tests.test_nightly_corners import CANCEL, two_feeds
+from tests.world import World, patient_key
+
+Cells = tuple[str, ...]
+
+
+def cells(row: Row) -> Cells:
+    number, member, order, end = row
+    return (patient_key(number), member, "self", "60054", str(order), "2026-01-01", end)
+
+
+def missing_lines(result: Result, feed: str = "eligibility") -> list[dict[str, str]]:
+    path = result.folder / f"missing-{feed}.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def status(world: World) -> dict[str, str]:
+    return {each["identifier"][0]["value"]: each["status"] for each in held(world)}
+
+
+# A rejected row of the patient -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rule", "more", "today"),
+    [
+        ("order|collides", "", [(0, "new", 1, ""), (0, "new2", 1, "")]),
+        ("row|contradicts", "", [(0, "new", 1, ""), (0, "new", 2, "")]),
+        ("row|ambiguous", "", [(0, "twice", 3, "2026-12-31")]),
+        ("row|changed", "update = false", [(0, "stays", 2, "2026-12-31")]),
+    ],
+)
+async def test_no_coverage_is_cancelled_of_a_patient_with_a_rejected_row(
+    make_world: MakeWorld, rule: str, more: str, today: list[Row]
+) -> None:
+    stays: Row = (0, "stays", 2, "")
+    world = await nightly(make_world, [*MANY, stays], more=f"{CANCEL}\n{more}")
+    for _ in range(2 if rule == "row|ambiguous" else 0):
+        enter(world, 0, "twice", 5)
+    write(world, [*MANY[1:], *([] if more else [stays]), *today])
+    result = await world.run()
+    assert rules(result).get(rule) == 1
+    assert gone(result) == {"rows": 1, "not_cancelled": 1}
+    assert coverage(world, "m0")["status"] == "active"
+    (line,) = missing_lines(result)
+    assert line["rule"] == "missing|unread"
+    assert f"eligibility.csv:{29 + (0 if more else 1) + len(today)} " in line["message"]
+
+
+@pytest.mark.parametrize("rejects", ["one", "two"])
+async def test_a_rejected_row_of_any_feed_protects_its_patient(
+    make_world: MakeWorld, rejects: str
+) -> None:
+    two: list[Row] = [(number, f"b{number}", 2, "") for number in range(30)]
+    world = await two_feeds(make_world, MANY, two, more=CANCEL)
+    wrong = (*cells((0, "new", 3, ""))[:5], "no day", "")
+    for name, rows in (("one", MANY[1:]), ("two", two)):
+        more = [wrong] if name == rejects else []
+        world.write_eligibility([*(cells(row) for row in rows), *more])
+        (world.folder / "eligibility.csv").rename(world.folder / f"{name}.csv")
+    result = await world.run()
+    assert gone(result) == {"rows": 1, "not_cancelled": 1}
+    assert f"{rejects}.csv:" in missing_lines(result, "one")[0]["message"]
+    assert coverage(world, "m0")["status"] == "active"
+
+
+# A rejected row of an unknown patient ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("member", "came_to", "rule"),
+    [
+        ("another", {"rows": 1, "cancelled": 1}, ""),
+        (" M0 ", {"rows": 1, "not_cancelled": 1}, "missing|unidentified"),
+        ("", {"rows": 1, "not_cancelled": 1}, "missing|unidentified"),
+    ],
+    ids=["another member", "the same member", "no member id"],
+)
+@pytest.mark.parametrize("patient", ["not a key!", ""], ids=["unreadable", "blank"])
+async def test_a_row_of_an_unknown_patient_protects_only_what_it_may_be(
+    make_world: MakeWorld, patient: str, member: str, came_to: dict[str, int], rule: str
+) -> None:
+    world = await nightly(make_world, MANY, more=CANCEL)
+    unknown = (patient, member, *cells(MANY[0])[2:])
+    world.write_eligibility([*(cells(row) for row in MANY[1:]), unknown])
+    result = await world.run()
+    assert (result.exit_code, gone(result)) == (3, came_to)
+    (line,) = missing_lines(result)
+    assert line["rule"] == rule
+    assert ("eligibility.csv:30 " in line["message"]) == bool(rule)
+    assert status(world)["m0"] == ("active" if rule else "cancelled")
+
+
+async def test_a_patient_that_the_crosswalk_does_not_know_is_unknown(
+    make_world: MakeWorld,
+) -> None:
+    world = await make_world(patients=40)
+    lines = [f"P{number},{patient_key(number)}" for number in range(30)]
+    (world.folder / "patients.csv").write_text("\n".join(["name,id", *lines]) + "\n")
+    table = '[references.patient]\nhow = "file"\npath = "patients.csv"\nfrom = "name"\nto = "id"\n'
+    world.write_config(feeds=table + FEED.format(more=CANCEL))
+    named: list[Cells] = [(f"P{row[0]}", *cells(row)[1:]) for row in MANY]
+    world.write_eligibility(named)
+    assert (await world.run()).exit_code == 0
+    world.write_eligibility([*named[1:], ("P99", *cells((0, "m99", 1, ""))[1:])])
+    result = await world.run()
+    assert gone(result) == {"rows": 1, "cancelled": 1}
+    assert status(world)["m0"] == "cancelled"
