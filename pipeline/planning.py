@@ -12,6 +12,7 @@ import itertools
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC
 from functools import partial
@@ -105,6 +106,7 @@ class _Judged:
     meta: dict[str, Any]
     missing: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=MISSING))
     compared_with: str | None = None  # the run whose rows were looked for
+    is_short: bool = False  # there are fewer files than in the last complete run
 
 
 class Planner:
@@ -136,6 +138,7 @@ class Planner:
         self._unknown: Orders = {}  # coverages that Canvas holds and no row has
         self._displaced: list[str] = []
         self._reordered: list[str] = []
+        self._notices: list[dict[str, Any]] = []  # rule, feed, count and message of what to look at
         self._again: dict[str, list[pl.DataFrame]] = {}  # source rows that were skipped at first
         self._unasked = 0  # patients of whom Canvas may hold something that no row has
         self._readings: dict[str, Reading] = {}
@@ -234,6 +237,7 @@ class Planner:
         self._progress.stage = "reading"
         for feed in self._job.feeds:
             self._judged[feed.name] = self._read(feed)
+            self._count_files(feed)
         self._progress.stage = "planning"
         files = {
             name: [Path(file["path"]).name for file in judged.meta["files"]]
@@ -281,6 +285,33 @@ class Planner:
                 "salt": self._salt(feed),
             }
         )
+
+    def _count_files(self, feed: Feed) -> None:
+        """Note if the feed has fewer files than in its last complete run.
+
+        The same files again have the same verdict, so that running again after it changes nothing.
+        """
+        runs = self._journal.last_complete(feed.name)
+        if not runs or feed.name in self._job.inputs:
+            return
+        judged, before = self._judged[feed.name], self._journal.files_of(runs[0], feed.name)
+        with suppress(PlanError, KeyError):
+            last = Plan.open(self._job.state_dir / "plans" / runs[0]).meta["feeds"][feed.name]
+            if _contents(last["files"]) == _contents(judged.meta["files"]):
+                before = last["files_before"]
+        judged.meta["files_before"] = before
+        count = len(judged.meta["files"])
+        judged.is_short = before is not None and count < before
+        if judged.is_short:
+            self._notices.append(
+                {
+                    "rule": "files|fewer",
+                    "feed": feed.name,
+                    "count": before - count,
+                    "message": f"{_files(count)} for feed {feed.name}, {before:,} in its last complete run: "
+                    f"check that the sender delivered all of them",
+                }
+            )
 
     def _mended(self, feed: Feed) -> list[str]:
         """The runs whose rejects a feed's files are. Raises InputError where they cannot be taken alone."""
@@ -500,6 +531,7 @@ class Planner:
                 "concurrency": self._job.upload.concurrency,
                 "displaced": self._displaced,
                 "reordered": self._reordered,
+                "notices": self._notices,
             },
         )
         guard(self._job, metas, self._said, self._journal.last_feed)
@@ -507,7 +539,7 @@ class Planner:
         self._journal.enter_feeds(
             self._run_id,
             [
-                (name, meta["rows_read"], meta["cents_read"])
+                (name, meta["rows_read"], meta["cents_read"], len(meta["files"]))
                 for name, meta in metas.items()
                 if name not in self._job.inputs
             ],
@@ -557,7 +589,13 @@ class Planner:
             today = groups.of_pass((part["key"] for part in rows.judged(["key"])), number, count)
             gone = candidates.to_frame("key").join(today.to_frame("key"), on="key", how="anti")
             held.append(self._journal.active(gone["key"]))
-        return Gone(pl.concat(held).sort("key"), height, frozenset(open_), runs[0])
+        return Gone(
+            rows=pl.concat(held).sort("key"),
+            before=height,
+            open_=frozenset(open_),
+            compared_with=runs[0],
+            is_short=self._judged[feed.name].is_short,
+        )
 
     def _rejected(self, patients: set[str]) -> RejectedRows:
         """Return the rejected rows of all coverage feeds that may be a missing one of these patients."""
@@ -805,6 +843,14 @@ _TURNED: Final = {
     "is_forced": pl.Boolean,
     "moves_unknown": pl.Boolean,
 }
+
+
+def _contents(files: Sequence[Mapping[str, Any]]) -> list[str]:
+    return sorted(file["sha256"] for file in files)
+
+
+def _files(count: int) -> str:
+    return "1 file" if count == 1 else f"{count:,} files"
 
 
 def _hashes(lanes: pl.Series) -> pl.Series:

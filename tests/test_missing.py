@@ -4,7 +4,9 @@ import csv
 
 import pytest
 
+from pipeline import engine
 from pipeline.engine import Result
+from pipeline.views.terminal import summary_text
 from tests.test_nightly import (
     FEED,
     MANY,
@@ -19,7 +21,7 @@ from tests.test_nightly import (
     write,
 )
 from tests.test_nightly_corners import CANCEL, two_feeds
-from tests.world import World, patient_key
+from tests.world import LEDGER_ONLY, World, patient_key
 
 Cells = tuple[str, ...]
 
@@ -129,3 +131,57 @@ async def test_a_patient_that_the_crosswalk_does_not_know_is_unknown(
     result = await world.run()
     assert gone(result) == {"rows": 1, "cancelled": 1}
     assert status(world)["m0"] == "cancelled"
+
+
+# Fewer files than the last time ------------------------------------------------------------------
+
+
+def write_parts(world: World, parts: dict[str, list[Row]]) -> None:
+    """Deliver these files, and no other."""
+    for path in world.folder.glob("part-*.csv"):
+        path.unlink()
+    for name, rows in parts.items():
+        write(world, rows)
+        (world.folder / "eligibility.csv").rename(world.folder / f"part-{name}.csv")
+
+
+async def test_with_fewer_files_than_the_last_time_nothing_is_cancelled(
+    make_world: MakeWorld,
+) -> None:
+    world = await make_world(patients=40)
+    world.write_config(feeds=FEED.format(more=CANCEL).replace("eligibility.csv", "part-*.csv"))
+    write_parts(world, {"a": MANY[:15], "b": MANY[15:29], "c": MANY[29:]})
+    first = await world.run()
+    assert (first.exit_code, first.summary["warnings"]) == (0, [])
+    write_parts(world, {"a": MANY[:15], "b": MANY[15:29]})
+    assert len((await engine.plan(world.job())).summary["warnings"]) == 1
+    for _ in range(2):  # running it again, or after a plan, is not the next delivery
+        result = await world.run()
+        assert (result.exit_code, gone(result)) == (3, {"rows": 1, "not_cancelled": 1})
+        assert missing_lines(result)[0]["rule"] == "missing|files"
+        (warning,) = result.summary["warnings"]
+        assert (warning["rule"], warning["feed"], warning["count"]) == (
+            "files|fewer",
+            "eligibility",
+            1,
+        )
+        assert "2 files for feed eligibility, 3 in its last complete run" in warning["message"]
+        assert warning["message"] in summary_text(result.summary, "reports", "config.toml")
+        assert "3 in its last complete run" in (result.folder / "report.html").read_text()
+    write_parts(world, {"a": [*MANY[:15], (35, "m35", 1, "")], "b": MANY[15:29]})
+    result = await world.run()
+    assert (result.exit_code, gone(result)) == (0, {"rows": 1, "cancelled": 1})
+    assert result.summary["warnings"] == []
+
+
+async def test_fewer_files_of_a_ledger_are_a_warning(make_world: MakeWorld) -> None:
+    world = await make_world(patients=5)
+    world.write_config(feeds=LEDGER_ONLY.replace("ledger.csv", "day-*.csv"))
+    for day in range(3):
+        rows = [(f"T{day}{number}", patient_key(number), "5.00", "") for number in range(5)]
+        world.write_ledger(rows, f"day-{day}.csv")
+    assert (await world.run()).exit_code == 0
+    (world.folder / "day-0.csv").unlink()
+    result = await world.run()
+    assert result.exit_code == 0
+    assert [each["rule"] for each in result.summary["warnings"]] == ["files|fewer"]

@@ -697,11 +697,11 @@ class Journal:
 
         self._write_now(finish)
 
-    def enter_feeds(self, run_id: str, totals: Iterable[tuple[str, int, int]]) -> None:
-        """Enter (feed, rows read, cents read) of a run that passed its guards."""
+    def enter_feeds(self, run_id: str, totals: Iterable[tuple[str, int, int, int]]) -> None:
+        """Enter (feed, rows read, cents read, number of files) of a run that passed its guards."""
         lines = [
-            {"run_id": run_id, "feed": feed, "rows_read": rows, "cents_read": cents}
-            for feed, rows, cents in totals
+            {"run_id": run_id, "feed": feed, "rows_read": rows, "cents_read": cents, "files": files}
+            for feed, rows, cents, files in totals
         ]
         self._write_now(lambda: [self._execute("enter_feed", line) for line in lines])
 
@@ -709,6 +709,12 @@ class Journal:
         """Rows and cents that a feed's files held in the last run that passed its guards."""
         line = self._read(lambda: self._execute("last_feed", {"feed": feed}).fetchone())
         return None if line is None else (int(line[0]), int(line[1]))
+
+    def files_of(self, run_id: str, feed: str) -> int | None:
+        """Return the number of files that a feed had in a run; None if it is not known."""
+        asked = {"run_id": run_id, "feed": feed}
+        line = self._read(lambda: self._execute("files_of", asked).fetchone())
+        return None if line is None or line[0] is None else int(line[0])
 
     def last_complete(self, feed: str) -> list[str]:
         """The last run that sent all it could of a feed's whole files, and those that ended early since."""

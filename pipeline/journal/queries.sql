@@ -337,12 +337,16 @@ INSERT INTO run (run_id, command, started_at) VALUES (:run_id, 'lost', '') ON CO
 SELECT run_id FROM run ORDER BY rowid DESC LIMIT 1;
 
 -- name: enter_feed
-INSERT INTO run_feed (run_id, feed, rows_read, cents_read) VALUES (:run_id, :feed, :rows_read, :cents_read)
+INSERT INTO run_feed (run_id, feed, rows_read, cents_read, files) VALUES (:run_id, :feed, :rows_read, :cents_read, :files)
 ON CONFLICT DO NOTHING;
 
 -- name: last_feed
 -- What the feed's files held in the last run that passed its guards.
 SELECT rows_read, cents_read FROM run_feed WHERE feed = :feed ORDER BY rowid DESC LIMIT 1;
+
+-- name: files_of
+-- The number of files that a feed had in a run.
+SELECT files FROM run_feed WHERE run_id = :run_id AND feed = :feed;
 
 -- name: last_complete
 -- The last run that came to its end with a feed's whole files, and those after it that did not.

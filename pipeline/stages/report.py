@@ -414,6 +414,7 @@ def _summary(
         "config_sha256": facts.config_sha256,
         "patients_unasked": 0 if plan is None else plan.meta.get("patients_unasked", 0),
         "balanced": plan is not None and all(line["balanced"] for line in lines),
+        "warnings": [] if plan is None else [*plan.meta.get("notices", [])],
         "in_doubt_elsewhere": elsewhere,
         "recovered": {
             "found": recovered.get("found", 0),

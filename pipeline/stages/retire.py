@@ -1,8 +1,8 @@
 """Decide which coverages to cancel among the rows of the last complete run that are gone from today's files.
 
-Pure. A coverage is cancelled only if nothing speaks against it. These do: more rows are gone than
-`missing_max` allows; a rejected row may be this coverage under another key; its last write is not
-settled; what was sent is no longer known.
+Pure. A coverage is cancelled only if nothing speaks against it. These do: there are fewer files than
+the last time; more rows are gone than `missing_max` allows; a rejected row may be this coverage under
+another key; its last write is not settled; what was sent is no longer known.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -34,12 +34,14 @@ class Gone:
         before: The number of rows that they are gone from.
         open_: The keys of those that an earlier run was to cancel already.
         compared_with: The last complete run.
+        is_short: The feed has fewer files than in that run.
     """
 
     rows: pl.DataFrame
     before: int
     open_: Collection[str]
     compared_with: str
+    is_short: bool
 
 
 @dataclass(slots=True)
@@ -99,13 +101,14 @@ def retire(feed: Feed, gone: Gone, rejected: RejectedRows, sent: Sent) -> pl.Dat
     if feed.missing_share_max is not None:
         most = int(feed.missing_share_max * gone.before)
     new = gone.rows.filter(~pl.col("key").is_in(list(gone.open_))).height
-    guarded = feed.missing == "cancel" and new > most
-    bodies = sent(gone.rows) if feed.missing == "cancel" and not guarded else {}
+    is_held = gone.is_short or new > most
+    bodies = sent(gone.rows) if feed.missing == "cancel" and not is_held else {}
     lines: list[tuple[str | bytes | None, ...]] = []
     for key, lane, resource_id, state in gone.rows.select(
         "key", "lane", "resource_id", "state"
     ).iter_rows():
-        why = _why_not(feed, lane, state, rejected, bodies.get(key), guarded=guarded)
+        body = bodies.get(key)
+        why = _why_not(feed, lane, state, rejected, body, is_short=gone.is_short, is_held=is_held)
         if why:
             lines.append((key, lane, resource_id, "", *why, "", "", None))
             continue
@@ -123,7 +126,8 @@ def _why_not(
     rejected: RejectedRows,
     body: bytes | None,
     *,
-    guarded: bool,
+    is_short: bool,
+    is_held: bool,
 ) -> tuple[str, str] | None:
     """Return the rule and the message if a coverage is not cancelled."""
     if feed.missing != "cancel":
@@ -132,7 +136,13 @@ def _why_not(
     unidentified = rejected.like(body) if body else ""
     reasons = (
         (
-            guarded,
+            is_short,
+            "files",
+            "there are fewer files than in the last complete run, and a row of one that is not there is not gone; "
+            "check that the sender delivered all files",
+        ),
+        (
+            is_held,
             "too-many",
             "more rows are gone than missing_max allows; check that the file is complete",
         ),

@@ -170,7 +170,9 @@ def next_steps(
             f"  canvas-ingest run {config} --feed {returned[0]} --input {returned[0]}={mended}"
         )
     if code == 3 and is_kept(summary):  # noqa: PLR2004 - not cancelled
-        steps.append(f"Next: see {folder}/missing-*.csv; if the file is right, raise missing_max.")
+        steps.append(
+            f"Next: see {folder}/missing-*.csv for why each coverage was not cancelled, and what to do."
+        )
     if summary["command"] == "plan" and code in {0, 3}:
         steps += [
             "Next, to carry out exactly this:",

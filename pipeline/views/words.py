@@ -78,6 +78,7 @@ def notes(summary: Mapping[str, Any]) -> list[str]:
     """What is to be known beside the counts, in sentences."""
     is_plan = summary["command"] == "plan"
     told = [note for feed in summary["feeds"] for note in _feed_notes(feed, is_plan=is_plan)]
+    told += [f"Warning: {each['message']}." for each in summary["warnings"]]
     unasked = summary["patients_unasked"]
     if unasked:
         told.append(
