@@ -40,11 +40,12 @@ from pipeline.job import Job, Progress, Reference, References
 from pipeline.journal.journal import Journal
 from pipeline.parts import Brief, make_part, numbers_of, parts_of, with_drafts
 from pipeline.plans import KEPT, MISSING, SEQ, VERDICT_SCHEMA, Plan, PlanWriter, look_up
+from pipeline.ranks import can_be_last
 from pipeline.records import ADOPTED, Disposition, Draft, Intent, Interaction, Stage
 from pipeline.sending import Sending
 from pipeline.stages import arrange as arranging
 from pipeline.stages.adopt import Adopted, Row, Shown, adopt
-from pipeline.stages.arrange import arrange, lanes_to_arrange
+from pipeline.stages.arrange import Turn, arrange, lanes_to_arrange
 from pipeline.stages.compare import Pair, compare
 from pipeline.stages.expect import expect
 from pipeline.stages.fetch import fetch
@@ -511,6 +512,10 @@ class Planner:
         self._progress.stage = "planning"
         self._enter_adopted()
         self._retire()
+        meant = [
+            judged.missing.filter(pl.col("interaction") != "") for judged in self._judged.values()
+        ]
+        self._cancels = pl.concat(meant).select("key", "lane")
         self._arrange()
         for feed in self._job.feeds:
             self._return_skipped(feed)
@@ -680,16 +685,52 @@ class Planner:
             for name, frame in standing.items()
         }
         arranged = arrange(rows, before)
-        ended = [judged.missing["lane"] for judged in self._judged.values()]
         self._displaced += arranged.displaced
         self._reordered += arranged.reordered
-        self._reordered += set(pl.concat(ended)).intersection(lanes)
+        first = self._order_cancels(pile, arranged.turns, before, ranks)
+        self._reordered += first.intersection(lanes)
         lines = [
             (turn.feed, turn.seq, turn.slot, turn.is_forced, turn.moves_unknown)
             for turn in arranged.turns
             if turn.slot != turn.seq or turn.is_forced or turn.moves_unknown
         ]
         return pl.DataFrame(lines, schema=_TURNED, orient="row")
+
+    def _order_cancels(
+        self, pile: pl.DataFrame, turns: Sequence[Turn], before: Orders, ranks: pl.DataFrame
+    ) -> set[str]:
+        """Have the cancellations of some patients go last where no write needs their order.
+
+        Returns:
+            The patients of whom a cancellation stays in front of the writes.
+        """
+        slots = pl.DataFrame(
+            [(turn.feed, turn.seq, turn.slot) for turn in turns],
+            schema={"feed": pl.String, "seq": pl.UInt32, "slot": pl.UInt32},
+            orient="row",
+        )
+        at = {feed.name: number for number, feed in enumerate(self._coverages)}
+        going = (
+            pile.join(slots, on=["feed", "seq"], how="left")
+            .filter((pl.col("interaction") != "") | pl.col("slot").is_not_null())
+            .sort(pl.col("feed").replace_strict(at), pl.coalesce("slot", "seq"))
+        )
+        order = pl.when("active").then("order")
+        writes: dict[str, list[tuple[str, int | None]]] = {}
+        for lane, key, rank in going.select("lane", "key", order).iter_rows():
+            writes.setdefault(lane, []).append((key, rank))
+        cancels = self._cancels.join(ranks.select("key", "rank", "displaced"), on="key")
+        last, first = set[str](), set[str]()
+        for (lane,), mine in cancels.group_by("lane"):
+            # The order of one that was moved is not known for sure: it goes first.
+            gone = dict(mine.filter(displaced=0).select("key", "rank").iter_rows())
+            last |= can_be_last(before.get(str(lane), {}), gone, writes.get(str(lane), []))
+            if not last.issuperset(mine["key"]):
+                first.add(str(lane))
+        for judged in self._judged.values():
+            is_last = pl.col("is_last") | pl.col("key").is_in(list(last))
+            judged.missing = judged.missing.with_columns(is_last.alias("is_last"))
+        return first
 
     def _lanes_in_question(self) -> pl.Series:
         """The patients whose turns may matter, by their hashes: a superset of `lanes_to_arrange`.
@@ -722,11 +763,7 @@ class Planner:
 
     def _before(self, ranks: pl.DataFrame, rows: pl.DataFrame) -> Orders:
         """The orders that Canvas holds, but for those that are to be cancelled: they go first."""
-        cancelled = {
-            key
-            for judged in self._judged.values()
-            for key in judged.missing.filter(pl.col("interaction") != "")["key"]
-        }
+        cancelled = set(self._cancels["key"])
         before: Orders = {
             lane: dict(self._unknown[lane])
             for lane in rows["lane"].unique()

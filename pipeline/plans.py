@@ -368,7 +368,8 @@ class Plan:
     def missing(self, feed: str) -> pl.DataFrame:
         """The rows of the last complete run that are gone (`MISSING`)."""
         path = self.folder / f"missing-{feed}.parquet"
-        return pl.read_parquet(path, glob=False) if path.exists() else pl.DataFrame(schema=MISSING)
+        gone = pl.read_parquet(path, glob=False) if path.exists() else pl.DataFrame()
+        return _as(gone, MISSING).with_columns(pl.col("is_last").fill_null(value=False))
 
     def changes(self, feed: str) -> Iterator[pl.DataFrame]:
         """What its updates would change (`CHANGES`), with file and row of each, part by part."""
@@ -387,7 +388,8 @@ class Plan:
         for feed in self.meta["feeds"]:
             digest.update(feed.encode())
             gone = self.missing(feed).filter(pl.col("interaction") != "").sort("key")
-            digest.update(gone.select("key", "resource_id", "fingerprint").write_csv().encode())
+            columns = ("key", "resource_id", "fingerprint", "is_last")
+            digest.update(gone.select(columns).write_csv().encode())
             for rows in self.rows(feed):
                 sent = rows.filter(pl.col("disposition") == Disposition.PENDING.value)
                 digest.update(sent.select(_DONE).write_csv(include_header=False).encode())
@@ -469,10 +471,15 @@ class Plan:
         for rows in self._rows(feed).where(is_sent, ["lane"]):
             yield rows["lane"]
 
-    def cancels(self, feed: str) -> list[Intent]:
-        """What is gone from the file and is cancelled."""
+    def cancels(self, feed: str, *, is_last: bool | None = None) -> list[Intent]:
+        """Return what is gone from the file and is cancelled: all, or only what goes last or first."""
         gone = self.missing(feed).filter(pl.col("interaction") != "")
-        return [] if gone.is_empty() else self._intents(_as_rows_to_send(gone), feed, "Coverage")
+        if is_last is not None:
+            gone = gone.filter(pl.col("is_last") == is_last)
+        if gone.is_empty():
+            return []
+        intents = self._intents(_as_rows_to_send(gone), feed, "Coverage")
+        return [intent._replace(is_cancel=True) for intent in intents]
 
     def kept(self, feed: str) -> list[str]:
         """The keys of rows that are unchanged, and are written again all the same."""
@@ -566,6 +573,7 @@ MISSING: Final = {
     "fingerprint": pl.String,
     "likeness": pl.String,
     "body": pl.Binary,
+    "is_last": pl.Boolean,  # it goes behind the patient's other writes, for none needs its order
 }
 
 

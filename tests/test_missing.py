@@ -1,11 +1,21 @@
 """Missing rows: what protects a coverage from being cancelled, and what the report says of it."""
 
 import csv
+from collections.abc import Callable
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline import engine
 from pipeline.engine import Result
+from pipeline.lanes import Lanes
+from pipeline.partitions import _left
+from pipeline.plans import Plan
+from pipeline.ranks import after, can_be_last
+from pipeline.records import Intent, Interaction
+from pipeline.sandbox import Faults
+from pipeline.sending import intents_of
 from pipeline.views.terminal import summary_text
 from tests.test_nightly import (
     FEED,
@@ -17,6 +27,7 @@ from tests.test_nightly import (
     gone,
     held,
     nightly,
+    orders,
     rules,
     write,
 )
@@ -185,3 +196,161 @@ async def test_fewer_files_of_a_ledger_are_a_warning(make_world: MakeWorld) -> N
     result = await world.run()
     assert result.exit_code == 0
     assert [each["rule"] for each in result.summary["warnings"]] == ["files|fewer"]
+
+
+# A replacement that is not written ---------------------------------------------------------------
+
+
+def unpayable(row: Row) -> Cells:
+    """Cells of a row that Canvas refuses, for it does not know the payer."""
+    return (*cells(row)[:3], "99999", *cells(row)[4:])
+
+
+async def replaced(make_world: MakeWorld, order: int, replacement: Callable[[Row], Cells]) -> World:
+    """A night after which patient 0's second coverage, `old`, gave way to `new` with that order."""
+    world = await nightly(make_world, [*MANY, (0, "old", 2, "")], more=CANCEL)
+    world.write_eligibility([*(cells(row) for row in MANY), replacement((0, "new", order, ""))])
+    return world
+
+
+async def test_what_a_refused_row_may_replace_is_not_cancelled(make_world: MakeWorld) -> None:
+    world = await replaced(make_world, 3, unpayable)
+    for _ in range(2):
+        result = await world.run()
+        assert (result.exit_code, gone(result)) == (3, {"rows": 1, "not_cancelled": 1})
+        (line,) = missing_lines(result)
+        assert line["rule"] == "missing|unreplaced"
+        assert line["replacement"] == "eligibility.csv:31 refused"
+        assert line["message"].startswith(
+            "not cancelled: eligibility.csv:31 of the same patient was refused"
+        )
+        assert status(world)["old"] == "active"
+    again = await engine.report_again(world.job(), result.run_id)
+    assert missing_lines(again) == [line]
+    with engine.open_journal(world.job()) as journal:
+        plan = Plan.open(world.folder / "state" / "plans" / result.run_id)
+        left = _left(intents_of(world.job(), plan), journal, result.run_id)
+        assert [intent for batch in left for intent in batch] == [], (
+            "no worker that takes over cancels it"
+        )
+    world.write_eligibility([cells(row) for row in [*MANY, (0, "new", 3, "")]])
+    assert gone(await world.run()) == {"rows": 1, "cancelled": 1}
+    assert (status(world)["new"], status(world)["old"]) == ("active", "cancelled")
+
+
+async def test_a_coverage_is_cancelled_behind_its_replacement(make_world: MakeWorld) -> None:
+    world = await replaced(make_world, 3, cells)
+    result = await world.run()
+    assert (result.exit_code, gone(result)) == (0, {"rows": 1, "cancelled": 1})
+    assert [effect["interaction"] for effect in world.effects][-2:] == ["create", "update"]
+    assert missing_lines(result)[0]["replacement"] == "eligibility.csv:31 created"
+    assert orders(world, 0) == {"m0": 1, "new": 3}
+
+
+async def test_a_cancellation_that_had_to_go_first_names_the_replacement_that_was_refused(
+    make_world: MakeWorld,
+) -> None:
+    world = await replaced(make_world, 2, unpayable)
+    result = await world.run()
+    assert result.exit_code == 3
+    assert gone(result) == {"rows": 1, "cancelled": 1, "cancelled_without_replacement": 1}
+    (line,) = missing_lines(result)
+    assert (line["outcome"], line["replacement"]) == ("cancelled", "eligibility.csv:31 refused")
+    (warning,) = result.summary["warnings"]
+    assert (warning["rule"], warning["feed"], warning["count"]) == (
+        "missing|unreplaced",
+        "eligibility",
+        1,
+    )
+    assert "1 coverage of eligibility was cancelled" in summary_text(
+        result.summary, "reports", "config.toml"
+    )
+
+
+async def test_what_a_row_in_doubt_may_replace_is_not_cancelled(make_world: MakeWorld) -> None:
+    world = await replaced(make_world, 3, cells)
+    world.write_config(feeds=FEED.format(more=CANCEL), resend_absent="none")
+    world.sandbox.set_faults(Faults(lose_before=1.0, applies_to="writes"))
+    result = await world.run()
+    assert (result.exit_code, gone(result)) == (4, {"rows": 1, "pending": 1})
+    assert missing_lines(result)[0]["replacement"] == "eligibility.csv:31 in doubt"
+    assert status(world)["old"] == "active"
+
+
+async def test_a_plan_names_the_rows_beside_a_cancellation(make_world: MakeWorld) -> None:
+    world = await replaced(make_world, 3, cells)
+    result = await engine.plan(world.job())
+    assert (result.exit_code, gone(result)) == (0, {"rows": 1, "pending": 1})
+    assert missing_lines(result)[0]["replacement"] == "eligibility.csv:31 pending"
+    assert result.summary["warnings"] == []
+
+
+@pytest.mark.parametrize(
+    ("before", "gone_", "written", "last"),
+    [
+        ({"a": 1}, {"c": 2}, [], {"c"}),
+        ({"a": 1}, {"c": 2}, [("n", 3)], {"c"}),
+        ({"a": 1}, {"c": 2}, [("n", 2)], set()),
+        ({"a": 1}, {"c": 2}, [("n", 1)], set()),
+        ({"a": 1}, {"c": 3}, [("n", 1)], {"c"}),
+        ({"a": 1, "b": 2}, {"c": 3}, [("n", 1)], set()),
+        ({"a": 1, "b": 2}, {"c": 5}, [("n", 1)], {"c"}),
+        ({}, {"c": 5}, [("n", 5)], set()),
+        ({"a": 1, "b": 2, "d": 3, "e": 4}, {"c": 5}, [("n", 1)], set()),
+        ({"a": 1}, {"c": 2, "d": 4}, [("n", 2)], {"d"}),
+        ({"a": 1}, {"c": 2, "d": 3}, [("n", 2)], {"d"}),
+        ({"a": 1}, {"c": 2}, [("a", None), ("n", 1)], {"c"}),
+        ({"a": 1, "b": 3}, {"c": 2}, [("a", 3), ("b", 1)], {"c"}),
+    ],
+)
+def test_a_cancellation_goes_last_only_if_no_write_touches_its_order(
+    before: dict[str, int],
+    gone_: dict[str, int],
+    written: list[tuple[str, int | None]],
+    last: set[str],
+) -> None:
+    assert can_be_last(before, gone_, written) == last
+
+
+@given(
+    st.dictionaries(st.sampled_from("abc"), st.integers(1, 5)),
+    st.dictionaries(st.sampled_from("xyz"), st.integers(1, 5)),
+    st.lists(st.tuples(st.sampled_from("abcno"), st.integers(1, 5) | st.none()), max_size=4),
+)
+def test_orders_end_the_same_with_cancellations_last(
+    before: dict[str, int], gone_: dict[str, int], written: list[tuple[str, int | None]]
+) -> None:
+    def end(orders: dict[str, int]) -> dict[str, int]:
+        for key, order in written:
+            if order is None:
+                orders.pop(key, None)
+            else:
+                orders = after(orders, key, order)
+        return orders
+
+    last = can_be_last(before, gone_, written)
+    late = end({**before, **{key: gone_[key] for key in last}})
+    assert {key: late[key] for key in last} == {key: gone_[key] for key in last}
+    assert {key: order for key, order in late.items() if key not in last} == end({**before})
+
+
+def intent(key: str, lane: str = "p", *, is_cancel: bool = False) -> Intent:
+    made = Intent(key, "f", "Coverage", Interaction.UPDATE, lane, b"", "", None, "", "", "r")
+    return made._replace(is_cancel=is_cancel)
+
+
+def test_behind_a_refused_coverage_the_patients_cancellations_are_dropped() -> None:
+    lanes = Lanes()
+    queue = [intent("a"), intent("c", is_cancel=True), intent("b"), intent("o", "other")]
+    assert all(lanes.offer(each) for each in queue)
+    (first, other) = lanes.take(2)
+    assert lanes.refused(first) == 1
+    assert lanes.refused(other) == 0
+    assert not lanes.offer(intent("d", is_cancel=True))
+    assert lanes.offer(intent("e", "third", is_cancel=True))
+    assert [each.key for each in lanes.take(5)] == ["b", "e"]
+    assert lanes.refused(intent("e", "third", is_cancel=True)) == 0
+    assert lanes.offer(intent("g", "third", is_cancel=True)), "a cancellation replaces nothing"
+    lanes.ended(queue[2])
+    lanes.ended(lanes.take(1)[0])
+    assert (lanes.is_empty, len(lanes)) == (True, 0)

@@ -68,6 +68,9 @@ _RANKS_SCHEMA: Final = {
     "resource_id": pl.String,
     "rank": pl.Int64,
     "state": pl.String,
+    "displaced": pl.Int64,
+    "held_at": pl.String,
+    "sent_at": pl.String,
 }
 _ACTIVE_SCHEMA: Final = dict.fromkeys(
     ("key", "feed", "lane", "resource_id", "held", "held_run", "state"), pl.String
@@ -585,7 +588,7 @@ class Journal:
         )
 
     def ranks(self, lanes: pl.Series) -> pl.DataFrame:
-        """The coverages of these patients by our books: lane, key, feed, resource_id, rank, state."""
+        """Return the coverages of these patients as the journal has them (_RANKS_SCHEMA)."""
         return self._frame("ranks", lanes, _RANKS_SCHEMA, "lanes")
 
     def active(self, keys: pl.Series) -> pl.DataFrame:

@@ -156,7 +156,7 @@ SELECT key, held_at FROM write WHERE key IN (SELECT value FROM json_each(:keys))
 
 -- name: ranks
 -- The coverages that these patients have by our books: those that are active have a rank.
-SELECT lane, key, feed, resource_id, held_rank, state FROM write
+SELECT lane, key, feed, resource_id, held_rank, state, displaced, held_at, sent_at FROM write
 WHERE resource_type = 'Coverage' AND lane IN (SELECT value FROM json_each(:lanes)) ORDER BY lane, key;
 
 -- name: displaced

@@ -103,19 +103,19 @@ def retire(feed: Feed, gone: Gone, rejected: RejectedRows, sent: Sent) -> pl.Dat
     new = gone.rows.filter(~pl.col("key").is_in(list(gone.open_))).height
     is_held = gone.is_short or new > most
     bodies = sent(gone.rows) if feed.missing == "cancel" and not is_held else {}
-    lines: list[tuple[str | bytes | None, ...]] = []
+    lines: list[tuple[str | bytes | bool | None, ...]] = []
     for key, lane, resource_id, state in gone.rows.select(
         "key", "lane", "resource_id", "state"
     ).iter_rows():
         body = bodies.get(key)
         why = _why_not(feed, lane, state, rejected, body, is_short=gone.is_short, is_held=is_held)
         if why:
-            lines.append((key, lane, resource_id, "", *why, "", "", None))
+            lines.append((key, lane, resource_id, "", *why, "", "", None, False))
             continue
         content = cancelled(orjson.loads(bodies[key]))
         body = orjson.dumps(content)
         identity = (fingerprint(body), likeness(content), body)
-        lines.append((key, lane, resource_id, Interaction.UPDATE.value, "", "", *identity))
+        lines.append((key, lane, resource_id, Interaction.UPDATE.value, "", "", *identity, False))
     return pl.DataFrame(lines, schema=MISSING, orient="row")
 
 
@@ -138,8 +138,7 @@ def _why_not(
         (
             is_short,
             "files",
-            "there are fewer files than in the last complete run, and a row of one that is not there is not gone; "
-            "check that the sender delivered all files",
+            "there are fewer files than in the last complete run; check that the sender delivered all files",
         ),
         (
             is_held,
