@@ -6,7 +6,7 @@ bumps at all, is not said there: what is decided here comes out right either way
 """
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 ORDER_MAX: Final = 5  # canvas-api.md, "Coverage"
@@ -50,6 +50,14 @@ def after(orders: Mapping[str, int], key: str, order: int) -> dict[str, int]:
     free = first_free(orders, key, order)
     moved = {other: held + (order <= held < free) for other, held in orders.items()}
     return moved | {key: order}
+
+
+def after_all(writes: Iterable[tuple[str, int]]) -> dict[str, int]:
+    """Return the orders of a patient's coverages after these writes (key and order), in turn."""
+    orders: dict[str, int] = {}
+    for key, order in writes:
+        orders = after(orders, key, order)
+    return orders
 
 
 def first_free(orders: Mapping[str, int], key: str, order: int) -> int:

@@ -2,8 +2,9 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -18,7 +19,8 @@ from pipeline.files import replacing, write_private
 from pipeline.job import Job, Progress
 from pipeline.journal.journal import Journal, Run
 from pipeline.plans import look_up
-from pipeline.records import Intent, Interaction, usd
+from pipeline.ranks import after_all
+from pipeline.records import Intent, Interaction, State, usd
 from pipeline.sending import Sending, connected
 from pipeline.stages.report import requests_summary
 from pipeline.stages.verify import Outcome, Verified, Written, unread, verify
@@ -104,13 +106,40 @@ def _parts(sending: Sending, written: pl.DataFrame) -> Iterator[list[list[Writte
 def _with_content(sending: Sending, groups: Sequence[list[Written]]) -> list[list[Written]]:
     intents = [_intent(each) for group in groups for each in group]
     rows = look_up(sending.job.state_dir / "plans", intents)
+    lanes = {group[0].lane for group in groups if group[0].resource_type == "Coverage"}
+    moved = _moved(sending.journal.ranks(pl.Series("lane", list(lanes), dtype=pl.String)))
     return [
         [
-            replace(each, sent=orjson.loads(rows[each.key].body)) if each.key in rows else each
+            replace(
+                each,
+                sent=orjson.loads(rows[each.key].body) if each.key in rows else None,
+                moved_to=moved.get(each.key),
+            )
             for each in group
         ]
         for group in groups
     ]
+
+
+def _moved(ranks: pl.DataFrame) -> dict[str, int]:
+    """Return the orders to which later writes of ours moved coverages, by key.
+
+    The last confirmed writes of each patient's active coverages are replayed in turn.
+    """
+    moved: dict[str, int] = {}
+    for _, lines in ranks.drop_nulls("rank").group_by("lane"):
+        held = dict(lines.select("key", "rank").iter_rows())
+        in_turn = sorted(lines.iter_rows(named=True), key=_written_at)
+        orders = after_all((line["key"], line["rank"]) for line in in_turn)
+        moved |= {key: order for key, order in orders.items() if order != held[key]}
+    return moved
+
+
+def _written_at(line: Mapping[str, Any]) -> float:
+    """When Canvas took the last confirmed write of a coverage: `sent_at`, unless a later one failed."""
+    is_last = line["state"] == State.CONFIRMED.value and line["sent_at"]
+    at = line["sent_at"] if is_last else line["held_at"]
+    return datetime.fromisoformat(at).timestamp() if at else 0.0
 
 
 def _intent(write: Written) -> Intent:

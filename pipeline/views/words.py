@@ -29,6 +29,7 @@ _MEANING_OF_VERIFY: Final = {
 _BY_COMMAND: Final = {"plan": _MEANING_OF_PLAN, "verify": _MEANING_OF_VERIFY}
 OUTCOMES: Final = (
     ("match", "match"),
+    ("moved", "moved (a later write of ours moved their order)"),
     ("differs", "differ (edited since, or changed by Canvas)"),
     ("missing", "missing (Canvas does not show them)"),
     ("stray", "strays (like one of ours, and not made by us)"),
