@@ -423,9 +423,22 @@ class PayerReference(_Section):
         "payer_id", alias="target", description="With `file`: what the column `to` holds."
     )
 
+    organization: str = Field(
+        "",
+        description="With `file` and payer ids: the column with the Organization that Canvas shows for the payer id, if the table has one. Canvas never returns a payer id, so coverages are compared by it.",
+    )
+
     @property
     def target(self) -> Target:
         return self.file_target if self.how == "file" else self.how
+
+    @model_validator(mode="after")
+    def _names_both(self) -> Self:
+        if self.organization and (self.how != "file" or self.target != "payer_id"):
+            raise ValueError(
+                'organization: only with how = "file" and target = "payer_id"; leave it out'
+            )
+        return self
 
 
 class ReferencesSection(_Section):
@@ -1111,7 +1124,8 @@ def _reference(
             "name the file and its two columns",
         )
     path = _located(section.path, folder)
-    return Reference(section.target, path, section.from_, section.to)
+    organization = section.organization if isinstance(section, PayerReference) else ""
+    return Reference(section.target, path, section.from_, section.to, organization)
 
 
 def _system(text: str) -> str:

@@ -44,6 +44,7 @@ class Reference:
     path: Path | str | None = None  # a text is the address of an object
     source_column: str = ""
     target_column: str = ""
+    organization_column: str = ""  # of payers: the Organization of the payer id in `target_column`
     system: str = ""
 
 

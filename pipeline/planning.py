@@ -34,6 +34,8 @@ from pipeline.feeds.feed import Feed, Kind
 from pipeline.feeds.manifest import Expected
 from pipeline.feeds.source import RUN, Source
 from pipeline.feeds.texts import texts_of, wanted
+from pipeline.fhir.coverage import organizations_of
+from pipeline.fhir.datatypes import is_id
 from pipeline.guards import guard
 from pipeline.held import HeldRows
 from pipeline.job import Job, Progress, Reference, References
@@ -41,10 +43,18 @@ from pipeline.journal.journal import Journal
 from pipeline.parts import Brief, make_part, numbers_of, parts_of, with_drafts
 from pipeline.plans import KEPT, MISSING, SEQ, VERDICT_SCHEMA, Plan, PlanWriter, look_up
 from pipeline.ranks import can_be_last
-from pipeline.records import ADOPTED, Disposition, Draft, Intent, Interaction, Stage
+from pipeline.records import (
+    ADOPTED,
+    Disposition,
+    Draft,
+    Intent,
+    Interaction,
+    PayerEvidence,
+    Stage,
+)
 from pipeline.sending import Sending
 from pipeline.stages import arrange as arranging
-from pipeline.stages.adopt import Adopted, Row, Shown, adopt
+from pipeline.stages.adopt import Adopted, Ambiguity, Row, Shown, adopt
 from pipeline.stages.arrange import Turn, arrange, lanes_to_arrange
 from pipeline.stages.compare import Pair, compare
 from pipeline.stages.expect import expect
@@ -129,7 +139,8 @@ class Planner:
         self._progress = progress
         self._stop = stop
         self._workers = workers
-        self._today = clock.now().astimezone(UTC).date()
+        self._now = clock.now()
+        self._today = self._now.astimezone(UTC).date()
         self._writer = PlanWriter(job.state_dir / "plans" / run_id)
         self._copies = self._writer.folder / "copies"  # of whole files, while a plan is made
         self._folders = itertools.count()
@@ -155,6 +166,7 @@ class Planner:
             feed.name: self._expect(feed) for feed in job.feeds if feed.name not in job.inputs
         }
         self.crosswalks = self._crosswalks(job.references)
+        self._organizations = organizations_of(self._journal.payers_seen())
         self.sources = {feed.name: self._inspect(feed) for feed in job.feeds}
 
     def drop_copies(self) -> None:
@@ -219,17 +231,35 @@ class Planner:
         if reference.path is None:
             return Crosswalk(reference.target)
         columns = {"from": reference.source_column, "to": reference.target_column}
+        if reference.organization_column:
+            columns["organization"] = reference.organization_column
         name, path = f"references.{kind}", reference.path
         table = Feed(name, Kind.LEDGER, str(path), columns, final_newline="any")
         if isinstance(path, str):
             ((path, _),) = self._found(path, name)
         source = inspect(path, table, self._new_folder())
-        pairs = (
-            pair
+        lines = [
+            line
             for batch in read(source)
-            for pair in batch.frame.select(columns.values()).iter_rows()
-        )
-        return Crosswalk(reference.target, table_of(pairs))
+            for line in batch.frame.select(columns.values()).iter_rows()
+        ]
+        if reference.organization_column:
+            self._learn((line[1], line[2]) for line in lines)
+        return Crosswalk(reference.target, table_of(line[:2] for line in lines))
+
+    def _learn(self, pairs: Iterable[tuple[str | None, str | None]]) -> None:
+        """Note which Organization each payer id is, as a table names both."""
+        named = {
+            payer_id: organization.removeprefix("Organization/")
+            for payer_id, organization in table_of(pairs).items()
+            if organization is not None
+        }
+        evidence = [
+            PayerEvidence(payer_id, f"Organization/{organization}")
+            for payer_id, organization in named.items()
+            if is_id(organization)
+        ]
+        self._journal.learn_payers(self._run_id, evidence, self._now)
 
     # Reading --------------------------------------------------------------------------------------
 
@@ -476,7 +506,7 @@ class Planner:
         """What is in flight when one fails is waited for, so that every request is accounted for."""
         found = await asyncio.gather(
             *(
-                adopt(sending.client, self._journal, sending.clock, lane, rows)
+                adopt(sending.client, self._journal, sending.clock, lane, rows, self._organizations)
                 for lane, rows in by_lane.items()
             ),
             return_exceptions=True,
@@ -558,7 +588,9 @@ class Planner:
         columns = ["seq", "key", "shown", "body"]
         for number, updates in enumerate(rows.where(is_update, columns)):
             self._check_stop()
-            self._writer.add_changes(feed.name, number, compare(self._pairs(updates)))
+            self._writer.add_changes(
+                feed.name, number, compare(self._pairs(updates), self._organizations)
+            )
 
     def _pairs(self, updates: pl.DataFrame) -> Iterator[Pair]:
         """By row, what Canvas showed, or was last sent; and what it is to be sent."""
@@ -916,13 +948,23 @@ def _frame(lines: Sequence[tuple[Any, ...]], schema: Mapping[str, Any]) -> pl.Da
     return pl.DataFrame(lines, schema=schema, orient="row")
 
 
+_AMBIGUOUS: Final = {
+    Ambiguity.SEVERAL: (
+        "Canvas holds several coverages that this row could be, or one that several rows could be: tell "
+        "them apart by period or order, or cancel the surplus one"
+    ),
+    Ambiguity.PAYER: (
+        "Canvas holds a coverage of this patient with this member id in an overlapping period, and it is "
+        "not known whether its payer is the payer of this row: map payer_name as Canvas spells it, or name "
+        "the Organization of the payer id in the table of references.payer (its key organization)"
+    ),
+}
+
+
 def _verdict_of(adopted: Adopted, *, may_update: bool) -> tuple[str, ...]:
     """Disposition, interaction, resource_id, stage, field, rule, message."""
-    if not adopted.resource_id:
-        why = (
-            "Canvas holds several coverages that this row could be, or one that several rows could be: "
-            "tell them apart by period or order, or cancel what is double"
-        )
+    if adopted.ambiguity is not None:
+        why = _AMBIGUOUS[adopted.ambiguity]
         return (
             Disposition.REJECTED.value,
             "",

@@ -235,6 +235,15 @@ class Finding:
     probe_at: datetime | None = None  # of an update: the condition of its next send alone
 
 
+class PayerEvidence(NamedTuple):
+    """What showed which Organization a payer id is."""
+
+    payer_id: str
+    organization: str  # `Organization/<id>`
+    key: str = ""  # of the write that was read back; "": `references.payer` names both
+    resource_id: str = ""
+
+
 class State(StrEnum):
     """A write's state in the journal. `journal/states.py` says which may follow which."""
 

@@ -11,10 +11,13 @@ from datetime import UTC, datetime
 from random import Random
 from typing import Any, Final
 
+import orjson
+
 from pipeline import retention
 from pipeline.clock import SystemClock, utc_text
 from pipeline.engine import new_run, open_journal, user
 from pipeline.errors import ConfigError, IngestError, SearchFailed
+from pipeline.fhir.coverage import Payers, compare_payers, organizations_of
 from pipeline.fhir.datatypes import is_id
 from pipeline.job import Job
 from pipeline.journal.journal import Count, Journal
@@ -238,7 +241,7 @@ class _Work:
         if found is None:
             return Decided(key, "refused", f"Canvas has no {intent.resource_type}/{resource_id}")
         like = like_of(intent, [found])
-        if resource_id not in like:
+        if resource_id not in like or await self._is_of_another_payer(intent, found):
             compared = "patient, amount or claim"
             if intent.resource_type == "Coverage":
                 compared = "patient, member id, status, class, payor or start"
@@ -261,13 +264,28 @@ class _Work:
             return Decided(key, "refused", f"{resource_id} belongs to another row already")
         return Decided(key, "confirmed", f"{intent.resource_type}/{resource_id}")
 
+    async def _is_of_another_payer(self, intent: Intent, found: dict[str, Any]) -> bool:
+        """Return whether Canvas is known to show another payer than the one that was sent."""
+        if intent.resource_type != "Coverage" or not intent.body:
+            return False
+        organizations = organizations_of(await asyncio.to_thread(self._journal.payers_seen))
+        sent = orjson.loads(intent.body)
+        return compare_payers(sent, found, organizations) is Payers.OTHER
+
     async def _confirm_update(self, doubt: Doubt, resource_id: str) -> Decided:
-        """An update is there if a read shows it; which resource it is of is known."""
+        """Confirm an update that a read shows, or of which a person has compared the payer."""
         intent = doubt.intent
         if resource_id != intent.resource_id:
             named = f"{intent.resource_type}/{intent.resource_id}"
             return Decided(intent.key, "refused", f"it is an update of {named}")
         finding = await self._sending.recovery.look(doubt)
+        if finding.rule == "recover|payer":
+            finding = replace(
+                finding,
+                settlement=Settlement.FOUND,
+                rule="review|confirmed",
+                resource_id=resource_id,
+            )
         if finding.settlement is not Settlement.FOUND:
             return Decided(intent.key, "refused", finding.message)
         await self._journal.found(

@@ -15,15 +15,23 @@ import polars as pl
 from pipeline.clock import SystemClock, utc_text
 from pipeline.engine import Result, new_run, open_journal
 from pipeline.errors import IngestError, SearchFailed, Stopped
+from pipeline.fhir.coverage import Organizations, organizations_of
 from pipeline.files import replacing, write_private
 from pipeline.job import Job, Progress
 from pipeline.journal.journal import Journal, Run
 from pipeline.plans import look_up
 from pipeline.ranks import after_all
-from pipeline.records import Intent, Interaction, State, usd
+from pipeline.records import Intent, Interaction, PayerEvidence, State, usd
 from pipeline.sending import Sending, connected
 from pipeline.stages.report import requests_summary
-from pipeline.stages.verify import Outcome, Verified, Written, unread, verify
+from pipeline.stages.verify import (
+    Outcome,
+    Verified,
+    Written,
+    compare_unknown_payers,
+    unread,
+    verify,
+)
 from pipeline.views.page import page
 
 _PATIENTS_AT_ONCE: Final = 200  # whose plans are looked up together
@@ -64,13 +72,14 @@ async def read_back(
         progress.run_id = begun.run_id
         progress.stage = "verifying"
         lines: list[Verified] = []
+        organizations = organizations_of(journal.payers_seen())
         failure: IngestError | None = None
         written = _sampled(journal.confirmed(since), sample, random)
         progress.to_send = written.height
         try:
             async with connected(job, begun.run_id, journal, clock, random, stop) as sending:
                 for part in _parts(sending, written):
-                    groups = [_verified(sending, group) for group in part]
+                    groups = [_verified(sending, group, organizations) for group in part]
                     for found in await asyncio.gather(*groups):
                         lines += found
                         progress.sent += sum(bool(line.key) for line in found)
@@ -78,6 +87,8 @@ async def read_back(
             pass  # what was read so far is told
         except IngestError as error:
             failure = error
+        lines, learned = compare_unknown_payers(lines)
+        _learn(journal, begun.run_id, learned, clock)
         ended = replace(begun, finished_at=utc_text(clock.now()))
         return _finish(job, journal, ended, lines, written, failure, is_stopped=stop.is_set())
 
@@ -158,7 +169,20 @@ def _intent(write: Written) -> Intent:
     )
 
 
-async def _verified(sending: Sending, written: list[Written]) -> list[Verified]:
+def _learn(
+    journal: Journal, run_id: str, learned: Mapping[str, Verified], clock: SystemClock
+) -> None:
+    evidence = [
+        PayerEvidence(payer_id, line.payer[1], line.key, line.resource_id)
+        for payer_id, line in learned.items()
+        if line.payer is not None
+    ]
+    journal.learn_payers(run_id, evidence, clock.now())
+
+
+async def _verified(
+    sending: Sending, written: list[Written], organizations: Organizations
+) -> list[Verified]:
     first, client = written[0], sending.client
     try:
         found = await client.persistently(
@@ -169,7 +193,7 @@ async def _verified(sending: Sending, written: list[Written]) -> list[Verified]:
     ids = [str(each.get("id")) for each in found]
     known = await sending.journal.claimed(first.resource_type, first.lane, ids)
     ours = {each.resource_id for each in written}
-    return verify(written, found, known - ours)
+    return verify(written, found, known - ours, organizations)
 
 
 # Reporting ----------------------------------------------------------------------------------------
@@ -230,6 +254,7 @@ def _totals(lines: Sequence[Verified], written: pl.DataFrame) -> dict[str, Any]:
         "patients": written["lane"].n_unique(),
         **{outcome.value: counts[outcome] for outcome in Outcome},
         "elements": dict(elements.most_common()),
+        "payers_unknown": sum(line.payer is not None for line in lines),
         "usd_journal": usd(int(read["amount_cents"].sum())),
         "usd_canvas": usd(shown),
         "usd_strays": usd(strays),

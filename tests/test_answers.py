@@ -634,8 +634,8 @@ def test_a_spoiled_coverage_is_compared_without_falling_over(
     shown: dict[str, Any], other: dict[str, Any]
 ) -> None:
     assert isinstance(is_like(shown, likeness(COVERAGE)), bool)
-    assert isinstance(coverage_differences(COVERAGE, shown), tuple)
-    assert isinstance(coverage_changes(other, COVERAGE), dict)
+    assert isinstance(coverage_differences(COVERAGE, shown, {}), tuple)
+    assert isinstance(coverage_changes(other, COVERAGE, {}), dict)
 
 
 # Any answer at all --------------------------------------------------------------------------------

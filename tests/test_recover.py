@@ -305,7 +305,7 @@ def test_where_a_payer_cannot_be_compared_the_time_of_our_last_write_stays_the_c
 ) -> None:
     before, sent = covered(), {**covered(), "order": 2}
     shown = {**before, "payor": [{"reference": "Organization/another"}]}
-    found = weigh_update(update, sent, before, shown, is_moved=is_moved, is_probed=is_probed)
+    found = weigh_update(update, sent, before, shown, {}, is_moved=is_moved, is_probed=is_probed)
     assert (found.settlement, found.held_at, found.probe_at) == expected
 
 

@@ -27,7 +27,8 @@ from tests.world import FEEDS, LEDGER_ONLY, World, patient_key
 
 MakeWorld = Callable[..., Awaitable[World]]
 
-COVERAGES_ONLY = FEEDS[: FEEDS.rindex("[[feeds]]")]
+# The payer's name shows that a coverage is of the payer that was sent, before its Organization is known.
+COVERAGES_ONLY = FEEDS[: FEEDS.rindex("[[feeds]]")] + '[feeds.constants]\npayer_name = "Plan"\n'
 
 
 def write_payments(world: World, patients: int) -> None:

@@ -11,6 +11,11 @@ from pipeline.sandbox import Sandbox
 
 CREDENTIALS = {"CANVAS_CLIENT_ID": "sandbox", "CANVAS_CLIENT_SECRET": "sandbox"}
 PAYER = {"id": "6741b035-2846-45b3-b7a3-251f7b7fc728", "name": "Plan", "payer_id": "60054"}
+OTHER_PAYER = {
+    "id": "8a3fd6a5-5b0d-4e7e-9f77-ec4c6e7b9d01",
+    "name": "Other Plan",
+    "payer_id": "87726",
+}
 
 
 def patient_key(number: int) -> str:
@@ -22,7 +27,7 @@ def seed(patients: int, balance: str = "1000000.00") -> dict[str, Any]:
         "patients": [
             {"id": patient_key(n), "identifiers": [], "balance": balance} for n in range(patients)
         ],
-        "organizations": [PAYER],
+        "organizations": [PAYER, OTHER_PAYER],
         "claims": [
             {"id": f"f0dfefbe-3fe0-4ee7-bd44-{n:012x}", "patient": patient_key(n)}
             for n in range(patients)

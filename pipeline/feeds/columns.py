@@ -347,10 +347,11 @@ def _whole_patients(texts: pl.Series, info: ColumnInfo) -> Column:
 
 
 def _read_subscriber(value: str | None, info: ValidationInfo) -> str | None:
-    """The subscriber's Patient key: the patient's own where the relationship is self.
+    """Read the subscriber's Patient key: the patient's own if the relationship is self.
 
-    "self" with another subscriber is a contradiction that Canvas is not known to refuse, so it is
-    ours to refuse (canvas-api.md, "Coverage"). `patient` and `relationship` are read before this.
+    "self" with another subscriber, and any other relationship with the patient as own subscriber, are
+    contradictions. Canvas' Coverage effect refuses both; over FHIR it is not known to, so they are rejected
+    here (docs/rules.md). `patient` and `relationship` are read before this.
     """
     relationship, patient = info.data.get("relationship"), info.data.get("patient")
     if value is None or value == "":
@@ -364,7 +365,13 @@ def _read_subscriber(value: str | None, info: ValidationInfo) -> str | None:
     if relationship == "self" and patient is not None and found != patient:
         _broken(
             "self",
-            "relationship is self, so the subscriber must be the patient: mend one of the two",
+            "relationship is self, so the subscriber must be the patient: correct one of the two",
+        )
+    if relationship not in {"self", None} and found == patient:
+        _broken(
+            "not_self",
+            "relationship is not self, so the subscriber must be another person, who must be a Canvas patient: "
+            "correct one of the two",
         )
     return found
 
@@ -374,7 +381,7 @@ def _whole_subscribers(texts: pl.Series, info: ColumnInfo) -> Column:
     is_self = info.data["relationship"] == "self"
     named = _found_ids(texts, _reading(info).crosswalks.patient)
     is_blank = texts.is_null()
-    fits = (is_blank & is_self) | (named.accepted & (~is_self | (named.values == patients)))
+    fits = (is_blank & is_self) | (named.accepted & (is_self == (named.values == patients)))
     return Column(patients.zip_with(is_blank, named.values), fits.fill_null(value=False))
 
 

@@ -4,8 +4,9 @@ Source: canvas-api.md, "Coverage"; the seed page "Coverage create". Elements wit
 left out: nulls are invalid FHIR.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import date
+from enum import Enum
 from typing import Any
 
 import orjson
@@ -19,6 +20,9 @@ from pipeline.fhir.codes import (
     Contract,
 )
 from pipeline.fhir.datatypes import Json, concept, fingerprint, period, reference
+
+# Payer id -> the reference of its Organization, `Organization/<id>`, for the payer ids of which it is known.
+Organizations = Mapping[str, str]
 
 
 def coverage(
@@ -127,6 +131,11 @@ def is_like(resource: Any, likeness: str) -> bool:
         return False
 
 
+def names_organization(likeness: str) -> bool:
+    """Return whether the payer's Organization is part of a `likeness`."""
+    return "p" in likeness.partition(":")[0]
+
+
 def _told_apart(resource: Json, member_id: str, counted: str) -> bytes:
     classes = [[_code(each["type"]), each["value"]] for each in resource.get("class", [])]
     parts = [
@@ -146,14 +155,61 @@ def member_ids(resource: Json) -> list[str]:
     return [*values, *([resource["subscriberId"]] if "subscriberId" in resource else [])]
 
 
-def coverage_differences(sent: Json, shown: Any) -> tuple[str, ...]:
-    """The elements in which what Canvas shows is not what was sent; sorted, never their values.
+class Payers(Enum):
+    """How the payers of two coverages compare."""
 
-    What Canvas fills in, or shows otherwise than it was sent, does not count: a payer id becomes an
-    Organization, a missing start the day of ingestion.
+    SAME = "same"
+    OTHER = "other"
+    UNKNOWN = "unknown"  # one is a payer id, of which the Organization is not known
+
+
+def payer_id_of(resource: Json) -> str | None:
+    """Return the payer id of a coverage that is sent with one; None if it names an Organization."""
+    value = resource["payor"][0].get("identifier", {}).get("value")
+    return None if value is None else str(value)
+
+
+def organization_of(resource: Json, organizations: Organizations) -> str | None:
+    """Return the reference of a coverage's Organization; None if only its payer id is known.
+
+    Canvas shows every payer as an Organization and never returns a payer id.
+    """
+    named = resource["payor"][0].get("reference")
+    return organizations.get(payer_id_of(resource) or "") if named is None else str(named)
+
+
+def organizations_of(seen: Collection[tuple[str, str]]) -> Organizations:
+    """Return the Organization of each payer id of which only one was shown."""
+    found = dict(seen)
+    several = {payer_id for payer_id, organization in seen if found[payer_id] != organization}
+    return {each: found[each] for each in found if each not in several}
+
+
+def compare_payers(sent: Json, shown: Json, organizations: Organizations) -> Payers:
+    """Compare the payer that is sent with the one that Canvas shows.
+
+    If the Organization of a payer id is not known, only an equal name counts as the same payer: two
+    insurers may use the same member id.
+    """
+    ours, theirs = (organization_of(each, organizations) for each in (sent, shown))
+    if ours is not None and theirs is not None:
+        return Payers.SAME if ours == theirs else Payers.OTHER
+    names = [_folded(each["payor"][0].get("display")) for each in (sent, shown)]
+    return Payers.SAME if names[0] and names[0] == names[1] else Payers.UNKNOWN
+
+
+def _folded(name: str | None) -> str:
+    return " ".join((name or "").casefold().split())
+
+
+def coverage_differences(sent: Json, shown: Any, organizations: Organizations) -> tuple[str, ...]:
+    """Return the elements in which what Canvas shows is not what was sent; sorted, never their values.
+
+    Elements that Canvas fills in do not count: a missing start becomes the day of ingestion. A payer
+    id counts only if its Organization is known.
     """
     try:
-        ours, theirs = _elements(sent), _elements(shown)
+        ours, theirs = _elements(sent, organizations), _elements(shown, organizations)
         filled_in = {"payor", "period.start", "subscriberId"} - ours.keys()
         different = {
             name
@@ -167,15 +223,17 @@ def coverage_differences(sent: Json, shown: Any) -> tuple[str, ...]:
     return tuple(sorted(different))
 
 
-def coverage_changes(before: Json, after: Json) -> dict[str, tuple[Any, Any]]:
-    """By element, what an update changes: its value before, and after it; None where there is none.
+def coverage_changes(
+    before: Json, after: Json, organizations: Organizations
+) -> dict[str, tuple[Any, Any]]:
+    """Return what an update changes: by element, its value before and after; None if there is none.
 
-    `before` is what was sent last, or what Canvas showed. The payer's id is compared where both have
-    it; an Organization that Canvas shows for it says nothing.
+    `before` is what was sent last, or what Canvas showed. Payer ids are compared if both have one;
+    an Organization and a payer id only if the Organization of that id is known.
     """
     try:
-        held, meant = _elements(before), _elements(after)
-        named = coverage_differences(after, before)
+        held, meant = _elements(before, organizations), _elements(after, organizations)
+        named = coverage_differences(after, before, organizations)
         payors = before["payor"][0], after["payor"][0]
         changes = {
             name: (held.get(name), meant.get(name)) for name in named if name != "identifier"
@@ -193,10 +251,10 @@ def coverage_changes(before: Json, after: Json) -> dict[str, tuple[Any, Any]]:
     return dict(sorted(changes.items()))
 
 
-def _elements(resource: Json) -> dict[str, Any]:
-    """What can be compared of a Coverage, by element; what is absent is left out."""
-    days, payor = resource.get("period", {}), resource["payor"][0]
-    told = {
+def _elements(resource: Json, organizations: Organizations) -> dict[str, Any]:
+    """Return what can be compared of a coverage, by element, without what is absent."""
+    days = resource.get("period", {})
+    found = {
         "status": resource["status"],
         "order": resource["order"],
         "beneficiary": resource["beneficiary"]["reference"],
@@ -204,13 +262,13 @@ def _elements(resource: Json) -> dict[str, Any]:
         "subscriberId": resource.get("subscriberId"),
         "relationship": _code(resource["relationship"]),
         "type": _code(resource["type"]) if "type" in resource else None,
-        "payor": payor.get("reference"),
+        "payor": organization_of(resource, organizations),
         "period.start": days.get("start"),
         "period.end": days.get("end"),
     }
     for each in resource.get("class", []):
-        told[f"class.{_code(each['type'])}"] = each["value"]
-    return {name: value for name, value in told.items() if value is not None}
+        found[f"class.{_code(each['type'])}"] = each["value"]
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _code(element: Json) -> str:

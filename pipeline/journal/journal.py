@@ -28,7 +28,17 @@ from pipeline.journal.amnesia import Anchor
 from pipeline.journal.sqlite import SqlitePlace
 from pipeline.journal.store import RUN, Cursor, Database, Place, Store
 from pipeline.journal.trail import ORIGIN, Event, Line, first_break, link
-from pipeline.records import Attempt, Doubt, Exchange, Finding, Held, Intent, Interaction, State
+from pipeline.records import (
+    Attempt,
+    Doubt,
+    Exchange,
+    Finding,
+    Held,
+    Intent,
+    Interaction,
+    PayerEvidence,
+    State,
+)
 
 T = TypeVar("T")
 
@@ -555,6 +565,28 @@ class Journal:
                 )
 
         await self._write(note)
+
+    def learn_payers(self, run_id: str, evidence: Iterable[PayerEvidence], at: datetime) -> None:
+        """Note which Organization each payer id is, and what showed it. Known pairs are left as they are.
+
+        What a table of `references.payer` names takes the place of what it named before.
+        """
+
+        def learn() -> None:
+            for each in evidence:
+                seen = {**each._asdict(), "run_id": run_id, "at": utc_text(at)}
+                if not each.key:
+                    self._execute("forget_payer", seen)
+                if self._execute("learn_payer", seen).rowcount:
+                    named = {"key": each.key, "resource_id": each.resource_id}
+                    pair = f"{each.payer_id} {each.organization}"
+                    self._append(at, run_id, Event.LEARNED, **named, detail=pair)
+
+        self._write_now(learn)
+
+    def payers_seen(self) -> list[tuple[str, str]]:
+        """Return all pairs of a payer id and the reference of an Organization that was shown for it."""
+        return self._read(lambda: self._all("payers_seen", {}))
 
     async def claimed(self, resource_type: str, lane: str, ids: Iterable[str]) -> set[str]:
         """Which of a patient's resources belong to a row already, or are known not to be ours."""

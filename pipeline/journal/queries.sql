@@ -249,6 +249,16 @@ SELECT resource_id FROM foreign_resource WHERE resource_type = :resource_type AN
 INSERT INTO foreign_resource (resource_type, resource_id, lane, run_id) VALUES (:resource_type, :resource_id, :lane, :run_id)
 ON CONFLICT DO NOTHING;
 
+-- name: learn_payer
+INSERT INTO payer_seen (payer_id, organization, key, resource_id, run_id, at)
+VALUES (:payer_id, :organization, :key, :resource_id, :run_id, :at) ON CONFLICT DO NOTHING;
+
+-- name: forget_payer
+DELETE FROM payer_seen WHERE payer_id = :payer_id AND organization <> :organization AND key = '';
+
+-- name: payers_seen
+SELECT payer_id, organization FROM payer_seen;
+
 -- name: append
 -- One line of the trail.
 INSERT INTO trail (number, at, run_id, event, key, attempt, latency_ms, http_status, correlation_id, verdict, resource_id, detail, who, part, hash)

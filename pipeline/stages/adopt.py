@@ -1,22 +1,30 @@
 """Is it in Canvas already? Coverages that a person entered are taken over, not created again.
 
-One search a patient shows all that Canvas holds of him. A row without a resource of its own takes
-over the one that has its member id, its payer (where Canvas shows it as it would be sent) and an
-overlapping period; several are told apart by start, end and order, or the row is rejected. What
-nobody takes over is told, for its `order` may be in the way (canvas-api.md, "Coverage").
+One search a patient shows all of their coverages in Canvas. A row without a resource of its own takes
+over the one that has its member id, its payer and an overlapping period; several are told apart by
+start, end and order, or the row is rejected. So is a row for which only a coverage is there whose payer
+cannot be compared: two insurers may use the same member id. The orders of those that no row takes over
+are reported, because they may be in the way.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 from typing import Any, Final
 
 import orjson
 
 from pipeline.canvas.client import Client
 from pipeline.clock import Clock
-from pipeline.fhir.coverage import coverage_differences, member_ids
+from pipeline.fhir.coverage import (
+    Organizations,
+    Payers,
+    compare_payers,
+    coverage_differences,
+    member_ids,
+)
 from pipeline.journal.journal import Journal
 
 Json = dict[str, Any]
@@ -32,12 +40,20 @@ class Row:
     body: Json = field(repr=False)
 
 
+class Ambiguity(StrEnum):
+    """Why a row takes over none of the coverages that it could be."""
+
+    SEVERAL = "several"  # it could be several, or several rows could be one
+    PAYER = "payer"  # the payer of the only one cannot be compared
+
+
 @dataclass(frozen=True, slots=True)
 class Adopted:
-    """What becomes of a row. `resource_id` "": several could be meant, and none is taken."""
+    """What becomes of a row. `resource_id` "": it takes over none, and `ambiguity` says why."""
 
     number: int
     resource_id: str
+    ambiguity: Ambiguity | None = None
     is_same: bool = False  # Canvas holds it as the row has it
     shown: bytes = field(default=b"", repr=False)
 
@@ -53,36 +69,61 @@ class Shown:
 
 
 async def adopt(
-    client: Client, journal: Journal, clock: Clock, lane: str, rows: Sequence[Row]
+    client: Client,
+    journal: Journal,
+    clock: Clock,
+    lane: str,
+    rows: Sequence[Row],
+    organizations: Organizations,
 ) -> Shown:
-    """Search one patient's coverages; what other rows have, or is known not to be ours, is left out.
+    """Search one patient's coverages; those that belong to other rows, or are known not to be ours, are left out.
 
-    Raises SearchFailed where the search keeps failing: that is never "nothing there".
+    Raises:
+        SearchFailed: The search keeps failing, which never means that nothing is there.
     """
     seen_at = client.server_clock.earliest(clock.now())
     found = await client.persistently(lambda: client.of_patient("Coverage", lane), "Coverage")
     claimed = await journal.claimed("Coverage", lane, [each["id"] for each in found])
     free = [each for each in found if each["id"] not in claimed and _is_of(each, lane)]
-    adopted = match(rows, free)
+    adopted = match(rows, free, organizations)
     taken = {each.resource_id for each in adopted}
     unknown = _orders(each for each in free if each["id"] not in taken)
     return Shown(lane, adopted, unknown, seen_at)
 
 
-def match(rows: Sequence[Row], free: Sequence[Json]) -> list[Adopted]:
-    """Which row takes over which resource; rows that take none are left out. Pure.
+def match(rows: Sequence[Row], free: Sequence[Json], organizations: Organizations) -> list[Adopted]:
+    """Return which row takes over which resource; rows that take none are left out. Pure.
 
-    Those that agree best are matched first; a row that could as well take another, or a resource
-    that another row could as well take, is nobody's.
+    Those that agree best are matched first. A row that could as well take another resource, or a resource
+    that another row could as well take, is ambiguous; so is a row that could only take a resource of which
+    the payer cannot be compared.
     """
     resources = {str(each["id"]): each for each in free}
-    agreement = {
-        (row.number, resource_id): _agreement(row.body, resource)
-        for row in rows
-        for resource_id, resource in resources.items()
-        if _may_be(row.body, resource)
-    }
+    pairs: dict[Payers, list[tuple[int, str]]] = {each: [] for each in Payers}
+    for row in rows:
+        for resource_id, resource in resources.items():
+            if _may_be(row.body, resource):
+                payers = compare_payers(row.body, resource, organizations)
+                pairs[payers].append((row.number, resource_id))
     bodies = {row.number: row.body for row in rows}
+    adopted = _best_first(bodies, resources, pairs[Payers.SAME], organizations)
+    gone = {each.resource_id for each in adopted.values()}
+    for number, resource_id in pairs[Payers.UNKNOWN]:
+        if number not in adopted and resource_id not in gone:
+            adopted[number] = Adopted(number, "", Ambiguity.PAYER)
+    return list(adopted.values())
+
+
+def _best_first(
+    bodies: Mapping[int, Json],
+    resources: Mapping[str, Json],
+    candidates: Sequence[tuple[int, str]],
+    organizations: Organizations,
+) -> dict[int, Adopted]:
+    agreement = {
+        (number, resource_id): _agreement(bodies[number], resources[resource_id])
+        for number, resource_id in candidates
+    }
     adopted: dict[int, Adopted] = {}
     gone: set[str] = set()
     for level in sorted(set(agreement.values()), reverse=True):
@@ -96,22 +137,21 @@ def match(rows: Sequence[Row], free: Sequence[Json]) -> list[Adopted]:
         for number, resource_id in pairs:
             gone.add(resource_id)
             if by_row[number] > 1 or by_id[resource_id] > 1:
-                adopted[number] = Adopted(number, "")
+                adopted[number] = Adopted(number, "", Ambiguity.SEVERAL)
                 continue
             shown = resources[resource_id]
-            is_same = not coverage_differences(bodies[number], shown)
-            adopted[number] = Adopted(number, resource_id, is_same, orjson.dumps(shown))
-    return list(adopted.values())
+            is_same = not coverage_differences(bodies[number], shown, organizations)
+            adopted[number] = Adopted(number, resource_id, None, is_same, orjson.dumps(shown))
+    return adopted
 
 
 def _may_be(body: Json, shown: Json) -> bool:
-    """The same member and payer, as far as Canvas tells, and periods that overlap."""
+    """Return whether both have the same member id and periods that overlap."""
     try:
-        payor = body["payor"][0].get("reference")
         return (
             member_ids(body)[0] in member_ids(shown)
             and (shown["status"] == "active" or shown["status"] == body["status"])
-            and payor in {None, shown["payor"][0].get("reference")}
+            and bool(shown["payor"][0])
             and _overlap(_period(body), _period(shown))
         )
     except (AttributeError, IndexError, KeyError, TypeError):

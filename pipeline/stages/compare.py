@@ -6,7 +6,7 @@ from typing import Final
 import orjson
 import polars as pl
 
-from pipeline.fhir.coverage import coverage_changes
+from pipeline.fhir.coverage import Organizations, coverage_changes
 from pipeline.plans import CHANGES
 
 UNKNOWN: Final = "unknown"  # in place of an element: what Canvas holds is not known any more
@@ -15,14 +15,14 @@ _OTHER: Final = "resource"  # nothing of it has a name
 Pair = tuple[int, bytes | None, bytes]  # seq, what Canvas holds by our books, what is to be sent
 
 
-def compare(pairs: Iterable[Pair]) -> pl.DataFrame:
-    """A line (`plans.CHANGES`) for each element of each update that it would change."""
+def compare(pairs: Iterable[Pair], organizations: Organizations) -> pl.DataFrame:
+    """Return a line (`plans.CHANGES`) for each element of each update that it would change."""
     lines: list[tuple[int, str, str | None, str | None]] = []
     for seq, before, after in pairs:
         if before is None:
             lines.append((seq, UNKNOWN, None, None))
             continue
-        changes = coverage_changes(orjson.loads(before), orjson.loads(after))
+        changes = coverage_changes(orjson.loads(before), orjson.loads(after), organizations)
         for element, (held, meant) in (changes or {_OTHER: (None, None)}).items():
             lines.append((seq, element, _text(held), _text(meant)))
     return pl.DataFrame(lines, schema=CHANGES, orient="row")

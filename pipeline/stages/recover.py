@@ -4,12 +4,16 @@ A patient's resources are searched until two scans agree, and weighed (`weigh`, 
 sent and when. Only what is certain is settled: one resource, like the write, made while it was being
 sent, and claimed by no other row. A failed search says nothing (reliability.md, "Settling doubt").
 
-An update is settled by one read: Canvas shows what we sent, or what was there before, or what
-somebody else made of it, and that is never written over.
+An update is settled by one read: Canvas shows what we sent, or what was there before, or an edit by
+another user, which is never overwritten. It counts as found only if Canvas shows it in an element that
+differs from what was there before: a payer that was sent by its id can be compared only if the
+Organization of that id is known.
 """
 
 import asyncio
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -18,13 +22,32 @@ import orjson
 
 from pipeline.canvas.client import Client
 from pipeline.clock import Clock
-from pipeline.errors import SearchFailed
-from pipeline.fhir.coverage import coverage_differences, is_like
+from pipeline.errors import CanvasError, SearchFailed, Stopped
+from pipeline.fhir.coverage import (
+    Organizations,
+    Payers,
+    compare_payers,
+    coverage_differences,
+    is_like,
+    names_organization,
+    organization_of,
+    organizations_of,
+    payer_id_of,
+)
 from pipeline.fhir.payment_notice import paid
 from pipeline.journal.journal import Journal
-from pipeline.records import Candidate, Doubt, Finding, Intent, Interaction, Settlement
+from pipeline.records import (
+    Candidate,
+    Doubt,
+    Finding,
+    Intent,
+    Interaction,
+    PayerEvidence,
+    Settlement,
+)
 
 _SCANS_MAX: Final = 4  # until two in a row agree
+_LESSONS_MAX: Final = 3  # reads of a run that try to learn one payer id
 # Shortly before our first send by the server's clock: made by somebody else, if that clock and the
 # one that stamps the rows agree. It is never taken for ours, nor is ours called absent beside it.
 _BEFORE: Final = timedelta(minutes=15)
@@ -49,13 +72,42 @@ class Recovery:
     run_id: str
     contents: Contents
     probed: set[str] = field(default_factory=set)  # keys of updates whose condition was moved on
+    lost: set[str] = field(default_factory=set)  # keys of updates whose answer was lost in this run
+    lessons: Counter[str] = field(default_factory=Counter)  # reads by payer id
+
+    async def learn(self, intent: Intent, resource_id: str) -> None:
+        """Read back a coverage that was just created, if the Organization of its payer id is not known.
+
+        Canvas shows every payer as an Organization. Only a create proves which one its payer id is: a read
+        as old as the write of an update would show the payer that was there before.
+        """
+        sent = orjson.loads(intent.body)
+        payer_id = payer_id_of(sent)
+        if payer_id is None or self.lessons[payer_id] >= _LESSONS_MAX:
+            return
+        self.lessons[payer_id] += 1
+        if payer_id in dict(await asyncio.to_thread(self.journal.payers_seen)):
+            self.lessons[payer_id] = _LESSONS_MAX
+            return
+        with suppress(CanvasError, Stopped):  # the next create of this payer tries again
+            shown = await self.client.read(intent.resource_type, resource_id)
+            if shown is None or coverage_differences(sent, shown, {}):
+                return
+            organization = organization_of(shown, {})
+            if organization is not None:
+                self.lessons[payer_id] = _LESSONS_MAX
+                evidence = PayerEvidence(payer_id, organization, intent.key, resource_id)
+                learn = self.journal.learn_payers
+                await asyncio.to_thread(learn, self.run_id, [evidence], self.clock.now())
 
     async def look(self, doubt: Doubt) -> Finding:
-        """What Canvas shows of a write in doubt."""
+        """Return what Canvas shows of a write in doubt."""
         if doubt.intent.interaction is Interaction.UPDATE:
             return await self._look_at_update(doubt)
+        organizations = await self._organizations()
+        sent = await asyncio.to_thread(self._sent, doubt.intent)
         try:
-            like = await self._agreed(doubt.intent)
+            like, unsure = await self._agreed(doubt.intent, sent, organizations)
         except SearchFailed as error:
             message = f"{_lost_how(doubt)}; Canvas could not be searched: {error.message}"
             return Finding(Settlement.UNKNOWN, "recover|unsearchable", message)
@@ -65,46 +117,58 @@ class Recovery:
             if doubt.since is not None
             else doubt.intent.run_id == self.run_id
         )
-        return weigh(doubt, like, claimed, timedelta(seconds=self.quiet_s), is_told=is_told)
+        quiet = timedelta(seconds=self.quiet_s)
+        return weigh(doubt, like, claimed, quiet, is_told=is_told, unsure=unsure)
+
+    async def _organizations(self) -> Organizations:
+        return organizations_of(await asyncio.to_thread(self.journal.payers_seen))
 
     async def _look_at_update(self, doubt: Doubt) -> Finding:
         intent = doubt.intent
+        if doubt.rule != "conflict":
+            self.lost.add(intent.key)
         try:
             shown, dated = await self.client.look(intent.resource_type, intent.resource_id)
         except SearchFailed as error:
             message = f"{_lost_how(doubt)}; Canvas could not be asked: {error.message}"
             return Finding(Settlement.UNKNOWN, "recover|unsearchable", message)
         sent, before = await asyncio.to_thread(self._contents, doubt)
+        organizations = await self._organizations()
         is_moved = await self.journal.has_sibling_since(intent.key)
-        is_probed = intent.key in self.probed
         finding = weigh_update(
             doubt,
             sent,
             before,
             shown,
+            organizations,
             timedelta(seconds=self.quiet_s),
             is_moved=is_moved,
-            is_probed=is_probed,
+            is_probed=intent.key in self.probed,
+            was_lost=intent.key in self.lost,
         )
         is_sent_again = intent.run_id == self.run_id
         if finding.probe_at is not None and is_sent_again:
             self.probed.add(intent.key)
         if dated is None or finding.held_at is not None:
             return finding
-        if finding.settlement is Settlement.ABSENT or _has_reference(sent):
+        if finding.settlement is Settlement.ABSENT or _is_comparable(sent, organizations):
             dated -= timedelta(seconds=int(self.quiet_s))  # a read may be as old, as a search may
         return replace(finding, held_at=dated)
 
     def _contents(self, doubt: Doubt) -> tuple[Content | None, Content | None]:
-        """What was sent, and what Canvas was known to hold before it; None where it is not known."""
+        """Return what was sent, and what Canvas was known to hold before it; None if it is not known."""
         intent, held = doubt.intent, doubt.held
-        sent = intent.body or self.contents(
-            intent.run_id, intent.feed, intent.key, intent.fingerprint
-        )
         before = self.contents(
             held.run_id or intent.run_id, intent.feed, intent.key, held.fingerprint
         )
-        return (orjson.loads(sent) if sent else None), (orjson.loads(before) if before else None)
+        return self._sent(intent), (orjson.loads(before) if before else None)
+
+    def _sent(self, intent: Intent) -> Content | None:
+        """Return what was sent; None if the plan of its run is gone."""
+        sent = intent.body or self.contents(
+            intent.run_id, intent.feed, intent.key, intent.fingerprint
+        )
+        return orjson.loads(sent) if sent else None
 
     async def first_look(self, intent: Intent) -> Finding | None:
         """Before a first send that nothing else protects: may it go? None: yes.
@@ -113,7 +177,11 @@ class Recovery:
         server's clock is not known, what is there now is noted, so that it is never taken for ours;
         but before a resend it may be ours, carried out late, and then a person decides.
         """
-        like = await self.client.persistently(lambda: self._agreed(intent), intent.resource_type)
+        organizations = await self._organizations()
+        sent = await asyncio.to_thread(self._sent, intent)
+        like, _ = await self.client.persistently(
+            lambda: self._agreed(intent, sent, organizations), intent.resource_type
+        )
         claimed = await self._claimed(intent, like)
         others = [each for each in like if each not in claimed]
         if self.journal.was_lost and others:
@@ -140,16 +208,45 @@ class Recovery:
     async def _claimed(self, intent: Intent, like: Like) -> set[str]:
         return await self.journal.claimed(intent.resource_type, intent.lane, like)
 
-    async def _agreed(self, intent: Intent) -> Like:
-        """What is like it, as two scans in a row show it. Raises SearchFailed where no two agree."""
+    async def _agreed(
+        self, intent: Intent, sent: Content | None, organizations: Organizations
+    ) -> tuple[Like, set[str]]:
+        """Return what is like it, as two scans in a row show it, and those of another payer perhaps.
+
+        Raises:
+            SearchFailed: No two scans agree.
+        """
         before: Like | None = None
         for _ in range(_SCANS_MAX):
             shown = await self.client.of_patient(intent.resource_type, intent.lane)
             now = like_of(intent, shown)
             if now == before:
-                return now
+                payers = _payers_of(intent, sent, shown, organizations)
+                like = {each: now[each] for each in now if payers[each] is not Payers.OTHER}
+                return like, {each for each in like if payers[each] is Payers.UNKNOWN}
             before = now
         raise SearchFailed("its scans do not agree")
+
+
+def _payers_of(
+    intent: Intent,
+    sent: Content | None,
+    shown: Collection[Content],
+    organizations: Organizations,
+) -> Mapping[str, Payers]:
+    """Return how the payer of each resource compares with the one that was sent, by id.
+
+    Payments have none. The Organization of a coverage that was sent with one is part of its match key.
+    """
+    if intent.resource_type != "Coverage" or names_organization(intent.likeness):
+        return defaultdict(lambda: Payers.SAME)
+    if sent is None:
+        return defaultdict(lambda: Payers.UNKNOWN)
+    return {
+        each["id"]: compare_payers(sent, each, organizations)
+        for each in shown
+        if is_like(each, intent.likeness)
+    }
 
 
 def weigh_update(
@@ -157,55 +254,85 @@ def weigh_update(
     sent: Content | None,
     before: Content | None,
     shown: Content | None,
+    organizations: Organizations,
     quiet: timedelta = timedelta(0),
     *,
     is_moved: bool,
     is_probed: bool = False,
+    was_lost: bool = False,
 ) -> Finding:
-    """What a read of a resource that was to be updated comes to. Pure.
+    """Decide what a read of a resource that was to be updated means. Pure.
 
-    `is_moved`: we wrote another coverage of the patient in between, so that Canvas may have given
-    this one another `order`; that is then nobody's edit. `is_probed`: it was sent with a later
-    condition already (`_unedited`). `quiet`: how much later than we know it may have been made, where
-    its answer was lost.
+    Args:
+        doubt: The update.
+        sent: Its content; None if its plan is gone.
+        before: What Canvas was last known to hold; None if it is not known.
+        shown: What Canvas shows; None if it has no such resource.
+        organizations: The Organizations of payer ids, as far as they are known.
+        quiet: How much later than we know it may have been made, if its answer was lost.
+        is_moved: Another coverage of the patient was written in between, so that Canvas may have given
+            this one another `order`; that is not an edit.
+        is_probed: It was sent with a later condition already (`_unedited`).
+        was_lost: An answer to it was lost in this run.
     """
     resource_id = doubt.intent.resource_id
     if doubt.intent.held_at is None and doubt.until is not None:
         doubt = replace(doubt, intent=doubt.intent._replace(held_at=doubt.until + quiet))
     if shown is None:
-        message = "Canvas has no such resource any more: somebody removed it"
+        message = "Canvas does not have this resource any more: another user removed it"
         return Finding(Settlement.CONFLICT, "canvas|not-found", message)
-    from_sent = None if sent is None else coverage_differences(sent, shown)
-    if from_sent == ():
-        return Finding(Settlement.FOUND, "recover|found", "a read shows it", resource_id)
-    from_before = None if before is None else coverage_differences(before, shown)
-    not_ours = {"order"} if is_moved else set()
+    from_sent = None if sent is None else coverage_differences(sent, shown, organizations)
+    from_before = None if before is None else coverage_differences(before, shown, organizations)
+    not_ours = {"order"} if is_moved else set[str]()
+    if sent is not None and from_sent == () and from_before:
+        if _is_comparable(sent, organizations) or set(from_before) - not_ours - {"payor"}:
+            return Finding(Settlement.FOUND, "recover|found", "a read shows it", resource_id)
+        if "payor" in from_before:
+            return _unclear_payer("Canvas shows another payer than before")
     for like, different in ((before, from_before), (sent, from_sent)):
-        if different is not None and not set(different) - not_ours:
+        if like is not None and different is not None and not set(different) - not_ours:
             was_moved = is_moved and "order" in (from_before or ())
-            return _unedited(doubt, like, was_moved=was_moved, is_probed=is_probed)
-    if from_before is None:
-        message = "Canvas holds another version, and what we sent before is no longer known: edit it by hand"
-        return Finding(Settlement.CONFLICT, "conflict", message)
-    elements = ", ".join(sorted(set(from_before) - not_ours))
+            is_comparable = was_moved or _is_comparable(like, organizations)
+            finding = _unedited(doubt, is_comparable=is_comparable, is_probed=is_probed)
+            if finding.settlement is Settlement.CONFLICT and was_lost:
+                return _unclear_payer("Canvas changed it after our last confirmed write")
+            return finding
+    return _edited(None if from_before is None else set(from_before) - not_ours)
+
+
+def _edited(elements: Collection[str] | None) -> Finding:
+    """Return the conflict with an edit of these elements; None: what was there before is not known."""
     message = (
-        f"somebody edited it in Canvas, in {elements}: mend the file or Canvas, then run again"
+        "Canvas holds another version, and what was there before is not known: edit it in Canvas"
     )
+    if elements is not None:
+        message = (
+            f"another user edited it in Canvas, in {', '.join(sorted(elements))}: correct the file or "
+            "Canvas, then run again"
+        )
     return Finding(Settlement.CONFLICT, "conflict", message)
 
 
-def _unedited(doubt: Doubt, like: Content | None, *, was_moved: bool, is_probed: bool) -> Finding:
-    """Nothing that can be compared was edited: it may be written again, from what was read.
+def _unclear_payer(what: str) -> Finding:
+    """Return a doubt for a person: the only change cannot be compared."""
+    message = (
+        f"{what}, and its payer cannot be compared with the payer id that was sent: it is our own write, or an "
+        "edit by another user; look at its payer in Canvas"
+    )
+    return Finding(Settlement.UNCLEAR, "recover|payer", message)
 
-    A payer that was sent by its id comes back as an Organization, and cannot be compared. Then
-    Canvas has to say that nothing happened since our last write, and not since this read: once
-    with the second after it, for its clock shows no fractions; and where it still says no, the
-    payer is what somebody edited. That later condition is for one send, lest nights add up to the
-    edit. Where we moved the coverage ourselves, no condition can tell.
+
+def _unedited(doubt: Doubt, *, is_comparable: bool, is_probed: bool) -> Finding:
+    """Decide how to send an update again of which no element that can be compared was edited.
+
+    If the payer cannot be compared, Canvas has to confirm that nothing happened since our last write, and
+    not since this read: once with the second after it, because its clock shows no fractions; if it still
+    refuses, the payer was edited. That later condition is for one send only, so that nights do not add up
+    to the edit. If we moved the coverage ourselves, no condition can tell.
     """
     again = Finding(Settlement.ABSENT, "recover|absent", "a read shows what was there before")
     held_at = doubt.intent.held_at
-    if was_moved or held_at is None or _has_reference(like):
+    if is_comparable or held_at is None:
         return again
     again = replace(again, held_at=held_at)
     probing = replace(again, probe_at=held_at + timedelta(seconds=1))
@@ -213,12 +340,15 @@ def _unedited(doubt: Doubt, like: Content | None, *, was_moved: bool, is_probed:
         return probing if is_probed else again  # it was lost on its one send: it goes once more
     if not is_probed:
         return probing
-    message = "somebody edited it in Canvas, in payor: mend the file or Canvas, then run again"
+    message = (
+        "it was changed in Canvas after our last confirmed write, and in no element that can be compared, so "
+        "perhaps in its payer: correct the file or Canvas, then run again"
+    )
     return Finding(Settlement.CONFLICT, "conflict", message)
 
 
-def _has_reference(coverage: Content | None) -> bool:
-    return coverage is not None and "reference" in coverage["payor"][0]
+def _is_comparable(coverage: Content | None, organizations: Organizations) -> bool:
+    return coverage is not None and organization_of(coverage, organizations) is not None
 
 
 def like_of(intent: Intent, resources: Collection[dict[str, Any]]) -> Like:
@@ -238,12 +368,24 @@ def like_of(intent: Intent, resources: Collection[dict[str, Any]]) -> Like:
 
 
 def weigh(
-    doubt: Doubt, like: Like, claimed: Collection[str], quiet: timedelta, *, is_told: bool
+    doubt: Doubt,
+    like: Like,
+    claimed: Collection[str],
+    quiet: timedelta,
+    *,
+    is_told: bool,
+    unsure: Collection[str] = (),
 ) -> Finding:
-    """What a search comes to. `claimed` are ids of other rows, or known not to be ours.
+    """Decide what a search means. Pure.
 
-    `is_told`: the server's clock is known, and neither it nor ours was set since the sends; or
-    there is none, but it was this very run that sent it, after all that was there had been noted.
+    Args:
+        doubt: The write.
+        like: What is like it in Canvas, with the time at which it was made.
+        claimed: Ids that belong to other rows, or are known not to be ours.
+        quiet: How much later than we know it may have been made.
+        is_told: The server's clock is known, and neither it nor ours was set since the sends; or there is
+            none, but this run sent it, after all that was there had been noted.
+        unsure: Ids of coverages that may be those of another payer.
     """
     candidates = tuple(
         Candidate(each, made_at, _when(doubt, made_at, quiet, is_told=is_told))
@@ -256,6 +398,11 @@ def weigh(
     if not possible and not any(_is_near(doubt, each) for each in candidates):
         message = f"{_lost_how(doubt)}; a search shows none like it"
         return Finding(Settlement.ABSENT, "recover|absent", message, candidates=candidates)
+    if len(possible) == 1 and possible[0].resource_id in unsure:
+        rule, why = "recover|payer", "a search shows one like it, whose payer cannot be compared"
+        return Finding(
+            Settlement.UNCLEAR, rule, f"{_lost_how(doubt)}; {why}", candidates=candidates
+        )
     if len(possible) == 1 and possible[0].when == _INSIDE:
         message = f"{_lost_how(doubt)}; a search shows it"
         found = possible[0].resource_id

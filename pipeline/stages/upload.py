@@ -69,6 +69,9 @@ class Asks(Protocol):
     async def first_look(self, intent: Intent) -> Finding | None:
         """Before a first send that nothing else protects: why it may not go; None: it may."""
 
+    async def learn(self, intent: Intent, resource_id: str) -> None:
+        """Read back a coverage that was just created, if it shows something that is not known yet."""
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -120,6 +123,10 @@ async def upload(
         raise _first(group) from None
 
 
+def _is_new_coverage(intent: Intent) -> bool:
+    return intent.resource_type == "Coverage" and intent.interaction is Interaction.CREATE
+
+
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """What went wrong first; our own errors before all others."""
     flat = [
@@ -138,6 +145,7 @@ class _Open:
     doubt: Doubt = field(compare=False)
     until_s: float = field(compare=False)  # searches that fail are given up then
     tries: int = field(compare=False, default=0)
+    creates: int = field(compare=False, default=-1)  # coverages created when it was looked at last
 
 
 class _Sender:
@@ -169,6 +177,7 @@ class _Sender:
         self._open: list[_Open] = []  # doubts, those due first in front
         self._stirred = asyncio.Event()  # there may be a doubt to settle, or no more of them
         self._claiming_is_over = False
+        self._creates = 0  # coverages that were created: each may show what a payer id is
         self._failure: Exception | None = None  # what came first
 
     async def run(self, batches: Iterator[list[Intent]], doubts: Sequence[Doubt]) -> None:
@@ -176,7 +185,7 @@ class _Sender:
             if self._lanes.open(doubt.intent):
                 self._doubt(doubt, self._still_quiet_s(doubt))
         async with asyncio.TaskGroup() as outer:
-            outer.create_task(self._write_down())
+            outer.create_task(self._write_down(outer))
             watch = outer.create_task(self._watch_stop())
             async with asyncio.TaskGroup() as senders:
                 senders.create_task(self._claim_ahead(batches))
@@ -426,10 +435,10 @@ class _Sender:
 
     # Writing down ---------------------------------------------------------------------------------
 
-    async def _write_down(self) -> None:
+    async def _write_down(self, reads: asyncio.TaskGroup) -> None:
         while True:
             over = self._sending_is_over
-            await self._write_answers()
+            await self._write_answers(reads)
             if over:
                 return
             await self._answered.wait()
@@ -437,7 +446,7 @@ class _Sender:
                 await asyncio.sleep(_GATHER_S)
             self._answered.clear()
 
-    async def _write_answers(self) -> None:
+    async def _write_answers(self, reads: asyncio.TaskGroup) -> None:
         asked, self._client.exchanges = self._client.exchanges, []
         unsent, self._unsent = self._unsent, []
         attempts, self._attempts = self._attempts, []
@@ -447,6 +456,9 @@ class _Sender:
         for attempt, (state, tries) in zip(attempts, ends, strict=True):
             if not self._move_on(attempt.intent, state, tries):
                 await self._in_doubt(attempt.intent, self._options.quiet_s)
+            elif state is State.CONFIRMED and _is_new_coverage(attempt.intent):
+                self._creates += 1
+                reads.create_task(self._asks.learn(attempt.intent, attempt.resource_id))
         self._moved.set()
 
     def _move_on(self, intent: Intent, state: State, tries: int) -> bool:
@@ -528,8 +540,9 @@ class _Sender:
             return
         self._answered.set()
         now = self._clock.now()
-        if finding.settlement is Settlement.UNKNOWN and self._clock.monotonic() < opened.until_s:
+        if self._may_look_again(opened, finding):
             opened.tries += 1
+            opened.creates = self._creates
             delay_s = self._options.backoff.delay_s(opened.tries, self._random)
             opened.due_s = self._clock.monotonic() + delay_s
             heapq.heappush(self._open, opened)
@@ -556,6 +569,12 @@ class _Sender:
             await self._journal.unclear(self._run_id, intent, finding, now)
             self._end_in_doubt(intent)
         self._moved.set()
+
+    def _may_look_again(self, opened: _Open, finding: Finding) -> bool:
+        """Return whether another look may show more: a search failed, or a payer may be learned meanwhile."""
+        is_unsure = finding.rule == "recover|payer" and opened.creates != self._creates
+        is_open = finding.settlement is Settlement.UNKNOWN or is_unsure
+        return is_open and self._clock.monotonic() < opened.until_s
 
     def _may_resend(self, doubt: Doubt) -> bool:
         """Once, and of the kinds of which a duplicate can be undone, or as the user decided.

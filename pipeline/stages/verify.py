@@ -2,20 +2,31 @@
 
 A patient's resources come in one search, so that what is there beside ours is seen too: a stray is
 like one of ours, and none that we made (the same payment entered by hand as well, a second coverage
-of one member id). Comparing is pure, and goes through what Canvas changes on a read: a payer id
-becomes an Organization, a missing start the day of ingestion, `created` the time of the row.
+of one member id). Comparing is pure, and allows for what Canvas changes on a read: a payer id
+becomes an Organization, a missing start the day of ingestion, `created` the time of the row. A payer
+id can be compared only if its Organization is known; all resources of one payer id together may show it.
 """
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
-from pipeline.fhir.coverage import coverage_differences, member_ids
+from pipeline.fhir.coverage import (
+    Organizations,
+    coverage_differences,
+    member_ids,
+    organization_of,
+    payer_id_of,
+)
 from pipeline.fhir.payment_notice import paid
 
 Json = Mapping[str, Any]
+
+_EVIDENCE_MIN: Final = (
+    2  # resources that show the same Organization: one alone may have been edited
+)
 
 
 class Outcome(StrEnum):
@@ -58,17 +69,21 @@ class Verified:
     key: str = ""
     elements: tuple[str, ...] = ()
     cents: int | None = None
+    payer: tuple[str, str] | None = None  # payer id and Organization that could not be compared
 
 
 def verify(
-    written: Sequence[Written], found: Sequence[Json], foreign: Collection[str]
+    written: Sequence[Written],
+    found: Sequence[Json],
+    foreign: Collection[str],
+    organizations: Organizations,
 ) -> list[Verified]:
-    """Compare one patient's writes of one resource type with all that Canvas shows of them.
+    """Compare one patient's writes of one resource type with all that Canvas shows of them. Pure.
 
-    `foreign` are ids that a person said to be somebody else's. Pure.
+    `foreign` are ids that a person declared not to be ours.
     """
     by_id = {str(each.get("id")): each for each in found}
-    lines = [_compared(each, by_id.get(each.resource_id)) for each in written]
+    lines = [_compared(each, by_id.get(each.resource_id), organizations) for each in written]
     ours = {each.resource_id for each in written}
     signs = Counter(_sign(by_id[each]) for each in ours & by_id.keys())
     first = written[0]
@@ -94,17 +109,66 @@ def unread(written: Sequence[Written]) -> list[Verified]:
     return [_line(Outcome.UNREAD, each) for each in written]
 
 
-def _compared(write: Written, found: Json | None) -> Verified:
+def compare_unknown_payers(lines: Sequence[Verified]) -> tuple[list[Verified], dict[str, Verified]]:
+    """Compare the payers whose Organization is not known with each other. Pure.
+
+    Resources of one payer id that show several Organizations cannot all be right: those of any but the most
+    frequent one differ. If at least `_EVIDENCE_MIN` resources show one and none shows another, that is the
+    Organization.
+
+    Returns:
+        The lines, and by payer id a line that shows its Organization.
+    """
+    shown: dict[str, Counter[str]] = {}
+    for line in lines:
+        if line.payer is not None:
+            shown.setdefault(line.payer[0], Counter())[line.payer[1]] += 1
+    usual = {payer_id: counts.most_common(1)[0][0] for payer_id, counts in shown.items()}
+    compared = [
+        line
+        if line.payer is None or line.payer[1] == usual[line.payer[0]]
+        else replace(line, outcome=Outcome.DIFFERS, elements=(*line.elements, "payor"), payer=None)
+        for line in lines
+    ]
+    learned = {
+        line.payer[0]: line
+        for line in lines
+        if line.payer is not None
+        and len(shown[line.payer[0]]) == 1
+        and shown[line.payer[0]].total() >= _EVIDENCE_MIN
+        and line.outcome is Outcome.MATCH
+    }
+    return [
+        replace(line, payer=None) if line.payer and line.payer[0] in learned else line
+        for line in compared
+    ], learned
+
+
+def _compared(write: Written, found: Json | None, organizations: Organizations) -> Verified:
     if found is None:
         return _line(Outcome.MISSING, write)
-    elements = differences(write, found)
+    elements = differences(write, found, organizations)
     if not elements:
         outcome = Outcome.MATCH
     elif elements == ("order",) and found.get("order") == write.moved_to:
         outcome = Outcome.MOVED
     else:
         outcome = Outcome.DIFFERS
-    return _line(outcome, write, elements, _cents(found))
+    line = _line(outcome, write, elements, _cents(found))
+    return replace(line, payer=_unknown_payer(write, found, organizations))
+
+
+def _unknown_payer(
+    write: Written, found: Json, organizations: Organizations
+) -> tuple[str, str] | None:
+    """Return the payer id that was sent and the Organization that Canvas shows, if they cannot be compared."""
+    try:
+        if write.sent is None or organization_of(dict(write.sent), organizations) is not None:
+            return None
+        payer_id, shown = payer_id_of(dict(write.sent)), organization_of(dict(found), {})
+    except (AttributeError, IndexError, KeyError, TypeError):
+        return None  # not as Canvas writes them
+    return None if payer_id is None or shown is None else (payer_id, shown)
 
 
 def _line(
@@ -125,14 +189,14 @@ def _line(
 # Comparing ----------------------------------------------------------------------------------------
 
 
-def differences(write: Written, found: Json) -> tuple[str, ...]:
-    """The elements in which what Canvas shows is not what was sent; sorted, never their values."""
+def differences(write: Written, found: Json, organizations: Organizations) -> tuple[str, ...]:
+    """Return the elements in which what Canvas shows is not what was sent; sorted, never their values."""
     try:
         if write.resource_type == "PaymentNotice":
             return _payment_differences(write, found)
         if write.sent is None:
             return () if _patient(found) == f"Patient/{write.lane}" else ("beneficiary",)
-        return coverage_differences(dict(write.sent), found)
+        return coverage_differences(dict(write.sent), found, organizations)
     except (AttributeError, IndexError, KeyError, TypeError):
         return ("resource",)  # not as Canvas writes them
 
@@ -151,12 +215,13 @@ def _payment_differences(write: Written, found: Json) -> tuple[str, ...]:
 
 
 def _sign(resource: Json) -> tuple[Any, ...]:
-    """What makes two resources of a patient the same thing twice."""
+    """Return what two resources of a patient share if they are the same thing twice."""
     notice = paid(resource)
     if notice is not None:
         return (notice.cents, notice.claim)
     try:
-        return (member_ids(dict(resource))[0], resource["status"])
+        coverage = dict(resource)
+        return (member_ids(coverage)[0], resource["status"], organization_of(coverage, {}))
     except (AttributeError, IndexError, KeyError, TypeError):
         return (id(resource),)  # like nothing else
 

@@ -47,6 +47,12 @@ def _verification_text(summary: Mapping[str, Any], folder: str, config: str | No
     if told["elements"]:
         named = ", ".join(f"{name} {count:,}" for name, count in told["elements"].items())
         lines.append(f"Elements that differ: {named}")
+    if told["payers_unknown"]:
+        count = told["payers_unknown"]
+        lines.append(
+            f"Payer not compared: {count:,} {'coverage' if count == 1 else 'coverages'} (Canvas never returns a payer "
+            "id, and which Organization it is has not been shown yet)."
+        )
     lines += [_requests(summary["requests"]), f"Report: {folder}"]
     if summary["failure"]:
         lines.append(f"Failed: {summary['failure']}")

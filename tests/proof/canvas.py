@@ -430,8 +430,8 @@ class SimulatedCanvas:
         first = own.stamp.replace(microsecond=0)
         undone = effect.versions[max(effect.own - 1, 0)].content if not own.is_told else ours
         for version in effect.versions[effect.own + 1 :]:
-            edited = set(coverage_differences(ours, version.content))
-            is_undoing = not coverage_differences(undone, version.content)
+            edited = set(coverage_differences(ours, version.content, {}))
+            is_undoing = not coverage_differences(undone, version.content, {})
             if version.author == PERSON and not is_undoing:
                 is_late = (
                     version.at_s > wrote_s + UNTOLD_S
@@ -451,7 +451,7 @@ class SimulatedCanvas:
             lost.discard("payor")  # it comes back as an Organization, which cannot be compared
         if is_moved:
             lost.discard("order")
-        return sorted(lost & set(coverage_differences(new, effect.content)))
+        return sorted(lost & set(coverage_differences(new, effect.content, {})))
 
     def _wrote_beside(self, effect: Effect, since: datetime) -> bool:
         return any(

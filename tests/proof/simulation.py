@@ -554,7 +554,7 @@ class Schedule:
         since = effect.versions[effect.own :]  # our last version, and what came after it
         body = orjson.loads(row.body)
         if state is State.CONFIRMED and not any(
-            not coverage_differences(body, each.content) for each in since
+            not coverage_differences(body, each.content, {}) for each in since
         ):
             self._violated(f"{row.key} is confirmed, and Canvas never held what it says")
         is_edited = any(each.author == PERSON for each in since) or (
