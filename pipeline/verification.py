@@ -35,6 +35,7 @@ from pipeline.stages.verify import (
 from pipeline.views.page import page
 
 _PATIENTS_AT_ONCE: Final = 200  # whose plans are looked up together
+_KEYS_SHOWN: Final = 5  # of the missing ones, in the summary
 _DIFFERING: Final = (Outcome.DIFFERS, Outcome.MISSING, Outcome.STRAY)
 _SCHEMA: Final[dict[str, Any]] = {
     "run_id": pl.String,
@@ -74,12 +75,13 @@ async def read_back(
         lines: list[Verified] = []
         organizations = organizations_of(journal.payers_seen())
         failure: IngestError | None = None
+        gone = journal.gone_ids()
         written = _sampled(journal.confirmed(since), sample, random)
         progress.to_send = written.height
         try:
             async with connected(job, begun.run_id, journal, clock, random, stop) as sending:
                 for part in _parts(sending, written):
-                    groups = [_verified(sending, group, organizations) for group in part]
+                    groups = [_verified(sending, group, gone, organizations) for group in part]
                     for found in await asyncio.gather(*groups):
                         lines += found
                         progress.sent += sum(bool(line.key) for line in found)
@@ -181,7 +183,7 @@ def _learn(
 
 
 async def _verified(
-    sending: Sending, written: list[Written], organizations: Organizations
+    sending: Sending, written: list[Written], gone: set[str], organizations: Organizations
 ) -> list[Verified]:
     first, client = written[0], sending.client
     try:
@@ -193,7 +195,8 @@ async def _verified(
     ids = [str(each.get("id")) for each in found]
     known = await sending.journal.claimed(first.resource_type, first.lane, ids)
     ours = {each.resource_id for each in written}
-    return verify(written, found, known - ours, organizations)
+    # One that was declared gone and is shown again is a stray.
+    return verify(written, found, known - ours - gone, organizations)
 
 
 # Reporting ----------------------------------------------------------------------------------------
@@ -254,6 +257,9 @@ def _totals(lines: Sequence[Verified], written: pl.DataFrame) -> dict[str, Any]:
         "patients": written["lane"].n_unique(),
         **{outcome.value: counts[outcome] for outcome in Outcome},
         "elements": dict(elements.most_common()),
+        "missing_keys": [line.key for line in lines if line.outcome is Outcome.MISSING][
+            :_KEYS_SHOWN
+        ],
         "payers_unknown": sum(line.payer is not None for line in lines),
         "usd_journal": usd(int(read["amount_cents"].sum())),
         "usd_canvas": usd(shown),

@@ -500,6 +500,62 @@ class Journal:
         """IN_DOUBT -> ABANDONED: the machine never sends it again."""
         await self._write(lambda: self._decide(run_id, Event.ABANDONED, intent, finding, at, who))
 
+    async def gone(
+        self,
+        run_id: str,
+        intent: Intent,
+        finding: Finding,
+        at: datetime,
+        since: datetime | None,
+        who: str,
+    ) -> None:
+        """CONFIRMED -> PENDING: `who` declared that Canvas no longer has the resource.
+
+        In one transaction the resource is listed as not ours, and the write gives it up. A payment is
+        then owed, as after `absent`: a run that finds it so sends it, even if this process dies here.
+
+        Args:
+            run_id: The run that decides.
+            intent: The write, with its resource.
+            finding: What Canvas showed right before.
+            at: The instant of the decision.
+            since: The server's clock at that instant, at the earliest; None: not known.
+            who: The person.
+        """
+        resource = {
+            "resource_type": intent.resource_type,
+            "resource_id": intent.resource_id,
+            "lane": intent.lane,
+            "run_id": run_id,
+        }
+        decided = {
+            "key": intent.key,
+            "resource_id": intent.resource_id,
+            "rule": finding.rule,
+            "message": finding.message,
+            "since": _instant_text(since),
+            "ahead_s": None if since is None else (since - at).total_seconds(),
+        }
+
+        def give_up() -> None:
+            self._execute("note_foreign", resource)
+            self._each("gone", [decided])
+            self._append(
+                at,
+                run_id,
+                Event.GONE,
+                key=intent.key,
+                resource_id=intent.resource_id,
+                detail=_evidence(finding),
+                who=who,
+            )
+
+        await self._write(give_up)
+
+    def gone_ids(self) -> set[str]:
+        """Return the ids of the resources that persons declared gone."""
+        return {line[0] for line in self._read(partial(self._all, "gone_ids", {}))}
+
     def _decide(
         self, run_id: str, event: Event, intent: Intent, finding: Finding, at: datetime, who: str
     ) -> None:

@@ -135,6 +135,21 @@ WHERE key = :key AND state = 'IN_DOUBT';
 -- In doubt again, for a person to decide on: what was given up, or is still to be sent again.
 UPDATE write SET state = 'IN_DOUBT' WHERE key = :key AND (state = 'ABANDONED' OR (state = 'PENDING' AND resent > 0));
 
+-- name: gone
+-- A person declared that Canvas no longer has the resource, which is listed as not ours. A payment is then owed, from
+-- now on by the server's clock; a coverage is created by the next file that has it.
+UPDATE write SET
+    state = 'PENDING', interaction = 'create', resource_id = NULL, rule = :rule, message = :message,
+    resent = CASE WHEN resource_type = 'PaymentNotice' AND CAST(:since AS TEXT) IS NOT NULL THEN 1 ELSE 0 END,
+    since = :since, until = NULL, ahead_s = :ahead_s, attempts = 0,
+    held = NULL, held_run = NULL, held_at = NULL, held_rank = NULL, displaced = 0,
+    http_status = NULL, correlation_id = '', sent_at = NULL, settled_at = NULL, orphaned = 0
+WHERE key = :key AND resource_id = :resource_id AND state IN ('CONFIRMED', 'REFUSED');
+
+-- name: gone_ids
+-- The resources that persons declared gone.
+SELECT resource_id FROM trail WHERE event = 'gone';
+
 -- name: left_in_flight
 -- Whatever is in flight when a run starts, or a part of it is taken up, was left so by a crash.
 SELECT key, sent_at, ahead_s FROM write WHERE state = 'IN_FLIGHT' AND (:part = 0 OR part = :part);

@@ -156,7 +156,13 @@ def next_steps(
         differs = (
             f"Next: see {folder}/verification.parquet for each resource, then look it up in Canvas."
         )
-        return [differs] if summary["exit_code"] == 3 else []  # noqa: PLR2004 - something differs
+        missing = summary["verification"]["missing_keys"]
+        resend = [f"  canvas-ingest review {config or 'CONFIG'} --resend {key}" for key in missing]
+        if resend:
+            more = summary["verification"]["missing"] - len(missing)
+            others = f" ({more:,} more: the column key)" if more else ""
+            resend.insert(0, f"To have what is missing again, if a person decides so{others}:")
+        return [differs, *resend] if summary["exit_code"] == 3 else []  # noqa: PLR2004 - something differs
     if config is None:
         return [
             f"Next: open {folder}/report.html, and rejects-*.csv beside it: some of the sample rows are wrong on purpose.",
