@@ -182,7 +182,7 @@ def run(*, dry_run: bool, journal_lost: bool, **options: Any) -> None:
         "--resend",
         multiple=True,
         metavar="KEY",
-        help="It did not arrive: search once more, then send it again; repeatable.",
+        help="It did not arrive, or is gone from Canvas: search once more, then send it again; repeatable.",
     ),
     click.option(
         "--confirm-found", is_flag=True, help="Confirm all of which Canvas shows just one."

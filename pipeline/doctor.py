@@ -454,6 +454,10 @@ class Examination:
                 f"{_count(count, 'coverage')} have the order of another one of the patient in another period",
                 "Canvas moves the older one down: see that the orders are meant so",
             )
+        for notice in plan.meta["notices"]:
+            if notice["feed"] == feed.name:
+                what, _, fix = notice["message"].partition(": ")
+                self._note(_rows_of(feed), notice["rule"], State.WARNING, what, fix)
 
     def _look_at_rules(self, plan: Plan, feed: Feed, undecided: Collection[str]) -> None:
         """The rules that its rows break; not of fields whose column is still to be decided."""

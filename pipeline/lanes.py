@@ -4,6 +4,9 @@ A lane is a patient. Its intents leave in the order in which they were offered, 
 only after the one before it has ended. A lane whose write is in doubt stays shut, for what comes
 behind may depend on it: Canvas takes a payment up to the balance that the one before it left, and
 bumps the `order` of coverages (canvas-api.md).
+
+After a refused coverage no coverage of that patient is cancelled any more: the refused one may be its
+replacement.
 """
 
 from collections import deque
@@ -22,6 +25,7 @@ class Lanes:
         self._waiting: dict[str, deque[Intent]] = {}  # behind an open or a ready intent
         self._ready: deque[Intent] = deque()
         self._shut = set(shut)
+        self._keeping: set[str] = set()  # lanes in which nothing is cancelled any more
         self._waiting_count = 0
 
     def __len__(self) -> int:
@@ -34,8 +38,8 @@ class Lanes:
         return not self._waiting
 
     def offer(self, intent: Intent) -> bool:
-        """Put an intent at the end of its lane. False: the lane is shut, it will never go."""
-        if intent.lane in self._shut:
+        """Put an intent at the end of its lane. False: it will never go."""
+        if intent.lane in self._shut or (intent.is_cancel and intent.lane in self._keeping):
             return False
         queue = self._waiting.get(intent.lane)
         if queue is None:
@@ -65,6 +69,23 @@ class Lanes:
             self._waiting_count -= 1
         else:
             del self._waiting[intent.lane]
+
+    def refused(self, intent: Intent) -> int:
+        """The open intent of this lane was refused: the next one may go.
+
+        Returns:
+            The number of waiting cancellations that were dropped, because this one may be a replacement.
+        """
+        dropped = 0
+        if intent.resource_type == "Coverage" and not intent.is_cancel:
+            self._keeping.add(intent.lane)
+            queue = self._waiting[intent.lane]
+            kept = deque(each for each in queue if not each.is_cancel)
+            dropped = len(queue) - len(kept)
+            self._waiting[intent.lane] = kept
+            self._waiting_count -= dropped
+        self.ended(intent)
+        return dropped
 
     def again(self, intent: Intent) -> None:
         """The open intent did not happen and goes again, before all others of its lane."""

@@ -294,9 +294,23 @@ def _of(batches: Iterator[list[Intent]], order: Order, number: int) -> Iterator[
 
 
 def _left(batches: Iterator[list[Intent]], journal: Journal, run_id: str) -> Iterator[list[Intent]]:
-    """Those that no worker has sent to an end in this run."""
+    """Those that no worker has sent to an end in this run.
+
+    As in `Lanes`, no coverage is cancelled after another one of its patient was refused.
+    """
     is_done = (pl.col("run_id") == run_id) & pl.col("state").is_in(list(_DONE))
+    is_refused = is_done & (pl.col("state") == State.REFUSED.value)
+    keeping: set[str] = set()
     for batch in batches:
         known = journal.writes(pl.Series("key", [each.key for each in batch], dtype=pl.String))
-        done = set(known.filter(is_done)["key"])
-        yield [each for each in batch if each.key not in done]
+        done, refused = set(known.filter(is_done)["key"]), set(known.filter(is_refused)["key"])
+        keeping.update(
+            each.lane
+            for each in batch
+            if each.key in refused and each.resource_type == "Coverage" and not each.is_cancel
+        )
+        yield [
+            each
+            for each in batch
+            if each.key not in done and not (each.is_cancel and each.lane in keeping)
+        ]

@@ -12,6 +12,7 @@ import itertools
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC
 from functools import partial
@@ -41,6 +42,7 @@ from pipeline.job import Job, Progress, Reference, References
 from pipeline.journal.journal import Journal
 from pipeline.parts import Brief, make_part, numbers_of, parts_of, with_drafts
 from pipeline.plans import KEPT, MISSING, SEQ, VERDICT_SCHEMA, Plan, PlanWriter, look_up
+from pipeline.ranks import can_be_last
 from pipeline.records import (
     ADOPTED,
     Disposition,
@@ -53,7 +55,7 @@ from pipeline.records import (
 from pipeline.sending import Sending
 from pipeline.stages import arrange as arranging
 from pipeline.stages.adopt import Adopted, Ambiguity, Row, Shown, adopt
-from pipeline.stages.arrange import arrange, lanes_to_arrange
+from pipeline.stages.arrange import Turn, arrange, lanes_to_arrange
 from pipeline.stages.compare import Pair, compare
 from pipeline.stages.expect import expect
 from pipeline.stages.fetch import fetch
@@ -62,7 +64,7 @@ from pipeline.stages.lookup import lookup
 from pipeline.stages.map import Mapping as RowMapping
 from pipeline.stages.read import origins, read
 from pipeline.stages.resolve import BUMPS, resolve
-from pipeline.stages.retire import REPORTED, retire
+from pipeline.stages.retire import REJECTED, REPORTED, Gone, RejectedRows, retire
 from pipeline.stages.validate import validate
 from pipeline.workers import Workers
 
@@ -113,9 +115,9 @@ class _Judged:
     """One feed, on its way into the plan."""
 
     meta: dict[str, Any]
-    unread: set[str] = field(default_factory=set)  # patients of rows that were rejected
     missing: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=MISSING))
     compared_with: str | None = None  # the run whose rows were looked for
+    is_short: bool = False  # there are fewer files than in the last complete run
 
 
 class Planner:
@@ -148,6 +150,7 @@ class Planner:
         self._unknown: Orders = {}  # coverages that Canvas holds and no row has
         self._displaced: list[str] = []
         self._reordered: list[str] = []
+        self._notices: list[dict[str, Any]] = []  # rule, feed, count and message of what to look at
         self._again: dict[str, list[pl.DataFrame]] = {}  # source rows that were skipped at first
         self._unasked = 0  # patients of whom Canvas may hold something that no row has
         self._readings: dict[str, Reading] = {}
@@ -265,6 +268,7 @@ class Planner:
         self._progress.stage = "reading"
         for feed in self._job.feeds:
             self._judged[feed.name] = self._read(feed)
+            self._count_files(feed)
         self._progress.stage = "planning"
         files = {
             name: [Path(file["path"]).name for file in judged.meta["files"]]
@@ -295,7 +299,6 @@ class Planner:
             cents_read += made.cents
             self._progress.rows_read += made.rows
         self._writer.has(feed.name, len(parts))
-        unread = self._unread(feed) if feed.missing == "cancel" else set()
         columns = list(dict.fromkeys(name for source in sources for name in source.kept))
         return _Judged(
             {
@@ -311,9 +314,35 @@ class Planner:
                 "columns": columns,
                 "delimiter": sources[0].delimiter,
                 "salt": self._salt(feed),
-            },
-            unread,
+            }
         )
+
+    def _count_files(self, feed: Feed) -> None:
+        """Note if the feed has fewer files than in its last complete run.
+
+        The same files again have the same verdict, so that running again after it changes nothing.
+        """
+        runs = self._journal.last_complete(feed.name)
+        if not runs or feed.name in self._job.inputs:
+            return
+        judged, before = self._judged[feed.name], self._journal.files_of(runs[0], feed.name)
+        with suppress(PlanError, KeyError):
+            last = Plan.open(self._job.state_dir / "plans" / runs[0]).meta["feeds"][feed.name]
+            if _contents(last["files"]) == _contents(judged.meta["files"]):
+                before = last["files_before"]
+        judged.meta["files_before"] = before
+        count = len(judged.meta["files"])
+        judged.is_short = before is not None and count < before
+        if judged.is_short:
+            self._notices.append(
+                {
+                    "rule": "files|fewer",
+                    "feed": feed.name,
+                    "count": before - count,
+                    "message": f"{_files(count)} for feed {feed.name}, {before:,} in its last complete run: "
+                    f"check that the sender delivered all of them",
+                }
+            )
 
     def _mended(self, feed: Feed) -> list[str]:
         """The runs whose rejects a feed's files are. Raises InputError where they cannot be taken alone."""
@@ -339,12 +368,8 @@ class Planner:
             self._copies,
         )
 
-    def _unread(self, feed: Feed) -> set[str]:
-        """The patients of the rows that were rejected, "" among them where one could not be read."""
-        rejected = (texts_of(rows, feed)["patient"] for rows in self._writer.rejected(feed.name))
-        return {self._patient(value) for values in rejected for value in values.unique()}
-
     def _patient(self, value: str | None) -> str:
+        """Return the key of the patient that a sender's text names; "" if it is not known."""
         try:
             return self.crosswalks.patient.find(value) if value else ""
         except (Unknown, Ambiguous):
@@ -516,8 +541,11 @@ class Planner:
         """What is gone, in which turn all goes, and whether it may go at all."""
         self._progress.stage = "planning"
         self._enter_adopted()
-        for feed in self._coverages:
-            self._retire(feed)
+        self._retire()
+        meant = [
+            judged.missing.filter(pl.col("interaction") != "") for judged in self._judged.values()
+        ]
+        self._cancels = pl.concat(meant).select("key", "lane")
         self._arrange()
         for feed in self._job.feeds:
             self._return_skipped(feed)
@@ -538,6 +566,7 @@ class Planner:
                 "concurrency": self._job.upload.concurrency,
                 "displaced": self._displaced,
                 "reordered": self._reordered,
+                "notices": self._notices,
             },
         )
         guard(self._job, metas, self._said, self._journal.last_feed)
@@ -545,7 +574,7 @@ class Planner:
         self._journal.enter_feeds(
             self._run_id,
             [
-                (name, meta["rows_read"], meta["cents_read"])
+                (name, meta["rows_read"], meta["cents_read"], len(meta["files"]))
                 for name, meta in metas.items()
                 if name not in self._job.inputs
             ],
@@ -569,14 +598,22 @@ class Planner:
         for seq, key, shown, body in updates.iter_rows():
             yield seq, shown or before.get(key), body
 
-    def _retire(self, feed: Feed) -> None:
-        """The rows of the last complete run that are gone."""
+    def _retire(self) -> None:
+        """Judge the rows of the last complete run that are gone, once all rejected rows are known."""
+        found = {feed.name: gone for feed in self._coverages if (gone := self._gone(feed))}
+        rejected = self._rejected({lane for gone in found.values() for lane in gone.rows["lane"]})
+        for name, gone in found.items():
+            judged = self._judged[name]
+            judged.missing = retire(self._feeds[name], gone, rejected, self._sent)
+            judged.compared_with = gone.compared_with
+
+    def _gone(self, feed: Feed) -> Gone | None:
+        """Return the rows of the last complete run that are gone; None if the feed is not compared."""
         if feed.missing == "ignore" or feed.name in self._job.inputs:
-            return
-        judged = self._judged[feed.name]
+            return None
         runs = self._journal.last_complete(feed.name)
         if not runs:
-            return
+            return None
         before, open_ = self._keys_before(feed, runs), self._journal.open_cancels(feed.name)
         rows = self._writer.rows(feed.name)
         held, height = [self._journal.active(open_.clear())], 0
@@ -589,10 +626,28 @@ class Planner:
             today = groups.of_pass((part["key"] for part in rows.judged(["key"])), number, count)
             gone = candidates.to_frame("key").join(today.to_frame("key"), on="key", how="anti")
             held.append(self._journal.active(gone["key"]))
-        judged.missing = retire(
-            feed, pl.concat(held).sort("key"), height, set(open_), judged.unread, self._sent
+        return Gone(
+            rows=pl.concat(held).sort("key"),
+            before=height,
+            open_=frozenset(open_),
+            compared_with=runs[0],
+            is_short=self._judged[feed.name].is_short,
         )
-        judged.compared_with = runs[0]
+
+    def _rejected(self, patients: set[str]) -> RejectedRows:
+        """Return the rejected rows of all coverage feeds that may be a missing one of these patients."""
+        rejected = RejectedRows()
+        if not patients:
+            return rejected
+        for feed in self._coverages:
+            files = [Path(source.origin).name for source in self.sources[feed.name]]
+            for rows, source in self._writer.rejected(feed.name):
+                self._check_stop()
+                texts = texts_of(source, feed).select("patient", "member_id")
+                lines = rows.hstack(texts).select(*REJECTED)
+                for line in lines.iter_rows():
+                    rejected.add(line, files, self._patient, patients)
+        return rejected
 
     def _keys_before(self, feed: Feed, runs: Sequence[str]) -> Callable[[], Iterator[pl.Series]]:
         """The keys of the last complete run, and of those after it that ended early; some at a time.
@@ -662,16 +717,52 @@ class Planner:
             for name, frame in standing.items()
         }
         arranged = arrange(rows, before)
-        ended = [judged.missing["lane"] for judged in self._judged.values()]
         self._displaced += arranged.displaced
         self._reordered += arranged.reordered
-        self._reordered += set(pl.concat(ended)).intersection(lanes)
+        first = self._order_cancels(pile, arranged.turns, before, ranks)
+        self._reordered += first.intersection(lanes)
         lines = [
             (turn.feed, turn.seq, turn.slot, turn.is_forced, turn.moves_unknown)
             for turn in arranged.turns
             if turn.slot != turn.seq or turn.is_forced or turn.moves_unknown
         ]
         return pl.DataFrame(lines, schema=_TURNED, orient="row")
+
+    def _order_cancels(
+        self, pile: pl.DataFrame, turns: Sequence[Turn], before: Orders, ranks: pl.DataFrame
+    ) -> set[str]:
+        """Have the cancellations of some patients go last where no write needs their order.
+
+        Returns:
+            The patients of whom a cancellation stays in front of the writes.
+        """
+        slots = pl.DataFrame(
+            [(turn.feed, turn.seq, turn.slot) for turn in turns],
+            schema={"feed": pl.String, "seq": pl.UInt32, "slot": pl.UInt32},
+            orient="row",
+        )
+        at = {feed.name: number for number, feed in enumerate(self._coverages)}
+        going = (
+            pile.join(slots, on=["feed", "seq"], how="left")
+            .filter((pl.col("interaction") != "") | pl.col("slot").is_not_null())
+            .sort(pl.col("feed").replace_strict(at), pl.coalesce("slot", "seq"))
+        )
+        order = pl.when("active").then("order")
+        writes: dict[str, list[tuple[str, int | None]]] = {}
+        for lane, key, rank in going.select("lane", "key", order).iter_rows():
+            writes.setdefault(lane, []).append((key, rank))
+        cancels = self._cancels.join(ranks.select("key", "rank", "displaced"), on="key")
+        last, first = set[str](), set[str]()
+        for (lane,), mine in cancels.group_by("lane"):
+            # The order of one that was moved is not known for sure: it goes first.
+            gone = dict(mine.filter(displaced=0).select("key", "rank").iter_rows())
+            last |= can_be_last(before.get(str(lane), {}), gone, writes.get(str(lane), []))
+            if not last.issuperset(mine["key"]):
+                first.add(str(lane))
+        for judged in self._judged.values():
+            is_last = pl.col("is_last") | pl.col("key").is_in(list(last))
+            judged.missing = judged.missing.with_columns(is_last.alias("is_last"))
+        return first
 
     def _lanes_in_question(self) -> pl.Series:
         """The patients whose turns may matter, by their hashes: a superset of `lanes_to_arrange`.
@@ -704,11 +795,7 @@ class Planner:
 
     def _before(self, ranks: pl.DataFrame, rows: pl.DataFrame) -> Orders:
         """The orders that Canvas holds, but for those that are to be cancelled: they go first."""
-        cancelled = {
-            key
-            for judged in self._judged.values()
-            for key in judged.missing.filter(pl.col("interaction") != "")["key"]
-        }
+        cancelled = set(self._cancels["key"])
         before: Orders = {
             lane: dict(self._unknown[lane])
             for lane in rows["lane"].unique()
@@ -825,6 +912,14 @@ _TURNED: Final = {
     "is_forced": pl.Boolean,
     "moves_unknown": pl.Boolean,
 }
+
+
+def _contents(files: Sequence[Mapping[str, Any]]) -> list[str]:
+    return sorted(file["sha256"] for file in files)
+
+
+def _files(count: int) -> str:
+    return "1 file" if count == 1 else f"{count:,} files"
 
 
 def _hashes(lanes: pl.Series) -> pl.Series:

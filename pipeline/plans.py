@@ -148,14 +148,19 @@ class PlanWriter:
         """So many parts of a feed's rows are written, and no more will be."""
         self._parts[feed] = parts
 
-    def rejected(self, feed: str) -> Iterator[pl.DataFrame]:
-        """The source's own columns (and SEQ) of the rows that validation turned away, part by part."""
+    def rejected(self, feed: str) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
+        """Yield the rejected rows part by part: file, row, lane and field, and the source's own columns.
+
+        A row that was skipped as unchanged has no source column yet, and its lane is known.
+        """
         is_rejected = pl.col("disposition") == Disposition.REJECTED.value
-        for part, rows in enumerate(self.rows(feed).written(["seq", "disposition"])):
-            seqs = rows.filter(is_rejected)["seq"]
-            if not seqs.is_empty():
+        for part, rows in enumerate(self.rows(feed).judged([*_REJECTED, "disposition"])):
+            mine = rows.filter(is_rejected).drop("disposition")
+            if not mine.is_empty():
                 source = pl.read_parquet(_path(self.folder, "source", feed, part), glob=False)
-                yield source.filter(pl.col(SEQ).is_in(seqs.implode()))
+                seqs = mine.select(pl.col("seq").alias(SEQ))
+                joined = seqs.join(source, on=SEQ, how="left", maintain_order="left")
+                yield mine.drop("seq"), joined.drop(SEQ)
 
     def rows(self, feed: str) -> "Rows":
         """What is written of a feed's rows by now."""
@@ -363,7 +368,8 @@ class Plan:
     def missing(self, feed: str) -> pl.DataFrame:
         """The rows of the last complete run that are gone (`MISSING`)."""
         path = self.folder / f"missing-{feed}.parquet"
-        return pl.read_parquet(path, glob=False) if path.exists() else pl.DataFrame(schema=MISSING)
+        gone = pl.read_parquet(path, glob=False) if path.exists() else pl.DataFrame()
+        return _as(gone, MISSING).with_columns(pl.col("is_last").fill_null(value=False))
 
     def changes(self, feed: str) -> Iterator[pl.DataFrame]:
         """What its updates would change (`CHANGES`), with file and row of each, part by part."""
@@ -382,7 +388,8 @@ class Plan:
         for feed in self.meta["feeds"]:
             digest.update(feed.encode())
             gone = self.missing(feed).filter(pl.col("interaction") != "").sort("key")
-            digest.update(gone.select("key", "resource_id", "fingerprint").write_csv().encode())
+            columns = ("key", "resource_id", "fingerprint", "is_last")
+            digest.update(gone.select(columns).write_csv().encode())
             for rows in self.rows(feed):
                 sent = rows.filter(pl.col("disposition") == Disposition.PENDING.value)
                 digest.update(sent.select(_DONE).write_csv(include_header=False).encode())
@@ -464,10 +471,15 @@ class Plan:
         for rows in self._rows(feed).where(is_sent, ["lane"]):
             yield rows["lane"]
 
-    def cancels(self, feed: str) -> list[Intent]:
-        """What is gone from the file and is cancelled."""
+    def cancels(self, feed: str, *, is_last: bool | None = None) -> list[Intent]:
+        """Return what is gone from the file and is cancelled: all, or only what goes last or first."""
         gone = self.missing(feed).filter(pl.col("interaction") != "")
-        return [] if gone.is_empty() else self._intents(_as_rows_to_send(gone), feed, "Coverage")
+        if is_last is not None:
+            gone = gone.filter(pl.col("is_last") == is_last)
+        if gone.is_empty():
+            return []
+        intents = self._intents(_as_rows_to_send(gone), feed, "Coverage")
+        return [intent._replace(is_cancel=True) for intent in intents]
 
     def kept(self, feed: str) -> list[str]:
         """The keys of rows that are unchanged, and are written again all the same."""
@@ -511,6 +523,7 @@ class Plan:
         ]
 
 
+_REJECTED: Final = ("seq", "file", "row", "lane", "field")
 _STANDING: Final = (Disposition.PENDING.value, Disposition.UNCHANGED.value)
 _IS_SENT: Final = (pl.col("disposition") == Disposition.PENDING.value) & (
     pl.col("interaction") != ""
@@ -560,6 +573,7 @@ MISSING: Final = {
     "fingerprint": pl.String,
     "likeness": pl.String,
     "body": pl.Binary,
+    "is_last": pl.Boolean,  # it goes behind the patient's other writes, for none needs its order
 }
 
 

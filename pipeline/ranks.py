@@ -6,7 +6,7 @@ bumps at all, is not said there: what is decided here comes out right either way
 """
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 ORDER_MAX: Final = 5  # canvas-api.md, "Coverage"
@@ -47,9 +47,59 @@ def after(orders: Mapping[str, int], key: str, order: int) -> dict[str, int]:
     who is bumped bumps in turn, up to the first free order; at ORDER_MAX they stay together. A
     write that keeps its order bumps nobody.
     """
-    if orders.get(key) == order:
-        return dict(orders)
-    taken = {held for other, held in orders.items() if other != key}
-    free = next((each for each in range(order, ORDER_MAX) if each not in taken), ORDER_MAX)
+    free = first_free(orders, key, order)
     moved = {other: held + (order <= held < free) for other, held in orders.items()}
     return moved | {key: order}
+
+
+def after_all(writes: Iterable[tuple[str, int]]) -> dict[str, int]:
+    """Return the orders of a patient's coverages after these writes (key and order), in turn."""
+    orders: dict[str, int] = {}
+    for key, order in writes:
+        orders = after(orders, key, order)
+    return orders
+
+
+def first_free(orders: Mapping[str, int], key: str, order: int) -> int:
+    """Return the first order, from `order` up, that no other coverage has: none beyond it is bumped.
+
+    `order` itself if the write keeps its order.
+    """
+    if orders.get(key) == order:
+        return order
+    taken = {held for other, held in orders.items() if other != key}
+    return next((each for each in range(order, ORDER_MAX) if each not in taken), ORDER_MAX)
+
+
+def can_be_last(
+    before: Mapping[str, int], gone: Mapping[str, int], writes: Sequence[tuple[str, int | None]]
+) -> set[str]:
+    """Return the keys of `gone` whose cancellation can go behind all writes of the patient.
+
+    None of the writes may take the order of such a coverage, or bump it: then they end as if it were
+    cancelled before them.
+
+    Args:
+        before: The orders of the patient's other active coverages in Canvas.
+        gone: The orders of those that are to be cancelled.
+        writes: Key and order of each write, in turn. An order of None: it becomes inactive.
+    """
+    last = dict(gone)
+    while touched := _touched({**before, **last}, last, writes):
+        del last[min(touched, key=lambda key: last[key])]  # without it others may be left alone
+    return set(last)
+
+
+def _touched(
+    orders: Mapping[str, int], kept: Mapping[str, int], writes: Sequence[tuple[str, int | None]]
+) -> set[str]:
+    """The keys of `kept` whose order one of the writes takes, or bumps."""
+    touched: set[str] = set()
+    for key, order in writes:
+        if order is None:
+            orders = {other: held for other, held in orders.items() if other != key}
+        elif orders.get(key) != order:
+            free = first_free(orders, key, order)
+            touched |= {other for other in kept if order <= orders[other] <= free}
+            orders = after(orders, key, order)
+    return touched

@@ -124,6 +124,7 @@ class Intent(NamedTuple):
     day: str | None = (
         None  # PaymentNotice: its day in the file, ISO; "": the file gives none; None: not known
     )
+    is_cancel: bool = False  # of a coverage whose row is gone from the files
 
 
 @dataclass(frozen=True, slots=True)

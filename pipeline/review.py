@@ -12,6 +12,7 @@ from random import Random
 from typing import Any, Final
 
 import orjson
+import polars as pl
 
 from pipeline import retention
 from pipeline.clock import SystemClock, utc_text
@@ -39,6 +40,7 @@ from pipeline.stages.recover import like_of
 
 _DONE: Final = 0
 _LEFT: Final = 4
+_SETTLED: Final = (State.CONFIRMED.value, State.REFUSED.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,12 +141,20 @@ def _allowed(journal: Journal, decisions: Decisions) -> None:
     doubts = {doubt.intent.key: doubt for doubt in journal.doubts()}
     for key in decisions.keys:
         state = journal.states([key]).get(key)
-        if key not in doubts and state is not State.ABANDONED:
+        is_resent = key in decisions.resend and _has_resource(journal, key)
+        if key not in doubts and state is not State.ABANDONED and not is_resent:
             held = f"it is {state.value}" if state else "the journal does not know it"
             raise ConfigError(
                 f"{key} is not in doubt: {held}",
-                "name a KEY that `canvas-ingest review CONFIG` lists",
+                "name a KEY that `canvas-ingest review CONFIG` lists; or with --resend one that "
+                "`canvas-ingest verify CONFIG` reports as missing",
             )
+
+
+def _has_resource(journal: Journal, key: str) -> bool:
+    """Whether Canvas took the write, and nothing of it is under way."""
+    known = journal.known(pl.Series("key", [key])).filter(pl.col("resource_id") != "")
+    return not known.filter(pl.col("state").is_in(_SETTLED)).is_empty()
 
 
 class _Work:
@@ -174,8 +184,6 @@ class _Work:
         ], unasked
 
     def _sent_at(self, keys: Sequence[str]) -> dict[str, str | None]:
-        import polars as pl  # noqa: PLC0415 - beside its only use
-
         frame = self._journal.writes(pl.Series("key", list(keys), dtype=pl.String))
         return dict(frame.select("key", "sent_at").iter_rows())
 
@@ -190,7 +198,9 @@ class _Work:
                     decided.append(await self._confirm(doubt, found))
         again: list[Doubt] = []
         for key in self._decisions.resend:
-            decided += await self._release(await self._doubt(key), again)
+            doubt = await self._doubt(key)
+            step = self._give_up if _has_resource(self._journal, key) else self._release
+            decided += await step(doubt, again)
         if self._decisions.resend_absent:
             await self._sending.clock.sleep(self._sending.job.upload.quiet_s)
             for doubt in with_bodies(self._sending.job, self._left()):
@@ -320,15 +330,8 @@ class _Work:
         held = self._held_by(doubt)
         if held is not None:
             return [] if is_all else [Decided(key, "refused", held)]
-        if self._decisions.foreign and not is_all:
-            await self._journal.note_foreign(
-                self._sending.run_id,
-                intent.resource_type,
-                intent.lane,
-                self._decisions.foreign,
-                self._now(),
-                self._decisions.who,
-            )
+        if not is_all:
+            await self._note_foreign(intent)
         finding = await self._sending.recovery.look(doubt)
         is_absent = finding.settlement is Settlement.ABSENT or (
             finding.settlement is Settlement.UNCLEAR and not finding.candidates
@@ -340,18 +343,60 @@ class _Work:
         if not is_absent:
             return [Decided(key, "refused", _why_not_sent(intent, finding))]
         if not intent.body:
-            return [
-                Decided(
-                    key,
-                    "refused",
-                    f"not sent: the plan of run {intent.run_id} is gone, and with it the content",
-                )
-            ]
+            return [Decided(key, "refused", _no_content(intent))]
         await self._journal.absent(
             self._sending.run_id, intent, finding, self._now(), self._decisions.who
         )
         again.append(doubt)
         return []
+
+    async def _give_up(self, doubt: Doubt, again: list[Doubt]) -> list[Decided]:
+        """Declare a resource gone if Canvas shows that it is; put a payment into `again`."""
+        intent, key = doubt.intent, doubt.intent.key
+        held = self._held_by(doubt)
+        if held is not None:
+            return [Decided(key, "refused", held)]
+        is_payment = intent.resource_type == "PaymentNotice"
+        if is_payment and not intent.body:
+            return [Decided(key, "refused", _no_content(intent))]
+        await self._note_foreign(intent)
+        await self._be_quiet(key)
+        finding = await self._sending.recovery.look_for_gone(intent)
+        if finding.settlement is not Settlement.ABSENT:
+            return [Decided(key, "refused", _why_not_given_up(intent, finding))]
+        named = f"{intent.resource_type}/{intent.resource_id}"
+        declared = replace(
+            finding, rule="review|gone", message=f"{named} declared gone by {self._decisions.who}"
+        )
+        at = self._now()
+        since = self._sending.client.server_clock.earliest(at)
+        await self._journal.gone(
+            self._sending.run_id, intent, declared, at, since, self._decisions.who
+        )
+        if not is_payment:
+            message = f"{named}: the next run whose file has the row creates it again"
+            return [Decided(key, "declared gone", message)]
+        again.append(replace(doubt, intent=intent._replace(resource_id="")))
+        return []
+
+    async def _be_quiet(self, key: str) -> None:
+        """Wait until a read can no longer be older than the write itself."""
+        (settled_at,) = self._journal.writes(pl.Series("key", [key]))["settled_at"]
+        if settled_at is not None:
+            since_s = (self._now() - datetime.fromisoformat(settled_at)).total_seconds()
+            await self._sending.clock.sleep(max(self._sending.job.upload.quiet_s - since_s, 0.0))
+
+    async def _note_foreign(self, intent: Intent) -> None:
+        """Note the resources of which a person says that they are another's."""
+        if self._decisions.foreign:
+            await self._journal.note_foreign(
+                self._sending.run_id,
+                intent.resource_type,
+                intent.lane,
+                self._decisions.foreign,
+                self._now(),
+                self._decisions.who,
+            )
 
     async def _send(self, again: Sequence[Doubt]) -> list[Decided]:
         if not again:
@@ -471,6 +516,20 @@ def _why_not_sent(intent: Intent, finding: Finding) -> str:
     return (
         f"not sent: Canvas shows {seen}. If that is this row: --confirm {intent.key}=ID. "
         f"If it is somebody else's: --resend {intent.key} --foreign ID"
+    )
+
+
+def _no_content(intent: Intent) -> str:
+    return f"not sent: the plan of run {intent.run_id} is gone, and with it the content"
+
+
+def _why_not_given_up(intent: Intent, finding: Finding) -> str:
+    if not finding.candidates:
+        return f"nothing was changed: {finding.message}"
+    seen = ", ".join(each.resource_id for each in finding.candidates)
+    return (
+        f"nothing was changed: Canvas shows {seen}, which is like it. If that takes its place, leave it as it is. "
+        f"If it is another one: --resend {intent.key} --foreign ID"
     )
 
 

@@ -134,8 +134,15 @@ def lanes_owed(sending: Sending, plan: Plan) -> set[str]:
 
 
 def intents_of(job: Job, plan: Plan) -> Iterator[list[Intent]]:
-    """What is to be sent: first what gives its `order` free, then feeds as they are configured."""
+    """Yield what is to be sent: feeds as they are configured, and around them what is cancelled.
+
+    A cancellation goes behind all coverages, unless one of its patient needs the `order` that it gives free.
+    """
     for feed in job.feeds:
-        yield plan.cancels(feed.name)
+        yield plan.cancels(feed.name, is_last=False)
+    coverages = [feed.name for feed in job.feeds if feed.traits.resource_type == "Coverage"]
     for feed in job.feeds:
         yield from plan.intents(feed.name, feed.traits.resource_type, in_order=not feed.order_by)
+        if coverages[-1:] == [feed.name]:
+            for name in coverages:
+                yield plan.cancels(name, is_last=True)

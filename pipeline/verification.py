@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -19,7 +20,8 @@ from pipeline.files import replacing, write_private
 from pipeline.job import Job, Progress
 from pipeline.journal.journal import Journal, Run
 from pipeline.plans import look_up
-from pipeline.records import Intent, Interaction, PayerEvidence, usd
+from pipeline.ranks import after_all
+from pipeline.records import Intent, Interaction, PayerEvidence, State, usd
 from pipeline.sending import Sending, connected
 from pipeline.stages.report import requests_summary
 from pipeline.stages.verify import (
@@ -33,6 +35,7 @@ from pipeline.stages.verify import (
 from pipeline.views.page import page
 
 _PATIENTS_AT_ONCE: Final = 200  # whose plans are looked up together
+_KEYS_SHOWN: Final = 5  # of the missing ones, in the summary
 _DIFFERING: Final = (Outcome.DIFFERS, Outcome.MISSING, Outcome.STRAY)
 _SCHEMA: Final[dict[str, Any]] = {
     "run_id": pl.String,
@@ -72,12 +75,13 @@ async def read_back(
         lines: list[Verified] = []
         organizations = organizations_of(journal.payers_seen())
         failure: IngestError | None = None
+        gone = journal.gone_ids()
         written = _sampled(journal.confirmed(since), sample, random)
         progress.to_send = written.height
         try:
             async with connected(job, begun.run_id, journal, clock, random, stop) as sending:
                 for part in _parts(sending, written):
-                    groups = [_verified(sending, group, organizations) for group in part]
+                    groups = [_verified(sending, group, gone, organizations) for group in part]
                     for found in await asyncio.gather(*groups):
                         lines += found
                         progress.sent += sum(bool(line.key) for line in found)
@@ -115,13 +119,40 @@ def _parts(sending: Sending, written: pl.DataFrame) -> Iterator[list[list[Writte
 def _with_content(sending: Sending, groups: Sequence[list[Written]]) -> list[list[Written]]:
     intents = [_intent(each) for group in groups for each in group]
     rows = look_up(sending.job.state_dir / "plans", intents)
+    lanes = {group[0].lane for group in groups if group[0].resource_type == "Coverage"}
+    moved = _moved(sending.journal.ranks(pl.Series("lane", list(lanes), dtype=pl.String)))
     return [
         [
-            replace(each, sent=orjson.loads(rows[each.key].body)) if each.key in rows else each
+            replace(
+                each,
+                sent=orjson.loads(rows[each.key].body) if each.key in rows else None,
+                moved_to=moved.get(each.key),
+            )
             for each in group
         ]
         for group in groups
     ]
+
+
+def _moved(ranks: pl.DataFrame) -> dict[str, int]:
+    """Return the orders to which later writes of ours moved coverages, by key.
+
+    The last confirmed writes of each patient's active coverages are replayed in turn.
+    """
+    moved: dict[str, int] = {}
+    for _, lines in ranks.drop_nulls("rank").group_by("lane"):
+        held = dict(lines.select("key", "rank").iter_rows())
+        in_turn = sorted(lines.iter_rows(named=True), key=_written_at)
+        orders = after_all((line["key"], line["rank"]) for line in in_turn)
+        moved |= {key: order for key, order in orders.items() if order != held[key]}
+    return moved
+
+
+def _written_at(line: Mapping[str, Any]) -> float:
+    """When Canvas took the last confirmed write of a coverage: `sent_at`, unless a later one failed."""
+    is_last = line["state"] == State.CONFIRMED.value and line["sent_at"]
+    at = line["sent_at"] if is_last else line["held_at"]
+    return datetime.fromisoformat(at).timestamp() if at else 0.0
 
 
 def _intent(write: Written) -> Intent:
@@ -152,7 +183,7 @@ def _learn(
 
 
 async def _verified(
-    sending: Sending, written: list[Written], organizations: Organizations
+    sending: Sending, written: list[Written], gone: set[str], organizations: Organizations
 ) -> list[Verified]:
     first, client = written[0], sending.client
     try:
@@ -164,7 +195,8 @@ async def _verified(
     ids = [str(each.get("id")) for each in found]
     known = await sending.journal.claimed(first.resource_type, first.lane, ids)
     ours = {each.resource_id for each in written}
-    return verify(written, found, known - ours, organizations)
+    # One that was declared gone and is shown again is a stray.
+    return verify(written, found, known - ours - gone, organizations)
 
 
 # Reporting ----------------------------------------------------------------------------------------
@@ -225,6 +257,9 @@ def _totals(lines: Sequence[Verified], written: pl.DataFrame) -> dict[str, Any]:
         "patients": written["lane"].n_unique(),
         **{outcome.value: counts[outcome] for outcome in Outcome},
         "elements": dict(elements.most_common()),
+        "missing_keys": [line.key for line in lines if line.outcome is Outcome.MISSING][
+            :_KEYS_SHOWN
+        ],
         "payers_unknown": sum(line.payer is not None for line in lines),
         "usd_journal": usd(int(read["amount_cents"].sum())),
         "usd_canvas": usd(shown),

@@ -10,6 +10,8 @@ import pipeline
 from pipeline import config
 from pipeline.sandbox import Faults
 from pipeline.verification import read_back
+from pipeline.views.terminal import summary_text
+from tests.test_nightly import coverage, nightly, orders, write
 from tests.test_review import paid_by_hand
 from tests.test_run import command, coverages, payments
 from tests.world import CREDENTIALS, World, patient_key
@@ -126,3 +128,59 @@ async def test_from_python(make_world: MakeWorld, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setenv(name, value)
     assert config.load(world.config).canvas.base_url == world.url
     assert (await pipeline.verify(world.config, sample=2)).exit_code == 0
+
+
+# An order that a later write of ours moved -------------------------------------------------------
+
+
+async def moved_world(make_world: MakeWorld) -> World:
+    """A night after which a new coverage has the order of one that the file does not have any more."""
+    world = await nightly(make_world, [(0, "old", 1, ""), (1, "other", 1, "")])
+    write(world, [(0, "new", 1, ""), (1, "other", 1, "")])
+    assert (await world.run()).summary["feeds"][0]["warnings"] == {"order|taken": 1}
+    assert orders(world, 0) == {"new": 1, "old": 2}
+    return world
+
+
+async def test_an_order_that_a_later_write_of_ours_moved_is_a_match(
+    make_world: MakeWorld,
+) -> None:
+    world = await moved_world(make_world)
+    result = await read_back(world.job())
+    assert (result.exit_code, outcomes(result.frame)) == (0, Counter(match=2, moved=1))
+    assert (result.summary["verification"]["moved"], result.summary["verification"]["differs"]) == (
+        1,
+        0,
+    )
+    text = summary_text(result.summary, "reports", "config.toml")
+    assert "1  moved (a later write of ours moved their order)" in text
+    assert "moved (a later write of ours" in (result.folder / "report.html").read_text()
+
+
+async def test_two_periods_of_one_order_are_moved_as_the_plan_warned(
+    make_world: MakeWorld,
+) -> None:
+    world = await make_world(patients=2)
+    world.write_config()
+    world.write_ledger([("T1", patient_key(1), "5.00", "")])
+    member = (patient_key(0), "m", "self", "60054", "1")
+    world.write_eligibility([(*member, "2025-01-01", "2025-12-31"), (*member, "2026-01-01", "")])
+    world.config.write_text(
+        world.config.read_text().replace(
+            'kind = "eligibility"',
+            'kind = "eligibility"\nkey = ["patient", "member_id", "start_on"]',
+        )
+    )
+    assert (await world.run()).summary["feeds"][0]["warnings"] == {"order|bumps": 1}
+    result = await read_back(world.job())
+    assert (result.exit_code, outcomes(result.frame)) == (0, Counter(match=2, moved=1))
+
+
+@pytest.mark.parametrize("changes", [{"order": 3}, {"order": 2, "period": {"start": "2026-02-01"}}])
+async def test_an_order_that_differs_otherwise_is_a_difference(
+    make_world: MakeWorld, changes: dict[str, object]
+) -> None:
+    world = await moved_world(make_world)
+    world.sandbox.edit_by_hand("Coverage", coverage(world, "old")["id"], changes)
+    result = await read_back(world.job())
+    assert (result.exit_code, outcomes(result.frame)) == (3, Counter(match=2, differs=1))

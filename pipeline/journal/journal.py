@@ -78,6 +78,9 @@ _RANKS_SCHEMA: Final = {
     "resource_id": pl.String,
     "rank": pl.Int64,
     "state": pl.String,
+    "displaced": pl.Int64,
+    "held_at": pl.String,
+    "sent_at": pl.String,
 }
 _ACTIVE_SCHEMA: Final = dict.fromkeys(
     ("key", "feed", "lane", "resource_id", "held", "held_run", "state"), pl.String
@@ -497,6 +500,62 @@ class Journal:
         """IN_DOUBT -> ABANDONED: the machine never sends it again."""
         await self._write(lambda: self._decide(run_id, Event.ABANDONED, intent, finding, at, who))
 
+    async def gone(
+        self,
+        run_id: str,
+        intent: Intent,
+        finding: Finding,
+        at: datetime,
+        since: datetime | None,
+        who: str,
+    ) -> None:
+        """CONFIRMED -> PENDING: `who` declared that Canvas no longer has the resource.
+
+        In one transaction the resource is listed as not ours, and the write gives it up. A payment is
+        then owed, as after `absent`: a run that finds it so sends it, even if this process dies here.
+
+        Args:
+            run_id: The run that decides.
+            intent: The write, with its resource.
+            finding: What Canvas showed right before.
+            at: The instant of the decision.
+            since: The server's clock at that instant, at the earliest; None: not known.
+            who: The person.
+        """
+        resource = {
+            "resource_type": intent.resource_type,
+            "resource_id": intent.resource_id,
+            "lane": intent.lane,
+            "run_id": run_id,
+        }
+        decided = {
+            "key": intent.key,
+            "resource_id": intent.resource_id,
+            "rule": finding.rule,
+            "message": finding.message,
+            "since": _instant_text(since),
+            "ahead_s": None if since is None else (since - at).total_seconds(),
+        }
+
+        def give_up() -> None:
+            self._execute("note_foreign", resource)
+            self._each("gone", [decided])
+            self._append(
+                at,
+                run_id,
+                Event.GONE,
+                key=intent.key,
+                resource_id=intent.resource_id,
+                detail=_evidence(finding),
+                who=who,
+            )
+
+        await self._write(give_up)
+
+    def gone_ids(self) -> set[str]:
+        """Return the ids of the resources that persons declared gone."""
+        return {line[0] for line in self._read(partial(self._all, "gone_ids", {}))}
+
     def _decide(
         self, run_id: str, event: Event, intent: Intent, finding: Finding, at: datetime, who: str
     ) -> None:
@@ -617,7 +676,7 @@ class Journal:
         )
 
     def ranks(self, lanes: pl.Series) -> pl.DataFrame:
-        """The coverages of these patients by our books: lane, key, feed, resource_id, rank, state."""
+        """Return the coverages of these patients as the journal has them (_RANKS_SCHEMA)."""
         return self._frame("ranks", lanes, _RANKS_SCHEMA, "lanes")
 
     def active(self, keys: pl.Series) -> pl.DataFrame:
@@ -729,11 +788,11 @@ class Journal:
 
         self._write_now(finish)
 
-    def enter_feeds(self, run_id: str, totals: Iterable[tuple[str, int, int]]) -> None:
-        """Enter (feed, rows read, cents read) of a run that passed its guards."""
+    def enter_feeds(self, run_id: str, totals: Iterable[tuple[str, int, int, int]]) -> None:
+        """Enter (feed, rows read, cents read, number of files) of a run that passed its guards."""
         lines = [
-            {"run_id": run_id, "feed": feed, "rows_read": rows, "cents_read": cents}
-            for feed, rows, cents in totals
+            {"run_id": run_id, "feed": feed, "rows_read": rows, "cents_read": cents, "files": files}
+            for feed, rows, cents, files in totals
         ]
         self._write_now(lambda: [self._execute("enter_feed", line) for line in lines])
 
@@ -741,6 +800,12 @@ class Journal:
         """Rows and cents that a feed's files held in the last run that passed its guards."""
         line = self._read(lambda: self._execute("last_feed", {"feed": feed}).fetchone())
         return None if line is None else (int(line[0]), int(line[1]))
+
+    def files_of(self, run_id: str, feed: str) -> int | None:
+        """Return the number of files that a feed had in a run; None if it is not known."""
+        asked = {"run_id": run_id, "feed": feed}
+        line = self._read(lambda: self._execute("files_of", asked).fetchone())
+        return None if line is None or line[0] is None else int(line[0])
 
     def last_complete(self, feed: str) -> list[str]:
         """The last run that sent all it could of a feed's whole files, and those that ended early since."""

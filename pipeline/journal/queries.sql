@@ -135,6 +135,21 @@ WHERE key = :key AND state = 'IN_DOUBT';
 -- In doubt again, for a person to decide on: what was given up, or is still to be sent again.
 UPDATE write SET state = 'IN_DOUBT' WHERE key = :key AND (state = 'ABANDONED' OR (state = 'PENDING' AND resent > 0));
 
+-- name: gone
+-- A person declared that Canvas no longer has the resource, which is listed as not ours. A payment is then owed, from
+-- now on by the server's clock; a coverage is created by the next file that has it.
+UPDATE write SET
+    state = 'PENDING', interaction = 'create', resource_id = NULL, rule = :rule, message = :message,
+    resent = CASE WHEN resource_type = 'PaymentNotice' AND CAST(:since AS TEXT) IS NOT NULL THEN 1 ELSE 0 END,
+    since = :since, until = NULL, ahead_s = :ahead_s, attempts = 0,
+    held = NULL, held_run = NULL, held_at = NULL, held_rank = NULL, displaced = 0,
+    http_status = NULL, correlation_id = '', sent_at = NULL, settled_at = NULL, orphaned = 0
+WHERE key = :key AND resource_id = :resource_id AND state IN ('CONFIRMED', 'REFUSED');
+
+-- name: gone_ids
+-- The resources that persons declared gone.
+SELECT resource_id FROM trail WHERE event = 'gone';
+
 -- name: left_in_flight
 -- Whatever is in flight when a run starts, or a part of it is taken up, was left so by a crash.
 SELECT key, sent_at, ahead_s FROM write WHERE state = 'IN_FLIGHT' AND (:part = 0 OR part = :part);
@@ -156,7 +171,7 @@ SELECT key, held_at FROM write WHERE key IN (SELECT value FROM json_each(:keys))
 
 -- name: ranks
 -- The coverages that these patients have by our books: those that are active have a rank.
-SELECT lane, key, feed, resource_id, held_rank, state FROM write
+SELECT lane, key, feed, resource_id, held_rank, state, displaced, held_at, sent_at FROM write
 WHERE resource_type = 'Coverage' AND lane IN (SELECT value FROM json_each(:lanes)) ORDER BY lane, key;
 
 -- name: displaced
@@ -347,12 +362,16 @@ INSERT INTO run (run_id, command, started_at) VALUES (:run_id, 'lost', '') ON CO
 SELECT run_id FROM run ORDER BY rowid DESC LIMIT 1;
 
 -- name: enter_feed
-INSERT INTO run_feed (run_id, feed, rows_read, cents_read) VALUES (:run_id, :feed, :rows_read, :cents_read)
+INSERT INTO run_feed (run_id, feed, rows_read, cents_read, files) VALUES (:run_id, :feed, :rows_read, :cents_read, :files)
 ON CONFLICT DO NOTHING;
 
 -- name: last_feed
 -- What the feed's files held in the last run that passed its guards.
 SELECT rows_read, cents_read FROM run_feed WHERE feed = :feed ORDER BY rowid DESC LIMIT 1;
+
+-- name: files_of
+-- The number of files that a feed had in a run.
+SELECT files FROM run_feed WHERE run_id = :run_id AND feed = :feed;
 
 -- name: last_complete
 -- The last run that came to its end with a feed's whole files, and those after it that did not.

@@ -44,7 +44,7 @@ DROP TRIGGER write_keeps_its_resource;
 
 CREATE TRIGGER write_keeps_its_resource BEFORE UPDATE OF resource_id ON write
 WHEN old.resource_id IS NOT NULL AND new.resource_id IS NOT old.resource_id AND NOT (
-    new.resource_id IS NULL AND old.state = 'CONFIRMED' AND new.state = 'PENDING' AND EXISTS (
+    new.resource_id IS NULL AND old.state IN ('CONFIRMED', 'REFUSED') AND new.state = 'PENDING' AND EXISTS (
         SELECT 1 FROM foreign_resource
         WHERE resource_type = old.resource_type AND lane = old.lane AND resource_id = old.resource_id
     )

@@ -39,7 +39,7 @@ BEGIN
         RAISE EXCEPTION 'a write keeps its key' USING ERRCODE = 'integrity_constraint_violation';
     END IF;
     IF old.resource_id IS NOT NULL AND new.resource_id IS DISTINCT FROM old.resource_id AND NOT (
-        new.resource_id IS NULL AND old.state = 'CONFIRMED' AND new.state = 'PENDING' AND EXISTS (
+        new.resource_id IS NULL AND old.state IN ('CONFIRMED', 'REFUSED') AND new.state = 'PENDING' AND EXISTS (
             SELECT 1 FROM foreign_resource AS gone
             WHERE gone.resource_type = old.resource_type AND gone.lane = old.lane AND gone.resource_id = old.resource_id
         )

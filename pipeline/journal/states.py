@@ -27,6 +27,16 @@ One step undoes an effect, and only a person takes it: the database refuses it u
 resource, which is then listed as not ours.
 
     CONFIRMED --gone-->        PENDING      a person declared that Canvas no longer has the resource
+    REFUSED   --gone-->        PENDING      the same of a Coverage whose update was refused for that
+
+The step (`Journal.gone`) is one transaction, right after a read that answers 404 and two searches. A crash
+- before it changes nothing: the write still has its resource;
+- after it finds a payment PENDING and owed (`resent`), as after `absent`: the next run searches once more, and
+  sends it only if nothing like it is there, whether or not a file has the row. A coverage is PENDING
+  without a resource, and the next run whose file has the row creates it, or takes over what it finds;
+- after the claim that follows finds it IN_FLIGHT, and so IN_DOUBT, as any other send. What Canvas shows from
+  before the decision cannot be it (`since`), and it is not sent again without a person's word, for it is
+  marked as resent already.
 """
 
 from typing import Final
@@ -52,7 +62,10 @@ OF_COVERAGE: Final[dict[tuple[State, str], State]] = {
     (State.IN_FLIGHT, Verdict.STALE.value): State.IN_DOUBT,
     (State.IN_DOUBT, "conflict"): State.REFUSED,
 }
-DECLARED_GONE: Final[dict[tuple[State, str], State]] = {(State.CONFIRMED, "gone"): State.PENDING}
+DECLARED_GONE: Final[dict[tuple[State, str], State]] = {
+    (State.CONFIRMED, "gone"): State.PENDING,
+    (State.REFUSED, "gone"): State.PENDING,
+}
 
 _STEPS: Final = {**TRANSITIONS, **OF_COVERAGE, **DECLARED_GONE}
 _TOLD: Final = {name: new for (_, name), new in _STEPS.items()} | {

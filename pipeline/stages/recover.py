@@ -170,6 +170,38 @@ class Recovery:
         )
         return orjson.loads(sent) if sent else None
 
+    async def look_for_gone(self, intent: Intent) -> Finding:
+        """Return what Canvas shows of a write that it took, and whose resource is said to be gone.
+
+        ABSENT only if a read answers 404, and two searches show neither the resource nor another one
+        like it that no row has.
+        """
+        named = f"{intent.resource_type}/{intent.resource_id}"
+        try:
+            shown, _ = await self.client.look(intent.resource_type, intent.resource_id)
+            scans = [
+                each
+                for _ in range(2)
+                for each in await self.client.of_patient(intent.resource_type, intent.lane)
+            ]
+        except SearchFailed as error:
+            message = f"Canvas could not be asked for {named}: {error.message}"
+            return Finding(Settlement.UNKNOWN, "recover|unsearchable", message)
+        if shown is not None or any(each.get("id") == intent.resource_id for each in scans):
+            message = f"Canvas still has {named}"
+            return Finding(Settlement.FOUND, "recover|found", message, intent.resource_id)
+        like = like_of(intent, scans)
+        claimed = await self._claimed(intent, like)
+        candidates = tuple(
+            Candidate(each, made_at, _UNTOLD)
+            for each, made_at in like.items()
+            if each not in claimed
+        )
+        if candidates:
+            message = f"a search shows {len(candidates)} like it that no row has"
+            return Finding(Settlement.UNCLEAR, "recover|several", message, candidates=candidates)
+        return Finding(Settlement.ABSENT, "recover|absent", f"Canvas does not have {named}")
+
     async def first_look(self, intent: Intent) -> Finding | None:
         """Before a first send that nothing else protects: may it go? None: yes.
 
@@ -279,7 +311,10 @@ def weigh_update(
     if doubt.intent.held_at is None and doubt.until is not None:
         doubt = replace(doubt, intent=doubt.intent._replace(held_at=doubt.until + quiet))
     if shown is None:
-        message = "Canvas does not have this resource any more: another user removed it"
+        message = (
+            "Canvas does not have this resource any more: another user removed it. To create it again: "
+            "canvas-ingest review CONFIG --resend KEY, then run again"
+        )
         return Finding(Settlement.CONFLICT, "canvas|not-found", message)
     from_sent = None if sent is None else coverage_differences(sent, shown, organizations)
     from_before = None if before is None else coverage_differences(before, shown, organizations)

@@ -22,7 +22,7 @@ from pipeline.feeds.source import RUN
 from pipeline.files import replacing, write_private
 from pipeline.journal.journal import Journal, Run
 from pipeline.plans import SEQ, Plan
-from pipeline.records import ADOPTED, Disposition, Interaction, Stage, State, usd
+from pipeline.records import ADOPTED, Disposition, Interaction, RowId, Stage, State, usd
 from pipeline.views.page import page
 
 _COLUMNS: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
@@ -47,7 +47,13 @@ _COLUMNS: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
 }
 _GONE: Final = ("reported", "cancelled", "not_cancelled", "refused", "in_doubt", "pending")
 _CHANGES_COLUMNS: Final = ("row", "key", "resource_id", "element", "before", "after")
-_MISSING_COLUMNS: Final = ("key", "resource_id", "outcome", "rule", "message")
+_MISSING_COLUMNS: Final = ("key", "resource_id", "outcome", "rule", "message", "replacement")
+_UNREPLACED: Final = "missing|unreplaced"
+_NOT_WRITTEN: Final = (
+    Disposition.REFUSED.value,
+    Disposition.IN_DOUBT.value,
+    Disposition.PENDING.value,
+)
 _ENDED_EARLY: Final = (1, 2, 5, 130)
 _IN_JOURNAL: Final = (Disposition.PENDING.value, Disposition.IN_DOUBT.value)
 _RETURNED: Final = (Disposition.REJECTED.value, Disposition.REFUSED.value)
@@ -76,6 +82,7 @@ class Totals:
     missing: Counter[str] = field(default_factory=Counter)  # of the rows that are gone, by outcome
     pending: Counter[str] = field(default_factory=Counter)  # by interaction
     changes: Counter[str] = field(default_factory=Counter)  # what updates change, by element
+    unreplaced: int = 0  # coverages that were cancelled, and whose replacement was not written
     adopted: int = 0  # taken over from what Canvas held
     unreadable: int = 0
 
@@ -198,12 +205,17 @@ def report(
     parts: list[Path] = []
     if plan is not None:
         shut = sorted(journal.shut_lanes())
+        run_id = facts.run.run_id
+        beside = _Beside({name: plan.missing(name) for name in feeds})
         for name, feed in feeds.items():
-            run_id = facts.run.run_id
-            parts += _write_feed(folder, name, feed, plan, journal, run_id, shut, totals[name])
-            gone = _missing(plan.missing(name), journal, run_id)
+            parts += _write_feed(
+                folder, name, feed, plan, journal, run_id, shut, totals[name], beside
+            )
+        for name, feed in feeds.items():
+            gone = _missing(beside.gone[name], journal, run_id, beside)
             totals[name].missing.update(gone["outcome"].to_list())
-            _write_text(folder / f"missing-{name}.csv", [gone])
+            totals[name].unreplaced = int(gone["is_unreplaced"].sum())
+            _write_text(folder / f"missing-{name}.csv", [gone.select(_MISSING_COLUMNS)])
             changes = _changes(plan.changes(name), feed, totals[name])
             _write_text(folder / f"changes-{name}.csv", changes)
     _write_reconciliation(folder, parts)
@@ -226,6 +238,7 @@ def _write_feed(
     run_id: str,
     shut: Sequence[str],
     totals: Totals,
+    beside: "_Beside",
 ) -> list[Path]:
     files = [Path(file["path"]).name for file in feed["files"]]
     traits = TRAITS[Kind(feed["kind"])]
@@ -240,6 +253,8 @@ def _write_feed(
             asked = rows.filter(pl.col("disposition").is_in(_IN_JOURNAL))
             reconciled = reconcile(rows, journal.writes(asked["key"], run_id), shut, run_id)
             totals.add(reconciled)
+            if traits.resource_type == "Coverage":
+                beside.add(reconciled, files)
             rejects.add(reconciled, source)
             part = folder / f".part-{name}-{number:05}.parquet"
             _lines(reconciled, run_id, name, traits.resource_type, files).write_parquet(part)
@@ -327,8 +342,49 @@ class _Rejects:
 # What is gone --------------------------------------------------------------------------------------
 
 
-def _missing(lines: pl.DataFrame, journal: Journal, run_id: str) -> pl.DataFrame:
-    """The rows of the last complete run that are gone, and what became of them."""
+class _Beside:
+    """What was to be written of the patients of whom a coverage is cancelled: maybe its replacement."""
+
+    def __init__(self, gone: Mapping[str, pl.DataFrame]) -> None:
+        self.gone = gone  # `plans.MISSING`, by feed
+        self._lanes = {
+            lane
+            for each in gone.values()
+            for lane in each.filter(pl.col("interaction") != "")["lane"]
+        }
+        self._rows: dict[str, list[tuple[str, str]]] = {}  # by patient: file:row, disposition
+
+    def add(self, rows: pl.DataFrame, files: Sequence[str]) -> None:
+        """Take in the rows of a reconciled part."""
+        if not self._lanes:
+            return
+        is_written = (pl.col("interaction") != "") | (
+            pl.col("disposition") == Disposition.IN_DOUBT.value
+        )
+        mine = rows.filter(is_written & pl.col("lane").is_in(list(self._lanes)))
+        for lane, file, row, word in mine.select("lane", "file", "row", "disposition").iter_rows():
+            self._rows.setdefault(lane, []).append((str(RowId(files[file], row)), word))
+
+    def columns(self, lanes: Iterable[str]) -> pl.DataFrame:
+        """Return a line a patient: all its rows, the first refused one, and whether one was not written."""
+        lines = []
+        for lane in lanes:
+            rows = self._rows.get(lane, [])
+            shown = "; ".join(f"{where} {word.replace('_', ' ')}" for where, word in rows)
+            refused = (where for where, word in rows if word == Disposition.REFUSED.value)
+            is_left = any(word in _NOT_WRITTEN for _, word in rows)
+            lines.append((shown, next(refused, ""), is_left))
+        schema = {"replacement": pl.String, "refused": pl.String, "is_left": pl.Boolean}
+        return pl.DataFrame(lines, schema=schema, orient="row")
+
+
+def _missing(lines: pl.DataFrame, journal: Journal, run_id: str, beside: _Beside) -> pl.DataFrame:
+    """Return the rows of the last complete run that are gone, and what became of them.
+
+    Columns: _MISSING_COLUMNS, and `is_unreplaced` for one that was cancelled while another row of its
+    patient was not written.
+    """
+    lines = lines.hstack(beside.columns(lines["lane"]))
     writes = journal.writes(lines["key"], run_id).filter(pl.col("run_id") == run_id)
     joined = lines.join(writes, on="key", how="left", suffix="_write", maintain_order="left")
     is_meant = pl.col("interaction") != ""
@@ -337,21 +393,36 @@ def _missing(lines: pl.DataFrame, journal: Journal, run_id: str) -> pl.DataFrame
         default=Disposition.PENDING.value,
         return_dtype=pl.String,
     )
+    is_held = is_meant & pl.col("is_last") & (pl.col("refused") != "")
+    is_held &= ends == Disposition.PENDING.value
     is_reported = pl.col("rule") == "missing|reported"
     kept = pl.when(is_reported).then(pl.lit("reported")).otherwise(pl.lit("not_cancelled"))
-    return joined.select(
+    held_back = {
+        "rule": pl.lit(_UNREPLACED),
+        "message": pl.format(
+            "not cancelled: {} of the same patient was refused, and may be its replacement; fix that row",
+            "refused",
+        ),
+    }
+    told = joined.select(
         "key",
         "resource_id",
-        pl.when(is_meant).then(ends).otherwise(kept).alias("outcome"),
+        "replacement",
+        "is_left",
+        pl.when(is_meant & ~is_held).then(ends).otherwise(kept).alias("outcome"),
         *(
-            pl.when(is_meant)
+            pl.when(is_held)
+            .then(held_back[name])
+            .when(is_meant)
             .then(pl.col(f"{name}_write"))
             .otherwise(pl.col(name))
             .fill_null("")
             .alias(name)
             for name in ("rule", "message")
         ),
-    ).select(_MISSING_COLUMNS)
+    )
+    is_unreplaced = (pl.col("outcome") == "cancelled") & pl.col("is_left")
+    return told.with_columns(is_unreplaced.alias("is_unreplaced"))
 
 
 def _changes(
@@ -414,6 +485,7 @@ def _summary(
         "config_sha256": facts.config_sha256,
         "patients_unasked": 0 if plan is None else plan.meta.get("patients_unasked", 0),
         "balanced": plan is not None and all(line["balanced"] for line in lines),
+        "warnings": _warnings(plan, totals),
         "in_doubt_elsewhere": elsewhere,
         "recovered": {
             "found": recovered.get("found", 0),
@@ -431,6 +503,23 @@ def _summary(
         "workers": _workers(journal, facts.run.run_id),
         "needs": _needs(plan.meta, requests, facts.run) if plan and is_planned else None,
     }
+
+
+def _warnings(plan: Plan | None, totals: Mapping[str, Totals]) -> list[dict[str, Any]]:
+    """Return what to look at: what the plan noted, and what was cancelled without a replacement."""
+    found = [] if plan is None else list(plan.meta.get("notices", []))
+    for name, each in totals.items():
+        if each.unreplaced:
+            what = "1 coverage" if each.unreplaced == 1 else f"{each.unreplaced:,} coverages"
+            was = "was" if each.unreplaced == 1 else "were"
+            message = (
+                f"{what} of {name} {was} cancelled, but another row of the same patient was not written: "
+                f"see the column replacement of missing-{name}.csv, and fix that row"
+            )
+            found.append(
+                {"rule": _UNREPLACED, "feed": name, "count": each.unreplaced, "message": message}
+            )
+    return found
 
 
 def _workers(journal: Journal, run_id: str) -> list[dict[str, Any]]:
@@ -535,6 +624,7 @@ def _missing_summary(feed: Mapping[str, Any], totals: Totals) -> dict[str, Any]:
         "compared_with": told.get("compared_with"),
         "rows": totals.missing.total(),
         **{word: totals.missing[word] for word in _GONE},
+        "cancelled_without_replacement": totals.unreplaced,
     }
 
 

@@ -468,8 +468,7 @@ class _Sender:
                 self._lanes.ended(intent)
                 self._seen(_DONE[intent.interaction], 1)
             case State.REFUSED:
-                self._lanes.ended(intent)
-                self._seen(Disposition.REFUSED, 1)
+                self._refused(intent)
             case State.PENDING if tries < self._options.attempts_max:
                 self._lanes.again(intent)
             case State.PENDING:
@@ -477,6 +476,10 @@ class _Sender:
             case _:  # lost; or refused for an edit of just now, which a read may not show yet
                 return False
         return True
+
+    def _refused(self, intent: Intent) -> None:
+        self._seen(Disposition.REFUSED, 1)
+        self._seen(Disposition.PENDING, self._lanes.refused(intent))
 
     # Settling doubt -------------------------------------------------------------------------------
 
@@ -556,8 +559,7 @@ class _Sender:
             self._seen(_DONE[intent.interaction], 1)
         elif finding.settlement is Settlement.CONFLICT:
             await self._journal.conflict(self._run_id, intent, finding, now)
-            self._lanes.ended(intent)
-            self._seen(Disposition.REFUSED, 1)
+            self._refused(intent)
         elif is_absent and (doubt.is_owed or self._may_resend(doubt)):
             await self._resend(doubt, finding)
         else:

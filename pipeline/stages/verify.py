@@ -33,6 +33,7 @@ class Outcome(StrEnum):
     """How a resource compares."""
 
     MATCH = "match"
+    MOVED = "moved"  # only its order differs, exactly as a later write of ours moved it
     DIFFERS = "differs"  # `elements` says in what
     MISSING = "missing"  # the journal holds its id, and Canvas does not show it
     STRAY = "stray"  # Canvas shows it, like one of ours, and we did not make it
@@ -53,6 +54,7 @@ class Written:
     run_id: str
     fingerprint: str
     sent: Json | None = None
+    moved_to: int | None = None  # the order to which later writes of ours moved it; None: not moved
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +148,12 @@ def _compared(write: Written, found: Json | None, organizations: Organizations) 
     if found is None:
         return _line(Outcome.MISSING, write)
     elements = differences(write, found, organizations)
-    outcome = Outcome.DIFFERS if elements else Outcome.MATCH
+    if not elements:
+        outcome = Outcome.MATCH
+    elif elements == ("order",) and found.get("order") == write.moved_to:
+        outcome = Outcome.MOVED
+    else:
+        outcome = Outcome.DIFFERS
     line = _line(outcome, write, elements, _cents(found))
     return replace(line, payer=_unknown_payer(write, found, organizations))
 

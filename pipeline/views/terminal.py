@@ -156,7 +156,13 @@ def next_steps(
         differs = (
             f"Next: see {folder}/verification.parquet for each resource, then look it up in Canvas."
         )
-        return [differs] if summary["exit_code"] == 3 else []  # noqa: PLR2004 - something differs
+        missing = summary["verification"]["missing_keys"]
+        resend = [f"  canvas-ingest review {config or 'CONFIG'} --resend {key}" for key in missing]
+        if resend:
+            more = summary["verification"]["missing"] - len(missing)
+            others = f" ({more:,} more: the column key)" if more else ""
+            resend.insert(0, f"To have what is missing again, if a person decides so{others}:")
+        return [differs, *resend] if summary["exit_code"] == 3 else []  # noqa: PLR2004 - something differs
     if config is None:
         return [
             f"Next: open {folder}/report.html, and rejects-*.csv beside it: some of the sample rows are wrong on purpose.",
@@ -176,7 +182,9 @@ def next_steps(
             f"  canvas-ingest run {config} --feed {returned[0]} --input {returned[0]}={mended}"
         )
     if code == 3 and is_kept(summary):  # noqa: PLR2004 - not cancelled
-        steps.append(f"Next: see {folder}/missing-*.csv; if the file is right, raise missing_max.")
+        steps.append(
+            f"Next: see {folder}/missing-*.csv for why each coverage was not cancelled, and what to do."
+        )
     if summary["command"] == "plan" and code in {0, 3}:
         steps += [
             "Next, to carry out exactly this:",

@@ -29,6 +29,7 @@ _MEANING_OF_VERIFY: Final = {
 _BY_COMMAND: Final = {"plan": _MEANING_OF_PLAN, "verify": _MEANING_OF_VERIFY}
 OUTCOMES: Final = (
     ("match", "match"),
+    ("moved", "moved (a later write of ours moved their order)"),
     ("differs", "differ (edited since, or changed by Canvas)"),
     ("missing", "missing (Canvas does not show them)"),
     ("stray", "strays (like one of ours, and not made by us)"),
@@ -78,6 +79,7 @@ def notes(summary: Mapping[str, Any]) -> list[str]:
     """What is to be known beside the counts, in sentences."""
     is_plan = summary["command"] == "plan"
     told = [note for feed in summary["feeds"] for note in _feed_notes(feed, is_plan=is_plan)]
+    told += [f"Warning: {each['message']}." for each in summary["warnings"]]
     unasked = summary["patients_unasked"]
     if unasked:
         told.append(
