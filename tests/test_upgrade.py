@@ -18,12 +18,11 @@ URL = "https://fumage-example.canvasmedical.com"
 AT = datetime(2026, 11, 21, tzinfo=UTC)
 META = "INSERT INTO meta (name, value) VALUES ('schema_version', '5'), ('base_url', '{}'), ('journal', 'abcd')"
 ROWS = (
-    "INSERT INTO transition (resource_type, old, new) VALUES ('PaymentNotice', 'PENDING', 'IN_FLIGHT'),"
-    " ('PaymentNotice', 'IN_FLIGHT', 'CONFIRMED')",
+    "INSERT INTO transition VALUES ('PaymentNotice', 'PENDING', 'IN_FLIGHT'), ('PaymentNotice', 'IN_FLIGHT', 'CONFIRMED')",
     "INSERT INTO run (run_id, command, started_at) VALUES ('r1', 'run', '2026-11-20T00:00:00Z')",
     "INSERT INTO run_feed (run_id, feed, rows_read, cents_read) VALUES ('r1', 'ledger', 1, 500)",
-    "INSERT INTO write (key, state, run_id, feed, resource_type, lane, amount_cents, claim, likeness, fingerprint)"
-    " VALUES ('k1', 'PENDING', 'r1', 'ledger', 'PaymentNotice', 'p1', 500, '', '', 'f1')",
+    """INSERT INTO write (key, state, run_id, feed, resource_type, lane, amount_cents, claim, likeness, fingerprint)
+        VALUES ('k1', 'PENDING', 'r1', 'ledger', 'PaymentNotice', 'p1', 500, '', '', 'f1')""",
     "UPDATE write SET state = 'IN_FLIGHT' WHERE key = 'k1'",
     "UPDATE write SET state = 'CONFIRMED', resource_id = 'n1' WHERE key = 'k1'",
 )

@@ -11,9 +11,8 @@
     IN_DOUBT  --absent-->      PENDING      a search after the quiet time shows that it is not there
     IN_DOUBT  --abandoned-->   ABANDONED    a person gives it up: the machine never sends it again
     ABANDONED --reopened-->    IN_DOUBT     the person thought better of it
-    CONFIRMED --gone-->        PENDING      a person declared that Canvas no longer has the resource
 
-No path sends twice without `not_applied`, `absent` or `gone` in between, or Canvas' own refusal. What is
+No path sends twice without `not_applied` or `absent` in between, or Canvas' own refusal. What is
 out of attempts stays PENDING, and the next run takes it up.
 
 A Coverage can be updated, and then it knows these steps too. An update may be sent as often as need
@@ -23,6 +22,11 @@ be, for it comes to the same; `resource_id` is what makes a write one, and it ne
     PENDING   --adopted-->     CONFIRMED    Canvas held it already, as it stands in the file
     IN_FLIGHT --stale-->       IN_DOUBT     412: Canvas holds another version than we think
     IN_DOUBT  --conflict-->    REFUSED      a read shows that somebody else edited the resource
+
+One step undoes an effect, and only a person takes it: the database refuses it unless the write gives up its
+resource, which is then listed as not ours.
+
+    CONFIRMED --gone-->        PENDING      a person declared that Canvas no longer has the resource
 """
 
 from typing import Final
@@ -41,7 +45,6 @@ TRANSITIONS: Final[dict[tuple[State, str], State]] = {
     (State.IN_DOUBT, "absent"): State.PENDING,
     (State.IN_DOUBT, "abandoned"): State.ABANDONED,
     (State.ABANDONED, "reopened"): State.IN_DOUBT,
-    (State.CONFIRMED, "gone"): State.PENDING,
 }
 OF_COVERAGE: Final[dict[tuple[State, str], State]] = {
     (State.CONFIRMED, "changed"): State.PENDING,
@@ -49,9 +52,9 @@ OF_COVERAGE: Final[dict[tuple[State, str], State]] = {
     (State.IN_FLIGHT, Verdict.STALE.value): State.IN_DOUBT,
     (State.IN_DOUBT, "conflict"): State.REFUSED,
 }
+DECLARED_GONE: Final[dict[tuple[State, str], State]] = {(State.CONFIRMED, "gone"): State.PENDING}
 
-
-_STEPS: Final = {**TRANSITIONS, **OF_COVERAGE}
+_STEPS: Final = {**TRANSITIONS, **OF_COVERAGE, **DECLARED_GONE}
 _TOLD: Final = {name: new for (_, name), new in _STEPS.items()} | {
     "release": State.PENDING,
     "intended": State.PENDING,

@@ -144,8 +144,8 @@ def mark_upgraded(store: Store) -> None:
 
 
 def _enter_transitions(store: Store) -> None:
-    of_coverage = {**states.TRANSITIONS, **states.OF_COVERAGE}
-    tables = {"PaymentNotice": states.TRANSITIONS, "Coverage": of_coverage}
+    of_payment = {**states.TRANSITIONS, **states.DECLARED_GONE}
+    tables = {"PaymentNotice": of_payment, "Coverage": {**of_payment, **states.OF_COVERAGE}}
     steps = {
         (resource_type, old.value, new.value)
         for resource_type, table in tables.items()
