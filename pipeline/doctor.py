@@ -747,6 +747,9 @@ def _limits_text(job: Job) -> str:
         "amount_usd_max": limits.amount_cents_max,
         "total_usd_max": limits.total_cents_max,
         "writes_max": limits.writes_max,
+        "repeats_max": limits.repeats_share_max
+        if limits.repeats_max is None
+        else limits.repeats_max,
         "change_max": limits.change_max,
     }
     given = [name for name, value in named.items() if value is not None]

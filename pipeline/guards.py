@@ -141,17 +141,17 @@ def _repeated(job: Job, name: str, metas: Mapping[str, Mapping[str, Any]]) -> Li
     """The error says how many, what looks changed as far as it can be seen, and what to do."""
     limits, found, total = job.limits, metas[name]["repeats"], _repeats(metas)
     share, allowed = limits.repeats_share_max, _repeats_allowed(limits, found["creates"])
-    limit = f"{allowed:,}" if share is None else f"{float(share):.4g}%, which allows {allowed:,}"
-    if share is not None:
-        limit = f"{float(share * 100):g}%, which allows {allowed:,}"
+    limit = (
+        f"{allowed:,}" if share is None else f"{float(share * 100):g}%, which allows {allowed:,}"
+    )
     accepted = (
         ""
         if job.accept_repeats is None
         else f" (--accept-repeats {job.accept_repeats} allows fewer)"
     )
     return LimitError(
-        f"feed {name}: {found['rows']:,} of {found['creates']:,} {found['what']} to be created equal one that an earlier run "
+        f"feed {name}: {found['rows']:,} of {found['creates']:,} {found['what']} to be created each equal one that an earlier run "
         f"sent ({found['equal_in']}), under a key that no row of today's files has, above limits.repeats_max = {limit}. "
         f"{found['cause']}",
-        f"undo that change, and run again; if these {found['what']} are new ones: --accept-repeats {total}{accepted}",
+        f"{found['fix']}; if these {found['what']} are new ones: --accept-repeats {total}{accepted}",
     )

@@ -14,6 +14,7 @@ _EQUAL_IN: Final = {
     "PaymentNotice": "same patient, amount, claim and day",
     "Coverage": "same patient, payer, member id and start",
 }
+_EQUAL_BUT_DAY: Final = "same patient, amount and claim, and no other day as far as it is known"
 _NO_IDS: Final = (
     "amount",
     "posted_on",
@@ -42,15 +43,15 @@ def repeats_meta(
         "creates": found.creates,
         "rows": found.rows,
         "what": f"{_WHAT[feed.traits.resource_type]}s",
-        "equal_in": _EQUAL_IN[feed.traits.resource_type],
-        "cause": _cause(feed, found, former_key, feeds) if found.rows else "",
+        "equal_in": _equal_in(feed, found),
+        **_cause(feed, found, former_key, feeds),
     }
 
 
 def _cause(
     feed: Feed, found: Found, former_key: Sequence[str] | None, feeds: Collection[str]
-) -> str:
-    """Return what looks changed, as far as it can be seen."""
+) -> dict[str, str]:
+    """Return what looks changed, as far as it can be seen, and what to do about it."""
     causes = []
     if former_key is not None:
         causes.append(f"{_key_text(feed, former_key)}.")
@@ -62,13 +63,17 @@ def _cause(
                 else ", which this run does not have: was it renamed, or left out (--feed)?"
             )
             causes.append(f"{rows:,} of them equal writes of feed {name}{other or '.'}")
-    if causes:
-        return " ".join(causes)
-    ids = ", ".join(name for name in feed.key if name not in _NO_IDS)
-    return (
-        "Neither `key` nor the name of the feed has changed since the journal keeps them: perhaps ids in the file are spelt in "
-        f"another way ({ids}), or the same file came under another name."
-    )
+    fix = "undo that change, and run again"
+    if not causes:
+        fix = "compare the rows that the warning names with the report of the earlier run, and run again with the right files"
+        ids = ", ".join(name for name in feed.key if name not in _NO_IDS)
+        causes.append(
+            "Neither `key` nor the name of the feed has changed, as far as the journal knows: perhaps ids in the file are spelt in "
+            f"another way ({ids}), or the same file came under another name."
+        )
+    if found.undated:
+        causes.append(f"{found.undated:,} of them have no day to tell them apart (posted_on).")
+    return {"cause": " ".join(causes), "fix": fix}
 
 
 def key_changed(feed: Feed, former_key: Sequence[str], left: int) -> Warned:
@@ -85,16 +90,20 @@ def _key_text(feed: Feed, former_key: Sequence[str]) -> str:
     return f"`key` of the feed {feed.name} was {', '.join(former_key)} and is {', '.join(feed.key)} now"
 
 
+def _equal_in(feed: Feed, found: Found) -> str:
+    return _EQUAL_BUT_DAY if found.undated else _EQUAL_IN[feed.traits.resource_type]
+
+
 def warnings_of(feed: Feed, found: Found, accepted: int | None) -> list[Warned]:
     """Return the warnings about a feed's rows; `accepted`: how many a person let pass, if it took that."""
     warned = []
     if found.rows:
         rows = _rows(found.rows, found.rows_named)
         kind = feed.traits.resource_type
-        verb = "equals" if found.rows == 1 else "equal"
+        verb = "equals" if found.rows == 1 else "each equal"
         text = (
-            f"{_counted(found.rows, kind)} of {feed.name} {verb} one that an earlier run sent ({_EQUAL_IN[kind]}), under a key "
-            f"that no row of today's files has: {rows}."
+            f"{_counted(found.rows, kind)} of {feed.name} {verb} one that an earlier run sent ({_equal_in(feed, found)}), under "
+            f"a key that no row of today's files has: {rows}."
         )
         more = (
             " See that they are not the same once more."
@@ -108,11 +117,17 @@ def warnings_of(feed: Feed, found: Found, accepted: int | None) -> list[Warned]:
         text = (
             f"{_counted(found.second_periods, 'Coverage')} of {feed.name} to be created beside an active one that an earlier run "
             f"created for the same patient, payer and member id with another start, and that no row of today's files has: {rows}. "
-            'If a start was corrected, cancel the older one (missing = "cancel", or by hand in Canvas), or leave start_on out of '
-            "key; if it is a new period, nothing is to be done."
+            f'If a start was corrected, cancel the older one (missing = "cancel", or by hand in Canvas){_other_key(feed)}. If it is '
+            "a new period, nothing is to be done."
         )
         warned.append(Warned(SECOND_PERIOD, found.second_periods, text))
     return warned
+
+
+def _other_key(feed: Feed) -> str:
+    if "start_on" not in feed.key:
+        return ""
+    return ", or leave start_on out of key (from the first load on: another key makes every row a new one)"
 
 
 def _counted(count: int, kind: str) -> str:

@@ -43,6 +43,7 @@ _FOUND: Final[dict[str, Any]] = {
     "seq": pl.UInt32,
     "rule": pl.String,
     "former": pl.String,  # the feed whose write the row equals
+    "is_dated": pl.Boolean,  # False: a payment, and one of the two days is not known
 }
 
 Json = dict[str, Any]
@@ -56,6 +57,7 @@ class Found:
 
     creates: int = 0
     rows: int = 0
+    undated: int = 0  # of them, those that a day could tell apart, and does not
     former: Counter[str] = field(default_factory=Counter)
     second_periods: int = 0
     rows_named: list[str] = field(default_factory=list)
@@ -157,7 +159,9 @@ class Repeats:
         equal = equal.unique(["lane", "fingerprint"], keep="first")
         same = rows.join(equal, on=["lane", "fingerprint"])
         others = rows.join(same, on=["feed", "seq"], how="anti")
-        repeats = same.with_columns(pl.lit(REPEATS).alias("rule")).select(list(_FOUND))
+        repeats = same.with_columns(
+            pl.lit(REPEATS).alias("rule"), pl.lit(value=True).alias("is_dated")
+        ).select(list(_FOUND))
         lanes = others.select(pl.col("lane").unique(maintain_order=True))
         compared = [
             self._compared(
@@ -185,7 +189,7 @@ class Repeats:
                     (_relation(meant, before), origin) for origin, before in held.get(lane, [])
                 ]
                 found = sorted(rule for rule in rules if rule[0])  # a repeat says more
-                lines += [(name, seq, rule, former) for rule, former in found[:1]]
+                lines += [(name, seq, rule, origin, True) for rule, origin in found[:1]]
         return pl.DataFrame(lines, schema=_FOUND, orient="row")
 
     # Noting ---------------------------------------------------------------------------------------
@@ -194,15 +198,19 @@ class Repeats:
         repeats = lines.filter(pl.col("rule") == REPEATS)
         seconds = lines.filter(pl.col("rule") == SECOND_PERIOD)
         found.rows, found.second_periods = repeats.height, seconds.height
+        found.undated = repeats.height - int(repeats["is_dated"].sum())
         found.former.update(dict(repeats["former"].value_counts().iter_rows()))
         found.rows_named = self._named(feed.name, repeats["seq"])
         found.second_named = self._named(feed.name, seconds["seq"])
-        messages = {REPEATS: _MESSAGES[feed.traits.resource_type], SECOND_PERIOD: _SECOND_PERIOD}
+        repeated = pl.when("is_dated").then(pl.lit(_MESSAGES[feed.traits.resource_type]))
         noted = lines.select(
             "seq",
             pl.lit("row").alias("field"),
             "rule",
-            pl.col("rule").replace_strict(messages, return_dtype=pl.String).alias("message"),
+            pl.when(pl.col("rule") == SECOND_PERIOD)
+            .then(pl.lit(_SECOND_PERIOD))
+            .otherwise(repeated.otherwise(pl.lit(_UNDATED)))
+            .alias("message"),
         )
         for some in noted.iter_slices(groups.BOUNDS.narrow):
             self._writer.amend(feed.name, some)
@@ -240,7 +248,9 @@ def _equal_payments(rows: pl.DataFrame, former: pl.DataFrame) -> pl.DataFrame:
     earlier = pl.when(pl.col("day") <= pl.col("sent_day")).then("undated")
     blank = pl.when(pl.col("day") == "").then("any_day")
     equal = joined.with_columns(
-        pl.coalesce("by_day", earlier, blank).alias("former"), pl.lit(REPEATS).alias("rule")
+        pl.coalesce("by_day", earlier, blank).alias("former"),
+        pl.lit(REPEATS).alias("rule"),
+        pl.col("by_day").is_not_null().alias("is_dated"),
     )
     return equal.filter(pl.col("former").is_not_null()).select(list(_FOUND))
 
@@ -272,6 +282,10 @@ _MESSAGES: Final = {
     "Coverage": "an earlier run created an equal coverage under a key that no row of today's files has, and it is active: "
     "if it is the same coverage, Canvas holds it twice",
 }
+_UNDATED: Final = (
+    "an earlier run sent an equal payment (same patient, amount and claim; the day of one of them is not known) under a key that "
+    "no row of today's files has: if it is the same payment, Canvas gets it twice"
+)
 _SECOND_PERIOD: Final = (
     "an earlier run created a coverage of the same patient, payer and member id with another start, which is active and which "
     "no row of today's files has: if the start was corrected, cancel the older one in Canvas; if this is a new period, nothing "

@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipeline import engine, groups
+from pipeline import doctor, engine, groups
 from pipeline.errors import LimitError
 from pipeline.feeds.feed import row_key
 from pipeline.views.terminal import summary_text
@@ -102,7 +102,7 @@ async def test_a_changed_key_stops_before_anything_is_sent(
     configure(world, key=BY_DAY)
     act = {"plan": engine.plan, "run": engine.run}[command_]
     why = stopped(await act(world.job()), world, 10)
-    assert "feed ledger: 10 of 10 payments to be created equal" in why
+    assert "feed ledger: 10 of 10 payments to be created each equal" in why
     assert "limits.repeats_max = 5%, which allows 3" in why
     assert (
         "`key` of the feed ledger was transaction_id and is patient, amount, posted_on now" in why
@@ -114,7 +114,7 @@ async def test_a_renamed_feed_stops_before_anything_is_sent(make_world: MakeWorl
     world = await loaded(make_world, nightly(10))
     configure(world, name="payments")
     why = stopped(await world.run(), world, 10)
-    assert "feed payments: 10 of 10 payments to be created equal" in why
+    assert "feed payments: 10 of 10 payments to be created each equal" in why
     assert "writes of feed ledger, which this run does not have" in why
     assert "`key`" not in why
 
@@ -267,6 +267,19 @@ async def test_two_nights_of_equal_copays_are_told_apart_by_their_day(
     result = await world.run()
     assert counts(result) == {"created": 3}
     assert sum(count for _, _, count in warnings(result)) == found
+
+
+async def test_recurring_copays_without_a_day_are_said_to_have_none(make_world: MakeWorld) -> None:
+    """They may well be new ones; nothing in the file or in the journal tells."""
+    world = await loaded(make_world, [(f"A{n}", n, "25.00", "") for n in range(20)])
+    write(world, [(f"B{n}", n, "25.00", "") for n in range(20)])
+    why = stopped(await engine.plan(world.job()), world, 20)
+    assert "same patient, amount and claim" in why
+    assert "claim and day" not in why
+    assert "20 of them have no day to tell them apart (posted_on)" in why
+    assert "undo that change" not in why
+    (text,) = (await engine.plan(world.job())).frame["message"].unique()
+    assert "the day of one of them is not known" in text
 
 
 @pytest.mark.parametrize("days_later", [0, 1])
@@ -515,6 +528,33 @@ async def test_a_changed_key_of_eligibility_stops_before_second_coverages_are_ma
     world = await covered(make_world, MANY, more)
     world.write_config(feeds=ELIGIBILITY.format(more=more + 'key = ["patient", "member_id"]'))
     why = stopped(await world.run(), world, 20)
-    assert "feed eligibility: 20 of 20 coverages to be created equal" in why
+    assert "feed eligibility: 20 of 20 coverages to be created each equal" in why
     assert "is patient, member_id now" in why
+    assert "undo that change" in why
     assert "--accept-repeats 20" in why
+
+
+async def test_a_key_without_a_start_is_not_advised_to_leave_it_out(
+    make_world: MakeWorld,
+) -> None:
+    more = 'key = ["patient", "payer", "member_id", "order"]'
+    world = await covered(make_world, MANY, more)
+    world.write_eligibility(
+        [
+            (patient_key(n), f"M{n}", "self", "60054", "1" if n else "2", start, end)
+            for n, start, end in [(0, "2026-02-01", ""), *MANY[1:]]
+        ]
+    )
+    planned = await engine.plan(world.job())
+    assert "leave start_on out of key" not in message(planned, "row|second_period")
+
+
+async def test_what_check_finds_is_what_a_run_would_stop_at(make_world: MakeWorld) -> None:
+    world = await loaded(make_world, nightly(10))
+    configure(world, key=BY_DAY)
+    checks = await doctor.check(world.job())
+    found = {check.what: (check.state.value, check.message) for check in checks}
+    assert found["key|changed"][0] == "warning"
+    assert found["row|repeats"][0] == "warning"
+    assert found["limits"][0] == "wrong"
+    assert "`key` of the feed ledger was transaction_id" in found["limits"][1]
