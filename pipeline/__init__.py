@@ -53,17 +53,19 @@ async def plan(
     inputs: Inputs | None = None,
     only_feeds: Sequence[str] = (),
     expected: Sequence[str] = (),
+    accept_repeats: int | None = None,
 ) -> Result:
     """Read, validate, map and resolve everything; write a plan and a report, nothing to Canvas.
 
     `inputs` gives a feed another file, or a polars frame in its place: its columns as the sender's,
     row 1 the first. `only_feeds` leaves all others out. `expected` are the sender's control totals,
-    as `--expect` has them: `"ledger:rows=5000"`, `"ledger:total_usd=12345.67"`. Raises
+    as `--expect` has them: `"ledger:rows=5000"`, `"ledger:total_usd=12345.67"`. `accept_repeats`: go on if
+    up to that many rows equal a write of an earlier run (`limits.repeats_max`). Raises
     `errors.ConfigError` and `errors.JournalError`.
     """
     from pipeline import engine
 
-    return await engine.plan(_job(config, inputs, only_feeds, expected))
+    return await engine.plan(_job(config, inputs, only_feeds, expected, accept_repeats))
 
 
 async def run(
@@ -75,10 +77,11 @@ async def run(
     plan_id: str | None = None,
     until: datetime | None = None,
     journal_lost: bool = False,
+    accept_repeats: int | None = None,
 ) -> Result:
     """Settle doubts, plan, upload and report. Running it again resumes: nothing is sent twice.
 
-    `inputs`, `only_feeds` and `expected` as for `plan`. `plan_id`: that plan is carried out, or,
+    `inputs`, `only_feeds`, `expected` and `accept_repeats` as for `plan`. `plan_id`: that plan is carried out, or,
     where it would be another one by now, nothing of these files. `until`: an instant with its time
     zone, by which sending stops; what is left is pending. `journal_lost`: go on after
     `errors.JournalLost`; what Canvas seems to hold is then set aside. Raises `errors.ConfigError`,
@@ -90,7 +93,7 @@ async def run(
     if until is not None and until.tzinfo is None:
         raise ConfigError("until has no time zone", "give it one: until.astimezone() is local time")
     return await engine.run(
-        _job(config, inputs, only_feeds, expected),
+        _job(config, inputs, only_feeds, expected, accept_repeats),
         journal_lost=journal_lost,
         plan_id=plan_id,
         until=until,
@@ -140,10 +143,18 @@ def plan_sync(
     inputs: Inputs | None = None,
     only_feeds: Sequence[str] = (),
     expected: Sequence[str] = (),
+    accept_repeats: int | None = None,
 ) -> Result:
     """`plan`, for a program without an event loop."""
     return _alone(
-        "plan", lambda: plan(config, inputs=inputs, only_feeds=only_feeds, expected=expected)
+        "plan",
+        lambda: plan(
+            config,
+            inputs=inputs,
+            only_feeds=only_feeds,
+            expected=expected,
+            accept_repeats=accept_repeats,
+        ),
     )
 
 
@@ -156,6 +167,7 @@ def run_sync(
     plan_id: str | None = None,
     until: datetime | None = None,
     journal_lost: bool = False,
+    accept_repeats: int | None = None,
 ) -> Result:
     """`run`, for a program without an event loop."""
     return _alone(
@@ -168,6 +180,7 @@ def run_sync(
             plan_id=plan_id,
             until=until,
             journal_lost=journal_lost,
+            accept_repeats=accept_repeats,
         ),
     )
 
@@ -194,6 +207,7 @@ def _job(
     inputs: Inputs | None = None,
     only_feeds: Sequence[str] = (),
     expected: Sequence[str] = (),
+    accept_repeats: int | None = None,
 ) -> Job:
     from pipeline import config as configuration
     from pipeline import logs
@@ -204,6 +218,7 @@ def _job(
         inputs=inputs,
         only_feeds=tuple(only_feeds),
         expected=configuration.expectations_of(expected),
+        accept_repeats=accept_repeats,
     )
 
 

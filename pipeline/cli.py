@@ -59,8 +59,12 @@ _EXPECT = click.option(
     metavar="NAME:rows=N",
     help="The sender's control total, NAME:rows=5000 or NAME:total_usd=12345.67; repeatable.",
 )
-
-
+_ACCEPT = click.option(
+    "--accept-repeats",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Go on if up to N rows equal a write of an earlier run (limits.repeats_max).",
+)
 _ENGINE = (
     click.option(
         "--engine",
@@ -125,7 +129,7 @@ def cli() -> None:
 
 
 @cli.command(short_help="Read, validate and map all; write nothing to Canvas.")
-@_options(_CONFIG, *_FEEDS, _EXPECT, *_ENGINE, *_OUTPUT)
+@_options(_CONFIG, *_FEEDS, _EXPECT, _ACCEPT, *_ENGINE, *_OUTPUT)
 def plan(**options: Any) -> None:
     """Read, validate and map everything; write a plan and a report, nothing to Canvas."""
     _plan_or_run("plan", options)
@@ -136,6 +140,7 @@ def plan(**options: Any) -> None:
     _CONFIG,
     *_FEEDS,
     _EXPECT,
+    _ACCEPT,
     click.option("--dry-run", is_flag=True, help="The same as `plan`."),
     click.option(
         "--plan",
@@ -545,6 +550,7 @@ def _job(options: dict[str, Any]) -> Job:
         only_feeds=options.get("only_feeds", ()),
         expected=config.expectations_of(options.get("expected", ())),
         overrides={"engine": config.engine_of(**engine)},
+        accept_repeats=options.get("accept_repeats"),
     )
     for name in ("scheduler", "workers"):
         if engine[name] is not None and job.engine.kind != "dask":
@@ -688,9 +694,11 @@ def _exit_with(error: IngestError, options: dict[str, Any]) -> NoReturn:
 
 
 def _given(options: dict[str, Any]) -> str:
-    """The options that named feeds and files, as they were typed."""
+    """Return the options to type again: feeds, files, and what a person accepted."""
     typed = [f" --feed {name}" for name in options.get("only_feeds", ())]
     typed += [f" --input {shlex.quote(pair)}" for pair in options.get("inputs", ())]
+    if options.get("accept_repeats") is not None:
+        typed.append(f" --accept-repeats {options['accept_repeats']}")
     return "".join(typed)
 
 

@@ -199,7 +199,12 @@ class LimitsSection(_Section):
         description="A factor: the rows, or the dollars, of a feed may not be that many times more or fewer than the last time. Not looked at for a file that `--input` names.",
     )
 
-    @field_validator("rejects_max")
+    repeats_max: Share = Field(
+        "5%",
+        description="Rows about to be created that equal a write of an earlier run (payments: same patient, amount, claim and day; coverages: same content) under a key that no row of today's files has: a share of the feed's creates, never fewer than 3, or a count. Above it the cause is a changed key, feed name or spelling of ids; `--accept-repeats N` lets N of them pass. Up to it they are a warning.",
+    )
+
+    @field_validator("rejects_max", "repeats_max")
     @classmethod
     def _is_share(cls, value: str | int | None) -> str | int | None:
         return _checked_share(value)
@@ -459,7 +464,7 @@ class ReferencesSection(_Section):
 class FeedSection(_Section):
     name: str = Field(
         pattern=_NAME,
-        description="By this name the journal knows the feed: a renamed feed is a new one, and its rows would be sent again. Letters, digits, `_` and `-`, at most 64.",
+        description="By this name the journal knows the feed: a renamed feed is a new one, and its rows are new rows: `limits.repeats_max` stops such a run. Letters, digits, `_` and `-`, at most 64.",
     )
     kind: feeds.Kind = Field(
         description="What its rows become: `eligibility` Coverage, `ledger` PaymentNotice."
@@ -488,7 +493,7 @@ class FeedSection(_Section):
     )
     key: tuple[str, ...] = Field(
         (),
-        description="Our fields that make a row the same row tomorrow. Empty: `patient`, `payer`, `member_id`, `start_on` (where mapped), or `transaction_id`. A change of it makes every row a new one.",
+        description="Our fields that make a row the same row tomorrow, in any order. Empty: `patient`, `payer`, `member_id`, `start_on` (where mapped), or `transaction_id`. Another set of fields makes every row a new one: `limits.repeats_max` stops such a run.",
     )
     repeats: Literal["reject", "count"] = Field(
         "reject",
@@ -620,7 +625,7 @@ class File(_Section):
     )
     limits: LimitsSection = Field(
         LimitsSection.model_validate({}),
-        description="What a run may not exceed. Above one of them (but `amount_usd_max`) nothing is written, and the exit code is 1. None by default.",
+        description="What a run may not exceed. Above one of them (but `amount_usd_max`) nothing is written, and the exit code is 1. Only `repeats_max` has a default.",
     )
     state: StateSection = Field(
         StateSection(dir="state", url="", lease_s=15.0),
@@ -671,6 +676,7 @@ def load(
     only_feeds: tuple[str, ...] = (),
     expected: Mapping[str, Expected] | None = None,
     overrides: Mapping[str, Any] | None = None,
+    accept_repeats: int | None = None,
 ) -> Job:
     """Read the configuration. Raises ConfigError naming the key, what is allowed, and what to do.
 
@@ -724,6 +730,7 @@ def load(
         references=_references(file.references, folder),
         inputs={name: _input(name, value) for name, value in (inputs or {}).items()},
         expected=expected or {},
+        accept_repeats=accept_repeats,
         objects=_objects(variables),
         name=path.stem,
         metrics=folder / file.report.metrics if file.report.metrics else None,
@@ -948,13 +955,15 @@ def _input(name: str, value: object) -> Path | str | pl.DataFrame:
 
 
 def _limits(section: LimitsSection) -> Limits:
-    rejects = section.rejects_max
+    rejects, repeats = section.rejects_max, section.repeats_max
     return Limits(
         rejects_share_max=_share(rejects) if isinstance(rejects, str) else None,
         rejects_max=rejects if isinstance(rejects, int) else None,
         amount_cents_max=_cents(section.amount_usd_max),
         total_cents_max=_cents(section.total_usd_max),
         writes_max=section.writes_max,
+        repeats_share_max=_share(repeats) if isinstance(repeats, str) else None,
+        repeats_max=repeats if isinstance(repeats, int) else None,
         change_max=section.change_max,
     )
 

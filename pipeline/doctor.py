@@ -50,6 +50,7 @@ from pipeline.records import Disposition
 from pipeline.stages.diagnose import diagnose, spelt
 from pipeline.stages.lookup import lookup
 from pipeline.stages.read import read
+from pipeline.views.words import warnings_of
 from pipeline.workers import InPlace
 
 UNDECIDED: Final = "DECIDE"  # stands in a draft where a person must decide
@@ -446,13 +447,13 @@ class Examination:
         self._note(
             _rows_of(feed), "rows", State.OK, ", ".join(told), rejects if is_rejected else ""
         )
-        for rule, count in meta["warnings"].items():
+        for each in warnings_of({feed.name: meta}):
             self._note(
                 _rows_of(feed),
-                rule,
+                each["rule"],
                 State.WARNING,
-                f"{_count(count, 'coverage')} have the order of another one of the patient in another period",
-                "Canvas moves the older one down: see that the orders are meant so",
+                each["message"],
+                "see that this is meant so",
             )
         for notice in plan.meta["notices"]:
             if notice["feed"] == feed.name:
@@ -750,6 +751,9 @@ def _limits_text(job: Job) -> str:
         "amount_usd_max": limits.amount_cents_max,
         "total_usd_max": limits.total_cents_max,
         "writes_max": limits.writes_max,
+        "repeats_max": limits.repeats_share_max
+        if limits.repeats_max is None
+        else limits.repeats_max,
         "change_max": limits.change_max,
     }
     given = [name for name, value in named.items() if value is not None]

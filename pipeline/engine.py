@@ -29,6 +29,7 @@ from pipeline.feeds.feed import Feed
 from pipeline.files import sync
 from pipeline.job import Job, Progress
 from pipeline.journal.journal import Journal, Run
+from pipeline.keys import keys_of
 from pipeline.metrics import write_metrics
 from pipeline.partitions import spread
 from pipeline.planning import planned
@@ -295,6 +296,7 @@ async def _run(sending: Sending, hands: Workers, progress: Progress, plan_id: st
     sealed = await planned(job, run_id, journal, clock, progress, stop, hands, sending)
     if plan_id is not None:
         await asyncio.to_thread(_must_be, sealed, job.state_dir / "plans" / plan_id)
+    await asyncio.to_thread(journal.enter_feed_keys, run_id, keys_of(sealed.meta["feeds"]))
     await _upload(sending, hands, sealed, progress)
 
 

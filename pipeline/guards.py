@@ -4,12 +4,14 @@ Whatever is wrong here is found before the first write (interface.md, "Rules tha
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 from pipeline.errors import LimitError
 from pipeline.feeds.manifest import Expected
 from pipeline.job import Job, Limits
 from pipeline.records import Disposition, usd
+
+_REPEATS_MIN: Final = 3  # a share of few creates is no reason to stop
 
 Last = Callable[[str], tuple[int, int] | None]  # feed -> its rows and cents the last time
 
@@ -39,6 +41,9 @@ def _exceeded(
         yield from _rejected(feed.name, meta["planned"], limits)
         if feed.name not in job.inputs:
             yield from _changed(feed.name, meta, last_feed(feed.name), limits.change_max)
+    if not are_repeats_accepted(job, metas):
+        for name in feeds_above_repeats(limits, metas):
+            yield _repeated(job, name, metas)
     writes = sum(meta["to_send"] for meta in metas.values())
     if limits.writes_max is not None and writes > limits.writes_max:
         yield LimitError(
@@ -105,3 +110,48 @@ def _changed(
                 f"feed {name}: {now:,} {what}, and {before:,} the last time: more than limits.change_max = {change_max:g} times apart",
                 "check that the file is whole, and raise the limit if it is right",
             )
+
+
+def feeds_above_repeats(limits: Limits, metas: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the feeds that have more probable repeats than `limits.repeats_max` allows."""
+    return [
+        name
+        for name, meta in metas.items()
+        if (allowed := _repeats_allowed(limits, meta["repeats"]["creates"])) is not None
+        and meta["repeats"]["rows"] > allowed
+    ]
+
+
+def are_repeats_accepted(job: Job, metas: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Return whether a person accepted at least as many probable repeats as all feeds have."""
+    return job.accept_repeats is not None and _repeats(metas) <= job.accept_repeats
+
+
+def _repeats(metas: Mapping[str, Mapping[str, Any]]) -> int:
+    return sum(meta["repeats"]["rows"] for meta in metas.values())
+
+
+def _repeats_allowed(limits: Limits, creates: int) -> int | None:
+    if limits.repeats_share_max is None:
+        return limits.repeats_max
+    return max(_REPEATS_MIN, int(limits.repeats_share_max * creates))
+
+
+def _repeated(job: Job, name: str, metas: Mapping[str, Mapping[str, Any]]) -> LimitError:
+    """The error says how many, what looks changed as far as it can be seen, and what to do."""
+    limits, found, total = job.limits, metas[name]["repeats"], _repeats(metas)
+    share, allowed = limits.repeats_share_max, _repeats_allowed(limits, found["creates"])
+    limit = (
+        f"{allowed:,}" if share is None else f"{float(share * 100):g}%, which allows {allowed:,}"
+    )
+    accepted = (
+        ""
+        if job.accept_repeats is None
+        else f" (--accept-repeats {job.accept_repeats} allows fewer)"
+    )
+    return LimitError(
+        f"feed {name}: {found['rows']:,} of {found['creates']:,} {found['what']} to be created each equal one that an earlier run "
+        f"sent ({found['equal_in']}), under a key that no row of today's files has, above limits.repeats_max = {limit}. "
+        f"{found['cause']}",
+        f"{found['fix']}; if these {found['what']} are new ones: --accept-repeats {total}{accepted}",
+    )

@@ -29,6 +29,8 @@ class Limits:
     amount_cents_max: int | None = None  # one payment
     total_cents_max: int | None = None  # all payments of the plan
     writes_max: int | None = None
+    repeats_share_max: float | None = None  # of a feed's creates, see `guards.repeats_allowed`
+    repeats_max: int | None = None
     change_max: float | None = None  # factor between this and the last file's rows or dollars
 
 
@@ -74,6 +76,7 @@ class Job:
     # In place of a feed's path: a file, the address of an object, or rows.
     inputs: Mapping[str, Path | str | pl.DataFrame] = field(default_factory=dict)
     expected: Mapping[str, Expected] = field(default_factory=dict)
+    accept_repeats: int | None = None  # a person accepts up to this many probable repeats
     name: str = ""  # the configuration file's, without its ending
     metrics: Path | None = None  # written at the end of each run
     retention_days: int | None = None  # how long what a run leaves of rows is kept; None: for ever

@@ -36,10 +36,12 @@ from pipeline.feeds.source import RUN, Source
 from pipeline.feeds.texts import texts_of, wanted
 from pipeline.fhir.coverage import organizations_of
 from pipeline.fhir.datatypes import is_id
-from pipeline.guards import guard
+from pipeline.guards import are_repeats_accepted, feeds_above_repeats, guard
 from pipeline.held import HeldRows
+from pipeline.identity import Warned, key_changed, repeats_meta, warnings_of
 from pipeline.job import Job, Progress, Reference, References
 from pipeline.journal.journal import Journal
+from pipeline.keys import keep_order
 from pipeline.parts import Brief, make_part, numbers_of, parts_of, with_drafts
 from pipeline.plans import KEPT, MISSING, SEQ, VERDICT_SCHEMA, Plan, PlanWriter, look_up
 from pipeline.ranks import can_be_last
@@ -52,6 +54,7 @@ from pipeline.records import (
     PayerEvidence,
     Stage,
 )
+from pipeline.repeats import Found, Repeats
 from pipeline.sending import Sending
 from pipeline.stages import arrange as arranging
 from pipeline.stages.adopt import Adopted, Ambiguity, Row, Shown, adopt
@@ -144,8 +147,9 @@ class Planner:
         self._writer = PlanWriter(job.state_dir / "plans" / run_id)
         self._copies = self._writer.folder / "copies"  # of whole files, while a plan is made
         self._folders = itertools.count()
-        self._feeds = {feed.name: feed for feed in job.feeds}
-        self._coverages = [feed for feed in job.feeds if feed.traits.resource_type == "Coverage"]
+        self._feeds: dict[str, Feed] = {}  # with what follows, once `open` has asked the journal
+        self._coverages: list[Feed] = []
+        self._former_keys: dict[str, tuple[str, ...]] = {}  # by feed whose key has other fields now
         self._judged: dict[str, _Judged] = {}
         self._unknown: Orders = {}  # coverages that Canvas holds and no row has
         self._displaced: list[str] = []
@@ -160,14 +164,22 @@ class Planner:
 
     def open(self) -> None:
         """What manifests say, the tables of references, and the files, found fit."""
-        job = self._job
         self._progress.stage = "reading"
+        self._keep_keys()
+        job = self._job
         self._said = {
             feed.name: self._expect(feed) for feed in job.feeds if feed.name not in job.inputs
         }
         self.crosswalks = self._crosswalks(job.references)
         self._organizations = organizations_of(self._journal.payers_seen())
         self.sources = {feed.name: self._inspect(feed) for feed in job.feeds}
+
+    def _keep_keys(self) -> None:
+        """Hash each feed's key as the journal's keys of that feed were hashed."""
+        feeds, self._former_keys = keep_order(self._job.feeds, self._journal)
+        self._job = replace(self._job, feeds=feeds)
+        self._feeds = {feed.name: feed for feed in feeds}
+        self._coverages = [feed for feed in feeds if feed.traits.resource_type == "Coverage"]
 
     def drop_copies(self) -> None:
         """Delete the copies of whole files, which nobody needs after a plan is sealed or has failed."""
@@ -270,10 +282,7 @@ class Planner:
             self._judged[feed.name] = self._read(feed)
             self._count_files(feed)
         self._progress.stage = "planning"
-        files = {
-            name: [Path(file["path"]).name for file in judged.meta["files"]]
-            for name, judged in self._judged.items()
-        }
+        files = self._file_names()
         scans = {
             name: groups.Scan(judged.meta["rows_read"], self._writer.rows(name).written)
             for name, judged in self._judged.items()
@@ -285,6 +294,13 @@ class Planner:
             self._check_stop()
             self._writer.judge(name, parts[name], verdicts)
             parts[name] += 1
+
+    def _file_names(self) -> dict[str, list[str]]:
+        """Return the names of each feed's files, by number."""
+        return {
+            name: [Path(file["path"]).name for file in judged.meta["files"]]
+            for name, judged in self._judged.items()
+        }
 
     def _read(self, feed: Feed) -> _Judged:
         """One feed, into the plan. Its control totals are those of the rows as they were read."""
@@ -303,6 +319,7 @@ class Planner:
         return _Judged(
             {
                 "kind": feed.kind.value,
+                "key": list(feed.key),
                 "encoding": feed.encoding,
                 "files": [
                     {"path": source.origin, "sha256": source.sha256, "rows": source.rows}
@@ -332,8 +349,8 @@ class Planner:
                 before = last["files_before"]
         judged.meta["files_before"] = before
         count = len(judged.meta["files"])
-        judged.is_short = before is not None and count < before
-        if judged.is_short:
+        if before is not None and count < before:
+            judged.is_short = True
             self._notices.append(
                 {
                     "rule": "files|fewer",
@@ -547,14 +564,22 @@ class Planner:
         ]
         self._cancels = pl.concat(meant).select("key", "lane")
         self._arrange()
+        repeats = self._find_repeats()
         for feed in self._job.feeds:
             self._return_skipped(feed)
         for feed in self._coverages:
             self._compare(feed)
         metas = {
-            name: {**judged.meta, **_totals(self._writer, self._feeds[name], judged)}
+            name: {
+                **judged.meta,
+                **_totals(self._writer, self._feeds[name], judged),
+                "repeats": repeats_meta(
+                    self._feeds[name], repeats[name], self._former_keys.get(name), self._feeds
+                ),
+            }
             for name, judged in self._judged.items()
         }
+        self._warn(metas, repeats)
         plan = self._writer.seal(
             {name: judged.missing for name, judged in self._judged.items()},
             {
@@ -580,6 +605,56 @@ class Planner:
             ],
         )
         return plan
+
+    # What is probably there already ---------------------------------------------------------------
+
+    def _find_repeats(self) -> dict[str, Found]:
+        """Find the rows that equal a write of an earlier run under a key that no row of today's files has."""
+        gone = [judged.missing for judged in self._judged.values()]
+        cancelled = pl.concat(gone).filter(pl.col("interaction") != "")["key"]
+        repeats = Repeats(
+            self._writer,
+            self._journal,
+            self._file_names(),
+            self._keys_today,
+            cancelled,
+            self._sent,
+            self._copies / "repeats",
+            self._check_stop,
+        )
+        return repeats.find(self._job.feeds)
+
+    def _keys_today(self) -> Iterator[pl.Series]:
+        """Yield the keys of all rows of today's files, and of the files that corrected rejects come from."""
+        for name, judged in self._judged.items():
+            for rows in self._writer.rows(name).judged(["key"]):
+                yield rows["key"]
+            for run_id in judged.meta["mended_from"]:
+                with suppress(PlanError, OSError, KeyError, pl.exceptions.PolarsError):
+                    yield from Plan.open(self._job.state_dir / "plans" / run_id).keys(name)
+
+    def _warn(self, metas: Mapping[str, dict[str, Any]], repeats: Mapping[str, Found]) -> None:
+        """Add the warnings about the identity of rows to what the plan notes of each feed."""
+        above = feeds_above_repeats(self._job.limits, metas)
+        is_accepted = are_repeats_accepted(self._job, metas)
+        for name, meta in metas.items():
+            accepted = self._job.accept_repeats if is_accepted and name in above else None
+            warned = [
+                *self._key_changed(self._feeds[name]),
+                *warnings_of(self._feeds[name], repeats[name], accepted),
+            ]
+            meta["warnings"] = {each.rule: each.rows for each in warned} | meta["warnings"]
+            meta["messages"] = {each.rule: each.message for each in warned}
+
+    def _key_changed(self, feed: Feed) -> Iterator[Warned]:
+        """Yield the warning about a key that has other fields now, if Canvas confirmed writes of the feed."""
+        former = self._former_keys.get(feed.name)
+        left = self._journal.confirmed_of(feed.name) if former else pl.Series(dtype=pl.String)
+        if former is None or left.is_empty():
+            return
+        for keys in self._keys_today():
+            left = left.filter(~left.is_in(keys.implode()))
+        yield key_changed(feed, former, left.len())
 
     def _compare(self, feed: Feed) -> None:
         """What each update would change; not of rows that are only written again for their order."""
@@ -722,9 +797,9 @@ class Planner:
         first = self._order_cancels(pile, arranged.turns, before, ranks)
         self._reordered += first.intersection(lanes)
         lines = [
-            (turn.feed, turn.seq, turn.slot, turn.is_forced, turn.moves_unknown)
+            (turn.feed, turn.seq, turn.slot, turn.is_forced, turn.moves)
             for turn in arranged.turns
-            if turn.slot != turn.seq or turn.is_forced or turn.moves_unknown
+            if turn.slot != turn.seq or turn.is_forced or turn.moves
         ]
         return pl.DataFrame(lines, schema=_TURNED, orient="row")
 
@@ -813,13 +888,13 @@ class Planner:
     def _turn(self, feed: Feed, turns: pl.DataFrame) -> None:
         """Enter a feed's turns into its verdicts."""
         is_forced = pl.col("is_forced") & pl.lit(value=feed.update)
-        is_warned = pl.when(pl.col("moves_unknown"))
+        is_warned = pl.when(pl.col("moves") != "")
         lines = turns.filter(~is_forced).select(
             "seq",
             pl.when(pl.col("slot") != pl.col("seq")).then("slot").alias("slot"),
             is_warned.then(pl.lit("order")).alias("field"),
             is_warned.then(pl.lit(arranging.RULE)).alias("rule"),
-            is_warned.then(pl.lit(arranging.MESSAGE)).alias("message"),
+            pl.col("moves").replace_strict(arranging.MESSAGES, default=None).alias("message"),
         )
         self._writer.amend(feed.name, lines)
         forced = turns.filter(is_forced)
@@ -910,7 +985,7 @@ _TURNED: Final = {
     "seq": pl.UInt32,
     "slot": pl.UInt32,
     "is_forced": pl.Boolean,
-    "moves_unknown": pl.Boolean,
+    "moves": pl.String,
 }
 
 

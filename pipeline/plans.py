@@ -490,6 +490,8 @@ class Plan:
         sent = rows.filter(_IS_SENT)
         run_id = self.meta["run_id"]
         rank = pl.when("active").then("order").alias("rank")
+        has_day = resource_type == "PaymentNotice"
+        day = iso_day() if has_day else pl.lit(None, dtype=pl.String)
         return [
             Intent(
                 key,
@@ -506,6 +508,7 @@ class Plan:
                 resource_id,
                 rank,
                 held_at,
+                day,
             )
             for (
                 key,
@@ -519,7 +522,8 @@ class Plan:
                 resource_id,
                 held_at,
                 rank,
-            ) in sent.select(*_INTENT, rank).iter_rows()
+                day,
+            ) in sent.select(*_INTENT, rank, day.alias("day")).iter_rows()
         ]
 
 
@@ -553,7 +557,7 @@ _INTENT: Final = (
     "resource_id",
     "held_at",
 )
-_SENT: Final = ("seq", "slot", "sort", "disposition", "order", "active", *_INTENT)
+_SENT: Final = ("seq", "slot", "sort", "disposition", "order", "start_day", "active", *_INTENT)
 # An element of an update, before and after it. No `before`: it is new; no `after`: it is taken away.
 CHANGES: Final = {
     "seq": pl.UInt32,
@@ -575,6 +579,11 @@ MISSING: Final = {
     "body": pl.Binary,
     "is_last": pl.Boolean,  # it goes behind the patient's other writes, for none needs its order
 }
+
+
+def iso_day() -> pl.Expr:
+    """Return the day of a payment as the journal keeps it: ISO, or "" if its row has none."""
+    return pl.col("start_day").cast(pl.Date).dt.to_string("iso").fill_null("")
 
 
 def _is_ascending(rows: Rows) -> bool:
@@ -602,6 +611,7 @@ def _as_rows_to_send(missing: pl.DataFrame) -> pl.DataFrame:
         pl.lit(None, dtype=pl.Int64).alias("amount_cents"),
         pl.lit(None, dtype=pl.Datetime("us", "UTC")).alias("held_at"),
         pl.lit(None, dtype=pl.Int8).alias("order"),
+        pl.lit(None, dtype=pl.Int32).alias("start_day"),
         pl.lit(value=False).alias("active"),
     )
 

@@ -98,7 +98,9 @@ class Draft:
     claim: str = ""  # PaymentNotice: the copay's claim id
     likeness: str = ""  # Coverage: how a search recognises it (`fhir.coverage.likeness`)
     order: int | None = None  # Coverage: the rest is for finding collisions of `order`
-    start_day: int | None = None  # days since 1970-01-01; None: open
+    start_day: int | None = (
+        None  # days since 1970-01-01; None: open. PaymentNotice: its day in the file
+    )
     end_day: int | None = None
     active: bool = False
     sort: str = ""  # the fields of `order_by`, as text that sorts as they do

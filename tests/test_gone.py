@@ -36,8 +36,8 @@ async def paid(make_world: MakeWorld) -> tuple[World, str]:
 
 
 def of(resource: dict[str, Any]) -> int:
-    reference = resource.get("request", resource.get("beneficiary"))["reference"]
-    return int(reference.removeprefix("Patient/"), 16)
+    patient = resource["request"] if "request" in resource else resource["beneficiary"]
+    return int(patient["reference"].removeprefix("Patient/"), 16)
 
 
 async def missing_key(world: World) -> str:

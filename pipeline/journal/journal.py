@@ -86,6 +86,16 @@ _ACTIVE_SCHEMA: Final = dict.fromkeys(
     ("key", "feed", "lane", "resource_id", "held", "held_run", "state"), pl.String
 )
 _HELD_SCHEMA: Final = dict.fromkeys(("key", "feed", "held", "held_run"), pl.String)
+_PAYMENTS_SCHEMA: Final = {
+    "lane": pl.String,
+    "key": pl.String,
+    "feed": pl.String,
+    "amount_cents": pl.Int64,
+    "claim": pl.String,
+    "day": pl.String,
+    "sent_day": pl.String,
+}
+_COVERAGES_SCHEMA: Final = dict.fromkeys(("lane", "key", "feed", "held", "held_run"), pl.String)
 _CONFIRMED_SCHEMA: Final = {
     "key": pl.String,
     "feed": pl.String,
@@ -806,6 +816,40 @@ class Journal:
         asked = {"run_id": run_id, "feed": feed}
         line = self._read(lambda: self._execute("files_of", asked).fetchone())
         return None if line is None or line[0] is None else int(line[0])
+
+    def feed_key(self, feed: str) -> tuple[str, ...] | None:
+        """Return the fields of a feed's key in the order in which they are hashed; None if not known."""
+        line = self._read(lambda: self._execute("feed_key", {"feed": feed}).fetchone())
+        return None if line is None else tuple(line[0].split())
+
+    def enter_feed_keys(self, run_id: str, keys: Mapping[str, Sequence[str]]) -> None:
+        """Enter the fields of each feed's key in the order in which they are hashed."""
+        lines = [
+            {"run_id": run_id, "feed": feed, "fields": " ".join(fields)}
+            for feed, fields in keys.items()
+        ]
+        self._write_now(lambda: [self._execute("enter_feed_key", line) for line in lines])
+
+    def has_writes(self, feed: str) -> bool:
+        """Return whether a write of the feed was ever entered."""
+        line = self._read(lambda: self._execute("has_writes", {"feed": feed}).fetchone())
+        return line is not None
+
+    def confirmed_of(self, feed: str) -> pl.Series:
+        """Return the keys of a feed's writes that Canvas confirmed."""
+        return self._all_of("confirmed_of", {"feed": feed}, {"key": pl.String})["key"]
+
+    def payments_of(self, lanes: pl.Series) -> pl.DataFrame:
+        """Return the payments of these patients that Canvas holds, may hold, or is still to be sent again.
+
+        Returns:
+            lane, key, feed, amount_cents, claim, day ("" none, null unknown) and sent_day, a line a payment.
+        """
+        return self._all_of("payments_of", {"lanes": _json(lanes.to_list())}, _PAYMENTS_SCHEMA)
+
+    def coverages_of(self, lanes: pl.Series) -> pl.DataFrame:
+        """Return the active coverages of these patients: lane, key, feed, held (fingerprint), held_run."""
+        return self._all_of("coverages_of", {"lanes": _json(lanes.to_list())}, _COVERAGES_SCHEMA)
 
     def last_complete(self, feed: str) -> list[str]:
         """The last run that sent all it could of a feed's whole files, and those that ended early since."""

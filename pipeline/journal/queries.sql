@@ -381,6 +381,33 @@ WHERE run_feed.feed = :feed AND run.command = 'run' AND run.rowid >= (
     WHERE run_feed.feed = :feed AND run.command = 'run' AND run.exit_code IN (0, 3, 4)
 ) ORDER BY run.rowid;
 
+-- name: feed_key
+-- The fields of a feed's key, in the order in which they are hashed.
+SELECT fields FROM feed_key WHERE feed = :feed;
+
+-- name: enter_feed_key
+INSERT INTO feed_key (feed, fields, run_id) VALUES (:feed, :fields, :run_id)
+ON CONFLICT (feed) DO UPDATE SET fields = excluded.fields, run_id = excluded.run_id;
+
+-- name: has_writes
+SELECT 1 FROM write WHERE feed = :feed LIMIT 1;
+
+-- name: confirmed_of
+-- The keys of a feed's writes that Canvas confirmed.
+SELECT key FROM write WHERE feed = :feed AND state = 'CONFIRMED';
+
+-- name: payments_of
+-- The payments of these patients that Canvas holds or may hold, and those that are owed; with the day of the last send.
+SELECT lane, key, feed, amount_cents, claim, day, substr(coalesce(sent_at, settled_at), 1, 10) FROM write
+WHERE resource_type = 'PaymentNotice' AND lane IN (SELECT value FROM json_each(:lanes))
+    AND (state IN ('CONFIRMED', 'IN_FLIGHT', 'IN_DOUBT') OR (state = 'PENDING' AND resent > 0));
+
+-- name: coverages_of
+-- The coverages of these patients that Canvas holds as active, with the content and the run that sent it.
+SELECT lane, key, feed, held, held_run FROM write
+WHERE resource_type = 'Coverage' AND lane IN (SELECT value FROM json_each(:lanes))
+    AND resource_id IS NOT NULL AND held_rank IS NOT NULL AND held IS NOT NULL;
+
 -- name: set_meta
 INSERT INTO meta (name, value) VALUES (:name, :value) ON CONFLICT (name) DO UPDATE SET value = excluded.value;
 

@@ -3,7 +3,7 @@
 Canvas keeps one coverage an `order`, and bumps the older one down (canvas-api.md, "Coverage"), so
 a swap of primary and secondary comes out right only in the right turn (`ranks.sequence`). Where a
 write would move a coverage that the file does not change, that one is written again; where it
-would move one that the file does not know, that is told before anything is sent.
+would move one that no row of today's files has, a warning says so before anything is sent.
 """
 
 from collections import Counter
@@ -26,10 +26,12 @@ _SHAPE: Final = {
 OTHER: Final = "canvas:"  # before the id of a coverage that no row has
 
 RULE: Final = "order|taken"
-MESSAGE: Final = (
-    "Canvas holds another coverage of the patient with this order, which the file does not know: "
-    "Canvas will move it down"
-)
+MESSAGES: Final = {
+    "unknown": "Canvas holds another coverage of the patient with this order, which was not made by a row of ours: "
+    "Canvas will move it down",
+    "ours": "an earlier run gave this order to another coverage of the patient, which no row of today's files has: "
+    "Canvas will move that one down",
+}
 
 
 @dataclass(slots=True)
@@ -53,7 +55,7 @@ class Turn:
     seq: int
     slot: int
     is_forced: bool
-    moves_unknown: bool  # it takes the order of a coverage that the file does not know
+    moves: str  # whose coverage has its order, and is in no row: "unknown", "ours" (by our books) or ""
 
 
 def lanes_to_arrange(rows: Mapping[str, pl.DataFrame], occupied: Collection[str]) -> pl.Series:
@@ -103,7 +105,8 @@ def _arrange(rows: pl.DataFrame, held: Mapping[str, int], arranged: Arranged) ->
     wanted = dict(zip(active["key"], active["order"], strict=True))
     in_turn = sequence(before, wanted, written["key"].to_list())
     known = set(rows["key"])
-    unknown = {order for key, order in before.items() if key not in known}
+    absent = {key: order for key, order in before.items() if key not in known}
+    unknown = {order for key, order in absent.items() if key.startswith(OTHER)}
     place = {key: at for at, key in enumerate(in_turn)}
     going = rows.filter((pl.col("interaction") != "") | pl.col("key").is_in(in_turn)).sort("at")
     orders, is_contested = before, False
@@ -114,7 +117,8 @@ def _arrange(rows: pl.DataFrame, held: Mapping[str, int], arranged: Arranged) ->
             key, order = line["key"], line["order"]
             is_moving = line["active"] and before.get(key) != order
             is_forced = not line["interaction"]
-            moves = is_moving and order in unknown
+            is_absent = is_moving and order in absent.values()
+            moves = ("unknown" if order in unknown else "ours") if is_absent else ""
             arranged.turns.append(Turn(line["feed"], line["seq"], slot, is_forced, moves))
             is_contested = is_contested or (is_moving and order in _others(held, orders, key))
             if line["active"]:

@@ -86,6 +86,7 @@ def _payment_notice(row: LedgerRow, mapping: Mapping) -> Draft:
         body=written.body,
         fingerprint=fingerprint(written.content),
         claim=row.claim or "",
+        start_day=_day_number(row.posted_on),
     )
 
 
@@ -193,6 +194,7 @@ def _payment_notices(rows: pl.DataFrame, mapping: Mapping) -> pl.DataFrame:
         _fingerprints(written["content"]).alias("fingerprint"),
         pl.col("claim").fill_null(""),
         pl.lit("").alias("likeness"),
+        pl.col("posted_on").cast(pl.Date).to_physical().alias("start_day"),
         pl.lit(value=False).alias("active"),
     )
 

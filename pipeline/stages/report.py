@@ -24,6 +24,7 @@ from pipeline.journal.journal import Journal, Run
 from pipeline.plans import SEQ, Plan
 from pipeline.records import ADOPTED, Disposition, Interaction, RowId, Stage, State, usd
 from pipeline.views.page import page
+from pipeline.views.words import warnings_of
 
 _COLUMNS: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
     "run_id": pl.String,
@@ -482,10 +483,10 @@ def _summary(
         "version": facts.version,
         "exit_code": code,
         "failure": facts.run.failure,
+        "warnings": [*warnings_of(feeds), *_warnings(plan, totals)],
         "config_sha256": facts.config_sha256,
         "patients_unasked": 0 if plan is None else plan.meta.get("patients_unasked", 0),
         "balanced": plan is not None and all(line["balanced"] for line in lines),
-        "warnings": _warnings(plan, totals),
         "in_doubt_elsewhere": elsewhere,
         "recovered": {
             "found": recovered.get("found", 0),

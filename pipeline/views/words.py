@@ -70,16 +70,39 @@ def _is_returned(summary: Mapping[str, Any]) -> bool:
 
 
 _WARNINGS: Final = {
-    "order|bumps": "{} coverages of {} have the order of another one in another period: Canvas moves the older down.",
-    "order|taken": "{} coverages of {} take the order of one in Canvas that the file does not know: Canvas moves that one down.",
+    "order|bumps": (
+        "1 coverage of {feed} has the order of another one in another period: Canvas moves the older one down.",
+        "{count:,} coverages of {feed} have the order of another one in another period: Canvas moves the older one down.",
+    ),
+    "order|taken": (
+        "1 coverage of {feed} takes the order of one that no row of today's files has: Canvas moves that one down.",
+        "{count:,} coverages of {feed} take the order of one that no row of today's files has: Canvas moves that one down.",
+    ),
 }
+
+
+def warnings_of(feeds: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the warnings about all feeds, from what the plan notes of them.
+
+    `warnings` of a feed has the count by rule, `messages` the text of a rule that is not in `_WARNINGS`.
+    """
+    return [
+        {"rule": rule, "feed": name, "count": count, "message": _warning(rule, count, name, feed)}
+        for name, feed in feeds.items()
+        for rule, count in feed["warnings"].items()
+    ]
+
+
+def _warning(rule: str, count: int, name: str, feed: Mapping[str, Any]) -> str:
+    text = feed.get("messages", {}).get(rule)
+    return str(text) if text else _WARNINGS[rule][count != 1].format(count=count, feed=name)
 
 
 def notes(summary: Mapping[str, Any]) -> list[str]:
     """What is to be known beside the counts, in sentences."""
     is_plan = summary["command"] == "plan"
-    told = [note for feed in summary["feeds"] for note in _feed_notes(feed, is_plan=is_plan)]
-    told += [f"Warning: {each['message']}." for each in summary["warnings"]]
+    told = [f"Warning: {each['message']}" for each in summary.get("warnings", [])]
+    told += [note for feed in summary["feeds"] for note in _feed_notes(feed, is_plan=is_plan)]
     unasked = summary["patients_unasked"]
     if unasked:
         told.append(
@@ -120,7 +143,6 @@ def _feed_notes(feed: Mapping[str, Any], *, is_plan: bool) -> list[str]:
         told.append(
             f"The updates of {name} {verb}: {changes} (changes-{name}.csv: each, before and after)."
         )
-    told += [_WARNINGS[rule].format(f"{count:,}", name) for rule, count in feed["warnings"].items()]
     if feed["adopted"]:
         told.append(f"{feed['adopted']:,} coverages of {name} were in Canvas already: taken over.")
     gone = feed["missing"]
