@@ -1,5 +1,6 @@
 """The configuration: what is taken, what is refused, and what the message says to do."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,24 @@ transaction_id = "TXN"
 patient = "MRN"
 amount = "Amount"
 """
+
+
+# The keys that other programs and people rely on, by section.
+KEYS = {
+    "canvas": "base_url token_url contract scope key_id ca_file timeout_s transport",
+    "upload": "rate_per_s concurrency attempts_max quiet_s resend_absent doubts_max",
+    "limits": "rejects_max amount_usd_max total_usd_max writes_max change_max",
+    "state": "dir url lease_s",
+    "report": "dir metrics",
+    "engine": "kind scheduler workers partitions ca_file cert_file key_file",
+    "retention": "days",
+    "notify": "on command timeout_s",
+    "references.patient": "how path from to system",
+    "references.payer": "how path from to target",
+    "references.claim": "how path from to",
+    "feeds[1]": "name kind path manifest delimiter encoding final_newline dates key repeats update "
+    "adopt missing missing_max amount_sign order_by columns constants codes only",
+}
 
 
 def load(folder: Path, text: str, **options: Any) -> Any:
@@ -54,14 +73,23 @@ def test_defaults_are_those_of_the_interface(tmp_path: Path) -> None:
 
 
 def test_every_key_of_the_interface_is_known(tmp_path: Path) -> None:
-    page = Path(__file__).parents[2] / "shared" / "interface.md"
-    if not page.exists():
-        pytest.skip("the interface page is not beside the checkout")
-    text = page.read_text().split("```toml\n")[1].split("```")[0]
-    job = load(tmp_path, text)
-    assert [feed.name for feed in job.feeds] == ["eligibility", "ledger"]
-    assert job.limits.rejects_share_max == 0.1
-    assert job.limits.total_cents_max == 25_000_000
+    """A key that was renamed or removed would break configurations that are in use."""
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, with_every_key_wrong())
+    said = str(caught.value)
+    assert "no such key" not in said
+    for section, names in KEYS.items():
+        for name in names.split():
+            assert re.search(rf"{re.escape(f'{section}.{name}')}[:.\[]", said)
+
+
+def with_every_key_wrong() -> str:
+    """A file with every key, each with a list of lists, which no key takes."""
+    lines = []
+    for section, names in KEYS.items():
+        lines.append("[[feeds]]" if section == "feeds[1]" else f"[{section}]")
+        lines += [f"{name} = [[1]]" for name in names.split()]
+    return "\n".join(lines)
 
 
 @pytest.mark.parametrize(
