@@ -740,9 +740,7 @@ def _grants(scope: str, resource_type: str, right: str) -> bool:
 def _limits_text(job: Job) -> str:
     limits = job.limits
     named = {
-        "rejects_max": limits.rejects_share_max
-        if limits.rejects_max is None
-        else limits.rejects_max,
+        "rejects_max": limits.rejects_max,
         "amount_usd_max": limits.amount_cents_max,
         "total_usd_max": limits.total_cents_max,
         "writes_max": limits.writes_max,

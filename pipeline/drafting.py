@@ -18,7 +18,7 @@ import polars as pl
 
 from pipeline.errors import ConfigError, InputError
 from pipeline.feeds import synonyms
-from pipeline.feeds.columns import FULL_DATE, cents_of
+from pipeline.feeds.columns import FULL_DATE, TRANSLATED, cents_of
 from pipeline.feeds.feed import TRAITS, Feed, Kind
 from pipeline.feeds.formats import FORMATS, fitting, reads
 from pipeline.feeds.source import Source
@@ -332,7 +332,7 @@ class _Drafting:
     # Codes ----------------------------------------------------------------------------------------
 
     def _guess_codes(self) -> None:
-        for name in ("relationship", "type", "status", "order"):
+        for name in TRANSLATED:
             if name not in self._columns:
                 continue
             counts = self._counts(name)

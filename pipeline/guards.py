@@ -71,23 +71,15 @@ def _unexpected(name: str, expected: str, found: str) -> LimitError:
 
 
 def _rejected(name: str, planned: Mapping[str, int], limits: Limits) -> Iterator[LimitError]:
+    most = limits.rejects_max
     rejected = planned[Disposition.REJECTED.value]
     rows = sum(planned.values()) - planned[Disposition.FILTERED.value]
-    fix = (
-        "see rejects-"
-        + name
-        + ".csv for what is wrong; mend the file or the configuration, or raise limits.rejects_max"
-    )
-    if limits.rejects_max is not None and rejected > limits.rejects_max:
-        yield LimitError(
-            f"feed {name}: {rejected:,} rows rejected, above limits.rejects_max = {limits.rejects_max:,}",
-            fix,
-        )
-    if limits.rejects_share_max is not None and rejected > limits.rejects_share_max * rows:
+    if most is not None and rejected > most.of(rows):
         yield LimitError(
             f"feed {name}: {rejected:,} of {rows:,} rows rejected ({rejected / rows:.1%}), "
-            f"above limits.rejects_max = {limits.rejects_share_max:.0%}",
-            fix,
+            f"above limits.rejects_max = {most}",
+            f"see rejects-{name}.csv for what is wrong; correct the file or the configuration, "
+            "or raise limits.rejects_max",
         )
 
 

@@ -327,6 +327,15 @@ async def test_a_limit_that_is_exceeded_writes_nothing_and_reports(
     assert result.summary["requests"]["total"] == 0
 
 
+async def test_a_share_allows_exactly_that_share_of_the_rows(make_world: MakeWorld) -> None:
+    """29 % of 100 rows are 29; as floats, 0.29 * 100 is 28.999..."""
+    world = await make_world(patients=71)
+    world.write_config(limits='rejects_max = "29%"', feeds=LEDGER_ONLY)
+    world.write_ledger([*payments(71), *(("TX", "", "bad", "") for _ in range(29))])
+    result = await world.run()
+    assert (result.exit_code, counts(result)) == (3, {"created": 71, "rejected": 29})
+
+
 @pytest.mark.parametrize("expected", ["ledger:rows=6", "ledger:total_usd=10.00"])
 async def test_the_senders_control_totals_must_match(make_world: MakeWorld, expected: str) -> None:
     world = await make_world()

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from fractions import Fraction
 from typing import Literal
 
 import polars as pl
@@ -14,9 +15,11 @@ from pipeline.feeds.eligibility import EligibilityRow
 from pipeline.feeds.ledger import LedgerRow
 from pipeline.feeds.whole import hashed
 from pipeline.records import Disposition, Rejection
+from pipeline.shares import Ceiling
 
 _PART = "\x1f"  # ASCII's unit separator: no cell that is sent can hold it
 _KEY_DIGITS = 16
+_MISSING_MAX = Ceiling(share=Fraction(5, 100))
 
 
 class Kind(StrEnum):
@@ -78,8 +81,7 @@ class Feed:
     update: bool = True  # a known row whose content changed is written again, else rejected
     adopt: bool = True  # Canvas is searched for an unknown row before it is created
     missing: Literal["ignore", "report", "cancel"] = "ignore"  # rows of the last run that are gone
-    missing_share_max: float | None = 0.05  # more of them than this and nothing is cancelled
-    missing_max: int | None = None  # the same as a number
+    missing_max: Ceiling = _MISSING_MAX  # more of them than this and nothing is cancelled
     order_by: tuple[str, ...] = ()
     delimiter: str | None = None  # None: by the file's name
     encoding: str = "utf-8"

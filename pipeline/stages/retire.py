@@ -38,11 +38,8 @@ def retire(
     was to cancel already; `unread` the patients of rows that were rejected today, "" among them
     where the patient could not be read either.
     """
-    most = feed.missing_max if feed.missing_max is not None else before
-    if feed.missing_share_max is not None:
-        most = int(feed.missing_share_max * before)
     new = gone.filter(~pl.col("key").is_in(list(open_))).height
-    guarded = feed.missing == "cancel" and new > most
+    guarded = feed.missing == "cancel" and new > feed.missing_max.of(before)
     bodies = sent(gone) if feed.missing == "cancel" and not guarded else {}
     lines: list[tuple[str | bytes | None, ...]] = []
     for key, lane, resource_id, state in gone.select(
