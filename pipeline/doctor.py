@@ -140,6 +140,7 @@ class Examination:
     random: Random = field(default_factory=Random)  # jitter, and ids of plans that are thrown away
     checks: list[Check] = field(default_factory=list)
     patients: list[tuple[Feed, pl.DataFrame]] = field(default_factory=list)  # a few rows a feed
+    is_beside_run: bool = False  # another run holds the journal now
     has_past: bool = False  # the journal knows of earlier runs
     is_sure: bool = True  # of what would be sent: the journal and all ids are known
 
@@ -252,6 +253,7 @@ class Examination:
                 database=job.database,
             )
         except JournalBusy as error:
+            self.is_beside_run = True
             self._note(group, "journal", State.WARNING, error.message, error.fix)
         except JournalError as error:
             self._wrong(group, "journal", error)
@@ -517,6 +519,19 @@ class Examination:
                 and is_there
             ):
                 await self._look_at_access(client)
+        if self.is_beside_run:
+            self._note_requests(len(client.exchanges))
+
+    def _note_requests(self, asked: int) -> None:
+        """Say that a check has a limiter of its own: it does not share the rate of a run."""
+        self._note(
+            "Canvas",
+            "rate",
+            State.WARNING,
+            f"a run is using this journal: {_count(asked, 'request')} of this check came on top of the run's "
+            "upload.rate_per_s",
+            "check again once the run has ended if Canvas must not get more",
+        )
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[Client]:
