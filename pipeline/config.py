@@ -507,7 +507,11 @@ class FeedSection(_Section):
     )
     repeats: Literal["reject", "count"] = Field(
         "reject",
-        description="For a file without ids: `count` takes the second equal row for a second payment; `reject` for a duplicate of the first.",
+        description="For a ledger without ids: `count` takes the second equal row for a second payment; `reject` for a duplicate of the first. `count` needs `delivery`, and a `key` with patient, posted_on, amount and (where mapped) claim.",
+    )
+    delivery: Literal["full", "increment"] | None = Field(
+        None,
+        description='What the files hold: `full`, all rows of the deliveries before, too; `increment`, new rows only, and then the bytes of a file are part of what its counted rows are. Required with `repeats = "count"`.',
     )
     update: bool = Field(
         default=True,
@@ -597,6 +601,14 @@ class FeedSection(_Section):
             raise ValueError(
                 'missing = "cancel" needs final_newline = "require": a file that was cut short could not be told'
             )
+        settings.check_repeats(
+            self.kind.value,
+            self.repeats,
+            self.delivery,
+            self.missing,
+            self.key or traits.key,
+            given,
+        )
         settings.check_codes(self.codes, given)
         settings.check_only(self.only, self.constants)
         settings.check_constants(
@@ -923,6 +935,7 @@ def _feed(section: FeedSection, folder: Path) -> feeds.Feed:
         dates=section.dates,
         amount_sign=section.amount_sign,
         repeats=section.repeats,
+        delivery=section.delivery or "full",
         order_by=section.order_by,
         delimiter=section.delimiter,
         encoding=section.encoding,

@@ -464,9 +464,11 @@ class _Drafting:
             self._guessed.append(("key", "transaction_id, which is different in each row"))
             return
         present = {*self._columns, *(name for name, _, _ in self._lines.columns)}
-        self._lines.key = [name for name in ("patient", "posted_on", "amount") if name in present]
+        counted = ("patient", "posted_on", "amount", "claim")
+        self._lines.key = [name for name in counted if name in present]
         self._decide(
-            f"key: no column is different in each row; the draft counts equal rows ({', '.join(self._lines.key)})"
+            f"key: no column is different in each row; the draft has {', '.join(self._lines.key)}, and a second "
+            "equal row is a duplicate unless repeats and delivery say otherwise"
         )
 
     def _guess_references(self) -> None:

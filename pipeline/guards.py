@@ -37,6 +37,7 @@ def _exceeded(
         for totals in (job.expected, said):
             yield from _not_as_expected(feed.name, meta, totals.get(feed.name, Expected()))
         yield from _rejected(feed.name, meta["planned"], limits)
+        yield from _gone(feed.name, meta["gone"], job.accept_repeats or 0)
         if feed.name not in job.inputs:
             yield from _changed(feed.name, meta, last_feed(feed.name), limits.change_max)
     writes = sum(meta["to_send"] for meta in metas.values())
@@ -80,6 +81,18 @@ def _rejected(name: str, planned: Mapping[str, int], limits: Limits) -> Iterator
             f"above limits.rejects_max = {most}",
             f"see rejects-{name}.csv for what is wrong; correct the file or the configuration, "
             "or raise limits.rejects_max",
+        )
+
+
+def _gone(name: str, gone: int, accepted: int) -> Iterator[LimitError]:
+    """Where equal rows are counted, a file that lacks payments gives others their places."""
+    if gone > accepted:
+        payments = "1 payment" if gone == 1 else f"{gone:,} payments"
+        yield LimitError(
+            f"feed {name}: {payments} of the last delivery {'is' if gone == 1 else 'are'} not in today's files, "
+            'and with delivery = "full" each delivery holds all rows: a new payment that equals one of them would be '
+            "taken for it, and not be sent",
+            f"ask the sender for the whole file; if it is whole, run with --accept-repeats {gone}",
         )
 
 

@@ -73,6 +73,7 @@ class Job:
     # In place of a feed's path: a file, the address of an object, or rows.
     inputs: Mapping[str, Path | str | pl.DataFrame] = field(default_factory=dict)
     expected: Mapping[str, Expected] = field(default_factory=dict)
+    accept_repeats: int | None = None  # how many payments a person accepts that seem to be repeats
     name: str = ""  # the configuration file's, without its ending
     metrics: Path | None = None  # written at the end of each run
     retention_days: int | None = None  # how long what a run leaves of rows is kept; None: for ever

@@ -37,9 +37,9 @@ from pipeline.guards import guard
 from pipeline.held import HeldRows
 from pipeline.job import Job, Progress, Reference, References
 from pipeline.journal.journal import Journal
-from pipeline.parts import Brief, make_part, numbers_of, parts_of, with_drafts
+from pipeline.parts import Brief, make_part, numbers_of, parts_of, reading_of, with_drafts
 from pipeline.plans import KEPT, MISSING, SEQ, VERDICT_SCHEMA, Plan, PlanWriter, look_up
-from pipeline.records import ADOPTED, Disposition, Draft, Intent, Interaction, Stage
+from pipeline.records import ADOPTED, Disposition, Draft, Intent, Interaction, Stage, State
 from pipeline.sending import Sending
 from pipeline.stages import arrange as arranging
 from pipeline.stages.adopt import Adopted, Row, Shown, adopt
@@ -145,7 +145,7 @@ class Planner:
         self.sources: dict[str, list[Source]] = {}
 
     def open(self) -> None:
-        """What manifests say, the tables of references, and the files, found fit."""
+        """Read what manifests say, the tables of references, and the files, and see that they are fit."""
         job = self._job
         self._progress.stage = "reading"
         self._said = {
@@ -153,6 +153,8 @@ class Planner:
         }
         self.crosswalks = self._crosswalks(job.references)
         self.sources = {feed.name: self._inspect(feed) for feed in job.feeds}
+        for feed in job.feeds:
+            _refuse_equal_files(feed, self.sources[feed.name])
 
     def drop_copies(self) -> None:
         """Delete the copies of whole files, which nobody needs after a plan is sealed or has failed."""
@@ -289,10 +291,14 @@ class Planner:
         """The runs whose rejects a feed's files are. Raises InputError where they cannot be taken alone."""
         returned = [source for source in self.sources[feed.name] if RUN in source.header]
         if returned and feed.repeats == "count":
+            by = "by their place among the rows of all files"
+            fix = f"correct them in the whole file of feed {feed.name}, and run that"
+            if feed.counts_within_files:
+                by = "by the file that they are in"
+                fix = f"have the sender put the corrected rows into the next delivery of feed {feed.name}"
             raise InputError(
-                'these rows came back from a run, and with repeats = "count" equal rows are told apart '
-                "by their number in the whole file",
-                f"mend them in the whole file of feed {feed.name}, and run that",
+                f'these are rejected rows of an earlier run, and with repeats = "count" equal rows are told apart {by}',
+                fix,
                 file=returned[0].name,
             )
         return sorted({run_id for source in returned for run_id in origins(source)})
@@ -494,7 +500,11 @@ class Planner:
         for feed in self._coverages:
             self._compare(feed)
         metas = {
-            name: {**judged.meta, **_totals(self._writer, self._feeds[name], judged)}
+            name: {
+                **judged.meta,
+                **_totals(self._writer, self._feeds[name], judged),
+                "gone": self._payments_gone(self._feeds[name]),
+            }
             for name, judged in self._judged.items()
         }
         plan = self._writer.seal(
@@ -511,13 +521,13 @@ class Planner:
             },
         )
         guard(self._job, metas, self._said, self._journal.last_feed)
-        # A file that was given by hand is none to compare the next one with.
+        # A file that --input names is no delivery to compare the next one with, unless it must be whole.
         self._journal.enter_feeds(
             self._run_id,
             [
                 (name, meta["rows_read"], meta["cents_read"])
                 for name, meta in metas.items()
-                if name not in self._job.inputs
+                if name not in self._job.inputs or self._feeds[name].counts_over_files
             ],
         )
         return plan
@@ -562,6 +572,29 @@ class Planner:
         )
         judged.compared_with = runs[0]
 
+    def _payments_gone(self, feed: Feed) -> int:
+        """Return how many payments of the last delivery are in no row of today's files, where all must be."""
+        if not feed.counts_over_files:
+            return 0
+        runs = self._journal.last_complete(feed.name)
+        before = self._keys_before(feed, runs) if runs else self._keys_of_journal(feed)
+        rows, gone = self._writer.rows(feed.name), 0
+        count = groups.passes(sum(keys.len() for keys in before()), groups.BOUNDS.hashes)
+        for number in range(count):
+            self._check_stop()
+            keys = groups.of_pass(before(), number, count).unique()
+            today = groups.of_pass((part["key"] for part in rows.judged(["key"])), number, count)
+            lacking = keys.to_frame("key").join(today.to_frame("key"), on="key", how="anti")["key"]
+            is_posted = ~pl.col("state").is_in([State.PENDING.value, State.REFUSED.value])
+            gone += self._journal.known(lacking).filter(is_posted).height
+        return gone
+
+    def _keys_of_journal(self, feed: Feed) -> Callable[[], Iterator[pl.Series]]:
+        """All of a feed that Canvas holds, or may hold, by the journal."""
+        is_coverage = feed.traits.resource_type == "Coverage"
+        found = self._journal.active_of if is_coverage else self._journal.payments_of
+        return lambda: iter([found(feed.name)])
+
     def _keys_before(self, feed: Feed, runs: Sequence[str]) -> Callable[[], Iterator[pl.Series]]:
         """The keys of the last complete run, and of those after it that ended early; some at a time.
 
@@ -577,7 +610,7 @@ class Planner:
                     pass  # all of it is there
                 known += [partial(plan.keys, feed.name), partial(list, [kept["key"]])]
             except (PlanError, OSError, pl.exceptions.PolarsError):
-                known.append(partial(list, [self._journal.active_of(feed.name)]))
+                known.append(self._keys_of_journal(feed))
         return lambda: itertools.chain.from_iterable(keys() for keys in known)
 
     def _sent(self, gone: pl.DataFrame) -> dict[str, bytes]:
@@ -743,7 +776,8 @@ class Planner:
                     continue
                 frame, numbers = batch.frame.filter(mine), numbers.filter(mine)
                 texts = texts_of(frame, feed)
-                checked = validate(texts, wanted(texts, feed), numbers, feed, self._reading(feed))
+                reading = reading_of(feed, batch.source, self._reading(feed))
+                checked = validate(texts, wanted(texts, feed), numbers, feed, reading)
                 sources.append(
                     frame.with_columns(
                         numbers.replace_strict(seqs, return_dtype=pl.UInt32).alias(SEQ)
@@ -793,6 +827,19 @@ _TURNED: Final = {
     "is_forced": pl.Boolean,
     "moves_unknown": pl.Boolean,
 }
+
+
+def _refuse_equal_files(feed: Feed, sources: Sequence[Source]) -> None:
+    """Raise InputError for two files of one content, where their equal rows would count as payments."""
+    first: dict[str, Source] = {}
+    for source in sources if feed.counts_over_files else ():
+        other = first.setdefault(source.sha256, source)
+        if other is not source:
+            raise InputError(
+                f"the file has the same content as {other.name}, and each of its rows would be a second payment",
+                f"remove one of the two, or make the path of feed {feed.name} match one",
+                file=source.name,
+            )
 
 
 def _hashes(lanes: pl.Series) -> pl.Series:

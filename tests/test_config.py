@@ -44,7 +44,7 @@ KEYS = {
     "references.patient": "how path from to system",
     "references.payer": "how path from to target",
     "references.claim": "how path from to",
-    "feeds[1]": "name kind path manifest delimiter encoding final_newline dates key repeats update "
+    "feeds[1]": "name kind path manifest delimiter encoding final_newline dates key repeats delivery update "
     "adopt missing missing_max amount_sign order_by columns constants codes only",
 }
 

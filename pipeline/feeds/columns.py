@@ -136,6 +136,9 @@ class Reading:
     amount_sign: AmountSign = "positive"
     amount_max_cents: int | None = None  # limits.amount_usd_max
     required: frozenset[str] = frozenset()  # beyond those that the model itself requires
+    delivery: tuple[
+        str, ...
+    ] = ()  # the SHA-256 of the file, where that is part of its rows' identity
 
 
 def cents_of(text: str | None, sign: AmountSign) -> int | None:

@@ -78,6 +78,9 @@ class Feed:
     dates: tuple[str, ...] = (FULL_DATE,)
     amount_sign: AmountSign = "positive"
     repeats: Literal["reject", "count"] = "reject"
+    delivery: Literal["full", "increment"] = (
+        "full"  # what each delivery holds: all rows, or new ones
+    )
     update: bool = True  # a known row whose content changed is written again, else rejected
     adopt: bool = True  # Canvas is searched for an unknown row before it is created
     missing: Literal["ignore", "report", "cancel"] = "ignore"  # rows of the last run that are gone
@@ -92,6 +95,16 @@ class Feed:
     def traits(self) -> Traits:
         """What is true of all feeds of this kind."""
         return TRAITS[self.kind]
+
+    @property
+    def counts_within_files(self) -> bool:
+        """Return whether equal rows are counted file by file, each file being a delivery of its own."""
+        return self.repeats == "count" and self.delivery == "increment"
+
+    @property
+    def counts_over_files(self) -> bool:
+        """Return whether equal rows are counted over all files of a delivery, which holds all rows."""
+        return self.repeats == "count" and self.delivery == "full"
 
     @property
     def required(self) -> frozenset[str]:
@@ -150,7 +163,8 @@ def identities(texts: pl.DataFrame, feed: Feed, reading: Reading) -> pl.DataFram
     The same as `row_key` of `canonical` texts, and `cents_of`.
     """
     parts = [_canonical_column(texts[name], reading) for name in feed.key]
-    whole = texts.select(pl.concat_str(pl.lit(feed.name), *parts, separator=_PART)).to_series()
+    first = [pl.lit(text) for text in (feed.name, *reading.delivery)]
+    whole = texts.select(pl.concat_str(*first, *parts, separator=_PART)).to_series()
     if feed.traits.has_money:
         source_id = texts["transaction_id"].fill_null("")
         cents = cents_in(texts["amount"], reading.amount_sign)

@@ -89,6 +89,43 @@ def check_only(only: Mapping[str, Sequence[str]], constants: Mapping[str, str]) 
             )
 
 
+def check_repeats(
+    kind: str,
+    repeats: str,
+    delivery: str | None,
+    missing: str,
+    identity: Sequence[str],
+    given: Collection[str],
+) -> None:
+    """Raise ValueError where equal rows cannot be counted, or not as it is configured.
+
+    Which payment an equal row is depends on its place among the rows of its patient, day, amount and
+    claim, so these must all be in the key (`identity`); and on what else the file holds.
+    """
+    if missing != "ignore" and delivery == "increment":
+        raise ValueError(
+            f'missing = "{missing}" needs files that hold all rows: delivery = "full", or leave one of the two out'
+        )
+    if repeats != "count":
+        return
+    if kind == "eligibility":
+        raise ValueError(
+            "repeats: eligibility has no equal rows to count, for a coverage is there once: leave it out"
+        )
+    needed = ("patient", "posted_on", "amount", *(("claim",) if "claim" in given else ()))
+    lacking = next((name for name in needed if name not in identity), None)
+    if lacking is not None:
+        raise ValueError(
+            f'repeats = "count" needs a key with {", ".join(needed)}, and {lacking} is not in it: '
+            'add it, or set repeats = "reject" with an id of each payment as the key'
+        )
+    if delivery is None:
+        raise ValueError(
+            'repeats = "count" needs delivery: "full" if each delivery holds all rows of the ones before, '
+            '"increment" if it holds new rows only'
+        )
+
+
 def check_constants(
     constants: Mapping[str, str],
     model: type[BaseModel],
