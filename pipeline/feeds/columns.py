@@ -44,6 +44,12 @@ _PLAIN_IDENTIFIER: Final = r"\A[ -~]{1,255}\z"
 _DATE_CACHE_MAX = 50_000
 _ADJOINING: Final = re.compile(r"((?:%[YymdHMSfjI]){2,})")  # numbers with nothing between them
 _DIGITS: Final = {"Y": "{4}", "j": "{3}", "f": "{1,6}"}  # of a number in a format; of the others 2
+TRANSLATED: Final = (
+    "relationship",
+    "type",
+    "status",
+    "order",
+)  # fields whose cells `codes` translates
 _YEARS = range(1880, 2200)  # a birth-to-end-date range; outside it a date is a slip of the pen
 
 
@@ -130,6 +136,9 @@ class Reading:
     amount_sign: AmountSign = "positive"
     amount_max_cents: int | None = None  # limits.amount_usd_max
     required: frozenset[str] = frozenset()  # beyond those that the model itself requires
+    delivery: tuple[
+        str, ...
+    ] = ()  # the SHA-256 of the file, where that is part of its rows' identity
 
 
 def cents_of(text: str | None, sign: AmountSign) -> int | None:

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from fractions import Fraction
 from typing import Literal
 
 import polars as pl
@@ -14,9 +15,11 @@ from pipeline.feeds.eligibility import EligibilityRow
 from pipeline.feeds.ledger import LedgerRow
 from pipeline.feeds.whole import hashed
 from pipeline.records import Disposition, Rejection
+from pipeline.shares import Ceiling
 
 _PART = "\x1f"  # ASCII's unit separator: no cell that is sent can hold it
 _KEY_DIGITS = 16
+_MISSING_MAX = Ceiling(share=Fraction(5, 100))
 
 
 class Kind(StrEnum):
@@ -75,11 +78,13 @@ class Feed:
     dates: tuple[str, ...] = (FULL_DATE,)
     amount_sign: AmountSign = "positive"
     repeats: Literal["reject", "count"] = "reject"
+    delivery: Literal["full", "increment"] = (
+        "full"  # what each delivery holds: all rows, or new ones
+    )
     update: bool = True  # a known row whose content changed is written again, else rejected
     adopt: bool = True  # Canvas is searched for an unknown row before it is created
     missing: Literal["ignore", "report", "cancel"] = "ignore"  # rows of the last run that are gone
-    missing_share_max: float | None = 0.05  # more of them than this and nothing is cancelled
-    missing_max: int | None = None  # the same as a number
+    missing_max: Ceiling = _MISSING_MAX  # more of them than this and nothing is cancelled
     order_by: tuple[str, ...] = ()
     delimiter: str | None = None  # None: by the file's name
     encoding: str = "utf-8"
@@ -90,6 +95,16 @@ class Feed:
     def traits(self) -> Traits:
         """What is true of all feeds of this kind."""
         return TRAITS[self.kind]
+
+    @property
+    def counts_within_files(self) -> bool:
+        """Return whether equal rows are counted file by file, each file being a delivery of its own."""
+        return self.repeats == "count" and self.delivery == "increment"
+
+    @property
+    def counts_over_files(self) -> bool:
+        """Return whether equal rows are counted over all files of a delivery, which holds all rows."""
+        return self.repeats == "count" and self.delivery == "full"
 
     @property
     def required(self) -> frozenset[str]:
@@ -148,7 +163,8 @@ def identities(texts: pl.DataFrame, feed: Feed, reading: Reading) -> pl.DataFram
     The same as `row_key` of `canonical` texts, and `cents_of`.
     """
     parts = [_canonical_column(texts[name], reading) for name in feed.key]
-    whole = texts.select(pl.concat_str(pl.lit(feed.name), *parts, separator=_PART)).to_series()
+    first = [pl.lit(text) for text in (feed.name, *reading.delivery)]
+    whole = texts.select(pl.concat_str(*first, *parts, separator=_PART)).to_series()
     if feed.traits.has_money:
         source_id = texts["transaction_id"].fill_null("")
         cents = cents_in(texts["amount"], reading.amount_sign)

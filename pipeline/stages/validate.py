@@ -27,7 +27,8 @@ def validate(
 def _check(
     row: int, values: dict[str, str | None], feed: Feed, reading: Reading, *, wanted: bool
 ) -> Checked:
-    key = row_key(feed.name, [canonical(name, values[name], reading) for name in feed.key])
+    parts = [canonical(name, values[name], reading) for name in feed.key]
+    key = row_key(feed.name, [*reading.delivery, *parts])
     source_id = values.get("transaction_id") or ""
     cents = cents_of(values["amount"], reading.amount_sign) if feed.traits.has_money else None
     if not wanted:
