@@ -67,7 +67,7 @@ from pipeline.stages.inspect import inspect
 from pipeline.stages.lookup import lookup
 from pipeline.stages.map import Mapping as RowMapping
 from pipeline.stages.read import origins, read
-from pipeline.stages.resolve import BUMPS, resolve
+from pipeline.stages.resolve import BUMPS, POSTED_AT_ANOTHER_TIME, resolve
 from pipeline.stages.retire import REJECTED, REPORTED, Gone, RejectedRows, retire
 from pipeline.stages.validate import validate
 from pipeline.workers import Workers
@@ -297,6 +297,48 @@ class Planner:
             self._check_stop()
             self._writer.judge(name, parts[name], verdicts)
             parts[name] += 1
+        for feed in self._job.feeds:
+            if feed.traits.has_money and self._reading(feed).dates.have_times:
+                self._reject_other_times(feed)
+
+    def _reject_other_times(self, feed: Feed) -> None:
+        """Reject payments that the journal takes for unchanged, and that were posted at another time of day.
+
+        The journal keeps no time; the plan of the run that posted it does, as long as it is there.
+        """
+        is_known = pl.col("disposition") == Disposition.UNCHANGED.value
+        known = self._writer.rows(feed.name).where(is_known, ["seq", "key", "time_us"])
+        piles = groups.dealt(
+            (part.drop_nulls() for part in known),
+            groups.by_hash(["key"]),
+            self._copies / f"times-{feed.name}",
+            self._judged[feed.name].meta["rows_read"],
+            groups.BOUNDS.narrow,
+        )
+        for rows in piles:
+            self._check_stop()
+            before = self._times_before(feed, rows["key"])
+            other = rows.join(before, on="key").filter(pl.col("time_us") != pl.col("time_us_right"))
+            rule, message = POSTED_AT_ANOTHER_TIME
+            lines = other.select("seq").with_columns(
+                disposition=pl.lit(Disposition.REJECTED.value),
+                resource_id=pl.lit(""),
+                stage=pl.lit(Stage.RESOLVE.value),
+                field=pl.lit("row"),
+                rule=pl.lit(rule),
+                message=pl.lit(message),
+            )
+            self._writer.amend(feed.name, lines)
+
+    def _times_before(self, feed: Feed, keys: pl.Series) -> pl.DataFrame:
+        """Return key and time_us of payments as they were posted, where that is known."""
+        found = [pl.DataFrame(schema={"key": pl.String, "time_us": pl.Int64})]
+        held = self._journal.held(keys)
+        for (run_id,), mine in held.group_by("held_run"):
+            with suppress(PlanError, KeyError, OSError, pl.exceptions.PolarsError):
+                plan = Plan.open(self._job.state_dir / "plans" / str(run_id))
+                found += [part.join(mine, on="key", how="semi") for part in plan.times(feed.name)]
+        return pl.concat(found).drop_nulls().unique("key")
 
     def _file_names(self) -> dict[str, list[str]]:
         """Return the names of each feed's files, by number."""

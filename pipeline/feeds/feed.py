@@ -129,6 +129,7 @@ class Checked:
     amount_cents: int | None
     disposition: Disposition
     content: BaseModel | None = None
+    time_us: int | None = None  # of `posted_on`, as the sender wrote it (`Dates.time_us`)
     rejections: tuple[Rejection, ...] = ()
 
 
@@ -158,7 +159,7 @@ def canonical(name: str, text: str | None, reading: Reading) -> str:
 
 
 def identities(texts: pl.DataFrame, feed: Feed, reading: Reading) -> pl.DataFrame:
-    """Who each row is, for whole columns: key, source_id and amount_cents, whatever else it says.
+    """Return what each row is, for whole columns: key, source_id, amount_cents and time_us.
 
     The same as `row_key` of `canonical` texts, and `cents_of`.
     """
@@ -172,8 +173,27 @@ def identities(texts: pl.DataFrame, feed: Feed, reading: Reading) -> pl.DataFram
         source_id = pl.repeat("", texts.height, dtype=pl.String, eager=True)
         cents = pl.repeat(None, texts.height, dtype=pl.Int64, eager=True)
     return pl.DataFrame(
-        {"key": hashed(whole, _KEY_DIGITS), "source_id": source_id, "amount_cents": cents}
+        {
+            "key": hashed(whole, _KEY_DIGITS),
+            "source_id": source_id,
+            "amount_cents": cents,
+            "time_us": _times(texts, feed, reading),
+        }
     )
+
+
+def time_of(text: str | None, reading: Reading) -> int | None:
+    """Return the time of day of a `posted_on`, which is no part of the key or the content."""
+    return None if text is None else reading.dates.time_us(text)
+
+
+def _times(texts: pl.DataFrame, feed: Feed, reading: Reading) -> pl.Series:
+    """Return `time_of` of a whole column."""
+    if not (feed.traits.has_money and reading.dates.have_times):
+        return pl.repeat(None, texts.height, dtype=pl.Int64, eager=True)
+    spellings = texts["posted_on"].unique()
+    times = pl.Series([time_of(text, reading) for text in spellings], dtype=pl.Int64)
+    return texts["posted_on"].replace_strict(spellings, times, return_dtype=pl.Int64)
 
 
 def _canonical_column(texts: pl.Series, reading: Reading) -> pl.Series:

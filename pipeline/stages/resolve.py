@@ -26,6 +26,7 @@ NEEDED: Final = (
     "file",
     "row",
     "key",
+    "time_us",
     "disposition",
     "fingerprint",
     "lane",
@@ -55,12 +56,26 @@ class _Rule(NamedTuple):
     message: str
 
 
+_TOLD_APART: Final = (
+    "if it is another payment, add a field that tells them apart to key (transaction_id), or set "
+    'repeats = "count"; if it is the same one, remove it'
+)
+# The rule, and the message, of a payment that was posted before at another time of day.
+POSTED_AT_ANOTHER_TIME: Final = (
+    "row|time",
+    f"a payment with the same key was posted before, at another time of day: {_TOLD_APART}",
+)
 _RULES: Final = {
     "row|duplicate": _Rule(Disposition.DUPLICATE, "row", "the same row as {}"),
     "row|contradicts": _Rule(
         Disposition.REJECTED,
         "row",
         "the same key as {}, with other content: keep the one that is right",
+    ),
+    "row|time": _Rule(
+        Disposition.REJECTED,
+        "row",
+        f"the same key as {{}}, at another time of day: {_TOLD_APART}",
     ),
     "order|collides": _Rule(
         Disposition.REJECTED,
@@ -204,7 +219,7 @@ def _of_one_key(stands: Scan, feed: Feed, first_file: int, folder: Path, bounds:
     another with this key: its bytes are the same, for they are part of the key.
     """
     beside = _Beside(first_file)
-    columns = ["seq", "file", "row", "key", "fingerprint"]
+    columns = ["seq", "file", "row", "key", "time_us", "fingerprint"]
     found, repeats = [beside.found], [beside.repeats]
     for rows in shared(stands, ["key"], columns, folder / f"keys-{feed.name}", bounds):
         repeat = pl.lit(0, dtype=pl.UInt32)
@@ -216,17 +231,21 @@ def _of_one_key(stands: Scan, feed: Feed, first_file: int, folder: Path, bounds:
         first = numbered.select(
             "seq",
             "fingerprint",
+            "time_us",
             *(
                 pl.col(name).first().over("key", "repeat", order_by="seq").alias(f"first_{name}")
-                for name in ("seq", "file", "row", "fingerprint")
+                for name in ("seq", "file", "row", "fingerprint", "time_us")
             ),
         )
         is_same = pl.col("fingerprint") == pl.col("first_fingerprint")
+        is_then = pl.col("time_us").eq_missing(pl.col("first_time_us"))
         found.append(
             first.filter(pl.col("seq") != pl.col("first_seq")).select(
                 "seq",
-                pl.when(is_same)
+                pl.when(is_same & is_then)
                 .then(pl.lit("row|duplicate", dtype=_RULE))
+                .when(is_same)
+                .then(pl.lit("row|time", dtype=_RULE))
                 .otherwise(pl.lit("row|contradicts", dtype=_RULE))
                 .alias("rule"),
                 (pl.col("first_file").cast(pl.UInt32) + first_file).alias("file"),
