@@ -92,15 +92,16 @@ class _Until(click.ParamType[Any]):
 
     def convert(self, value: Any, param: Any, ctx: Any) -> datetime:
         """Raises a usage error for what is no time of day, and for one that has just passed."""
-        from datetime import datetime, timedelta
+        from datetime import UTC, datetime, timedelta
+
+        from pipeline.clock import next_time
 
         try:
             at = datetime.strptime(value, "%H:%M").time()  # noqa: DTZ007 - local time is meant
         except ValueError:
             self.fail(f"{value}: write a time of day, such as 05:30", param, ctx)
-        now = datetime.now().astimezone()
-        day = now.date() + timedelta(days=at <= now.time())
-        until = datetime.combine(day, at).astimezone()
+        now = datetime.now(UTC)
+        until = next_time(at, now)
         if until - now > timedelta(hours=_UNTIL_H_MAX):
             self.fail(f"{value} has just passed: it would stop tomorrow", param, ctx)
         return until

@@ -5,7 +5,8 @@ Instants are aware UTC. Monotonic seconds have an arbitrary zero and only differ
 
 import asyncio
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import time as time_of_day
 from typing import Protocol
 
 
@@ -67,6 +68,27 @@ class HandClock:
         """Move on by that many seconds and let others run."""
         self.wind(seconds)
         await asyncio.sleep(0)
+
+
+def next_time(at: time_of_day, now: datetime, zone: tzinfo | None = None) -> datetime:
+    """Return the next instant at which a local clock reaches a time of day.
+
+    A time that the clock skips is reached when it skips it; of a time that is there twice the next
+    one counts. Days of 23 or 25 hours need no other rule.
+
+    Args:
+        at: The time of day, to the minute.
+        now: An aware instant; the result, in UTC, is later than it.
+        zone: The clock's zone; None for the machine's.
+    """
+    end = now.astimezone(UTC).replace(second=0, microsecond=0)
+    shown = end.astimezone(zone).replace(tzinfo=None)
+    while True:  # two days at most
+        before, end = shown, end + timedelta(minutes=1)
+        shown = end.astimezone(zone).replace(tzinfo=None)
+        days = (before.date(), shown.date())
+        if any(before < datetime.combine(day, at) <= shown for day in days):
+            return end
 
 
 def utc_text(at: datetime) -> str:

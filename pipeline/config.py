@@ -24,6 +24,7 @@ import polars as pl
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -39,16 +40,16 @@ from pipeline.canvas.transport import trust
 from pipeline.crosswalk import Target
 from pipeline.errors import ConfigError
 from pipeline.feeds import feed as feeds
+from pipeline.feeds import settings
 from pipeline.feeds.address import address_of, is_address, is_wild
 from pipeline.feeds.columns import FULL_DATE
 from pipeline.feeds.manifest import Expected
 from pipeline.fhir import codes
 from pipeline.job import Job, Limits, Reference, References
 from pipeline.journal.store import Database
+from pipeline.shares import Ceiling
 from pipeline.stages import fetch, upload
 
-Share = Annotated[str | int, Field(union_mode="left_to_right")]
-_PERCENT: Final = re.compile(r"(\d{1,3}(?:\.\d+)?)\s*%")
 _USD: Final = re.compile(r"\d{1,12}(?:\.\d{1,2})?")
 _NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 _SECRET_BYTES_MAX: Final = 64 * 1024
@@ -85,6 +86,16 @@ def _is_one_location(text: str) -> str:
 # A path from the configuration file's folder on, or the address of an object; or a glob of either.
 Location = Annotated[str, AfterValidator(_is_location)]
 OneLocation = Annotated[str, AfterValidator(_is_one_location)]
+
+
+def _is_ceiling(value: object) -> object:
+    Ceiling.parse(value)
+    return value
+
+
+# A share of rows, such as "10%", or a count.
+Share = Annotated[str | int, BeforeValidator(_is_ceiling)]
+ShareOrNone = Annotated[str | int | None, BeforeValidator(_is_ceiling)]
 
 
 class _Section(BaseModel):
@@ -179,7 +190,7 @@ class UploadSection(_Section):
 
 
 class LimitsSection(_Section):
-    rejects_max: Share | None = Field(
+    rejects_max: ShareOrNone = Field(
         None,
         description='Rows of a feed that we may reject: a share of its rows without the filtered ones, such as `"10%"`, or a count.',
     )
@@ -204,29 +215,12 @@ class LimitsSection(_Section):
         description="Rows about to be created that equal a write of an earlier run (payments: same patient, amount, claim and day; coverages: same content) under a key that no row of today's files has: a share of the feed's creates, never fewer than 3, or a count. Above it the cause is a changed key, feed name or spelling of ids; `--accept-repeats N` lets N of them pass. Up to it they are a warning.",
     )
 
-    @field_validator("rejects_max", "repeats_max")
-    @classmethod
-    def _is_share(cls, value: str | int | None) -> str | int | None:
-        return _checked_share(value)
-
     @field_validator("amount_usd_max", "total_usd_max")
     @classmethod
     def _is_usd(cls, value: str | None) -> str | None:
         if value is not None and not _USD.fullmatch(value):
             raise ValueError('must be an amount in quotes, such as "10000.00"')
         return value
-
-
-def _checked_share(value: str | int | None) -> str | int | None:
-    if isinstance(value, str) and (not _PERCENT.fullmatch(value) or _share(value) > 1):
-        raise ValueError('must be a share such as "10%", or a whole number')
-    if isinstance(value, int) and value < 0:
-        raise ValueError("must not be below 0")
-    return value
-
-
-def _share(text: str) -> float:
-    return float(text.rstrip("% ")) / 100
 
 
 class FolderSection(_Section):
@@ -382,7 +376,22 @@ class NotifySection(_Section):
     def _are_exit_codes(cls, codes: tuple[int, ...]) -> tuple[int, ...]:
         if not set(codes) <= _EXIT_CODES:
             raise ValueError(f"must be exit codes: {', '.join(map(str, sorted(_EXIT_CODES)))}")
+        if not codes:
+            raise ValueError("must name at least one exit code; remove [notify] to send no notice")
         return codes
+
+    @field_validator("command")
+    @classmethod
+    def _has_program(cls, command: tuple[str, ...]) -> tuple[str, ...]:
+        if command and not command[0].strip():
+            raise ValueError("must begin with a program; leave it out to run none")
+        return command
+
+
+def _refuse_unused_table(how: str, *keys: str) -> None:
+    """Refuse a table that is not read: the sender's ids would be taken for Canvas' own."""
+    if how != "file" and any(keys):
+        raise ValueError('path, from and to are for how = "file": set that, or remove them')
 
 
 class PatientReference(_Section):
@@ -398,6 +407,13 @@ class PatientReference(_Section):
         description="With `search`: the system of the identifier, as Canvas shows it on a Patient.",
     )
 
+    @model_validator(mode="after")
+    def _is_used(self) -> Self:
+        if self.how != "search" and self.system:
+            raise ValueError('system is for how = "search": set that, or remove it')
+        _refuse_unused_table(self.how, self.path, self.from_, self.to)
+        return self
+
     @property
     def target(self) -> Target:
         return "key"
@@ -410,6 +426,11 @@ class ClaimReference(_Section):
     path: OneLocation = Field("", description=_TABLE)
     from_: str = Field("", alias="from", description="The table's column with the sender's value.")
     to: str = Field("", description="The table's column with Canvas' Claim id.")
+
+    @model_validator(mode="after")
+    def _is_used(self) -> Self:
+        _refuse_unused_table(self.how, self.path, self.from_, self.to)
+        return self
 
     @property
     def target(self) -> Target:
@@ -432,6 +453,13 @@ class PayerReference(_Section):
         "",
         description="With `file` and payer ids: the column with the Organization that Canvas shows for the payer id, if the table has one. Canvas never returns a payer id, so coverages are compared by it.",
     )
+
+    @model_validator(mode="after")
+    def _is_used(self) -> Self:
+        if self.how != "file" and "file_target" in self.model_fields_set:
+            raise ValueError('target is for how = "file": set that, or remove it')
+        _refuse_unused_table(self.how, self.path, self.from_, self.to)
+        return self
 
     @property
     def target(self) -> Target:
@@ -497,7 +525,11 @@ class FeedSection(_Section):
     )
     repeats: Literal["reject", "count"] = Field(
         "reject",
-        description="For a file without ids: `count` takes the second equal row for a second payment; `reject` for a duplicate of the first.",
+        description="For a ledger without ids: `count` takes the second equal row for a second payment; `reject` for a duplicate of the first. `count` needs `delivery`, and a `key` with patient, posted_on, amount and (where mapped) claim.",
+    )
+    delivery: Literal["full", "increment"] | None = Field(
+        None,
+        description='What the files hold: `full`, all rows of the deliveries before, too; `increment`, new rows only, and then the bytes of a file are part of what its counted rows are. Required with `repeats = "count"`.',
     )
     update: bool = Field(
         default=True,
@@ -538,10 +570,11 @@ class FeedSection(_Section):
         description="Our field = the sender's values that are loaded. Rows with others are `filtered`, and counted.",
     )
 
-    @field_validator("missing_max")
+    @field_validator("dates")
     @classmethod
-    def _is_share(cls, value: str | int) -> str | int | None:
-        return _checked_share(value)
+    def _read_days(cls, formats: tuple[str, ...]) -> tuple[str, ...]:
+        settings.check_dates(formats)
+        return formats
 
     @field_validator("delimiter")
     @classmethod
@@ -586,6 +619,19 @@ class FeedSection(_Section):
             raise ValueError(
                 'missing = "cancel" needs final_newline = "require": a file that was cut short could not be told'
             )
+        settings.check_repeats(
+            self.kind.value,
+            self.repeats,
+            self.delivery,
+            self.missing,
+            self.key or traits.key,
+            given,
+        )
+        settings.check_codes(self.codes, given)
+        settings.check_only(self.only, self.constants)
+        settings.check_constants(
+            self.constants, traits.model, self.dates, self.codes, self.amount_sign
+        )
         missing = [
             name for name in (*traits.required, *(self.key or traits.key)) if name not in given
         ]
@@ -909,6 +955,7 @@ def _feed(section: FeedSection, folder: Path) -> feeds.Feed:
         dates=section.dates,
         amount_sign=section.amount_sign,
         repeats=section.repeats,
+        delivery=section.delivery or "full",
         order_by=section.order_by,
         delimiter=section.delimiter,
         encoding=section.encoding,
@@ -916,10 +963,7 @@ def _feed(section: FeedSection, folder: Path) -> feeds.Feed:
         update=section.update,
         adopt=section.adopt,
         missing=section.missing,
-        missing_share_max=_share(section.missing_max)
-        if isinstance(section.missing_max, str)
-        else None,
-        missing_max=section.missing_max if isinstance(section.missing_max, int) else None,
+        missing_max=Ceiling.parse(section.missing_max),
     )
 
 
@@ -955,15 +999,13 @@ def _input(name: str, value: object) -> Path | str | pl.DataFrame:
 
 
 def _limits(section: LimitsSection) -> Limits:
-    rejects, repeats = section.rejects_max, section.repeats_max
+    rejects = section.rejects_max
     return Limits(
-        rejects_share_max=_share(rejects) if isinstance(rejects, str) else None,
-        rejects_max=rejects if isinstance(rejects, int) else None,
+        rejects_max=None if rejects is None else Ceiling.parse(rejects),
         amount_cents_max=_cents(section.amount_usd_max),
         total_cents_max=_cents(section.total_usd_max),
         writes_max=section.writes_max,
-        repeats_share_max=_share(repeats) if isinstance(repeats, str) else None,
-        repeats_max=repeats if isinstance(repeats, int) else None,
+        repeats_max=Ceiling.parse(section.repeats_max),
         change_max=section.change_max,
     )
 

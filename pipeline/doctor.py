@@ -141,6 +141,7 @@ class Examination:
     random: Random = field(default_factory=Random)  # jitter, and ids of plans that are thrown away
     checks: list[Check] = field(default_factory=list)
     patients: list[tuple[Feed, pl.DataFrame]] = field(default_factory=list)  # a few rows a feed
+    is_beside_run: bool = False  # another run holds the journal now
     has_past: bool = False  # the journal knows of earlier runs
     is_sure: bool = True  # of what would be sent: the journal and all ids are known
 
@@ -253,6 +254,7 @@ class Examination:
                 database=job.database,
             )
         except JournalBusy as error:
+            self.is_beside_run = True
             self._note(group, "journal", State.WARNING, error.message, error.fix)
         except JournalError as error:
             self._wrong(group, "journal", error)
@@ -522,6 +524,19 @@ class Examination:
                 and is_there
             ):
                 await self._look_at_access(client)
+        if self.is_beside_run:
+            self._note_requests(len(client.exchanges))
+
+    def _note_requests(self, asked: int) -> None:
+        """Say that a check has a limiter of its own: it does not share the rate of a run."""
+        self._note(
+            "Canvas",
+            "rate",
+            State.WARNING,
+            f"a run is using this journal: {_count(asked, 'request')} of this check came on top of the run's "
+            "upload.rate_per_s",
+            "check again once the run has ended if Canvas must not get more",
+        )
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[Client]:
@@ -745,15 +760,11 @@ def _grants(scope: str, resource_type: str, right: str) -> bool:
 def _limits_text(job: Job) -> str:
     limits = job.limits
     named = {
-        "rejects_max": limits.rejects_share_max
-        if limits.rejects_max is None
-        else limits.rejects_max,
+        "rejects_max": limits.rejects_max,
         "amount_usd_max": limits.amount_cents_max,
         "total_usd_max": limits.total_cents_max,
         "writes_max": limits.writes_max,
-        "repeats_max": limits.repeats_share_max
-        if limits.repeats_max is None
-        else limits.repeats_max,
+        "repeats_max": limits.repeats_max,
         "change_max": limits.change_max,
     }
     given = [name for name, value in named.items() if value is not None]

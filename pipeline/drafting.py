@@ -18,7 +18,7 @@ import polars as pl
 
 from pipeline.errors import ConfigError, InputError
 from pipeline.feeds import synonyms
-from pipeline.feeds.columns import FULL_DATE, cents_of
+from pipeline.feeds.columns import FULL_DATE, TRANSLATED, cents_of
 from pipeline.feeds.feed import TRAITS, Feed, Kind
 from pipeline.feeds.formats import FORMATS, fitting, reads
 from pipeline.feeds.source import Source
@@ -332,7 +332,7 @@ class _Drafting:
     # Codes ----------------------------------------------------------------------------------------
 
     def _guess_codes(self) -> None:
-        for name in ("relationship", "type", "status", "order"):
+        for name in TRANSLATED:
             if name not in self._columns:
                 continue
             counts = self._counts(name)
@@ -464,9 +464,11 @@ class _Drafting:
             self._guessed.append(("key", "transaction_id, which is different in each row"))
             return
         present = {*self._columns, *(name for name, _, _ in self._lines.columns)}
-        self._lines.key = [name for name in ("patient", "posted_on", "amount") if name in present]
+        counted = ("patient", "posted_on", "amount", "claim")
+        self._lines.key = [name for name in counted if name in present]
         self._decide(
-            f"key: no column is different in each row; the draft counts equal rows ({', '.join(self._lines.key)})"
+            f"key: no column is different in each row; the draft has {', '.join(self._lines.key)}, and a second "
+            "equal row is a duplicate unless repeats and delivery say otherwise"
         )
 
     def _guess_references(self) -> None:

@@ -486,7 +486,9 @@ def _write_held(job: Job, journal: Journal, run_id: str) -> None:
             continue
         displaced = journal.displaced_of(feed.name)
         is_moved = pl.col("key").is_in(displaced.implode())
-        lines = (_confirmed(rows, journal).filter(~is_moved) for rows in plan.rows(feed.name))
+        lines = (
+            _confirmed(rows, journal).filter(~is_moved) for rows in plan.rows_to_hold(feed.name)
+        )
         mark = held.Mark(journal.name, *journal.head)
         held.write(job.state_dir, feed.name, plan.meta["feeds"][feed.name]["salt"], mark, lines)
 

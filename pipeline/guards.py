@@ -39,6 +39,7 @@ def _exceeded(
         for totals in (job.expected, said):
             yield from _not_as_expected(feed.name, meta, totals.get(feed.name, Expected()))
         yield from _rejected(feed.name, meta["planned"], limits)
+        yield from _gone(feed.name, meta["gone"], job.accept_repeats or 0)
         if feed.name not in job.inputs:
             yield from _changed(feed.name, meta, last_feed(feed.name), limits.change_max)
     if not are_repeats_accepted(job, metas):
@@ -76,23 +77,27 @@ def _unexpected(name: str, expected: str, found: str) -> LimitError:
 
 
 def _rejected(name: str, planned: Mapping[str, int], limits: Limits) -> Iterator[LimitError]:
+    most = limits.rejects_max
     rejected = planned[Disposition.REJECTED.value]
     rows = sum(planned.values()) - planned[Disposition.FILTERED.value]
-    fix = (
-        "see rejects-"
-        + name
-        + ".csv for what is wrong; mend the file or the configuration, or raise limits.rejects_max"
-    )
-    if limits.rejects_max is not None and rejected > limits.rejects_max:
-        yield LimitError(
-            f"feed {name}: {rejected:,} rows rejected, above limits.rejects_max = {limits.rejects_max:,}",
-            fix,
-        )
-    if limits.rejects_share_max is not None and rejected > limits.rejects_share_max * rows:
+    if most is not None and rejected > most.of(rows):
         yield LimitError(
             f"feed {name}: {rejected:,} of {rows:,} rows rejected ({rejected / rows:.1%}), "
-            f"above limits.rejects_max = {limits.rejects_share_max:.0%}",
-            fix,
+            f"above limits.rejects_max = {most}",
+            f"see rejects-{name}.csv for what is wrong; correct the file or the configuration, "
+            "or raise limits.rejects_max",
+        )
+
+
+def _gone(name: str, gone: int, accepted: int) -> Iterator[LimitError]:
+    """Where equal rows are counted, a file that lacks payments gives others their places."""
+    if gone > accepted:
+        payments = "1 payment" if gone == 1 else f"{gone:,} payments"
+        yield LimitError(
+            f"feed {name}: {payments} of the last delivery {'is' if gone == 1 else 'are'} not in today's files, "
+            'and with delivery = "full" each delivery holds all rows: a new payment that equals one of them would be '
+            "taken for it, and not be sent",
+            f"ask the sender for the whole file; if it is whole, run with --accept-repeats {gone}",
         )
 
 
@@ -132,18 +137,18 @@ def _repeats(metas: Mapping[str, Mapping[str, Any]]) -> int:
 
 
 def _repeats_allowed(limits: Limits, creates: int) -> int | None:
-    if limits.repeats_share_max is None:
-        return limits.repeats_max
-    return max(_REPEATS_MIN, int(limits.repeats_share_max * creates))
+    most = limits.repeats_max
+    if most is None or most.share is None:
+        return None if most is None else most.count
+    return max(_REPEATS_MIN, most.of(creates))
 
 
 def _repeated(job: Job, name: str, metas: Mapping[str, Mapping[str, Any]]) -> LimitError:
     """The error says how many, what looks changed as far as it can be seen, and what to do."""
     limits, found, total = job.limits, metas[name]["repeats"], _repeats(metas)
-    share, allowed = limits.repeats_share_max, _repeats_allowed(limits, found["creates"])
-    limit = (
-        f"{allowed:,}" if share is None else f"{float(share * 100):g}%, which allows {allowed:,}"
-    )
+    most, allowed = limits.repeats_max, _repeats_allowed(limits, found["creates"])
+    is_share = most is not None and most.share is not None
+    limit = f"{most}, which allows {allowed:,}" if is_share else f"{most}"
     accepted = (
         ""
         if job.accept_repeats is None

@@ -28,6 +28,7 @@ LINE: Final[dict[str, Any]] = {
     "key": pl.String,
     "source_id": pl.String,
     "amount_cents": pl.Int64,
+    "time_us": pl.Int64,
     "lane": pl.String,
     "fingerprint": pl.String,
     "order": pl.Int8,
@@ -37,7 +38,7 @@ LINE: Final[dict[str, Any]] = {
     "resource_id": pl.String,
 }
 _SOURCE_ID: Final = pl.col("source_id")
-_FORMAT: Final = "1"
+_FORMAT: Final = "2"
 _CHUNK: Final = 16_384  # lines that are read together
 _CHUNKS_MAX: Final = 48  # to read as many takes as long as to look at some thousand rows one by one
 _ROW: Final = "_row"

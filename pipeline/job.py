@@ -15,6 +15,7 @@ from pipeline.feeds.manifest import Expected
 from pipeline.fhir.codes import Contract
 from pipeline.journal.store import Database
 from pipeline.records import Disposition
+from pipeline.shares import Ceiling
 from pipeline.stages import fetch as fetching
 from pipeline.stages import upload as uploading
 from pipeline.workers import Options as Engine
@@ -24,13 +25,11 @@ from pipeline.workers import Options as Engine
 class Limits:
     """What a run may not exceed; above it nothing is written. None: no limit."""
 
-    rejects_share_max: float | None = None  # of a feed's rows without the filtered ones
-    rejects_max: int | None = None
+    rejects_max: Ceiling | None = None  # of a feed's rows without the filtered ones
     amount_cents_max: int | None = None  # one payment
     total_cents_max: int | None = None  # all payments of the plan
     writes_max: int | None = None
-    repeats_share_max: float | None = None  # of a feed's creates, see `guards.repeats_allowed`
-    repeats_max: int | None = None
+    repeats_max: Ceiling | None = None  # of a feed's creates, and a share of them allows 3 at least
     change_max: float | None = None  # factor between this and the last file's rows or dollars
 
 

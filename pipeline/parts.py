@@ -5,7 +5,7 @@ whoever makes it, and however often: so many rows, with these numbers, into this
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -86,7 +86,7 @@ def make_part(brief: Shared[Brief], number: int, part: Part) -> Made:
 
 def judged(batch: Batch, brief: Brief) -> PlannedBatch:
     """A batch: looked at only where the last run does not tell that a row is unchanged."""
-    feed = brief.feed
+    feed, reading = brief.feed, reading_of(brief.feed, batch.source, brief.reading)
     texts = texts_of(batch.frame, feed)
     is_wanted = wanted(texts, feed)
     walks = brief.reading.crosswalks
@@ -107,7 +107,7 @@ def judged(batch: Batch, brief: Brief) -> PlannedBatch:
             is_wanted.filter(rest),
             numbers.filter(rest),
             feed,
-            brief.reading,
+            reading,
             brief.mapping,
         )
         if rest.any()
@@ -119,6 +119,11 @@ def judged(batch: Batch, brief: Brief) -> PlannedBatch:
     )
     lines = pl.concat([looked_at, unchanged], how="diagonal").sort("row")
     return PlannedBatch(batch.frame, lines.with_columns(*digests))
+
+
+def reading_of(feed: Feed, source: Source, reading: Reading) -> Reading:
+    """Return how the rows of one file are read: with the file's hash where that is part of their identity."""
+    return replace(reading, delivery=(source.sha256,)) if feed.counts_within_files else reading
 
 
 def numbers_of(batch: Batch) -> pl.Series:

@@ -42,7 +42,7 @@ from pipeline.identity import Warned, key_changed, repeats_meta, warnings_of
 from pipeline.job import Job, Progress, Reference, References
 from pipeline.journal.journal import Journal
 from pipeline.keys import keep_order
-from pipeline.parts import Brief, make_part, numbers_of, parts_of, with_drafts
+from pipeline.parts import Brief, make_part, numbers_of, parts_of, reading_of, with_drafts
 from pipeline.plans import KEPT, MISSING, SEQ, VERDICT_SCHEMA, Plan, PlanWriter, look_up
 from pipeline.ranks import can_be_last
 from pipeline.records import (
@@ -53,6 +53,7 @@ from pipeline.records import (
     Interaction,
     PayerEvidence,
     Stage,
+    State,
 )
 from pipeline.repeats import Found, Repeats
 from pipeline.sending import Sending
@@ -66,7 +67,7 @@ from pipeline.stages.inspect import inspect
 from pipeline.stages.lookup import lookup
 from pipeline.stages.map import Mapping as RowMapping
 from pipeline.stages.read import origins, read
-from pipeline.stages.resolve import BUMPS, resolve
+from pipeline.stages.resolve import BUMPS, POSTED_AT_ANOTHER_TIME, resolve
 from pipeline.stages.retire import REJECTED, REPORTED, Gone, RejectedRows, retire
 from pipeline.stages.validate import validate
 from pipeline.workers import Workers
@@ -163,7 +164,7 @@ class Planner:
         self.sources: dict[str, list[Source]] = {}
 
     def open(self) -> None:
-        """What manifests say, the tables of references, and the files, found fit."""
+        """Read what manifests say, the tables of references, and the files, and see that they are fit."""
         self._progress.stage = "reading"
         self._keep_keys()
         job = self._job
@@ -173,6 +174,8 @@ class Planner:
         self.crosswalks = self._crosswalks(job.references)
         self._organizations = organizations_of(self._journal.payers_seen())
         self.sources = {feed.name: self._inspect(feed) for feed in job.feeds}
+        for feed in job.feeds:
+            _refuse_equal_files(feed, self.sources[feed.name])
 
     def _keep_keys(self) -> None:
         """Hash each feed's key as the journal's keys of that feed were hashed."""
@@ -294,6 +297,48 @@ class Planner:
             self._check_stop()
             self._writer.judge(name, parts[name], verdicts)
             parts[name] += 1
+        for feed in self._job.feeds:
+            if feed.traits.has_money and self._reading(feed).dates.have_times:
+                self._reject_other_times(feed)
+
+    def _reject_other_times(self, feed: Feed) -> None:
+        """Reject payments that the journal takes for unchanged, and that were posted at another time of day.
+
+        The journal keeps no time; the plan of the run that posted it does, as long as it is there.
+        """
+        is_known = pl.col("disposition") == Disposition.UNCHANGED.value
+        known = self._writer.rows(feed.name).where(is_known, ["seq", "key", "time_us"])
+        piles = groups.dealt(
+            (part.drop_nulls() for part in known),
+            groups.by_hash(["key"]),
+            self._copies / f"times-{feed.name}",
+            self._judged[feed.name].meta["rows_read"],
+            groups.BOUNDS.narrow,
+        )
+        for rows in piles:
+            self._check_stop()
+            before = self._times_before(feed, rows["key"])
+            other = rows.join(before, on="key").filter(pl.col("time_us") != pl.col("time_us_right"))
+            rule, message = POSTED_AT_ANOTHER_TIME
+            lines = other.select("seq").with_columns(
+                disposition=pl.lit(Disposition.REJECTED.value),
+                resource_id=pl.lit(""),
+                stage=pl.lit(Stage.RESOLVE.value),
+                field=pl.lit("row"),
+                rule=pl.lit(rule),
+                message=pl.lit(message),
+            )
+            self._writer.amend(feed.name, lines)
+
+    def _times_before(self, feed: Feed, keys: pl.Series) -> pl.DataFrame:
+        """Return key and time_us of payments as they were posted, where that is known."""
+        found = [pl.DataFrame(schema={"key": pl.String, "time_us": pl.Int64})]
+        held = self._journal.held(keys)
+        for (run_id,), mine in held.group_by("held_run"):
+            with suppress(PlanError, KeyError, OSError, pl.exceptions.PolarsError):
+                plan = Plan.open(self._job.state_dir / "plans" / str(run_id))
+                found += [part.join(mine, on="key", how="semi") for part in plan.times(feed.name)]
+        return pl.concat(found).drop_nulls().unique("key")
 
     def _file_names(self) -> dict[str, list[str]]:
         """Return the names of each feed's files, by number."""
@@ -365,10 +410,14 @@ class Planner:
         """The runs whose rejects a feed's files are. Raises InputError where they cannot be taken alone."""
         returned = [source for source in self.sources[feed.name] if RUN in source.header]
         if returned and feed.repeats == "count":
+            by = "by their place among the rows of all files"
+            fix = f"correct them in the whole file of feed {feed.name}, and run that"
+            if feed.counts_within_files:
+                by = "by the file that they are in"
+                fix = f"have the sender put the corrected rows into the next delivery of feed {feed.name}"
             raise InputError(
-                'these rows came back from a run, and with repeats = "count" equal rows are told apart '
-                "by their number in the whole file",
-                f"mend them in the whole file of feed {feed.name}, and run that",
+                f'these are rejected rows of an earlier run, and with repeats = "count" equal rows are told apart {by}',
+                fix,
                 file=returned[0].name,
             )
         return sorted({run_id for source in returned for run_id in origins(source)})
@@ -576,6 +625,7 @@ class Planner:
                 "repeats": repeats_meta(
                     self._feeds[name], repeats[name], self._former_keys.get(name), self._feeds
                 ),
+                "gone": self._payments_gone(self._feeds[name]),
             }
             for name, judged in self._judged.items()
         }
@@ -595,13 +645,13 @@ class Planner:
             },
         )
         guard(self._job, metas, self._said, self._journal.last_feed)
-        # A file that was given by hand is none to compare the next one with.
+        # A file that --input names is no delivery to compare the next one with, unless it must be whole.
         self._journal.enter_feeds(
             self._run_id,
             [
                 (name, meta["rows_read"], meta["cents_read"], len(meta["files"]))
                 for name, meta in metas.items()
-                if name not in self._job.inputs
+                if name not in self._job.inputs or self._feeds[name].counts_over_files
             ],
         )
         return plan
@@ -724,6 +774,29 @@ class Planner:
                     rejected.add(line, files, self._patient, patients)
         return rejected
 
+    def _payments_gone(self, feed: Feed) -> int:
+        """Return how many payments of the last delivery are in no row of today's files, where all must be."""
+        if not feed.counts_over_files:
+            return 0
+        runs = self._journal.last_complete(feed.name)
+        before = self._keys_before(feed, runs) if runs else self._keys_of_journal(feed)
+        rows, gone = self._writer.rows(feed.name), 0
+        count = groups.passes(sum(keys.len() for keys in before()), groups.BOUNDS.hashes)
+        for number in range(count):
+            self._check_stop()
+            keys = groups.of_pass(before(), number, count).unique()
+            today = groups.of_pass((part["key"] for part in rows.judged(["key"])), number, count)
+            lacking = keys.to_frame("key").join(today.to_frame("key"), on="key", how="anti")["key"]
+            is_posted = ~pl.col("state").is_in([State.PENDING.value, State.REFUSED.value])
+            gone += self._journal.known(lacking).filter(is_posted).height
+        return gone
+
+    def _keys_of_journal(self, feed: Feed) -> Callable[[], Iterator[pl.Series]]:
+        """All of a feed that Canvas holds, or may hold, by the journal."""
+        is_coverage = feed.traits.resource_type == "Coverage"
+        found = self._journal.active_of if is_coverage else self._journal.payments_sent
+        return lambda: iter([found(feed.name)])
+
     def _keys_before(self, feed: Feed, runs: Sequence[str]) -> Callable[[], Iterator[pl.Series]]:
         """The keys of the last complete run, and of those after it that ended early; some at a time.
 
@@ -739,7 +812,7 @@ class Planner:
                     pass  # all of it is there
                 known += [partial(plan.keys, feed.name), partial(list, [kept["key"]])]
             except (PlanError, OSError, pl.exceptions.PolarsError):
-                known.append(partial(list, [self._journal.active_of(feed.name)]))
+                known.append(self._keys_of_journal(feed))
         return lambda: itertools.chain.from_iterable(keys() for keys in known)
 
     def _sent(self, gone: pl.DataFrame) -> dict[str, bytes]:
@@ -937,7 +1010,8 @@ class Planner:
                     continue
                 frame, numbers = batch.frame.filter(mine), numbers.filter(mine)
                 texts = texts_of(frame, feed)
-                checked = validate(texts, wanted(texts, feed), numbers, feed, self._reading(feed))
+                reading = reading_of(feed, batch.source, self._reading(feed))
+                checked = validate(texts, wanted(texts, feed), numbers, feed, reading)
                 sources.append(
                     frame.with_columns(
                         numbers.replace_strict(seqs, return_dtype=pl.UInt32).alias(SEQ)
@@ -995,6 +1069,19 @@ def _contents(files: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _files(count: int) -> str:
     return "1 file" if count == 1 else f"{count:,} files"
+
+
+def _refuse_equal_files(feed: Feed, sources: Sequence[Source]) -> None:
+    """Raise InputError for two files of one content, where their equal rows would count as payments."""
+    first: dict[str, Source] = {}
+    for source in sources if feed.counts_over_files else ():
+        other = first.setdefault(source.sha256, source)
+        if other is not source:
+            raise InputError(
+                f"the file has the same content as {other.name}, and each of its rows would be a second payment",
+                f"remove one of the two, or make the path of feed {feed.name} match one",
+                file=source.name,
+            )
 
 
 def _hashes(lanes: pl.Series) -> pl.Series:

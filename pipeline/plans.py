@@ -31,7 +31,7 @@ from pipeline import groups
 from pipeline.errors import PlanError
 from pipeline.feeds.feed import Checked
 from pipeline.files import sync, write_private
-from pipeline.held import DIGESTS
+from pipeline.held import DIGESTS, LINE
 from pipeline.records import Disposition, Draft, Intent, Interaction, RowId, joined
 
 _SEAL: Final = "plan.json"
@@ -44,6 +44,7 @@ _ROWS_SCHEMA: Final = {
     "key": pl.String,
     "source_id": pl.String,
     "amount_cents": pl.Int64,
+    "time_us": pl.Int64,  # of a payment's `posted_on`; null: midnight, or none
     "disposition": pl.String,  # pending, filtered, rejected, or unchanged as the last run left it
     "stage": pl.String,
     "field": pl.String,
@@ -232,7 +233,7 @@ def as_lines(rows: pl.DataFrame, disposition: Disposition) -> pl.DataFrame:
 
 def _line(checked: Checked, draft: Draft | None) -> tuple[Any, ...]:
     stage, field, rule, message = joined(checked.rejections)
-    head = (checked.row, checked.key, checked.source_id, checked.amount_cents)
+    head = (checked.row, checked.key, checked.source_id, checked.amount_cents, checked.time_us)
     why = (checked.disposition.value, stage, field, rule, message)
     if draft is None:
         return (*head, *why, "", "", "", "", None, None, None, False, "", None)
@@ -347,7 +348,16 @@ class Plan:
     def rows(self, feed: str) -> Iterator[pl.DataFrame]:
         """All rows of a feed in the file's order, part by part, with the verdicts put in; no bodies."""
         columns = dict.fromkeys([*_ROWS_SCHEMA, *VERDICT_SCHEMA])
-        return self._rows(feed).judged([name for name in columns if name not in _BODIES])
+        return self._rows(feed).judged([name for name in columns if name not in _NOT_SHOWN])
+
+    def rows_to_hold(self, feed: str) -> Iterator[pl.DataFrame]:
+        """Return what the index of unchanged rows (`held`) needs of all rows, part by part."""
+        return self._rows(feed).judged([*LINE, "disposition", "rule"])
+
+    def times(self, feed: str) -> Iterator[pl.DataFrame]:
+        """Return key and time_us of the rows that were to be sent, part by part."""
+        is_sent = pl.col("disposition") == Disposition.PENDING.value
+        return self._rows(feed).where(is_sent, ["key", "time_us"])
 
     def _rows(self, feed: str) -> Rows:
         return Rows(self.folder, feed, self.meta["parts"][feed])
@@ -532,7 +542,7 @@ _STANDING: Final = (Disposition.PENDING.value, Disposition.UNCHANGED.value)
 _IS_SENT: Final = (pl.col("disposition") == Disposition.PENDING.value) & (
     pl.col("interaction") != ""
 )
-_BODIES: Final = ("body", "shown")
+_NOT_SHOWN: Final = ("body", "shown", "time_us")  # nor has a plan of an older version all of them
 _A_SAMPLE: Final = 100  # one row in so many tells where to part those that are to be sorted
 _FOUND: Final = {
     "key": pl.String,

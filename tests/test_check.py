@@ -264,6 +264,23 @@ async def test_a_journal_that_another_run_holds(make_world: MakeWorld) -> None:
     assert "another run holds the journal" in check.message
 
 
+async def test_a_check_beside_a_run_says_that_its_requests_come_on_top(
+    make_world: MakeWorld,
+) -> None:
+    world = await fit(make_world)
+    assert not [check for check in await checked(world) if check.what == "rate"]
+    (world.folder / "state").mkdir(mode=0o700)
+    asked = world.sandbox.account()["requests"]["total"]
+    with Journal.open(world.folder / "state", world.url):
+        check = only(await checked(world), "rate")
+    asked = world.sandbox.account()["requests"]["total"] - asked
+    assert check.state is State.WARNING
+    assert check.message == (
+        f"a run is using this journal: {asked} requests of this check came on top of the run's "
+        "upload.rate_per_s"
+    )
+
+
 async def test_a_journal_that_is_lost_is_told_and_not_touched(make_world: MakeWorld) -> None:
     world = await fit(make_world)
     await world.run()

@@ -1,5 +1,7 @@
 """The configuration: what is taken, what is refused, and what the message says to do."""
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,9 @@ import pytest
 from pipeline import config
 from pipeline.errors import ConfigError
 from pipeline.feeds.feed import Kind
+from pipeline.feeds.formats import FORMATS
 from pipeline.journal.store import Database
+from pipeline.shares import Ceiling
 
 BASE = """
 [canvas]
@@ -25,6 +29,24 @@ transaction_id = "TXN"
 patient = "MRN"
 amount = "Amount"
 """
+
+
+# The keys that other programs and people rely on, by section.
+KEYS = {
+    "canvas": "base_url token_url contract scope key_id ca_file timeout_s transport",
+    "upload": "rate_per_s concurrency attempts_max quiet_s resend_absent doubts_max",
+    "limits": "rejects_max amount_usd_max total_usd_max writes_max change_max",
+    "state": "dir url lease_s",
+    "report": "dir metrics",
+    "engine": "kind scheduler workers partitions ca_file cert_file key_file",
+    "retention": "days",
+    "notify": "on command timeout_s",
+    "references.patient": "how path from to system",
+    "references.payer": "how path from to target",
+    "references.claim": "how path from to",
+    "feeds[1]": "name kind path manifest delimiter encoding final_newline dates key repeats delivery update "
+    "adopt missing missing_max amount_sign order_by columns constants codes only",
+}
 
 
 def load(folder: Path, text: str, **options: Any) -> Any:
@@ -54,14 +76,23 @@ def test_defaults_are_those_of_the_interface(tmp_path: Path) -> None:
 
 
 def test_every_key_of_the_interface_is_known(tmp_path: Path) -> None:
-    page = Path(__file__).parents[2] / "shared" / "interface.md"
-    if not page.exists():
-        pytest.skip("the interface page is not beside the checkout")
-    text = page.read_text().split("```toml\n")[1].split("```")[0]
-    job = load(tmp_path, text)
-    assert [feed.name for feed in job.feeds] == ["eligibility", "ledger"]
-    assert job.limits.rejects_share_max == 0.1
-    assert job.limits.total_cents_max == 25_000_000
+    """A key that was renamed or removed would break configurations that are in use."""
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, with_every_key_wrong())
+    said = str(caught.value)
+    assert "no such key" not in said
+    for section, names in KEYS.items():
+        for name in names.split():
+            assert re.search(rf"{re.escape(f'{section}.{name}')}[:.\[]", said)
+
+
+def with_every_key_wrong() -> str:
+    """A file with every key, each with a list of lists, which no key takes."""
+    lines = []
+    for section, names in KEYS.items():
+        lines.append("[[feeds]]" if section == "feeds[1]" else f"[{section}]")
+        lines += [f"{name} = [[1]]" for name in names.split()]
+    return "\n".join(lines)
 
 
 @pytest.mark.parametrize(
@@ -208,3 +239,172 @@ def test_a_database_that_is_not_fit_is_refused(url: str, why: str, tmp_path: Pat
 def test_a_database_that_is_fit_is_taken(url: str, tmp_path: Path) -> None:
     job = load(tmp_path, f'{BASE}[state]\nurl = "{url}"\n{LEDGER}')
     assert job.database == Database(url, 15.0)
+
+
+CODES = (
+    BASE
+    + """
+[[feeds]]
+name = "eligibility"
+kind = "eligibility"
+path = "eligibility.csv"
+[feeds.columns]
+patient = "MRN"
+member_id = "Member"
+relationship = "Rel"
+payer = "Payer"
+order = "Order"
+start_on = "Start"
+"""
+)
+
+
+def with_feed_key(text: str, line: str) -> str:
+    return text.replace("[feeds.columns]", f"{line}\n[feeds.columns]")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        # Codes: for fields that take none, for fields that no column has, and such as Canvas refuses.
+        (
+            CODES + '[feeds.codes.member_id]\n"x" = "y"\n',
+            "codes.member_id: this field takes no codes; relationship, type, status and order do",
+        ),
+        (
+            CODES + '[feeds.codes.type]\n"H" = "HMO"\n',
+            "codes.type: type is in neither columns nor constants",
+        ),
+        (
+            CODES + '[feeds.codes.relationship]\n"BRO" = "sibling"\n',
+            "codes.relationship: each code on the right must be one of self, spouse, child, other, injured",
+        ),
+        (CODES + '[feeds.codes.relationship]\n"BRO" = ""\n', "must be one of self, spouse"),
+        (
+            CODES + '[feeds.codes.order]\n"7th" = "7"\n',
+            "codes.order: each code on the right must be 1 to 5",
+        ),
+        (
+            CODES + '[feeds.codes.relationship]\n"18 " = "self"\n',
+            "codes.relationship: a spelling is blank, or begins or ends with a blank",
+        ),
+        (CODES + '[feeds.codes.relationship]\n"" = "self"\n', "a spelling is blank"),
+        # Dates that are no days.
+        *(
+            (
+                with_feed_key(CODES, f"dates = ['{form}']"),
+                f'dates: "{form}" can never read a day',
+            )
+            for form in (
+                "%m/%d",
+                "%Y",
+                "%Y-%m",
+                "%Y-%d",
+                "%Q",
+                "%F",
+                "%-m/%-d/%Y",
+                "Y-m-d",
+                "%Y-%U",
+            )
+        ),
+        (with_feed_key(CODES, 'dates = ["%Y-%m-%d", ""]'), 'dates: "" can never read a day'),
+        (with_feed_key(CODES, 'dates = ["%d %b %Y é"]'), "can never read a day"),
+        (with_feed_key(CODES, "dates = []"), "dates: must name at least one format"),
+        # Values that nothing can equal, or that nothing can pass.
+        (
+            CODES + "[feeds.only]\nstatus = []\n[feeds.constants]\nstatus = 'active'\n",
+            "only.status",
+        ),
+        (CODES + "[feeds.only]\norder = []\n", "only.order: must name at least one value"),
+        (CODES + '[feeds.only]\norder = ["1", ""]\n', "only.order: a value is blank, or begins"),
+        (CODES + '[feeds.only]\norder = ["1 "]\n', "only.order: a value is blank, or begins"),
+        (
+            CODES + '[feeds.only]\nstatus = ["x"]\n[feeds.constants]\nstatus = "active"\n',
+            "only.status: no row can pass, for the constant is none of these values",
+        ),
+        (
+            CODES.replace('relationship = "Rel"', "") + '[feeds.constants]\nrelationship = "x"\n',
+            "constants.relationship: must be one of self, spouse, child, other, injured",
+        ),
+        (
+            CODES.replace('order = "Order"', "") + '[feeds.constants]\norder = "7"\n',
+            "constants.order: must be 1 to 5",
+        ),
+        (
+            CODES + '[feeds.constants]\nend_on = "12/31/2026"\n',
+            "constants.end_on: must be a real day",
+        ),
+        (CODES + '[feeds.constants]\nplan = ""\n', "constants.plan: must not be blank"),
+        (CODES + '[feeds.constants]\nplan = "  "\n', "constants.plan: must not be blank"),
+        (
+            BASE + LEDGER + '[feeds.constants]\ncurrency = "EUR"\n',
+            "constants.currency: must be USD",
+        ),
+        (
+            BASE + LEDGER.replace('amount = "Amount"', "") + '[feeds.constants]\namount = "$5"\n',
+            "constants.amount: must be a plain number",
+        ),
+        (
+            BASE + '[notify]\non = []\ncommand = ["true"]\n' + LEDGER,
+            "notify.on: must name at least one",
+        ),
+        (BASE + '[notify]\ncommand = [""]\n' + LEDGER, "notify.command: must begin with a program"),
+        (BASE + "[limits]\nrejects_max = true\n" + LEDGER, "limits.rejects_max: must be a share"),
+        (BASE + "[limits]\nrejects_max = 1.0\n" + LEDGER, "limits.rejects_max: must be a share"),
+        # A table that is not used: the sender's ids would be taken for Canvas' own.
+        (
+            BASE + '[references.patient]\npath = "p.csv"\nfrom = "a"\nto = "b"\n' + LEDGER,
+            'references.patient: path, from and to are for how = "file"',
+        ),
+        (
+            BASE + '[references.patient]\nsystem = "urn:mrn"\n' + LEDGER,
+            'references.patient: system is for how = "search"',
+        ),
+        (
+            BASE + '[references.payer]\ntarget = "organization"\n' + LEDGER,
+            'references.payer: target is for how = "file"',
+        ),
+    ],
+)
+def test_configuration_that_does_nothing_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, text)
+    assert said in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_configuration_that_does_what_it_says_is_accepted(tmp_path: Path) -> None:
+    more = (
+        '[feeds.codes.relationship]\n"18" = "SELF"\n[feeds.codes.order]\n"PRI" = "primary"\n'
+        '[feeds.codes.status]\n"A" = "active"\n[feeds.constants]\nstatus = "A"\n'
+    )
+    forms = [*FORMATS, "%Y%j", "%G-W%V-%u", "%d.%m.%y %H:%M:%S %Z"]
+    job = load(tmp_path, with_feed_key(CODES, f"dates = {json.dumps(forms)}") + more)
+    assert job.feeds[0].dates == tuple(forms)
+    assert job.feeds[0].codes["relationship"] == {"18": "SELF"}
+
+
+@pytest.mark.parametrize(
+    ("text", "rows", "most"),
+    [
+        ("29%", 100, 29),
+        ("57%", 100, 57),
+        ("7%", 100, 7),
+        ("0.1%", 1_000, 1),
+        ("5%", 19, 0),
+        ("5%", 20, 1),
+        ("100%", 7, 7),
+        ("0%", 7, 0),
+        (29, 7, 29),
+    ],
+)
+def test_a_share_of_rows_is_exact(text: str | int, rows: int, most: int) -> None:
+    assert Ceiling.parse(text).of(rows) == most
+
+
+def test_a_share_is_shown_as_it_was_written() -> None:
+    assert [str(Ceiling.parse(each)) for each in ("29%", "12.5 %", 1_000)] == [
+        "29%",
+        "12.5%",
+        "1,000",
+    ]

@@ -29,6 +29,7 @@ FEEDS = (
     Feed("one", Kind.ELIGIBILITY, "", {}),
     Feed("two", Kind.ELIGIBILITY, "", {}),
     Feed("money", Kind.LEDGER, "", {}, repeats="count"),
+    Feed("new", Kind.LEDGER, "", {}, repeats="count", delivery="increment"),
     Feed("unique", Kind.LEDGER, "", {}),
 )
 FILES = {feed.name: [f"{feed.name}-a.csv", f"{feed.name}-b.csv"] for feed in FEEDS}
@@ -122,6 +123,7 @@ def test_the_other_row_is_named_by_the_file_of_its_own_feed() -> None:
             ]
         ),
         "money": frame([]),
+        "new": frame([]),
         "unique": frame([{**line, "key": key} for key in "ddee"]),
     }
     verdicts = resolved(rows, pl.DataFrame(schema=KNOWN), TINY, 1)

@@ -1,6 +1,7 @@
 """`init`: headers of real exports, with synthetic rows, become drafts that load, check and plan."""
 
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -297,9 +298,13 @@ def test_a_column_is_suggested_by_its_values_where_its_name_says_nothing(tmp_pat
 
 def test_negative_payments_and_a_missing_id(tmp_path: Path) -> None:
     rows = ["1,2026-01-31,PMT,-5.00", "1,2026-01-31,PMT,-5.00", "1,2026-01-31,CHG,7.00"]
-    feed = tomllib.loads(drafted_from(tmp_path, "MRN,Date,Type,Amount", rows))["feeds"][0]
+    text = drafted_from(tmp_path, "MRN,Date,Type,Amount", rows)
+    feed = tomllib.loads(text)["feeds"][0]
     assert feed["amount_sign"] == "negative"
-    assert (feed["key"], feed["repeats"]) == (["patient", "posted_on", "amount"], "count")
+    assert feed["key"] == ["patient", "posted_on", "amount"]
+    assert "repeats" not in feed, "only a person knows what a delivery holds"
+    assert re.search(r'^# repeats = "count" +# DECIDE: ', text, re.MULTILINE)
+    assert re.search(r'^# delivery = "full" +# DECIDE: ', text, re.MULTILINE)
     assert feed["only"] == {"entry_type": ["PMT"]}
 
 

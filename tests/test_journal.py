@@ -14,6 +14,7 @@ import pytest
 
 from pipeline.errors import JournalBusy, JournalError, JournalForeign
 from pipeline.journal import states
+from pipeline.journal.amnesia import file_system_of
 from pipeline.journal.journal import Journal, Run
 from pipeline.journal.store import Database
 from pipeline.records import (
@@ -403,3 +404,34 @@ def test_the_exploration_sees_two_effects_where_there_can_be_two() -> None:
     assert max(effects for _, effects in reachable(is_absent_true=False)) > 1
     tried_again = reachable(is_absent_true=True, is_crash_doubted=False)
     assert max(effects for _, effects in tried_again) > 1
+
+
+MOUNTS = rb"""overlay / overlay rw,relatime 0 0
+proc /proc proc rw 0 0
+fs:/a /srv/night\040files nfs4 rw 0 0
+fs:/b /srv/a\134b cifs rw 0 0
+fs:/c /srv/tab\011and\043 lustre rw 0 0
+/dev/sda1 /mnt ext4 rw 0 0
+fs:/d /mnt nfs rw 0 0
+fs:/e /srv/<ff> ceph rw 0 0
+""".replace(b"<ff>", b"\xff")
+
+
+@pytest.mark.parametrize(
+    ("folder", "kind"),
+    [
+        ("/srv/night files/state", "nfs4"),
+        ("/srv/night files", "nfs4"),
+        ("/srv/night", "overlay"),
+        ("/srv/a\\b/state", "cifs"),
+        ("/srv/tab\tand#/state", "lustre"),
+        ("/mnt/state", "nfs"),
+        ("/mnt2/state", "overlay"),
+        ("/srv/\udcff/state", "ceph"),
+        ("/", "overlay"),
+    ],
+)
+def test_the_file_system_of_a_folder_is_found_whatever_its_path_holds(
+    folder: str, kind: str
+) -> None:
+    assert file_system_of(Path(folder), MOUNTS) == kind

@@ -56,6 +56,28 @@ async def test_whoever_waits_is_told_that_the_run_stops() -> None:
         await waiting
 
 
+async def test_a_permit_that_waits_for_the_bucket_is_released_by_stop() -> None:
+    limiter = Limiter(0.05, SystemClock())
+    await limiter.grant()
+    waiting = [asyncio.ensure_future(limiter.grant()) for _ in range(3)]
+    await asyncio.sleep(0.05)
+    started_s = time.monotonic()
+    limiter.stop()
+    ended = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(each) for each in ended] == [Stopped] * 3
+    assert time.monotonic() - started_s < 1.0
+
+
+async def test_a_waiting_permit_that_is_cancelled_lets_the_next_one_wait() -> None:
+    limiter = Limiter(5.0, SystemClock())
+    await limiter.grant()
+    first, second = (asyncio.ensure_future(limiter.grant()) for _ in range(2))
+    await asyncio.sleep(0)
+    first.cancel()
+    await asyncio.wait_for(second, 5.0)
+    assert first.cancelled()
+
+
 @given(st.lists(st.floats(0.0, 100.0), max_size=20))
 def test_the_share_is_halved_once_a_moment_and_grows_back(waits: list[float]) -> None:
     clock, share = HandClock(), Share()

@@ -293,15 +293,16 @@ async def test_rejects_are_not_taken_alone_where_equal_rows_are_counted(
     """The second of two equal payments, alone, would be taken for the first, and never be sent."""
     world = await make_world(patients=1, balance="7.00")
     counted = LEDGER_ONLY.replace('transaction_id = "TXN"\n', "").replace(
-        "path =", 'key = ["patient", "amount", "claim"]\nrepeats = "count"\npath ='
+        "path =",
+        'key = ["patient", "posted_on", "amount", "claim"]\nrepeats = "count"\ndelivery = "full"\npath =',
     )
-    world.write_config(feeds=counted)
-    world.write_ledger([("", patient_key(0), "5.00", ""), ("", patient_key(0), "5.00", "")])
+    world.write_config(feeds=f'{counted}posted_on = "TXN"\n')
+    world.write_ledger([("2026-11-09", patient_key(0), "5.00", "")] * 2)
     first = await world.run()
     assert counts(first) == {"created": 1, "refused": 1}
     again = await world.run(inputs={"ledger": first.folder / "rejects-ledger.csv"})
     assert again.exit_code == 1
-    assert "mend them in the whole file of feed ledger" in str(again.failure)
+    assert "correct them in the whole file of feed ledger" in str(again.failure)
     assert len(world.effects) == 1
 
 

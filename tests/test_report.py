@@ -148,13 +148,18 @@ def test_a_run_of_one_feed_can_be_reported_again(tmp_path: Path) -> None:
 def test_equal_rows_of_a_file_without_ids_are_counted_where_the_feed_says_so(
     tmp_path: Path,
 ) -> None:
-    key = 'key = ["patient", "amount", "claim"]\n'
-    rows = [("", "p1", "5.00", ""), ("", "p1", "5", ""), ("", "p2", "5.00", "")]
+    key = 'key = ["patient", "posted_on", "amount", "claim"]\n'
+    feed = LEDGER_ONLY.replace("transaction_id", "posted_on")
+    day = "2026-11-09"
+    rows = [(day, "p1", "5.00", ""), (day, "p1", "5", ""), (day, "p2", "5.00", "")]
     write(tmp_path / "ledger.csv", ["TXN", "MRN", "Amount", "Claim"], rows)
-    once = planned(tmp_path, LEDGER_ONLY.replace("[feeds.columns]", f"{key}[feeds.columns]"))
+    once = planned(tmp_path, feed.replace("[feeds.columns]", f"{key}[feeds.columns]"))
     assert Counter(once.frame["disposition"]) == {"pending": 2, "duplicate": 1}
     counted = planned(
-        tmp_path, LEDGER_ONLY.replace("[feeds.columns]", f'{key}repeats = "count"\n[feeds.columns]')
+        tmp_path,
+        feed.replace(
+            "[feeds.columns]", f'{key}repeats = "count"\ndelivery = "full"\n[feeds.columns]'
+        ),
     )
     assert Counter(counted.frame["disposition"]) == {"pending": 3}
     assert counted.frame["key"].n_unique() == 3

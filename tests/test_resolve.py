@@ -12,7 +12,7 @@ from pipeline.feeds.feed import Feed, Kind
 from pipeline.groups import Bounds, Scan
 from pipeline.stages.resolve import NEEDED, resolve
 
-SCHEMA = {"seq": pl.UInt32, "file": pl.UInt16, "row": pl.UInt32, "key": pl.String, "disposition": pl.String,
+SCHEMA = {"seq": pl.UInt32, "file": pl.UInt16, "row": pl.UInt32, "key": pl.String, "time_us": pl.Int64, "disposition": pl.String,
           "fingerprint": pl.String, "lane": pl.String, "order": pl.Int8, "start_day": pl.Int32, "end_day": pl.Int32,
           "active": pl.Boolean}  # fmt: skip
 KNOWN = {"key": pl.String, "state": pl.String, "fingerprint": pl.String, "resource_id": pl.String}

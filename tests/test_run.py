@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import sys
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from decimal import Decimal
@@ -327,6 +328,15 @@ async def test_a_limit_that_is_exceeded_writes_nothing_and_reports(
     assert result.summary["requests"]["total"] == 0
 
 
+async def test_a_share_allows_exactly_that_share_of_the_rows(make_world: MakeWorld) -> None:
+    """29 % of 100 rows are 29; as floats, 0.29 * 100 is 28.999..."""
+    world = await make_world(patients=71)
+    world.write_config(limits='rejects_max = "29%"', feeds=LEDGER_ONLY)
+    world.write_ledger([*payments(71), *(("TX", "", "bad", "") for _ in range(29))])
+    result = await world.run()
+    assert (result.exit_code, counts(result)) == (3, {"created": 71, "rejected": 29})
+
+
 @pytest.mark.parametrize("expected", ["ledger:rows=6", "ledger:total_usd=10.00"])
 async def test_the_senders_control_totals_must_match(make_world: MakeWorld, expected: str) -> None:
     world = await make_world()
@@ -543,9 +553,31 @@ async def test_interrupted_it_finishes_what_is_in_flight(
     assert counts(again) == {"unchanged": ends["created"], "created": ends["pending"]}
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_run_that_waits_for_its_rate_ends_at_once(
+    make_world: MakeWorld, number: signal.Signals
+) -> None:
+    """At 0.05 requests a second the next permit is up to 20 s away."""
+    world = await make_world()
+    world.write_config(feeds=LEDGER_ONLY, rate_per_s=0.05)
+    world.write_ledger(payments(5))
+    process = await start(world, "run", "--no-progress")
+    async with asyncio.timeout(30):
+        while not world.sandbox.account()["requests"]["total"]:
+            await asyncio.sleep(0.01)
+    await asyncio.sleep(0.5)
+    asked, started_s = world.sandbox.account()["requests"]["total"], time.monotonic()
+    process.send_signal(number)
+    await process.communicate()
+    assert time.monotonic() - started_s < 8.0
+    assert process.returncode == 130
+    assert world.sandbox.account()["requests"]["total"] == asked
+    assert world.effects == []
+
+
 async def test_a_second_run_at_the_same_time_exits_with_5(make_world: MakeWorld) -> None:
     world = await make_world(patients=50)
-    world.write_config(feeds=LEDGER_ONLY, rate_per_s=100.0)
+    world.write_config(feeds=LEDGER_ONLY, rate_per_s=10.0)
     world.write_ledger(payments(200, patients=50))
     first = await start(world, "run", "--no-progress")
     await effects_reach(world, 1)

@@ -87,8 +87,10 @@ QUOTED = HEAD + b"".join(
 )
 BAD = [row.replace(b".00", b".0x") if n % 6 == 4 else row for n, row in enumerate(ROWS)]
 AGAIN = [*ROWS, ROWS[3], ROWS[11].replace(b".00", b".50"), ROWS[3]]
-BY_CONTENT = 'key = ["patient", "amount"]\nrepeats = "count"'
+BY_CONTENT = 'key = ["patient", "posted_on", "amount"]\nrepeats = "count"\ndelivery = "{}"'
+DATED = [row.replace(b",n\n", b",2026-11-09\n") for row in AGAIN]
 MAPPED = 'transaction_id = "TXN"\npatient = "MRN"\namount = "Amount"'
+COUNTED = 'posted_on = "Note"\npatient = "MRN"\namount = "Amount"'
 ALONE = 'patient = "MRN"\n[feeds.constants]\namount = "5.00"'
 FILES: dict[str, tuple[Mapping[str, bytes], str, str]] = {
     "plain": ({"a.csv": GOOD}, "", MAPPED),
@@ -111,7 +113,14 @@ FILES: dict[str, tuple[Mapping[str, bytes], str, str]] = {
     ),
     "rows that are rejected": ({"a.csv": HEAD + b"".join(BAD)}, "", MAPPED),
     "equal rows far from each other": ({"a.csv": HEAD + b"".join(AGAIN)}, "", MAPPED),
-    "equal rows that are counted": ({"a.csv": HEAD + b"".join(AGAIN)}, BY_CONTENT, MAPPED),
+    "equal rows that are counted": (
+        {"a.csv": HEAD + b"".join(DATED)}, BY_CONTENT.format("full"), COUNTED,
+    ),
+    "equal rows that are counted file by file": (
+        {name: HEAD + b"".join(DATED[: 25 + (name == "c.csv")]) for name in ("a.csv", "b.csv", "c.csv")},
+        BY_CONTENT.format("increment"),
+        COUNTED,
+    ),
     "many small files": (
         {f"a{n:02}.csv": HEAD + b"".join(ROWS[n * 3 : n * 3 + 3]) for n in range(8)}, "", MAPPED,
     ),

@@ -55,7 +55,7 @@ class Grants(Protocol):
         """Canvas said that it is too fast: nobody gets a grant for so long, then half as many."""
 
     def stop(self) -> None:
-        """No more grants: whoever waits is told."""
+        """Grant no more: each waiting `grant` raises Stopped now."""
 
 
 def whole_of(rate_per_s: float) -> float:
@@ -84,6 +84,7 @@ class Limiter:
         self._window_s = max(1.0, 1.0 / rate_per_s)
         self._paused_until_s = float("-inf")
         self._stopped = asyncio.Event()
+        self._bucket_wait: asyncio.Timeout | None = None  # while a grant waits for the bucket
         self.pauses = 0
 
     async def grant(self) -> None:
@@ -95,7 +96,7 @@ class Limiter:
                     await self._wait_until(self._paused_until_s)
                 if not self._share.share == self._bucket_share == 1.0:
                     await self._renew_bucket()
-                await self._bucket.acquire()
+                await self._wait_for_bucket()
                 now_s = self._clock.monotonic()
                 if len(self._last) == self._last.maxlen and now_s < self._last[0] + self._window_s:
                     await self._wait_until(self._last[0] + self._window_s)
@@ -119,8 +120,20 @@ class Limiter:
         self.pause(pause_s)
 
     def stop(self) -> None:
-        """No more grants: whoever waits is told."""
+        """Grant no more: each waiting `grant` raises Stopped now, also one that waits for the bucket."""
         self._stopped.set()
+        if self._bucket_wait is not None:
+            self._bucket_wait.reschedule(asyncio.get_running_loop().time())
+
+    async def _wait_for_bucket(self) -> None:
+        """Wait for the bucket, or for `stop`: at a low rate the bucket takes many seconds."""
+        try:
+            async with asyncio.timeout(None) as self._bucket_wait:
+                await self._bucket.acquire()
+        except TimeoutError:
+            raise Stopped("the run is stopping") from None
+        finally:
+            self._bucket_wait = None
 
     async def _wait_until(self, moment_s: float) -> None:
         """Wait for a moment of the clock, or for `stop`."""

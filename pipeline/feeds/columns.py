@@ -11,7 +11,7 @@ for each distinct value, or by expressions that accept a part of what the reader
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from functools import cache
 from typing import Annotated, Final, Literal, NoReturn
@@ -43,7 +43,14 @@ _PLAIN_ID: Final = r"\A[A-Za-z0-9][A-Za-z0-9.-]{0,63}\z"
 _PLAIN_IDENTIFIER: Final = r"\A[ -~]{1,255}\z"
 _DATE_CACHE_MAX = 50_000
 _ADJOINING: Final = re.compile(r"((?:%[YymdHMSfjI]){2,})")  # numbers with nothing between them
+_TIME: Final = re.compile(r"%[HIMSfpXc]")  # signs of a time of day
 _DIGITS: Final = {"Y": "{4}", "j": "{3}", "f": "{1,6}"}  # of a number in a format; of the others 2
+TRANSLATED: Final = (
+    "relationship",
+    "type",
+    "status",
+    "order",
+)  # fields whose cells `codes` translates
 _YEARS = range(1880, 2200)  # a birth-to-end-date range; outside it a date is a slip of the pen
 
 
@@ -69,10 +76,18 @@ class Dates:
 
     def __init__(self, formats: Sequence[str]) -> None:
         self.formats = tuple(formats)
-        self._cache: dict[str, date | Literal["date", "ambiguous"]] = {}
+        self.have_times = any(_TIME.search(form) for form in self.formats)
+        self._cache: dict[str, _Read] = {}
 
     def read(self, text: str) -> date | Literal["date", "ambiguous"]:
-        """The day, or the rule that the text breaks."""
+        """Return the day, or the rule that the text breaks."""
+        return self._look_up(text)[0]
+
+    def time_us(self, text: str) -> int | None:
+        """Return the time of day in microseconds; None at midnight, without a time, and for no day."""
+        return self._look_up(text)[1] or None
+
+    def _look_up(self, text: str) -> "_Read":
         found = self._cache.get(text)
         if found is None:
             if len(self._cache) >= _DATE_CACHE_MAX:
@@ -80,24 +95,32 @@ class Dates:
             found = self._cache[text] = self._parse(text)
         return found
 
-    def _parse(self, text: str) -> date | Literal["date", "ambiguous"]:
+    def _parse(self, text: str) -> "_Read":
+        """Read it by all formats; the time is that of the first one that reads the text."""
         if not text.isascii():
-            return "date"
-        days = {day for form in self.formats if (day := _strptime(text, form)) is not None}
-        if not days:
-            return "date"
-        return days.pop() if len(days) == 1 else "ambiguous"
+            return "date", 0
+        found = [at for form in self.formats if (at := _strptime(text, form)) is not None]
+        if not found:
+            return "date", 0
+        if len({at.date() for at in found}) > 1:
+            return "ambiguous", 0
+        at = found[0].replace(tzinfo=None)
+        return at.date(), (at - datetime.combine(at.date(), time.min)) // timedelta(microseconds=1)
 
 
-def _strptime(text: str, form: str) -> date | None:
+# A day, or the rule that a text breaks; and the time of day in microseconds.
+_Read = tuple[date | Literal["date", "ambiguous"], int]
+
+
+def _strptime(text: str, form: str) -> datetime | None:
     in_full = _in_full(form)
     if in_full and not in_full.fullmatch(text):
         return None
     try:
-        day = datetime.strptime(text, form).date()  # noqa: DTZ007 - a calendar day has no zone
+        at = datetime.strptime(text, form)  # noqa: DTZ007 - a calendar day has no zone
     except ValueError:
         return None
-    return day if day.year in _YEARS else None
+    return at if at.year in _YEARS else None
 
 
 @cache
@@ -130,6 +153,9 @@ class Reading:
     amount_sign: AmountSign = "positive"
     amount_max_cents: int | None = None  # limits.amount_usd_max
     required: frozenset[str] = frozenset()  # beyond those that the model itself requires
+    delivery: tuple[
+        str, ...
+    ] = ()  # the SHA-256 of the file, where that is part of its rows' identity
 
 
 def cents_of(text: str | None, sign: AmountSign) -> int | None:

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from fractions import Fraction
 from typing import Literal
 
 import polars as pl
@@ -14,9 +15,11 @@ from pipeline.feeds.eligibility import EligibilityRow
 from pipeline.feeds.ledger import LedgerRow
 from pipeline.feeds.whole import hashed
 from pipeline.records import Disposition, Rejection
+from pipeline.shares import Ceiling
 
 _PART = "\x1f"  # ASCII's unit separator: no cell that is sent can hold it
 _KEY_DIGITS = 16
+_MISSING_MAX = Ceiling(share=Fraction(5, 100))
 
 
 class Kind(StrEnum):
@@ -75,11 +78,13 @@ class Feed:
     dates: tuple[str, ...] = (FULL_DATE,)
     amount_sign: AmountSign = "positive"
     repeats: Literal["reject", "count"] = "reject"
+    delivery: Literal["full", "increment"] = (
+        "full"  # what each delivery holds: all rows, or new ones
+    )
     update: bool = True  # a known row whose content changed is written again, else rejected
     adopt: bool = True  # Canvas is searched for an unknown row before it is created
     missing: Literal["ignore", "report", "cancel"] = "ignore"  # rows of the last run that are gone
-    missing_share_max: float | None = 0.05  # more of them than this and nothing is cancelled
-    missing_max: int | None = None  # the same as a number
+    missing_max: Ceiling = _MISSING_MAX  # more of them than this and nothing is cancelled
     order_by: tuple[str, ...] = ()
     delimiter: str | None = None  # None: by the file's name
     encoding: str = "utf-8"
@@ -90,6 +95,16 @@ class Feed:
     def traits(self) -> Traits:
         """What is true of all feeds of this kind."""
         return TRAITS[self.kind]
+
+    @property
+    def counts_within_files(self) -> bool:
+        """Return whether equal rows are counted file by file, each file being a delivery of its own."""
+        return self.repeats == "count" and self.delivery == "increment"
+
+    @property
+    def counts_over_files(self) -> bool:
+        """Return whether equal rows are counted over all files of a delivery, which holds all rows."""
+        return self.repeats == "count" and self.delivery == "full"
 
     @property
     def required(self) -> frozenset[str]:
@@ -114,6 +129,7 @@ class Checked:
     amount_cents: int | None
     disposition: Disposition
     content: BaseModel | None = None
+    time_us: int | None = None  # of `posted_on`, as the sender wrote it (`Dates.time_us`)
     rejections: tuple[Rejection, ...] = ()
 
 
@@ -143,12 +159,13 @@ def canonical(name: str, text: str | None, reading: Reading) -> str:
 
 
 def identities(texts: pl.DataFrame, feed: Feed, reading: Reading) -> pl.DataFrame:
-    """Who each row is, for whole columns: key, source_id and amount_cents, whatever else it says.
+    """Return what each row is, for whole columns: key, source_id, amount_cents and time_us.
 
     The same as `row_key` of `canonical` texts, and `cents_of`.
     """
     parts = [_canonical_column(texts[name], reading) for name in feed.key]
-    whole = texts.select(pl.concat_str(pl.lit(feed.name), *parts, separator=_PART)).to_series()
+    first = [pl.lit(text) for text in (feed.name, *reading.delivery)]
+    whole = texts.select(pl.concat_str(*first, *parts, separator=_PART)).to_series()
     if feed.traits.has_money:
         source_id = texts["transaction_id"].fill_null("")
         cents = cents_in(texts["amount"], reading.amount_sign)
@@ -156,8 +173,27 @@ def identities(texts: pl.DataFrame, feed: Feed, reading: Reading) -> pl.DataFram
         source_id = pl.repeat("", texts.height, dtype=pl.String, eager=True)
         cents = pl.repeat(None, texts.height, dtype=pl.Int64, eager=True)
     return pl.DataFrame(
-        {"key": hashed(whole, _KEY_DIGITS), "source_id": source_id, "amount_cents": cents}
+        {
+            "key": hashed(whole, _KEY_DIGITS),
+            "source_id": source_id,
+            "amount_cents": cents,
+            "time_us": _times(texts, feed, reading),
+        }
     )
+
+
+def time_of(text: str | None, reading: Reading) -> int | None:
+    """Return the time of day of a `posted_on`, which is no part of the key or the content."""
+    return None if text is None else reading.dates.time_us(text)
+
+
+def _times(texts: pl.DataFrame, feed: Feed, reading: Reading) -> pl.Series:
+    """Return `time_of` of a whole column."""
+    if not (feed.traits.has_money and reading.dates.have_times):
+        return pl.repeat(None, texts.height, dtype=pl.Int64, eager=True)
+    spellings = texts["posted_on"].unique()
+    times = pl.Series([time_of(text, reading) for text in spellings], dtype=pl.Int64)
+    return texts["posted_on"].replace_strict(spellings, times, return_dtype=pl.Int64)
 
 
 def _canonical_column(texts: pl.Series, reading: Reading) -> pl.Series:

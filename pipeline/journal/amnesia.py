@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 ANCHOR: Final = "journal.anchor"  # its file
 _RUN_ID: Final = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{4}")
 _NETWORK: Final = re.compile(r"(nfs\d?|cifs|smb\w*|afs|ceph|glusterfs|lustre|fuse\.sshfs)")
+_ESCAPED: Final = re.compile(rb"\\([0-3][0-7]{2})")
 _GO_ON: Final = (
     "Put the newest journal back where it was. If there is none, run once with --journal-lost: then each row "
     "that Canvas seems to hold already is set aside for you to decide on (canvas-ingest review)."
@@ -181,18 +182,27 @@ def _lines_of(summary: Mapping[str, Any], journal: str) -> int:
 
 
 def refuse_network(folder: Path) -> None:
-    """SQLite's locks do not hold on network file systems. Raises JournalError; Linux only."""
+    """Raise JournalError for a folder on a network file system, where SQLite's locks do not hold; Linux only."""
     with suppress(OSError):
-        mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
-        path = f"{folder.resolve()}/"
-        inside = [
-            (len(point), kind)
-            for _, point, kind, *_ in mounts
-            if path.startswith(f"{point.rstrip('/')}/")
-        ]
-        kind = max(inside, default=(0, ""))[1]
+        kind = file_system_of(folder.resolve(), Path("/proc/mounts").read_bytes())
         if _NETWORK.fullmatch(kind):
             raise JournalError(
                 f"state.dir is on a network file system ({kind}), where locks and syncs do not hold",
                 "name a folder on a local disk",
             )
+
+
+def file_system_of(folder: Path, mounts: bytes) -> str:
+    """Return the kind of file system that a folder is on, by the lines of /proc/mounts; "" if unknown.
+
+    The kernel writes a blank, tab, line feed, # or backslash in a path as a backslash and three octal
+    digits (fs/proc_namespace.c, `mangle`).
+    Of several mounts on one point the last one is in effect.
+    """
+    path, found, longest = f"{folder}/", "", 0
+    for line in mounts.split(b"\n"):
+        _, point, kind, *_ = [*line.split(b" "), b"", b"", b""]
+        at = os.fsdecode(_ESCAPED.sub(lambda match: bytes([int(match[1], 8)]), point))
+        if len(at) >= longest and path.startswith(f"{at.rstrip('/')}/"):
+            found, longest = kind.decode("ascii", "replace"), len(at)
+    return found

@@ -701,6 +701,10 @@ class Journal:
         """The keys of a feed's rows that Canvas holds as active coverages by our books."""
         return self._keys("active_of", feed)
 
+    def payments_sent(self, feed: str) -> pl.Series:
+        """Return the keys of a feed's payments that Canvas holds, or may hold."""
+        return self._keys("payments_sent", feed)
+
     def displaced_of(self, feed: str) -> pl.Series:
         """The keys of a feed's rows whose order another write of ours has moved, or may have."""
         return self._keys("displaced_of", feed)

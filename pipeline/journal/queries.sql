@@ -199,6 +199,11 @@ SELECT run_id FROM run WHERE rowid > (SELECT rowid FROM run WHERE run_id = :run_
 SELECT key FROM write
 WHERE feed = :feed AND resource_type = 'Coverage' AND resource_id IS NOT NULL AND held_rank IS NOT NULL;
 
+-- name: payments_sent
+-- The keys of a feed's payments that Canvas holds, or may hold.
+SELECT key FROM write
+WHERE feed = :feed AND resource_type = 'PaymentNotice' AND state NOT IN ('PENDING', 'REFUSED');
+
 -- name: open_cancels
 -- An active coverage whose next write, not made yet, makes it inactive.
 SELECT key FROM write

@@ -26,6 +26,7 @@ NEEDED: Final = (
     "file",
     "row",
     "key",
+    "time_us",
     "disposition",
     "fingerprint",
     "lane",
@@ -55,12 +56,26 @@ class _Rule(NamedTuple):
     message: str
 
 
+_TOLD_APART: Final = (
+    "if it is another payment, add a field that tells them apart to key (transaction_id), or set "
+    'repeats = "count"; if it is the same one, remove it'
+)
+# The rule, and the message, of a payment that was posted before at another time of day.
+POSTED_AT_ANOTHER_TIME: Final = (
+    "row|time",
+    f"a payment with the same key was posted before, at another time of day: {_TOLD_APART}",
+)
 _RULES: Final = {
     "row|duplicate": _Rule(Disposition.DUPLICATE, "row", "the same row as {}"),
     "row|contradicts": _Rule(
         Disposition.REJECTED,
         "row",
         "the same key as {}, with other content: keep the one that is right",
+    ),
+    "row|time": _Rule(
+        Disposition.REJECTED,
+        "row",
+        f"the same key as {{}}, at another time of day: {_TOLD_APART}",
     ),
     "order|collides": _Rule(
         Disposition.REJECTED,
@@ -187,7 +202,7 @@ def _between(lines: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
 
 
 def _numbered(rows: pl.DataFrame, repeats: pl.DataFrame, feed: str) -> pl.DataFrame:
-    """`repeats = "count"`: the second equal row is a second payment, with a key of its own."""
+    """Give the second of equal rows that are counted, which is a second payment, a key of its own."""
     repeated = rows.select("seq", "key").join(repeats, on="seq", maintain_order="right")
     keys = [
         hashlib.sha256(f"{feed}\x1f{key}\x1f{repeat}".encode()).hexdigest()[:16]
@@ -198,30 +213,39 @@ def _numbered(rows: pl.DataFrame, repeats: pl.DataFrame, feed: str) -> pl.DataFr
 
 
 def _of_one_key(stands: Scan, feed: Feed, first_file: int, folder: Path, bounds: Bounds) -> _Beside:
-    """The first row of a key stands; a later one is its duplicate, or contradicts it, or is counted."""
+    """Judge a later row of a key: it is a duplicate of the first, or contradicts it, or is counted.
+
+    Where equal rows are counted file by file, the n-th of one file is a duplicate of the n-th of
+    another with this key: its bytes are the same, for they are part of the key.
+    """
     beside = _Beside(first_file)
-    columns = ["seq", "file", "row", "key", "fingerprint"]
+    columns = ["seq", "file", "row", "key", "time_us", "fingerprint"]
     found, repeats = [beside.found], [beside.repeats]
     for rows in shared(stands, ["key"], columns, folder / f"keys-{feed.name}", bounds):
+        repeat = pl.lit(0, dtype=pl.UInt32)
         if feed.repeats == "count":
-            count = pl.int_range(pl.len(), dtype=pl.UInt32).over("key", order_by="seq")
-            counted = rows.select("seq", count.alias("repeat"))
-            repeats.append(counted.filter(pl.col("repeat") > 0))
-            continue
-        first = rows.select(
+            counted = ["key", "file"] if feed.counts_within_files else ["key"]
+            repeat = pl.int_range(pl.len(), dtype=pl.UInt32).over(counted, order_by="seq")
+        numbered = rows.with_columns(repeat.alias("repeat"))
+        repeats.append(numbered.select("seq", "repeat").filter(pl.col("repeat") > 0))
+        first = numbered.select(
             "seq",
             "fingerprint",
+            "time_us",
             *(
-                pl.col(name).first().over("key", order_by="seq").alias(f"first_{name}")
-                for name in ("seq", "file", "row", "fingerprint")
+                pl.col(name).first().over("key", "repeat", order_by="seq").alias(f"first_{name}")
+                for name in ("seq", "file", "row", "fingerprint", "time_us")
             ),
         )
         is_same = pl.col("fingerprint") == pl.col("first_fingerprint")
+        is_then = pl.col("time_us").eq_missing(pl.col("first_time_us"))
         found.append(
             first.filter(pl.col("seq") != pl.col("first_seq")).select(
                 "seq",
-                pl.when(is_same)
+                pl.when(is_same & is_then)
                 .then(pl.lit("row|duplicate", dtype=_RULE))
+                .when(is_same)
+                .then(pl.lit("row|time", dtype=_RULE))
                 .otherwise(pl.lit("row|contradicts", dtype=_RULE))
                 .alias("rule"),
                 (pl.col("first_file").cast(pl.UInt32) + first_file).alias("file"),

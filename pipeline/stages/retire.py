@@ -97,11 +97,8 @@ def retire(feed: Feed, gone: Gone, rejected: RejectedRows, sent: Sent) -> pl.Dat
     Returns:
         Lines in `plans.MISSING`.
     """
-    most = feed.missing_max if feed.missing_max is not None else gone.before
-    if feed.missing_share_max is not None:
-        most = int(feed.missing_share_max * gone.before)
     new = gone.rows.filter(~pl.col("key").is_in(list(gone.open_))).height
-    is_held = gone.is_short or new > most
+    is_held = gone.is_short or new > feed.missing_max.of(gone.before)
     bodies = sent(gone.rows) if feed.missing == "cancel" and not is_held else {}
     lines: list[tuple[str | bytes | bool | None, ...]] = []
     for key, lane, resource_id, state in gone.rows.select(

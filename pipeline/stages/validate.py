@@ -4,11 +4,13 @@ The model in `feeds/` is the only truth. A rejection carries our field, the rule
 allowed; the text that broke the rule stays here.
 """
 
+from functools import partial
+
 import polars as pl
 from pydantic import ValidationError
 
 from pipeline.feeds.columns import Reading, cents_of
-from pipeline.feeds.feed import Checked, Feed, canonical, row_key
+from pipeline.feeds.feed import Checked, Feed, canonical, row_key, time_of
 from pipeline.records import Disposition, Rejection, Stage
 
 
@@ -27,17 +29,20 @@ def validate(
 def _check(
     row: int, values: dict[str, str | None], feed: Feed, reading: Reading, *, wanted: bool
 ) -> Checked:
-    key = row_key(feed.name, [canonical(name, values[name], reading) for name in feed.key])
+    parts = [canonical(name, values[name], reading) for name in feed.key]
+    key = row_key(feed.name, [*reading.delivery, *parts])
     source_id = values.get("transaction_id") or ""
     cents = cents_of(values["amount"], reading.amount_sign) if feed.traits.has_money else None
+    time_us = time_of(values["posted_on"], reading) if feed.traits.has_money else None
+    who = partial(Checked, row, key, source_id, cents, time_us=time_us)
     if not wanted:
-        return Checked(row, key, source_id, cents, Disposition.FILTERED)
+        return who(Disposition.FILTERED)
     try:
         content = feed.traits.model.model_validate(values, context=reading)
     except ValidationError as error:
         rejections = _rejections(error, feed)
-        return Checked(row, key, source_id, cents, Disposition.REJECTED, rejections=rejections)
-    return Checked(row, key, source_id, cents, Disposition.PENDING, content=content)
+        return who(Disposition.REJECTED, rejections=rejections)
+    return who(Disposition.PENDING, content=content)
 
 
 def _rejections(error: ValidationError, feed: Feed) -> tuple[Rejection, ...]:

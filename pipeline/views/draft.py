@@ -179,7 +179,14 @@ def _identity(lines: Lines) -> list[str]:
     if lines.key:
         parts += [
             f"{f'key = {_list(lines.key)}':<{_COLUMN}} # DECIDE: no column is different in each row; is there an id?",
-            _line("repeats", "count", "so a second equal row is a second payment"),
+            _commented(
+                'repeats = "count"',
+                "DECIDE: is a second equal row a second payment? Without this it is a duplicate, and not sent",
+            ),
+            _commented(
+                'delivery = "full"',
+                'DECIDE: and does each file hold all rows ("full"), or new ones only ("increment")?',
+            ),
         ]
     return parts
 
