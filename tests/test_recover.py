@@ -22,7 +22,7 @@ from pipeline.canvas.transport import Reply
 from pipeline.clock import HandClock, SystemClock
 from pipeline.errors import SearchFailed
 from pipeline.fhir.codes import Contract
-from pipeline.fhir.coverage import coverage, likeness, payor_of
+from pipeline.fhir.coverage import coverage, likeness, organizations_of, payor_of
 from pipeline.fhir.payment_notice import payment_notice
 from pipeline.journal.journal import Journal, Run
 from pipeline.records import Doubt, Finding, Intent, Interaction, Settlement
@@ -325,6 +325,12 @@ def test_an_edit_equal_to_the_other_changes_does_not_prove_an_unknown_payer(
     shown["payor"][0]["display"] = "plan"
     found = weigh_update(updating(rule), named, before, shown, known, is_moved=False)
     assert found.settlement is Settlement.FOUND, "its name agrees"
+
+
+def test_a_payer_id_that_was_shown_as_two_organizations_is_not_known() -> None:
+    seen = [("60054", "Organization/one"), ("87726", "Organization/two")]
+    assert organizations_of(seen) == dict(seen)
+    assert organizations_of([*seen, ("60054", "Organization/two")]) == dict(seen[1:])
 
 
 async def test_a_read_may_be_as_old_as_the_quiet_time(journal: Journal) -> None:
