@@ -873,7 +873,7 @@ MUTATIONS: Final = (
         "an update is found though Canvas shows no difference from before",
         _RECOVER,
         "if sent is not None and from_sent == () and from_before:\n",
-        "if sent is not None and from_sent == ():\n            return Finding(Settlement.FOUND, 'recover|found', '', resource_id)\n        if sent is None:\n",
+        "if sent is not None and from_sent == ():\n        return Finding(Settlement.FOUND, 'recover|found', '', resource_id)\n    if sent is not None and from_before:\n",
         (
             "tests/test_payer.py::test_a_lost_update_of_the_payer_is_never_taken_for_one_that_arrived",
         ),
