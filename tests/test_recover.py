@@ -320,7 +320,7 @@ def test_an_edit_equal_to_the_other_changes_does_not_prove_an_unknown_payer(
     sent = {**before, "payor": [{"identifier": {"value": "87726"}}], "period": end}
     shown = {**sent, "payor": [{"reference": "Organization/other"}]}
     found = weigh_update(updating(rule), sent, before, shown, known, is_moved=False)
-    assert found.settlement is not Settlement.FOUND
+    assert (found.settlement, found.rule) == (Settlement.UNCLEAR, "recover|payer")
     named = {**sent, "payor": [{**sent["payor"][0], "display": "Plan"}]}
     shown["payor"][0]["display"] = "plan"
     found = weigh_update(updating(rule), named, before, shown, known, is_moved=False)

@@ -327,6 +327,8 @@ def weigh_update(
             return Finding(Settlement.FOUND, "recover|found", "a read shows it", resource_id)
         if "payor" in from_before:
             return _unclear_payer("Canvas shows another payer than before")
+        if is_visible:
+            return _unclear_payer("Canvas shows all other changes")
     for like, different in ((before, from_before), (sent, from_sent)):
         if like is not None and different is not None and not set(different) - not_ours:
             was_moved = is_moved and "order" in (from_before or ())
