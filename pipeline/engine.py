@@ -26,7 +26,7 @@ from pipeline import held
 from pipeline.clock import Clock, SystemClock, utc_text
 from pipeline.errors import ConfigError, IngestError, JournalTaken, PlanError, Stopped, fault
 from pipeline.feeds.feed import Feed
-from pipeline.files import sync
+from pipeline.files import displayed, sync
 from pipeline.job import Job, Progress
 from pipeline.journal.journal import Journal, Run
 from pipeline.metrics import write_metrics
@@ -518,7 +518,12 @@ def _point_latest(report_dir: Path, run_id: str) -> None:
 
 
 def _private_folder(folder: Path) -> None:
-    """Make it if need be; refuse a link, another owner's, or one that others may look into."""
+    """Make it if need be; refuse a link, another owner's, or one that others may look into.
+
+    polars writes below it, and takes no path that is not UTF-8.
+    """
+    if displayed(folder) != str(folder):
+        raise ConfigError(f"{folder}: the path is not UTF-8", "name another folder")
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:

@@ -31,8 +31,9 @@ from pipeline.feeds.bounds import FILES_MAX
 from pipeline.feeds.columns import Dates, Reading
 from pipeline.feeds.feed import Feed, Kind
 from pipeline.feeds.manifest import Expected
-from pipeline.feeds.source import RUN, Source
+from pipeline.feeds.source import Source
 from pipeline.feeds.texts import texts_of, wanted
+from pipeline.files import displayed
 from pipeline.guards import guard
 from pipeline.held import HeldRows
 from pipeline.job import Job, Progress, Reference, References
@@ -168,9 +169,9 @@ class Planner:
             path = self._writer.folder / f"input-{feed.name}.parquet"
             given.write_parquet(path)
             path.chmod(0o600)
-            found = [(path, str(path))]
+            found = [(path, displayed(path))]
         elif isinstance(given, Path):
-            found = [(given, str(given))]
+            found = [(given, displayed(given))]
         else:
             found = self._found(given or feed.path, f"feed {feed.name}")
         if not found:
@@ -196,7 +197,7 @@ class Planner:
             folder = self._new_folder()
             return fetch(pattern, what, folder, self._job.objects, self._check_stop)
         names = [pattern] if Path(pattern).is_file() else sorted(glob(pattern))  # noqa: PTH207 - the pattern is a whole path
-        return [(Path(name), name) for name in names]
+        return [(Path(name), displayed(name)) for name in names]
 
     def _new_folder(self) -> Path:
         """For copies of whole files: each set has its own, for names may be the same."""
@@ -224,7 +225,7 @@ class Planner:
         pairs = (
             pair
             for batch in read(source)
-            for pair in batch.frame.select(columns.values()).iter_rows()
+            for pair in zip(*(batch.frame[column] for column in columns.values()), strict=True)
         )
         return Crosswalk(reference.target, table_of(pairs))
 
@@ -287,7 +288,7 @@ class Planner:
 
     def _mended(self, feed: Feed) -> list[str]:
         """The runs whose rejects a feed's files are. Raises InputError where they cannot be taken alone."""
-        returned = [source for source in self.sources[feed.name] if RUN in source.header]
+        returned = [source for source in self.sources[feed.name] if source.run_column]
         if returned and feed.repeats == "count":
             raise InputError(
                 'these rows came back from a run, and with repeats = "count" equal rows are told apart '

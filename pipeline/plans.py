@@ -35,7 +35,8 @@ from pipeline.held import DIGESTS
 from pipeline.records import Disposition, Draft, Intent, Interaction, RowId, joined
 
 _SEAL: Final = "plan.json"
-SEQ: Final = "_seq"  # in the source parts, beside the source's own columns
+# In the source parts, beside the sender's own columns. No text file's header has a NUL.
+SEQ: Final = "\0seq"
 
 _ROWS_SCHEMA: Final = {
     "seq": pl.UInt32,  # within the feed, from 0

@@ -4,8 +4,10 @@ Reconciling is pure (`reconcile`); writing is beside it. Both go part by part, s
 bounded in memory like the plan. Only `reconciliation.*` and `rejects-*` hold anything of a row.
 """
 
+import codecs
 import csv
 import math
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +20,7 @@ import polars as pl
 
 from pipeline.clock import utc_text
 from pipeline.feeds.feed import TRAITS, Kind
-from pipeline.feeds.source import RUN
+from pipeline.feeds.source import added_columns
 from pipeline.files import replacing, write_private
 from pipeline.journal.journal import Journal, Run
 from pipeline.plans import SEQ, Plan
@@ -231,19 +233,18 @@ def _write_feed(
     traits = TRAITS[Kind(feed["kind"])]
     written = []
     parts = zip(plan.rows(name), plan.sources(name), strict=True)
-    with (
-        replacing(folder / f"rejects-{name}.csv") as path,
-        path.open("w", encoding=feed["encoding"], newline="") as file,
-    ):
-        rejects = _Rejects(file, feed, files, run_id)
-        for number, (rows, source) in enumerate(parts):
-            asked = rows.filter(pl.col("disposition").is_in(_IN_JOURNAL))
-            reconciled = reconcile(rows, journal.writes(asked["key"], run_id), shut, run_id)
-            totals.add(reconciled)
-            rejects.add(reconciled, source)
-            part = folder / f".part-{name}-{number:05}.parquet"
-            _lines(reconciled, run_id, name, traits.resource_type, files).write_parquet(part)
-            written.append(part)
+    with replacing(folder / f"rejects-{name}.csv") as path:
+        with path.open("w", encoding="utf-8", newline="") as file:
+            rejects = _Rejects(file, feed, files, run_id)
+            for number, (rows, source) in enumerate(parts):
+                asked = rows.filter(pl.col("disposition").is_in(_IN_JOURNAL))
+                reconciled = reconcile(rows, journal.writes(asked["key"], run_id), shut, run_id)
+                totals.add(reconciled)
+                rejects.add(reconciled, source)
+                part = folder / f".part-{name}-{number:05}.parquet"
+                _lines(reconciled, run_id, name, traits.resource_type, files).write_parquet(part)
+                written.append(part)
+        _encode(path, rejects.encoding)
     return written
 
 
@@ -284,44 +285,62 @@ def _defused(texts: pl.Expr) -> pl.Expr:
 
 
 class _Rejects:
-    """The rows to mend, as the sender wrote them, in the sender's dialect: they can be fed in again.
+    """The rows to correct, as the sender wrote them, in the sender's dialect, to be fed in again.
 
     So a cell of the sender's stays as it is, though a spreadsheet may run it; our own columns, which
-    are not read again, may hold Canvas' words, and are made harmless.
+    are not read again, may hold Canvas' words or names of files, and are made harmless.
     """
 
     def __init__(
         self, file: TextIO, feed: Mapping[str, Any], files: Sequence[str], run_id: str
     ) -> None:
+        self.encoding: str = feed["encoding"]  # or UTF-8, if a cell of the sender's does not fit
         self._columns: list[str] = feed["columns"]
-        self._added = ["_row", "_stage", "_field", "_rule", "_message", "_file"]
         self._files, self._run_id = files, run_id
         # With CRLF line ends the csv module quotes a cell that holds a CR or an LF; with LF alone
         # a CR would stand unquoted, and the file could not be fed in again.
         self._writer = csv.writer(file, delimiter=feed["delimiter"], lineterminator="\r\n")
-        self._writer.writerow([*self._columns, *self._added, RUN])
+        self._fit(self._columns)
+        self._writer.writerow([*self._columns, *added_columns(self._columns)])
 
     def add(self, rows: pl.DataFrame, source: pl.DataFrame) -> None:
         """The rejected and refused rows of one part."""
         returned = rows.filter(pl.col("disposition").is_in(_RETURNED))
-        names = ["seq", "row", "stage", "field", "rule", "message", "file"]
-        told = returned.select(names).with_columns(_defused(pl.col("message")))
-        why = told.rename({name: f"_{name}" for name in names if name != "seq"})
-        absent = [
-            pl.lit(None, dtype=pl.String).alias(name)
-            for name in self._columns
-            if name not in source.columns
-        ]
-        joined = why.join(
-            source.with_columns(absent),
-            left_on="seq",
-            right_on=SEQ,
-            how="left",
-            maintain_order="left",
+        file = pl.col("file").replace_strict(
+            list(range(len(self._files))), list(self._files), return_dtype=pl.String
         )
-        for line in joined.select(self._columns + self._added).iter_rows():
-            *cells, file = line
-            self._writer.writerow([*cells, self._files[file], self._run_id])
+        why = returned.select(
+            "row", "stage", "field", "rule", _defused(pl.col("message")), _defused(file)
+        )
+        for cells, ours in zip(self._cells(returned["seq"], source), why.iter_rows(), strict=True):
+            self._fit(cells)
+            self._writer.writerow([*cells, *ours, self._run_id])
+
+    def _fit(self, cells: Sequence[str | None]) -> None:
+        """Change to UTF-8 if the encoding lacks a character of cells out of a Parquet file."""
+        try:
+            "".join(cell or "" for cell in cells).encode(self.encoding)
+        except UnicodeError:
+            self.encoding = "utf-8-sig"
+
+    def _cells(self, seqs: pl.Series, source: pl.DataFrame) -> Iterator[tuple[str | None, ...]]:
+        """The sender's cells of some rows, by column; a file of several may lack a column."""
+        rows = seqs.alias(SEQ).to_frame().join(source, on=SEQ, how="left", maintain_order="left")
+        absent = [None] * rows.height
+        cells = [rows[name] if name in rows.columns else absent for name in self._columns]
+        return zip(*cells, strict=True)
+
+
+def _encode(path: Path, encoding: str) -> None:
+    """Rewrite a UTF-8 text in another encoding; characters of ours that it lacks are spelled out."""
+    if codecs.lookup(encoding).name == "utf-8":
+        return
+    with (
+        replacing(path) as part,
+        path.open(encoding="utf-8", newline="") as text,
+        part.open("w", encoding=encoding, errors="backslashreplace", newline="") as encoded,
+    ):
+        shutil.copyfileobj(text, encoded)
 
 
 # What is gone --------------------------------------------------------------------------------------
