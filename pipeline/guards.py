@@ -36,6 +36,7 @@ def _exceeded(
         meta = metas[feed.name]
         for totals in (job.expected, said):
             yield from _not_as_expected(feed.name, meta, totals.get(feed.name, Expected()))
+        yield from _unaccounted(feed.name, meta)
         yield from _rejected(feed.name, meta["planned"], limits)
         if feed.name not in job.inputs:
             yield from _changed(feed.name, meta, last_feed(feed.name), limits.change_max)
@@ -68,6 +69,18 @@ def _unexpected(name: str, expected: str, found: str) -> LimitError:
         f"feed {name}: the sender says {expected}, the files hold {found}",
         "ask the sender which is right; the file may be cut short",
     )
+
+
+def _unaccounted(name: str, meta: Mapping[str, Any]) -> Iterator[LimitError]:
+    """The reader and the mapping count apart (`feeds/tally.py`): they must agree before a write."""
+    read = (meta["rows_read"], meta["cents_read"])
+    planned = (sum(meta["planned"].values()), meta["planned_cents"])
+    if read != planned:
+        yield LimitError(
+            f"feed {name}: {read[0]:,} rows and {usd(read[1])} USD read, "
+            f"{planned[0]:,} rows and {usd(planned[1])} USD planned",
+            "nothing was sent. This is a fault of canvas-ingest: report it with this line",
+        )
 
 
 def _rejected(name: str, planned: Mapping[str, int], limits: Limits) -> Iterator[LimitError]:

@@ -257,12 +257,11 @@ class Planner:
         """One feed, into the plan. Its control totals are those of the rows as they were read."""
         sources = self.sources[feed.name]
         mended = self._mended(feed)
-        rows_read = cents_read = 0
+        cents_read = 0
         parts = list(parts_of(sources))
         brief = self._workers.share(self.brief(feed), self._new_folder())
         calls = (partial(make_part, brief, number, part) for number, part in enumerate(parts))
         for made in self._workers.in_turn(calls, self._check_stop):
-            rows_read += made.rows
             cents_read += made.cents
             self._progress.rows_read += made.rows
         self._writer.has(feed.name, len(parts))
@@ -277,7 +276,7 @@ class Planner:
                     for source in sources
                 ],
                 "mended_from": mended,
-                "rows_read": rows_read,
+                "rows_read": sum(source.rows for source in sources),
                 "cents_read": cents_read,
                 "columns": columns,
                 "delimiter": sources[0].delimiter,
@@ -852,8 +851,9 @@ def _verdict_of(adopted: Adopted, *, may_update: bool) -> tuple[str, ...]:
 def _totals(writer: PlanWriter, feed: Feed, judged: "_Judged") -> dict[str, Any]:
     """What the plan comes to: rows by disposition, and what is to be sent."""
     counts, warned = Counter[str](), Counter[str]()
-    cents = 0
+    cents = cents_of_all = 0
     for rows in writer.rows(feed.name).judged(["disposition", "amount_cents", "rule"]):
+        cents_of_all += int(rows["amount_cents"].sum())
         counts.update(dict(rows.group_by("disposition").len().iter_rows()))
         warned.update({rule: int((rows["rule"] == rule).sum()) for rule in _WARNINGS})
         is_sent = pl.col("disposition") == Disposition.PENDING.value
@@ -861,6 +861,7 @@ def _totals(writer: PlanWriter, feed: Feed, judged: "_Judged") -> dict[str, Any]
     cancelled = judged.missing.filter(pl.col("interaction") != "").height
     return {
         "planned": {word.value: counts[word.value] for word in Disposition},
+        "planned_cents": cents_of_all,
         "to_send": counts[Disposition.PENDING.value] + cancelled,
         "to_send_cents": cents if feed.traits.has_money else 0,
         "warnings": {rule: count for rule, count in warned.items() if count},

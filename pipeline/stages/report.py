@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final, TextIO
 
@@ -51,6 +52,7 @@ _GONE: Final = ("reported", "cancelled", "not_cancelled", "refused", "in_doubt",
 _CHANGES_COLUMNS: Final = ("row", "key", "resource_id", "element", "before", "after")
 _MISSING_COLUMNS: Final = ("key", "resource_id", "outcome", "rule", "message")
 _ENDED_EARLY: Final = (1, 2, 5, 130)
+_UNBALANCED: Final = "rows or amounts are unaccounted for, a fault of canvas-ingest: report it"
 _IN_JOURNAL: Final = (Disposition.PENDING.value, Disposition.IN_DOUBT.value)
 _RETURNED: Final = (Disposition.REJECTED.value, Disposition.REFUSED.value)
 # What a spreadsheet would run as a formula, full-width forms included (reliability.md).
@@ -70,31 +72,19 @@ _ENDS: Final = {
 
 @dataclass(slots=True)
 class Totals:
-    """What a feed's rows add up to."""
+    """What a feed's rows add up to. `rows` and `cents` are those of the written reconciliation."""
 
     rows: Counter[str] = field(default_factory=Counter)  # by disposition
     cents: Counter[str] = field(default_factory=Counter)
+    unreadable: int = 0
     rules: Counter[str] = field(default_factory=Counter)  # of the rows rejected or refused
     missing: Counter[str] = field(default_factory=Counter)  # of the rows that are gone, by outcome
     pending: Counter[str] = field(default_factory=Counter)  # by interaction
     changes: Counter[str] = field(default_factory=Counter)  # what updates change, by element
     adopted: int = 0  # taken over from what Canvas held
-    unreadable: int = 0
 
     def add(self, frame: pl.DataFrame) -> None:
-        """Count the rows of a reconciled part."""
-        for disposition, rows, cents, unreadable in (
-            frame.group_by("disposition")
-            .agg(
-                pl.len(),
-                pl.col("amount_cents").sum(),
-                pl.col("amount_cents").null_count().alias("unreadable"),
-            )
-            .iter_rows()
-        ):
-            self.rows[disposition] += rows
-            self.cents[disposition] += cents
-            self.unreadable += unreadable
+        """Count what else is shown of a reconciled part."""
         left = frame.filter(pl.col("disposition") == Disposition.PENDING.value)
         self.pending.update(left["interaction"].to_list())
         self.adopted += int((frame["rule"] == ADOPTED).sum())
@@ -209,6 +199,7 @@ def report(
             changes = _changes(plan.changes(name), feed, totals[name])
             _write_text(folder / f"changes-{name}.csv", changes)
     _write_reconciliation(folder, parts)
+    _count(folder / "reconciliation.parquet", totals)
     exchanges = journal.exchanges(facts.run.run_id)
     summary = _summary(feeds, plan, totals, journal, facts, exchanges)
     write_private(folder / "summary.json", orjson.dumps(summary, option=orjson.OPT_INDENT_2))
@@ -272,6 +263,21 @@ def _write_reconciliation(folder: Path, parts: list[Path]) -> None:
         lines.with_columns(_defused(pl.col(pl.String))).sink_csv(path)
     for part in parts:
         part.unlink()
+
+
+def _count(path: Path, totals: Mapping[str, Totals]) -> None:
+    """Count the rows and cents of a reconciliation as it was written."""
+    amount = pl.col("amount_usd")
+    lines = (
+        pl.scan_parquet(path, glob=False)
+        .group_by("feed", "disposition")
+        .agg(pl.len(), amount.sum(), amount.null_count().alias("unreadable"))
+        .collect(engine="streaming")
+    )
+    for feed, disposition, rows, usd_sum, unreadable in lines.iter_rows():
+        totals[feed].rows[disposition] += rows
+        totals[feed].cents[disposition] += int((usd_sum or Decimal(0)).scaleb(2))
+        totals[feed].unreadable += unreadable
 
 
 def _defused(texts: pl.Expr) -> pl.Expr:
@@ -417,7 +423,10 @@ def _summary(
     rows = sum((each.rows for each in totals.values()), Counter[str]())
     elsewhere = max(journal.doubt_count(facts.run.run_id) - rows[Disposition.IN_DOUBT.value], 0)
     gone = sum((each.missing for each in totals.values()), Counter[str]())
+    difference = "" if plan is None else "; ".join(filter(None, map(_difference, lines)))
     code = exit_code(facts.run, rows, elsewhere, gone)
+    if difference and code not in _ENDED_EARLY:
+        code = 1
     recovered = journal.settled(facts.run.run_id)
     requests = requests_summary(exchanges)
     is_planned = plan is not None and facts.run.command == "plan"
@@ -429,7 +438,7 @@ def _summary(
         "finished_at": facts.run.finished_at,
         "version": facts.version,
         "exit_code": code,
-        "failure": facts.run.failure,
+        "failure": facts.run.failure or (difference and f"{_UNBALANCED}: {difference}"),
         "config_sha256": facts.config_sha256,
         "patients_unasked": 0 if plan is None else plan.meta.get("patients_unasked", 0),
         "balanced": plan is not None and all(line["balanced"] for line in lines),
@@ -544,6 +553,19 @@ def _feed_summary(name: str, feed: Mapping[str, Any], totals: Totals) -> dict[st
         summary["amounts_unreadable"] = totals.unreadable
         summary["balanced"] = summary["balanced"] and totals.cents.total() == cents_read
     return summary
+
+
+def _difference(line: Mapping[str, Any]) -> str:
+    """How the rows of a feed's summary differ from what was read; "" if they balance."""
+    if line["balanced"]:
+        return ""
+    rows = sum(line["dispositions"].values())
+    found = f"feed {line['name']}: {line['rows_read']:,} rows read, {rows:,} rows reported"
+    if "amount_usd" not in line:
+        return found
+    amounts = dict(line["amount_usd"])
+    read = amounts.pop("read")
+    return f"{found}; {read} USD read, {sum(map(Decimal, amounts.values()))} USD reported"
 
 
 def _missing_summary(feed: Mapping[str, Any], totals: Totals) -> dict[str, Any]:
