@@ -23,6 +23,7 @@ from pipeline.clock import utc_text
 from pipeline.feeds.feed import TRAITS, Kind
 from pipeline.feeds.source import added_columns
 from pipeline.files import replacing, write_private
+from pipeline.journal.ends import Ends
 from pipeline.journal.journal import Journal, Run
 from pipeline.plans import SEQ, Plan
 from pipeline.records import ADOPTED, Disposition, Interaction, Stage, State, usd
@@ -40,6 +41,7 @@ _COLUMNS: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
     "resource_type": pl.String,
     "resource_id": pl.String,
     "amount_usd": pl.Decimal(18, 2),
+    "amount_in_doubt_usd": pl.Decimal(18, 2),  # of the write that is in doubt
     "http_status": pl.Int64,
     "rule": pl.String,
     "message": pl.String,
@@ -52,6 +54,11 @@ _GONE: Final = ("reported", "cancelled", "not_cancelled", "refused", "in_doubt",
 _CHANGES_COLUMNS: Final = ("row", "key", "resource_id", "element", "before", "after")
 _MISSING_COLUMNS: Final = ("key", "resource_id", "outcome", "rule", "message")
 _ENDED_EARLY: Final = (1, 2, 5, 130)
+_OTHER_AMOUNT: Final = "amount|in_doubt"
+_SETTLE_FIRST: Final = (
+    "the file has another amount now than the write that is in doubt (amount_in_doubt_usd): "
+    "settle that one first, with `canvas-ingest review`"
+)
 _UNBALANCED: Final = "rows or amounts are unaccounted for, a fault of canvas-ingest: report it"
 _IN_JOURNAL: Final = (Disposition.PENDING.value, Disposition.IN_DOUBT.value)
 _RETURNED: Final = (Disposition.REJECTED.value, Disposition.REFUSED.value)
@@ -77,6 +84,7 @@ class Totals:
     rows: Counter[str] = field(default_factory=Counter)  # by disposition
     cents: Counter[str] = field(default_factory=Counter)
     unreadable: int = 0
+    cents_in_doubt: int = 0  # of the writes that are in doubt: the rows may have others by now
     rules: Counter[str] = field(default_factory=Counter)  # of the rows rejected or refused
     missing: Counter[str] = field(default_factory=Counter)  # of the rows that are gone, by outcome
     pending: Counter[str] = field(default_factory=Counter)  # by interaction
@@ -149,6 +157,7 @@ def reconcile(
             for name in ("http_status", "attempts", "correlation_id", "sent_at", "settled_at")
         ),
     )
+    rows = _with_amounts_in_doubt(rows)
     return rows.with_columns(
         pl.when(pl.col("disposition") == Disposition.REFUSED.value)
         .then(pl.lit(Stage.UPLOAD.value))
@@ -158,6 +167,21 @@ def reconcile(
         .then(pl.lit("row"))
         .otherwise(pl.col("field"))
         .alias("field"),
+    )
+
+
+def _with_amounts_in_doubt(rows: pl.DataFrame) -> pl.DataFrame:
+    """Add the amount of a write in doubt, and say so if the row has another one by now."""
+    in_doubt = pl.col("disposition") == Disposition.IN_DOUBT.value
+    amount = pl.when(in_doubt).then(pl.col("amount_cents_write"))
+    differs = in_doubt & (pl.col("amount_cents_write") != pl.col("amount_cents"))
+    return rows.with_columns(
+        amount.alias("amount_cents_in_doubt"),
+        pl.when(differs).then(pl.lit(_OTHER_AMOUNT)).otherwise(pl.col("rule")).alias("rule"),
+        pl.when(differs)
+        .then(pl.format("{}; {}", pl.col("message"), pl.lit(_SETTLE_FIRST)))
+        .otherwise(pl.col("message"))
+        .alias("message"),
     )
 
 
@@ -177,7 +201,7 @@ def report(
     folder: Path,
     feeds: Mapping[str, Mapping[str, Any]],
     plan: Plan | None,
-    journal: Journal,
+    ends: Ends,
     facts: Facts,
 ) -> dict[str, Any]:
     """Write the run's folder anew and return what `summary.json` holds.
@@ -189,21 +213,21 @@ def report(
     totals = {name: Totals() for name in feeds}
     parts: list[Path] = []
     if plan is not None:
-        shut = sorted(journal.shut_lanes())
         for name, feed in feeds.items():
             run_id = facts.run.run_id
-            parts += _write_feed(folder, name, feed, plan, journal, run_id, shut, totals[name])
-            gone = _missing(plan.missing(name), journal, run_id)
+            parts += _write_feed(folder, name, feed, plan, ends, run_id, totals[name])
+            gone = _missing(name, plan.missing(name), ends, run_id)
             totals[name].missing.update(gone["outcome"].to_list())
             _write_text(folder / f"missing-{name}.csv", [gone])
             changes = _changes(plan.changes(name), feed, totals[name])
             _write_text(folder / f"changes-{name}.csv", changes)
     _write_reconciliation(folder, parts)
     _count(folder / "reconciliation.parquet", totals)
-    exchanges = journal.exchanges(facts.run.run_id)
-    summary = _summary(feeds, plan, totals, journal, facts, exchanges)
+    exchanges = ends.journal.exchanges(facts.run.run_id)
+    summary = _summary(feeds, plan, totals, ends, facts, exchanges)
     write_private(folder / "summary.json", orjson.dumps(summary, option=orjson.OPT_INDENT_2))
     write_private(folder / "report.html", page(summary, exchanges, folder).encode())
+    ends.keep()
     return summary
 
 
@@ -215,9 +239,8 @@ def _write_feed(
     name: str,
     feed: Mapping[str, Any],
     plan: Plan,
-    journal: Journal,
+    ends: Ends,
     run_id: str,
-    shut: Sequence[str],
     totals: Totals,
 ) -> list[Path]:
     files = [Path(file["path"]).name for file in feed["files"]]
@@ -229,7 +252,8 @@ def _write_feed(
             rejects = _Rejects(file, feed, files, run_id)
             for number, (rows, source) in enumerate(parts):
                 asked = rows.filter(pl.col("disposition").is_in(_IN_JOURNAL))
-                reconciled = reconcile(rows, journal.writes(asked["key"], run_id), shut, run_id)
+                writes = ends.writes(f"{name}-{number:05}", asked["key"])
+                reconciled = reconcile(rows, writes, ends.facts["shut"], run_id)
                 totals.add(reconciled)
                 rejects.add(reconciled, source)
                 part = folder / f".part-{name}-{number:05}.parquet"
@@ -248,9 +272,13 @@ def _lines(
         pl.lit(feed).alias("feed"),
         pl.lit(resource_type).alias("resource_type"),
         pl.col("file").replace_strict(list(range(len(files))), list(files), return_dtype=pl.String),
-        (pl.col("amount_cents").cast(pl.Decimal(18, 2)) / 100)
-        .cast(pl.Decimal(18, 2))
-        .alias("amount_usd"),
+        *(
+            (pl.col(cents).cast(pl.Decimal(18, 2)) / 100).cast(pl.Decimal(18, 2)).alias(amount)
+            for cents, amount in (
+                ("amount_cents", "amount_usd"),
+                ("amount_cents_in_doubt", "amount_in_doubt_usd"),
+            )
+        ),
         pl.col("attempts").fill_null(0),
     ).select(pl.col(column).cast(kind) for column, kind in _COLUMNS.items())
 
@@ -271,13 +299,19 @@ def _count(path: Path, totals: Mapping[str, Totals]) -> None:
     lines = (
         pl.scan_parquet(path, glob=False)
         .group_by("feed", "disposition")
-        .agg(pl.len(), amount.sum(), amount.null_count().alias("unreadable"))
+        .agg(
+            pl.len(),
+            amount.sum(),
+            amount.null_count().alias("unreadable"),
+            pl.col("amount_in_doubt_usd").sum(),
+        )
         .collect(engine="streaming")
     )
-    for feed, disposition, rows, usd_sum, unreadable in lines.iter_rows():
+    for feed, disposition, rows, usd_sum, unreadable, in_doubt in lines.iter_rows():
         totals[feed].rows[disposition] += rows
         totals[feed].cents[disposition] += int((usd_sum or Decimal(0)).scaleb(2))
         totals[feed].unreadable += unreadable
+        totals[feed].cents_in_doubt += int((in_doubt or Decimal(0)).scaleb(2))
 
 
 def _defused(texts: pl.Expr) -> pl.Expr:
@@ -352,12 +386,12 @@ def _encode(path: Path, encoding: str) -> None:
 # What is gone --------------------------------------------------------------------------------------
 
 
-def _missing(lines: pl.DataFrame, journal: Journal, run_id: str) -> pl.DataFrame:
+def _missing(name: str, lines: pl.DataFrame, ends: Ends, run_id: str) -> pl.DataFrame:
     """The rows of the last complete run that are gone, and what became of them."""
-    writes = journal.writes(lines["key"], run_id).filter(pl.col("run_id") == run_id)
+    writes = ends.writes(f"{name}-missing", lines["key"]).filter(pl.col("run_id") == run_id)
     joined = lines.join(writes, on="key", how="left", suffix="_write", maintain_order="left")
     is_meant = pl.col("interaction") != ""
-    ends = pl.col("state").replace_strict(
+    outcomes = pl.col("state").replace_strict(
         {**{state.value: end.value for state, end in _ENDS.items()}, "CONFIRMED": "cancelled"},
         default=Disposition.PENDING.value,
         return_dtype=pl.String,
@@ -367,7 +401,7 @@ def _missing(lines: pl.DataFrame, journal: Journal, run_id: str) -> pl.DataFrame
     return joined.select(
         "key",
         "resource_id",
-        pl.when(is_meant).then(ends).otherwise(kept).alias("outcome"),
+        pl.when(is_meant).then(outcomes).otherwise(kept).alias("outcome"),
         *(
             pl.when(is_meant)
             .then(pl.col(f"{name}_write"))
@@ -415,19 +449,19 @@ def _summary(
     feeds: Mapping[str, Mapping[str, Any]],
     plan: Plan | None,
     totals: Mapping[str, Totals],
-    journal: Journal,
+    ends: Ends,
     facts: Facts,
     exchanges: pl.DataFrame,
 ) -> dict[str, Any]:
+    journal = ends.journal
     lines = [_feed_summary(name, feed, totals[name]) for name, feed in feeds.items()]
     rows = sum((each.rows for each in totals.values()), Counter[str]())
-    elsewhere = max(journal.doubt_count(facts.run.run_id) - rows[Disposition.IN_DOUBT.value], 0)
+    elsewhere = max(ends.facts["doubts"] - rows[Disposition.IN_DOUBT.value], 0)
     gone = sum((each.missing for each in totals.values()), Counter[str]())
     difference = "" if plan is None else "; ".join(filter(None, map(_difference, lines)))
     code = exit_code(facts.run, rows, elsewhere, gone)
     if difference and code not in _ENDED_EARLY:
         code = 1
-    recovered = journal.settled(facts.run.run_id)
     requests = requests_summary(exchanges)
     is_planned = plan is not None and facts.run.command == "plan"
     return {
@@ -443,11 +477,9 @@ def _summary(
         "patients_unasked": 0 if plan is None else plan.meta.get("patients_unasked", 0),
         "balanced": plan is not None and all(line["balanced"] for line in lines),
         "in_doubt_elsewhere": elsewhere,
-        "recovered": {
-            "found": recovered.get("found", 0),
-            "sent_again": recovered.get("absent", 0),
-            "set_aside": recovered.get("suspected", 0),
-        },
+        "recovered": ends.facts["recovered"],
+        "settled": ends.facts["settled"],
+        "sent_again": ends.facts["sent_again"],
         "journal": {
             "id": journal.name,
             "dir": str(journal.folder.resolve()),
@@ -550,6 +582,7 @@ def _feed_summary(name: str, feed: Mapping[str, Any], totals: Totals) -> dict[st
     if traits.has_money:
         amounts = {word.value: usd(totals.cents[word.value]) for word in Disposition}
         summary["amount_usd"] = {"read": usd(cents_read), **amounts}
+        summary["amount_in_doubt_usd"] = usd(totals.cents_in_doubt)
         summary["amounts_unreadable"] = totals.unreadable
         summary["balanced"] = summary["balanced"] and totals.cents.total() == cents_read
     return summary
@@ -588,6 +621,7 @@ def requests_summary(exchanges: pl.DataFrame) -> dict[str, Any]:
     return {
         "total": exchanges.height,
         "by_status": dict(sorted(Counter(statuses).items())),
+        "writes": exchanges.filter(pl.col("purpose") == "write").height,
         "retried": exchanges.filter(
             (pl.col("purpose") == "write") & (pl.col("attempt") > 1)
         ).height,
