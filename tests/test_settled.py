@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from decimal import Decimal
 
 import orjson
@@ -135,20 +136,23 @@ async def test_the_report_and_review_show_both_amounts(make_world: MakeWorld) ->
 
 
 async def test_an_old_report_is_the_first_one_to_the_byte(make_world: MakeWorld) -> None:
-    world = await make_world(patients=9, faults=LOST)
-    world.write_config(feeds=LEDGER_ONLY, resend_absent="none", doubts_max=100)
-    refused = [(f"R{n}", patient_key(n), "5.00", f"claim{n}") for n in (5, 6)]
-    bad = [("B1", patient_key(7), "x", "")]
-    world.write_ledger([*ROWS, *refused, *bad])
+    world = await make_world(patients=9, balance="10.00")
+    world.write_config(feeds=LEDGER_ONLY, resend_absent="none", doubts_max=100, concurrency=1)
+    lost = [(f"L{n}", patient_key(n), "5.00", "") for n in range(3)]
+    refused = [(f"R{n}", patient_key(n), "11.00", "") for n in (3, 4)]
+    rest = [("B1", patient_key(5), "x", ""), ("C1", patient_key(6), "2.00", "")]
+    world.write_ledger([*lost, *refused, *rest])
+    world.sandbox.set_faults(replace(LOST, faults_max=3))
     first = await world.run()
+    assert counts(first) == {"in_doubt": 3, "refused": 2, "rejected": 1, "created": 1}
     files = ("reconciliation.csv", "reconciliation.parquet", "rejects-ledger.csv", "summary.json")
     before = {name: (first.folder / name).read_bytes() for name in files}
-    world.sandbox.set_faults(Faults())
     world.write_config(feeds=LEDGER_ONLY, resend_absent="all")
-    fixed = [(txn, patient, "6.00", "") for txn, patient, _, _ in refused]
-    world.write_ledger([*ROWS, *fixed, ("B1", patient_key(7), "1.00", "")])
+    fixed = [("R3", patient_key(3), "6.00", ""), ("B1", patient_key(5), "1.00", "")]
+    world.write_ledger([*lost, *fixed, refused[1], rest[1]])
     second = await world.run()
-    assert counts(second)["created"] == 7
+    assert counts(second) == {"created": 5, "refused": 1, "unchanged": 1}
+    given(world, first, second)
     again = await engine.report_again(world.job(), first.run_id)
     assert again.exit_code == first.exit_code
     for name, content in before.items():
