@@ -332,8 +332,8 @@ class Planner:
                 before = last["files_before"]
         judged.meta["files_before"] = before
         count = len(judged.meta["files"])
-        judged.is_short = before is not None and count < before
-        if judged.is_short:
+        if before is not None and count < before:
+            judged.is_short = True
             self._notices.append(
                 {
                     "rule": "files|fewer",
