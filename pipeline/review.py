@@ -39,6 +39,7 @@ from pipeline.sending import Sending, connected, with_bodies
 from pipeline.stages.recover import like_of
 
 _DONE: Final = 0
+_REFUSED: Final = 3  # a decision was not carried out
 _LEFT: Final = 4
 _SETTLED: Final = (State.CONFIRMED.value, State.REFUSED.value)
 
@@ -125,7 +126,8 @@ async def review(
                         job.canvas.credentials.require()
                         decided = await work.decide()
                     cases, unasked = await work.cases()
-            left = _LEFT if journal.doubts() else _DONE
+            is_refused = any(each.what == "refused" for each in decided)
+            left = _LEFT if journal.doubts() else _REFUSED if is_refused else _DONE
         except IngestError as error:
             left, failure = error.exit_code, str(error)
             raise
