@@ -22,7 +22,7 @@ from pipeline.canvas.transport import Reply
 from pipeline.clock import HandClock, SystemClock
 from pipeline.errors import SearchFailed
 from pipeline.fhir.codes import Contract
-from pipeline.fhir.coverage import coverage, likeness, payor_of
+from pipeline.fhir.coverage import coverage, likeness, organizations_of, payor_of
 from pipeline.fhir.payment_notice import payment_notice
 from pipeline.journal.journal import Journal, Run
 from pipeline.records import Doubt, Finding, Intent, Interaction, Settlement
@@ -307,6 +307,30 @@ def test_where_a_payer_cannot_be_compared_the_time_of_our_last_write_stays_the_c
     shown = {**before, "payor": [{"reference": "Organization/another"}]}
     found = weigh_update(update, sent, before, shown, {}, is_moved=is_moved, is_probed=is_probed)
     assert (found.settlement, found.held_at, found.probe_at) == expected
+
+
+@pytest.mark.parametrize("known", [{}, {"60054": "Organization/one"}], ids=["none", "the first"])
+@pytest.mark.parametrize("rule", ["conflict", "canvas|500"])
+def test_an_edit_equal_to_the_other_changes_does_not_prove_an_unknown_payer(
+    known: dict[str, str], rule: str
+) -> None:
+    """Another user set the same end as the file, and the payer of the file cannot be compared."""
+    before = {**covered(), "payor": [{"identifier": {"value": "60054"}}]}
+    end = {"start": "2026-01-01", "end": "2026-12-31"}
+    sent = {**before, "payor": [{"identifier": {"value": "87726"}}], "period": end}
+    shown = {**sent, "payor": [{"reference": "Organization/other"}]}
+    found = weigh_update(updating(rule), sent, before, shown, known, is_moved=False)
+    assert found.settlement is not Settlement.FOUND
+    named = {**sent, "payor": [{**sent["payor"][0], "display": "Plan"}]}
+    shown["payor"][0]["display"] = "plan"
+    found = weigh_update(updating(rule), named, before, shown, known, is_moved=False)
+    assert found.settlement is Settlement.FOUND, "its name agrees"
+
+
+def test_a_payer_id_that_was_shown_as_two_organizations_is_not_known() -> None:
+    seen = [("60054", "Organization/one"), ("87726", "Organization/two")]
+    assert organizations_of(seen) == dict(seen)
+    assert organizations_of([*seen, ("60054", "Organization/two")]) == dict(seen[1:])
 
 
 async def test_a_read_may_be_as_old_as_the_quiet_time(journal: Journal) -> None:

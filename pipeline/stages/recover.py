@@ -320,7 +320,10 @@ def weigh_update(
     from_before = None if before is None else coverage_differences(before, shown, organizations)
     not_ours = {"order"} if is_moved else set[str]()
     if sent is not None and from_sent == () and from_before:
-        if _is_comparable(sent, organizations) or set(from_before) - not_ours - {"payor"}:
+        is_visible = bool(set(from_before) - not_ours - {"payor"})
+        if _is_comparable(sent, organizations) or (
+            is_visible and _has_payer(shown, sent, before, organizations)
+        ):
             return Finding(Settlement.FOUND, "recover|found", "a read shows it", resource_id)
         if "payor" in from_before:
             return _unclear_payer("Canvas shows another payer than before")
@@ -380,6 +383,18 @@ def _unedited(doubt: Doubt, *, is_comparable: bool, is_probed: bool) -> Finding:
         "perhaps in its payer: correct the file or Canvas, then run again"
     )
     return Finding(Settlement.CONFLICT, "conflict", message)
+
+
+def _has_payer(
+    shown: Content, sent: Content, before: Content | None, organizations: Organizations
+) -> bool:
+    """Return whether nothing suggests that the payer shown is another one than the one that was sent.
+
+    If an update changes the payer, too, its other elements prove nothing about it: another user may have
+    edited just those.
+    """
+    is_named = compare_payers(sent, shown, organizations) is Payers.SAME
+    return is_named or (before is not None and payer_id_of(before) == payer_id_of(sent))
 
 
 def _is_comparable(coverage: Content | None, organizations: Organizations) -> bool:

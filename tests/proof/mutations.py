@@ -45,7 +45,9 @@ _WEIGHED: Final = "tests/test_recover.py::test_only_what_is_certain_is_settled"
 _DATES: Final = (
     "tests/test_recover.py::test_the_server_is_never_earlier_or_later_than_its_dates_leave_open"
 )
-_EDITED: Final = "tests/proof/test_simulation.py::test_updates_write_over_nobodys_edit"
+_EDITED: Final = (
+    "tests/proof/test_simulation.py::test_updates_overwrite_no_edit_and_no_other_insurer"
+)
 _PAYER: Final = "tests/test_recover.py::test_where_a_payer_cannot_be_compared_the_time_of_our_last_write_stays_the_condition"
 _UNDER_FAULTS: Final = "tests/test_run.py::test_never_two_effects_for_a_row_under_faults"
 _SHUT_LANE: Final = "tests/test_run.py::test_a_lane_stays_shut_behind_a_write_in_doubt"
@@ -241,8 +243,8 @@ MUTATIONS: Final = (
         "13b",
         "one scan counts as two that agree",
         _RECOVER,
-        "            if now == before:\n                return now\n",
-        "            return now\n",
+        "            if now == before:\n",
+        "            if True:\n",
         ("tests/test_recover.py::test_what_a_search_shows_counts_once_the_next_one_shows_it_too",),
     ),
     Mutation(
@@ -281,8 +283,8 @@ MUTATIONS: Final = (
         "16",
         "a row's key is its number in the file",
         "pipeline/stages/validate.py",
-        "row_key(feed.name, [canonical(name, values[name], reading) for name in feed.key])",
-        "row_key(feed.name, [str(row)])",
+        "parts = [canonical(name, values[name], reading) for name in feed.key]",
+        "parts = [str(row)]",
         ("tests/test_rows.py::test_the_key_does_not_depend_on_spelling",),
     ),
     Mutation(
@@ -533,8 +535,8 @@ MUTATIONS: Final = (
         "45",
         "what a person edited is no difference",
         _RECOVER,
-        "if different is not None and not set(different) - not_ours:",
-        "if different is not None:",
+        "if like is not None and different is not None and not set(different) - not_ours:",
+        "if like is not None and different is not None:",
         (_EDITED,),
     ),
     Mutation(
@@ -857,6 +859,95 @@ MUTATIONS: Final = (
         "order.partitions[piece_of(each.lane)] == number",
         "1 + piece_of(each.key) % order.count == number",
         ("tests/test_partitions.py::test_a_patients_writes_keep_their_order",),
+    ),
+    Mutation(
+        "70",
+        "a payer that is another one is no difference",
+        "pipeline/fhir/coverage.py",
+        '        "payor": organization_of(resource, organizations),\n',
+        "",
+        (_EDITED, "tests/test_payer.py::test_an_edit_of_a_payer_that_is_known_is_a_conflict"),
+    ),
+    Mutation(
+        "71",
+        "an update is found though Canvas shows no difference from before",
+        _RECOVER,
+        "if sent is not None and from_sent == () and from_before:\n",
+        "if sent is not None and from_sent == ():\n            return Finding(Settlement.FOUND, 'recover|found', '', resource_id)\n        if sent is None:\n",
+        (
+            "tests/test_payer.py::test_a_lost_update_of_the_payer_is_never_taken_for_one_that_arrived",
+        ),
+    ),
+    Mutation(
+        "72",
+        "another element proves an update whose payer is not known",
+        _RECOVER,
+        "is_visible and _has_payer(shown, sent, before, organizations)",
+        "is_visible",
+        (
+            "tests/test_recover.py::test_an_edit_equal_to_the_other_changes_does_not_prove_an_unknown_payer",
+        ),
+    ),
+    Mutation(
+        "73",
+        "a lost create is found in a coverage whose payer cannot be compared",
+        _RECOVER,
+        "return like, {each for each in like if payers[each] is Payers.UNKNOWN}",
+        "return like, set()",
+        ("tests/test_payer.py::test_a_lost_create_is_not_found_in_a_coverage_of_another_insurer",),
+    ),
+    Mutation(
+        "74",
+        "a lost create is found in a coverage of another payer",
+        _RECOVER,
+        "if payers[each] is not Payers.OTHER}",
+        "}",
+        ("tests/test_payer.py::test_a_lost_create_is_settled_by_a_payer_that_is_known",),
+    ),
+    Mutation(
+        "75",
+        "a coverage is taken over though its payer cannot be compared",
+        "pipeline/stages/adopt.py",
+        "pairs[payers].append((row.number, resource_id))",
+        "pairs[Payers.SAME].append((row.number, resource_id))",
+        ("tests/test_payer.py::test_a_coverage_whose_payer_may_be_another_one_is_not_taken_over",),
+    ),
+    Mutation(
+        "76",
+        "of a payer id with several Organizations one is taken",
+        "pipeline/fhir/coverage.py",
+        "return {each: found[each] for each in found if each not in several}",
+        "return {each: found[each] for each in found}",
+        (
+            "tests/test_recover.py::test_a_payer_id_that_was_shown_as_two_organizations_is_not_known",
+        ),
+    ),
+    Mutation(
+        "77",
+        "a run goes on however many rows were probably sent before",
+        "pipeline/guards.py",
+        'and meta["repeats"]["rows"] > allowed',
+        "and allowed < 0",
+        (
+            "tests/test_identity.py::test_a_changed_key_stops_before_anything_is_sent",
+            "tests/test_identity.py::test_a_renamed_feed_stops_before_anything_is_sent",
+        ),
+    ),
+    Mutation(
+        "78",
+        "the order of the fields is part of the key",
+        "pipeline/keys.py",
+        "    if known is not None and set(known) == set(feed.key):\n        return known\n",
+        "    if feed.key:\n        return feed.key\n",
+        ("tests/test_identity.py::test_the_order_of_the_fields_in_a_key_is_no_part_of_it",),
+    ),
+    Mutation(
+        "79",
+        "the delivery is no part of a counted row's identity",
+        "pipeline/feeds/feed.py",
+        "for text in (feed.name, *reading.delivery)]",
+        "for text in (feed.name,)]",
+        ("tests/test_deliveries.py::test_equal_rows_of_two_increments_are_two_payments",),
     ),
 )
 

@@ -64,6 +64,10 @@ def test_updates_overwrite_no_edit_and_no_other_insurer() -> None:
         pytest.param(11064299, id="a probe that was not carried out is not made again"),
         pytest.param(11034755, id="a clock that was set, and set back"),
         pytest.param(9022119, id="a probe that was never sent counts as used up"),
+        pytest.param(50, id="a lost create is found in another insurer's coverage"),
+        pytest.param(384, id="an update goes to another insurer's coverage"),
+        pytest.param(496, id="an edit equal to the file's end proves a payer that is not known"),
+        pytest.param(1638, id="the same, after an update that was refused"),
     ],
 )
 def test_what_long_runs_found_stays_mended(seed: int) -> None:
