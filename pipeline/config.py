@@ -605,9 +605,6 @@ class FeedSection(_Section):
                 raise ValueError(
                     f"{name} is used in key, order_by or only, and in neither columns nor constants"
                 )
-        ours = next((column for column in self.columns.values() if column.startswith("_")), None)
-        if ours is not None:
-            raise ValueError(f"columns: {ours} begins with _, and such columns are ignored")
         both = sorted(set(self.columns) & set(self.constants))
         if both:
             raise ValueError(f"{both[0]} stands in columns and in constants: keep one")

@@ -101,7 +101,7 @@ def draft(path: Path, kind: str | None = None, output: Path | None = None) -> Dr
     with TemporaryDirectory(prefix="canvas-ingest-init-") as scratch:
         feed, source = _found(path, Path(scratch))
         _refuse_data(source)
-        found = Kind(kind) if kind else synonyms.kind_of(source.header)
+        found = Kind(kind) if kind else synonyms.kind_of(source.kept)
         if found is None:
             raise ConfigError(
                 f"{path.name}: the names of its {len(source.header)} columns do not tell what it holds",
@@ -200,7 +200,7 @@ class _Drafting:
         self._source = source
         self._kind = kind
         self._sample = sample
-        self._matches = synonyms.matches(source.header, kind)
+        self._matches = synonyms.matches(source.kept, kind)
         self._columns: dict[str, str] = {}  # our field -> theirs
         self._lines = Lines()
         self._guessed: list[tuple[str, str]] = []
@@ -253,7 +253,7 @@ class _Drafting:
             elif match is not None:
                 self._lines.maybe_columns.append((name, match.column, self._why_not(name)))
                 self._decide(f'{name}: perhaps column "{match.column}"; {self._why_not(name)}')
-        further = synonyms.further(self._source.header)
+        further = synonyms.further(self._source.kept)
         if further:
             self._lines.notes.append(
                 f"DECIDE: a further coverage stands in the same row, in {', '.join(map(_safe, further))}. "
@@ -436,7 +436,7 @@ class _Drafting:
             return
         rows = self._sample
         if self._lines.only and self._lines.only != ["DECIDE"]:
-            rows = rows.filter(pl.col(self._columns["entry_type"]).is_in(self._lines.only))
+            rows = rows.filter(rows[self._columns["entry_type"]].is_in(self._lines.only))
         texts = rows[self._columns["amount"]].drop_nulls()
         cents = [cents_of(text, "positive") for text in texts]
         positive, negative = (

@@ -10,7 +10,7 @@ import asyncio
 import getpass
 import os
 import stat
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -26,15 +26,24 @@ from pipeline import held
 from pipeline.clock import Clock, SystemClock, utc_text
 from pipeline.errors import ConfigError, IngestError, JournalTaken, PlanError, Stopped, fault
 from pipeline.feeds.feed import Feed
-from pipeline.files import sync
+from pipeline.files import displayed, sync
 from pipeline.job import Job, Progress
+from pipeline.journal.ends import Ends
 from pipeline.journal.journal import Journal, Run
 from pipeline.keys import keys_of
 from pipeline.metrics import write_metrics
 from pipeline.partitions import spread
 from pipeline.planning import planned
 from pipeline.plans import Plan
-from pipeline.records import ADOPTED, Disposition, Doubt, Finding, Settlement, State
+from pipeline.records import (
+    ADOPTED,
+    Disposition,
+    Doubt,
+    Finding,
+    Interaction,
+    Settlement,
+    State,
+)
 from pipeline.retention import purge
 from pipeline.sending import Sending, connected, intents_of, lanes_owed, with_bodies
 from pipeline.stages.report import Facts, report
@@ -291,12 +300,15 @@ async def _working(job: Job) -> AsyncIterator[Workers]:
 async def _run(sending: Sending, hands: Workers, progress: Progress, plan_id: str | None) -> None:
     job, journal, run_id = sending.job, sending.journal, sending.run_id
     progress.stage = "settling"
-    await _settle(sending)
+    await _settle(sending)  # only looks: what is to be sent again depends on today's files
     clock, stop = sending.clock, sending.stop
     sealed = await planned(job, run_id, journal, clock, progress, stop, hands, sending)
     if plan_id is not None:
         await asyncio.to_thread(_must_be, sealed, job.state_dir / "plans" / plan_id)
     await asyncio.to_thread(journal.enter_feed_keys, run_id, keys_of(sealed.meta["feeds"]))
+    owed = await asyncio.to_thread(_owed_elsewhere, journal, sealed)
+    if owed:
+        await _settle(sending, owed)
     await _upload(sending, hands, sealed, progress)
 
 
@@ -328,28 +340,51 @@ def _what_differs(meant: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     return ""
 
 
-async def _settle(sending: Sending) -> None:
-    """Settle what earlier runs left in doubt: of each patient one after another, each once.
+def _owed_elsewhere(journal: Journal, plan: Plan) -> set[str]:
+    """The creates that are to be sent again and whose rows are in no file of today.
 
-    Behind one that stays in doubt nothing of its patient is looked at, for it may be its twin; nor
-    behind one that is still owed, for a patient's writes keep their order.
+    A row that is in a file goes with the content that it has there, or not at all.
     """
-    looked: dict[str, bool] = {}  # by key: whether it has a body, and can go again
+    owed = {
+        each.intent.key
+        for each in journal.doubts()
+        if each.is_owed and each.intent.interaction is Interaction.CREATE
+    }
+    for feed in plan.meta["feeds"] if owed else ():
+        for keys in plan.keys(feed):
+            owed.difference_update(keys.filter(keys.is_in(list(owed))))
+    return owed
+
+
+async def _settle(sending: Sending, owed: Collection[str] = ()) -> None:
+    """Look for what earlier runs left in doubt: of each patient one after another, each once.
+
+    Creates are only looked for; with `owed`, only those are, and go again if they are not there.
+    Behind one that stays in doubt nothing of its patient is looked at, for it may be its twin; nor
+    behind one that did not go again, for a patient's writes keep their order.
+    """
+    looked: set[str] = set()
     while not sending.stop.is_set():
         doubts = sending.journal.doubts()  # those that are still to be sent again come last
         held = {
             each.intent.lane
             for each in doubts
-            if each.intent.key in looked and (looked[each.intent.key] or not each.is_owed)
+            if each.intent.key in looked and (owed or not each.is_owed)
         }
         turn: dict[str, Doubt] = {}
         for doubt in doubts:
-            if doubt.intent.key not in looked and doubt.intent.lane not in held:
-                turn.setdefault(doubt.intent.lane, doubt)
+            key, lane = doubt.intent.key, doubt.intent.lane
+            if key not in looked and lane not in held and (not owed or key in owed):
+                turn.setdefault(lane, doubt)
         if not turn:
             return
-        again = with_bodies(sending.job, list(turn.values()))
-        looked |= {doubt.intent.key: bool(doubt.intent.body) for doubt in again}
+        looked |= {doubt.intent.key for doubt in turn.values()}
+        again = [
+            doubt
+            if doubt.intent.key in owed or doubt.intent.interaction is Interaction.UPDATE
+            else replace(doubt, intent=doubt.intent._replace(body=b""))
+            for doubt in with_bodies(sending.job, list(turn.values()))
+        ]
         await sending.settle(again, lambda *_: None)
 
 
@@ -470,7 +505,8 @@ def _report(job: Job, journal: Journal, run: Run) -> Result:
     folder = job.report_dir / run.run_id
     sha256 = job.config_sha256 if plan is None else plan.meta["config_sha256"]
     feeds = {feed.name: _unread(feed) for feed in job.feeds} if plan is None else plan.meta["feeds"]
-    summary = report(folder, feeds, plan, journal, Facts(run, job.version, sha256))
+    ends = Ends(job.state_dir / "plans" / run.run_id, journal, run.run_id)
+    summary = report(folder, feeds, plan, ends, Facts(run, job.version, sha256))
     _point_latest(job.report_dir, run.run_id)
     return Result(run.run_id, summary["exit_code"], summary, folder)
 
@@ -522,7 +558,12 @@ def _point_latest(report_dir: Path, run_id: str) -> None:
 
 
 def _private_folder(folder: Path) -> None:
-    """Make it if need be; refuse a link, another owner's, or one that others may look into."""
+    """Make it if need be; refuse a link, another owner's, or one that others may look into.
+
+    polars writes below it, and takes no path that is not UTF-8.
+    """
+    if displayed(folder) != str(folder):
+        raise ConfigError(f"{folder}: the path is not UTF-8", "name another folder")
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:

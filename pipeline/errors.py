@@ -28,6 +28,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from pipeline.files import displayed
+
 
 class IngestError(Exception):
     """Whatever ends a run before it is done.
@@ -38,9 +40,9 @@ class IngestError(Exception):
     exit_code: ClassVar[int] = 1
 
     def __init__(self, message: str, fix: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.fix = fix
+        self.message = displayed(message)
+        self.fix = displayed(fix)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         """One text for a terminal."""
@@ -73,7 +75,7 @@ class InputError(IngestError):
         super().__init__(
             f'{where}: column "{column}": {message}' if column else f"{where}: {message}", fix
         )
-        self.file = file
+        self.file = displayed(file)
         self.row = row
         self.column = column
 

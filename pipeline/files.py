@@ -1,9 +1,17 @@
-"""Files that are there whole or not at all, for their owner only, and still there after a power loss."""
+"""Files that are there whole or not at all, for their owner only, and still there after a power loss.
+
+A file's name is bytes, and need not be UTF-8: `displayed` decides how it is shown.
+"""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+
+def displayed(name: str | os.PathLike[str]) -> str:
+    r"""Return a path, or a text with paths in it, as UTF-8: bytes that are not are shown as `\xff`."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 @contextmanager

@@ -38,6 +38,7 @@ def _exceeded(
         meta = metas[feed.name]
         for totals in (job.expected, said):
             yield from _not_as_expected(feed.name, meta, totals.get(feed.name, Expected()))
+        yield from _unaccounted(feed.name, meta)
         yield from _rejected(feed.name, meta["planned"], limits)
         yield from _gone(feed.name, meta["gone"], job.accept_repeats or 0)
         if feed.name not in job.inputs:
@@ -74,6 +75,18 @@ def _unexpected(name: str, expected: str, found: str) -> LimitError:
         f"feed {name}: the sender says {expected}, the files hold {found}",
         "ask the sender which is right; the file may be cut short",
     )
+
+
+def _unaccounted(name: str, meta: Mapping[str, Any]) -> Iterator[LimitError]:
+    """The reader and the mapping count apart (`feeds/tally.py`): they must agree before a write."""
+    read = (meta["rows_read"], meta["cents_read"])
+    planned = (sum(meta["planned"].values()), meta["planned_cents"])
+    if read != planned:
+        yield LimitError(
+            f"feed {name}: {read[0]:,} rows and {usd(read[1])} USD read, "
+            f"{planned[0]:,} rows and {usd(planned[1])} USD planned",
+            "nothing was sent. This is a fault of canvas-ingest: report it with this line",
+        )
 
 
 def _rejected(name: str, planned: Mapping[str, int], limits: Limits) -> Iterator[LimitError]:

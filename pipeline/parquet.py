@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 import polars as pl
+import polars.selectors as cs
 
 from pipeline.errors import InputError
 from pipeline.feeds.bounds import (
@@ -217,13 +218,13 @@ def _as_text(name: str, kind: pl.DataType) -> pl.Expr:
     """
     form = _TEXT_OF.get(kind.base_type())
     if form:
-        day = pl.col(name)
+        day = cs.by_name(name)
         unit = _DAY_OF[kind.time_unit] if isinstance(kind, pl.Datetime) else 1
         least, most = (max(-_INTEGER_MAX, min(each * unit, _INTEGER_MAX)) for each in _DAYS)
         is_day = day.to_physical().is_between(least, most)
         told = pl.when(is_day).then(day).dt.strftime(form)
         return pl.when(~is_day).then(pl.lit(_NO_DAY)).otherwise(told).alias(name)
-    text = pl.col(name).cast(pl.String)
+    text = cs.by_name(name).cast(pl.String)
     if kind.is_decimal():
         return text.str.replace(r"(\.\d\d)0+$", "$1")
     return text.str.head(FIELD_BYTES_MAX + 1) if kind == pl.String else text

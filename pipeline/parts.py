@@ -15,6 +15,7 @@ from pipeline import groups
 from pipeline.feeds.columns import Reading
 from pipeline.feeds.feed import Checked, Feed, identities
 from pipeline.feeds.source import Batch, Source
+from pipeline.feeds.tally import cents_read
 from pipeline.feeds.texts import texts_of, wanted
 from pipeline.held import HeldRows
 from pipeline.held import digests as digests_of
@@ -36,7 +37,7 @@ class Part(NamedTuple):
 
 
 class Made(NamedTuple):
-    """What a part comes to."""
+    """What was read of a part: its rows, and the sum of its amounts (`feeds/tally.py`)."""
 
     rows: int
     cents: int
@@ -74,14 +75,26 @@ def make_part(brief: Shared[Brief], number: int, part: Part) -> Made:
     """Read and judge the rows of a part, and write it. Raises InputError."""
     told = brief.value
     batches = []
+    rows = cents = 0
     for file, piece in part.slices:
         source = told.sources[file]
-        batches.append((file, judged(read_slice(source, source.slices[piece]), told)))
+        batch = read_slice(source, source.slices[piece])
+        rows += batch.frame.height
+        cents += _cents_read(batch, told.feed)
+        batches.append((file, judged(batch, told)))
     write_part(told.folder, told.scratch, told.feed.name, number, part.first_seq, batches)
-    return Made(
-        sum(batch.lines.height for _, batch in batches),
-        sum(int(batch.lines["amount_cents"].sum()) for _, batch in batches),
+    return Made(rows, cents)
+
+
+def _cents_read(batch: Batch, feed: Feed) -> int:
+    """What a batch's amounts add up to as they were read, whatever becomes of the rows."""
+    if not feed.traits.has_money:
+        return 0
+    column = feed.columns.get("amount")
+    constant = pl.repeat(
+        feed.constants.get("amount"), batch.frame.height, dtype=pl.String, eager=True
     )
+    return cents_read(constant if column is None else batch.frame[column], feed.amount_sign)
 
 
 def judged(batch: Batch, brief: Brief) -> PlannedBatch:

@@ -32,10 +32,11 @@ from pipeline.feeds.bounds import FILES_MAX
 from pipeline.feeds.columns import Dates, Reading
 from pipeline.feeds.feed import Feed, Kind
 from pipeline.feeds.manifest import Expected
-from pipeline.feeds.source import RUN, Source
+from pipeline.feeds.source import Source
 from pipeline.feeds.texts import texts_of, wanted
 from pipeline.fhir.coverage import organizations_of
 from pipeline.fhir.datatypes import is_id
+from pipeline.files import displayed
 from pipeline.guards import are_repeats_accepted, feeds_above_repeats, guard
 from pipeline.held import HeldRows
 from pipeline.identity import Warned, key_changed, repeats_meta, warnings_of
@@ -198,9 +199,9 @@ class Planner:
             path = self._writer.folder / f"input-{feed.name}.parquet"
             given.write_parquet(path)
             path.chmod(0o600)
-            found = [(path, str(path))]
+            found = [(path, displayed(path))]
         elif isinstance(given, Path):
-            found = [(given, str(given))]
+            found = [(given, displayed(given))]
         else:
             found = self._found(given or feed.path, f"feed {feed.name}")
         if not found:
@@ -226,7 +227,7 @@ class Planner:
             folder = self._new_folder()
             return fetch(pattern, what, folder, self._job.objects, self._check_stop)
         names = [pattern] if Path(pattern).is_file() else sorted(glob(pattern))  # noqa: PTH207 - the pattern is a whole path
-        return [(Path(name), name) for name in names]
+        return [(Path(name), displayed(name)) for name in names]
 
     def _new_folder(self) -> Path:
         """For copies of whole files: each set has its own, for names may be the same."""
@@ -256,7 +257,7 @@ class Planner:
         lines = [
             line
             for batch in read(source)
-            for line in batch.frame.select(columns.values()).iter_rows()
+            for line in zip(*(batch.frame[column] for column in columns.values()), strict=True)
         ]
         if reference.organization_column:
             self._learn((line[1], line[2]) for line in lines)
@@ -351,12 +352,11 @@ class Planner:
         """One feed, into the plan. Its control totals are those of the rows as they were read."""
         sources = self.sources[feed.name]
         mended = self._mended(feed)
-        rows_read = cents_read = 0
+        cents_read = 0
         parts = list(parts_of(sources))
         brief = self._workers.share(self.brief(feed), self._new_folder())
         calls = (partial(make_part, brief, number, part) for number, part in enumerate(parts))
         for made in self._workers.in_turn(calls, self._check_stop):
-            rows_read += made.rows
             cents_read += made.cents
             self._progress.rows_read += made.rows
         self._writer.has(feed.name, len(parts))
@@ -371,7 +371,7 @@ class Planner:
                     for source in sources
                 ],
                 "mended_from": mended,
-                "rows_read": rows_read,
+                "rows_read": sum(source.rows for source in sources),
                 "cents_read": cents_read,
                 "columns": columns,
                 "delimiter": sources[0].delimiter,
@@ -408,7 +408,7 @@ class Planner:
 
     def _mended(self, feed: Feed) -> list[str]:
         """The runs whose rejects a feed's files are. Raises InputError where they cannot be taken alone."""
-        returned = [source for source in self.sources[feed.name] if RUN in source.header]
+        returned = [source for source in self.sources[feed.name] if source.run_column]
         if returned and feed.repeats == "count":
             by = "by their place among the rows of all files"
             fix = f"correct them in the whole file of feed {feed.name}, and run that"
@@ -1150,8 +1150,9 @@ def _verdict_of(adopted: Adopted, *, may_update: bool) -> tuple[str, ...]:
 def _totals(writer: PlanWriter, feed: Feed, judged: "_Judged") -> dict[str, Any]:
     """What the plan comes to: rows by disposition, and what is to be sent."""
     counts, warned = Counter[str](), Counter[str]()
-    cents = 0
+    cents = cents_of_all = 0
     for rows in writer.rows(feed.name).judged(["disposition", "amount_cents", "rule"]):
+        cents_of_all += int(rows["amount_cents"].sum())
         counts.update(dict(rows.group_by("disposition").len().iter_rows()))
         warned.update({rule: int((rows["rule"] == rule).sum()) for rule in _WARNINGS})
         is_sent = pl.col("disposition") == Disposition.PENDING.value
@@ -1159,6 +1160,7 @@ def _totals(writer: PlanWriter, feed: Feed, judged: "_Judged") -> dict[str, Any]
     cancelled = judged.missing.filter(pl.col("interaction") != "").height
     return {
         "planned": {word.value: counts[word.value] for word in Disposition},
+        "planned_cents": cents_of_all,
         "to_send": counts[Disposition.PENDING.value] + cancelled,
         "to_send_cents": cents if feed.traits.has_money else 0,
         "warnings": {rule: count for rule, count in warned.items() if count},

@@ -35,7 +35,8 @@ from pipeline.held import DIGESTS, LINE
 from pipeline.records import Disposition, Draft, Intent, Interaction, RowId, joined
 
 _SEAL: Final = "plan.json"
-SEQ: Final = "_seq"  # in the source parts, beside the source's own columns
+# In the source parts, beside the sender's own columns. No text file's header has a NUL.
+SEQ: Final = "\0seq"
 
 _ROWS_SCHEMA: Final = {
     "seq": pl.UInt32,  # within the feed, from 0
@@ -672,6 +673,32 @@ def look_up(folder: Path, intents: Iterable[Intent]) -> dict[str, PlannedRow]:
                 where = None if file is None else RowId(files[file], row)
                 found[key] = PlannedRow(where, source_id or "", body)
     return found
+
+
+def rows_now(
+    folder: Path, feed: str, keys: Sequence[str]
+) -> dict[str, tuple[RowId, int | None, str]]:
+    """Return where the newest plan of a feed under `folder` has these rows: row, cents and run id.
+
+    Whatever became of them there; the first of several with one key counts.
+    """
+    for path in sorted(folder.iterdir(), reverse=True) if folder.is_dir() else ():
+        try:
+            plan = Plan.open(path)
+            if feed not in plan.meta["feeds"]:
+                continue
+            files = [Path(file["path"]).name for file in plan.meta["feeds"][feed]["files"]]
+            found: dict[str, tuple[RowId, int | None, str]] = {}
+            for rows in plan.rows(feed):
+                mine = rows.filter(pl.col("key").is_in(list(keys)))
+                for key, file, row, cents in mine.select(
+                    "key", "file", "row", "amount_cents"
+                ).iter_rows():
+                    found.setdefault(key, (RowId(files[file], row), cents, plan.meta["run_id"]))
+        except (PlanError, OSError, pl.exceptions.PolarsError):
+            continue  # gone, or torn
+        return found
+    return {}
 
 
 def content_of(folder: Path, run_id: str, feed: str, key: str, fingerprint: str) -> bytes | None:

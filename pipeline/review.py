@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import orjson
 import polars as pl
@@ -23,7 +23,7 @@ from pipeline.fhir.datatypes import is_id
 from pipeline.job import Job
 from pipeline.journal.journal import Count, Journal
 from pipeline.journal.trail import Line
-from pipeline.plans import PlannedRow, look_up
+from pipeline.plans import PlannedRow, look_up, rows_now
 from pipeline.records import (
     Candidate,
     Disposition,
@@ -39,6 +39,7 @@ from pipeline.sending import Sending, connected, with_bodies
 from pipeline.stages.recover import like_of
 
 _DONE: Final = 0
+_REFUSED: Final = 3  # a decision was not carried out
 _LEFT: Final = 4
 _SETTLED: Final = (State.CONFIRMED.value, State.REFUSED.value)
 
@@ -61,6 +62,14 @@ class Decisions:
         return [*self.confirm, *self.resend, *self.abandon]
 
 
+class Now(NamedTuple):
+    """Where the newest plan has a row whose amount is another one than that of the write in doubt."""
+
+    row: str
+    amount_cents: int | None
+    run_id: str
+
+
 @dataclass(frozen=True, slots=True)
 class Case:
     """A write in doubt with the evidence. `finding` None: Canvas was not asked."""
@@ -69,6 +78,7 @@ class Case:
     row: PlannedRow | None
     sent_at: str | None
     finding: Finding | None
+    now: Now | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +126,8 @@ async def review(
                         job.canvas.credentials.require()
                         decided = await work.decide()
                     cases, unasked = await work.cases()
-            left = _LEFT if journal.doubts() else _DONE
+            is_refused = any(each.what == "refused" for each in decided)
+            left = _LEFT if journal.doubts() else _REFUSED if is_refused else _DONE
         except IngestError as error:
             left, failure = error.exit_code, str(error)
             raise
@@ -171,6 +182,7 @@ class _Work:
         doubts = self._journal.doubts()
         rows = look_up(self._plans, [doubt.intent for doubt in doubts])
         sent = self._sent_at([doubt.intent.key for doubt in doubts])
+        now = self._rows_now(doubts)
         findings: Sequence[Finding | None] = [None] * len(doubts)
         unasked = ""
         try:
@@ -179,9 +191,27 @@ class _Work:
         except IngestError as error:
             unasked = str(error)
         return [
-            Case(doubt, rows.get(doubt.intent.key), sent.get(doubt.intent.key), finding)
+            Case(doubt, rows.get(key), sent.get(key), finding, now.get(key))
             for doubt, finding in zip(doubts, findings, strict=True)
+            for key in [doubt.intent.key]
         ], unasked
+
+    def _rows_now(self, doubts: Sequence[Doubt]) -> dict[str, Now]:
+        """The rows of payments in doubt that have another amount by now."""
+        found: dict[str, Now] = {}
+        for feed in {each.intent.feed for each in doubts}:
+            cents = {
+                each.intent.key: each.intent.amount_cents
+                for each in doubts
+                if each.intent.feed == feed and each.intent.amount_cents is not None
+            }
+            rows = rows_now(self._plans, feed, list(cents)) if cents else {}
+            found |= {
+                key: Now(str(row), now, run_id)
+                for key, (row, now, run_id) in rows.items()
+                if now != cents[key]
+            }
+        return found
 
     def _sent_at(self, keys: Sequence[str]) -> dict[str, str | None]:
         frame = self._journal.writes(pl.Series("key", list(keys), dtype=pl.String))
@@ -560,6 +590,7 @@ def as_json(reviewed: Review) -> dict[str, Any]:
                 "resource_id": case.doubt.intent.resource_id,
                 "patient": case.doubt.intent.lane,
                 "amount_cents": case.doubt.intent.amount_cents,
+                "now": None if case.now is None else case.now._asdict(),
                 "run_id": case.doubt.intent.run_id,
                 "sent_at": case.sent_at,
                 "rule": case.doubt.rule,

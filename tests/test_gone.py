@@ -36,8 +36,8 @@ async def paid(make_world: MakeWorld) -> tuple[World, str]:
 
 
 def of(resource: dict[str, Any]) -> int:
-    patient = resource["request"] if "request" in resource else resource["beneficiary"]
-    return int(patient["reference"].removeprefix("Patient/"), 16)
+    element = resource["request" if "request" in resource else "beneficiary"]
+    return int(element["reference"].removeprefix("Patient/"), 16)
 
 
 async def missing_key(world: World) -> str:
@@ -86,6 +86,8 @@ async def test_a_payment_that_canvas_still_shows_is_not_sent_again(make_world: M
     world, _ = await paid(make_world)
     with engine.open_journal(world.job()) as opened:
         held = opened.confirmed().filter(opened.confirmed()["lane"] == patient_key(1))
+    reviewed = await review(world.job(), Decisions(resend=(held["key"][0],), who="Pat"))
+    assert reviewed.exit_code == 3
     what, message = await resend(world, held["key"][0])
     assert (what, "Canvas still has PaymentNotice/" in message) == ("refused", True)
     assert len(world.effects) == 2

@@ -203,7 +203,7 @@ def test_parquet_columns_become_text(tmp_path: Path) -> None:
 
 
 def test_columns_of_an_earlier_reject_file_are_ignored(tmp_path: Path) -> None:
-    path = written(tmp_path, "a.csv", b"MRN,Amount,TXN,_row,_rule\n1,2,3,4,x\n")
+    path = written(tmp_path, "a.csv", b"MRN,Amount,TXN,_row,_rule,_run\n1,2,3,4,x,r\n")
     assert rows_of(path, feed_of(), tmp_path) == [("1", "2", "3")]
 
 

@@ -1,12 +1,28 @@
 """A source file as it was found, its slices, and the batches that are read from them."""
 
+import re
+from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
 import polars as pl
 
-RUN: Final = "_run"  # in a reject file: the run that sent the row back
+from pipeline.files import displayed
+
+# Our columns of a reject file, in order; `run` is the run that rejected the row. Their names begin
+# with as many underscores as it takes to be none of the sender's.
+ADDED: Final = ("row", "stage", "field", "rule", "message", "file", "run")
+_RUN: Final = re.compile("(_+)run")
+
+
+def added_columns(columns: Collection[str]) -> list[str]:
+    """Return the names of our columns in a reject file beside the sender's `columns`."""
+    prefix = "_"
+    while any(prefix + name in columns for name in ADDED):
+        prefix += "_"
+    return [prefix + name for name in ADDED]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +54,7 @@ class Slice:
     end: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Source:
     """One file that was inspected and found fit.
 
@@ -66,12 +82,27 @@ class Source:
     @property
     def name(self) -> str:
         """The file's name, as messages and reports show it."""
-        return self.path.name
+        return displayed(self.path.name)
+
+    @cached_property
+    def added(self) -> frozenset[str]:
+        """Our columns, if this is a reject file of ours: the longest prefix is ours (`added_columns`)."""
+        prefixes = sorted(found[1] for name in self.header if (found := _RUN.fullmatch(name)))
+        for prefix in reversed(prefixes):
+            ours = {prefix + name for name in ADDED}.intersection(self.header)
+            if len(ours) > 1:
+                return frozenset(ours)
+        return frozenset()
+
+    @property
+    def run_column(self) -> str:
+        """The column that names the run that rejected the rows; "" if this is no reject file."""
+        return min((name for name in self.added if name.endswith("run")), default="")
 
     @property
     def kept(self) -> list[str]:
-        """The columns that are the source's own: those that start with `_` are ours, ignored."""
-        return [name for name in self.header if not name.startswith("_")]
+        """The columns that are the sender's own."""
+        return [name for name in self.header if name not in self.added]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,10 @@
-"""A feed's fields as text, out of the sender's columns: what every look at its rows starts from."""
+"""A feed's fields as text, out of the sender's columns: what every look at its rows starts from.
+
+The sender's columns are selected by `cs.by_name`: `pl.col` reads `*` and `^A.*$` as patterns.
+"""
 
 import polars as pl
+import polars.selectors as cs
 
 from pipeline.feeds.feed import Feed
 
@@ -8,7 +12,7 @@ from pipeline.feeds.feed import Feed
 def texts_of(frame: pl.DataFrame, feed: Feed) -> pl.DataFrame:
     """Our fields as text: trimmed, null where blank."""
     mapped = [
-        pl.col(column).str.strip_chars().alias(field) for field, column in feed.columns.items()
+        cs.by_name(column).str.strip_chars().alias(field) for field, column in feed.columns.items()
     ]
     constant = [pl.lit(value).alias(field) for field, value in feed.constants.items()]
     absent = [

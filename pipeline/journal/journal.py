@@ -25,6 +25,7 @@ from pipeline.clock import utc_text
 from pipeline.errors import ConfigError, JournalError, JournalLost
 from pipeline.journal import amnesia, states
 from pipeline.journal.amnesia import Anchor
+from pipeline.journal.settling import Settling, settling
 from pipeline.journal.sqlite import SqlitePlace
 from pipeline.journal.store import RUN, Cursor, Database, Place, Store
 from pipeline.journal.trail import ORIGIN, Event, Line, first_break, link
@@ -62,6 +63,11 @@ _WRITES_SCHEMA: Final = {
     "correlation_id": pl.String,
     "sent_at": pl.String,
     "settled_at": pl.String,
+    "amount_cents": pl.Int64,
+}
+_AMOUNTS_SCHEMA: Final = {
+    **dict.fromkeys(("key", "run_id", "feed", "interaction"), pl.String),
+    "amount_cents": pl.Int64,
 }
 _EXCHANGES_SCHEMA: Final = {
     "purpose": pl.String,
@@ -470,6 +476,13 @@ class Journal:
     ) -> None:
         """IN_DOUBT -> PENDING: it may be sent again."""
         await self._write(lambda: self._decide(run_id, Event.ABSENT, intent, finding, at, who))
+
+    async def still_absent(
+        self, run_id: str, intent: Intent, finding: Finding, at: datetime
+    ) -> None:
+        """Note that a further search shows that it is not there; it stays PENDING."""
+        line = {"key": intent.key, "detail": _evidence(finding)}
+        await self._write(lambda: self._append(at, run_id, Event.ABSENT, **line))
 
     async def unclear(self, run_id: str, intent: Intent, finding: Finding, at: datetime) -> None:
         """It stays IN_DOUBT, and this is why."""
@@ -1026,9 +1039,13 @@ class Journal:
         line = self._read(lambda: self._execute("doubt_count", {"run_id": run_id}).fetchone())
         return int(line[0])
 
-    def settled(self, run_id: str) -> dict[str, int]:
-        """How many doubts a run settled, by event: found, absent, suspected."""
-        return dict(self._read(lambda: self._execute("settled", {"run_id": run_id}).fetchall()))
+    def settling(self, run_id: str) -> Settling:
+        """Return what a run made of writes that it looked for in Canvas."""
+        return settling(self._read(partial(self._all, "settling", {"run_id": run_id})))
+
+    def amounts(self, keys: pl.Series) -> pl.DataFrame:
+        """Return key, run_id, feed, interaction and amount_cents of these writes."""
+        return self._frame("amounts", keys, _AMOUNTS_SCHEMA)
 
     def census(self) -> list[Count]:
         """What is held, by state and resource type."""

@@ -230,7 +230,7 @@ SELECT 1 FROM write WHERE key = :key AND displaced = 1 LIMIT 1;
 
 -- name: writes
 -- What the report shows of these keys.
-SELECT key, state, run_id, interaction, attempts, coalesce(resource_id, ''), rule, message, http_status, correlation_id, sent_at, settled_at
+SELECT key, state, run_id, interaction, attempts, coalesce(resource_id, ''), rule, message, http_status, correlation_id, sent_at, settled_at, amount_cents
 FROM write WHERE key IN (SELECT value FROM json_each(:keys));
 
 -- name: told
@@ -305,9 +305,17 @@ SELECT coalesce(max(number), 0) FROM trail WHERE part = 0 AND run_id = :run_id A
 SELECT event, attempt, at, latency_ms, http_status, verdict FROM trail
 WHERE run_id = :run_id AND latency_ms IS NOT NULL ORDER BY at, rowid;
 
--- name: settled
--- How many doubts a run settled, by what came of them.
-SELECT event, count(*) FROM trail WHERE run_id = :run_id AND event IN ('found', 'absent', 'suspected') GROUP BY event;
+-- name: settling
+-- What a run did of writes that it looked for in Canvas, or that an earlier run left in flight.
+SELECT key, event, verdict, detail FROM trail
+WHERE run_id = :run_id AND key IN (
+    SELECT key FROM trail
+    WHERE run_id = :run_id AND event IN ('crashed', 'found', 'absent', 'unclear', 'conflict', 'suspected')
+) ORDER BY rowid;
+
+-- name: amounts
+-- Of these writes what a report shows of those that are in no file.
+SELECT key, run_id, feed, interaction, amount_cents FROM write WHERE key IN (SELECT value FROM json_each(:keys));
 
 -- name: confirmed
 -- What Canvas holds by our books, patient by patient.

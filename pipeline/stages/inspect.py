@@ -30,6 +30,7 @@ from pipeline.feeds.bounds import (
 from pipeline.feeds.feed import Feed
 from pipeline.feeds.shape import Misshapen, Shape
 from pipeline.feeds.source import Slice, Source, stamp_of
+from pipeline.files import displayed
 from pipeline.parquet import Decoded, decoded
 
 if sys.version_info >= (3, 14):
@@ -93,7 +94,7 @@ def headers(path: Path, encoding: str) -> dict[str, list[str]]:
 
 
 def _check_columns(source: Source, feed: Feed) -> None:
-    header = source.header
+    header = source.kept
     missing = [
         (field, name, _near(name, header))
         for field, name in feed.columns.items()
@@ -154,8 +155,8 @@ def _parquet(path: Path, feed: Feed, spool_dir: Path) -> Source:
         raise InputError(
             "this is not a Parquet file", "check what the sender wrote", file=path.name
         )
-    copy = spool_dir / f"{path.name}.text.parquet"
-    found = decoded(path, copy)
+    copy = spool_dir / "text.parquet"
+    found = decoded(_readable(path, spool_dir), copy)
     _check_kinds(found, path, feed)
     return Source(
         path,
@@ -168,6 +169,16 @@ def _parquet(path: Path, feed: Feed, spool_dir: Path) -> Source:
         is_parquet=True,
         delimiter=",",
     )
+
+
+def _readable(path: Path, spool_dir: Path) -> Path:
+    """A path that polars takes: it refuses names that are not UTF-8."""
+    if displayed(path) == str(path):
+        return path
+    link = spool_dir / "source.parquet"
+    link.unlink(missing_ok=True)
+    link.symlink_to(path.absolute())
+    return link
 
 
 def _check_kinds(found: Decoded, path: Path, feed: Feed) -> None:
@@ -209,7 +220,7 @@ def _text(path: Path, feed: Feed, spool_dir: Path) -> Source:
 
         try:
             if path.suffix in _PACKED or codecs.lookup(feed.encoding).name != "utf-8":
-                readable, marked = spool_dir / f"{path.name}.utf8.csv", 0
+                readable, marked = spool_dir / "text.utf8.csv", 0
                 with readable.open("wb") as spool:
                     _drain(chunks, look, spool.write)
             else:
@@ -349,13 +360,17 @@ class _Tee(io.RawIOBase):
 
 
 def _decoded(chunks: Iterator[bytes], path: Path, encoding: str) -> Iterator[bytes]:
-    """The same text as UTF-8 without a byte order mark. Refuses bytes that the encoding has not."""
-    decoder = codecs.getincrementaldecoder(
-        "utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding
-    )()
+    """The same text as UTF-8 without a byte order mark. Refuses bytes that the encoding has not.
+
+    A text that begins with the mark of UTF-8 is UTF-8, whatever the feed says: so are rejects, if
+    the feed's encoding lacks a character of theirs (`stages/report.py`).
+    """
+    head = next(chunks, b"")
+    is_utf8 = head.startswith(codecs.BOM_UTF8) or codecs.lookup(encoding).name == "utf-8"
+    decoder = codecs.getincrementaldecoder("utf-8-sig" if is_utf8 else encoding)()
     line = 0
     first = True
-    for chunk in chunks:
+    for chunk in _chain([head], chunks):
         if first and chunk.startswith(_UTF16_BOMS) and not encoding.lower().startswith(_UTF_WIDE):
             raise InputError(
                 "the file is UTF-16",

@@ -10,10 +10,11 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 import polars as pl
+import polars.selectors as cs
 
 from pipeline.errors import InputError
 from pipeline.feeds.bounds import FIELD_BYTES_MAX, ROW_BYTES_MAX
-from pipeline.feeds.source import RUN, Batch, Slice, Source, stamp_of
+from pipeline.feeds.source import Batch, Slice, Source, stamp_of
 
 _RUN_ID: Final = r"^\d{8}T\d{6}Z-[0-9a-f]{4}$"
 
@@ -31,14 +32,15 @@ def read_slice(source: Source, piece: Slice) -> Batch:
 
 
 def origins(source: Source) -> list[str]:
-    """The runs whose rejects these rows are, by the column RUN that a reject file has."""
-    texts = pl.concat([_frame(source, each, [RUN]).unique() for each in source.slices])[RUN]
+    """Return the runs that rejected these rows, by the column that a reject file has for it."""
+    column = source.run_column
+    texts = pl.concat([_frame(source, each, [column])[column].unique() for each in source.slices])
     return texts.filter(texts.str.contains(_RUN_ID)).unique().to_list()
 
 
 def _frame(source: Source, piece: Slice, columns: Sequence[str]) -> pl.DataFrame:
     try:
-        frame = _scan(source, piece).select(columns).collect()
+        frame = _scan(source, piece).select(cs.by_name(*columns)).collect()
     except FileNotFoundError:
         raise InputError(
             "the file is not there, where it was when it was inspected",

@@ -4,12 +4,15 @@ Reconciling is pure (`reconcile`); writing is beside it. Both go part by part, s
 bounded in memory like the plan. Only `reconciliation.*` and `rejects-*` hold anything of a row.
 """
 
+import codecs
 import csv
 import math
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final, TextIO
 
@@ -18,8 +21,9 @@ import polars as pl
 
 from pipeline.clock import utc_text
 from pipeline.feeds.feed import TRAITS, Kind
-from pipeline.feeds.source import RUN
+from pipeline.feeds.source import added_columns
 from pipeline.files import replacing, write_private
+from pipeline.journal.ends import Ends
 from pipeline.journal.journal import Journal, Run
 from pipeline.plans import SEQ, Plan
 from pipeline.records import ADOPTED, Disposition, Interaction, RowId, Stage, State, usd
@@ -38,6 +42,7 @@ _COLUMNS: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
     "resource_type": pl.String,
     "resource_id": pl.String,
     "amount_usd": pl.Decimal(18, 2),
+    "amount_in_doubt_usd": pl.Decimal(18, 2),  # of the write that is in doubt
     "http_status": pl.Int64,
     "rule": pl.String,
     "message": pl.String,
@@ -56,6 +61,12 @@ _NOT_WRITTEN: Final = (
     Disposition.PENDING.value,
 )
 _ENDED_EARLY: Final = (1, 2, 5, 130)
+_OTHER_AMOUNT: Final = "amount|in_doubt"
+_SETTLE_FIRST: Final = (
+    "the file has another amount now than the write that is in doubt (amount_in_doubt_usd): "
+    "settle that one first, with `canvas-ingest review`"
+)
+_UNBALANCED: Final = "rows or amounts are unaccounted for, a fault of canvas-ingest: report it"
 _IN_JOURNAL: Final = (Disposition.PENDING.value, Disposition.IN_DOUBT.value)
 _RETURNED: Final = (Disposition.REJECTED.value, Disposition.REFUSED.value)
 # What a spreadsheet would run as a formula, full-width forms included (reliability.md).
@@ -75,32 +86,21 @@ _ENDS: Final = {
 
 @dataclass(slots=True)
 class Totals:
-    """What a feed's rows add up to."""
+    """What a feed's rows add up to. `rows` and `cents` are those of the written reconciliation."""
 
     rows: Counter[str] = field(default_factory=Counter)  # by disposition
     cents: Counter[str] = field(default_factory=Counter)
+    unreadable: int = 0
+    cents_in_doubt: int = 0  # of the writes that are in doubt: the rows may have others by now
     rules: Counter[str] = field(default_factory=Counter)  # of the rows rejected or refused
     missing: Counter[str] = field(default_factory=Counter)  # of the rows that are gone, by outcome
     pending: Counter[str] = field(default_factory=Counter)  # by interaction
     changes: Counter[str] = field(default_factory=Counter)  # what updates change, by element
     unreplaced: int = 0  # coverages that were cancelled, and whose replacement was not written
     adopted: int = 0  # taken over from what Canvas held
-    unreadable: int = 0
 
     def add(self, frame: pl.DataFrame) -> None:
-        """Count the rows of a reconciled part."""
-        for disposition, rows, cents, unreadable in (
-            frame.group_by("disposition")
-            .agg(
-                pl.len(),
-                pl.col("amount_cents").sum(),
-                pl.col("amount_cents").null_count().alias("unreadable"),
-            )
-            .iter_rows()
-        ):
-            self.rows[disposition] += rows
-            self.cents[disposition] += cents
-            self.unreadable += unreadable
+        """Count what else is shown of a reconciled part."""
         left = frame.filter(pl.col("disposition") == Disposition.PENDING.value)
         self.pending.update(left["interaction"].to_list())
         self.adopted += int((frame["rule"] == ADOPTED).sum())
@@ -165,6 +165,7 @@ def reconcile(
             for name in ("http_status", "attempts", "correlation_id", "sent_at", "settled_at")
         ),
     )
+    rows = _with_amounts_in_doubt(rows)
     return rows.with_columns(
         pl.when(pl.col("disposition") == Disposition.REFUSED.value)
         .then(pl.lit(Stage.UPLOAD.value))
@@ -174,6 +175,21 @@ def reconcile(
         .then(pl.lit("row"))
         .otherwise(pl.col("field"))
         .alias("field"),
+    )
+
+
+def _with_amounts_in_doubt(rows: pl.DataFrame) -> pl.DataFrame:
+    """Add the amount of a write in doubt, and say so if the row has another one by now."""
+    in_doubt = pl.col("disposition") == Disposition.IN_DOUBT.value
+    amount = pl.when(in_doubt).then(pl.col("amount_cents_write"))
+    differs = in_doubt & (pl.col("amount_cents_write") != pl.col("amount_cents"))
+    return rows.with_columns(
+        amount.alias("amount_cents_in_doubt"),
+        pl.when(differs).then(pl.lit(_OTHER_AMOUNT)).otherwise(pl.col("rule")).alias("rule"),
+        pl.when(differs)
+        .then(pl.format("{}; {}", pl.col("message"), pl.lit(_SETTLE_FIRST)))
+        .otherwise(pl.col("message"))
+        .alias("message"),
     )
 
 
@@ -193,7 +209,7 @@ def report(
     folder: Path,
     feeds: Mapping[str, Mapping[str, Any]],
     plan: Plan | None,
-    journal: Journal,
+    ends: Ends,
     facts: Facts,
 ) -> dict[str, Any]:
     """Write the run's folder anew and return what `summary.json` holds.
@@ -205,25 +221,24 @@ def report(
     totals = {name: Totals() for name in feeds}
     parts: list[Path] = []
     if plan is not None:
-        shut = sorted(journal.shut_lanes())
         run_id = facts.run.run_id
         beside = _Beside({name: plan.missing(name) for name in feeds})
         for name, feed in feeds.items():
-            parts += _write_feed(
-                folder, name, feed, plan, journal, run_id, shut, totals[name], beside
-            )
+            parts += _write_feed(folder, name, feed, plan, ends, run_id, totals[name], beside)
         for name, feed in feeds.items():
-            gone = _missing(beside.gone[name], journal, run_id, beside)
+            gone = _missing(name, beside.gone[name], ends, run_id, beside)
             totals[name].missing.update(gone["outcome"].to_list())
             totals[name].unreplaced = int(gone["is_unreplaced"].sum())
             _write_text(folder / f"missing-{name}.csv", [gone.select(_MISSING_COLUMNS)])
             changes = _changes(plan.changes(name), feed, totals[name])
             _write_text(folder / f"changes-{name}.csv", changes)
     _write_reconciliation(folder, parts)
-    exchanges = journal.exchanges(facts.run.run_id)
-    summary = _summary(feeds, plan, totals, journal, facts, exchanges)
+    _count(folder / "reconciliation.parquet", totals)
+    exchanges = ends.journal.exchanges(facts.run.run_id)
+    summary = _summary(feeds, plan, totals, ends, facts, exchanges)
     write_private(folder / "summary.json", orjson.dumps(summary, option=orjson.OPT_INDENT_2))
     write_private(folder / "report.html", page(summary, exchanges, folder).encode())
+    ends.keep()
     return summary
 
 
@@ -235,9 +250,8 @@ def _write_feed(
     name: str,
     feed: Mapping[str, Any],
     plan: Plan,
-    journal: Journal,
+    ends: Ends,
     run_id: str,
-    shut: Sequence[str],
     totals: Totals,
     beside: "_Beside",
 ) -> list[Path]:
@@ -245,21 +259,21 @@ def _write_feed(
     traits = TRAITS[Kind(feed["kind"])]
     written = []
     parts = zip(plan.rows(name), plan.sources(name), strict=True)
-    with (
-        replacing(folder / f"rejects-{name}.csv") as path,
-        path.open("w", encoding=feed["encoding"], newline="") as file,
-    ):
-        rejects = _Rejects(file, feed, files, run_id)
-        for number, (rows, source) in enumerate(parts):
-            asked = rows.filter(pl.col("disposition").is_in(_IN_JOURNAL))
-            reconciled = reconcile(rows, journal.writes(asked["key"], run_id), shut, run_id)
-            totals.add(reconciled)
-            if traits.resource_type == "Coverage":
-                beside.add(reconciled, files)
-            rejects.add(reconciled, source)
-            part = folder / f".part-{name}-{number:05}.parquet"
-            _lines(reconciled, run_id, name, traits.resource_type, files).write_parquet(part)
-            written.append(part)
+    with replacing(folder / f"rejects-{name}.csv") as path:
+        with path.open("w", encoding="utf-8", newline="") as file:
+            rejects = _Rejects(file, feed, files, run_id)
+            for number, (rows, source) in enumerate(parts):
+                asked = rows.filter(pl.col("disposition").is_in(_IN_JOURNAL))
+                writes = ends.writes(f"{name}-{number:05}", asked["key"])
+                reconciled = reconcile(rows, writes, ends.facts["shut"], run_id)
+                totals.add(reconciled)
+                if traits.resource_type == "Coverage":
+                    beside.add(reconciled, files)
+                rejects.add(reconciled, source)
+                part = folder / f".part-{name}-{number:05}.parquet"
+                _lines(reconciled, run_id, name, traits.resource_type, files).write_parquet(part)
+                written.append(part)
+        _encode(path, rejects.encoding)
     return written
 
 
@@ -272,9 +286,13 @@ def _lines(
         pl.lit(feed).alias("feed"),
         pl.lit(resource_type).alias("resource_type"),
         pl.col("file").replace_strict(list(range(len(files))), list(files), return_dtype=pl.String),
-        (pl.col("amount_cents").cast(pl.Decimal(18, 2)) / 100)
-        .cast(pl.Decimal(18, 2))
-        .alias("amount_usd"),
+        *(
+            (pl.col(cents).cast(pl.Decimal(18, 2)) / 100).cast(pl.Decimal(18, 2)).alias(amount)
+            for cents, amount in (
+                ("amount_cents", "amount_usd"),
+                ("amount_cents_in_doubt", "amount_in_doubt_usd"),
+            )
+        ),
         pl.col("attempts").fill_null(0),
     ).select(pl.col(column).cast(kind) for column, kind in _COLUMNS.items())
 
@@ -289,6 +307,27 @@ def _write_reconciliation(folder: Path, parts: list[Path]) -> None:
         part.unlink()
 
 
+def _count(path: Path, totals: Mapping[str, Totals]) -> None:
+    """Count the rows and cents of a reconciliation as it was written."""
+    amount = pl.col("amount_usd")
+    lines = (
+        pl.scan_parquet(path, glob=False)
+        .group_by("feed", "disposition")
+        .agg(
+            pl.len(),
+            amount.sum(),
+            amount.null_count().alias("unreadable"),
+            pl.col("amount_in_doubt_usd").sum(),
+        )
+        .collect(engine="streaming")
+    )
+    for feed, disposition, rows, usd_sum, unreadable, in_doubt in lines.iter_rows():
+        totals[feed].rows[disposition] += rows
+        totals[feed].cents[disposition] += int((usd_sum or Decimal(0)).scaleb(2))
+        totals[feed].unreadable += unreadable
+        totals[feed].cents_in_doubt += int((in_doubt or Decimal(0)).scaleb(2))
+
+
 def _defused(texts: pl.Expr) -> pl.Expr:
     """Cells that a spreadsheet would run get a leading apostrophe."""
     return (
@@ -300,44 +339,62 @@ def _defused(texts: pl.Expr) -> pl.Expr:
 
 
 class _Rejects:
-    """The rows to mend, as the sender wrote them, in the sender's dialect: they can be fed in again.
+    """The rows to correct, as the sender wrote them, in the sender's dialect, to be fed in again.
 
     So a cell of the sender's stays as it is, though a spreadsheet may run it; our own columns, which
-    are not read again, may hold Canvas' words, and are made harmless.
+    are not read again, may hold Canvas' words or names of files, and are made harmless.
     """
 
     def __init__(
         self, file: TextIO, feed: Mapping[str, Any], files: Sequence[str], run_id: str
     ) -> None:
+        self.encoding: str = feed["encoding"]  # or UTF-8, if a cell of the sender's does not fit
         self._columns: list[str] = feed["columns"]
-        self._added = ["_row", "_stage", "_field", "_rule", "_message", "_file"]
         self._files, self._run_id = files, run_id
         # With CRLF line ends the csv module quotes a cell that holds a CR or an LF; with LF alone
         # a CR would stand unquoted, and the file could not be fed in again.
         self._writer = csv.writer(file, delimiter=feed["delimiter"], lineterminator="\r\n")
-        self._writer.writerow([*self._columns, *self._added, RUN])
+        self._fit(self._columns)
+        self._writer.writerow([*self._columns, *added_columns(self._columns)])
 
     def add(self, rows: pl.DataFrame, source: pl.DataFrame) -> None:
         """The rejected and refused rows of one part."""
         returned = rows.filter(pl.col("disposition").is_in(_RETURNED))
-        names = ["seq", "row", "stage", "field", "rule", "message", "file"]
-        told = returned.select(names).with_columns(_defused(pl.col("message")))
-        why = told.rename({name: f"_{name}" for name in names if name != "seq"})
-        absent = [
-            pl.lit(None, dtype=pl.String).alias(name)
-            for name in self._columns
-            if name not in source.columns
-        ]
-        joined = why.join(
-            source.with_columns(absent),
-            left_on="seq",
-            right_on=SEQ,
-            how="left",
-            maintain_order="left",
+        file = pl.col("file").replace_strict(
+            list(range(len(self._files))), list(self._files), return_dtype=pl.String
         )
-        for line in joined.select(self._columns + self._added).iter_rows():
-            *cells, file = line
-            self._writer.writerow([*cells, self._files[file], self._run_id])
+        why = returned.select(
+            "row", "stage", "field", "rule", _defused(pl.col("message")), _defused(file)
+        )
+        for cells, ours in zip(self._cells(returned["seq"], source), why.iter_rows(), strict=True):
+            self._fit(cells)
+            self._writer.writerow([*cells, *ours, self._run_id])
+
+    def _fit(self, cells: Sequence[str | None]) -> None:
+        """Change to UTF-8 if the encoding lacks a character of cells out of a Parquet file."""
+        try:
+            "".join(cell or "" for cell in cells).encode(self.encoding)
+        except UnicodeError:
+            self.encoding = "utf-8-sig"
+
+    def _cells(self, seqs: pl.Series, source: pl.DataFrame) -> Iterator[tuple[str | None, ...]]:
+        """The sender's cells of some rows, by column; a file of several may lack a column."""
+        rows = seqs.alias(SEQ).to_frame().join(source, on=SEQ, how="left", maintain_order="left")
+        absent = [None] * rows.height
+        cells = [rows[name] if name in rows.columns else absent for name in self._columns]
+        return zip(*cells, strict=True)
+
+
+def _encode(path: Path, encoding: str) -> None:
+    """Rewrite a UTF-8 text in another encoding; characters of ours that it lacks are spelled out."""
+    if codecs.lookup(encoding).name == "utf-8":
+        return
+    with (
+        replacing(path) as part,
+        path.open(encoding="utf-8", newline="") as text,
+        part.open("w", encoding=encoding, errors="backslashreplace", newline="") as encoded,
+    ):
+        shutil.copyfileobj(text, encoded)
 
 
 # What is gone --------------------------------------------------------------------------------------
@@ -379,23 +436,25 @@ class _Beside:
         return pl.DataFrame(lines, schema=schema, orient="row")
 
 
-def _missing(lines: pl.DataFrame, journal: Journal, run_id: str, beside: _Beside) -> pl.DataFrame:
+def _missing(
+    name: str, lines: pl.DataFrame, ends: Ends, run_id: str, beside: _Beside
+) -> pl.DataFrame:
     """Return the rows of the last complete run that are gone, and what became of them.
 
     Columns: _MISSING_COLUMNS, and `is_unreplaced` for one that was cancelled while another row of its
     patient was not written.
     """
     lines = lines.hstack(beside.columns(lines["lane"]))
-    writes = journal.writes(lines["key"], run_id).filter(pl.col("run_id") == run_id)
+    writes = ends.writes(f"{name}-missing", lines["key"]).filter(pl.col("run_id") == run_id)
     joined = lines.join(writes, on="key", how="left", suffix="_write", maintain_order="left")
     is_meant = pl.col("interaction") != ""
-    ends = pl.col("state").replace_strict(
+    outcomes = pl.col("state").replace_strict(
         {**{state.value: end.value for state, end in _ENDS.items()}, "CONFIRMED": "cancelled"},
         default=Disposition.PENDING.value,
         return_dtype=pl.String,
     )
     is_held = is_meant & pl.col("is_last") & (pl.col("refused") != "")
-    is_held &= ends == Disposition.PENDING.value
+    is_held &= outcomes == Disposition.PENDING.value
     is_reported = pl.col("rule") == "missing|reported"
     kept = pl.when(is_reported).then(pl.lit("reported")).otherwise(pl.lit("not_cancelled"))
     held_back = {
@@ -410,7 +469,7 @@ def _missing(lines: pl.DataFrame, journal: Journal, run_id: str, beside: _Beside
         "resource_id",
         "replacement",
         "is_left",
-        pl.when(is_meant & ~is_held).then(ends).otherwise(kept).alias("outcome"),
+        pl.when(is_meant & ~is_held).then(outcomes).otherwise(kept).alias("outcome"),
         *(
             pl.when(is_held)
             .then(held_back[name])
@@ -462,16 +521,19 @@ def _summary(
     feeds: Mapping[str, Mapping[str, Any]],
     plan: Plan | None,
     totals: Mapping[str, Totals],
-    journal: Journal,
+    ends: Ends,
     facts: Facts,
     exchanges: pl.DataFrame,
 ) -> dict[str, Any]:
+    journal = ends.journal
     lines = [_feed_summary(name, feed, totals[name]) for name, feed in feeds.items()]
     rows = sum((each.rows for each in totals.values()), Counter[str]())
-    elsewhere = max(journal.doubt_count(facts.run.run_id) - rows[Disposition.IN_DOUBT.value], 0)
+    elsewhere = max(ends.facts["doubts"] - rows[Disposition.IN_DOUBT.value], 0)
     gone = sum((each.missing for each in totals.values()), Counter[str]())
+    difference = "" if plan is None else "; ".join(filter(None, map(_difference, lines)))
     code = exit_code(facts.run, rows, elsewhere, gone)
-    recovered = journal.settled(facts.run.run_id)
+    if difference and code not in _ENDED_EARLY:
+        code = 1
     requests = requests_summary(exchanges)
     is_planned = plan is not None and facts.run.command == "plan"
     return {
@@ -482,17 +544,15 @@ def _summary(
         "finished_at": facts.run.finished_at,
         "version": facts.version,
         "exit_code": code,
-        "failure": facts.run.failure,
+        "failure": facts.run.failure or (difference and f"{_UNBALANCED}: {difference}"),
         "warnings": [*warnings_of(feeds), *_warnings(plan, totals)],
         "config_sha256": facts.config_sha256,
         "patients_unasked": 0 if plan is None else plan.meta.get("patients_unasked", 0),
         "balanced": plan is not None and all(line["balanced"] for line in lines),
         "in_doubt_elsewhere": elsewhere,
-        "recovered": {
-            "found": recovered.get("found", 0),
-            "sent_again": recovered.get("absent", 0),
-            "set_aside": recovered.get("suspected", 0),
-        },
+        "recovered": ends.facts["recovered"],
+        "settled": ends.facts["settled"],
+        "sent_again": ends.facts["sent_again"],
         "journal": {
             "id": journal.name,
             "dir": str(journal.folder.resolve()),
@@ -612,9 +672,23 @@ def _feed_summary(name: str, feed: Mapping[str, Any], totals: Totals) -> dict[st
     if traits.has_money:
         amounts = {word.value: usd(totals.cents[word.value]) for word in Disposition}
         summary["amount_usd"] = {"read": usd(cents_read), **amounts}
+        summary["amount_in_doubt_usd"] = usd(totals.cents_in_doubt)
         summary["amounts_unreadable"] = totals.unreadable
         summary["balanced"] = summary["balanced"] and totals.cents.total() == cents_read
     return summary
+
+
+def _difference(line: Mapping[str, Any]) -> str:
+    """How the rows of a feed's summary differ from what was read; "" if they balance."""
+    if line["balanced"]:
+        return ""
+    rows = sum(line["dispositions"].values())
+    found = f"feed {line['name']}: {line['rows_read']:,} rows read, {rows:,} rows reported"
+    if "amount_usd" not in line:
+        return found
+    amounts = dict(line["amount_usd"])
+    read = amounts.pop("read")
+    return f"{found}; {read} USD read, {sum(map(Decimal, amounts.values()))} USD reported"
 
 
 def _missing_summary(feed: Mapping[str, Any], totals: Totals) -> dict[str, Any]:
@@ -638,6 +712,7 @@ def requests_summary(exchanges: pl.DataFrame) -> dict[str, Any]:
     return {
         "total": exchanges.height,
         "by_status": dict(sorted(Counter(statuses).items())),
+        "writes": exchanges.filter(pl.col("purpose") == "write").height,
         "retried": exchanges.filter(
             (pl.col("purpose") == "write") & (pl.col("attempt") > 1)
         ).height,

@@ -592,8 +592,8 @@ class _Sender:
 
     async def _resend(self, doubt: Doubt, finding: Finding) -> None:
         intent = doubt.intent
-        if not doubt.is_owed:
-            await self._journal.absent(self._run_id, intent, finding, self._clock.now())
+        note = self._journal.still_absent if doubt.is_owed else self._journal.absent
+        await note(self._run_id, intent, finding, self._clock.now())
         is_update = intent.interaction is Interaction.UPDATE
         most = max(self._options.attempts_max, _UPDATES_MIN)
         is_over = is_update and doubt.attempts >= most

@@ -50,9 +50,20 @@ def _case(case: Mapping[str, Any], base_url: str) -> list[str]:
     return [
         f"{case['key']}  {row}  {case['resource_type']}{amount}{source}",
         f"  {sent}, run {case['run_id']}: {case['message']}",
+        *_now(case),
         *_shown(case),
         f"  In the Canvas UI: {_where(case, base_url)}",
     ]
+
+
+def _now(case: Mapping[str, Any]) -> list[str]:
+    """The row's amount by now, if it is another one than that of the write in doubt."""
+    now = case["now"]
+    if now is None:
+        return []
+    cents = now["amount_cents"]
+    amount = "an amount that cannot be read" if cents is None else f"USD {usd(cents)}"
+    return [f"  Now {now['row']} has {amount} (run {now['run_id']}); the amount above is in doubt."]
 
 
 def _shown(case: Mapping[str, Any]) -> list[str]:

@@ -27,7 +27,7 @@ from pipeline.views.masking import shown
 from pipeline.views.pace import pace
 from pipeline.views.packed import packed
 from pipeline.views.terminal import headline, next_steps
-from pipeline.views.words import OUTCOMES, WORDS, duration, needs, notes, verdict
+from pipeline.views.words import OUTCOMES, WORDS, duration, needs, notes, unread, verdict
 
 _KINDS: Final = {
     Disposition.CREATED.value: "good",
@@ -106,6 +106,7 @@ def page(summary: Mapping[str, Any], exchanges: pl.DataFrame, folder: Path) -> s
         words=dict(WORDS),
         outcomes=OUTCOMES,
         notes=[] if is_verification else notes(summary),
+        unread="" if is_verification else unread(summary),
         groups={word: found.of(word) for word in ATTENTION},
         groups_shown=_GROUPS_SHOWN,
         found=found,

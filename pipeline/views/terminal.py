@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, Final
 
-from pipeline.views.words import OUTCOMES, WORDS, is_kept, notes, verdict
+from pipeline.views.words import OUTCOMES, WORDS, doubt_notes, is_kept, notes, unread, verdict
 
 _RULES_SHOWN: Final = 5
 
@@ -28,7 +28,8 @@ def summary_text(
         ]
     else:
         lines = [
-            f"{summary['command'].capitalize()} {summary['run_id']}: no file was read, nothing was sent."
+            f"{summary['command'].capitalize()} {summary['run_id']}: {unread(summary)}",
+            *doubt_notes(summary),
         ]
     lines += [f"Report: {folder}", *_ending(summary, folder, config, given)]
     return "\n".join(lines)

@@ -171,19 +171,62 @@ _GONE: Final = {
 }
 
 
+_RECOVERED: Final = {
+    "found": (
+        "1 write whose answer was lost was found in Canvas.",
+        "{} writes whose answers were lost were found in Canvas.",
+    ),
+    "sent_again": (
+        "1 write whose answer was lost was not in Canvas and was sent again.",
+        "{} writes whose answers were lost were not in Canvas and were sent again.",
+    ),
+    "set_aside": (
+        "Journal lost: 1 row that Canvas already seems to hold was set aside for review.",
+        "Journal lost: {} rows that Canvas already seems to hold were set aside for review.",
+    ),
+    "retried": (
+        "1 update was retried because the coverage had changed in Canvas meanwhile.",
+        "{} updates were retried because the coverages had changed in Canvas meanwhile.",
+    ),
+    "compared": (
+        "1 update was compared with Canvas before it was sent.",
+        "{} updates were compared with Canvas before they were sent.",
+    ),
+}
+_ENDINGS: Final = {"in_doubt": "in doubt", "pending": "to be sent again"}
+
+
+def unread(summary: Mapping[str, Any]) -> str:
+    """Return what is true of a run that ended before its files were read, in a sentence."""
+    writes = summary["requests"]["writes"]
+    if not writes:
+        return "Stopped before anything was sent."
+    sent = "1 write" if writes == 1 else f"{writes:,} writes"
+    return f"Stopped before these files were read; {sent} of earlier runs had been sent again."
+
+
+def _rows(told: Mapping[str, Any]) -> str:
+    rows = "1 row" if told["rows"] == 1 else f"{told['rows']:,} rows"
+    return f"{rows} ({told['usd']} USD)" if "usd" in told else rows
+
+
 def doubt_notes(summary: Mapping[str, Any]) -> list[str]:
-    """What became of lost answers, in sentences."""
+    """Return what became of lost answers and of writes of earlier runs, in sentences."""
     recovered = summary["recovered"]
-    settled = [
-        f"{recovered[name]:,} {what}"
-        for name, what in (
-            ("found", "found in Canvas"),
-            ("sent_again", "not there and sent again"),
-            ("set_aside", "set aside, for the journal was lost"),
-        )
+    notes = [
+        one if recovered[name] == 1 else many.format(f"{recovered[name]:,}")
+        for name, (one, many) in _RECOVERED.items()
         if recovered[name]
     ]
-    notes = [f"Lost answers settled by searching: {', '.join(settled)}."] if settled else []
+    for feed, endings in summary["settled"].items():
+        counts = ", ".join(
+            f"{_rows(told)} {_ENDINGS.get(ending, ending)}" for ending, told in endings.items()
+        )
+        notes.append(f"Writes of earlier runs, {feed}: {counts}.")
+    notes += [
+        f"Sent again for earlier runs, {feed}: {_rows(told)}."
+        for feed, told in summary["sent_again"].items()
+    ]
     elsewhere = summary["in_doubt_elsewhere"]
     if elsewhere:
         notes.append(f"{elsewhere:,} writes of rows outside these files are in doubt.")
