@@ -327,6 +327,24 @@ def test_an_edit_equal_to_the_other_changes_does_not_prove_an_unknown_payer(
     assert found.settlement is Settlement.FOUND, "its name agrees"
 
 
+@pytest.mark.parametrize(
+    ("rule", "was_lost", "expected"),
+    [
+        ("conflict", False, Settlement.UNCLEAR),  # another user's edit, for Canvas refused ours
+        ("canvas|500", True, Settlement.FOUND),
+        ("recover|payer", True, Settlement.UNCLEAR),  # a later look at the same
+    ],
+)
+def test_a_payer_that_stays_is_proven_by_other_changes_only_if_they_may_be_ours(
+    rule: str, *, was_lost: bool, expected: Settlement
+) -> None:
+    before = {**covered(), "payor": [{"identifier": {"value": "60054"}}]}
+    sent = {**before, "period": {"start": "2026-01-01", "end": "2026-12-31"}}
+    shown = {**sent, "payor": [{"reference": "Organization/other"}]}
+    found = weigh_update(updating(rule), sent, before, shown, {}, is_moved=False, was_lost=was_lost)
+    assert found.settlement is expected
+
+
 def test_a_payer_id_that_was_shown_as_two_organizations_is_not_known() -> None:
     seen = [("60054", "Organization/one"), ("87726", "Organization/two")]
     assert organizations_of(seen) == dict(seen)

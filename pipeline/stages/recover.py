@@ -46,6 +46,7 @@ from pipeline.records import (
     Settlement,
 )
 
+_UNKNOWN_PAYER: Final = "recover|payer"
 _SCANS_MAX: Final = 4  # until two in a row agree
 _LESSONS_MAX: Final = 3  # reads of a run that try to learn one payer id
 # Shortly before our first send by the server's clock: made by somebody else, if that clock and the
@@ -320,15 +321,17 @@ def weigh_update(
     from_before = None if before is None else coverage_differences(before, shown, organizations)
     not_ours = {"order"} if is_moved else set[str]()
     if sent is not None and from_sent == () and from_before:
-        is_visible = bool(set(from_before) - not_ours - {"payor"})
-        if _is_comparable(sent, organizations) or (
-            is_visible and _has_payer(shown, sent, before, organizations)
-        ):
+        is_proven = _is_comparable(sent, organizations)
+        visible = set(from_before) - not_ours
+        if not is_proven and visible - {"payor"}:
+            is_named = compare_payers(sent, shown, organizations) is Payers.SAME
+            # an earlier look that left it in doubt saw the same, and its rule hides whether it was lost
+            is_ours = was_lost and doubt.rule != _UNKNOWN_PAYER
+            is_proven = is_named or (is_ours and _has_same_payer(sent, before))
+        if is_proven:
             return Finding(Settlement.FOUND, "recover|found", "a read shows it", resource_id)
-        if "payor" in from_before:
-            return _unclear_payer("Canvas shows another payer than before")
-        if is_visible:
-            return _unclear_payer("Canvas shows all other changes")
+        if visible:
+            return _unclear_payer(f"Canvas shows changes in {', '.join(sorted(visible))}")
     for like, different in ((before, from_before), (sent, from_sent)):
         if like is not None and different is not None and not set(different) - not_ours:
             was_moved = is_moved and "order" in (from_before or ())
@@ -359,7 +362,7 @@ def _unclear_payer(what: str) -> Finding:
         f"{what}, and its payer cannot be compared with the payer id that was sent: it is our own write, or an "
         "edit by another user; look at its payer in Canvas"
     )
-    return Finding(Settlement.UNCLEAR, "recover|payer", message)
+    return Finding(Settlement.UNCLEAR, _UNKNOWN_PAYER, message)
 
 
 def _unedited(doubt: Doubt, *, is_comparable: bool, is_probed: bool) -> Finding:
@@ -387,16 +390,13 @@ def _unedited(doubt: Doubt, *, is_comparable: bool, is_probed: bool) -> Finding:
     return Finding(Settlement.CONFLICT, "conflict", message)
 
 
-def _has_payer(
-    shown: Content, sent: Content, before: Content | None, organizations: Organizations
-) -> bool:
-    """Return whether nothing suggests that the payer shown is another one than the one that was sent.
+def _has_same_payer(sent: Content, before: Content | None) -> bool:
+    """Return whether an update keeps the payer id.
 
-    If an update changes the payer, too, its other elements prove nothing about it: another user may have
-    edited just those.
+    If it changes the payer, too, its other elements prove nothing about the payer: another user may have
+    edited just those. The same holds if Canvas refused it, so that only another user can have edited them.
     """
-    is_named = compare_payers(sent, shown, organizations) is Payers.SAME
-    return is_named or (before is not None and payer_id_of(before) == payer_id_of(sent))
+    return before is not None and payer_id_of(before) == payer_id_of(sent)
 
 
 def _is_comparable(coverage: Content | None, organizations: Organizations) -> bool:
@@ -451,7 +451,7 @@ def weigh(
         message = f"{_lost_how(doubt)}; a search shows none like it"
         return Finding(Settlement.ABSENT, "recover|absent", message, candidates=candidates)
     if len(possible) == 1 and possible[0].resource_id in unsure:
-        rule, why = "recover|payer", "a search shows one like it, whose payer cannot be compared"
+        rule, why = _UNKNOWN_PAYER, "a search shows one like it, whose payer cannot be compared"
         return Finding(
             Settlement.UNCLEAR, rule, f"{_lost_how(doubt)}; {why}", candidates=candidates
         )

@@ -882,8 +882,8 @@ MUTATIONS: Final = (
         "72",
         "another element proves an update whose payer is not known",
         _RECOVER,
-        "is_visible and _has_payer(shown, sent, before, organizations)",
-        "is_visible",
+        "is_proven = is_named or (is_ours and _has_same_payer(sent, before))",
+        "is_proven = True",
         (
             "tests/test_recover.py::test_an_edit_equal_to_the_other_changes_does_not_prove_an_unknown_payer",
         ),

@@ -68,6 +68,9 @@ def test_updates_overwrite_no_edit_and_no_other_insurer() -> None:
         pytest.param(384, id="an update goes to another insurer's coverage"),
         pytest.param(496, id="an edit equal to the file's end proves a payer that is not known"),
         pytest.param(1638, id="the same, after an update that was refused"),
+        pytest.param(
+            400647, id="an edit of a payer that is not known, beside one that the file has"
+        ),
         pytest.param(300629, id="an update of a payer that is not known, lost and sent again"),
     ],
 )
