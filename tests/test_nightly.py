@@ -114,7 +114,13 @@ def enter(world: World, number: int, member: str, order: int = 1, **more: Any) -
         "beneficiary": patient,
         "relationship": {"coding": [{"system": system, "code": "self"}]},
         "period": {"start": "2026-01-01"},
-        "payor": [{"reference": f"Organization/{PAYER['id']}", "type": "Organization"}],
+        "payor": [
+            {
+                "reference": f"Organization/{PAYER['id']}",
+                "type": "Organization",
+                "display": PAYER["name"],
+            }
+        ],
         "order": order,
         **more,
     }

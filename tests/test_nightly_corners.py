@@ -36,6 +36,8 @@ from tests.test_run import counts
 from tests.world import World, patient_key
 
 CANCEL = 'missing = "cancel"'
+# What was entered by hand is known to be of the row's payer by its name.
+NAMED = '[feeds.constants]\npayer_name = "Plan"\n'
 OTHER: Row = (1, "other", 1, "")  # another patient's, which never changes
 EDIT = {"period": {"start": "2026-01-01", "end": "2026-11-30"}}
 
@@ -212,7 +214,7 @@ async def test_an_unknown_coverage_is_moved_by_a_new_row_beside_one_taken_over(
     world = await make_world(patients=5)
     enter(world, 0, "z", order=1)
     enter(world, 0, "b", order=2)
-    world.write_config(feeds=FEED.format(more=""))
+    world.write_config(feeds=FEED.format(more="") + NAMED)
     write(world, [(0, "new", 1, ""), (0, "b", 2, "")])
     assert (await world.run()).exit_code == 0
     assert orders(world, 0) == {"new": 1, "b": 2, "z": 3}
@@ -223,7 +225,7 @@ async def test_what_is_taken_over_is_not_changed_where_the_feed_does_not_update(
 ) -> None:
     world = await make_world(patients=5)
     enter(world, 0, "a", period=EDIT["period"])
-    world.write_config(feeds=FEED.format(more="update = false"))
+    world.write_config(feeds=FEED.format(more="update = false") + NAMED)
     write(world, [(0, "a", 1, "")])
     result = await world.run()
     assert (counts(result), rules(result)) == ({"rejected": 1}, {"row|changed": 1})
@@ -349,9 +351,9 @@ async def test_what_a_limit_kept_from_being_taken_over_is_taken_over_and_cancell
     world = await make_world(patients=40)
     enter(world, 0, "m0")
     write(world, MANY)
-    world.write_config(feeds=FEED.format(more=CANCEL), limits="writes_max = 5")
+    world.write_config(feeds=FEED.format(more=CANCEL) + NAMED, limits="writes_max = 5")
     assert ((await world.run()).exit_code, writes(world)) == (1, 0)
-    world.write_config(feeds=FEED.format(more=CANCEL))
+    world.write_config(feeds=FEED.format(more=CANCEL) + NAMED)
     assert counts(await world.run()) == {"created": 29, "unchanged": 1}
     write(world, MANY[1:])
     result = await world.run()
