@@ -345,6 +345,17 @@ def test_a_payer_that_stays_is_proven_by_other_changes_only_if_they_may_be_ours(
     assert found.settlement is expected
 
 
+def test_an_unknown_payer_is_not_overwritten_without_any_guard() -> None:
+    """Neither the content that was there before is known, nor the time of our last write."""
+    update = replace(updating("update|unguarded", None), until=None)
+    shown = {**covered(), "payor": [{"reference": "Organization/other"}]}
+    found = weigh_update(update, covered(), None, shown, {}, is_moved=False)
+    assert (found.settlement, found.rule) == (Settlement.UNCLEAR, "recover|payer")
+    known = {"60054": "Organization/one"}
+    found = weigh_update(update, covered(), None, shown, known, is_moved=False)
+    assert found.settlement is Settlement.CONFLICT
+
+
 def test_a_payer_id_that_was_shown_as_two_organizations_is_not_known() -> None:
     seen = [("60054", "Organization/one"), ("87726", "Organization/two")]
     assert organizations_of(seen) == dict(seen)

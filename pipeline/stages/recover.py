@@ -337,8 +337,9 @@ def weigh_update(
             was_moved = is_moved and "order" in (from_before or ())
             is_comparable = was_moved or _is_comparable(like, organizations)
             finding = _unedited(doubt, is_comparable=is_comparable, is_probed=is_probed)
-            if finding.settlement is Settlement.CONFLICT and was_lost:
-                return _unclear_payer("Canvas changed it after our last confirmed write")
+            is_blind = before is None and not is_comparable and doubt.intent.held_at is None
+            if is_blind or (finding.settlement is Settlement.CONFLICT and was_lost):
+                return _unclear_payer("Canvas may have changed it after our last confirmed write")
             return finding
     return _edited(None if from_before is None else set(from_before) - not_ours)
 
