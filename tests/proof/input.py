@@ -249,7 +249,8 @@ def _judge_eligibility(
         subscriber = None if subscriber is WRONG and relationship in {"self", WRONG} else subscriber
     else:
         subscriber = _identifier(row["subscriber"])
-        if relationship == "self" and WRONG not in {patient, subscriber} and subscriber != patient:
+        is_known = WRONG not in {patient, subscriber, relationship}
+        if is_known and (relationship == "self") != (subscriber == patient):
             subscriber = WRONG
     start_on, end_on = _day(row["start_on"], feed.dates), _day(row["end_on"], feed.dates)
     if isinstance(start_on, date) and isinstance(end_on, date) and end_on < start_on:
@@ -742,9 +743,7 @@ def slowly(name: str, data: bytes, feed: Feed, columns: int) -> list[list[str]]:
         data = gzip.decompress(data)
     elif name.endswith(".zst"):
         data = zstd.decompress(data)
-    text = data.decode(feed.encoding)
-    if codecs.lookup(feed.encoding).name == "utf-8":
-        text = text.removeprefix("\ufeff")
+    text = data.decode("utf-8-sig" if data.startswith(codecs.BOM_UTF8) else feed.encoding)
     for delimiter in [feed.delimiter] if feed.delimiter else [",", "\t", "|", ";"]:
         try:
             header = next(
