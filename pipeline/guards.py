@@ -41,6 +41,7 @@ def _exceeded(
         yield from _unaccounted(feed.name, meta)
         yield from _rejected(feed.name, meta["planned"], limits)
         yield from _gone(feed.name, meta["gone"], job.accept_repeats or 0)
+        yield from _copied(feed.name, meta["copied"], job.accept_repeats or 0)
         if feed.name not in job.inputs:
             yield from _changed(feed.name, meta, last_feed(feed.name), limits.change_max)
     if not are_repeats_accepted(job, metas):
@@ -111,6 +112,20 @@ def _gone(name: str, gone: int, accepted: int) -> Iterator[LimitError]:
             'and with delivery = "full" each delivery holds all rows: a new payment that equals one of them would be '
             "taken for it, and not be sent",
             f"ask the sender for the whole file; if it is whole, run with --accept-repeats {gone}",
+        )
+
+
+def _copied(name: str, copied: Mapping[str, Any] | None, accepted: int) -> Iterator[LimitError]:
+    """Where keys do not tell: most rows of a file are in another file, too."""
+    if copied is not None and copied["rows"] > accepted:
+        rows = copied["rows"]
+        payments = "1 payment" if rows == 1 else f"{rows:,} payments"
+        yield LimitError(
+            f"feed {name}: {payments} of {copied['file']} to be created {'is' if rows == 1 else 'are'} in {copied['other']}, "
+            "too (same patient, amount, claim, day and transaction id), which are most rows of one of the two files: each "
+            "would be a second payment",
+            "see whether they are one delivery twice (compressed, with other line ends, or under two feeds), and remove one; "
+            f"if all are payments of their own: --accept-repeats {rows}",
         )
 
 

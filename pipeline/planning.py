@@ -13,7 +13,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC
 from functools import partial
 from glob import glob
@@ -25,6 +25,7 @@ import polars as pl
 
 from pipeline import groups
 from pipeline.clock import Clock
+from pipeline.copies import find_copies
 from pipeline.crosswalk import Ambiguous, Crosswalk, Crosswalks, Unknown, table_of
 from pipeline.errors import CanvasError, InputError, PlanError, Stopped
 from pipeline.feeds.address import is_address
@@ -618,6 +619,13 @@ class Planner:
             self._return_skipped(feed)
         for feed in self._coverages:
             self._compare(feed)
+        copies = find_copies(
+            self._writer,
+            self._job.feeds,
+            self._file_names(),
+            self._copies / "equal",
+            self._check_stop,
+        )
         metas = {
             name: {
                 **judged.meta,
@@ -626,6 +634,7 @@ class Planner:
                     self._feeds[name], repeats[name], self._former_keys.get(name), self._feeds
                 ),
                 "gone": self._payments_gone(self._feeds[name]),
+                "copied": asdict(copies[name]) if name in copies else None,
             }
             for name, judged in self._judged.items()
         }

@@ -261,6 +261,7 @@ def _totals(lines: Sequence[Verified], written: pl.DataFrame) -> dict[str, Any]:
             :_KEYS_SHOWN
         ],
         "payers_unknown": sum(line.payer is not None for line in lines),
+        "contents_unknown": sum(line.is_bare for line in lines),
         "usd_journal": usd(int(read["amount_cents"].sum())),
         "usd_canvas": usd(shown),
         "usd_strays": usd(strays),

@@ -13,7 +13,7 @@ import pytest
 from pipeline import engine
 from pipeline.errors import InputError, LimitError
 from tests.test_run import command, counts
-from tests.world import World, patient_key
+from tests.world import LEDGER_ONLY, World, patient_key
 
 MakeWorld = Callable[..., Awaitable[World]]
 
@@ -246,3 +246,70 @@ async def test_rejects_of_counted_rows_are_not_taken_alone(
     assert again.exit_code == 1
     assert re.search(said, str(again.failure))
     assert len(world.effects) == 3
+
+
+# One delivery in two forms -------------------------------------------------------------------------
+
+
+def compressed(path: Path) -> None:
+    path.with_suffix(".csv.gz").write_bytes(gzip.compress(path.read_bytes(), mtime=0))
+
+
+def other_line_ends(path: Path) -> None:
+    path.with_name("b.csv").write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+
+
+def other_columns(path: Path) -> None:
+    lines = (line.split(",") for line in path.read_text().splitlines())
+    text = "".join(f"{amount},{patient},{day}\n" for patient, day, amount in lines)
+    path.with_name("b.csv").write_text(text)
+
+
+@pytest.mark.parametrize("feed", [FULL, INCREMENT])
+@pytest.mark.parametrize("copy", [compressed, other_line_ends, other_columns])
+@pytest.mark.parametrize("is_late", [False, True])
+async def test_a_delivery_that_is_there_in_two_forms_is_posted_once(
+    make_world: MakeWorld, feed: str, copy: Callable[[Path], None], is_late: bool
+) -> None:
+    world = await make_world()
+    world.write_config(feeds=feed)
+    path = deliver(world, TWICE)
+    if is_late:
+        assert counts(await world.run()) == {"created": 3}
+    copy(path)
+    result = await world.run()
+    assert (result.exit_code, len(world.effects)) == (1, 3 if is_late else 0)
+    assert isinstance(result.failure, LimitError)
+    assert "each would be a second payment" in str(result.failure)
+    few = await engine.run(replace(world.job(), accept_repeats=2))
+    assert few.exit_code == 1
+    accepted = await engine.run(replace(world.job(), accept_repeats=3))
+    assert (accepted.exit_code, len(world.effects)) == (0, 6)
+    assert counts(await world.run()) == {"unchanged": 6}
+
+
+async def test_a_file_that_holds_most_of_another_one_stops(make_world: MakeWorld) -> None:
+    """Increments that became full deliveries, beside the ones before them."""
+    world = await make_world()
+    world.write_config(feeds=INCREMENT)
+    before = [(number, "5.00") for number in range(5)]
+    deliver(world, before)
+    assert counts(await world.run()) == {"created": 5}
+    deliver(world, [*before, *((number, "6.00") for number in range(15))], "b.csv")
+    result = await world.run()
+    assert (result.exit_code, len(world.effects)) == (1, 5)
+    assert "5 payments of b.csv to be created are in a.csv" in str(result.failure)
+
+
+async def test_one_file_under_two_feeds_is_posted_once(make_world: MakeWorld) -> None:
+    world = await make_world()
+    world.write_config(feeds=LEDGER_ONLY)
+    world.write_ledger([(f"T{n}", patient_key(n), "5.00", "") for n in range(4)])
+    assert counts(await world.run()) == {"created": 4}
+    second = LEDGER_ONLY.replace('name = "ledger"', 'name = "copays"')
+    world.write_config(feeds=LEDGER_ONLY + second)
+    result = await world.run()
+    assert (result.exit_code, len(world.effects)) == (1, 4)
+    assert "4 payments of ledger.csv to be created are in ledger.csv of feed ledger" in str(
+        result.failure
+    )

@@ -184,3 +184,19 @@ async def test_an_order_that_differs_otherwise_is_a_difference(
     world.sandbox.edit_by_hand("Coverage", coverage(world, "old")["id"], changes)
     result = await read_back(world.job())
     assert (result.exit_code, outcomes(result.frame)) == (3, Counter(match=2, differs=1))
+
+
+async def test_coverages_whose_plan_was_removed_are_counted_as_not_compared(
+    make_world: MakeWorld,
+) -> None:
+    """An edit of them cannot be seen, so that a match alone would claim too much."""
+    world = await written(make_world)
+    assert (await read_back(world.job())).summary["verification"]["contents_unknown"] == 0
+    first = world.sandbox.resources("Coverage")[0]["id"]
+    world.sandbox.edit_by_hand("Coverage", first, {"status": "cancelled"})
+    shutil.rmtree(world.folder / "state" / "plans")
+    result = await read_back(world.job())
+    count = result.summary["verification"]["contents_unknown"]
+    assert count == result.frame.filter(result.frame["resource_type"] == "Coverage").height > 1
+    text = summary_text(result.summary, result.folder, world.config)
+    assert f"Content not compared: {count} coverages" in text

@@ -70,6 +70,7 @@ class Verified:
     elements: tuple[str, ...] = ()
     cents: int | None = None
     payer: tuple[str, str] | None = None  # payer id and Organization that could not be compared
+    is_bare: bool = False  # what was sent is not known any more: only id and patient were compared
 
 
 def verify(
@@ -155,7 +156,8 @@ def _compared(write: Written, found: Json | None, organizations: Organizations) 
     else:
         outcome = Outcome.DIFFERS
     line = _line(outcome, write, elements, _cents(found))
-    return replace(line, payer=_unknown_payer(write, found, organizations))
+    is_bare = write.resource_type == "Coverage" and write.sent is None
+    return replace(line, payer=_unknown_payer(write, found, organizations), is_bare=is_bare)
 
 
 def _unknown_payer(

@@ -54,6 +54,12 @@ def _verification_text(summary: Mapping[str, Any], folder: str, config: str | No
             f"Payer not compared: {count:,} {'coverage' if count == 1 else 'coverages'} (Canvas never returns a payer "
             "id, and which Organization it is has not been shown yet)."
         )
+    if told["contents_unknown"]:
+        count = told["contents_unknown"]
+        lines.append(
+            f"Content not compared: {count:,} {'coverage' if count == 1 else 'coverages'} (the plan that sent it was removed: "
+            "only that Canvas has it, for that patient)."
+        )
     lines += [_requests(summary["requests"]), f"Report: {folder}"]
     if summary["failure"]:
         lines.append(f"Failed: {summary['failure']}")
