@@ -75,7 +75,7 @@ def test_a_mapped_column_may_have_any_name(tmp_path: Path, column: str) -> None:
 def test_columns_of_a_crosswalk_may_have_any_name(tmp_path: Path) -> None:
     write(tmp_path / "ids.csv", ["*", "^A.*$", "A"], [("p1", patient_key(1), "no")])
     write(tmp_path / "ledger.csv", FIRST, [("t1", "p1", "5.00", "")])
-    table = '[references.patient]\npath = "ids.csv"\nfrom = "*"\nto = "^A.*$"\n'
+    table = '[references.patient]\nhow = "file"\npath = "ids.csv"\nfrom = "*"\nto = "^A.*$"\n'
     result = planned(tmp_path, table + LEDGER_ONLY)
     assert result.frame["disposition"].to_list() == ["pending"]
 

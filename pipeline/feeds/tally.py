@@ -17,7 +17,8 @@ _CENTS = 2
 
 def cents_read(texts: pl.Series, sign: Literal["positive", "negative"]) -> int:
     """Return the sum of a column of amounts in cents; a text that is no amount counts as nothing."""
-    counted = texts.str.strip_chars().drop_nulls().value_counts(name="count")
+    named = texts.alias("text")  # polars would read a name such as `^A.*$` as a pattern
+    counted = named.str.strip_chars().drop_nulls().value_counts(name="count")
     total = sum((_amount(text) * count for text, count in counted.iter_rows()), start=Decimal(0))
     return int(total.scaleb(_CENTS)) * (-1 if sign == "negative" else 1)
 
