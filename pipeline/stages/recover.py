@@ -47,6 +47,8 @@ from pipeline.records import (
 )
 
 _UNKNOWN_PAYER: Final = "recover|payer"
+# Of an update: refused by Canvas, or compared before its first send.
+_NOT_LOST: Final = ("conflict", "update|unguarded")
 _SCANS_MAX: Final = 4  # until two in a row agree
 _LESSONS_MAX: Final = 3  # reads of a run that try to learn one payer id
 # Shortly before our first send by the server's clock: made by somebody else, if that clock and the
@@ -126,7 +128,7 @@ class Recovery:
 
     async def _look_at_update(self, doubt: Doubt) -> Finding:
         intent = doubt.intent
-        if doubt.rule != "conflict":
+        if doubt.rule not in _NOT_LOST:
             self.lost.add(intent.key)
         try:
             shown, dated = await self.client.look(intent.resource_type, intent.resource_id)
