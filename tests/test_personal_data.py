@@ -31,7 +31,7 @@ from aiohttp import ClientSession, web
 
 from pipeline.feeds.eligibility import EligibilityRow
 from pipeline.feeds.ledger import LedgerRow
-from tests.world import CREDENTIALS, World, patient_key
+from tests.world import CREDENTIALS, PAYER, World, patient_key
 
 MakeWorld = Callable[..., Awaitable[World]]
 
@@ -600,7 +600,9 @@ async def crashes(shown: Shown, make_world: MakeWorld) -> World:
     """In a stage, with all that it holds in the error's text: by the command, and by the interpreter."""
     world = await make_world(patients=4)
     configure(world)
-    write(world, "eligibility", [coverage(number) for number in range(4)])
+    # What a crash left in flight is known again by the name of its payer.
+    rows = [coverage(number, payer_name=PAYER["name"]) for number in range(4)]
+    write(world, "eligibility", rows)
     write(world, "ledger", [payment(number) for number in range(4)])
     driver = world.folder / "driver.py"
     for number, (module, name) in enumerate(STAGES):

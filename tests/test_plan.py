@@ -313,6 +313,7 @@ def test_what_is_to_be_typed_next_names_the_same_feeds_and_files() -> None:
         "exit_code": 130,
         "feeds": [],
         "failure": "",
+        "requests": {"writes": 0},
     }
     text = summary_text(summary, "reports/r", "my.toml", " --feed ledger")
     assert text.endswith("canvas-ingest run my.toml --feed ledger")

@@ -430,9 +430,10 @@ async def test_a_decision_that_is_refused_does_not_reopen_what_was_abandoned(
     (key,) = keys(await decide(world)).values()
     await decide(world, abandon=(key,))
     world.write_config(feeds=LEDGER_ONLY, quiet_s=0.05, resend_absent="all")
-    for decision in ({"confirm": {key: "no-such-id"}}, {"abandon": (key,)}):
-        reviewed = await decide(world, **decision)
-        assert (reviewed.exit_code, reviewed.cases) == (0, [])
+    refused = await decide(world, confirm={key: "no-such-id"})
+    assert (refused.exit_code, refused.cases) == (3, [])
+    again = await decide(world, abandon=(key,))
+    assert (again.exit_code, again.cases) == (0, [])
     assert counts(await world.run()) == {"rejected": 1}
     assert world.effects == []
 
