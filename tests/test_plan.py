@@ -314,6 +314,10 @@ def test_what_is_to_be_typed_next_names_the_same_feeds_and_files() -> None:
         "feeds": [],
         "failure": "",
         "requests": {"writes": 0},
+        "recovered": dict.fromkeys(("found", "sent_again", "set_aside", "retried", "compared"), 0),
+        "settled": {},
+        "sent_again": {},
+        "in_doubt_elsewhere": 0,
     }
     text = summary_text(summary, "reports/r", "my.toml", " --feed ledger")
     assert text.endswith("canvas-ingest run my.toml --feed ledger")
