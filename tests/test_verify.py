@@ -198,5 +198,5 @@ async def test_coverages_whose_plan_was_removed_are_counted_as_not_compared(
     result = await read_back(world.job())
     count = result.summary["verification"]["contents_unknown"]
     assert count == result.frame.filter(result.frame["resource_type"] == "Coverage").height > 1
-    text = summary_text(result.summary, result.folder, world.config)
+    text = summary_text(result.summary, str(result.folder), str(world.config))
     assert f"Content not compared: {count} coverages" in text
