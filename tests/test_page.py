@@ -511,7 +511,7 @@ def test_the_page_of_a_run_that_failed(browser: Any, tmp_path: Path, *, is_unfit
     text = check_quiet(browser, in_world(tmp_path, work, settings))
     assert "The run failed; nothing is lost." in text
     assert "Failed: " in text
-    assert ("No file was read, nothing was sent." in text) == is_unfit
+    assert ("Stopped before anything was sent." in text) == is_unfit
     assert ("The run ended before their turn" in text) != is_unfit
 
 
