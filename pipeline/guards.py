@@ -40,7 +40,7 @@ def _exceeded(
             yield from _not_as_expected(feed.name, meta, totals.get(feed.name, Expected()))
         yield from _unaccounted(feed.name, meta)
         yield from _rejected(feed.name, meta["planned"], limits)
-        yield from _gone(feed.name, meta["gone"], job.accept_repeats or 0)
+        yield from _gone(feed.name, meta, job.accept_repeats or 0)
         yield from _copied(feed.name, meta["copied"], job.accept_repeats or 0)
         if feed.name not in job.inputs:
             yield from _changed(feed.name, meta, last_feed(feed.name), limits.change_max)
@@ -103,25 +103,46 @@ def _rejected(name: str, planned: Mapping[str, int], limits: Limits) -> Iterator
         )
 
 
-def _gone(name: str, gone: int, accepted: int) -> Iterator[LimitError]:
-    """Where equal rows are counted, a file that lacks payments gives others their places."""
-    if gone > accepted:
-        payments = "1 payment" if gone == 1 else f"{gone:,} payments"
-        yield LimitError(
-            f"feed {name}: {payments} of the last delivery {'is' if gone == 1 else 'are'} not in today's files, "
-            'and with delivery = "full" each delivery holds all rows: a new payment that equals one of them would be '
-            "taken for it, and not be sent",
-            f"ask the sender for the whole file; if it is whole, run with --accept-repeats {gone}",
+def _gone(name: str, meta: Mapping[str, Any], accepted: int) -> Iterator[LimitError]:
+    """Yield an error if equal rows are counted and the files lack payments of the last delivery.
+
+    If today's files have equal payments under other keys, the payments are not gone: their keys changed.
+    """
+    gone, repeats = meta["gone"], meta["repeats"]["rows"]
+    if gone <= accepted:
+        return
+    text = (
+        f"feed {name}: {_payments(gone)} of the last delivery {'is' if gone == 1 else 'are'} not in today's files, "
+        'and with delivery = "full" each delivery holds all rows'
+    )
+    if repeats:
+        equal = (
+            "equals a payment that an earlier run"
+            if repeats == 1
+            else "equal payments that earlier runs"
         )
+        yield LimitError(
+            f"{text}; but {_payments(repeats)} to be created {equal} sent, under another key",
+            "if delivery, key or the spelling of ids was changed, restore it, and run again; only if the sender confirms "
+            f"that these are new payments, run with --accept-repeats {max(gone, repeats)}",
+        )
+        return
+    yield LimitError(
+        f"{text}: a new payment that equals one of them would be taken for it, and would not be sent",
+        f"ask the sender for the whole file; if it is whole, run with --accept-repeats {gone}",
+    )
+
+
+def _payments(count: int) -> str:
+    return "1 payment" if count == 1 else f"{count:,} payments"
 
 
 def _copied(name: str, copied: Mapping[str, Any] | None, accepted: int) -> Iterator[LimitError]:
     """Where keys do not tell: most rows of a file are in another file, too."""
     if copied is not None and copied["rows"] > accepted:
         rows = copied["rows"]
-        payments = "1 payment" if rows == 1 else f"{rows:,} payments"
         yield LimitError(
-            f"feed {name}: {payments} of {copied['file']} to be created {'is' if rows == 1 else 'are'} in {copied['other']}, "
+            f"feed {name}: {_payments(rows)} of {copied['file']} to be created {'is' if rows == 1 else 'are'} in {copied['other']}, "
             "too (same patient, amount, claim, day and transaction id), which are most rows of one of the two files: each "
             "would be a second payment",
             "see whether they are one delivery twice (compressed, with other line ends, or under two feeds), and remove one; "
@@ -176,6 +197,7 @@ def _repeated(job: Job, name: str, metas: Mapping[str, Mapping[str, Any]]) -> Li
     limits, found, total = job.limits, metas[name]["repeats"], _repeats(metas)
     most, allowed = limits.repeats_max, _repeats_allowed(limits, found["creates"])
     is_share = most is not None and most.share is not None
+    of_all = " (of all feeds)" if total > found["rows"] else ""
     limit = f"{most}, which allows {allowed:,}" if is_share else f"{most}"
     accepted = (
         ""
@@ -186,5 +208,5 @@ def _repeated(job: Job, name: str, metas: Mapping[str, Mapping[str, Any]]) -> Li
         f"feed {name}: {found['rows']:,} of {found['creates']:,} {found['what']} to be created each equal one that an earlier run "
         f"sent ({found['equal_in']}), under a key that no row of today's files has, above limits.repeats_max = {limit}. "
         f"{found['cause']}",
-        f"{found['fix']}; if these {found['what']} are new ones: --accept-repeats {total}{accepted}",
+        f"{found['fix']}; if these {found['what']} are new ones: --accept-repeats {total}{of_all}{accepted}",
     )

@@ -68,7 +68,7 @@ def _cause(
         fix = "compare the rows that the warning names with the report of the earlier run, and run again with the right files"
         ids = ", ".join(name for name in feed.key if name not in _NO_IDS)
         causes.append(
-            "Neither `key` nor the name of the feed has changed, as far as the journal knows: perhaps ids in the file are spelt in "
+            "Neither `key` nor the name of the feed has changed, as far as the journal knows: perhaps the file spells ids in "
             f"another way ({ids}), or the same file came under another name."
         )
     if found.undated:
@@ -79,15 +79,16 @@ def _cause(
 def key_changed(feed: Feed, former_key: Sequence[str], left: int) -> Warned:
     """Return the warning about a key that has other fields now; `left` confirmed writes have a key of no row."""
     writes = "1 write" if left == 1 else f"{left:,} writes"
+    has = "has" if left == 1 else "have"
     text = (
-        f"{_key_text(feed, former_key)}: {writes} that Canvas confirmed have a key that no row of today's files has, and the "
-        "rows that they were made from would be new ones. If that is not meant, restore `key`."
+        f"{_key_text(feed, former_key)}. {writes} that Canvas confirmed {has} a key that no row of today's files has: the same "
+        "rows count as new now, and may be sent again. If you did not mean to change `key`, restore it."
     )
     return Warned(KEY_CHANGED, left, text)
 
 
 def _key_text(feed: Feed, former_key: Sequence[str]) -> str:
-    return f"`key` of the feed {feed.name} was {', '.join(former_key)} and is {', '.join(feed.key)} now"
+    return f"`key` of feed {feed.name} was {', '.join(former_key)} and is {', '.join(feed.key)} now"
 
 
 def _equal_in(feed: Feed, found: Found) -> str:
@@ -106,7 +107,7 @@ def warnings_of(feed: Feed, found: Found, accepted: int | None) -> list[Warned]:
             f"a key that no row of today's files has: {rows}."
         )
         more = (
-            " See that they are not the same once more."
+            f" Check that {'it is' if found.rows == 1 else 'they are'} not the same {_WHAT[kind]}{'' if found.rows == 1 else 's'} again."
             if accepted is None
             else f" Accepted by --accept-repeats {accepted}."
         )
@@ -114,11 +115,12 @@ def warnings_of(feed: Feed, found: Found, accepted: int | None) -> list[Warned]:
         warned.append(Warned(rule, found.rows, text + more))
     if found.second_periods:
         rows = _rows(found.second_periods, found.second_named)
+        has = "has" if found.second_periods == 1 else "each have"
         text = (
-            f"{_counted(found.second_periods, 'Coverage')} of {feed.name} to be created beside an active one that an earlier run "
-            f"created for the same patient, payer and member id with another start, and that no row of today's files has: {rows}. "
-            f'If a start was corrected, cancel the older one (missing = "cancel", or by hand in Canvas){_other_key(feed)}. If it is '
-            "a new period, nothing is to be done."
+            f"{_counted(found.second_periods, 'Coverage')} of {feed.name} {has} the patient, payer and member ID of an active "
+            f"coverage that an earlier run created, but another start; no row of today's files has the older one: {rows}. "
+            f'If the start was corrected, cancel the older one (missing = "cancel", or by hand in Canvas){_other_key(feed)}. If it '
+            "is a new period, you need not do anything."
         )
         warned.append(Warned(SECOND_PERIOD, found.second_periods, text))
     return warned

@@ -402,8 +402,8 @@ class Planner:
                     "rule": "files|fewer",
                     "feed": feed.name,
                     "count": before - count,
-                    "message": f"{_files(count)} for feed {feed.name}, {before:,} in its last complete run: "
-                    f"check that the sender delivered all of them",
+                    "message": f"Feed {feed.name} has {_files(count)}; its last complete run had {before:,}. "
+                    "Check that the sender delivered all of them.",
                 }
             )
 

@@ -280,14 +280,14 @@ _MESSAGES: Final = {
     "PaymentNotice": "an earlier run sent an equal payment (same patient, amount, claim and day) under a key that no row of "
     "today's files has: if it is the same payment, Canvas gets it twice",
     "Coverage": "an earlier run created an equal coverage under a key that no row of today's files has, and it is active: "
-    "if it is the same coverage, Canvas holds it twice",
+    "if it is the same coverage, Canvas gets it twice",
 }
 _UNDATED: Final = (
     "an earlier run sent an equal payment (same patient, amount and claim; the day of one of them is not known) under a key that "
     "no row of today's files has: if it is the same payment, Canvas gets it twice"
 )
 _SECOND_PERIOD: Final = (
-    "an earlier run created a coverage of the same patient, payer and member id with another start, which is active and which "
-    "no row of today's files has: if the start was corrected, cancel the older one in Canvas; if this is a new period, nothing "
-    "is to be done"
+    "an earlier run created a coverage of the same patient, payer and member ID with another start; it is active, and no row of "
+    "today's files has it: if the start was corrected, cancel the older one in Canvas; if this is a new period, you need not do "
+    "anything"
 )

@@ -153,6 +153,18 @@ async def test_a_full_delivery_that_lacks_payments_of_the_last_one_stops(
     assert (again.exit_code, counts(again)) == (0, {"unchanged": 2})
 
 
+async def test_a_changed_delivery_is_not_blamed_on_the_file(make_world: MakeWorld) -> None:
+    """The file is whole: to accept would post all of its payments a second time."""
+    world = await loaded(make_world, INCREMENT)
+    world.write_config(feeds=FULL)
+    result = await world.run()
+    assert isinstance(result.failure, LimitError)
+    assert "3 payments to be created equal payments that earlier runs sent" in str(result.failure)
+    assert "if delivery, key or the spelling of ids was changed, restore it" in str(result.failure)
+    assert "ask the sender" not in str(result.failure)
+    assert len(world.effects) == 3
+
+
 async def test_one_payment_that_is_gone_is_said_in_the_singular(make_world: MakeWorld) -> None:
     world = await loaded(make_world, FULL)
     deliver(world, TWICE[:2])

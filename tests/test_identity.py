@@ -104,9 +104,7 @@ async def test_a_changed_key_stops_before_anything_is_sent(
     why = stopped(await act(world.job()), world, 10)
     assert "feed ledger: 10 of 10 payments to be created each equal" in why
     assert "limits.repeats_max = 5%, which allows 3" in why
-    assert (
-        "`key` of the feed ledger was transaction_id and is patient, amount, posted_on now" in why
-    )
+    assert "`key` of feed ledger was transaction_id and is patient, amount, posted_on now" in why
     assert "--accept-repeats 10" in why
 
 
@@ -133,7 +131,7 @@ async def test_patients_spelt_in_another_way_stop_before_anything_is_sent(
     assert counts(await world.run()) == {"created": 10}
     world._write("ledger.csv", header, [(row[0], f"P-{row[1]}", *row[2:]) for row in rows])
     why = stopped(await world.run(), world, 10)
-    assert "ids in the file are spelt in another way (patient)" in why
+    assert "the file spells ids in another way (patient)" in why
     assert "feed ledger, which" not in why
 
 
@@ -331,9 +329,7 @@ async def test_a_journal_in_postgresql_finds_the_same(
     world = await loaded(make_world, nightly(10), more=state)
     configure(world, key=BY_DAY, more=state)
     why = stopped(await world.run(), world, 10)
-    assert (
-        "`key` of the feed ledger was transaction_id and is patient, amount, posted_on now" in why
-    )
+    assert "`key` of feed ledger was transaction_id and is patient, amount, posted_on now" in why
     assert "--accept-repeats 10" in why
     result = await engine.run(world.job(accept_repeats=10))
     assert warnings(result) == [("key|changed", "ledger", 10), ("repeats|accepted", "ledger", 10)]
@@ -557,4 +553,4 @@ async def test_what_check_finds_is_what_a_run_would_stop_at(make_world: MakeWorl
     assert found["key|changed"][0] == "warning"
     assert found["row|repeats"][0] == "warning"
     assert found["limits"][0] == "wrong"
-    assert "`key` of the feed ledger was transaction_id" in found["limits"][1]
+    assert "`key` of feed ledger was transaction_id" in found["limits"][1]

@@ -176,9 +176,9 @@ async def test_with_fewer_files_than_the_last_time_nothing_is_cancelled(
             "eligibility",
             1,
         )
-        assert "2 files for feed eligibility, 3 in its last complete run" in warning["message"]
+        assert "Feed eligibility has 2 files; its last complete run had 3." in warning["message"]
         assert warning["message"] in summary_text(result.summary, "reports", "config.toml")
-        assert "3 in its last complete run" in (result.folder / "report.html").read_text()
+        assert "its last complete run had 3" in (result.folder / "report.html").read_text()
     write_parts(world, {"a": [*MANY[:15], (35, "m35", 1, "")], "b": MANY[15:29]})
     result = await world.run()
     assert (result.exit_code, gone(result)) == (0, {"rows": 1, "cancelled": 1})

@@ -362,8 +362,8 @@ def _edited(elements: Collection[str] | None) -> Finding:
 def _unclear_payer(what: str) -> Finding:
     """Return a doubt for a person: the only change cannot be compared."""
     message = (
-        f"{what}, and its payer cannot be compared with the payer id that was sent: it is our own write, or an "
-        "edit by another user; look at its payer in Canvas"
+        f"{what}, and Canvas never returns the payer id that was sent: this is our own write or an edit by another user; "
+        "look at the payer in Canvas"
     )
     return Finding(Settlement.UNCLEAR, _UNKNOWN_PAYER, message)
 

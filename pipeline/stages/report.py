@@ -575,7 +575,7 @@ def _warnings(plan: Plan | None, totals: Mapping[str, Totals]) -> list[dict[str,
             was = "was" if each.unreplaced == 1 else "were"
             message = (
                 f"{what} of {name} {was} cancelled, but another row of the same patient was not written: "
-                f"see the column replacement of missing-{name}.csv, and fix that row"
+                f"see the column replacement of missing-{name}.csv, and fix that row."
             )
             found.append(
                 {"rule": _UNREPLACED, "feed": name, "count": each.unreplaced, "message": message}

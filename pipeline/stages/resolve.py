@@ -57,7 +57,7 @@ class _Rule(NamedTuple):
 
 
 _TOLD_APART: Final = (
-    "if it is another payment, add a field that tells them apart to key (transaction_id), or set "
+    "if it is another payment, it needs another key: a transaction_id of its own, another field in key, or "
     'repeats = "count"; if it is the same one, remove it'
 )
 # The rule, and the message, of a payment that was posted before at another time of day.
@@ -86,7 +86,7 @@ _RULES: Final = {
     BUMPS: _Rule(
         None,
         "order",
-        "Canvas will move an older coverage of this order down, for it keeps one of each: see {}",
+        "the patient has an older coverage with this order, {}: Canvas moves the older one down when this row is written",
     ),
 }
 _RULE: Final = pl.Enum(list(_RULES))

@@ -63,7 +63,9 @@ def _now(case: Mapping[str, Any]) -> list[str]:
         return []
     cents = now["amount_cents"]
     amount = "an amount that cannot be read" if cents is None else f"USD {usd(cents)}"
-    return [f"  Now {now['row']} has {amount} (run {now['run_id']}); the amount above is in doubt."]
+    return [
+        f"  Now {now['row']} has {amount} (run {now['run_id']}); the amount above is in doubt, and --resend sends that one."
+    ]
 
 
 def _shown(case: Mapping[str, Any]) -> list[str]:
@@ -71,13 +73,13 @@ def _shown(case: Mapping[str, Any]) -> list[str]:
     if finding is None:
         return []
     if case["interaction"] == "update":
-        return [
-            f"  It is an update of {case['resource_type']}/{case['resource_id']}: {finding['message']}"
-        ]
+        shown = f"  It is an update of {case['resource_type']}/{case['resource_id']}"
+        is_news = finding["message"] != case["message"]
+        return [f"{shown}: {finding['message']}" if is_news else f"{shown}."]
     if finding["settlement"] == "unknown":
         return ["  Canvas could not be searched."]
     if not finding["candidates"]:
-        return ["  Canvas shows none like it that no other row has."]
+        return ["  Canvas shows nothing like it, except what belongs to other rows."]
     return [
         f"  Canvas shows {each['id']}"
         + (f", created {each['created']}: {_WHEN[each['when']]}" if each["created"] else "")
@@ -95,10 +97,10 @@ def _where(case: Mapping[str, Any], base_url: str) -> str:
     if case["interaction"] == "update":
         return f"{patient}, Coverages: does {case['resource_id']} say what the file says?"
     if case["resource_type"] == "Coverage":
-        return f"{patient}, Coverages: is this one there, once?"
+        return f"{patient}, Coverages: look for this one; it should be there once."
     amount = usd(case["amount_cents"])
     day = f" entered on {case['sent_at'][:10]}" if case["sent_at"] else ""
-    return f"{patient}, payments of {amount}{day}: one more than the files before account for?"
+    return f"{patient}: count the payments of {amount} USD{day}. One more than earlier runs created means that this one arrived."
 
 
 def inventory_text(inventory: Mapping[str, Any]) -> str:

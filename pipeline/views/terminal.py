@@ -130,9 +130,10 @@ def _reasons(summary: Mapping[str, Any]) -> list[str]:
             )
             told.append(f"Why rows of {feed['name']} came back: {', '.join(shown)}{more}")
         if feed.get("amounts_unreadable"):
-            told.append(
-                f"{feed['amounts_unreadable']:,} amounts of {feed['name']} cannot be read and count as 0.00."
-            )
+            count = feed["amounts_unreadable"]
+            amounts = "1 amount" if count == 1 else f"{count:,} amounts"
+            verbs = "cannot be read and counts" if count == 1 else "cannot be read and count"
+            told.append(f"{amounts} of {feed['name']} {verbs} as 0.00.")
     return told
 
 
@@ -198,5 +199,6 @@ def next_steps(
             f"  canvas-ingest run {config}{given} --plan {summary['run_id']}",
         ]
     if summary["command"] == "run" and code in {1, 130}:
-        steps += ["Next, to go on where this one ended:", f"  canvas-ingest run {config}{given}"]
+        first = "Once that is fixed, run:" if summary["failure"] else "Next, to continue:"
+        steps += [first, f"  canvas-ingest run {config}{given}"]
     return steps

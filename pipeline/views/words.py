@@ -18,6 +18,7 @@ _MEANING: Final = {
 }
 _MEANING_OF_PLAN: Final = {
     0: "planned",
+    1: "the plan failed; nothing was sent",
     3: "planned, with rows rejected",
     4: "planned; writes of an earlier run are in doubt",
 }
@@ -71,12 +72,12 @@ def _is_returned(summary: Mapping[str, Any]) -> bool:
 
 _WARNINGS: Final = {
     "order|bumps": (
-        "1 coverage of {feed} has the order of another one in another period: Canvas moves the older one down.",
-        "{count:,} coverages of {feed} have the order of another one in another period: Canvas moves the older one down.",
+        "1 coverage of {feed} has the order of an older coverage of the same patient: Canvas moves the older one down when it is written.",
+        "{count:,} coverages of {feed} have the order of an older coverage of the same patient: Canvas moves the older one down when they are written.",
     ),
     "order|taken": (
-        "1 coverage of {feed} takes the order of one that no row of today's files has: Canvas moves that one down.",
-        "{count:,} coverages of {feed} take the order of one that no row of today's files has: Canvas moves that one down.",
+        "1 coverage of {feed} has the order of another coverage of the patient that is in no row of today's files: Canvas moves that one down when it is written.",
+        "{count:,} coverages of {feed} have the order of another coverage of the patient that is in no row of today's files: Canvas moves that one down when they are written.",
     ),
 }
 
@@ -105,8 +106,9 @@ def notes(summary: Mapping[str, Any]) -> list[str]:
     told += [note for feed in summary["feeds"] for note in _feed_notes(feed, is_plan=is_plan)]
     unasked = summary["patients_unasked"]
     if unasked:
+        patients = "1 patient" if unasked == 1 else f"{unasked:,} patients"
         told.append(
-            f"Canvas was not asked what it holds of {unasked:,} patients: what is there already is taken over when it is run."
+            f"Canvas was not searched for coverages of {patients}: the run searches, and takes over what is there already."
         )
     return [*told, *doubt_notes(summary), *filter(None, [needs(summary)])]
 
@@ -144,7 +146,9 @@ def _feed_notes(feed: Mapping[str, Any], *, is_plan: bool) -> list[str]:
             f"The updates of {name} {verb}: {changes} (changes-{name}.csv: each, before and after)."
         )
     if feed["adopted"]:
-        told.append(f"{feed['adopted']:,} coverages of {name} were in Canvas already: taken over.")
+        adopted = feed["adopted"]
+        were = "1 coverage of {} was" if adopted == 1 else f"{adopted:,} coverages of {{}} were"
+        told.append(f"{were.format(name)} in Canvas already: taken over.")
     gone = feed["missing"]
     if gone["rows"]:
         texts = {**_GONE, **({"pending": "to be cancelled"} if is_plan else {})}
@@ -178,7 +182,7 @@ _RECOVERED: Final = {
     ),
     "sent_again": (
         "1 write whose answer was lost was not in Canvas and was sent again.",
-        "{} writes whose answers were lost were not in Canvas and were sent again.",
+        "{} times a write whose answer was lost was not in Canvas and was sent again.",
     ),
     "set_aside": (
         "Journal lost: 1 row that Canvas already seems to hold was set aside for review.",
@@ -229,5 +233,7 @@ def doubt_notes(summary: Mapping[str, Any]) -> list[str]:
     ]
     elsewhere = summary["in_doubt_elsewhere"]
     if elsewhere:
-        notes.append(f"{elsewhere:,} writes of rows outside these files are in doubt.")
+        writes = "1 write of a row" if elsewhere == 1 else f"{elsewhere:,} writes of rows"
+        are = "is" if elsewhere == 1 else "are"
+        notes.append(f"{writes} outside these files {are} in doubt.")
     return notes
