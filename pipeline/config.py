@@ -36,6 +36,7 @@ from pipeline import __version__, logs, notify, workers
 from pipeline.canvas import client as canvas
 from pipeline.canvas.assertion import private_key_of
 from pipeline.canvas.auth import Credentials
+from pipeline.canvas.hosts import is_host_name
 from pipeline.canvas.transport import trust
 from pipeline.crosswalk import Target
 from pipeline.errors import ConfigError
@@ -127,6 +128,11 @@ class CanvasSection(_Section):
         "",
         description="PEM file with the certificates of your own authority, where a gateway of yours answers for Canvas; then no other authority is trusted. Empty: those of the machine. Verification cannot be switched off.",
     )
+    location_hosts: list[str] = Field(
+        [],
+        max_length=20,
+        description='Hosts beside that of `base_url` that a `Location`, or the `next` link of a search, may name, where a gateway in front of Canvas leaves them as they are: `["fumage-<instance>.canvasmedical.com"]`. Names only, without scheme and port. Nothing is ever sent to them.',
+    )
     timeout_s: float = Field(
         30.0,
         gt=0,
@@ -137,6 +143,15 @@ class CanvasSection(_Section):
         "httptools",
         description="What carries the requests. `aiohttp` takes five times the CPU, and is for a server that does not get on with the other.",
     )
+
+    @field_validator("location_hosts")
+    @classmethod
+    def _are_host_names(cls, hosts: list[str]) -> list[str]:
+        if not all(map(is_host_name, hosts)):
+            raise ValueError(
+                'must be host names in lower case, such as "fumage-example.canvasmedical.com", without scheme, port and path'
+            )
+        return hosts
 
     @field_validator("base_url", "token_url")
     @classmethod
@@ -1087,6 +1102,7 @@ def _canvas(file: File, folder: Path, environment: Mapping[str, str]) -> canvas.
         concurrency=file.upload.concurrency,
         timeout_s=section.timeout_s,
         ca_file=ca_file,
+        location_hosts=tuple(section.location_hosts),
         transport=section.transport,
     )
 

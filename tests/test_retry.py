@@ -11,6 +11,7 @@ from pipeline.canvas.transport import Reply
 from pipeline.records import Verdict
 
 HOST = "fumage-example.canvasmedical.com"
+HOSTS = frozenset({HOST})
 ID = "a7c6af04-a22f-47bf-9cc8-d41158b2ad62"
 OUTCOME = b'{"resourceType":"OperationOutcome","issue":[{"code":"business-rule","details":{"text":"Too much"}}]}'
 
@@ -75,7 +76,7 @@ def reply(
 def test_each_answer_has_its_class(
     answer: Reply, proven: bool, verdict: Verdict, stops: bool
 ) -> None:
-    judgement = judge_create(answer, "Coverage", HOST, proven=proven)
+    judgement = judge_create(answer, "Coverage", HOSTS, proven=proven)
     assert judgement.verdict is verdict
     assert (judgement.stop is not None) is stops
     assert judgement.rule or verdict is Verdict.ACCEPTED
@@ -84,13 +85,13 @@ def test_each_answer_has_its_class(
 @given(st.integers(100, 999), st.binary(max_size=50), st.booleans())
 def test_only_a_201_with_an_id_is_created(status: int, body: bytes, proven: bool) -> None:
     assert (
-        judge_create(reply(status, body), "Coverage", HOST, proven=proven).verdict
+        judge_create(reply(status, body), "Coverage", HOSTS, proven=proven).verdict
         is not Verdict.ACCEPTED
     )
 
 
 def test_the_refusal_says_what_canvas_said() -> None:
-    judgement = judge_create(reply(422, OUTCOME), "PaymentNotice", HOST, proven=True)
+    judgement = judge_create(reply(422, OUTCOME), "PaymentNotice", HOSTS, proven=True)
     assert (judgement.rule, judgement.message) == ("canvas|business-rule", "Too much")
 
 
@@ -112,7 +113,7 @@ def test_the_refusal_says_what_canvas_said() -> None:
     ],
 )
 def test_the_id_in_a_location(location: str, found: str | None) -> None:
-    assert location_id(location, "Coverage", HOST) == found
+    assert location_id(location, "Coverage", HOSTS) == found
 
 
 def test_retry_after_in_both_its_forms() -> None:

@@ -18,9 +18,11 @@ from urllib.parse import urlencode, urlsplit
 import orjson
 
 from pipeline.canvas.auth import Credentials, Tokens
+from pipeline.canvas.hosts import FOREIGN_MAX, displayed_host, foreign_host, foreign_locations
 from pipeline.canvas.limiter import Grants, Limiter
 from pipeline.canvas.places import Places
 from pipeline.canvas.retry import (
+    FOREIGN_LOCATION,
     Backoff,
     Judgement,
     http_date,
@@ -75,6 +77,7 @@ class Options:
     transport: str = "httptools"  # or "aiohttp"
     backoff: Backoff = field(default_factory=Backoff)
     ca_file: Path | None = None  # the only authorities that are trusted; None: the machine's
+    location_hosts: tuple[str, ...] = ()  # beside that of base_url: hosts that a Location may name
 
 
 def transport_of(options: Options, may_send: Callable[[], bool] | None = None) -> Transport | Wire:
@@ -111,6 +114,8 @@ class Client:
         self._clock = clock
         self._random = random
         self._host = urlsplit(options.base_url).hostname or ""
+        self._hosts = frozenset({self._host, *options.location_hosts})
+        self._foreign = 0  # creates in a row whose Location names another host
         self._limiter = grants or Limiter(options.rate_per_s, clock)
         self._tokens = Tokens(options.credentials, self._post_form, clock)
         self._places = Places(options.concurrency)
@@ -149,8 +154,15 @@ class Client:
         """POST one resource, once."""
         reply = await self._send("POST", f"{self._options.base_url}/{resource_type}", permit, body)
         judgement = judge_create(
-            reply, resource_type, self._host, proven=resource_type in self.proven
+            reply, resource_type, self._hosts, proven=resource_type in self.proven
         )
+        if judgement.verdict is Verdict.ACCEPTED:
+            self._foreign = 0
+        elif judgement.rule == FOREIGN_LOCATION:
+            self._foreign += 1
+        if self._foreign >= FOREIGN_MAX:
+            host = foreign_host(reply.headers.get("location", ""), self._hosts)
+            judgement = judgement._replace(stop=foreign_locations(host))
         return self._written(permit, resource_type, reply, judgement)
 
     async def update(
@@ -252,7 +264,7 @@ class Client:
         while query not in seen and len(seen) < _PAGES_MAX and size < _SEARCH_BYTES_MAX:
             seen.add(query)
             reply = await self._get_once(f"{resource_type}?{query}", "search")
-            entries, after = _page_of(reply, resource_type, self._host)
+            entries, after = _page_of(reply, resource_type, self._hosts)
             found += entries
             size += len(reply.body)
             if after is None:
@@ -266,7 +278,7 @@ class Client:
         Not repeated where it fails, and to be filtered again, as `search`. Raises SearchFailed.
         """
         reply = await self._get_once(f"{resource_type}?{query}", "search")
-        return _page_of(reply, resource_type, self._host)
+        return _page_of(reply, resource_type, self._hosts)
 
     async def of_patient(self, resource_type: str, patient: str) -> list[dict[str, Any]]:
         """All that a search shows of one patient's resources, by the patient's key."""
@@ -502,7 +514,7 @@ def _json_of(reply: Reply) -> dict[str, Any]:
 
 
 def _page_of(
-    reply: Reply, resource_type: str, host: str
+    reply: Reply, resource_type: str, hosts: frozenset[str]
 ) -> tuple[list[dict[str, Any]], str | None]:
     """The resources of a page, and the query of the next one. Raises SearchFailed."""
     content = _json_of(reply)
@@ -524,7 +536,11 @@ def _page_of(
         raise SearchFailed(f"a page of {resource_type} is not as FHIR has it") from None
     if parts is None:
         return found, None
-    is_ours = parts.hostname in {None, host} and parts.path.endswith(f"/{resource_type}")
-    if not is_ours or not _QUERY.fullmatch(parts.query):
+    foreign = foreign_host(urls[0], hosts)
+    if foreign:
+        raise SearchFailed(
+            f"its next page is on {displayed_host(foreign)}, which is not in canvas.location_hosts"
+        )
+    if not parts.path.endswith(f"/{resource_type}") or not _QUERY.fullmatch(parts.query):
         raise SearchFailed("its next page is not of this Canvas")
     return found, parts.query

@@ -13,6 +13,7 @@ from random import Random
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
+from pipeline.canvas.hosts import displayed_host, foreign_host
 from pipeline.canvas.transport import LEASE, Reply
 from pipeline.errors import IngestError, WrongHost, taken
 from pipeline.fhir.datatypes import is_id
@@ -22,6 +23,7 @@ from pipeline.records import Verdict
 _REFUSING: Final = frozenset({400, 406, 411, 413, 414, 415, 422})
 _NO_SUCH_ENDPOINT: Final = frozenset({404, 405})
 _TOO_FAST: Final = frozenset({429, 503})
+FOREIGN_LOCATION: Final = "canvas|location-host"
 _URL: Final = re.compile(r"[!#-;=?-\[\]_a-z~]*", re.ASCII)  # the signs of RFC 3986, appendix A
 _YEARS: Final = range(2000, 3000)  # of a clock that says anything; others are near the ends of time
 
@@ -40,14 +42,28 @@ class Judgement(NamedTuple):
     stop: IngestError | None = None
 
 
-def judge_create(reply: Reply, resource_type: str, host: str, *, proven: bool) -> Judgement:
-    """Class an answer to a POST. `proven`: a row has already succeeded on this endpoint."""
+def judge_create(
+    reply: Reply, resource_type: str, hosts: frozenset[str], *, proven: bool
+) -> Judgement:
+    """Class an answer to a POST.
+
+    Args:
+        reply: The answer.
+        resource_type: What was to be created.
+        hosts: Those that its Location may name.
+        proven: A row has already succeeded on this endpoint.
+    """
     if reply.status != 201:  # noqa: PLR2004 - Created
         return _judge(reply, proven=proven)
-    resource_id = location_id(reply.headers.get("location", ""), resource_type, host)
-    if resource_id is None:
-        return _lost("no-id", "created, and the answer names no id")
-    return Judgement(Verdict.ACCEPTED, resource_id=resource_id)
+    location = reply.headers.get("location", "")
+    resource_id = location_id(location, resource_type, hosts)
+    if resource_id is not None:
+        return Judgement(Verdict.ACCEPTED, resource_id=resource_id)
+    foreign = foreign_host(location, hosts)
+    if foreign and location_id(location, resource_type, frozenset({foreign})) is not None:
+        message = f"created, and its Location names {displayed_host(foreign)}, which is not in canvas.location_hosts"
+        return Judgement(Verdict.LOST, rule=FOREIGN_LOCATION, message=message)
+    return _lost("no-id", "created, and the answer names no id")
 
 
 def judge_update(reply: Reply, resource_id: str, *, proven: bool) -> Judgement:
@@ -126,15 +142,15 @@ def _lost(what: str, message: str) -> Judgement:
     return Judgement(Verdict.LOST, rule=f"canvas|{what}", message=message)
 
 
-def location_id(location: str, resource_type: str, host: str) -> str | None:
+def location_id(location: str, resource_type: str, hosts: frozenset[str]) -> str | None:
     """The id in a Location, or None if it has none that can be trusted.
 
     Seen as `/Coverage/<id>`, absolute with http or https, with or without `/_history/1`: it is the
-    segment after the resource type (canvas-api.md, "Answers"). Another host's is not ours, and what
+    segment after the resource type (canvas-api.md, "Answers"). A host outside `hosts` is not ours, and what
     is no URL (two Locations in one answer are joined by a blank) names nothing for sure.
     """
     head, found, tail = location.rpartition(f"{resource_type}/")
-    if not found or not _is_of(head, host):
+    if not found or not _is_of(head, hosts):
         return None
     if is_id(tail):
         return tail
@@ -146,8 +162,8 @@ _ID_AND_VERSION: Final = re.compile(r"([^/?#]+)(?:/_history/[^/?#]+)?/?(?:[?#].*
 
 
 @lru_cache(maxsize=16)
-def _is_of(head: str, host: str) -> bool:
-    """Whether what stands before the resource type in a Location is a path, of this host if of any."""
+def _is_of(head: str, hosts: frozenset[str]) -> bool:
+    """Return whether the part of a Location before the resource type is a path, or a URL on one of `hosts`."""
     if not _URL.fullmatch(head):
         return False
     try:
@@ -156,7 +172,7 @@ def _is_of(head: str, host: str) -> bool:
         return False
     if parts.query or parts.fragment or not (head == "" or head.endswith("/")):
         return False
-    return parts.hostname in {None, host}
+    return parts.hostname is None or parts.hostname in hosts
 
 
 @dataclass(frozen=True, slots=True)
