@@ -252,7 +252,7 @@ async def test_a_journal_of_another_canvas(make_world: MakeWorld) -> None:
     check = only(await checked(world), "journal")
     assert check.state is State.WRONG
     assert "belongs to https://fumage-other.canvasmedical.com" in check.message
-    assert "its own state.dir" in check.todo
+    assert "canvas-ingest journal move CONFIG" in check.todo
 
 
 async def test_a_journal_that_another_run_holds(make_world: MakeWorld) -> None:

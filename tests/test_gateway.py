@@ -1,6 +1,7 @@
 """A real nginx as gateway in front of the local Canvas: whole runs through it."""
 
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ def write_payments(world: World, rows: int = ROWS) -> None:
     world.write_ledger([(f"T{n}", patient_key(n), f"{n + 1}.00", "") for n in range(rows)])
 
 
-async def run(world: World, canvas: str = "", **settings: object) -> engine.Result:
+async def run(world: World, canvas: str = "", **settings: Any) -> engine.Result:
     """Run with one request at a time."""
     world.write_config(canvas=canvas, feeds=LEDGER_ONLY, **{"concurrency": 1, **settings})
     return await world.run()

@@ -22,7 +22,7 @@ import orjson
 import polars as pl
 
 from pipeline.clock import utc_text
-from pipeline.errors import ConfigError, JournalError, JournalLost
+from pipeline.errors import ConfigError, JournalError, JournalForeign, JournalLost
 from pipeline.journal import amnesia, states
 from pipeline.journal.amnesia import Anchor
 from pipeline.journal.settling import Settling, settling
@@ -234,6 +234,34 @@ class Journal:
         return journal
 
     @classmethod
+    def open_to_move(
+        cls,
+        folder: Path,
+        base_url: str,
+        report_dir: Path | None = None,
+        *,
+        database: Database | None = None,
+    ) -> Self:
+        """Open a journal that is bound to another address than `base_url`, to `move` it there.
+
+        Raises:
+            ConfigError: There is no journal, or it is bound to `base_url`.
+            JournalError: As `open`.
+        """
+        place = _place(folder, database)
+        if place.is_empty():
+            raise ConfigError(
+                "there is no journal here to be moved", "check state.dir and state.url"
+            )
+        try:
+            cls._at(place, folder, base_url, report_dir).close()
+        except JournalForeign as error:
+            return cls._at(place, folder, error.base_url, report_dir)
+        raise ConfigError(
+            f"the journal belongs to {base_url} already", "there is nothing to move: run as usual"
+        )
+
+    @classmethod
     def join(
         cls,
         folder: Path,
@@ -301,6 +329,17 @@ class Journal:
     def _note_loss(self, who: str) -> None:
         at = datetime.now(UTC)
         self._write_now(lambda: self._append(at, "", Event.LOSS, detail=self.loss, who=who))
+
+    def move(self, run_id: str, base_url: str, at: datetime, who: str) -> None:
+        """Bind it to another address of the same Canvas."""
+
+        def move() -> None:
+            self._execute("set_meta", {"name": "base_url", "value": base_url})
+            detail = f"{self.base_url} -> {base_url}"
+            self._append(at, run_id, Event.MOVED, detail=detail, who=who)
+
+        self._write_now(move)
+        self.base_url = base_url
 
     def close(self) -> None:
         """Let it go, once a transaction that may still be under way has ended."""
@@ -1086,6 +1125,11 @@ class Journal:
     def confirmed(self, since: str | None = None) -> pl.DataFrame:
         """What Canvas holds by our books, settled at `since` (ISO) or later; by type and patient."""
         return self._all_of("confirmed", {"since": since}, _CONFIRMED_SCHEMA)
+
+    def newest_confirmed(self, resource_type: str, most: int) -> pl.DataFrame:
+        """Return the writes of a type that Canvas confirmed last, in the columns of `confirmed`."""
+        asked = {"resource_type": resource_type, "most": most}
+        return self._all_of("newest_confirmed", asked, _CONFIRMED_SCHEMA)
 
     def _all_of(
         self, query: str, parameters: Mapping[str, object], schema: Mapping[str, Any]

@@ -27,7 +27,6 @@ from pipeline.errors import (
     IngestError,
     JournalBusy,
     JournalError,
-    JournalForeign,
     Stopped,
     taken,
 )
@@ -39,6 +38,7 @@ from pipeline.journal.store import (
     Database,
     Parameters,
     fill,
+    foreign,
     mark_upgraded,
     refused,
     schema,
@@ -504,10 +504,7 @@ def _check(connection: Connection, base_url: str) -> None:
             "use the version that wrote it",
         )
     if meta["base_url"] != base_url:
-        raise JournalForeign(
-            f"this journal belongs to {meta['base_url']}, and canvas.base_url is {base_url}",
-            "give each Canvas its own database",
-        )
+        raise foreign(meta["base_url"], base_url)
 
 
 def _check_server(connection: Connection) -> None:

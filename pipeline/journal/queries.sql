@@ -322,6 +322,12 @@ SELECT key, run_id, feed, interaction, amount_cents FROM write WHERE key IN (SEL
 SELECT key, feed, resource_type, lane, resource_id, amount_cents, claim, held_run, held FROM write
 WHERE resource_id IS NOT NULL AND held IS NOT NULL AND (CAST(:since AS TEXT) IS NULL OR settled_at >= :since) ORDER BY resource_type, lane, key;
 
+-- name: newest_confirmed
+-- The writes of a type that Canvas confirmed last.
+SELECT key, feed, resource_type, lane, resource_id, amount_cents, claim, held_run, held FROM write
+WHERE resource_type = :resource_type AND state = 'CONFIRMED' AND resource_id IS NOT NULL
+ORDER BY settled_at DESC, key LIMIT :most;
+
 -- name: census
 -- What is held: by state, the writes, their cents, and the oldest and the youngest.
 SELECT state, resource_type, count(*), CAST(coalesce(sum(amount_cents), 0) AS BIGINT), min(coalesce(settled_at, sent_at)), max(coalesce(settled_at, sent_at))
