@@ -21,6 +21,7 @@ from typing import Any, Final, Self, TypeVar
 import orjson
 import polars as pl
 
+from pipeline.canvas.skew import Stamped
 from pipeline.clock import utc_text
 from pipeline.errors import ConfigError, JournalError, JournalForeign, JournalLost
 from pipeline.journal import amnesia, states
@@ -725,11 +726,19 @@ class Journal:
         part = {"part": self._store.part}
         return [_doubt(line) for line in self._read(partial(self._all, "doubts", part))]
 
-    async def held_at(self, keys: Iterable[str]) -> dict[str, datetime | None]:
-        """When Canvas held what we think it holds of these rows, by its own clock."""
+    async def held_at(self, keys: Iterable[str]) -> dict[str, tuple[datetime | None, str]]:
+        """Return by key when Canvas held what we think it holds, by `Date`, and the run that wrote it."""
         listed = {"keys": _json(list(keys))}
         lines = await self._write(lambda: self._execute("held_at", listed).fetchall())
-        return {key: _instant(at) for key, at in lines}
+        return {key: (_instant(at), run_id) for key, at, run_id in lines}
+
+    def stamped(self, run_id: str, most: int) -> list[Stamped]:
+        """Return the last payments that Canvas confirmed by their answers in a run."""
+        lines = self._read(partial(self._all, "stamped", {"run_id": run_id, "most": most}))
+        return [
+            Stamped(resource_id, *(datetime.fromisoformat(each) for each in times))
+            for resource_id, *times in lines
+        ]
 
     async def has_sibling_since(self, key: str) -> bool:
         """Whether we wrote another coverage of the patient since this one: it may have moved it."""

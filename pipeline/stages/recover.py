@@ -21,6 +21,7 @@ from typing import Any, Final
 import orjson
 
 from pipeline.canvas.client import Client
+from pipeline.canvas.skew import Skew, Stamped
 from pipeline.clock import Clock
 from pipeline.errors import CanvasError, SearchFailed, Stopped
 from pipeline.fhir.coverage import (
@@ -51,6 +52,8 @@ _UNKNOWN_PAYER: Final = "recover|payer"
 _NOT_LOST: Final = ("conflict", "update|unguarded")
 _SCANS_MAX: Final = 4  # until two in a row agree
 _LESSONS_MAX: Final = 3  # reads of a run that try to learn one payer id
+_STAMPS: Final = 2  # payments of a run that are read to learn its skew: one may be a stray
+_SKEWS_MAX: Final = 20  # runs whose skew is learned, so that the reads are bounded
 # Shortly before our first send by the server's clock: made by somebody else, if that clock and the
 # one that stamps the rows agree. It is never taken for ours, nor is ours called absent beside it.
 _BEFORE: Final = timedelta(minutes=15)
@@ -77,6 +80,7 @@ class Recovery:
     probed: set[str] = field(default_factory=set)  # keys of updates whose condition was moved on
     lost: set[str] = field(default_factory=set)  # keys of updates whose answer was lost in this run
     lessons: Counter[str] = field(default_factory=Counter)  # reads by payer id
+    skews: dict[str, Skew | None] = field(default_factory=dict)  # by run; None: not known
 
     async def learn(self, intent: Intent, resource_id: str) -> None:
         """Read back a coverage that was just created, if the Organization of its payer id is not known.
@@ -103,6 +107,32 @@ class Recovery:
                 learn = self.journal.learn_payers
                 await asyncio.to_thread(learn, self.run_id, [evidence], self.clock.now())
 
+    async def condition(self, held_at: datetime, run_id: str) -> datetime:
+        """Return `held_at`, a `Date` of the run that wrote last, by the clock that Canvas compares with."""
+        skew = await self._skew(run_id)
+        return held_at if skew is None else skew.stamped_by(held_at)
+
+    async def _skew(self, run_id: str) -> Skew | None:
+        """Return how far the stamps were ahead of `Date` in a run, as its payments show; None: not known."""
+        if run_id not in self.skews and len(self.skews) < _SKEWS_MAX:
+            payments = await asyncio.to_thread(self.journal.stamped, run_id, _STAMPS)
+            skew = Skew.agreed(
+                [each for payment in payments for each in await self._shown(payment)]
+            )
+            if skew is None and run_id == self.run_id:
+                return None  # its payments may yet come
+            self.skews[run_id] = skew
+        return self.skews.get(run_id)
+
+    async def _shown(self, payment: Stamped) -> list[Skew]:
+        """Return what a payment shows; nothing if it cannot be read."""
+        with suppress(CanvasError, Stopped):
+            shown, _ = await self.client.look("PaymentNotice", payment.resource_id)
+            notice = None if shown is None else paid(shown)
+            if notice is not None and notice.created_at is not None:
+                return [Skew.of(payment, notice.created_at)]
+        return []
+
     async def look(self, doubt: Doubt) -> Finding:
         """Return what Canvas shows of a write in doubt."""
         if doubt.intent.interaction is Interaction.UPDATE:
@@ -121,6 +151,8 @@ class Recovery:
             else doubt.intent.run_id == self.run_id
         )
         quiet = timedelta(seconds=self.quiet_s)
+        if doubt.intent.resource_type == "PaymentNotice" and any(like.values()):
+            doubt = _by_stamps(doubt, await self._skew(doubt.intent.run_id))
         return weigh(doubt, like, claimed, quiet, is_told=is_told, unsure=unsure)
 
     async def _organizations(self) -> Organizations:
@@ -150,6 +182,9 @@ class Recovery:
             was_lost=intent.key in self.lost,
         )
         is_sent_again = intent.run_id == self.run_id
+        if finding.probe_at is not None:
+            probe_at = await self.condition(finding.probe_at, doubt.held.run_id)
+            finding = replace(finding, probe_at=probe_at)
         if finding.probe_at is not None and is_sent_again:
             self.probed.add(intent.key)
         if dated is None or finding.held_at is not None:
@@ -469,6 +504,14 @@ def weigh(
     return Finding(Settlement.UNCLEAR, rule, f"{_lost_how(doubt)}; {why}", candidates=candidates)
 
 
+def _by_stamps(doubt: Doubt, skew: Skew | None) -> Doubt:
+    """Return a doubt whose times are those of the clock that stamps payments, if it is another one."""
+    if skew is None:
+        return doubt
+    since = skew.stamps(doubt.since, earliest=True)
+    return replace(doubt, since=since, until=skew.stamps(doubt.until, earliest=False))
+
+
 def _lost_how(doubt: Doubt) -> str:
     """How its answer was lost, without what earlier searches came to."""
     return doubt.message.partition("; ")[0]
@@ -488,5 +531,12 @@ def _when(doubt: Doubt, made_at: datetime | None, quiet: timedelta, *, is_told: 
 
 
 def _is_near(doubt: Doubt, candidate: Candidate) -> bool:
+    """Return whether it was made shortly before our first send, by the server's `Date` or by our own clock.
+
+    If a gateway's clock goes before that of the stamps, only ours shows it.
+    """
     made_at, since = candidate.created_at, doubt.since
-    return made_at is not None and since is not None and made_at >= since - _BEFORE
+    if made_at is None or since is None:
+        return False
+    ours = since if doubt.ahead is None else since - doubt.ahead
+    return made_at >= min(since, ours) - _BEFORE

@@ -13,8 +13,9 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from random import Random
-from typing import TYPE_CHECKING, Final, Literal, Protocol
+from typing import Final, Literal, Protocol
 
 from pipeline.canvas.client import Client, Permit
 from pipeline.canvas.places import Places
@@ -35,9 +36,6 @@ from pipeline.records import (
     State,
     Verdict,
 )
-
-if TYPE_CHECKING:
-    from datetime import datetime
 
 _WAITING_MAX: Final = 20_000  # intents held in memory, about 30 MB
 # Claims are made ahead of the senders for as long as a commit takes, so that nobody waits for one;
@@ -68,6 +66,9 @@ class Asks(Protocol):
 
     async def first_look(self, intent: Intent) -> Finding | None:
         """Before a first send that nothing else protects: why it may not go; None: it may."""
+
+    async def condition(self, held_at: datetime, run_id: str) -> datetime:
+        """Return `held_at`, a `Date` of the run that wrote last, by the clock that Canvas compares with."""
 
     async def learn(self, intent: Intent, resource_id: str) -> None:
         """Read back a coverage that was just created, if it shows something that is not known yet."""
@@ -272,10 +273,14 @@ class _Sender:
         """The updates among them with the instant after which Canvas must not have changed them."""
         keys = [each.key for each in group if each.interaction is Interaction.UPDATE]
         known = await self._journal.held_at(keys) if keys else {}
-        for key in keys:
-            known[key] = self._probes.get(key, known.get(key))
+        conditions = dict(self._probes)
+        for key, (held_at, run_id) in known.items():
+            if key not in conditions and held_at is not None:
+                conditions[key] = await self._asks.condition(held_at, run_id)
         return [
-            each._replace(held_at=known[each.key]) if known.get(each.key) is not None else each
+            each._replace(held_at=conditions[each.key])
+            if each.interaction is Interaction.UPDATE and each.key in conditions
+            else each
             for each in group
         ]
 

@@ -1,0 +1,62 @@
+"""How far the clock that stamps resources is ahead of the clock of `Date`. Pure.
+
+A gateway may replace the `Date` of Canvas' answers with its own (nginx does). Canvas compares
+If-Unmodified-Since, and stamps `PaymentNotice.created`, by its own clock. A payment that was created in a
+run shows how far the two were apart in that run: its stamp was made between the request and the answer
+that has the `Date` (docs/canvas.md, "Updates").
+"""
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import NamedTuple, Self
+
+_TICK = timedelta(seconds=1)  # a Date is cut to the second, and so is a condition
+_NONE = timedelta(0)
+
+
+class Stamped(NamedTuple):
+    """A confirmed payment: the `Date` of the answer to its create, and between which instants of ours that was."""
+
+    resource_id: str
+    dated: datetime
+    sent_at: datetime
+    settled_at: datetime
+
+
+class Skew(NamedTuple):
+    """How far the stamps are ahead of `Date`, at least and at most. Negative: they are behind."""
+
+    least: timedelta
+    most: timedelta
+
+    @classmethod
+    def of(cls, payment: Stamped, created: datetime) -> Self:
+        """Return what one payment shows that Canvas stamped with `created`."""
+        ahead = created - payment.dated
+        return cls(ahead - _TICK, ahead + (payment.settled_at - payment.sent_at))
+
+    @classmethod
+    def agreed(cls, shown: Iterable["Skew"]) -> "Skew | None":
+        """Return what several payments show together; None if there are none, or they contradict each other."""
+        each = list(shown)
+        if not each:
+            return None
+        both = cls(max(skew.least for skew in each), min(skew.most for skew in each))
+        return both if both.least <= both.most else None
+
+    @property
+    def is_none(self) -> bool:
+        """Return whether the two may well be one clock."""
+        return self.least <= _NONE <= self.most
+
+    def stamped_by(self, dated: datetime) -> datetime:
+        """Return the last whole second of the stamps at which a write with that `Date` may have been stamped."""
+        if self.is_none:
+            return dated
+        return dated + timedelta(seconds=-((-self.most) // _TICK))
+
+    def stamps(self, dated: datetime | None, *, earliest: bool) -> datetime | None:
+        """Return an instant of the clock of `Date` by the clock of the stamps, at the earliest or latest."""
+        if dated is None or self.is_none:
+            return dated
+        return dated + (self.least if earliest else self.most)
