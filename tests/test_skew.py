@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.canvas.skew import Skew, Stamped
+from pipeline import doctor
+from pipeline.canvas.skew import Skew
 from pipeline.engine import Result
+from pipeline.records import Stamped
 from pipeline.sandbox import Faults
 from tests.test_payer import FEED, ONE, TWO, coverages, write
 from tests.test_run import counts
@@ -103,6 +105,26 @@ async def test_a_payment_whose_answer_was_lost_is_never_sent_twice(
     assert len(world.effects) == PATIENTS
     if lost < PATIENTS or not offset_s:
         assert results == [{"created": PATIENTS}, {"unchanged": PATIENTS}]
+
+
+@pytest.mark.parametrize(
+    ("offset_s", "told"),
+    [
+        (0, "agrees with the clock that stamps payments"),
+        (-5, "the Date of answers was 5 seconds behind the clock that stamps payments"),
+        (3600, "the Date of answers was 3,600 seconds ahead of the clock that stamps payments"),
+    ],
+)
+async def test_check_names_the_distance_of_the_clocks(
+    make_world: MakeWorld, offset_s: int, told: str
+) -> None:
+    world = await make_world(faults=Faults(date_offset_s=offset_s))
+    world.write_ledger([("T1", patient_key(0), "1.00", "")])
+    world.write_config(feeds=LEDGER_ONLY)
+    assert (await world.run()).exit_code == 0
+    (found,) = [each for each in await doctor.check(world.job()) if each.what == "clock of Date"]
+    assert found.message.startswith(told)
+    assert (found.state is doctor.State.WARNING) is bool(offset_s)
 
 
 # What payments show ---------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""How far the clock that stamps resources is ahead of the clock of `Date`. Pure.
+"""How far the clock that stamps resources is ahead of the clock of `Date`.
 
 A gateway may replace the `Date` of Canvas' answers with its own (nginx does). Canvas compares
 If-Unmodified-Since, and stamps `PaymentNotice.created`, by its own clock. A payment that was created in a
@@ -6,21 +6,18 @@ run shows how far the two were apart in that run: its stamp was made between the
 that has the `Date` (docs/canvas.md, "Updates").
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import NamedTuple, Self
 
+from pipeline.canvas.client import Client
+from pipeline.errors import CanvasError, Stopped
+from pipeline.fhir.payment_notice import paid
+from pipeline.records import Stamped
+
 _TICK = timedelta(seconds=1)  # a Date is cut to the second, and so is a condition
 _NONE = timedelta(0)
-
-
-class Stamped(NamedTuple):
-    """A confirmed payment: the `Date` of the answer to its create, and between which instants of ours that was."""
-
-    resource_id: str
-    dated: datetime
-    sent_at: datetime
-    settled_at: datetime
 
 
 class Skew(NamedTuple):
@@ -60,3 +57,18 @@ class Skew(NamedTuple):
         if dated is None or self.is_none:
             return dated
         return dated + (self.least if earliest else self.most)
+
+
+async def measure(client: Client, payments: Sequence[Stamped]) -> Skew | None:
+    """Read some payments of one run; return the skew that they show, None if they show none.
+
+    A read that fails shows nothing.
+    """
+    shown = []
+    for payment in payments:
+        with suppress(CanvasError, Stopped):
+            resource, _ = await client.look("PaymentNotice", payment.resource_id)
+            notice = None if resource is None else paid(resource)
+            if notice is not None and notice.created_at is not None:
+                shown.append(Skew.of(payment, notice.created_at))
+    return Skew.agreed(shown)

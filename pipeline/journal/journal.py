@@ -21,7 +21,6 @@ from typing import Any, Final, Self, TypeVar
 import orjson
 import polars as pl
 
-from pipeline.canvas.skew import Stamped
 from pipeline.clock import utc_text
 from pipeline.errors import ConfigError, JournalError, JournalForeign, JournalLost
 from pipeline.journal import amnesia, states
@@ -39,6 +38,7 @@ from pipeline.records import (
     Intent,
     Interaction,
     PayerEvidence,
+    Stamped,
     State,
 )
 
@@ -732,9 +732,9 @@ class Journal:
         lines = await self._write(lambda: self._execute("held_at", listed).fetchall())
         return {key: (_instant(at), run_id) for key, at, run_id in lines}
 
-    def stamped(self, run_id: str, most: int) -> list[Stamped]:
-        """Return the last payments that Canvas confirmed by their answers in a run."""
-        lines = self._read(partial(self._all, "stamped", {"run_id": run_id, "most": most}))
+    def stamped(self, run_id: str) -> list[Stamped]:
+        """Return the last 2 payments that Canvas confirmed by their answers in a run: one may be a stray."""
+        lines = self._read(partial(self._all, "stamped", {"run_id": run_id}))
         return [
             Stamped(resource_id, *(datetime.fromisoformat(each) for each in times))
             for resource_id, *times in lines

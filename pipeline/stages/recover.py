@@ -21,7 +21,7 @@ from typing import Any, Final
 import orjson
 
 from pipeline.canvas.client import Client
-from pipeline.canvas.skew import Skew, Stamped
+from pipeline.canvas.skew import Skew, measure
 from pipeline.clock import Clock
 from pipeline.errors import CanvasError, SearchFailed, Stopped
 from pipeline.fhir.coverage import (
@@ -52,7 +52,6 @@ _UNKNOWN_PAYER: Final = "recover|payer"
 _NOT_LOST: Final = ("conflict", "update|unguarded")
 _SCANS_MAX: Final = 4  # until two in a row agree
 _LESSONS_MAX: Final = 3  # reads of a run that try to learn one payer id
-_STAMPS: Final = 2  # payments of a run that are read to learn its skew: one may be a stray
 _SKEWS_MAX: Final = 20  # runs whose skew is learned, so that the reads are bounded
 # Shortly before our first send by the server's clock: made by somebody else, if that clock and the
 # one that stamps the rows agree. It is never taken for ours, nor is ours called absent beside it.
@@ -115,23 +114,12 @@ class Recovery:
     async def _skew(self, run_id: str) -> Skew | None:
         """Return how far the stamps were ahead of `Date` in a run, as its payments show; None: not known."""
         if run_id not in self.skews and len(self.skews) < _SKEWS_MAX:
-            payments = await asyncio.to_thread(self.journal.stamped, run_id, _STAMPS)
-            skew = Skew.agreed(
-                [each for payment in payments for each in await self._shown(payment)]
-            )
+            payments = await asyncio.to_thread(self.journal.stamped, run_id)
+            skew = await measure(self.client, payments)
             if skew is None and run_id == self.run_id:
                 return None  # its payments may yet come
             self.skews[run_id] = skew
         return self.skews.get(run_id)
-
-    async def _shown(self, payment: Stamped) -> list[Skew]:
-        """Return what a payment shows; nothing if it cannot be read."""
-        with suppress(CanvasError, Stopped):
-            shown, _ = await self.client.look("PaymentNotice", payment.resource_id)
-            notice = None if shown is None else paid(shown)
-            if notice is not None and notice.created_at is not None:
-                return [Skew.of(payment, notice.created_at)]
-        return []
 
     async def look(self, doubt: Doubt) -> Finding:
         """Return what Canvas shows of a write in doubt."""
