@@ -473,7 +473,7 @@ def weigh(
     if doubt.attempts == 0 and not doubt.resent:
         return Finding(Settlement.UNCLEAR, doubt.rule, doubt.message, candidates=candidates)
     possible = [each for each in candidates if each.when != _BEFOREHAND]
-    if not possible and not any(_is_near(doubt, each) for each in candidates):
+    if not possible and not any(_is_near(doubt, each, quiet) for each in candidates):
         message = f"{_lost_how(doubt)}; a search shows none like it"
         return Finding(Settlement.ABSENT, "recover|absent", message, candidates=candidates)
     if len(possible) == 1 and possible[0].resource_id in unsure:
@@ -518,13 +518,17 @@ def _when(doubt: Doubt, made_at: datetime | None, quiet: timedelta, *, is_told: 
     return _INSIDE
 
 
-def _is_near(doubt: Doubt, candidate: Candidate) -> bool:
-    """Return whether it was made shortly before our first send, by the server's `Date` or by our own clock.
+def _is_near(doubt: Doubt, candidate: Candidate, quiet: timedelta) -> bool:
+    """Return whether it was made shortly before our first send, or around our sends by our own clock.
 
-    If a gateway's clock goes before that of the stamps, only ours shows it.
+    If a gateway's clock goes before that of the stamps, only ours shows that it may be the write.
     """
     made_at, since = candidate.created_at, doubt.since
     if made_at is None or since is None:
         return False
-    ours = since if doubt.ahead is None else since - doubt.ahead
-    return made_at >= min(since, ours) - _BEFORE
+    if made_at >= since - _BEFORE:
+        return True
+    ahead, until = doubt.ahead, doubt.until
+    if ahead is None or made_at < since - ahead - _BEFORE:
+        return False
+    return until is None or made_at <= until - ahead + quiet + _BEFORE
