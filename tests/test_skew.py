@@ -12,6 +12,7 @@ from pipeline.canvas.skew import Skew
 from pipeline.engine import Result
 from pipeline.records import Stamped
 from pipeline.sandbox import Faults
+from tests import postgres
 from tests.test_payer import FEED, ONE, TWO, coverages, write
 from tests.test_run import counts
 from tests.world import LEDGER_ONLY, World, patient_key
@@ -32,7 +33,9 @@ PATIENTS = 6
 OFFSETS_S = [-3600, -5, -2, 0, 2, 5, 3600]
 
 
-async def night(world: World, clock: Clock, number: int, payer: str, end: str = "") -> Result:
+async def night(
+    world: World, clock: Clock, number: int, payer: str, end: str = "", state: str = ""
+) -> Result:
     """Load a file with a coverage of each patient, and a ledger with one more payment of each."""
     clock.ahead_s += 86_400
     write(world, [payer] * PATIENTS, end=end)
@@ -43,27 +46,40 @@ async def night(world: World, clock: Clock, number: int, payer: str, end: str = 
             for n in range(PATIENTS)
         ]
     )
-    world.write_config(feeds=FEED.format(more="") + LEDGER_ONLY)
+    world.write_config(feeds=state + FEED.format(more="") + LEDGER_ONLY)
     return await world.run()
 
 
-async def loaded(make_world: MakeWorld, offset_s: int) -> tuple[World, Clock]:
+async def loaded(make_world: MakeWorld, offset_s: int, state: str = "") -> tuple[World, Clock]:
     """Two nights: the second one changed the payer to one of which no create has shown the Organization."""
     clock = Clock()
     world = await make_world(clock=clock, faults=Faults(date_offset_s=offset_s))
-    assert counts(await night(world, clock, 1, ONE), 0) == {"created": PATIENTS}
-    assert counts(await night(world, clock, 2, TWO), 0) == {"updated": PATIENTS}
+    assert counts(await night(world, clock, 1, ONE, state=state), 0) == {"created": PATIENTS}
+    assert counts(await night(world, clock, 2, TWO, state=state), 0) == {"updated": PATIENTS}
     return world, clock
 
 
 @pytest.mark.parametrize("offset_s", OFFSETS_S)
-async def test_updates_pass_and_canvas_refuses_none(make_world: MakeWorld, offset_s: int) -> None:
+async def test_updates_pass(make_world: MakeWorld, offset_s: int) -> None:
     world, clock = await loaded(make_world, offset_s)
     result = await night(world, clock, 3, TWO, end="2026-12-31")
     assert counts(result, 0) == {"updated": PATIENTS}
     assert counts(result, 1) == {"created": PATIENTS, "unchanged": 2 * PATIENTS}
     assert len(world.effects) == 3 * PATIENTS + 3 * PATIENTS
-    assert "412" not in world.sandbox.account()["requests"]["by"]["PUT /Coverage"]
+    assert world.sandbox.account()["requests"]["by"]["PUT /Coverage"]["200"] == 2 * PATIENTS
+
+
+async def test_updates_pass_with_the_journal_in_a_database(
+    make_world: MakeWorld,
+    database: str,
+    postgres_server: postgres.Server,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PGPASSWORD", postgres_server.password)
+    state = f'[state]\nurl = "{database}"\nlease_s = 3\n'
+    world, clock = await loaded(make_world, -5, state)
+    result = await night(world, clock, 3, TWO, "2026-12-31", state)
+    assert counts(result, 0) == {"updated": PATIENTS}
 
 
 @pytest.mark.parametrize("element", ["period", "payor"])
@@ -139,11 +155,24 @@ def skew_of(ahead_s: float, answered_within_s: float = 0.2) -> Skew:
 
 
 @pytest.mark.parametrize(
-    ("ahead_s", "later_s"),
-    [(0.0, 0), (0.9, 0), (-0.1, 0), (1.9, 3), (5.0, 6), (-5.0, -4), (3600.5, 3601), (-0.9, 0)],
+    ("ahead_s", "least_s", "most_s"),
+    [
+        (0.0, 0, 0),
+        (0.9, 0, 0),
+        (-0.1, 0, 0),
+        (1.9, 1, 3),
+        (5.3, 5, 6),
+        (-5.0, -6, -4),
+        (3600.5, 3600, 3601),
+        (-0.9, -1, 0),
+    ],
 )
-def test_a_condition_moves_by_what_a_payment_shows(ahead_s: float, later_s: int) -> None:
-    assert skew_of(ahead_s).stamped_by(DATED) == DATED + timedelta(seconds=later_s)
+def test_a_condition_moves_by_what_a_payment_shows(
+    ahead_s: float, least_s: int, most_s: int
+) -> None:
+    skew = skew_of(ahead_s)
+    assert skew.stamped_by(DATED) == DATED + timedelta(seconds=least_s)
+    assert skew.stamped_by(DATED, latest=True) == DATED + timedelta(seconds=most_s)
 
 
 def test_payments_that_contradict_each_other_show_nothing() -> None:

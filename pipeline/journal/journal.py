@@ -733,7 +733,7 @@ class Journal:
         return {key: (_instant(at), run_id) for key, at, run_id in lines}
 
     def stamped(self, run_id: str) -> list[Stamped]:
-        """Return the last 2 payments that Canvas confirmed by their answers in a run: one may be a stray."""
+        """Return the last payments, up to 8, that Canvas confirmed by their answers in a run."""
         lines = self._read(partial(self._all, "stamped", {"run_id": run_id}))
         return [
             Stamped(resource_id, *(datetime.fromisoformat(each) for each in times))

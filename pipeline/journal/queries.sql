@@ -171,7 +171,7 @@ SELECT resource_id, held_at, sent_at, settled_at FROM write
 WHERE key IN (
     SELECT key FROM trail WHERE run_id = :run_id AND event = 'write' AND http_status = 201 ORDER BY rowid DESC LIMIT 2000
 ) AND resource_type = 'PaymentNotice' AND state = 'CONFIRMED' AND held_run = :run_id AND held_at IS NOT NULL
-ORDER BY settled_at DESC LIMIT 2;
+ORDER BY settled_at DESC LIMIT 8;
 
 -- name: held_at
 -- When Canvas held what we think it holds of these, and the run that wrote it.

@@ -106,10 +106,10 @@ class Recovery:
                 learn = self.journal.learn_payers
                 await asyncio.to_thread(learn, self.run_id, [evidence], self.clock.now())
 
-    async def condition(self, held_at: datetime, run_id: str) -> datetime:
+    async def condition(self, held_at: datetime, run_id: str, *, latest: bool = False) -> datetime:
         """Return `held_at`, a `Date` of the run that wrote last, by the clock that Canvas compares with."""
         skew = await self._skew(run_id)
-        return held_at if skew is None else skew.stamped_by(held_at)
+        return held_at if skew is None else skew.stamped_by(held_at, latest=latest)
 
     async def _skew(self, run_id: str) -> Skew | None:
         """Return how far the stamps were ahead of `Date` in a run, as its payments show; None: not known."""
@@ -171,7 +171,8 @@ class Recovery:
         )
         is_sent_again = intent.run_id == self.run_id
         if finding.probe_at is not None:
-            probe_at = await self.condition(finding.probe_at, doubt.held.run_id)
+            run_id = doubt.held.run_id
+            probe_at = await self.condition(finding.probe_at, run_id, latest=True)
             finding = replace(finding, probe_at=probe_at)
         if finding.probe_at is not None and is_sent_again:
             self.probed.add(intent.key)
