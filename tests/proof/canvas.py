@@ -446,8 +446,8 @@ class SimulatedCanvas:
         """The elements of a person's edits, made since our last version, that this update takes back.
 
         Not what no client can tell: an edit in the second of our own last write, by the server's clock,
-        and by as much later as a gateway's Date is ahead, which only payments of the same run show;
-        where that sends no Date, an edit after the read; and an edit of `order`, where a write of ours
+        and by as much later, after that write or a read, as a gateway's Date is ahead, which only payments of the
+        same run show; where that sends no Date, an edit after the read; and an edit of `order`, where a write of ours
         may have moved the patient's coverages meanwhile. A payer that was sent by an id which no read
         has explained yet cannot be compared: its edit shows only if the time of our last write is known,
         the probe of one more second is over, and nothing was moved. A coverage entered by hand counts as
@@ -473,6 +473,7 @@ class SimulatedCanvas:
                     else version.stamp.replace(microsecond=0) > first + probed
                 )
                 is_telling = version.stamp.replace(microsecond=0) > first
+                is_telling &= not 0 < version.at_s - seen_s <= unseen.total_seconds()
                 if is_telling and version.at_s <= seen_s + self.unguarded_s:
                     lost |= edited if is_late or not is_blind else edited - {"payor"}
             lost &= edited

@@ -655,7 +655,8 @@ class Schedule:
         """
         allowed = self.options.resend_absent
         is_resent = allowed == "all" or (allowed == "coverage" and row.resource_type == "Coverage")
-        is_timeless = abs(self.climate.date_skew_s) > 60 and self.canvas.client_was_set
+        is_wrong = self.canvas.client_was_set or abs(self.climate.skew_s) > 60
+        is_timeless = abs(self.climate.date_skew_s) > 60 and is_wrong
         return 2 if is_resent and (is_timeless or not self.is_bounded) else 1
 
     def _check_confirmed(self, row: Row, resource_id: str, by_id: dict[str, Any]) -> None:
@@ -721,14 +722,18 @@ class Schedule:
             for row in self.rows
             if row.key in ends and ends[row.key]["state"] == State.IN_DOUBT.value
         }
+        # A Date that is behind lets an update pass once the last write of it is older.
+        young = {
+            row.lane
+            for row in self.rows
+            if self.climate.date_skew_s < 0
+            and row.key in ends
+            and ends[row.key]["interaction"] == Interaction.UPDATE.value
+        }
         for row in self.rows:
             is_pending = row.key not in ends or ends[row.key]["state"] == State.PENDING.value
-            is_young = (  # a Date that is behind passes an update once its last write is older
-                self.climate.date_skew_s < 0
-                and row.key in ends
-                and ends[row.key]["interaction"] == Interaction.UPDATE.value
-            )
-            if is_pending and row.lane not in doubted and not (self.canvas.was_set or is_young):
+            is_free = row.lane not in doubted | young
+            if is_pending and is_free and not self.canvas.was_set:
                 self._violated(f"{row.key} is pending, and nothing is in its way")
 
     def _violated(self, what: str) -> None:
