@@ -147,6 +147,8 @@ async def test_a_table_in_postgresql_is_held_against_the_log_too(
         (Group("write", "lost", 0, 1, "PENDING", 1, "a"), False),
         (Group("claim", "", 0, 1, "IN_FLIGHT", 1, "a"), True),
         (Group("claim", "", 0, 1, "PENDING", 1, "a"), False),
+        (Group("crashed", "", 0, 1, "IN_DOUBT", 1, "a"), True),
+        (Group("crashed", "", 0, 1, "PENDING", 1, "a"), False),
         (Group("absent", "", 0, 1, "PENDING", 1, "a"), True),
         (Group("abandoned", "", 0, 1, "PENDING", 1, "a"), False),
         (Group(None, None, 1, 1, "PENDING", 1, "a"), True),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pipeline.journal import states
+from pipeline.journal.trail import Event
 from pipeline.records import State, Verdict
 
 _ACCEPTED: Final = Verdict.ACCEPTED.value
@@ -57,10 +58,17 @@ def contradictions(groups: Iterable[Group]) -> Contradictions:
 
 def _may_be(group: Group) -> bool:
     """Return whether the audit log can have led to the state in the table."""
-    implied = None if group.event is None else states.told(group.event, group.verdict or "")
-    may_be = {implied}
-    if group.event == "write" and group.verdict == _ACCEPTED:
+    may_be = {_implied(group)}
+    if group.event == Event.WRITE.value and group.verdict == _ACCEPTED:
         may_be.add(State.IN_DOUBT)  # the id in the answer belonged to another write
     if group.is_intended:
         may_be.add(State.PENDING)  # or it stayed as it was: a coverage that Canvas may have moved
     return group.state is not None and State(group.state) in may_be
+
+
+def _implied(group: Group) -> State | None:
+    if group.event is None:
+        return None
+    if group.event == Event.CRASHED.value:
+        return State.IN_DOUBT
+    return states.told(group.event, group.verdict or "")
