@@ -636,7 +636,7 @@ MUTATIONS: Final = (
         ("tests/test_recover.py::test_a_clock_that_was_set_decides_nothing[and back]",),
     ),
     Mutation(
-        "56",
+        "55b",
         "that a clock was set is forgotten with the run that heard it",
         _JOURNAL,
         '                self._execute("forget_times", {"keys": _json(keys)})',
@@ -646,7 +646,7 @@ MUTATIONS: Final = (
         ),
     ),
     Mutation(
-        "57",
+        "55c",
         "that a clock was set before this run began is heard, and forgotten with it",
         _UPLOAD,
         "if any(each.ahead is not None and contradicts(each.ahead) for each in doubts):",
@@ -656,7 +656,7 @@ MUTATIONS: Final = (
         ),
     ),
     Mutation(
-        "58",
+        "55d",
         "an update that an earlier run lost is taken for another user's edit",
         _RECOVER,
         "return key in self.lost_before[0]",
