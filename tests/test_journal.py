@@ -450,9 +450,7 @@ async def test_times_are_forgotten_of_what_is_not_settled_once_a_clock_was_set(
     )
     absent = Finding(Settlement.ABSENT, "recover|absent", "a search shows none like it")
     await journal.absent("r1", rows[2], absent, NOW)
-    seen: list[timedelta] = []
-    await journal.forget_times(lambda ahead: bool(seen.append(ahead)))
-    assert seen == [timedelta()] * 3
+    await journal.forget_times(lambda ahead: ahead != timedelta())
     assert [each.ahead for each in journal.doubts()] == [timedelta()] * 2
     await journal.forget_times(lambda _: True)
     assert [each.ahead for each in journal.doubts()] == [None] * 2
