@@ -362,10 +362,6 @@ def with_feed_key(text: str, line: str) -> str:
             with_feed_key(CODES, "missing_max = 7"),
             'missing_max: has no effect with missing = "ignore"',
         ),
-        (
-            with_feed_key(CODES, 'missing = "report"\nmissing_max = "7%"'),
-            'missing_max: has no effect with missing = "report"',
-        ),
         *(
             (
                 with_feed_key(CODES.replace("eligibility.csv", "a.parquet"), line),

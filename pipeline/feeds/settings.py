@@ -142,9 +142,9 @@ def check_effects(kind: str, path: str, missing: str, changed: Collection[str]) 
             raise ValueError(
                 f"{name}: has no effect on a feed of kind {kind}, for {why}: remove it"
             )
-    if "missing_max" in changed and missing != "cancel":
+    if "missing_max" in changed and missing == "ignore":
         raise ValueError(
-            f'missing_max: has no effect with missing = "{missing}", for nothing is cancelled: remove it, '
+            'missing_max: has no effect with missing = "ignore", for nothing is cancelled: remove it, '
             'or set missing = "cancel"'
         )
     of_text = next((name for name in _TEXT_ONLY if name in changed), None)
