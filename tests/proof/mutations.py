@@ -179,7 +179,7 @@ MUTATIONS: Final = (
         "allow_redirects=False",
         "allow_redirects=True",
         (
-            "tests/transport/test_answers.py::test_an_answer_and_the_one_after_it[asyncio-aiohttp-a redirect is not followed]",
+            "tests/transport/test_answers.py::test_an_answer_and_the_one_after_it[asyncio-a redirect is not followed]",
         ),
     ),
     Mutation(
