@@ -139,10 +139,6 @@ class CanvasSection(_Section):
         le=600,
         description="Seconds to wait for one answer. A write without an answer by then is in doubt.",
     )
-    transport: Literal["httptools", "aiohttp"] = Field(
-        "httptools",
-        description="What carries the requests. `aiohttp` takes five times the CPU, and is for a server that does not get on with the other.",
-    )
 
     @field_validator("location_hosts")
     @classmethod
@@ -607,6 +603,14 @@ class FeedSection(_Section):
             raise ValueError('must be an encoding, such as "utf-8" or "windows-1252"') from None
         return value
 
+    @property
+    def _changed(self) -> frozenset[str]:
+        """The settings that are not as they are by default."""
+        fields = type(self).model_fields
+        return frozenset(
+            name for name in self.model_fields_set if getattr(self, name) != fields[name].default
+        )
+
     @model_validator(mode="after")
     def _fits_its_kind(self) -> Self:
         traits = feeds.TRAITS[self.kind]
@@ -623,6 +627,14 @@ class FeedSection(_Section):
         both = sorted(set(self.columns) & set(self.constants))
         if both:
             raise ValueError(f"{both[0]} stands in columns and in constants: keep one")
+        for name, values in (
+            ("key", self.key),
+            ("order_by", self.order_by),
+            ("dates", self.dates),
+            *((f"only.{name}", values) for name, values in self.only.items()),
+        ):
+            settings.check_names(name, values)
+        settings.check_effects(self.kind.value, self.path, self.missing, self._changed)
         if self.order_by and self.kind is feeds.Kind.ELIGIBILITY:
             raise ValueError("order_by: a patient's coverages go out by their order; leave it out")
         if self.missing != "ignore" and self.kind is feeds.Kind.LEDGER:
@@ -761,11 +773,6 @@ def load(
                 f"--expect {section.name}:total_usd: an {section.kind.value} feed has no amounts",
                 f"write {section.name}:rows=5000",
             )
-    if file.state.url and file.canvas.transport == "aiohttp":
-        raise ConfigError(
-            'canvas.transport = "aiohttp" with state.url: it cannot see to it that nothing is sent past the end of a lease',
-            'leave canvas.transport out, or write "httptools"',
-        )
     sections = [section for section in file.feeds if not only_feeds or section.name in only_feeds]
     return Job(
         feeds=tuple(_feed(section, folder) for section in sections),
@@ -920,9 +927,9 @@ def _explained(error: ValidationError) -> str:
     for detail in error.errors(include_input=False, include_context=False, include_url=False):
         where = _where(detail["loc"])
         if detail["type"] == "extra_forbidden":
-            lines.append(
-                f"{where}: no such key.{_near(str(detail['loc'][-1]), _siblings(detail['loc']))}"
-            )
+            gone = _REMOVED.get(where)
+            near = _near(str(detail["loc"][-1]), _siblings(detail["loc"]))
+            lines.append(f"{where}: {gone}" if gone else f"{where}: no such key.{near}")
         else:
             lines.append(
                 f"{where}: {detail['msg'].removeprefix('Value error, ')}"
@@ -930,6 +937,12 @@ def _explained(error: ValidationError) -> str:
                 else detail["msg"]
             )
     return "\n  ".join(dict.fromkeys(lines))
+
+
+# Keys of earlier versions, and what to do about them.
+_REMOVED: Final = {
+    "canvas.transport": "this key was removed: aiohttp carries all requests. Delete the line",
+}
 
 
 def _where(location: tuple[int | str, ...]) -> str:
@@ -1103,7 +1116,6 @@ def _canvas(file: File, folder: Path, environment: Mapping[str, str]) -> canvas.
         timeout_s=section.timeout_s,
         ca_file=ca_file,
         location_hosts=tuple(section.location_hosts),
-        transport=section.transport,
     )
 
 
