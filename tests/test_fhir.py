@@ -199,8 +199,7 @@ def test_there_are_53_types() -> None:
          [Issue("unknown", ""), Issue("unknown", "x [2Jy")]),
         (b'{"resourceType":"OperationOutcome","issue":[{"code":"not-found","details":{"text":"no"}}]}',
          [Issue("not-found", "no")]),
-        (b'{"resourceType":"OperationOutcome","issue":[{"severity":"information","code":"informational","details":{"text":"deprecated"}},'
-         b'{"severity":"warning","code":"value"},{"severity":"error","code":"business-rule","details":{"text":"No"}}]}',
+        (b'{"resourceType":"OperationOutcome","issue":[{"severity":"information","code":"informational","details":{"text":"old"}},{"severity":"warning"},{"severity":"error","code":"business-rule","details":{"text":"No"}}]}',
          [Issue("business-rule", "No")]),
         (b'{"resourceType":"OperationOutcome","issue":[{"severity":"warning","code":"value","details":{"text":"Old"}}]}',
          [Issue("value", "Old")]),

@@ -5,6 +5,7 @@ that is good now. A write takes its permit before it is made, so that nothing wa
 decision to send and the sending.
 """
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,18 +19,22 @@ from urllib.parse import urlencode, urlsplit
 import orjson
 
 from pipeline.canvas.auth import Credentials, Tokens
+from pipeline.canvas.breaker import Breaker
 from pipeline.canvas.limiter import Grants, Limiter
 from pipeline.canvas.places import Places
+from pipeline.canvas.reasons import address, not_fhir, unreachable, untrusted
 from pipeline.canvas.retry import (
+    OUTAGE_S_MAX,
     Backoff,
     Judgement,
     http_date,
     judge_create,
     judge_update,
+    refuses_token,
     retry_after_s,
 )
 from pipeline.canvas.server_clock import ServerClock
-from pipeline.canvas.transport import DNS, TLS, Reply, Transport
+from pipeline.canvas.transport import TLS, Reply, Transport
 from pipeline.canvas.wire import Wire
 from pipeline.clock import Clock
 from pipeline.errors import (
@@ -37,8 +42,8 @@ from pipeline.errors import (
     CanvasError,
     Forbidden,
     SearchFailed,
+    Stopped,
     Unreachable,
-    WrongHost,
 )
 from pipeline.fhir.datatypes import is_id
 from pipeline.fhir.outcome import issues_of
@@ -59,7 +64,6 @@ _QUERY: Final = re.compile(
 )  # RFC 3986, 3.4, of bounded length
 _OK: Final = 200
 _NOT_FOUND: Final = 404
-_UNAUTHORIZED: Final = 401
 _NO_SUCH_ID: Final = "00000000-0000-0000-0000-000000000000"
 
 
@@ -74,6 +78,7 @@ class Options:
     timeout_s: float = 30.0
     transport: str = "httptools"  # or "aiohttp"
     backoff: Backoff = field(default_factory=Backoff)
+    outage_s_max: float = OUTAGE_S_MAX  # how long a new token is waited for
     ca_file: Path | None = None  # the only authorities that are trusted; None: the machine's
 
 
@@ -110,11 +115,13 @@ class Client:
         self._transport = transport
         self._clock = clock
         self._random = random
-        self._host = urlsplit(options.base_url).hostname or ""
+        self.host = urlsplit(options.base_url).hostname or ""
         self._limiter = grants or Limiter(options.rate_per_s, clock)
-        self._tokens = Tokens(options.credentials, self._post_form, clock)
+        self._tokens = Tokens(options.credentials, self._post_form, self._limiter.pause, clock)
+        self._stopped = asyncio.Event()
         self._places = Places(options.concurrency)
         self.server_clock = ServerClock()
+        self.breaker = Breaker()
         self._probed: set[str] = set()  # resource types that a search has succeeded on
         self.proven: set[str] = set()  # resource types that a create has succeeded on
         self._free_s = clock.monotonic()  # when an answer last asked for no pause
@@ -124,7 +131,8 @@ class Client:
         ] = []  # all but creates; taken out by whoever writes them down
 
     def stop(self) -> None:
-        """Nothing new is sent from now on: whoever waits for a permit gets Stopped."""
+        """Send nothing new from now on. Everything that waits for a permit gets Stopped."""
+        self._stopped.set()
         self._limiter.stop()
 
     async def permit(self) -> Permit:
@@ -141,6 +149,14 @@ class Client:
             raise
         return Permit(token, self._clock.now())
 
+    def give_back(self, permit: Permit) -> None:  # noqa: ARG002 - one permit is one place
+        """Return a permit that is not used."""
+        self._places.give_back()
+
+    def renew_token(self) -> bool:
+        """Get a new token for the requests to come. Returns False if there is only one."""
+        return self._tokens.renew()
+
     # Writing --------------------------------------------------------------------------------------
 
     async def create(
@@ -149,7 +165,7 @@ class Client:
         """POST one resource, once."""
         reply = await self._send("POST", f"{self._options.base_url}/{resource_type}", permit, body)
         judgement = judge_create(
-            reply, resource_type, self._host, proven=resource_type in self.proven
+            reply, resource_type, self.host, proven=resource_type in self.proven
         )
         return self._written(permit, resource_type, reply, judgement)
 
@@ -174,7 +190,8 @@ class Client:
                 unmodified_since.astimezone(UTC), usegmt=True
             )
         reply = await self._send("PUT", url, permit, whole, guard)
-        judgement = judge_update(reply, resource_id, proven=resource_type in self.proven)
+        proven = resource_type in self.proven
+        judgement = judge_update(reply, resource_id, self.host, resource_type, proven=proven)
         return self._written(permit, resource_type, reply, judgement)
 
     def _written(
@@ -214,7 +231,7 @@ class Client:
         content = _json_of(reply)
         if reply.status == _OK and content.get("resourceType") == "CapabilityStatement":
             return content
-        raise not_fhir("/metadata", reply, self._host)
+        raise not_fhir("/metadata", url, reply)
 
     async def probe(self, resource_type: str) -> None:
         """Can this resource be searched? Asked before the first write; finds a wrong address or token.
@@ -233,7 +250,8 @@ class Client:
                 f"the application may not read {resource_type}",
                 f"give it the scope for {resource_type}.read and .write",
             )
-        raise not_fhir(f"a search for {resource_type}", reply, self._host)
+        url = f"{self._options.base_url}/{resource_type}"
+        raise not_fhir(f"a search for {resource_type}", url, reply)
 
     async def is_answering(self, resource_type: str, after_s: float) -> bool:
         """One read, `after_s` seconds from now, not repeated: does Canvas answer again?"""
@@ -252,7 +270,7 @@ class Client:
         while query not in seen and len(seen) < _PAGES_MAX and size < _SEARCH_BYTES_MAX:
             seen.add(query)
             reply = await self._get_once(f"{resource_type}?{query}", "search")
-            entries, after = _page_of(reply, resource_type, self._host)
+            entries, after = _page_of(reply, resource_type, self.host)
             found += entries
             size += len(reply.body)
             if after is None:
@@ -266,7 +284,7 @@ class Client:
         Not repeated where it fails, and to be filtered again, as `search`. Raises SearchFailed.
         """
         reply = await self._get_once(f"{resource_type}?{query}", "search")
-        return _page_of(reply, resource_type, self._host)
+        return _page_of(reply, resource_type, self.host)
 
     async def of_patient(self, resource_type: str, patient: str) -> list[dict[str, Any]]:
         """All that a search shows of one patient's resources, by the patient's key."""
@@ -284,11 +302,25 @@ class Client:
             except SearchFailed as error:
                 why = error.message
             if tries < _TRIES_MAX:
-                await self._clock.sleep(self._options.backoff.delay_s(tries, self._random))
+                await self._sleep(self._options.backoff.delay_s(tries, self._random))
         raise SearchFailed(
             f"Canvas cannot be searched for {resource_type}: {why}, {_TRIES_MAX} times",
             f"check that the application may read {resource_type}, and the network, then run again",
         )
+
+    async def _sleep(self, seconds: float) -> None:
+        """Wait. Raises Stopped at once if the run stops meanwhile."""
+        waits = [
+            asyncio.ensure_future(self._clock.sleep(seconds)),
+            asyncio.ensure_future(self._stopped.wait()),
+        ]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in waits:
+                each.cancel()
+        if self._stopped.is_set():
+            raise Stopped("the run is stopping")
 
     async def read(self, resource_type: str, resource_id: str) -> dict[str, Any] | None:
         """One resource by its id, or None where Canvas has none. Raises SearchFailed, Unreachable."""
@@ -319,21 +351,19 @@ class Client:
             if not _is_passing(reply):
                 return reply
             self._limiter.pause(self._options.backoff.delay_s(tries, self._random))
-        raise Unreachable(
-            f"Canvas does not answer a read: {reply.status or reply.problem}, {_TRIES_MAX} times",
-            "check canvas.base_url and the network, then run again",
-        )
+        url = f"{self._options.base_url}/{path.partition('?')[0]}"
+        raise unreachable(url, reply, _TRIES_MAX, "canvas.base_url")
 
     async def _get_once(self, path: str, purpose: str) -> Reply:
-        """One read; a second one where the token had expired."""
-        for _ in range(2):
+        """Make one read, and again with a new token while the token is refused."""
+        for _ in range(_TRIES_MAX):
             permit = await self.permit()
             reply = await self._send("GET", f"{self._options.base_url}/{path}", permit, None)
             self.exchanges.append(self._exchange(purpose, permit, reply))
             stop = self._heed(reply, permit, too_fast=reply.status in {429, 503})
             if stop is not None:
                 raise stop
-            if reply.status != _UNAUTHORIZED:
+            if not refuses_token(reply):
                 break
         return reply
 
@@ -365,29 +395,40 @@ class Client:
             "Content-Type": "application/x-www-form-urlencoded",
             "Accept": "application/json",
         }
-        for tries in range(1, _TRIES_MAX + 1):
+        began_s, tries = self._clock.monotonic(), 0
+        while True:
+            tries += 1
             await self._limiter.grant()
             granted = Permit("", self._clock.now())
             reply = await self._transport.exchange("POST", url, headers, form())
             self.exchanges.append(self._exchange("token", granted, reply))
             if reply.problem == TLS:
-                raise _untrusted(reply, urlsplit(url).hostname or "")
-            if not _is_passing(reply) or reply.status == _UNAUTHORIZED:  # RFC 6749, 5.2
+                raise untrusted(reply, urlsplit(url).hostname or "")
+            if not _is_passing(reply):
                 return reply
-            delay_s = retry_after_s(reply, self._clock.now()) or self._options.backoff.delay_s(
-                tries, self._random
-            )
-            self._limiter.pause(min(delay_s, _RETRY_AFTER_S_MAX))
-        raise Unreachable(
-            f"the token endpoint does not answer: {reply.status or reply.problem}, {_TRIES_MAX} times",
-            "check canvas.token_url and the network, then run again",
-        )
+            waited_s = self._clock.monotonic() - began_s
+            if self._gives_up(tries, waited_s):
+                raise unreachable(url, reply, tries, "canvas.token_url")
+            asked_s = retry_after_s(reply, self._clock.now())
+            if asked_s is not None and asked_s > _RETRY_AFTER_S_MAX:
+                raise _asks_too_much(url, asked_s)
+            self._limiter.pause(asked_s or self._options.backoff.delay_s(tries, self._random))
+
+    def _gives_up(self, tries: int, waited_s: float) -> bool:
+        """Return whether no further attempt is made to get a token.
+
+        The first token of a run is tried for a few times only, because the address may be wrong.
+        Later ones are waited for as long as an outage may last.
+        """
+        if self._tokens.has_been_given:
+            return waited_s > self._options.outage_s_max
+        return tries >= _TRIES_MAX
 
     def _heed(self, reply: Reply, permit: Permit, *, too_fast: bool) -> CanvasError | None:
         """What an answer means for all requests to come. Returns why the run must stop, if it must."""
         if reply.problem == TLS:
-            return _untrusted(reply, self._host)
-        if reply.status == _UNAUTHORIZED:
+            return untrusted(reply, self.host)
+        if refuses_token(reply):
             try:
                 self._tokens.refused(permit.token)
             except AuthError as error:
@@ -421,10 +462,7 @@ class Client:
                 "run again later, with a lower upload.rate_per_s; a quota may be used up",
             )
         if asked_s is not None and asked_s > _RETRY_AFTER_S_MAX:
-            return Unreachable(
-                f"Canvas asks to wait for {asked_s:.0f} s, longer than a run waits",
-                "run again after that time",
-            )
+            return _asks_too_much(self._options.base_url, asked_s)
         return None
 
     def _exchange(self, purpose: str, permit: Permit, reply: Reply) -> Exchange:
@@ -441,50 +479,16 @@ class Client:
         )
 
 
+def _asks_too_much(url: str, asked_s: float) -> CanvasError:
+    return Unreachable(
+        f"{address(url)} asks to wait for {asked_s:,.0f} s (Retry-After); a run waits for {_RETRY_AFTER_S_MAX:.0f} s at most",
+        "run again after that time",
+    )
+
+
 def _is_passing(reply: Reply) -> bool:
-    """Whether the same request may well succeed a little later."""
-    return reply.status is None or reply.status in {401, 429} or reply.status >= 500  # noqa: PLR2004
-
-
-def not_fhir(asked: str, reply: Reply, host: str) -> CanvasError:
-    """What it means that something is not answered as FHIR has it, and what to do about it."""
-    if reply.problem == TLS:
-        return _untrusted(reply, host)
-    if reply.problem == DNS:
-        return Unreachable(
-            f"there is no host {host}",
-            "check canvas.base_url (https://fumage-<instance>.canvasmedical.com), and the name service of this machine",
-        )
-    if reply.status is None:
-        return Unreachable(
-            f"{host} does not answer: {_NO_ANSWER.get(reply.problem, reply.problem)}",
-            "check canvas.base_url, the network, and whether a firewall or proxy is in between",
-        )
-    told = f"{asked} is answered with {reply.status}"
-    if issues_of(reply.body):
-        return WrongHost(told, "check canvas.base_url")
-    return WrongHost(
-        f"{told} and no FHIR resource",
-        _NOT_FHIR.get(reply.status, "check canvas.base_url: what answers there is no FHIR server"),
-    )
-
-
-_NOT_FHIR: Final = {
-    403: "the address of this machine may be blocked: ask Canvas to let it in; or canvas.base_url is another host",
-    404: "this is another host or path: check canvas.base_url (https://fumage-<instance>.canvasmedical.com, no path)",
-}
-_NO_ANSWER: Final = {
-    "connect": "no connection",
-    "timeout": "not in time",
-    "disconnected": "it closes the connection",
-}
-
-
-def _untrusted(reply: Reply, host: str) -> CanvasError:
-    return CanvasError(
-        f"the connection to {host} is not to be trusted: {reply.detail}",
-        "check canvas.base_url, canvas.token_url, the clock of this machine, and whether something in between answers for Canvas; an authority of your own goes into canvas.ca_file",
-    )
+    """Return whether the same request may succeed a little later."""
+    return reply.status is None or reply.status == 429 or reply.status >= 500  # noqa: PLR2004
 
 
 def _json_of(reply: Reply) -> dict[str, Any]:
