@@ -354,7 +354,7 @@ async def test_a_secret_that_has_expired(make_world: MakeWorld) -> None:
     world = await fit(make_world)
     (check,) = bad(await checked(world, {**CREDENTIALS, "CANVAS_CLIENT_SECRET": "of-last-year"}))
     assert (check.what, check.state) == ("token", State.WRONG)
-    assert "answers 401 (invalid_client)" in check.message
+    assert "answers HTTP 401 (invalid_client)" in check.message
     assert "make a new secret in Canvas" in check.todo
     assert "of-last-year" not in json.dumps(doctor.as_json([check]))
     asked = world.sandbox.account()["requests"]["by"]["POST /auth/token/"]
@@ -364,7 +364,7 @@ async def test_a_secret_that_has_expired(make_world: MakeWorld) -> None:
 async def test_a_token_that_is_not_taken(make_world: MakeWorld) -> None:
     world = await fit(make_world)
     told = bad(await checked(world, {"CANVAS_TOKEN": "stale"}))
-    assert "does not take the token in CANVAS_TOKEN" in told[0].message
+    assert "does not accept the token in CANVAS_TOKEN" in told[0].message
 
 
 async def test_a_scope_that_lacks_a_right(make_world: MakeWorld) -> None:

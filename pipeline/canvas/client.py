@@ -1,8 +1,8 @@
 """A client of one Canvas: no request without a permit, and every request is accounted for.
 
-A permit is a free place among the requests in flight, one grant of the rate limiter, and the token
-that is good now. A write takes its permit before it is made, so that nothing waits between the
-decision to send and the sending.
+A permit is a free place among the requests in flight, one grant of the rate limiter, and a valid
+token. A write takes its permit first, so that nothing waits between the decision to send and the
+sending.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from pipeline.canvas.auth import Credentials, Tokens
 from pipeline.canvas.breaker import Breaker
 from pipeline.canvas.limiter import Grants, Limiter
 from pipeline.canvas.places import Places
-from pipeline.canvas.reasons import address, not_fhir, unreachable, untrusted
+from pipeline.canvas.reasons import address, not_fhir, reason, unreachable, untrusted
 from pipeline.canvas.retry import (
     OUTAGE_S_MAX,
     Backoff,
@@ -53,12 +53,14 @@ T = TypeVar("T")
 
 _JSON: Final = "application/json"  # what the pages of Canvas send
 _CORRELATION_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,100}")
-_TRIES_MAX: Final = 5  # of a request that may be repeated: tokens and reads
+_TRIES_MAX: Final = 5  # attempts of a request that may be repeated: tokens and reads
 _RETRY_AFTER_S_MAX: Final = 900.0
 _SEARCHED_BY: Final = {"Coverage": "patient", "PaymentNotice": "request"}
-_PAGE: Final = 100  # the most that Canvas gives
+_PAGE: Final = 100  # resources on a page, the most that Canvas allows
 _PAGES_MAX: Final = 1_000  # of one search
-_SEARCH_BYTES_MAX: Final = 32 * 1024 * 1024  # of its pages; read, they take some ten times as much
+_SEARCH_BYTES_MAX: Final = (
+    32 * 1024 * 1024
+)  # of its pages; parsed, they take about ten times as much
 _QUERY: Final = re.compile(
     r"[!$%&-;=?@A-Z_a-z~]{1,4000}", re.ASCII
 )  # RFC 3986, 3.4, of bounded length
@@ -128,7 +130,7 @@ class Client:
         self._pauses = 0  # in a row, without an answer in between that asked for none
         self.exchanges: list[
             Exchange
-        ] = []  # all but creates; taken out by whoever writes them down
+        ] = []  # all but creates; the caller that writes them down removes them
 
     def stop(self) -> None:
         """Send nothing new from now on. Everything that waits for a permit gets Stopped."""
@@ -138,7 +140,7 @@ class Client:
     async def permit(self) -> Permit:
         """Wait for a place, a token and a grant. Raises AuthError, Unreachable or Stopped.
 
-        The place is given back when the request that it is for has ended.
+        The place is returned when its request has ended.
         """
         await self._places.take()
         try:
@@ -179,8 +181,8 @@ class Client:
     ) -> tuple[Exchange, Judgement]:
         """PUT one whole resource, once. `body` is that of a create: the id is put into it.
 
-        `unmodified_since` is an instant of the server's clock: Canvas refuses (412) what was changed
-        after it. None: without that guard.
+        `unmodified_since` is an instant of the server's clock: Canvas refuses the update (412) if the
+        resource was changed after it. None: without that condition.
         """
         whole = body[:-1] + b',"id":' + orjson.dumps(resource_id) + b"}"
         url = f"{self._options.base_url}/{resource_type}/{resource_id}"
@@ -199,7 +201,7 @@ class Client:
     ) -> tuple[Exchange, Judgement]:
         if judgement.verdict is Verdict.ACCEPTED:
             self.proven.add(resource_type)
-        elif permit.token in judgement.message:  # a gateway that repeats what it was sent
+        elif permit.token in judgement.message:  # a gateway that repeats the request
             message = judgement.message.replace(permit.token, "***")
             judgement = judgement._replace(message=message)
         stop = self._heed(reply, permit, too_fast=judgement.too_fast)
@@ -210,7 +212,7 @@ class Client:
     # Reading --------------------------------------------------------------------------------------
 
     async def sign_in(self) -> str:
-        """Get a token. Returns the scope that its answer names, "" where it names none.
+        """Get a token. Returns the scope that its answer names, or "".
 
         Raises AuthError, Unreachable, CanvasError.
         """
@@ -218,7 +220,7 @@ class Client:
         return self._tokens.scope
 
     async def capabilities(self) -> dict[str, Any]:
-        """The CapabilityStatement at `/metadata`, which needs no token; asked once, not repeated.
+        """Return the CapabilityStatement at `/metadata`, which needs no token. Not repeated.
 
         Raises WrongHost, Unreachable, CanvasError.
         """
@@ -234,9 +236,9 @@ class Client:
         raise not_fhir("/metadata", url, reply)
 
     async def probe(self, resource_type: str) -> None:
-        """Can this resource be searched? Asked before the first write; finds a wrong address or token.
+        """Search for this resource type once, before the first write: a wrong address or token fails.
 
-        Asked once. Raises WrongHost, Forbidden, AuthError, Unreachable or Stopped.
+        Raises WrongHost, Forbidden, AuthError, Unreachable or Stopped.
         """
         if resource_type in self._probed:
             return
@@ -254,16 +256,16 @@ class Client:
         raise not_fhir(f"a search for {resource_type}", url, reply)
 
     async def is_answering(self, resource_type: str, after_s: float) -> bool:
-        """One read, `after_s` seconds from now, not repeated: does Canvas answer again?"""
+        """Return whether Canvas answers one read, `after_s` seconds from now. Not repeated."""
         self._limiter.pause(after_s)
         reply = await self._get_once(f"{resource_type}?_id={_NO_SUCH_ID}&_count=1", "search")
         return reply.status == _OK
 
     async def search(self, resource_type: str, parameter: str, value: str) -> list[dict[str, Any]]:
-        """All resources that a search shows, following its pages; not repeated where it fails.
+        """Return all resources that a search shows, of all its pages. A failure is not repeated.
 
-        Canvas ignores parameters that it does not know, so what comes back is to be filtered again.
-        Raises SearchFailed where a page is missing or is no page: that is never "nothing found".
+        Canvas ignores parameters that it does not know, so the caller has to filter the result again.
+        Raises SearchFailed if a page is missing or cannot be read: that never means "nothing found".
         """
         query = urlencode({parameter: value, "_count": _PAGE})
         seen, found, size = set[str](), list[dict[str, Any]](), 0
@@ -276,24 +278,25 @@ class Client:
             if after is None:
                 return found
             query = after
-        raise SearchFailed("its pages do not come to an end")
+        raise SearchFailed("the search has no last page")
 
     async def page(self, resource_type: str, query: str) -> tuple[list[dict[str, Any]], str | None]:
-        """One page of a search, and the query of the next; for searches of many pages.
+        """Return one page of a search and the query of the next one, for searches of many pages.
 
-        Not repeated where it fails, and to be filtered again, as `search`. Raises SearchFailed.
+        As in `search`, a failure is not repeated, and the caller has to filter the result again.
+        Raises SearchFailed.
         """
         reply = await self._get_once(f"{resource_type}?{query}", "search")
         return _page_of(reply, resource_type, self.host)
 
     async def of_patient(self, resource_type: str, patient: str) -> list[dict[str, Any]]:
-        """All that a search shows of one patient's resources, by the patient's key."""
+        """Return the resources of one patient that a search by the patient's key shows."""
         return await self.search(resource_type, _SEARCHED_BY[resource_type], f"Patient/{patient}")
 
     async def persistently(self, ask: Callable[[], Awaitable[T]], resource_type: str) -> T:
-        """What a search gives, made again while it fails, after a longer wait each time.
+        """Return the result of a search, repeated while it fails, with longer waits each time.
 
-        Raises SearchFailed where it fails to the end: that is never "nothing found".
+        Raises SearchFailed if every attempt fails (that never means "nothing found"), and Stopped.
         """
         why = ""
         for tries in range(1, _TRIES_MAX + 1):
@@ -304,7 +307,7 @@ class Client:
             if tries < _TRIES_MAX:
                 await self._sleep(self._options.backoff.delay_s(tries, self._random))
         raise SearchFailed(
-            f"Canvas cannot be searched for {resource_type}: {why}, {_TRIES_MAX} times",
+            f"{self.host} cannot be searched for {resource_type}: {why}, {_TRIES_MAX} attempts",
             f"check that the application may read {resource_type}, and the network, then run again",
         )
 
@@ -323,29 +326,31 @@ class Client:
             raise Stopped("the run is stopping")
 
     async def read(self, resource_type: str, resource_id: str) -> dict[str, Any] | None:
-        """One resource by its id, or None where Canvas has none. Raises SearchFailed, Unreachable."""
+        """Return one resource by its id, or None if Canvas has none. Raises SearchFailed, Unreachable."""
         reply = await self._get(f"{resource_type}/{resource_id}", "read")
         if reply.status == _NOT_FOUND:
             return None
         content = _json_of(reply)
         if reply.status != _OK or content.get("resourceType") != resource_type:
-            raise SearchFailed(f"the answer to a read is {reply.status}, and no {resource_type}")
+            raise SearchFailed(
+                f"a read is answered with HTTP {reply.status} and no {resource_type}"
+            )
         return content
 
     async def look(
         self, resource_type: str, resource_id: str
     ) -> tuple[dict[str, Any] | None, datetime | None]:
-        """A read that is not repeated: the resource, and the server's clock. Raises SearchFailed."""
+        """Read a resource once. Returns it and the server's clock. Raises SearchFailed."""
         reply = await self._get_once(f"{resource_type}/{resource_id}", "read")
         content, dated = _json_of(reply), http_date(reply.headers.get("date", ""))
         if reply.status == _NOT_FOUND and issues_of(reply.body):
             return None, dated
         if reply.status != _OK or reply.problem or content.get("id") != resource_id:
-            raise SearchFailed(f"a read is answered with {reply.status or reply.problem}")
+            raise SearchFailed(f"a read has no usable answer: {reason(reply)}")
         return content, dated
 
     async def _get(self, path: str, purpose: str) -> Reply:
-        """A read, tried again while that can help."""
+        """Read, again while that can help."""
         for tries in range(1, _TRIES_MAX + 1):
             reply = await self._get_once(path, purpose)
             if not _is_passing(reply):
@@ -409,10 +414,10 @@ class Client:
             waited_s = self._clock.monotonic() - began_s
             if self._gives_up(tries, waited_s):
                 raise unreachable(url, reply, tries, "canvas.token_url")
-            asked_s = retry_after_s(reply, self._clock.now())
-            if asked_s is not None and asked_s > _RETRY_AFTER_S_MAX:
-                raise _asks_too_much(url, asked_s)
-            self._limiter.pause(asked_s or self._options.backoff.delay_s(tries, self._random))
+            wait_s = retry_after_s(reply, self._clock.now()) or 0.0
+            if wait_s > _RETRY_AFTER_S_MAX:
+                raise _asks_too_much(url, wait_s)
+            self._limiter.pause(wait_s or self._options.backoff.delay_s(tries, self._random))
 
     def _gives_up(self, tries: int, waited_s: float) -> bool:
         """Return whether no further attempt is made to get a token.
@@ -425,7 +430,7 @@ class Client:
         return tries >= _TRIES_MAX
 
     def _heed(self, reply: Reply, permit: Permit, *, too_fast: bool) -> CanvasError | None:
-        """What an answer means for all requests to come. Returns why the run must stop, if it must."""
+        """Apply what an answer means for later requests. Returns why the run must stop, or None."""
         if reply.problem == TLS:
             return untrusted(reply, self.host)
         if refuses_token(reply):
@@ -443,7 +448,7 @@ class Client:
         return None
 
     def _slow_down(self, reply: Reply) -> CanvasError | None:
-        """Canvas asks for a slower pace. Returns why the run must stop, if it asks for too much."""
+        """Slow down as Canvas asks. Returns why the run must stop if it asks for too much."""
         self._pauses += 1
         asked_s = retry_after_s(reply, self._clock.now())
         if asked_s is None:
@@ -458,7 +463,7 @@ class Client:
         throttled_s = self._clock.monotonic() - self._free_s
         if throttled_s > _RETRY_AFTER_S_MAX:
             return Unreachable(
-                f"Canvas has answered nothing but “go slower” for {throttled_s:.0f} s",
+                f"{self.host} has asked to slow down (429 or 503) for {throttled_s:.0f} s, without any other answer",
                 "run again later, with a lower upload.rate_per_s; a quota may be used up",
             )
         if asked_s is not None and asked_s > _RETRY_AFTER_S_MAX:
@@ -466,8 +471,8 @@ class Client:
         return None
 
     def _exchange(self, purpose: str, permit: Permit, reply: Reply) -> Exchange:
-        told = reply.headers.get("fumage-correlation-id", "")
-        correlation_id = told if _CORRELATION_ID.fullmatch(told) else ""  # the page shows it
+        shown = reply.headers.get("fumage-correlation-id", "")
+        correlation_id = shown if _CORRELATION_ID.fullmatch(shown) else ""  # the page shows it
         return Exchange(
             purpose,
             permit.granted_at,
@@ -492,10 +497,9 @@ def _is_passing(reply: Reply) -> bool:
 
 
 def _json_of(reply: Reply) -> dict[str, Any]:
-    """The object of an answer; empty where it holds none, or one that is nested beyond all reason.
+    """Return the JSON object of an answer; empty if it has none, or one that is nested too deeply.
 
-    orjson reads some 1,000 levels, at which Python's own comparing and printing give up; it writes
-    254 of them.
+    orjson reads about 1,000 levels, too many for Python to compare and print; it writes 254.
     """
     try:
         content = orjson.loads(reply.body)
@@ -508,27 +512,27 @@ def _json_of(reply: Reply) -> dict[str, Any]:
 def _page_of(
     reply: Reply, resource_type: str, host: str
 ) -> tuple[list[dict[str, Any]], str | None]:
-    """The resources of a page, and the query of the next one. Raises SearchFailed."""
+    """Return the resources of a page and the query of the next one. Raises SearchFailed."""
     content = _json_of(reply)
     entries, links = content.get("entry", []), content.get("link", [])
     if reply.status != _OK or reply.problem or content.get("resourceType") != "Bundle":
-        told = f"a search for {resource_type} is answered with {reply.status or reply.problem}"
+        failed = f"a search for {resource_type} has no usable answer: {reason(reply)}"
         is_odd = reply.status == _OK and not reply.problem
-        raise SearchFailed(f"{told}, and no Bundle that can be read" if is_odd else told)
+        raise SearchFailed(f"{failed} without a Bundle that can be read" if is_odd else failed)
     try:
         resources = [entry["resource"] for entry in entries]
         found = [each for each in resources if each["resourceType"] == resource_type]
         urls = [link["url"] for link in links if link["relation"] == "next"]
         if not all(isinstance(url, str) for url in urls):
-            raise SearchFailed("its next page has no address")
+            raise SearchFailed("the next page of the search has no address")
         parts = urlsplit(urls[0]) if urls else None
         if not all(is_id(each["id"]) for each in found):
-            raise SearchFailed("a resource in it has no id")
+            raise SearchFailed("a resource of the search has no id")
     except (AttributeError, KeyError, TypeError, ValueError):
-        raise SearchFailed(f"a page of {resource_type} is not as FHIR has it") from None
+        raise SearchFailed(f"a page of {resource_type} is not a valid Bundle") from None
     if parts is None:
         return found, None
     is_ours = parts.hostname in {None, host} and parts.path.endswith(f"/{resource_type}")
     if not is_ours or not _QUERY.fullmatch(parts.query):
-        raise SearchFailed("its next page is not of this Canvas")
+        raise SearchFailed("the next page of the search is on another host or path")
     return found, parts.query

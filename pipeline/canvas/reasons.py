@@ -35,7 +35,10 @@ def address(url: str) -> str:
 def reason(reply: Reply) -> str:
     """Return why a request has no good answer: `connection refused`, `HTTP 503`."""
     if reply.status is not None:
-        return f"HTTP {reply.status}"
+        is_cut = reply.problem == "body"
+        return f"HTTP {reply.status}" + (f" ({_NO_ANSWER['body']})" if is_cut else "")
+    if reply.problem == "timeout" and not reply.handed_off:
+        return "timed out"
     return reply.detail or _NO_ANSWER.get(reply.problem, reply.problem)
 
 

@@ -1,7 +1,7 @@
-"""What an answer to a write means: the one judgement to argue from documents. Pure.
+"""What an answer to a write means: the only place where that is decided. Pure.
 
-The four classes are those of reliability.md, "The four classes of an answer to a POST". When in
-doubt it is `LOST`: then nothing is sent again, and a search has to settle it.
+There are four classes: accepted, refused, not applied, lost. In doubt it is `LOST`: then nothing is
+sent again until a search has settled it.
 """
 
 import re
@@ -33,7 +33,7 @@ _TOKEN_TEXT: Final = re.compile(
     r"|\b(expired|invalid|revoked|inactive)\b.{0,60}\b(token|session|credentials?)\b",
     re.IGNORECASE | re.DOTALL,
 )
-_YEARS: Final = range(2000, 3000)  # of a clock that says anything; others are near the ends of time
+_YEARS: Final = range(2000, 3000)  # of a usable clock; others come near the limits of datetime
 
 
 class Refusal(Enum):
@@ -45,7 +45,7 @@ class Refusal(Enum):
 
 
 class Judgement(NamedTuple):
-    """What one answer comes to.
+    """What one answer means.
 
     `too_fast`: Canvas asks for a slower pace. `stop`: why nothing more can be sent at all.
     """
@@ -65,7 +65,7 @@ def judge_create(reply: Reply, resource_type: str, host: str, *, proven: bool) -
         return _judge(reply, host, resource_type, proven=proven)
     resource_id = location_id(reply.headers.get("location", ""), resource_type, host)
     if resource_id is None:
-        return _lost("no-id", "created, and the answer names no id")
+        return _lost("no-id", "created, and the answer has no usable id")
     return Judgement(Verdict.ACCEPTED, resource_id=resource_id)
 
 
@@ -153,7 +153,7 @@ def _refusal(
                 f"{host} answers {status} to a write of {resource_type}", "check canvas.base_url"
             ),
         )
-    lost = _lost(str(status), f"HTTP {status} says nothing about whether it was applied")
+    lost = _lost(str(status), f"HTTP {status} does not say whether it was applied")
     return Judgement(
         lost.verdict, rule=lost.rule, message=lost.message, too_fast=status in _TOO_FAST
     )
@@ -174,9 +174,9 @@ def _lost(what: str, message: str) -> Judgement:
 def location_id(location: str, resource_type: str, host: str) -> str | None:
     """The id in a Location, or None if it has none that can be trusted.
 
-    Seen as `/Coverage/<id>`, absolute with http or https, with or without `/_history/1`: it is the
-    segment after the resource type (canvas-api.md, "Answers"). Another host's is not ours, and what
-    is no URL (two Locations in one answer are joined by a blank) names nothing for sure.
+    Canvas sends `/Coverage/<id>`, or an absolute http or https URL, with or without `/_history/1`: the
+    id is the segment after the resource type. A Location of another host is not trusted, nor is one
+    that is no URL (two Locations in one answer are joined by a blank).
     """
     head, found, tail = location.rpartition(f"{resource_type}/")
     if not found or not _is_of(head, host):
@@ -192,7 +192,7 @@ _ID_AND_VERSION: Final = re.compile(r"([^/?#]+)(?:/_history/[^/?#]+)?/?(?:[?#].*
 
 @lru_cache(maxsize=16)
 def _is_of(head: str, host: str) -> bool:
-    """Whether what stands before the resource type in a Location is a path, of this host if of any."""
+    """Return whether the part before the resource type is a path, on this host if it names one."""
     if not _URL.fullmatch(head):
         return False
     try:
@@ -218,7 +218,7 @@ class Backoff:
 
 
 def retry_after_s(reply: Reply, now: datetime) -> float | None:
-    """Seconds that Retry-After asks for, in either of its forms; None if it does not.
+    """Return the seconds that Retry-After asks for, in either of its forms; None if it is missing.
 
     A date is counted from the server's own `Date`, so that its clock need not agree with ours.
     """
@@ -234,7 +234,7 @@ def retry_after_s(reply: Reply, now: datetime) -> float | None:
 
 @lru_cache(maxsize=16)
 def http_date(text: str) -> datetime | None:
-    """The instant of an HTTP date, or None where it is none, or of no year that a clock shows."""
+    """Return the instant of an HTTP date, or None if it is none or its year is not plausible."""
     try:
         at = parsedate_to_datetime(text)
     except (ValueError, OverflowError):
