@@ -248,7 +248,7 @@ def review(**options: Any) -> None:
 
 @cli.group(short_help="What the journal holds, and whether it is whole; purge.")
 def journal() -> None:
-    """What the journal holds, whether its trail is whole, and what goes when it is old."""
+    """Show what the journal holds and whether it is whole, and remove what is old."""
 
 
 @journal.command()
@@ -258,9 +258,9 @@ def journal() -> None:
     click.option("--json", "as_json", is_flag=True, help="As one JSON object on stdout."),
 )
 def show(key: str | None, **options: Any) -> None:
-    """What is held by state and age, and whether the audit trail is whole; or one KEY's history.
+    """Show what is held by state and age, and whether the journal is whole; or one KEY's history.
 
-    Ends with 1 where the trail's chain is broken.
+    Exits with 1 if the audit log was changed, or the table of writes does not agree with it.
     """
     from pipeline import review
     from pipeline.errors import IngestError
@@ -277,7 +277,7 @@ def show(key: str | None, **options: Any) -> None:
         click.echo(orjson.dumps(told).decode())
     else:
         _say(inventory_text(told))
-    sys.exit(1 if found.first_break else 0)
+    sys.exit(0 if found.is_whole else 1)
 
 
 @journal.command("purge", short_help="Remove what old runs left of rows.")

@@ -592,6 +592,14 @@ class FeedSection(_Section):
             raise ValueError('must be an encoding, such as "utf-8" or "windows-1252"') from None
         return value
 
+    @property
+    def _changed(self) -> frozenset[str]:
+        """The settings that are not as they are by default."""
+        fields = type(self).model_fields
+        return frozenset(
+            name for name in self.model_fields_set if getattr(self, name) != fields[name].default
+        )
+
     @model_validator(mode="after")
     def _fits_its_kind(self) -> Self:
         traits = feeds.TRAITS[self.kind]
@@ -608,6 +616,14 @@ class FeedSection(_Section):
         both = sorted(set(self.columns) & set(self.constants))
         if both:
             raise ValueError(f"{both[0]} stands in columns and in constants: keep one")
+        for name, values in (
+            ("key", self.key),
+            ("order_by", self.order_by),
+            ("dates", self.dates),
+            *((f"only.{name}", values) for name, values in self.only.items()),
+        ):
+            settings.check_names(name, values)
+        settings.check_effects(self.kind.value, self.path, self.missing, self._changed)
         if self.order_by and self.kind is feeds.Kind.ELIGIBILITY:
             raise ValueError("order_by: a patient's coverages go out by their order; leave it out")
         if self.missing != "ignore" and self.kind is feeds.Kind.LEDGER:

@@ -80,7 +80,7 @@ async def test_every_command_works_and_none_shows_the_password(
         ("report", config): "everything reconciled",
         ("verify", config): "Canvas holds what was written",
         ("review", config): "Nothing is in doubt",
-        ("journal", "show", config): "The trail is whole",
+        ("journal", "show", config): "The audit log is whole",
         ("journal", "purge", config, "--older-than", "0", "--yes"): "emoved",
     }.items():
         code, printed = await command(world, *arguments)

@@ -25,6 +25,7 @@ from pipeline.clock import utc_text
 from pipeline.errors import ConfigError, JournalError, JournalLost
 from pipeline.journal import amnesia, states
 from pipeline.journal.amnesia import Anchor
+from pipeline.journal.evidence import Contradictions, Group, contradictions
 from pipeline.journal.settling import Settling, settling
 from pipeline.journal.sqlite import SqlitePlace
 from pipeline.journal.store import RUN, Cursor, Database, Place, Store
@@ -166,6 +167,7 @@ class Journal:
         )
         self._head: tuple[int, str] = (0, ORIGIN)  # number and hash of our last line of the trail
         self._anchored_s = float("-inf")
+        self._is_loss_accepted = False  # a person said to go on without what was lost
         meta, head = self._read(
             lambda: (
                 dict(self._execute("meta", {}).fetchall()),
@@ -217,6 +219,7 @@ class Journal:
             try:
                 journal = cls(store, pool, folder)
                 if after_loss:
+                    journal._is_loss_accepted = True
                     journal._note_loss(after_loss_by)
                 journal._anchor()
             except BaseException:
@@ -1099,6 +1102,31 @@ class Journal:
         """The number of the first line of the trail that breaks its chain; 0 where it is whole."""
         return first_break(self.trail())
 
+    def contradictions(self, keys: Iterable[pl.Series] | None = None) -> Contradictions:
+        """Return how many writes are not in the table as the audit log implies; of `keys`, or of all if None.
+
+        Many keys take as long as all, so all are compared then.
+        """
+        asked: list[str] | None = None if keys is None else []
+        for some in keys or ():
+            asked = None if asked is None else [*asked, *some]
+            if asked is None or len(asked) > _KEYS_A_QUERY:
+                asked = None
+                break
+        if asked == []:
+            return Contradictions(0, "")
+        listed = {"keys": _json(asked or []), "is_whole": int(asked is None)}
+        lines = self._read(partial(self._all, "evidence", listed))
+        return contradictions(Group(*line) for line in lines)
+
+    def require_evidence(self, keys: Iterable[pl.Series]) -> None:
+        """Raise JournalLost if the table has one of these writes otherwise than the audit log implies.
+
+        Not if a person said to go on without what the journal lost.
+        """
+        if not self._is_loss_accepted and self.contradictions(keys).count:
+            raise amnesia.lost("altered")
+
     def exchanges(self, run_id: str) -> pl.DataFrame:
         """All requests of a run, in the order of their grants."""
         return self._all_of("exchanges", {"run_id": run_id}, _EXCHANGES_SCHEMA)
@@ -1433,6 +1461,8 @@ def _connect(
             store = place.open(base_url)
             with _closed_on_error(store):
                 loss = amnesia.loss_of(folder, anchor, store, report_dir)
+                if not loss and after_loss and _contradicts_itself(store):
+                    loss = "altered"
                 if not loss and after_loss:
                     raise ConfigError(
                         "the journal is whole: there is no loss to go on after",
@@ -1440,7 +1470,7 @@ def _connect(
                     )
                 if not loss:
                     return store
-                if loss == "restored" and after_loss:
+                if loss in {"restored", "altered"} and after_loss:
                     return _lost(store, folder, base_url, report_dir, loss)
             store.close()
     except JournalLost as error:
@@ -1463,6 +1493,12 @@ def _closed_on_error(store: Store) -> Iterator[None]:
         if isinstance(error, store.errors):
             raise store.told(error) from None
         raise
+
+
+def _contradicts_itself(store: Store) -> bool:
+    """Return whether the table of writes is not what the audit log implies."""
+    lines = store.execute(store.sql["evidence"], {"keys": "[]", "is_whole": 1}).fetchall()
+    return contradictions(Group(*line) for line in lines).count > 0
 
 
 def _was_there(folder: Path, base_url: str, report_dir: Path | None) -> bool:

@@ -300,6 +300,42 @@ SELECT at FROM trail WHERE :part = 0 OR part = :part ORDER BY rowid DESC LIMIT 1
 -- How long the trail was when a run was reported: just before its end was entered.
 SELECT coalesce(max(number), 0) FROM trail WHERE part = 0 AND run_id = :run_id AND event <> 'ended';
 
+-- name: evidence
+-- How the table of writes compares with the audit log: for these keys, or all where there are none. The last line that
+-- implies a state, and the last that implies a resource, are held against the table. The id in an answer that another
+-- write has, or that is not ours, implies no resource.
+WITH last AS (
+    SELECT key,
+        max(CASE WHEN event IN ('claim', 'release', 'write', 'crashed', 'suspected', 'found', 'absent', 'conflict', 'adopted', 'abandoned', 'reopened', 'gone') THEN rowid END) AS state_line,
+        max(CASE WHEN event = 'intended' THEN rowid END) AS intended_line,
+        max(CASE WHEN event IN ('found', 'adopted', 'gone') OR (event = 'write' AND verdict = 'accepted') THEN rowid END) AS resource_line
+    FROM trail
+    WHERE key <> '' AND event <> 'learned' AND (:is_whole = 1 OR key IN (SELECT value FROM json_each(:keys)))
+    GROUP BY key
+),
+compared AS (
+    SELECT last.key AS key, of_state.event AS event, of_state.verdict AS verdict,
+        CASE WHEN last.intended_line > coalesce(last.state_line, 0) THEN 1 ELSE 0 END AS is_intended,
+        CASE
+            WHEN of_resource.rowid IS NULL OR of_resource.event = 'gone' OR of_resource.resource_id = write.resource_id THEN 1
+            WHEN of_resource.event = 'write' AND (
+                EXISTS (SELECT 1 FROM write AS other WHERE other.resource_type = write.resource_type AND other.resource_id = of_resource.resource_id)
+                OR EXISTS (SELECT 1 FROM foreign_resource WHERE foreign_resource.resource_id = of_resource.resource_id)
+            ) THEN 1
+            ELSE 0
+        END AS has_resource,
+        write.state AS state
+    FROM last
+    LEFT JOIN write ON write.key = last.key
+    LEFT JOIN trail AS of_state ON of_state.rowid = last.state_line
+    LEFT JOIN trail AS of_resource ON of_resource.rowid = last.resource_line
+    UNION ALL
+    SELECT key, NULL, NULL, 0, 1, state FROM write
+    WHERE (:is_whole = 1 OR key IN (SELECT value FROM json_each(:keys))) AND key NOT IN (SELECT key FROM last)
+)
+SELECT event, verdict, is_intended, has_resource, state, count(*), min(key) FROM compared
+GROUP BY event, verdict, is_intended, has_resource, state;
+
 -- name: exchanges
 -- All requests of a run, in the order of their grants.
 SELECT event, attempt, at, latency_ms, http_status, verdict FROM trail

@@ -431,8 +431,10 @@ def summary_amiss(
 
 
 def journal_amiss(world: World) -> Iterator[str]:
-    """The chain of the trail is whole, whatever was killed while it was written."""
+    """Yield an error if the audit log, or the table of writes, was damaged by what was killed."""
     with Journal.open(world.folder / "state", world.url) as journal:
-        broken = journal.first_break()
+        broken, found = journal.first_break(), journal.contradictions().count
+    if found:
+        yield f"the table of writes contradicts the audit log about {found}"
     if broken:
         yield f"the trail breaks at line {broken}"

@@ -623,7 +623,9 @@ class Schedule:
 
     def _check_trail(self, journal: Journal) -> None:
         if journal.first_break():
-            self._violated("the trail's chain is broken")
+            self._violated("the chain of the audit log is broken")
+        if found := journal.contradictions().count:
+            self._violated(f"the table of writes contradicts the audit log about {found}")
         lines = [line for line, _ in journal.trail()]
         self.tell(lines, self.canvas.effects)
         self._found = {line.key for line in lines if line.event == "found"}
