@@ -437,11 +437,15 @@ async def test_a_dead_server_and_a_name_without_an_address(make_world: MakeWorld
     dead = text.replace(world.url, "http://127.0.0.1:9")
     world.config.write_text(dead)
     told = {check.what: check for check in bad(await checked(world, {}))}
-    assert told["host"].message == "127.0.0.1 does not answer: no connection"
+    assert told["host"].message == (
+        "Cannot connect to http://127.0.0.1:9/metadata: connection refused, 1 attempt"
+    )
 
     world.config.write_text(text.replace(world.url, "https://canvas.invalid"))
     told = {check.what: check for check in bad(await checked(world, {}))}
-    assert told["host"].message == "there is no host canvas.invalid"
+    assert told["host"].message == (
+        "Cannot connect to https://canvas.invalid/metadata: there is no host canvas.invalid, 1 attempt"
+    )
 
 
 async def test_a_silent_token_endpoint_does_not_hold_it(make_world: MakeWorld) -> None:

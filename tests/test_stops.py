@@ -1,9 +1,13 @@
 """What stops a run, and what does not: blocked rows, tokens, and outages."""
 
 import asyncio
+import errno
+import ssl
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -13,12 +17,14 @@ from aiohttp import web
 
 from pipeline import engine
 from pipeline.canvas.auth import Credentials
+from pipeline.canvas.causes import cause
 from pipeline.canvas.client import Client, Options, transport_of
 from pipeline.canvas.retry import Backoff
 from pipeline.clock import SystemClock
 from pipeline.errors import AuthError, Forbidden, SearchFailed, Stopped, Unreachable, WrongHost
 from pipeline.sandbox import Faults
 from tests.between import LOST, Answer, Asked, between, outcome, page
+from tests.certificates import Authority
 from tests.world import LEDGER_ONLY, World, patient_key
 
 MakeWorld = Callable[..., Awaitable[World]]
@@ -404,3 +410,94 @@ async def test_a_search_that_is_repeated_ends_at_once_when_the_run_stops() -> No
         with pytest.raises(Stopped):
             async with asyncio.timeout(1):
                 await searching
+
+
+# Messages -----------------------------------------------------------------------------------------
+
+SETTINGS = bytes.fromhex(
+    "00001204000000000000030000006400040010000000060000400000000408000000000000"
+)
+AIOHTTP = 'transport = "aiohttp"\n'
+
+
+@asynccontextmanager
+async def answering(what: bytes, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+    """Yield the port of a server that sends these bytes to every connection, and then closes it."""
+
+    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            writer.write(what)
+            await writer.drain()
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+
+
+async def test_a_token_endpoint_that_is_not_there_is_named_with_the_reason(
+    make_world: MakeWorld,
+) -> None:
+    world = await make_world(patients=1)
+    write_payments(world, 1, canvas=AIOHTTP)
+    refusing = "http://127.0.0.1:9/auth/token/"
+    text = world.config.read_text()
+    world.config.write_text(text.replace(f"{world.url}/auth/token/", refusing))
+    result = await world.run()
+    assert isinstance(result.failure, Unreachable)
+    assert result.failure.message == f"Cannot connect to {refusing}: connection refused, 5 attempts"
+    assert "canvas.token_url" in result.failure.fix
+
+
+async def test_a_read_without_an_answer_names_the_address_and_the_reason(
+    make_world: MakeWorld,
+) -> None:
+    world = await make_world(patients=1)
+
+    def fail(asked: Asked) -> Answer:
+        return None if asked.is_for_token else page(502)
+
+    async with between(world, fail):
+        write_payments(world, 1)
+        result = await world.run()
+        assert isinstance(result.failure, Unreachable)
+        message = f"No good answer from {world.url}/PaymentNotice: HTTP 502, 5 attempts"
+    assert result.failure.message == message
+
+
+@pytest.mark.parametrize("is_tls", [False, True])
+async def test_a_server_of_http_2_only_is_named(
+    make_world: MakeWorld, tmp_path: Path, *, is_tls: bool
+) -> None:
+    world = await make_world(patients=1)
+    authority = Authority(tmp_path)
+    tls = authority.server() if is_tls else None
+    async with answering(SETTINGS, tls) as port:
+        write_payments(world, 1, canvas=f'{AIOHTTP}ca_file = "{authority.path}"\n')
+        url = f"http{'s' if is_tls else ''}://127.0.0.1:{port}"
+        world.config.write_text(world.config.read_text().replace(f'"{world.url}"', f'"{url}"'))
+        result = await world.run()
+    assert isinstance(result.failure, WrongHost)
+    assert result.failure.message.startswith("127.0.0.1: it answers in HTTP/2 only")
+
+
+async def test_a_ca_file_without_its_root_is_named(make_world: MakeWorld, tmp_path: Path) -> None:
+    world = await make_world(patients=1)
+    between_them = Authority(tmp_path, "an intermediate", signed_by=Authority(tmp_path, "the root"))
+    async with answering(b"", between_them.server()) as port:
+        write_payments(world, 1, canvas=f'{AIOHTTP}ca_file = "{between_them.path}"\n')
+        url = f"https://127.0.0.1:{port}"
+        world.config.write_text(world.config.read_text().replace(f'"{world.url}"', f'"{url}"'))
+        result = await world.run()
+    assert result.failure is not None
+    assert "its root certificate is missing" in result.failure.message
+    assert "canvas.ca_file" in result.failure.fix
+
+
+def test_several_reasons_are_named_once_each_and_their_texts_are_not_repeated() -> None:
+    refused, unreachable = f"[Errno {errno.ECONNREFUSED}] secret", f"[Errno {errno.ENETUNREACH}] x"
+    error = OSError(f"Multiple exceptions: {refused}, {unreachable}, {refused}")
+    assert cause(error) == "connection refused and network unreachable"
+    assert cause(OSError("secret")) == cause(ValueError("secret")) == ""

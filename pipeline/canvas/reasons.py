@@ -7,6 +7,7 @@ import re
 from typing import Final
 from urllib.parse import urlsplit
 
+from pipeline.canvas.causes import HTTP2_ONLY
 from pipeline.canvas.transport import DNS, TLS, Reply
 from pipeline.errors import CanvasError, Unreachable, WrongHost
 from pipeline.fhir.outcome import issues_of
@@ -44,6 +45,8 @@ def reason(reply: Reply) -> str:
 
 def unreachable(url: str, reply: Reply, attempts: int, setting: str) -> CanvasError:
     """Return the error for an address that gave no good answer to several attempts."""
+    if reply.detail == HTTP2_ONLY:
+        return _http2_only(urlsplit(url).hostname or "")
     times = "1 attempt" if attempts == 1 else f"{attempts} attempts"
     if reply.problem == DNS:
         host = urlsplit(url).hostname
@@ -92,10 +95,19 @@ def redirect(url: str, reply: Reply, setting: str) -> tuple[str, str]:
 
 
 def untrusted(reply: Reply, host: str) -> CanvasError:
-    """Return the error for a TLS connection that is not trusted."""
+    """Return the error for a TLS connection that cannot be used."""
+    if reply.detail == HTTP2_ONLY:
+        return _http2_only(host)
     return CanvasError(
         f"the connection to {host} cannot be trusted: {reply.detail}",
         "check canvas.base_url, canvas.token_url, the clock of this machine, and whether something in between answers in place of Canvas; add an authority of your own to canvas.ca_file",
+    )
+
+
+def _http2_only(host: str) -> CanvasError:
+    return WrongHost(
+        f"{host}: {HTTP2_ONLY}",
+        "let the gateway in front of Canvas answer in HTTP/1.1 too, or check canvas.base_url and canvas.token_url",
     )
 
 
