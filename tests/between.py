@@ -3,6 +3,7 @@
 Use it for what a firewall, a gateway, a token service or an outage does to chosen requests.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -33,10 +34,17 @@ class Asked:
         return self.path.startswith("/auth")
 
 
-# Returns an answer, None to pass the request on, or LOST: the request is passed on and its answer lost.
-Answer = web.Response | None | str
+@dataclass(frozen=True, slots=True)
+class Slow:
+    """An answer that comes after some seconds."""
+
+    seconds: float
+    answer: "web.Response | str | None"
+
+
+# An answer; None to pass the request on; LOST to pass it on and lose the answer.
+Answer = web.Response | Slow | str | None
 LOST = "lost"
-UNSEEN = "unseen"  # the connection is closed before anything is passed on
 
 
 @dataclass(slots=True)
@@ -66,10 +74,11 @@ class Between:
         asked = Asked(request.method, path, token, await request.read(), number)
         self.asked.append(asked)
         answer = self.answer(asked)
+        if isinstance(answer, Slow):
+            await asyncio.sleep(answer.seconds)
+            answer = answer.answer
         if isinstance(answer, web.Response):
             return answer
-        if answer == UNSEEN:
-            return _hang_up(request)
         passed = await self._passed_on(request, asked)
         return _hang_up(request) if answer == LOST else passed
 

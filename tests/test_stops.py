@@ -23,7 +23,7 @@ from pipeline.canvas.retry import Backoff
 from pipeline.clock import SystemClock
 from pipeline.errors import AuthError, Forbidden, SearchFailed, Stopped, Unreachable, WrongHost
 from pipeline.sandbox import Faults
-from tests.between import LOST, Answer, Asked, between, outcome, page
+from tests.between import LOST, Answer, Asked, Slow, between, outcome, page
 from tests.certificates import Authority
 from tests.world import LEDGER_ONLY, World, patient_key
 
@@ -103,6 +103,30 @@ async def test_a_run_goes_on_whatever_the_first_write_after_an_outage_is_answere
     assert result.failure is None
     left = 1 if status in {422, 403} else 0
     assert counts(result)["created"] == 40 - left
+
+
+async def test_a_run_that_is_stopped_while_a_probe_is_open_ends_with_its_answer(
+    make_world: MakeWorld,
+) -> None:
+    world = await make_world(patients=30)
+    stop = asyncio.Event()
+
+    def lose(asked: Asked) -> Answer:
+        if not asked.is_write or asked.number > 6:
+            return None
+        if asked.number < 6:
+            return LOST
+        asyncio.get_running_loop().call_later(0.2, stop.set)
+        return Slow(1.0, None)
+
+    async with between(world, lose) as server:
+        write_payments(world, 30, concurrency=1, doubts_max=5)
+        run = asyncio.create_task(engine.run(world.job(), stop=stop))
+        async with asyncio.timeout(20):
+            result = await run
+    assert result.exit_code == 130
+    assert len(server.writes) == 6
+    assert counts(result)["pending"] == 24
 
 
 # Blocked rows -------------------------------------------------------------------------------------
@@ -223,6 +247,35 @@ async def test_a_403_because_of_the_token_gets_a_new_one_and_refuses_no_row(
     assert len(server.writes) <= 30 + (3 if repeats else 1) + 1
 
 
+async def test_a_row_that_is_not_refused_after_all_may_have_an_equal_one_in_flight(
+    make_world: MakeWorld,
+) -> None:
+    """Two equal payments of a patient: the journal lets no two of them be in flight together."""
+    world = await make_world(patients=4)
+    first: list[str] = []
+
+    def expire(asked: Asked) -> Answer:
+        if not asked.is_write:
+            return None
+        first[:] = first or [asked.token]
+        if asked.token != first[0] or asked.number == 1:
+            return None
+        is_late = patient_key(3).encode() in asked.body or asked.number > 4
+        return Slow(1.0 if is_late else 0.0, outcome(403, "forbidden", "Authorization failed"))
+
+    async with between(world, expire) as server:
+        world.write_config(feeds=LEDGER_ONLY, concurrency=3)
+        rows = [(0, "1.00"), (1, "5.00"), (1, "5.00"), (2, "6.00"), (3, "7.00")]
+        world.write_ledger([(f"T{n}", patient_key(p), a, "") for n, (p, a) in enumerate(rows)])
+        result = await world.run()
+        again = await world.run()
+    assert len(server.tokens) == 3, "one more for the second run"
+    assert result.failure is None
+    assert set(counts(result)) <= {"created", "pending"}
+    assert counts(again).get("unchanged", 0) + counts(again).get("created", 0) == 5
+    assert len(world.effects) == 5
+
+
 async def test_403_for_every_row_with_a_new_token_too_stops_and_refuses_no_row(
     make_world: MakeWorld,
 ) -> None:
@@ -240,7 +293,7 @@ async def test_403_for_every_row_with_a_new_token_too_stops_and_refuses_no_row(
         healed.append(True)
         again = await world.run()
     assert isinstance(result.failure, Forbidden)
-    assert "with a new token too" in result.failure.message
+    assert "with 403 with a new token too (3 patients in a row)" in result.failure.message
     assert counts(result) == {"created": 8, "pending": 32}
     assert tokens == 2
     assert sent <= 8 + 2 * (3 + 1)

@@ -131,13 +131,14 @@ class Tokens:
                 f"Canvas issues tokens and then refuses them: {self._refused} in a row",
                 "check the application's scopes, and that canvas.base_url and canvas.token_url are of one instance",
             )
-        self.renew()
+        self._renew_at_s = float("-inf")
 
-    def renew(self) -> bool:
-        """Get a new token before the next request. Returns False if there is only one."""
+    def renew(self, token: str) -> bool:
+        """Replace this token, unless that was done meanwhile. Returns False if there is only one."""
         if self._credentials.token:
             return False
-        self._renew_at_s = float("-inf")
+        if token == self._token:
+            self._renew_at_s = float("-inf")
         return True
 
     def _is_fresh(self) -> bool:

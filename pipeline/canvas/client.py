@@ -155,9 +155,9 @@ class Client:
         """Return a permit that is not used."""
         self._places.give_back()
 
-    def renew_token(self) -> bool:
-        """Get a new token for the requests to come. Returns False if there is only one."""
-        return self._tokens.renew()
+    def renew_token(self, token: str) -> bool:
+        """Replace a token for the requests to come. Returns False if there is only one."""
+        return self._tokens.renew(token)
 
     # Writing --------------------------------------------------------------------------------------
 

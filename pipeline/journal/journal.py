@@ -348,31 +348,26 @@ class Journal:
             "part": self._store.part,
         }
 
-        await self._write(lambda: self._claim(run_id, intents, claimed))
+        def claim() -> None:
+            self._open(intents)
+            self._each("claim", [{**_entered(intent), **claimed} for intent in intents])
+            self._append_all(_line(at_text, run_id, Event.CLAIM, key=each.key) for each in intents)
 
-    def _claim(self, run_id: str, intents: Sequence[Intent], claimed: Mapping[str, Any]) -> None:
-        self._open(intents)
-        self._each("claim", [{**_entered(intent), **claimed} for intent in intents])
-        at = claimed["at"]
-        self._append_all(_line(at, run_id, Event.CLAIM, key=each.key) for each in intents)
-
-    def _release(self, run_id: str, intents: Sequence[Intent], at: str) -> None:
-        self._each("release", [{"key": each.key} for each in intents])
-        self._append_all(_line(at, run_id, Event.RELEASE, key=each.key) for each in intents)
+        await self._write(claim)
 
     async def take_back(self, run_id: str, intents: Sequence[Intent], at: datetime) -> None:
-        """REFUSED -> PENDING, in one transaction: the refusal was not about these rows.
-
-        In the audit log they are claimed and released, without a send in between.
-        """
+        """REFUSED -> PENDING: the refusal turned out not to be about these rows."""
         if not intents:
             return
         at_text = utc_text(at)
-        claimed = {"at": at_text, "since": None, "ahead_s": None, "part": self._store.part}
+        detail = "refused like all others"
 
         def take_back() -> None:
-            self._claim(run_id, intents, claimed)
-            self._release(run_id, intents, at_text)
+            self._open(intents)
+            self._append_all(
+                _line(at_text, run_id, Event.RELEASE, key=each.key, detail=detail)
+                for each in intents
+            )
 
         await self._write(take_back)
 
@@ -406,7 +401,8 @@ class Journal:
 
         def settle() -> list[tuple[State, int]]:
             self._record(run_id, asked)
-            self._release(run_id, unsent, at_text)
+            self._each("release", [{"key": each.key} for each in unsent])
+            self._append_all(_line(at_text, run_id, Event.RELEASE, key=each.key) for each in unsent)
             return self._settle(run_id, attempts, at_text)
 
         return await self._write(settle)

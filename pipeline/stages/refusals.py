@@ -34,14 +34,14 @@ class _Series:
     began_at: datetime  # when the first of these writes was sent
     of: set[str] = field(default_factory=set)  # whose writes they answered
     refused: list[Intent] = field(default_factory=list)  # by the answers before the last one
-    renewed: str = ""  # the token that was replaced because of them
+    replaced: str = field(default="", repr=False)  # the token that was replaced because of them
 
 
 class Refusals:
     """The series of one sender, by resource type."""
 
-    def __init__(self, host: str, renew: Callable[[], bool]) -> None:
-        """Watch the answers of `host`. `renew` asks for a new token; False if there is none."""
+    def __init__(self, host: str, renew: Callable[[str], bool]) -> None:
+        """Watch the answers of `host`. `renew` replaces a token; False if there is only one."""
         self._host = host
         self._renew = renew
         self._series: dict[str, _Series] = {}
@@ -59,49 +59,60 @@ class Refusals:
             proven: Whether a write of this type has succeeded.
         """
         refusal = judgement.refusal
-        series = self._series.get(intent.resource_type)
         if refusal is None:
-            is_later = series is not None and permit.granted_at > series.began_at
-            if judgement.verdict in _FROM_CANVAS and is_later:
-                del self._series[intent.resource_type]
+            if judgement.verdict in _FROM_CANVAS:
+                self._end(intent.resource_type, permit)
             return judgement
+        series = self._series.get(intent.resource_type)
         if series is None or series.refusal is not refusal:
             series = self._series[intent.resource_type] = _Series(refusal, permit.granted_at)
-        token = permit.token
-        if series.renewed and token == series.renewed:
-            return _not_applied(judgement)  # it was sent before there was a new one
+        if permit.token == series.replaced:
+            return _not_applied(judgement)  # it was sent before there was a new token
         series.of.add(intent.lane if proven else intent.key)
-        if len(series.of) < _IN_A_ROW_MAX:
-            if judgement.verdict is Verdict.REFUSED:
-                series.refused.append(intent)
-            return judgement
+        if len(series.of) >= _IN_A_ROW_MAX:
+            return self._act(series, intent.resource_type, permit, judgement, proven=proven)
+        if judgement.verdict is Verdict.REFUSED:
+            series.refused.append(intent)
+        return judgement
+
+    def _end(self, resource_type: str, permit: Permit) -> None:
+        """End a series, unless this answer is to a write from before it."""
+        series = self._series.get(resource_type)
+        if series is not None and permit.granted_at > series.began_at:
+            del self._series[resource_type]
+
+    def _act(
+        self,
+        series: _Series,
+        resource_type: str,
+        permit: Permit,
+        judgement: Judgement,
+        *,
+        proven: bool,
+    ) -> Judgement:
         self.not_refused += series.refused
         series.refused = []
-        can_renew = refusal is Refusal.FORBIDDEN and proven and not series.renewed
-        if can_renew and self._renew():
-            series.renewed = token
+        can_renew = series.refusal is Refusal.FORBIDDEN and proven and not series.replaced
+        if can_renew and self._renew(permit.token):
+            series.replaced = permit.token
             series.of.clear()
             return _not_applied(judgement)
-        return _not_applied(judgement)._replace(stop=self._stop(intent.resource_type, series))
+        what = f"{_IN_A_ROW_MAX} patients in a row" if proven else f"the first {_IN_A_ROW_MAX} rows"
+        return _not_applied(judgement)._replace(stop=self._stop(resource_type, series, what))
 
-    def _stop(self, resource_type: str, series: _Series) -> IngestError:
-        row = f"{_IN_A_ROW_MAX} patients in a row"
+    def _stop(self, resource_type: str, series: _Series, what: str) -> IngestError:
         match series.refusal:
-            case Refusal.FORBIDDEN if series.renewed:
-                return Forbidden(
-                    f"{self._host} refuses every {resource_type} with 403 ({row}), with a new token too",
-                    f"check that the application still has the scope {resource_type}.write, then run again",
-                )
             case Refusal.FORBIDDEN:
+                also = " with a new token too" if series.replaced else ""
                 return Forbidden(
-                    f"{self._host} refuses every {resource_type} with 403 ({row})",
+                    f"{self._host} refuses every {resource_type} with 403{also} ({what})",
                     f"give the application the scope {resource_type}.write, then run again",
                 )
             case Refusal.BLOCKED:
-                return blocked(self._host, resource_type, row)
+                return blocked(self._host, resource_type, what)
             case Refusal.NO_ENDPOINT:
                 return WrongHost(
-                    f"{self._host} has lost the address of {resource_type}: an answer that is not from the FHIR API ({row})",
+                    f"{self._host} answers every write of {resource_type} with 404 or 405 that is not from the FHIR API ({what})",
                     "check canvas.base_url and the gateway in front of Canvas, then run again",
                 )
 

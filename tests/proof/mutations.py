@@ -431,8 +431,8 @@ MUTATIONS: Final = (
         "29e",
         "403 for every row refuses all rows",
         _REFUSALS,
-        "        if len(series.of) < _IN_A_ROW_MAX:\n",
-        "        if refusal is Refusal.FORBIDDEN and proven or len(series.of) < _IN_A_ROW_MAX:\n",
+        "        if len(series.of) >= _IN_A_ROW_MAX:\n",
+        "        if len(series.of) >= _IN_A_ROW_MAX and not (refusal is Refusal.FORBIDDEN and proven):\n",
         (f"{_STOPS}::test_403_for_every_row_with_a_new_token_too_stops_and_refuses_no_row",),
     ),
     Mutation(
@@ -447,7 +447,7 @@ MUTATIONS: Final = (
         "29g",
         "403 for every row stops the run without a new token",
         _REFUSALS,
-        "        if can_renew and self._renew():\n",
+        "        if can_renew and self._renew(permit.token):\n",
         "        if can_renew and False:\n",
         (
             f"{_STOPS}::test_a_403_because_of_the_token_gets_a_new_one_and_refuses_no_row[forbidden-Authorization failed-True]",
@@ -465,8 +465,8 @@ MUTATIONS: Final = (
         "29i",
         "blocked rows never stop the run",
         _REFUSALS,
-        "        if len(series.of) < _IN_A_ROW_MAX:\n",
-        "        if refusal is Refusal.BLOCKED or len(series.of) < _IN_A_ROW_MAX:\n",
+        "        if len(series.of) >= _IN_A_ROW_MAX:\n",
+        "        if len(series.of) >= _IN_A_ROW_MAX and refusal is not Refusal.BLOCKED:\n",
         (f"{_STOPS}::test_a_firewall_that_blocks_several_rows_in_a_row_stops_the_run",),
     ),
     Mutation(
