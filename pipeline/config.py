@@ -133,10 +133,6 @@ class CanvasSection(_Section):
         le=600,
         description="Seconds to wait for one answer. A write without an answer by then is in doubt.",
     )
-    transport: Literal["httptools", "aiohttp"] = Field(
-        "httptools",
-        description="What carries the requests. `aiohttp` takes five times the CPU, and is for a server that does not get on with the other.",
-    )
 
     @field_validator("base_url", "token_url")
     @classmethod
@@ -762,11 +758,6 @@ def load(
                 f"--expect {section.name}:total_usd: an {section.kind.value} feed has no amounts",
                 f"write {section.name}:rows=5000",
             )
-    if file.state.url and file.canvas.transport == "aiohttp":
-        raise ConfigError(
-            'canvas.transport = "aiohttp" with state.url: it cannot see to it that nothing is sent past the end of a lease',
-            'leave canvas.transport out, or write "httptools"',
-        )
     sections = [section for section in file.feeds if not only_feeds or section.name in only_feeds]
     return Job(
         feeds=tuple(_feed(section, folder) for section in sections),
@@ -921,9 +912,9 @@ def _explained(error: ValidationError) -> str:
     for detail in error.errors(include_input=False, include_context=False, include_url=False):
         where = _where(detail["loc"])
         if detail["type"] == "extra_forbidden":
-            lines.append(
-                f"{where}: no such key.{_near(str(detail['loc'][-1]), _siblings(detail['loc']))}"
-            )
+            gone = _REMOVED.get(where)
+            near = _near(str(detail["loc"][-1]), _siblings(detail["loc"]))
+            lines.append(f"{where}: {gone}" if gone else f"{where}: no such key.{near}")
         else:
             lines.append(
                 f"{where}: {detail['msg'].removeprefix('Value error, ')}"
@@ -931,6 +922,12 @@ def _explained(error: ValidationError) -> str:
                 else detail["msg"]
             )
     return "\n  ".join(dict.fromkeys(lines))
+
+
+# Keys of earlier versions, and what to do about them.
+_REMOVED: Final = {
+    "canvas.transport": "this key was removed: aiohttp carries all requests. Delete the line",
+}
 
 
 def _where(location: tuple[int | str, ...]) -> str:
@@ -1103,7 +1100,6 @@ def _canvas(file: File, folder: Path, environment: Mapping[str, str]) -> canvas.
         concurrency=file.upload.concurrency,
         timeout_s=section.timeout_s,
         ca_file=ca_file,
-        transport=section.transport,
     )
 
 

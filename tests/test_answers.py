@@ -12,7 +12,7 @@ import json
 import random
 import tracemalloc
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -45,17 +45,8 @@ OUTCOME = {
 }
 DEEP = b'{"resourceType":"OperationOutcome","issue":' + b"[" * 100_000
 TIMEOUT_S = 0.5
-KIND = "httptools"  # the transport
 
 Talk = Callable[[asyncio.StreamWriter], Awaitable[None]]  # what goes back for one request
-
-
-@pytest.fixture(params=["httptools", "aiohttp"], autouse=True, scope="module")
-def kind(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Each test of this file by both transports."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(f"{__name__}.KIND", request.param)
-        yield
 
 
 class Liar:
@@ -93,7 +84,6 @@ async def asked(liar: Liar) -> AsyncIterator[Client]:
         Credentials(url + "/auth/token/", token=TOKEN),
         rate_per_s=1_000.0,
         timeout_s=TIMEOUT_S,
-        transport=KIND,
         backoff=Backoff(0.001, 0.001),
     )
     try:

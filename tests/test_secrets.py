@@ -253,10 +253,10 @@ async def test_an_error_that_nobody_catches_shows_no_secret(make_world: MakeWorl
     world = await make_world()
     world.write_config()
     program = (
-        "import asyncio, sys, warnings; import pipeline; from pipeline.canvas import wire\n"
+        "import asyncio, sys, warnings; import pipeline; from pipeline.canvas import transport\n"
         "class Planted(BaseException): pass\n"  # as a panic of a library is one
         "async def fail(self, method, url, headers, body): raise Planted(self, method)\n"
-        "wire.Wire.exchange = fail\n"
+        "transport.Transport.exchange = fail\n"
         "world = pipeline.run_sync('config.toml')\n"
     )
     world.write_eligibility(coverages(3))

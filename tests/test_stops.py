@@ -470,7 +470,6 @@ async def test_a_search_that_is_repeated_ends_at_once_when_the_run_stops() -> No
 SETTINGS = bytes.fromhex(
     "00001204000000000000030000006400040010000000060000400000000408000000000000"
 )
-AIOHTTP = 'transport = "aiohttp"\n'
 
 
 @asynccontextmanager
@@ -494,7 +493,7 @@ async def test_a_token_endpoint_that_is_not_there_is_named_with_the_reason(
     make_world: MakeWorld,
 ) -> None:
     world = await make_world(patients=1)
-    write_payments(world, 1, canvas=AIOHTTP)
+    write_payments(world, 1)
     refusing = "http://127.0.0.1:9/auth/token/"
     text = world.config.read_text()
     world.config.write_text(text.replace(f"{world.url}/auth/token/", refusing))
@@ -528,7 +527,7 @@ async def test_a_server_of_http_2_only_is_named(
     authority = Authority(tmp_path)
     tls = authority.server() if is_tls else None
     async with answering(SETTINGS, tls) as port:
-        write_payments(world, 1, canvas=f'{AIOHTTP}ca_file = "{authority.path}"\n')
+        write_payments(world, 1, canvas=f'ca_file = "{authority.path}"\n')
         url = f"http{'s' if is_tls else ''}://127.0.0.1:{port}"
         world.config.write_text(world.config.read_text().replace(f'"{world.url}"', f'"{url}"'))
         result = await world.run()
@@ -540,7 +539,7 @@ async def test_a_ca_file_without_its_root_is_named(make_world: MakeWorld, tmp_pa
     world = await make_world(patients=1)
     between_them = Authority(tmp_path, "an intermediate", signed_by=Authority(tmp_path, "the root"))
     async with answering(b"", between_them.server()) as port:
-        write_payments(world, 1, canvas=f'{AIOHTTP}ca_file = "{between_them.path}"\n')
+        write_payments(world, 1, canvas=f'ca_file = "{between_them.path}"\n')
         url = f"https://127.0.0.1:{port}"
         world.config.write_text(world.config.read_text().replace(f'"{world.url}"', f'"{url}"'))
         result = await world.run()

@@ -35,7 +35,6 @@ from pipeline.canvas.retry import (
 )
 from pipeline.canvas.server_clock import ServerClock
 from pipeline.canvas.transport import TLS, Reply, Transport
-from pipeline.canvas.wire import Wire
 from pipeline.clock import Clock
 from pipeline.errors import (
     AuthError,
@@ -78,20 +77,17 @@ class Options:
     rate_per_s: float = 5.0
     concurrency: int = 4
     timeout_s: float = 30.0
-    transport: str = "httptools"  # or "aiohttp"
     backoff: Backoff = field(default_factory=Backoff)
     outage_s_max: float = OUTAGE_S_MAX  # how long a new token is waited for
     ca_file: Path | None = None  # the only authorities that are trusted; None: the machine's
 
 
-def transport_of(options: Options, may_send: Callable[[], bool] | None = None) -> Transport | Wire:
-    """What carries the requests to Canvas. Use it as an async context.
+def transport_of(options: Options, may_send: Callable[[], bool] | None = None) -> Transport:
+    """Return what carries the requests to Canvas. Use it as an async context.
 
-    `may_send` is asked right before the bytes of each; which aiohttp leaves no room for.
+    `may_send` is asked right before the bytes of each.
     """
-    if options.transport == "aiohttp":
-        return Transport(options.timeout_s, options.concurrency, options.ca_file)
-    return Wire(options.timeout_s, options.concurrency, options.ca_file, may_send)
+    return Transport(options.timeout_s, options.concurrency, options.ca_file, may_send)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +104,7 @@ class Client:
     def __init__(
         self,
         options: Options,
-        transport: Transport | Wire,
+        transport: Transport,
         clock: Clock,
         random: Random,
         grants: Grants | None = None,

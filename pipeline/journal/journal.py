@@ -507,6 +507,23 @@ class Journal:
         """It stays IN_DOUBT, and this is why."""
         await self._write(lambda: self._decide(run_id, Event.UNCLEAR, intent, finding, at, ""))
 
+    async def forget_times(self, contradicts: Callable[[timedelta], bool]) -> None:
+        """Note of which unsettled writes the times prove nothing, because a clock was set since.
+
+        No later run goes by them, even if that clock was set back by then.
+
+        Args:
+            contradicts: Whether a clock was set since the server's was that far ahead of ours.
+        """
+
+        def forget() -> None:
+            times = self._all("unsettled_times", {"part": self._store.part})
+            keys = [key for key, ahead_s in times if contradicts(timedelta(seconds=ahead_s))]
+            if keys:
+                self._execute("forget_times", {"keys": _json(keys)})
+
+        await self._write(forget)
+
     async def suspected(self, run_id: str, intent: Intent, finding: Finding, at: datetime) -> None:
         """PENDING -> IN_DOUBT, never sent: the journal was lost, and Canvas holds one like it.
 
@@ -716,6 +733,13 @@ class Journal:
         return await self._write(
             lambda: self._execute("sibling_since", {"key": key}).fetchone() is not None
         )
+
+    def lost_updates(self) -> frozenset[str]:
+        """Return the keys of coverages of which an answer was lost since their last confirmed write.
+
+        It reads the whole trail, so ask once a run.
+        """
+        return frozenset(line[0] for line in self._read(partial(self._all, "lost_updates", {})))
 
     def ranks(self, lanes: pl.Series) -> pl.DataFrame:
         """Return the coverages of these patients as the journal has them (_RANKS_SCHEMA)."""

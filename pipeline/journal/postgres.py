@@ -21,6 +21,7 @@ from typing import Any, Final, cast
 
 import orjson
 import psycopg
+from psycopg.conninfo import make_conninfo
 
 from pipeline.errors import (
     ConfigError,
@@ -31,6 +32,7 @@ from pipeline.errors import (
     Stopped,
     taken,
 )
+from pipeline.journal.address import parameters_of
 from pipeline.journal.store import (
     OLDER_VERSION,
     RUN,
@@ -437,7 +439,7 @@ def _connected(database: Database) -> Connection:
     # A session that is frozen amid a transaction would keep others from taking its lease.
     idle_ms = int(database.lease_s * 1000)
     connection = psycopg.connect(
-        database.url,
+        make_conninfo("", **parameters_of(database.url)),
         autocommit=True,
         connect_timeout=_CONNECT_S,
         application_name="canvas-ingest",

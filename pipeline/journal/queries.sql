@@ -123,6 +123,18 @@ WHERE key = :key AND state = 'IN_DOUBT';
 UPDATE write SET state = 'REFUSED', rule = :rule, message = :message, settled_at = :at
 WHERE key = :key AND state = 'IN_DOUBT';
 
+-- name: unsettled_times
+-- How far the server's clock was ahead at the first send of what is not settled, or is still to be sent again.
+SELECT key, ahead_s FROM write WHERE state = 'IN_FLIGHT' AND ahead_s IS NOT NULL AND (:part = 0 OR part = :part)
+UNION ALL
+SELECT key, ahead_s FROM write WHERE state = 'IN_DOUBT' AND ahead_s IS NOT NULL AND (:part = 0 OR part = :part)
+UNION ALL
+SELECT key, ahead_s FROM write WHERE state = 'PENDING' AND resent > 0 AND ahead_s IS NOT NULL AND (:part = 0 OR part = :part);
+
+-- name: forget_times
+-- One of the clocks was set since these were sent. It may be set back unnoticed: their times prove nothing any more.
+UPDATE write SET ahead_s = NULL WHERE key IN (SELECT value FROM json_each(:keys));
+
 -- name: unclear
 -- It stays in doubt, and this is why.
 UPDATE write SET rule = :rule, message = :message WHERE key = :key AND state = 'IN_DOUBT';
@@ -227,6 +239,16 @@ WHERE other.resource_type = 'Coverage' AND other.lane = own.lane AND other.key <
     AND other.held_rank <= coalesce(own.held_rank, 5) AND coalesce(other.held_at, other.since) > own.held_at
 UNION ALL
 SELECT 1 FROM write WHERE key = :key AND displaced = 1 LIMIT 1;
+
+-- name: lost_updates
+-- The coverages of which an answer was lost after the line that last confirmed them.
+SELECT line.key FROM (
+    SELECT key,
+        max(CASE WHEN verdict = 'lost' OR event = 'crashed' THEN rowid END) AS lost,
+        max(CASE WHEN verdict = 'accepted' OR event IN ('found', 'adopted') THEN rowid END) AS confirmed
+    FROM trail WHERE key <> '' GROUP BY key
+) AS line JOIN write ON write.key = line.key
+WHERE write.resource_type = 'Coverage' AND line.lost > coalesce(line.confirmed, 0);
 
 -- name: writes
 -- What the report shows of these keys.

@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Final
 
 import orjson
@@ -76,6 +77,8 @@ class Recovery:
     contents: Contents
     probed: set[str] = field(default_factory=set)  # keys of updates whose condition was moved on
     lost: set[str] = field(default_factory=set)  # keys of updates whose answer was lost in this run
+    # The same of earlier runs, since the last confirmed write. Loaded once, if a conflict needs them.
+    lost_before: list[frozenset[str]] = field(default_factory=list)
     lessons: Counter[str] = field(default_factory=Counter)  # reads by payer id
 
     async def learn(self, intent: Intent, resource_id: str) -> None:
@@ -138,7 +141,8 @@ class Recovery:
         sent, before = await asyncio.to_thread(self._contents, doubt)
         organizations = await self._organizations()
         is_moved = await self.journal.has_sibling_since(intent.key)
-        finding = weigh_update(
+        weighed = partial(
+            weigh_update,
             doubt,
             sent,
             before,
@@ -149,6 +153,9 @@ class Recovery:
             is_probed=intent.key in self.probed,
             was_lost=intent.key in self.lost,
         )
+        finding = weighed()
+        if finding.settlement is Settlement.CONFLICT and await self._was_lost_before(intent.key):
+            finding = weighed(was_lost_before=True)
         is_sent_again = intent.run_id == self.run_id
         if finding.probe_at is not None and is_sent_again:
             self.probed.add(intent.key)
@@ -157,6 +164,12 @@ class Recovery:
         if finding.settlement is Settlement.ABSENT or _is_comparable(sent, organizations):
             dated -= timedelta(seconds=int(self.quiet_s))  # a read may be as old, as a search may
         return replace(finding, held_at=dated)
+
+    async def _was_lost_before(self, key: str) -> bool:
+        """Return whether an answer to this update was lost since our last confirmed write."""
+        if not self.lost_before:
+            self.lost_before.append(await asyncio.to_thread(self.journal.lost_updates))
+        return key in self.lost_before[0]
 
     def _contents(self, doubt: Doubt) -> tuple[Content | None, Content | None]:
         """Return what was sent, and what Canvas was known to hold before it; None if it is not known."""
@@ -295,6 +308,7 @@ def weigh_update(
     is_moved: bool,
     is_probed: bool = False,
     was_lost: bool = False,
+    was_lost_before: bool = False,
 ) -> Finding:
     """Decide what a read of a resource that was to be updated means. Pure.
 
@@ -309,6 +323,8 @@ def weigh_update(
             this one another `order`; that is not an edit.
         is_probed: It was sent with a later condition already (`_unedited`).
         was_lost: An answer to it was lost in this run.
+        was_lost_before: An answer to it was lost in an earlier run: what Canvas changed since our last
+            confirmed write may be that update.
     """
     resource_id = doubt.intent.resource_id
     if doubt.intent.held_at is None and doubt.until is not None:
@@ -340,7 +356,8 @@ def weigh_update(
             is_comparable = was_moved or _is_comparable(like, organizations)
             finding = _unedited(doubt, is_comparable=is_comparable, is_probed=is_probed)
             is_blind = before is None and not is_comparable and doubt.intent.held_at is None
-            if is_blind or (finding.settlement is Settlement.CONFLICT and was_lost):
+            may_be_ours = was_lost or was_lost_before
+            if is_blind or (finding.settlement is Settlement.CONFLICT and may_be_ours):
                 return _unclear_payer("Canvas may have changed it after our last confirmed write")
             return finding
     return _edited(None if from_before is None else set(from_before) - not_ours)

@@ -185,10 +185,14 @@ class _Sender:
         self._open: list[_Open] = []  # doubts, those due first in front
         self._stirred = asyncio.Event()  # there may be a doubt to settle, or no more of them
         self._claiming_is_over = False
+        self._has_forgotten_times = False  # because the server's clock was set
         self._creates = 0  # coverages that were created: each may show what a payer id is
         self._failure: Exception | None = None  # what came first
 
     async def run(self, batches: Iterator[list[Intent]], doubts: Sequence[Doubt]) -> None:
+        contradicts = self._client.server_clock.contradicts
+        if any(each.ahead is not None and contradicts(each.ahead) for each in doubts):
+            await self._journal.forget_times(contradicts)
         for doubt in doubts:
             if self._lanes.open(doubt.intent):
                 self._doubt(doubt, self._still_quiet_s(doubt))
@@ -456,6 +460,9 @@ class _Sender:
             self._answered.clear()
 
     async def _write_answers(self, reads: asyncio.TaskGroup) -> None:
+        if self._client.server_clock.was_set and not self._has_forgotten_times:
+            self._has_forgotten_times = True
+            await self._journal.forget_times(self._client.server_clock.contradicts)
         asked, self._client.exchanges = self._client.exchanges, []
         unsent, self._unsent = self._unsent, []
         attempts, self._attempts = self._attempts, []

@@ -185,7 +185,7 @@ MUTATIONS: Final = (
         "allow_redirects=False",
         "allow_redirects=True",
         (
-            "tests/transport/test_answers.py::test_an_answer_and_the_one_after_it[asyncio-aiohttp-a redirect is not followed]",
+            "tests/transport/test_answers.py::test_an_answer_and_the_one_after_it[asyncio-a redirect is not followed]",
         ),
     ),
     Mutation(
@@ -713,9 +713,37 @@ MUTATIONS: Final = (
         "55",
         "a server's clock that was set is trusted again once it is set back",
         _SERVER_CLOCK,
-        "            self._was_set |= self._most - self._least > _WIDTH_MAX\n",
+        "            self.was_set |= self._most - self._least > _WIDTH_MAX\n",
         "",
         ("tests/test_recover.py::test_a_clock_that_was_set_decides_nothing[and back]",),
+    ),
+    Mutation(
+        "55b",
+        "that a clock was set is forgotten with the run that heard it",
+        _JOURNAL,
+        '                self._execute("forget_times", {"keys": _json(keys)})',
+        "                pass",
+        (
+            "tests/test_doubt.py::test_a_clock_that_was_set_and_set_back_proves_nothing_in_later_runs[heard at once]",
+        ),
+    ),
+    Mutation(
+        "55c",
+        "that a clock was set before this run began is heard, and forgotten with it",
+        _UPLOAD,
+        "if any(each.ahead is not None and contradicts(each.ahead) for each in doubts):",
+        "if not doubts:",
+        (
+            "tests/test_doubt.py::test_a_clock_that_was_set_and_set_back_proves_nothing_in_later_runs[heard in the next run]",
+        ),
+    ),
+    Mutation(
+        "55d",
+        "an update that an earlier run lost is taken for another user's edit",
+        _RECOVER,
+        "return key in self.lost_before[0]",
+        "return False",
+        ("tests/test_payer.py::test_an_update_that_an_earlier_run_lost_is_not_taken_for_an_edit",),
     ),
     Mutation(
         "I1",

@@ -582,8 +582,8 @@ class Schedule:
             end = ends.get(row.key)
             state = State(end["state"]) if end else State.PENDING
             self.outcome.states[state.value] += 1
-            if made[row.mark] > self._effects_max(row):
-                self._violated(f"{row.key} ({row.resource_type}) has {made[row.mark]} effects")
+            if (count := self._effects_of(row)) > self._effects_max(row):
+                self._violated(f"{row.key} ({row.resource_type}) has {count} effects")
             if state is State.CONFIRMED and end is not None:
                 self._check_confirmed(row, end["resource_id"], by_id)
             elif (
@@ -645,6 +645,18 @@ class Schedule:
                 self.outcome.orphans += 1
             elif line.event in {"absent", "claim"} and line.key in orphans:
                 self._violated(f"{line.key} may yet be sent by a process, and was sent by another")
+
+    def _effects_of(self, row: Row) -> int:
+        """Return how many resources a row was made into.
+
+        If the journal is lost before the row names another insurer, nothing connects the new coverage
+        with the old one: each insurer then has its own.
+        """
+        made = [each for each in self.canvas.effects if each.mark == row.mark]
+        if row.resource_type != "Coverage" or not self.outcome.losses:
+            return len(made)
+        insurers = Counter(identity(each.versions[0].content) for each in made)
+        return max(insurers.values(), default=0)
 
     def _effects_max(self, row: Row) -> int:
         """One; two where the user let absence be believed, and a write came later than the quiet time."""
