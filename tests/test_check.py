@@ -427,7 +427,7 @@ async def test_a_host_that_is_none(
         )
         (check,) = bad(await checked(world))
     assert (check.what, check.state) == ("host", State.WRONG)
-    assert f"answered with {status}" in check.message
+    assert f"answered with HTTP {status}" in check.message
     assert todo in check.todo
 
 

@@ -474,10 +474,12 @@ SETTINGS = bytes.fromhex(
 
 @asynccontextmanager
 async def answering(what: bytes, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
-    """Yield the port of a server that sends these bytes to every connection, and then closes it."""
+    """Yield the port of a server that sends these bytes in answer to a request or, by TLS, at once."""
 
-    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
+            if tls is None:
+                await reader.read(1)
             writer.write(what)
             await writer.drain()
             writer.close()

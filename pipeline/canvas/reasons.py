@@ -18,9 +18,9 @@ _NO_ANSWER: Final = {
     "connect": "no connection",
     "timeout": "no answer in time",
     "disconnected": "the connection was closed without an answer",
-    "body": "the answer was cut short or is too long",
     DNS: "the host name has no address",
 }
+_NO_BODY: Final = {"body": "it is cut short or too long", "timeout": "it did not come in time"}
 _NOT_FHIR: Final = {
     403: "the address of this machine may be blocked: ask Canvas to let it in; or canvas.base_url is another host",
     404: "this is another host or path: check canvas.base_url (https://fumage-<instance>.canvasmedical.com, no path)",
@@ -36,8 +36,10 @@ def address(url: str) -> str:
 def reason(reply: Reply) -> str:
     """Return why a request has no good answer: `connection refused`, `HTTP 503`."""
     if reply.status is not None:
-        is_cut = reply.problem == "body"
-        return f"HTTP {reply.status}" + (f" ({_NO_ANSWER['body']})" if is_cut else "")
+        unread = reply.detail or _NO_BODY.get(reply.problem, reply.problem)
+        return f"HTTP {reply.status}" + (
+            f", and the body cannot be read: {unread}" if unread else ""
+        )
     if reply.problem == "timeout" and not reply.handed_off:
         return "timed out"
     return reply.detail or _NO_ANSWER.get(reply.problem, reply.problem)
@@ -74,7 +76,7 @@ def not_fhir(asked: str, url: str, reply: Reply) -> CanvasError:
         return unreachable(url, reply, 1, "canvas.base_url")
     if reply.status in REDIRECTS:
         return WrongHost(*redirect(url, reply, "canvas.base_url"))
-    answered = f"{asked} is answered with {reply.status}"
+    answered = f"{asked} is answered with {reason(reply)}"
     if issues_of(reply.body):
         return WrongHost(f"{host}: {answered}", "check canvas.base_url")
     return WrongHost(
