@@ -196,7 +196,7 @@ async def test_a_compressed_bomb_is_not_unpacked(encodings: str) -> None:
         bomb = zlib.compress(b" " * (64 * 2**20))
     answer = whole("200 OK", bomb, f"Content-Encoding: {encodings}", "Transfer-Encoding-Odd: x")
     async with bounded(), asked(liar := Liar(answer)) as client:
-        with pytest.raises(SearchFailed, match="200, and no Bundle that can be read"):
+        with pytest.raises(SearchFailed, match="200 without a Bundle that can be read"):
             await client.search("Coverage", "patient", "Patient/x")
     assert b"Accept-Encoding: identity\r\n" in liar.heads[0]
 
@@ -360,7 +360,7 @@ async def test_a_token_endpoint_that_redirects_gets_the_secret_once_and_no_other
         url = client._options.base_url
         client._tokens._credentials = Credentials(url + "/t/", "made-up", "made-up")
         client._tokens._renew_at_s = float("-inf")
-        with pytest.raises(CanvasError, match="answers 307"):
+        with pytest.raises(CanvasError, match="redirect \\(HTTP 307\\)"):
             await client.sign_in()
     assert (len(liar.heads), len(foreign.heads)) == (1, 0)
 
@@ -468,7 +468,7 @@ async def test_the_token_goes_to_the_configured_origin_whatever_the_next_page_sa
 
 async def test_pages_in_a_circle_end() -> None:
     one = bundle(notice(1), after="/PaymentNotice?page=2")
-    with pytest.raises(SearchFailed, match="do not come to an end"):
+    with pytest.raises(SearchFailed, match="has no last page"):
         await searched(bundle(after="/PaymentNotice?page=2"), one)
 
 
@@ -479,7 +479,7 @@ async def test_ever_new_pages_end(monkeypatch: pytest.MonkeyPatch) -> None:
     async def ever_new(writer: asyncio.StreamWriter) -> None:
         writer.write(bundle(after=f"/PaymentNotice?page={next(numbers)}"))
 
-    with pytest.raises(SearchFailed, match="do not come to an end"):
+    with pytest.raises(SearchFailed, match="has no last page"):
         await searched(ever_new)
     assert next(numbers) == 20
 
@@ -492,7 +492,7 @@ async def test_ever_new_pages_of_great_size_end_by_their_bytes() -> None:
         writer.write(bundle(filling, after=f"/PaymentNotice?page={next(numbers)}"))
         await writer.drain()
 
-    with pytest.raises(SearchFailed, match="do not come to an end"):
+    with pytest.raises(SearchFailed, match="has no last page"):
         await searched(ever_new)
     assert next(numbers) < 12, "some 32 MiB, and not 1,000 pages"
 
@@ -543,7 +543,7 @@ async def test_a_page_that_is_none_is_a_failed_search_and_never_an_empty_one(
 @pytest.mark.parametrize("given_id", [None, 5, "", "..", "a/b", "a?b", "\x1b[2J", "x" * 65, []])
 async def test_a_resource_without_an_id_that_can_be_trusted_fails_the_search(given_id: Any) -> None:
     """It would become part of an address, and be shown to people."""
-    with pytest.raises(SearchFailed, match=r"no id|not as FHIR"):
+    with pytest.raises(SearchFailed, match=r"no id|not a valid Bundle"):
         await searched(bundle({**notice(), "id": given_id}))
 
 
