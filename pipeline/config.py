@@ -196,7 +196,7 @@ class UploadSection(_Section):
         3,
         ge=1,
         le=1_000,
-        description="So many lost answers in a row and nothing is sent until Canvas answers a read again.",
+        description="After this many lost answers in a row nothing is sent until Canvas answers a read; then one write goes first, and the others after its answer.",
     )
 
 

@@ -37,7 +37,6 @@ from pipeline.records import Exchange, Verdict
 
 ID = "a7c6af04-a22f-47bf-9cc8-d41158b2ad62"
 HOST = "127.0.0.1"
-HOSTS = frozenset({HOST})
 TOKEN = "made-up-token-of-this-test"
 CREATED = f"HTTP/1.1 201 Created\r\nLocation: /PaymentNotice/{ID}\r\n".encode()
 OUTCOME = {
@@ -169,7 +168,7 @@ def test_what_is_taken_over_of_an_outcome_is_bounded_and_shows_on_a_terminal_as_
     text = "\x1b[2J\u202e\u2066\u200b\x9b31m" + "long" * 1_000
     issue = {"code": "\x1b]0;x" + "y" * 500, "details": {"text": text}}
     body = json.dumps({**OUTCOME, "issue": [issue] * 20_000}).encode()
-    judgement = judge_create(Reply(422, {}, body, True, 0.1), "Coverage", HOSTS, proven=True)
+    judgement = judge_create(Reply(422, {}, body, True, 0.1), "Coverage", HOST, proven=True)
     assert judgement.rule == "canvas|unknown"
     assert len(judgement.message) < 6_000
     assert judgement.message.isprintable()
@@ -197,7 +196,7 @@ async def test_a_compressed_bomb_is_not_unpacked(encodings: str) -> None:
         bomb = zlib.compress(b" " * (64 * 2**20))
     answer = whole("200 OK", bomb, f"Content-Encoding: {encodings}", "Transfer-Encoding-Odd: x")
     async with bounded(), asked(liar := Liar(answer)) as client:
-        with pytest.raises(SearchFailed, match="200, and no Bundle that can be read"):
+        with pytest.raises(SearchFailed, match="200 without a Bundle that can be read"):
             await client.search("Coverage", "patient", "Patient/x")
     assert b"Accept-Encoding: identity\r\n" in liar.heads[0]
 
@@ -361,7 +360,7 @@ async def test_a_token_endpoint_that_redirects_gets_the_secret_once_and_no_other
         url = client._options.base_url
         client._tokens._credentials = Credentials(url + "/t/", "made-up", "made-up")
         client._tokens._renew_at_s = float("-inf")
-        with pytest.raises(CanvasError, match="answers 307"):
+        with pytest.raises(CanvasError, match="redirect \\(HTTP 307\\)"):
             await client.sign_in()
     assert (len(liar.heads), len(foreign.heads)) == (1, 0)
 
@@ -513,7 +512,7 @@ async def test_the_token_goes_to_the_configured_origin_whatever_the_next_page_sa
 
 async def test_pages_in_a_circle_end() -> None:
     one = bundle(notice(1), after="/PaymentNotice?page=2")
-    with pytest.raises(SearchFailed, match="do not come to an end"):
+    with pytest.raises(SearchFailed, match="has no last page"):
         await searched(bundle(after="/PaymentNotice?page=2"), one)
 
 
@@ -524,7 +523,7 @@ async def test_ever_new_pages_end(monkeypatch: pytest.MonkeyPatch) -> None:
     async def ever_new(writer: asyncio.StreamWriter) -> None:
         writer.write(bundle(after=f"/PaymentNotice?page={next(numbers)}"))
 
-    with pytest.raises(SearchFailed, match="do not come to an end"):
+    with pytest.raises(SearchFailed, match="has no last page"):
         await searched(ever_new)
     assert next(numbers) == 20
 
@@ -537,7 +536,7 @@ async def test_ever_new_pages_of_great_size_end_by_their_bytes() -> None:
         writer.write(bundle(filling, after=f"/PaymentNotice?page={next(numbers)}"))
         await writer.drain()
 
-    with pytest.raises(SearchFailed, match="do not come to an end"):
+    with pytest.raises(SearchFailed, match="has no last page"):
         await searched(ever_new)
     assert next(numbers) < 12, "some 32 MiB, and not 1,000 pages"
 
@@ -588,7 +587,7 @@ async def test_a_page_that_is_none_is_a_failed_search_and_never_an_empty_one(
 @pytest.mark.parametrize("given_id", [None, 5, "", "..", "a/b", "a?b", "\x1b[2J", "x" * 65, []])
 async def test_a_resource_without_an_id_that_can_be_trusted_fails_the_search(given_id: Any) -> None:
     """It would become part of an address, and be shown to people."""
-    with pytest.raises(SearchFailed, match=r"no id|not as FHIR"):
+    with pytest.raises(SearchFailed, match=r"no id|not a valid Bundle"):
         await searched(bundle({**notice(), "id": given_id}))
 
 
@@ -735,7 +734,7 @@ def test_any_reply_has_one_verdict(
 ) -> None:
     handed_off = handed_off or status is not None
     reply = Reply(status, headers, body, handed_off, 0.1, "" if status else "timeout")
-    judgement = judge_create(reply, "PaymentNotice", HOSTS, proven=proven)
+    judgement = judge_create(reply, "PaymentNotice", HOST, proven=proven)
     holds(status, judgement, proven=proven, handed_off=handed_off)
     updated = judge_update(reply, ID, proven=proven)
     assert updated.verdict in Verdict

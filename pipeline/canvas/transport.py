@@ -18,6 +18,7 @@ import aiohttp
 from multidict import istr
 from yarl import URL
 
+from pipeline.canvas.causes import HTTP2_ONLY, cause
 from pipeline.canvas.connections import Attempt, LeaseEnded, OneStepRequest, StrictConnector
 from pipeline.errors import ConfigError
 
@@ -36,8 +37,8 @@ class Reply(NamedTuple):
     """What came back. `status` None: no answer, and `problem` says why in a word of ours.
 
     `handed_off` is False only where no byte of the request can have left. A body longer than the
-    bound or cut short is b"" and `problem` is "body". Of a connection that is not trusted (`TLS`)
-    `detail` says why, one of the texts of `distrust`.
+    bound or cut short is b"" and `problem` is "body". `detail` says why a connection is not trusted
+    (`TLS`), one of the texts of `distrust`, or why there is no answer, one of the texts of `cause`.
     """
 
     status: int | None
@@ -127,6 +128,7 @@ class Transport:
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             answer.detail = distrust(_below(error))
             answer.body, answer.problem = b"", TLS if answer.detail else _problem(error)
+            answer.detail = answer.detail or cause(_below(error))
         finally:
             attempt.end(is_whole=answer.is_whole)
         return Reply(
@@ -249,6 +251,7 @@ def distrust(error: BaseException) -> str:
 
 # By the codes of OpenSSL's x509_vfy.h, and the names of its reasons.
 _CERTIFICATES: Final = {
+    2: "the authority that signed it was itself signed by one that is not trusted here: its root certificate is missing",
     9: "its certificate is not valid yet",
     10: "its certificate has expired",
     18: "its certificate is signed by nobody but itself",
@@ -258,7 +261,10 @@ _CERTIFICATES: Final = {
     62: "its certificate is for another name",
     64: "its certificate is for another address",
 }
-_HANDSHAKES: Final = dict.fromkeys(
+_HANDSHAKES: Final = {
+    "TLSV1_ALERT_NO_APPLICATION_PROTOCOL": HTTP2_ONLY,
+    "NO_APPLICATION_PROTOCOL": HTTP2_ONLY,
+} | dict.fromkeys(
     ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"),
     "what answers there speaks no TLS",
 )

@@ -395,6 +395,22 @@ class Journal:
 
         await self._write(claim)
 
+    async def take_back(self, run_id: str, intents: Sequence[Intent], at: datetime) -> None:
+        """REFUSED -> PENDING: the refusal turned out not to be about these rows."""
+        if not intents:
+            return
+        at_text = utc_text(at)
+        detail = "refused like all others"
+
+        def take_back() -> None:
+            self._open(intents)
+            self._append_all(
+                _line(at_text, run_id, Event.RELEASE, key=each.key, detail=detail)
+                for each in intents
+            )
+
+        await self._write(take_back)
+
     def _open(self, intents: Sequence[Intent]) -> None:
         """REFUSED -> PENDING: tried anew. CONFIRMED -> PENDING: to be updated."""
         for interaction in Interaction:
