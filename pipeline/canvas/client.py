@@ -305,7 +305,7 @@ class Client:
         if reply.status == _NOT_FOUND and issues_of(reply.body):
             return None, dated
         if reply.status != _OK or reply.problem or content.get("id") != resource_id:
-            raise SearchFailed(f"a read is answered with {reply.status or reply.problem}")
+            raise SearchFailed(f"a read is answered with {_spelt(reply)}")
         return content, dated
 
     async def _get(self, path: str, purpose: str) -> Reply:
@@ -316,7 +316,7 @@ class Client:
                 return reply
             self._limiter.pause(self._options.backoff.delay_s(tries, self._random))
         raise Unreachable(
-            f"Canvas does not answer a read: {reply.status or reply.problem}, {_TRIES_MAX} times",
+            f"Canvas does not answer a read: {_spelt(reply)}, {_TRIES_MAX} times",
             "check canvas.base_url and the network, then run again",
         )
 
@@ -375,7 +375,7 @@ class Client:
             )
             self._limiter.pause(min(delay_s, _RETRY_AFTER_S_MAX))
         raise Unreachable(
-            f"the token endpoint does not answer: {reply.status or reply.problem}, {_TRIES_MAX} times",
+            f"the token endpoint does not answer: {_spelt(reply)}, {_TRIES_MAX} times",
             "check canvas.token_url and the network, then run again",
         )
 
@@ -437,6 +437,18 @@ class Client:
         )
 
 
+def _spelt(reply: Reply) -> str:
+    """What an answer was, in a few words: its status, or why there is none, or no body."""
+    if reply.status is None:
+        return reply.problem
+    if not reply.problem:
+        return str(reply.status)
+    why = reply.detail or (
+        "it did not come in time" if reply.problem == "timeout" else "it is cut short"
+    )
+    return f"{reply.status}, and the body cannot be read: {why}"
+
+
 def _is_passing(reply: Reply) -> bool:
     """Whether the same request may well succeed a little later."""
     return reply.status is None or reply.status in {401, 429} or reply.status >= 500  # noqa: PLR2004
@@ -456,7 +468,7 @@ def not_fhir(asked: str, reply: Reply, host: str) -> CanvasError:
             f"{host} does not answer: {_NO_ANSWER.get(reply.problem, reply.problem)}",
             "check canvas.base_url, the network, and whether a firewall or proxy is in between",
         )
-    told = f"{asked} is answered with {reply.status}"
+    told = f"{asked} is answered with {_spelt(reply)}"
     if issues_of(reply.body):
         return WrongHost(told, "check canvas.base_url")
     return WrongHost(
@@ -504,7 +516,7 @@ def _page_of(
     content = _json_of(reply)
     entries, links = content.get("entry", []), content.get("link", [])
     if reply.status != _OK or reply.problem or content.get("resourceType") != "Bundle":
-        told = f"a search for {resource_type} is answered with {reply.status or reply.problem}"
+        told = f"a search for {resource_type} is answered with {_spelt(reply)}"
         is_odd = reply.status == _OK and not reply.problem
         raise SearchFailed(f"{told}, and no Bundle that can be read" if is_odd else told)
     try:

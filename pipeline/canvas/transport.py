@@ -18,13 +18,14 @@ import aiohttp
 from multidict import istr
 from yarl import URL
 
+from pipeline.canvas.bodies import BodyProblem, read_body
 from pipeline.canvas.connections import Attempt, LeaseEnded, OneStepRequest, StrictConnector
 from pipeline.errors import ConfigError
 
 TLS: Final = "tls"  # the problem of a connection that cannot be trusted: it stays, so a run stops
 LEASE: Final = "lease"  # nothing may be sent any more: another process may have taken over
 DNS: Final = "dns"  # the problem of a host that has no address
-BODY_BYTES_MAX: Final = 4 * 1024 * 1024
+BODY: Final = "body"  # the problem of a body that is cut short, too long or cannot be decoded
 CONNECT_S_MAX: Final = 10.0
 # Shorter than servers keep an idle connection, so that no request goes out on one being closed.
 KEEPALIVE_S: Final = 4.0
@@ -35,9 +36,9 @@ OWN_HEADERS: Final = {"Accept-Encoding": "identity", "User-Agent": "canvas-inges
 class Reply(NamedTuple):
     """What came back. `status` None: no answer, and `problem` says why in a word of ours.
 
-    `handed_off` is False only where no byte of the request can have left. A body longer than the
-    bound or cut short is b"" and `problem` is "body". Of a connection that is not trusted (`TLS`)
-    `detail` says why, one of the texts of `distrust`.
+    `handed_off` is False only where no byte of the request can have left. A body that is cut short,
+    too long or cannot be decoded is b"" and `problem` is `BODY`. `detail` says more of a body, and of
+    a connection that is not trusted (`TLS`), in words of ours.
     """
 
     status: int | None
@@ -188,12 +189,15 @@ class _Answer:
                 self.headers[lower] = ", ".join(given.getall(name))  # RFC 9110, 5.3
         connection = response.connection
         protocol = None if connection is None else connection.protocol
-        self.body, self.problem = await _bounded(response)
+        try:
+            self.body = await read_body(response)
+        except BodyProblem as unread:
+            self.problem, self.detail = BODY, str(unread)
         is_measured = "Content-Length" in given or "Transfer-Encoding" in given
         if protocol is not None and not is_measured:  # the end of the connection is its end
             error = protocol.exception()
             if isinstance(error, aiohttp.ClientOSError):  # and it was a reset
-                self.body, self.problem = b"", "body"
+                self.body, self.problem = b"", BODY
 
 
 _KEPT: Final = tuple((istr(name), name.lower()) for name in KEPT_HEADERS)
@@ -271,16 +275,6 @@ def _below(error: BaseException) -> BaseException:
     return error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
 
 
-async def _bounded(response: aiohttp.ClientResponse) -> tuple[bytes, str]:
-    parts, size = [], 0
-    while chunk := await response.content.read(BODY_BYTES_MAX + 1 - size):
-        parts.append(chunk)
-        size += len(chunk)
-        if size > BODY_BYTES_MAX:
-            return b"", "body"
-    return b"".join(parts), ""
-
-
 def _problem(error: BaseException) -> str:
     """A word for it; never the error's own text, which holds addresses and tokens."""
     match error:
@@ -291,6 +285,6 @@ def _problem(error: BaseException) -> str:
         case aiohttp.ClientConnectorError():
             return "connect"
         case aiohttp.ClientPayloadError():
-            return "body"
+            return BODY
         case _:
             return "disconnected"
