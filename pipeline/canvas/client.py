@@ -20,6 +20,7 @@ import orjson
 from pipeline.canvas.auth import Credentials, Tokens
 from pipeline.canvas.limiter import Grants, Limiter
 from pipeline.canvas.places import Places
+from pipeline.canvas.proxy import PROXY, PROXY_REFUSES, Proxy
 from pipeline.canvas.retry import (
     Backoff,
     Judgement,
@@ -73,6 +74,9 @@ class Options:
     timeout_s: float = 30.0
     backoff: Backoff = field(default_factory=Backoff)
     ca_file: Path | None = None  # the only authorities that are trusted; None: the machine's
+    certificate: tuple[Path, Path] | None = None  # shown to a gateway, and its key
+    proxy: Proxy | None = None
+    unused_proxy: str = ""  # a warning: the environment names a proxy, and `proxy` is None
 
 
 def transport_of(options: Options, may_send: Callable[[], bool] | None = None) -> Transport:
@@ -80,7 +84,14 @@ def transport_of(options: Options, may_send: Callable[[], bool] | None = None) -
 
     `may_send` is asked right before the bytes of each.
     """
-    return Transport(options.timeout_s, options.concurrency, options.ca_file, may_send)
+    return Transport(
+        options.timeout_s,
+        options.concurrency,
+        options.ca_file,
+        may_send,
+        proxy=options.proxy,
+        certificate=options.certificate,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +222,16 @@ class Client:
         if reply.status == _OK and content.get("resourceType") == "CapabilityStatement":
             return content
         raise not_fhir("/metadata", reply, self._host)
+
+    async def reach(self) -> None:
+        """Send one request, only to see whether it gets through. Raises CanvasError if a proxy is why not."""
+        await self._limiter.grant()
+        permit = Permit("", self._clock.now())
+        url = f"{self._options.base_url}/metadata"
+        reply = await self._transport.exchange("GET", url, {"Accept": _JSON}, None)
+        self.exchanges.append(self._exchange("read", permit, reply))
+        if reply.problem in {PROXY, PROXY_REFUSES}:
+            raise not_fhir("/metadata", reply, self._host)
 
     async def probe(self, resource_type: str) -> None:
         """Can this resource be searched? Asked before the first write; finds a wrong address or token.
@@ -366,8 +387,8 @@ class Client:
             granted = Permit("", self._clock.now())
             reply = await self._transport.exchange("POST", url, headers, form())
             self.exchanges.append(self._exchange("token", granted, reply))
-            if reply.problem == TLS:
-                raise _untrusted(reply, urlsplit(url).hostname or "")
+            if (barred := _barred(reply, urlsplit(url).hostname or "")) is not None:
+                raise barred
             if not _is_passing(reply) or reply.status == _UNAUTHORIZED:  # RFC 6749, 5.2
                 return reply
             delay_s = retry_after_s(reply, self._clock.now()) or self._options.backoff.delay_s(
@@ -381,8 +402,8 @@ class Client:
 
     def _heed(self, reply: Reply, permit: Permit, *, too_fast: bool) -> CanvasError | None:
         """What an answer means for all requests to come. Returns why the run must stop, if it must."""
-        if reply.problem == TLS:
-            return _untrusted(reply, self._host)
+        if (barred := _barred(reply, self._host)) is not None:
+            return barred
         if reply.status == _UNAUTHORIZED:
             try:
                 self._tokens.refused(permit.token)
@@ -440,7 +461,7 @@ class Client:
 def _spelt(reply: Reply) -> str:
     """What an answer was, in a few words: its status, or why there is none, or no body."""
     if reply.status is None:
-        return reply.problem
+        return reply.detail if reply.problem == PROXY else reply.problem
     if not reply.problem:
         return str(reply.status)
     why = reply.detail or (
@@ -456,8 +477,10 @@ def _is_passing(reply: Reply) -> bool:
 
 def not_fhir(asked: str, reply: Reply, host: str) -> CanvasError:
     """What it means that something is not answered as FHIR has it, and what to do about it."""
-    if reply.problem == TLS:
-        return _untrusted(reply, host)
+    if (barred := _barred(reply, host)) is not None:
+        return barred
+    if reply.problem == PROXY:
+        return Unreachable(reply.detail, "check canvas.proxy, and that the proxy runs")
     if reply.problem == DNS:
         return Unreachable(
             f"there is no host {host}",
@@ -486,6 +509,16 @@ _NO_ANSWER: Final = {
     "timeout": "not in time",
     "disconnected": "it closes the connection",
 }
+
+
+def _barred(reply: Reply, host: str) -> CanvasError | None:
+    """Return why no further request can succeed until something is changed; None if one may."""
+    if reply.problem == PROXY_REFUSES:
+        return CanvasError(reply.detail, _PROXY_FIX)
+    return _untrusted(reply, host) if reply.problem == TLS else None
+
+
+_PROXY_FIX: Final = "set CANVAS_PROXY_USERNAME and CANVAS_PROXY_PASSWORD as the proxy knows them, and have the hosts of canvas.base_url and canvas.token_url allowed there"
 
 
 def _untrusted(reply: Reply, host: str) -> CanvasError:

@@ -13,6 +13,7 @@ from random import Random
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
+from pipeline.canvas.proxy import PROXY, PROXY_REFUSES
 from pipeline.canvas.transport import LEASE, Reply
 from pipeline.errors import IngestError, WrongHost, taken
 from pipeline.fhir.datatypes import is_id
@@ -21,6 +22,7 @@ from pipeline.records import Verdict
 
 _REFUSING: Final = frozenset({400, 406, 411, 413, 414, 415, 422})
 _NO_SUCH_ENDPOINT: Final = frozenset({404, 405})
+_PROXIES: Final = frozenset({PROXY, PROXY_REFUSES})
 _TOO_FAST: Final = frozenset({429, 503})
 _URL: Final = re.compile(r"[!#-;=?-\[\]_a-z~]*", re.ASCII)  # the signs of RFC 3986, appendix A
 _YEARS: Final = range(2000, 3000)  # of a clock that says anything; others are near the ends of time
@@ -70,7 +72,7 @@ def _judge(reply: Reply, *, proven: bool) -> Judgement:
             return Judgement(
                 Verdict.NOT_APPLIED,
                 rule="canvas|unreachable",
-                message=f"not sent: {reply.problem}",
+                message=f"not sent: {reply.detail if reply.problem in _PROXIES else reply.problem}",
                 stop=taken() if reply.problem == LEASE else None,
             )
         return _lost("no-answer", f"no answer after it was sent ({reply.problem})")
