@@ -246,9 +246,9 @@ def review(**options: Any) -> None:
     sys.exit(reviewed.exit_code)
 
 
-@cli.group(short_help="What the journal holds, and whether it is whole; purge.")
+@cli.group(short_help="Show what the journal holds, move it to a new address, purge it.")
 def journal() -> None:
-    """What the journal holds, whether its trail is whole, and what goes when it is old."""
+    """Show what the journal holds and whether it is whole, bind it to a new address, remove what is old."""
 
 
 @journal.command()
@@ -258,9 +258,9 @@ def journal() -> None:
     click.option("--json", "as_json", is_flag=True, help="As one JSON object on stdout."),
 )
 def show(key: str | None, **options: Any) -> None:
-    """What is held by state and age, and whether the audit trail is whole; or one KEY's history.
+    """Show what is held by state and age, and whether the journal is whole; or one KEY's history.
 
-    Ends with 1 where the trail's chain is broken.
+    Exits with 1 if the audit log was changed, or the table of writes does not agree with it.
     """
     from pipeline import review
     from pipeline.errors import IngestError
@@ -277,7 +277,32 @@ def show(key: str | None, **options: Any) -> None:
         click.echo(orjson.dumps(told).decode())
     else:
         _say(inventory_text(told))
-    sys.exit(1 if found.first_break else 0)
+    sys.exit(0 if found.is_whole else 1)
+
+
+@journal.command("move", short_help="Bind the journal to a new canvas.base_url of the same Canvas.")
+@_options(_CONFIG, *_OUTPUT)
+def move_(**options: Any) -> None:
+    """Bind the journal to the canvas.base_url of CONFIG, a new address of the same Canvas.
+
+    The newest confirmed resources are read back through it first: unless all are there, nothing changes.
+    """
+
+    def work(_: Progress, stop: asyncio.Event) -> Any:
+        from pipeline import moving
+
+        return moving.move(_job(options), stop=stop)
+
+    moved = _watch(work, {**options, "no_progress": True})
+    if options["as_json"]:
+        import orjson
+
+        click.echo(orjson.dumps(moved.as_json()).decode())
+    else:
+        _say(
+            f"The journal now belongs to {moved.base_url} (before: {moved.bound_before}).\n"
+            f"Read back through it: {moved.compared} of {moved.compared} resources. The move is in the audit log."
+        )
 
 
 @journal.command("purge", short_help="Remove what old runs left of rows.")

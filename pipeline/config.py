@@ -36,6 +36,7 @@ from pipeline import __version__, logs, notify, workers
 from pipeline.canvas import client as canvas
 from pipeline.canvas.assertion import private_key_of
 from pipeline.canvas.auth import Credentials
+from pipeline.canvas.hosts import is_host_name
 from pipeline.canvas.proxy import Proxy, unused
 from pipeline.canvas.trust import trust
 from pipeline.crosswalk import Target
@@ -144,6 +145,11 @@ class CanvasSection(_Section):
         "",
         description="`http://host:port` of a forward proxy that all requests to Canvas, and for tokens, go through (CONNECT for https: TLS stays end to end). `CANVAS_PROXY_USERNAME` and `CANVAS_PROXY_PASSWORD` are shown to it. Proxies of the environment (`HTTPS_PROXY`) are not used.",
     )
+    location_hosts: list[str] = Field(
+        [],
+        max_length=20,
+        description='Hosts beside that of `base_url` that a `Location`, or the `next` link of a search, may name, where a gateway in front of Canvas leaves them as they are: `["fumage-<instance>.canvasmedical.com"]`. Names only, without scheme and port. Nothing is ever sent to them.',
+    )
     timeout_s: float = Field(
         30.0,
         gt=0,
@@ -166,6 +172,15 @@ class CanvasSection(_Section):
         if bool(self.cert_file) != bool(self.key_file):
             raise ValueError("cert_file and key_file go together: name both, or neither")
         return self
+
+    @field_validator("location_hosts")
+    @classmethod
+    def _are_host_names(cls, hosts: list[str]) -> list[str]:
+        if not all(map(is_host_name, hosts)):
+            raise ValueError(
+                'must be host names in lower case, such as "fumage-example.canvasmedical.com", without scheme, port and path'
+            )
+        return hosts
 
     @field_validator("base_url", "token_url")
     @classmethod
@@ -214,7 +229,7 @@ class UploadSection(_Section):
         3,
         ge=1,
         le=1_000,
-        description="So many lost answers in a row and nothing is sent until Canvas answers a read again.",
+        description="After this many lost answers in a row nothing is sent until Canvas answers a read; then one write goes first, and the others after its answer.",
     )
 
 
@@ -621,6 +636,14 @@ class FeedSection(_Section):
             raise ValueError('must be an encoding, such as "utf-8" or "windows-1252"') from None
         return value
 
+    @property
+    def _changed(self) -> frozenset[str]:
+        """The settings that are not as they are by default."""
+        fields = type(self).model_fields
+        return frozenset(
+            name for name in self.model_fields_set if getattr(self, name) != fields[name].default
+        )
+
     @model_validator(mode="after")
     def _fits_its_kind(self) -> Self:
         traits = feeds.TRAITS[self.kind]
@@ -637,6 +660,14 @@ class FeedSection(_Section):
         both = sorted(set(self.columns) & set(self.constants))
         if both:
             raise ValueError(f"{both[0]} stands in columns and in constants: keep one")
+        for name, values in (
+            ("key", self.key),
+            ("order_by", self.order_by),
+            ("dates", self.dates),
+            *((f"only.{name}", values) for name, values in self.only.items()),
+        ):
+            settings.check_names(name, values)
+        settings.check_effects(self.kind.value, self.path, self.missing, self._changed)
         if self.order_by and self.kind is feeds.Kind.ELIGIBILITY:
             raise ValueError("order_by: a patient's coverages go out by their order; leave it out")
         if self.missing != "ignore" and self.kind is feeds.Kind.LEDGER:
@@ -1125,6 +1156,7 @@ def _canvas(file: File, folder: Path, environment: Mapping[str, str]) -> canvas.
         certificate=certificate,
         proxy=_proxy(section.proxy, environment) if section.proxy else None,
         unused_proxy="" if section.proxy else unused(environment),
+        location_hosts=tuple(section.location_hosts),
     )
 
 

@@ -94,9 +94,10 @@ async def planned(
     *,
     must_ask: bool = True,
 ) -> Plan:
-    """A sealed plan that exceeds no limit, its parts made by `workers`. Without `sending` Canvas is not asked.
+    """Return a sealed plan that exceeds no limit, its parts made by `workers`. Without `sending` Canvas is not asked.
 
-    Where it does not answer that is an error only with `must_ask`; else the plan says so.
+    If Canvas does not answer, that is an error only with `must_ask`; else the plan says so. Raises JournalLost if the
+    journal contradicts itself about a write that the plan sends, or that is in doubt.
     """
     planner = Planner(job, run_id, journal, clock, progress, stop, workers)
     try:
@@ -114,6 +115,12 @@ async def planned(
         return await asyncio.to_thread(planner.seal)
     finally:
         planner.drop_copies()
+
+
+def _require_evidence(plan: Plan, journal: Journal) -> None:
+    doubts = pl.Series("key", [doubt.intent.key for doubt in journal.doubts()], dtype=pl.String)
+    sent = (keys for feed in plan.meta["feeds"] for keys in plan.keys_to_send(feed))
+    journal.require_evidence(itertools.chain([doubts], sent))
 
 
 @dataclass(slots=True)
@@ -653,6 +660,7 @@ class Planner:
                 "notices": self._notices,
             },
         )
+        _require_evidence(plan, self._journal)
         guard(self._job, metas, self._said, self._journal.last_feed)
         # A file that --input names is no delivery to compare the next one with, unless it must be whole.
         self._journal.enter_feeds(

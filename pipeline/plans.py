@@ -376,6 +376,12 @@ class Plan:
         for rows in self._rows(feed).judged(["key"]):
             yield rows["key"]
 
+    def keys_to_send(self, feed: str) -> Iterator[pl.Series]:
+        """Yield the keys of all writes of a feed that the plan sends, part by part."""
+        for rows in self._rows(feed).judged(["key", *_IS_SENT.meta.root_names()]):
+            yield rows.filter(_IS_SENT)["key"]
+        yield self.missing(feed).filter(pl.col("interaction") != "")["key"]
+
     def missing(self, feed: str) -> pl.DataFrame:
         """The rows of the last complete run that are gone (`MISSING`)."""
         path = self.folder / f"missing-{feed}.parquet"

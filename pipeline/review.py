@@ -21,6 +21,7 @@ from pipeline.errors import ConfigError, IngestError, SearchFailed
 from pipeline.fhir.coverage import Payers, compare_payers, organizations_of
 from pipeline.fhir.datatypes import is_id
 from pipeline.job import Job
+from pipeline.journal.evidence import Contradictions
 from pipeline.journal.journal import Count, Journal
 from pipeline.journal.trail import Line
 from pipeline.plans import PlannedRow, look_up, rows_now
@@ -469,21 +470,41 @@ def _nobody(disposition: Disposition, count: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """What a journal holds. `first_break`: the line at which the trail's chain is broken, 0: none."""
+    """What a journal holds, and whether it is what it was.
+
+    Attributes:
+        name: The journal's random name.
+        held: The writes by state and resource type.
+        lines: The number of lines of the audit log.
+        first_break: The line at which the chain of the audit log is broken; 0 if it is whole.
+        contradictions: The writes that the table has otherwise than the audit log implies.
+        history: The lines of one write, if one was asked for.
+    """
 
     name: str
     held: list[Count]
     lines: int
     first_break: int
-    history: list[Line] | None  # of one write, where one was asked for
+    contradictions: Contradictions
+    history: list[Line] | None
+
+    @property
+    def is_whole(self) -> bool:
+        """Return whether the audit log is whole, and the table of writes agrees with it."""
+        return not (self.first_break or self.contradictions.count)
 
 
 def inventory(job: Job, key: str | None = None) -> Inventory:
-    """Look at all that is held, and check the trail from its first line to its last."""
+    """Look at all that is held, and check the whole audit log, and the table of writes against it."""
     with open_journal(job) as journal:
         history = None if key is None else [line for line, _ in journal.trail(key)]
         return Inventory(
-            journal.name, journal.census(), journal.length, journal.first_break(), history
+            journal.name,
+            journal.census(),
+            journal.length,
+            journal.first_break(),
+            journal.contradictions(),
+            history,
         )
 
 
@@ -506,6 +527,7 @@ def inventory_json(inventory: Inventory) -> dict[str, Any]:
         ],
         "lines": inventory.lines,
         "first_break": inventory.first_break,
+        "contradictions": asdict(inventory.contradictions),
         "history": None
         if inventory.history is None
         else [line._asdict() for line in inventory.history],

@@ -60,21 +60,12 @@ def openssl(authority: Authority, version: str) -> Iterator[str]:
     """Serve by OpenSSL itself, which says why it refuses a client; asyncio's server only closes."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = int(probe.getsockname()[1])
-    own = authority.pem()
-    arguments = [
-        "-accept",
-        f"127.0.0.1:{port}",
-        "-cert",
-        own,
-        "-key",
-        own,
-        "-CAfile",
-        authority.path,
-    ]
+    own = str(authority.pem())
+    arguments = ["-accept", f"127.0.0.1:{port}", "-cert", own, "-key", own, version, "-www"]
+    arguments += ["-CAfile", str(authority.path), "-Verify", "1", "-verify_return_error"]
     process = subprocess.Popen(
-        ["openssl", "s_server", *arguments, "-Verify", "1", "-verify_return_error", version, "-www"],
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        ["openssl", "s_server", *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
     try:
         assert process.stdout is not None
         while process.stdout.readline().strip() != b"ACCEPT":  # it takes one connection at a time

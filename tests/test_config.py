@@ -351,6 +351,34 @@ def with_feed_key(text: str, line: str) -> str:
         (BASE + '[notify]\ncommand = [""]\n' + LEDGER, "notify.command: must begin with a program"),
         (BASE + "[limits]\nrejects_max = true\n" + LEDGER, "limits.rejects_max: must be a share"),
         (BASE + "[limits]\nrejects_max = 1.0\n" + LEDGER, "limits.rejects_max: must be a share"),
+        # Settings that the kind of feed, or another setting, leaves without effect.
+        (
+            with_feed_key(CODES, 'amount_sign = "negative"'),
+            "amount_sign: has no effect on a feed of",
+        ),
+        (BASE + with_feed_key(LEDGER, "update = false"), "update: has no effect on a feed of kind"),
+        (BASE + with_feed_key(LEDGER, "adopt = false"), "adopt: has no effect on a feed of kind"),
+        (
+            with_feed_key(CODES, "missing_max = 7"),
+            'missing_max: has no effect with missing = "ignore"',
+        ),
+        *(
+            (
+                with_feed_key(CODES.replace("eligibility.csv", "a.parquet"), line),
+                "has no effect on Parquet files",
+            )
+            for line in ('delimiter = "|"', 'encoding = "latin-1"', 'final_newline = "any"')
+        ),
+        (
+            with_feed_key(CODES, 'key = ["patient", "payer", "patient"]'),
+            'key: names "patient" twice',
+        ),
+        (
+            BASE + with_feed_key(LEDGER, 'order_by = ["amount", "amount"]'),
+            'order_by: names "amount"',
+        ),
+        (with_feed_key(CODES, 'dates = ["%Y%m%d", "%Y%m%d"]'), 'dates: names "%Y%m%d" twice'),
+        (CODES + '[feeds.only]\norder = ["1", "1"]\n', 'only.order: names "1" twice'),
         # A table that is not used: the sender's ids would be taken for Canvas' own.
         (
             BASE + '[references.patient]\npath = "p.csv"\nfrom = "a"\nto = "b"\n' + LEDGER,
@@ -382,6 +410,13 @@ def test_configuration_that_does_what_it_says_is_accepted(tmp_path: Path) -> Non
     job = load(tmp_path, with_feed_key(CODES, f"dates = {json.dumps(forms)}") + more)
     assert job.feeds[0].dates == tuple(forms)
     assert job.feeds[0].codes["relationship"] == {"18": "SELF"}
+
+
+def test_a_default_that_is_written_out_is_accepted(tmp_path: Path) -> None:
+    """What changes nothing for any feed may stand in a template."""
+    written = 'update = true\nadopt = true\nmissing_max = "5%"\ndelivery = "full"'
+    job = load(tmp_path, BASE + with_feed_key(LEDGER, written))
+    assert job.feeds[0].repeats == "reject"
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,40 @@ async def test_what_was_there_before_is_told_apart_by_the_servers_clock(
         assert result.frame["rule"][0] == "recover|absent"
 
 
+@pytest.mark.parametrize(
+    "is_stopped", [False, True], ids=["heard at once", "heard in the next run"]
+)
+async def test_a_clock_that_was_set_and_set_back_proves_nothing_in_later_runs(
+    make_world: MakeWorld, *, is_stopped: bool
+) -> None:
+    """The server's clock is an hour behind when it takes the payment: our own looks like an older one."""
+    ahead_s = 0.0
+    world = await make_world(
+        patients=1, faults=Faults(lose_after=1.0), clock=lambda: time.time() + ahead_s
+    )
+    world.write_config(feeds=LEDGER_ONLY, resend_absent="all")
+    world.write_ledger([("T0", patient_key(0), "20.00", "")])
+    commit, stop = world.sandbox.store.create_payment, asyncio.Event()
+
+    def late(draft: object) -> object:
+        nonlocal ahead_s
+        ahead_s = -3600.0
+        if is_stopped:
+            stop.set()
+        return commit(draft)  # type: ignore[arg-type]
+
+    world.sandbox.store.create_payment = late  # type: ignore[method-assign,assignment]
+    await engine.run(world.job(), stop=stop)
+    if is_stopped:
+        assert counts(await world.run()) == {"in_doubt": 1}
+    world.sandbox.store.create_payment = commit  # type: ignore[method-assign]
+    world.sandbox.set_faults(Faults())
+    ahead_s = 0.0
+    result = await world.run()
+    assert len(world.effects) == 1, "it is never sent twice"
+    assert (counts(result), result.frame["rule"][0]) == ({"in_doubt": 1}, "recover|untimely")
+
+
 async def test_two_equal_payments_both_arrive_once_each_though_their_answers_are_lost(
     make_world: MakeWorld,
 ) -> None:

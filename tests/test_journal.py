@@ -435,3 +435,45 @@ def test_the_file_system_of_a_folder_is_found_whatever_its_path_holds(
     folder: str, kind: str
 ) -> None:
     assert file_system_of(Path(folder), MOUNTS) == kind
+
+
+async def test_times_are_forgotten_of_what_is_not_settled_once_a_clock_was_set(
+    journal: Journal,
+) -> None:
+    rows = [intent(key, lane=key) for key in ("lost", "flying", "owed", "confirmed")]
+    await claim(journal, *rows)
+    await settle(
+        journal,
+        attempt(rows[0], Verdict.LOST),
+        attempt(rows[2], Verdict.LOST),
+        attempt(rows[3], Verdict.ACCEPTED, "n1"),
+    )
+    absent = Finding(Settlement.ABSENT, "recover|absent", "a search shows none like it")
+    await journal.absent("r1", rows[2], absent, NOW)
+    await journal.forget_times(lambda ahead: ahead != timedelta())
+    assert [each.ahead for each in journal.doubts()] == [timedelta()] * 2
+    await journal.forget_times(lambda _: True)
+    assert [each.ahead for each in journal.doubts()] == [None] * 2
+    journal.start_run(Run("r2", "run", NOW.isoformat()))
+    crashed = await journal.doubt("flying")
+    assert crashed is not None
+    assert (crashed.ahead, crashed.until) == (None, None)
+
+
+async def test_a_lost_update_is_known_until_the_next_confirmed_write(journal: Journal) -> None:
+    found = Finding(Settlement.FOUND, "recover|found", "a read shows it", "c1")
+    row = intent()._replace(resource_type="Coverage", amount_cents=None)
+    await claim(journal, row, intent("payment", lane="p2"))
+    await settle(journal, attempt(row, Verdict.ACCEPTED, "c1"))
+    assert journal.lost_updates() == frozenset()
+    row = row._replace(interaction=Interaction.UPDATE, resource_id="c1", fingerprint="g")
+    await claim(journal, row)
+    await settle(
+        journal, attempt(row, Verdict.LOST), attempt(intent("payment", lane="p2"), Verdict.LOST)
+    )
+    assert journal.lost_updates() == {"k1"}
+    await journal.found("r1", row, found, NOW)
+    assert journal.lost_updates() == frozenset()
+    await claim(journal, row._replace(fingerprint="h"))
+    journal.start_run(Run("r2", "run", NOW.isoformat()))
+    assert journal.lost_updates() == {"k1"}, "the run that sent it was killed"

@@ -322,3 +322,25 @@ async def test_a_dependent_is_not_its_own_subscriber(make_world: MakeWorld) -> N
         {"created": 1, "rejected": 1},
         {"subscriber|not_self"},
     )
+
+
+async def test_an_update_that_an_earlier_run_lost_is_not_taken_for_an_edit(
+    make_world: MakeWorld,
+) -> None:
+    """Canvas took it, no read can show that, and the run used up its attempts."""
+    clock = Clock()
+    world = await make_world(patients=2, clock=clock)
+    feeds = FEED.format(more="") + '[feeds.constants]\npayer_name = "Plan"\n'
+    world.write_config(feeds=feeds, attempts_max=1)
+    write(world, [ONE])
+    world.sandbox.set_faults(faults("lose_after", 1))
+    assert counts(await world.run()) == {"created": 1}, "found by its name: nothing is learned"
+    clock.next_day()
+    write(world, [TWO])
+    world.sandbox.set_faults(Faults(lose_after=1.0))
+    assert counts(await world.run()) == {"pending": 1}
+    world.sandbox.set_faults(Faults())
+    assert insurers(world, 0) == ["Other Plan"]
+    clock.next_day()
+    result = await world.run()
+    assert (counts(result), rules(result)) == ({"in_doubt": 1}, {"recover|payer"})

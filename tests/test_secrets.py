@@ -609,8 +609,10 @@ async def test_a_token_that_is_no_header_is_refused() -> None:
         async def answer(_: str, __: object, token: object = token) -> Reply:
             return Reply(200, {}, json.dumps({"access_token": token}).encode(), True, 0.1)
 
-        tokens = Tokens(Credentials("https://a.example/", "me", "made-up"), answer, SystemClock())
-        with pytest.raises(AuthError, match="holds no access_token"):
+        tokens = Tokens(
+            Credentials("https://a.example/", "me", "made-up"), answer, print, SystemClock()
+        )
+        with pytest.raises(AuthError, match="has no access_token"):
             await tokens.current()
 
 

@@ -24,6 +24,15 @@ class LeaseEnded(Exception):
     """Nothing may be sent any more: another process may have taken over."""
 
 
+class TooEarly(aiohttp.ClientConnectionError):
+    """Bytes or the end came before the request. `message` has the bytes that were read, if any."""
+
+    def __init__(self, protocol: ResponseHandler | None) -> None:
+        super().__init__("bytes or the end came before the request")
+        read = b"" if protocol is None else protocol._tail  # noqa: SLF001 - what no parser has seen
+        self.message = repr(bytes(read[:64]))
+
+
 class Attempt:
     """One request on its way: whether a byte of it may have left, and a middleware that says so.
 
@@ -86,7 +95,7 @@ class OneStepRequest(aiohttp.ClientRequest):
             or not _is_quiet(protocol)
             or (not self.is_ssl() and _is_readable(protocol))
         ):
-            raise aiohttp.ClientConnectionError("bytes or the end came before the request")
+            raise TooEarly(protocol)
         via_proxy = self.proxy is not None and not self.is_ssl()
         target = str(self.url) if via_proxy else self.url.raw_path_qs
         writer = StreamWriter(protocol, self.loop)

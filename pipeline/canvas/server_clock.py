@@ -23,7 +23,7 @@ class ServerClock:
         self._most: timedelta | None = None
         # How far it is ahead of ours, at least. None: not known well enough to decide anything.
         self.ahead: timedelta | None = None
-        self._was_set = False  # and may be set back: from then on it decides nothing
+        self.was_set = False  # and may be set back: from then on it decides nothing
         self._text = ""  # the Date heard last, and what it says
         self._told: datetime | None = None
 
@@ -41,14 +41,18 @@ class ServerClock:
             self._least, self._most = max(self._least, least), min(self._most, most)
         else:  # one of the two clocks was set, or two machines differ: neither answer alone is right
             self._least, self._most = min(self._least, least), max(self._most, most)
-            self._was_set |= self._most - self._least > _WIDTH_MAX
-        is_known = not self._was_set and self._most - self._least <= _WIDTH_MAX
+            self.was_set |= self._most - self._least > _WIDTH_MAX
+        is_known = not self.was_set and self._most - self._least <= _WIDTH_MAX
         self.ahead = self._least if is_known else None
 
     def agrees(self, ahead: timedelta | None) -> bool:
         """Whether it is as far ahead as it was told before: neither clock was set in between."""
         now = self.ahead
         return now is not None and ahead is not None and abs(now - ahead) <= _WIDTH_MAX
+
+    def contradicts(self, ahead: timedelta) -> bool:
+        """Return whether one of the two clocks was certainly set since it was that far ahead."""
+        return self.was_set or (self.ahead is not None and not self.agrees(ahead))
 
     def earliest(self, at: datetime) -> datetime | None:
         """The earliest that it can be there at an instant of ours; None: not known."""

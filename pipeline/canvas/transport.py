@@ -20,6 +20,7 @@ from multidict import istr
 from yarl import URL
 
 from pipeline.canvas.bodies import BodyProblem, read_body
+from pipeline.canvas.causes import cause
 from pipeline.canvas.connections import Attempt, LeaseEnded, OneStepRequest, StrictConnector
 from pipeline.canvas.proxy import AUTHENTICATION_REQUIRED, PROXY, Proxy
 from pipeline.canvas.trust import distrust, trust
@@ -38,9 +39,10 @@ OWN_HEADERS: Final = {"Accept-Encoding": "identity", "User-Agent": "canvas-inges
 class Reply(NamedTuple):
     """What came back. `status` None: no answer, and `problem` says why in a word of ours.
 
-    `handed_off` is False only if no byte of the request can have left, or a proxy passed nothing on. A body that is cut short,
-    too long or cannot be decoded is b"" and `problem` is `BODY`. `detail` says more of a body, of
-    a proxy's own errors (`PROXY`, `PROXY_REFUSES`), and of a connection that is not trusted (`TLS`).
+    `handed_off` is False only if no byte of the request can have left, or a proxy passed nothing on.
+    A body that is cut short, too long or cannot be decoded is b"" and `problem` is `BODY`. `detail`
+    says why: of a body, of a proxy (`PROXY`, `PROXY_REFUSES`), why a connection is not trusted
+    (`TLS`, one of the texts of `distrust`), or why there is no answer (one of the texts of `cause`).
     """
 
     status: int | None
@@ -202,6 +204,7 @@ class _Answer:
         """Say what went wrong, in words of ours."""
         self.detail = distrust(_below(error), handed_off=handed_off)
         self.body, self.problem = b"", TLS if self.detail else _problem(error)
+        self.detail = self.detail or cause(_below(error))
 
     async def read(self, response: aiohttp.ClientResponse) -> None:
         """Take the head, which counts whatever becomes of the body, and then the body, within its bound."""

@@ -5,6 +5,7 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
+from pipeline.canvas.causes import HTTP2_ONLY
 from pipeline.errors import ConfigError
 
 
@@ -116,6 +117,7 @@ def distrust(error: BaseException, *, handed_off: bool = False) -> str:
 
 # By the codes of OpenSSL's x509_vfy.h, and the names of its reasons.
 _CERTIFICATES: Final = {
+    2: "the authority that signed it was itself signed by one that is not trusted here: its root certificate is missing",
     9: "its certificate is not valid yet",
     10: "its certificate has expired",
     18: "its certificate is signed by nobody but itself",
@@ -130,6 +132,8 @@ _HANDSHAKES: Final = {
         ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"),
         "what answers there speaks no TLS",
     ),
+    "TLSV1_ALERT_NO_APPLICATION_PROTOCOL": HTTP2_ONLY,
+    "NO_APPLICATION_PROTOCOL": HTTP2_ONLY,
     "SSLV3_ALERT_HANDSHAKE_FAILURE": "it refuses the handshake: it asks for a client certificate (canvas.cert_file, canvas.key_file), or agrees on no TLS that is safe",
 }
 _NOT_OURS: Final = "it does not accept our client certificate (canvas.cert_file)"

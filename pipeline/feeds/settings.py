@@ -126,6 +126,39 @@ def check_repeats(
         )
 
 
+# Settings that another kind, or another setting, leaves without effect, and why.
+_ONLY_FOR: Final = {
+    "amount_sign": ("ledger", "a coverage has no amount"),
+    "update": ("eligibility", "a payment is never changed in Canvas"),
+    "adopt": ("eligibility", "Canvas is not searched for payments"),
+}
+_TEXT_ONLY: Final = ("delimiter", "encoding", "final_newline")
+
+
+def check_effects(kind: str, path: str, missing: str, changed: Collection[str]) -> None:
+    """Raise ValueError for a setting that is `changed` from its default and would do nothing."""
+    for name, (only_kind, why) in _ONLY_FOR.items():
+        if name in changed and kind != only_kind:
+            raise ValueError(
+                f"{name}: has no effect on a feed of kind {kind}, for {why}: remove it"
+            )
+    if "missing_max" in changed and missing == "ignore":
+        raise ValueError(
+            'missing_max: has no effect with missing = "ignore", for nothing is cancelled: remove it, '
+            'or set missing = "cancel"'
+        )
+    of_text = next((name for name in _TEXT_ONLY if name in changed), None)
+    if of_text is not None and path.lower().endswith(".parquet"):
+        raise ValueError(f"{of_text}: has no effect on Parquet files: remove it")
+
+
+def check_names(name: str, values: Sequence[str]) -> None:
+    """Raise ValueError for a list that names something twice."""
+    twice = next((value for value in values if values.count(value) > 1), None)
+    if twice is not None:
+        raise ValueError(f'{name}: names "{twice}" twice: remove one of the two')
+
+
 def check_constants(
     constants: Mapping[str, str],
     model: type[BaseModel],

@@ -45,6 +45,8 @@ _WHAT: Final = {
     "missing": "the journal is missing, though runs were made here before",
     "replaced": "the journal is another one than the last run wrote",
     "corrupt": "the journal is damaged",
+    "altered": "the table of writes in the journal is not what its audit log implies: it was restored, repaired or "
+    "edited without the log",
     "restored": "the journal is older than the last run: it was restored from a backup, or a part of it was deleted",
 }
 
@@ -59,7 +61,7 @@ class Anchor:
 
 
 def lost(loss: str) -> JournalLost:
-    """The error for "missing", "replaced", "corrupt" or "restored"."""
+    """Return the error for "missing", "replaced", "corrupt", "altered" or "restored"."""
     return JournalLost(
         loss, f"{_WHAT[loss]}, and without what it knew a payment could be posted twice", _GO_ON
     )

@@ -22,9 +22,10 @@ import orjson
 import polars as pl
 
 from pipeline.clock import utc_text
-from pipeline.errors import ConfigError, JournalError, JournalLost
+from pipeline.errors import ConfigError, JournalError, JournalForeign, JournalLost
 from pipeline.journal import amnesia, states
 from pipeline.journal.amnesia import Anchor
+from pipeline.journal.evidence import Contradictions, Group, contradictions
 from pipeline.journal.settling import Settling, settling
 from pipeline.journal.sqlite import SqlitePlace
 from pipeline.journal.store import RUN, Cursor, Database, Place, Store
@@ -38,6 +39,7 @@ from pipeline.records import (
     Intent,
     Interaction,
     PayerEvidence,
+    Stamped,
     State,
 )
 
@@ -166,6 +168,7 @@ class Journal:
         )
         self._head: tuple[int, str] = (0, ORIGIN)  # number and hash of our last line of the trail
         self._anchored_s = float("-inf")
+        self._is_loss_accepted = False  # a person said to go on without what was lost
         meta, head = self._read(
             lambda: (
                 dict(self._execute("meta", {}).fetchall()),
@@ -217,6 +220,7 @@ class Journal:
             try:
                 journal = cls(store, pool, folder)
                 if after_loss:
+                    journal._is_loss_accepted = True
                     journal._note_loss(after_loss_by)
                 journal._anchor()
             except BaseException:
@@ -232,6 +236,34 @@ class Journal:
             pool.shutdown()
             raise
         return journal
+
+    @classmethod
+    def open_to_move(
+        cls,
+        folder: Path,
+        base_url: str,
+        report_dir: Path | None = None,
+        *,
+        database: Database | None = None,
+    ) -> Self:
+        """Open a journal that is bound to another address than `base_url`, to `move` it there.
+
+        Raises:
+            ConfigError: There is no journal, or it is bound to `base_url`.
+            JournalError: As `open`.
+        """
+        place = _place(folder, database)
+        if place.is_empty():
+            raise ConfigError(
+                "there is no journal here to be moved", "check state.dir and state.url"
+            )
+        try:
+            cls._at(place, folder, base_url, report_dir).close()
+        except JournalForeign as error:
+            return cls._at(place, folder, error.base_url, report_dir)
+        raise ConfigError(
+            f"the journal belongs to {base_url} already", "there is nothing to move: run as usual"
+        )
 
     @classmethod
     def join(
@@ -302,6 +334,17 @@ class Journal:
         at = datetime.now(UTC)
         self._write_now(lambda: self._append(at, "", Event.LOSS, detail=self.loss, who=who))
 
+    def move(self, run_id: str, base_url: str, at: datetime, who: str) -> None:
+        """Bind it to another address of the same Canvas."""
+
+        def move() -> None:
+            self._execute("set_meta", {"name": "base_url", "value": base_url})
+            detail = f"{self.base_url} -> {base_url}"
+            self._append(at, run_id, Event.MOVED, detail=detail, who=who)
+
+        self._write_now(move)
+        self.base_url = base_url
+
     def close(self) -> None:
         """Let it go, once a transaction that may still be under way has ended."""
 
@@ -351,6 +394,22 @@ class Journal:
             self._append_all(_line(at_text, run_id, Event.CLAIM, key=each.key) for each in intents)
 
         await self._write(claim)
+
+    async def take_back(self, run_id: str, intents: Sequence[Intent], at: datetime) -> None:
+        """REFUSED -> PENDING: the refusal turned out not to be about these rows."""
+        if not intents:
+            return
+        at_text = utc_text(at)
+        detail = "refused like all others"
+
+        def take_back() -> None:
+            self._open(intents)
+            self._append_all(
+                _line(at_text, run_id, Event.RELEASE, key=each.key, detail=detail)
+                for each in intents
+            )
+
+        await self._write(take_back)
 
     def _open(self, intents: Sequence[Intent]) -> None:
         """REFUSED -> PENDING: tried anew. CONFIRMED -> PENDING: to be updated."""
@@ -487,6 +546,23 @@ class Journal:
     async def unclear(self, run_id: str, intent: Intent, finding: Finding, at: datetime) -> None:
         """It stays IN_DOUBT, and this is why."""
         await self._write(lambda: self._decide(run_id, Event.UNCLEAR, intent, finding, at, ""))
+
+    async def forget_times(self, contradicts: Callable[[timedelta], bool]) -> None:
+        """Note of which unsettled writes the times prove nothing, because a clock was set since.
+
+        No later run goes by them, even if that clock was set back by then.
+
+        Args:
+            contradicts: Whether a clock was set since the server's was that far ahead of ours.
+        """
+
+        def forget() -> None:
+            times = self._all("unsettled_times", {"part": self._store.part})
+            keys = [key for key, ahead_s in times if contradicts(timedelta(seconds=ahead_s))]
+            if keys:
+                self._execute("forget_times", {"keys": _json(keys)})
+
+        await self._write(forget)
 
     async def suspected(self, run_id: str, intent: Intent, finding: Finding, at: datetime) -> None:
         """PENDING -> IN_DOUBT, never sent: the journal was lost, and Canvas holds one like it.
@@ -686,17 +762,32 @@ class Journal:
         part = {"part": self._store.part}
         return [_doubt(line) for line in self._read(partial(self._all, "doubts", part))]
 
-    async def held_at(self, keys: Iterable[str]) -> dict[str, datetime | None]:
-        """When Canvas held what we think it holds of these rows, by its own clock."""
+    async def held_at(self, keys: Iterable[str]) -> dict[str, tuple[datetime | None, str]]:
+        """Return by key when Canvas held what we think it holds, by `Date`, and the run that wrote it."""
         listed = {"keys": _json(list(keys))}
         lines = await self._write(lambda: self._execute("held_at", listed).fetchall())
-        return {key: _instant(at) for key, at in lines}
+        return {key: (_instant(at), run_id) for key, at, run_id in lines}
+
+    def stamped(self, run_id: str) -> list[Stamped]:
+        """Return the last payments, up to 8, that Canvas confirmed by their answers in a run."""
+        lines = self._read(partial(self._all, "stamped", {"run_id": run_id}))
+        return [
+            Stamped(resource_id, *(datetime.fromisoformat(each) for each in times))
+            for resource_id, *times in lines
+        ]
 
     async def has_sibling_since(self, key: str) -> bool:
         """Whether we wrote another coverage of the patient since this one: it may have moved it."""
         return await self._write(
             lambda: self._execute("sibling_since", {"key": key}).fetchone() is not None
         )
+
+    def lost_updates(self) -> frozenset[str]:
+        """Return the keys of coverages of which an answer was lost since their last confirmed write.
+
+        It reads the whole trail, so ask once a run.
+        """
+        return frozenset(line[0] for line in self._read(partial(self._all, "lost_updates", {})))
 
     def ranks(self, lanes: pl.Series) -> pl.DataFrame:
         """Return the coverages of these patients as the journal has them (_RANKS_SCHEMA)."""
@@ -1079,6 +1170,31 @@ class Journal:
         """The number of the first line of the trail that breaks its chain; 0 where it is whole."""
         return first_break(self.trail())
 
+    def contradictions(self, keys: Iterable[pl.Series] | None = None) -> Contradictions:
+        """Return how many writes are not in the table as the audit log implies; of `keys`, or of all if None.
+
+        Many keys take as long as all, so all are compared then.
+        """
+        asked: list[str] | None = None if keys is None else []
+        for some in keys or ():
+            asked = None if asked is None else [*asked, *some]
+            if asked is None or len(asked) > _KEYS_A_QUERY:
+                asked = None
+                break
+        if asked == []:
+            return Contradictions(0, "")
+        listed = {"keys": _json(asked or []), "is_whole": int(asked is None)}
+        lines = self._read(partial(self._all, "evidence", listed))
+        return contradictions(Group(*line) for line in lines)
+
+    def require_evidence(self, keys: Iterable[pl.Series]) -> None:
+        """Raise JournalLost if the table has one of these writes otherwise than the audit log implies.
+
+        Not if a person said to go on without what the journal lost.
+        """
+        if not self._is_loss_accepted and self.contradictions(keys).count:
+            raise amnesia.lost("altered")
+
     def exchanges(self, run_id: str) -> pl.DataFrame:
         """All requests of a run, in the order of their grants."""
         return self._all_of("exchanges", {"run_id": run_id}, _EXCHANGES_SCHEMA)
@@ -1086,6 +1202,11 @@ class Journal:
     def confirmed(self, since: str | None = None) -> pl.DataFrame:
         """What Canvas holds by our books, settled at `since` (ISO) or later; by type and patient."""
         return self._all_of("confirmed", {"since": since}, _CONFIRMED_SCHEMA)
+
+    def newest_confirmed(self, resource_type: str, most: int) -> pl.DataFrame:
+        """Return the writes of a type that Canvas confirmed last, in the columns of `confirmed`."""
+        asked = {"resource_type": resource_type, "most": most}
+        return self._all_of("newest_confirmed", asked, _CONFIRMED_SCHEMA)
 
     def _all_of(
         self, query: str, parameters: Mapping[str, object], schema: Mapping[str, Any]
@@ -1413,6 +1534,8 @@ def _connect(
             store = place.open(base_url)
             with _closed_on_error(store):
                 loss = amnesia.loss_of(folder, anchor, store, report_dir)
+                if not loss and after_loss and _contradicts_itself(store):
+                    loss = "altered"
                 if not loss and after_loss:
                     raise ConfigError(
                         "the journal is whole: there is no loss to go on after",
@@ -1420,7 +1543,7 @@ def _connect(
                     )
                 if not loss:
                     return store
-                if loss == "restored" and after_loss:
+                if loss in {"restored", "altered"} and after_loss:
                     return _lost(store, folder, base_url, report_dir, loss)
             store.close()
     except JournalLost as error:
@@ -1443,6 +1566,12 @@ def _closed_on_error(store: Store) -> Iterator[None]:
         if isinstance(error, store.errors):
             raise store.told(error) from None
         raise
+
+
+def _contradicts_itself(store: Store) -> bool:
+    """Return whether the table of writes is not what the audit log implies."""
+    lines = store.execute(store.sql["evidence"], {"keys": "[]", "is_whole": 1}).fetchall()
+    return contradictions(Group(*line) for line in lines).count > 0
 
 
 def _was_there(folder: Path, base_url: str, report_dir: Path | None) -> bool:

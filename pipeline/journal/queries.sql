@@ -123,6 +123,18 @@ WHERE key = :key AND state = 'IN_DOUBT';
 UPDATE write SET state = 'REFUSED', rule = :rule, message = :message, settled_at = :at
 WHERE key = :key AND state = 'IN_DOUBT';
 
+-- name: unsettled_times
+-- How far the server's clock was ahead at the first send of what is not settled, or is still to be sent again.
+SELECT key, ahead_s FROM write WHERE state = 'IN_FLIGHT' AND ahead_s IS NOT NULL AND (:part = 0 OR part = :part)
+UNION ALL
+SELECT key, ahead_s FROM write WHERE state = 'IN_DOUBT' AND ahead_s IS NOT NULL AND (:part = 0 OR part = :part)
+UNION ALL
+SELECT key, ahead_s FROM write WHERE state = 'PENDING' AND resent > 0 AND ahead_s IS NOT NULL AND (:part = 0 OR part = :part);
+
+-- name: forget_times
+-- One of the clocks was set since these were sent. It may be set back unnoticed: their times prove nothing any more.
+UPDATE write SET ahead_s = NULL WHERE key IN (SELECT value FROM json_each(:keys));
+
 -- name: unclear
 -- It stays in doubt, and this is why.
 UPDATE write SET rule = :rule, message = :message WHERE key = :key AND state = 'IN_DOUBT';
@@ -165,9 +177,17 @@ WHERE key = :key AND state = 'IN_FLIGHT';
 -- What is held of these keys.
 SELECT key, state, CASE WHEN displaced = 1 THEN NULL ELSE held END, coalesce(resource_id, '') FROM write WHERE key IN (SELECT value FROM json_each(:keys));
 
+-- name: stamped
+-- The last payments that Canvas confirmed by their answers in a run, with the Date of those.
+SELECT resource_id, held_at, sent_at, settled_at FROM write
+WHERE key IN (
+    SELECT key FROM trail WHERE run_id = :run_id AND event = 'write' AND http_status = 201 ORDER BY rowid DESC LIMIT 2000
+) AND resource_type = 'PaymentNotice' AND state = 'CONFIRMED' AND held_run = :run_id AND held_at IS NOT NULL
+ORDER BY settled_at DESC LIMIT 8;
+
 -- name: held_at
--- When Canvas held what we think it holds of these.
-SELECT key, held_at FROM write WHERE key IN (SELECT value FROM json_each(:keys));
+-- When Canvas held what we think it holds of these, and the run that wrote it.
+SELECT key, held_at, coalesce(held_run, '') FROM write WHERE key IN (SELECT value FROM json_each(:keys));
 
 -- name: ranks
 -- The coverages that these patients have by our books: those that are active have a rank.
@@ -227,6 +247,16 @@ WHERE other.resource_type = 'Coverage' AND other.lane = own.lane AND other.key <
     AND other.held_rank <= coalesce(own.held_rank, 5) AND coalesce(other.held_at, other.since) > own.held_at
 UNION ALL
 SELECT 1 FROM write WHERE key = :key AND displaced = 1 LIMIT 1;
+
+-- name: lost_updates
+-- The coverages of which an answer was lost after the line that last confirmed them.
+SELECT line.key FROM (
+    SELECT key,
+        max(CASE WHEN verdict = 'lost' OR event = 'crashed' THEN rowid END) AS lost,
+        max(CASE WHEN verdict = 'accepted' OR event IN ('found', 'adopted') THEN rowid END) AS confirmed
+    FROM trail WHERE key <> '' GROUP BY key
+) AS line JOIN write ON write.key = line.key
+WHERE write.resource_type = 'Coverage' AND line.lost > coalesce(line.confirmed, 0);
 
 -- name: writes
 -- What the report shows of these keys.
@@ -300,6 +330,42 @@ SELECT at FROM trail WHERE :part = 0 OR part = :part ORDER BY rowid DESC LIMIT 1
 -- How long the trail was when a run was reported: just before its end was entered.
 SELECT coalesce(max(number), 0) FROM trail WHERE part = 0 AND run_id = :run_id AND event <> 'ended';
 
+-- name: evidence
+-- How the table of writes compares with the audit log: for these keys, or all where there are none. The last line that
+-- implies a state, and the last that implies a resource, are held against the table. The id in an answer that another
+-- write has, or that is not ours, implies no resource.
+WITH last AS (
+    SELECT key,
+        max(CASE WHEN event IN ('claim', 'release', 'write', 'crashed', 'suspected', 'found', 'absent', 'conflict', 'adopted', 'abandoned', 'reopened', 'gone') THEN rowid END) AS state_line,
+        max(CASE WHEN event = 'intended' THEN rowid END) AS intended_line,
+        max(CASE WHEN event IN ('found', 'adopted', 'gone') OR (event = 'write' AND verdict = 'accepted') THEN rowid END) AS resource_line
+    FROM trail
+    WHERE key <> '' AND event <> 'learned' AND (:is_whole = 1 OR key IN (SELECT value FROM json_each(:keys)))
+    GROUP BY key
+),
+compared AS (
+    SELECT last.key AS key, of_state.event AS event, of_state.verdict AS verdict,
+        CASE WHEN last.intended_line > coalesce(last.state_line, 0) THEN 1 ELSE 0 END AS is_intended,
+        CASE
+            WHEN of_resource.rowid IS NULL OR of_resource.event = 'gone' OR of_resource.resource_id = write.resource_id THEN 1
+            WHEN of_resource.event = 'write' AND (
+                EXISTS (SELECT 1 FROM write AS other WHERE other.resource_type = write.resource_type AND other.resource_id = of_resource.resource_id)
+                OR EXISTS (SELECT 1 FROM foreign_resource WHERE foreign_resource.resource_id = of_resource.resource_id)
+            ) THEN 1
+            ELSE 0
+        END AS has_resource,
+        write.state AS state
+    FROM last
+    LEFT JOIN write ON write.key = last.key
+    LEFT JOIN trail AS of_state ON of_state.rowid = last.state_line
+    LEFT JOIN trail AS of_resource ON of_resource.rowid = last.resource_line
+    UNION ALL
+    SELECT key, NULL, NULL, 0, 1, state FROM write
+    WHERE (:is_whole = 1 OR key IN (SELECT value FROM json_each(:keys))) AND key NOT IN (SELECT key FROM last)
+)
+SELECT event, verdict, is_intended, has_resource, state, count(*), min(key) FROM compared
+GROUP BY event, verdict, is_intended, has_resource, state;
+
 -- name: exchanges
 -- All requests of a run, in the order of their grants.
 SELECT event, attempt, at, latency_ms, http_status, verdict FROM trail
@@ -321,6 +387,12 @@ SELECT key, run_id, feed, interaction, amount_cents FROM write WHERE key IN (SEL
 -- What Canvas holds by our books, patient by patient.
 SELECT key, feed, resource_type, lane, resource_id, amount_cents, claim, held_run, held FROM write
 WHERE resource_id IS NOT NULL AND held IS NOT NULL AND (CAST(:since AS TEXT) IS NULL OR settled_at >= :since) ORDER BY resource_type, lane, key;
+
+-- name: newest_confirmed
+-- The writes of a type that Canvas confirmed last.
+SELECT key, feed, resource_type, lane, resource_id, amount_cents, claim, held_run, held FROM write
+WHERE resource_type = :resource_type AND state = 'CONFIRMED' AND resource_id IS NOT NULL
+ORDER BY settled_at DESC, key LIMIT :most;
 
 -- name: census
 -- What is held: by state, the writes, their cents, and the oldest and the youngest.

@@ -104,11 +104,11 @@ def _where(case: Mapping[str, Any], base_url: str) -> str:
 
 
 def inventory_text(inventory: Mapping[str, Any]) -> str:
-    """What a journal holds, whether its trail is whole, and the history of one write."""
+    """Return what a journal holds, whether it is whole, and the history of one write if it was asked for."""
     if inventory["history"] is not None:
         told = [_line(line) for line in inventory["history"]]
         return "\n".join(
-            [*(told or ["The trail holds nothing of this key."]), "", _chain(inventory)]
+            [*(told or ["The audit log has no line of this key."]), "", _chain(inventory)]
         )
     rows = [("state", "resource", "writes", "USD", "oldest", "newest")]
     for each in inventory["held"]:
@@ -127,9 +127,18 @@ def inventory_text(inventory: Mapping[str, Any]) -> str:
 
 def _chain(inventory: Mapping[str, Any]) -> str:
     lines, first_break = inventory["lines"], inventory["first_break"]
+    count, key = inventory["contradictions"]["count"], inventory["contradictions"]["key"]
     if first_break:
-        return f"The trail is BROKEN at line {first_break:,} of {lines:,}: it was changed there, and nothing behind is proven."
-    return f"The trail is whole: {lines:,} lines, each chained to the one before."
+        chain = f"The audit log is BROKEN at line {first_break:,} of {lines:,}: it was changed there, and no later line is proven."
+    else:
+        chain = f"The audit log is whole: {lines:,} lines, each chained to the one before."
+    if not count:
+        return f"{chain} The table of writes agrees with it."
+    writes = "1 write is" if count == 1 else f"{count:,} writes are"
+    return (
+        f"{chain}\nThe table of writes does NOT agree with it: {writes} in another state, missing, or without its "
+        f"resource, for example {key} (canvas-ingest journal show CONFIG {key}). Put the last whole journal back."
+    )
 
 
 def _line(line: Mapping[str, Any]) -> str:

@@ -699,6 +699,8 @@ class Struck:
                 trail = [line for line, _ in journal.trail()]
                 if broken := journal.first_break():
                     yield f"the trail breaks at line {broken}"
+                if found := journal.contradictions().count:
+                    yield f"the table of writes contradicts the audit log about {found}"
                 if parts := journal.parts_held():
                     yield f"{parts} parts are held, and the run has ended"
         granted = sorted(

@@ -46,6 +46,7 @@ QUIET_S: Final = {"late": 0.6}
 """Above the delay of late commits: below it a search that shows nothing proves nothing."""
 ENDED: Final = frozenset((0, 4))
 SETTLED: Final = ("created", "updated", "unchanged")
+WAITING: Final = ("pending", "in_doubt")
 PAYERS: Final = {"60054": "org-a", "87726": "org-u", "00430": "org-m"}
 """Payer id: the Organization that Canvas has for it, which no read of a payer id shows."""
 KEYED: Final = FEEDS.replace(
@@ -377,6 +378,10 @@ def rows_amiss(world: World, frame: pl.DataFrame, rows: dict[Place, Row]) -> Ite
                 yield f"{place} is {disposition}, and its id is of {by_id.get(resource_id)}"
             elif world.sandbox.resource(row[0], resource_id) is None:
                 yield f"{place} is {disposition}, and its resource is gone"
+        elif disposition in WAITING and resource_id:  # an update: the resource is its own already
+            owned[resource_id] += 1
+            if by_id.get(resource_id) != row or row[0] != "Coverage":
+                yield f"{place} is {disposition}, and its id is of {by_id.get(resource_id)}"
         elif disposition == "in_doubt":
             doubted[row] += 1
         elif disposition != "pending":
@@ -431,8 +436,10 @@ def summary_amiss(
 
 
 def journal_amiss(world: World) -> Iterator[str]:
-    """The chain of the trail is whole, whatever was killed while it was written."""
+    """Yield an error if the audit log, or the table of writes, was damaged by what was killed."""
     with Journal.open(world.folder / "state", world.url) as journal:
-        broken = journal.first_break()
+        broken, found = journal.first_break(), journal.contradictions().count
+    if found:
+        yield f"the table of writes contradicts the audit log about {found}"
     if broken:
         yield f"the trail breaks at line {broken}"

@@ -497,6 +497,8 @@ def _found(recording: Recording, point: int, journal: Journal) -> Iterator[str]:
         yield "it is another journal"
     if broken := journal.first_break():
         yield f"the trail breaks at line {broken}"
+    if found := journal.contradictions().count:
+        yield f"the table of writes contradicts the audit log about {found}"
     if (journal._head, held) not in [(promise.head, promise.held) for promise in permitted]:
         yield _difference(permitted[0], journal._head[0], held)
     in_flight = sum(state == State.IN_FLIGHT for state, _ in held.values())

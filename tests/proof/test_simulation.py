@@ -72,6 +72,11 @@ def test_updates_overwrite_no_edit_and_no_other_insurer() -> None:
             400647, id="an edit of a payer that is not known, beside one that the file has"
         ),
         pytest.param(300629, id="an update of a payer that is not known, lost and sent again"),
+        pytest.param(70000336, id="an update that an earlier run lost is taken for an edit"),
+        pytest.param(70008055, id="a clock that was set in one run, and set back before the next"),
+        pytest.param(
+            70002735, id="another insurer after the journal was lost: the checker's fault"
+        ),
     ],
 )
 def test_what_long_runs_found_stays_mended(seed: int) -> None:
