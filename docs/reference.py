@@ -32,6 +32,7 @@ at its end names:
 | `CANVAS_CLIENT_ID`, `CANVAS_CLIENT_SECRET` | the application's id and secret, for which a token is asked |
 | `CANVAS_PRIVATE_KEY` | in place of the application's secret: a private key, PEM or JWK, with which a request for a token is signed (`private_key_jwt`, as SMART Backend Services have it: RS384 or ES384). What Canvas itself publishes names the secret only: ask before you rely on it |
 | `CANVAS_TOKEN` | or a ready token, as long as it lasts; it goes before the others |
+| `CANVAS_PROXY_USERNAME`, `CANVAS_PROXY_PASSWORD` | what the proxy in `canvas.proxy` is shown, if it asks for credentials |
 """
 _FIELDS: Final = """\
 ## Fields

@@ -37,7 +37,8 @@ from pipeline.canvas import client as canvas
 from pipeline.canvas.assertion import private_key_of
 from pipeline.canvas.auth import Credentials
 from pipeline.canvas.hosts import is_host_name
-from pipeline.canvas.transport import trust
+from pipeline.canvas.proxy import Proxy, unused
+from pipeline.canvas.trust import trust
 from pipeline.crosswalk import Target
 from pipeline.errors import ConfigError
 from pipeline.feeds import feed as feeds
@@ -65,6 +66,10 @@ _SCHEDULER: Final = re.compile(
 _PORT_MAX: Final = 65_535
 _PARTITIONS_A_WORKER: Final = 4
 _LABEL: Final = "[A-Za-z0-9](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9])?"
+_PROXY: Final = re.compile(
+    r"http://(?:[a-z0-9.-]{1,253}|\[[0-9a-f:.]{2,45}\]):(?P<port>[0-9]{1,5})",
+    re.ASCII | re.IGNORECASE,
+)
 _ADDRESS: Final = re.compile(
     rf"(?P<scheme>https?)://(?P<host>{_LABEL}(?:\.{_LABEL})*|\[[0-9A-Fa-f:]+\])(?::(?P<port>[0-9]{{1,5}}))?"
     r"(?P<path>/[\w.~!$&'()*+,;=:@%/-]*)?(?P<query>\?[\w.~!$&'()*+,;=:@%/?-]*)?",
@@ -128,6 +133,18 @@ class CanvasSection(_Section):
         "",
         description="PEM file with the certificates of your own authority, where a gateway of yours answers for Canvas; then no other authority is trusted. Empty: those of the machine. Verification cannot be switched off.",
     )
+    cert_file: str = Field(
+        "",
+        description="PEM file with the client certificate that a gateway of yours asks for; with `key_file`.",
+    )
+    key_file: str = Field(
+        "",
+        description="PEM file with the key of that certificate, unencrypted, of mode 0600.",
+    )
+    proxy: str = Field(
+        "",
+        description="`http://host:port` of a forward proxy that all requests to Canvas, and for tokens, go through (CONNECT for https: TLS stays end to end). `CANVAS_PROXY_USERNAME` and `CANVAS_PROXY_PASSWORD` are shown to it. Proxies of the environment (`HTTPS_PROXY`) are not used.",
+    )
     location_hosts: list[str] = Field(
         [],
         max_length=20,
@@ -139,6 +156,22 @@ class CanvasSection(_Section):
         le=600,
         description="Seconds to wait for one answer. A write without an answer by then is in doubt.",
     )
+
+    @field_validator("proxy")
+    @classmethod
+    def _is_a_proxy(cls, url: str) -> str:
+        match = _PROXY.fullmatch(url)
+        if url and (match is None or not 0 < int(match["port"]) < 65_536):  # noqa: PLR2004 - ports
+            raise ValueError(
+                "must be http://host:port, without a user or a path; credentials come from CANVAS_PROXY_USERNAME and CANVAS_PROXY_PASSWORD"
+            )
+        return url
+
+    @model_validator(mode="after")
+    def _has_both_files(self) -> Self:
+        if bool(self.cert_file) != bool(self.key_file):
+            raise ValueError("cert_file and key_file go together: name both, or neither")
+        return self
 
     @field_validator("location_hosts")
     @classmethod
@@ -1092,7 +1125,12 @@ def _expectation(text: str) -> tuple[str, str, int]:
 def _canvas(file: File, folder: Path, environment: Mapping[str, str]) -> canvas.Options:
     section = file.canvas
     ca_file = folder / section.ca_file if section.ca_file else None
-    trust(ca_file)  # what is wrong with it is said now
+    certificate = None
+    if section.cert_file:
+        certificate = (folder / section.cert_file, folder / section.key_file)
+        _must_be_readable("canvas.cert_file", certificate[0])
+        _must_be_readable("canvas.key_file", certificate[1])
+    trust(ca_file, certificate)  # what is wrong with them is said now
     client_secret = _secret("CANVAS_CLIENT_SECRET", environment)
     private_key = _secret("CANVAS_PRIVATE_KEY", environment, is_one_line=False)
     if client_secret and private_key:
@@ -1115,8 +1153,22 @@ def _canvas(file: File, folder: Path, environment: Mapping[str, str]) -> canvas.
         concurrency=file.upload.concurrency,
         timeout_s=section.timeout_s,
         ca_file=ca_file,
+        certificate=certificate,
+        proxy=_proxy(section.proxy, environment) if section.proxy else None,
+        unused_proxy="" if section.proxy else unused(environment),
         location_hosts=tuple(section.location_hosts),
     )
+
+
+def _proxy(url: str, environment: Mapping[str, str]) -> Proxy:
+    username = _secret("CANVAS_PROXY_USERNAME", environment)
+    password = _secret("CANVAS_PROXY_PASSWORD", environment)
+    if bool(username) != bool(password) or ":" in username:
+        raise ConfigError(
+            "CANVAS_PROXY_USERNAME and CANVAS_PROXY_PASSWORD: set one without the other, or a colon in the name",
+            "set both (or name files that hold them with _FILE), or neither if the proxy asks for none",
+        )
+    return Proxy(url, username, password)
 
 
 def _objects(environment: Mapping[str, str]) -> fetch.Options:

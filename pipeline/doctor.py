@@ -521,6 +521,8 @@ class Examination:
             )
             return
         async with self._connected() as client:
+            if not await self._look_at_proxy(client):
+                return
             is_there = await self._look_at_host(client)
             if (
                 self.job.canvas.credentials.are_given
@@ -575,6 +577,22 @@ class Examination:
             return True
         self._wrong("Canvas", what, error)
         return False
+
+    async def _look_at_proxy(self, client: Client) -> bool:
+        """Note whether the proxy lets us through. Returns False if nothing beyond it can be asked."""
+        proxy, unused = self.job.canvas.proxy, self.job.canvas.unused_proxy
+        if unused:
+            todo = "set canvas.proxy if the proxy is the only way out"
+            self._note("Canvas", "proxy", State.WARNING, unused, todo)
+        if proxy is None:
+            return True
+
+        async def ask() -> str:
+            await client.reach()
+            how = "with CANVAS_PROXY_USERNAME" if proxy.username else "without credentials"
+            return f"{proxy.address} lets requests through, {how}"
+
+        return await self._ask("proxy", ask())
 
     async def _look_at_host(self, client: Client) -> bool:
         async def ask() -> str:

@@ -220,6 +220,13 @@ def new_run(command: str, clock: Clock, random: Random) -> Run:
     return Run(run_id, command, utc_text(clock.now()))
 
 
+def _warn(left_in_flight: int, unused_proxy: str) -> None:
+    if left_in_flight:
+        log.warning("writes_left_in_flight", count=left_in_flight)
+    if unused_proxy:
+        log.warning("proxy_unused", message=unused_proxy)
+
+
 async def _carry_out(
     job: Job,
     command: str,
@@ -244,8 +251,7 @@ async def _carry_out(
     ):
         progress.run_id = run_id
         doubted = journal.start_run(begun)
-        if doubted:
-            log.warning("writes_left_in_flight", count=doubted)
+        _warn(doubted, job.canvas.unused_proxy if asks else "")
         failure: IngestError | None = None
         is_cut_short = True
         try:

@@ -20,6 +20,7 @@ from pipeline.views.masking import shown as spelt
 EVENTS: Final[dict[str, str]] = {
     "run_started": "a `plan`, `run` or `verify` begins (JSON only, as `run_finished`)",
     "writes_left_in_flight": "so many writes of an earlier run were cut off: they are in doubt, and settled first",
+    "proxy_unused": "the environment names a proxy (`HTTPS_PROXY`), and `canvas.proxy` is empty: it is not used",
     "progress": "where it stands, every 30 s where there is no terminal",
     "stopping": "the first SIGINT or SIGTERM: what is in flight is finished",
     "stopped_at_once": "the second one: what was in flight is in doubt",

@@ -196,9 +196,27 @@ async def test_a_compressed_bomb_is_not_unpacked(encodings: str) -> None:
         bomb = zlib.compress(b" " * (64 * 2**20))
     answer = whole("200 OK", bomb, f"Content-Encoding: {encodings}", "Transfer-Encoding-Odd: x")
     async with bounded(), asked(liar := Liar(answer)) as client:
-        with pytest.raises(SearchFailed, match="200 without a Bundle that can be read"):
+        with pytest.raises(
+            SearchFailed, match=r"200, and the body cannot be read: it is (compressed|longer)"
+        ):
             await client.search("Coverage", "patient", "Patient/x")
     assert b"Accept-Encoding: identity\r\n" in liar.heads[0]
+
+
+async def test_a_search_in_gzip_that_was_not_asked_for_is_read() -> None:
+    """Such searches left every doubt open: a gateway compressed each answer."""
+    found = {"resourceType": "Coverage", "id": ID}
+    bundle = {"resourceType": "Bundle", "entry": [{"resource": found}]}
+    body = gzip.compress(json.dumps(bundle).encode())
+    answer = whole("200 OK", body, "Content-Encoding: gzip")
+    async with asked(Liar(answer)) as client:
+        assert await client.search("Coverage", "patient", "Patient/x") == [found]
+
+
+async def test_a_refusal_in_gzip_is_read() -> None:
+    answer = whole("422 X", gzip.compress(TEXT.encode()), "Content-Encoding: gzip")
+    _, judgement = await judged(answer)
+    assert (judgement.verdict, judgement.message) == (Verdict.REFUSED, "Too much")
 
 
 # Framing ------------------------------------------------------------------------------------------

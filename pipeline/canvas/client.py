@@ -23,7 +23,8 @@ from pipeline.canvas.breaker import Breaker
 from pipeline.canvas.hosts import FOREIGN_MAX, displayed_host, foreign_host, foreign_locations
 from pipeline.canvas.limiter import Grants, Limiter
 from pipeline.canvas.places import Places
-from pipeline.canvas.reasons import address, not_fhir, reason, unreachable, untrusted
+from pipeline.canvas.proxy import PROXY, PROXY_REFUSES, Proxy
+from pipeline.canvas.reasons import address, barred, not_fhir, reason, unreachable
 from pipeline.canvas.retry import (
     FOREIGN_LOCATION,
     OUTAGE_S_MAX,
@@ -36,7 +37,7 @@ from pipeline.canvas.retry import (
     retry_after_s,
 )
 from pipeline.canvas.server_clock import ServerClock
-from pipeline.canvas.transport import TLS, Reply, Transport
+from pipeline.canvas.transport import Reply, Transport
 from pipeline.clock import Clock
 from pipeline.errors import (
     AuthError,
@@ -82,6 +83,9 @@ class Options:
     backoff: Backoff = field(default_factory=Backoff)
     outage_s_max: float = OUTAGE_S_MAX  # how long a new token is waited for
     ca_file: Path | None = None  # the only authorities that are trusted; None: the machine's
+    certificate: tuple[Path, Path] | None = None  # shown to a gateway, and its key
+    proxy: Proxy | None = None
+    unused_proxy: str = ""  # a warning: the environment names a proxy, and `proxy` is None
     location_hosts: tuple[str, ...] = ()  # beside that of base_url: hosts that a Location may name
 
 
@@ -90,7 +94,14 @@ def transport_of(options: Options, may_send: Callable[[], bool] | None = None) -
 
     `may_send` is asked right before the bytes of each.
     """
-    return Transport(options.timeout_s, options.concurrency, options.ca_file, may_send)
+    return Transport(
+        options.timeout_s,
+        options.concurrency,
+        options.ca_file,
+        may_send,
+        proxy=options.proxy,
+        certificate=options.certificate,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +253,16 @@ class Client:
         if reply.status == _OK and content.get("resourceType") == "CapabilityStatement":
             return content
         raise not_fhir("/metadata", url, reply)
+
+    async def reach(self) -> None:
+        """Send one request, only to see whether it gets through. Raises CanvasError if a proxy is why not."""
+        await self._limiter.grant()
+        permit = Permit("", self._clock.now())
+        url = f"{self._options.base_url}/metadata"
+        reply = await self._transport.exchange("GET", url, {"Accept": _JSON}, None)
+        self.exchanges.append(self._exchange("read", permit, reply))
+        if reply.problem in {PROXY, PROXY_REFUSES}:
+            raise not_fhir("/metadata", url, reply)
 
     async def probe(self, resource_type: str) -> None:
         """Search for this resource type once, before the first write: a wrong address or token fails.
@@ -415,8 +436,8 @@ class Client:
             granted = Permit("", self._clock.now())
             reply = await self._transport.exchange("POST", url, headers, form())
             self.exchanges.append(self._exchange("token", granted, reply))
-            if reply.problem == TLS:
-                raise untrusted(reply, urlsplit(url).hostname or "")
+            if (closed := barred(reply, urlsplit(url).hostname or "")) is not None:
+                raise closed
             if not _is_passing(reply):
                 return reply
             waited_s = self._clock.monotonic() - began_s
@@ -439,8 +460,8 @@ class Client:
 
     def _heed(self, reply: Reply, permit: Permit, *, too_fast: bool) -> CanvasError | None:
         """Apply what an answer means for later requests. Returns why the run must stop, or None."""
-        if reply.problem == TLS:
-            return untrusted(reply, self.host)
+        if (closed := barred(reply, self.host)) is not None:
+            return closed
         if refuses_token(reply):
             try:
                 self._tokens.refused(permit.token)

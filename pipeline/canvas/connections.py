@@ -67,16 +67,16 @@ class Attempt:
         self._transport = transport
         self.handed_off = True
 
-    def end(self, *, is_whole: bool) -> None:
-        """Abort a connection whose answer is not whole, or that still holds bytes of the request.
+    def end(self) -> None:
+        """Abort a connection that was closed, or that still holds bytes of the request.
 
         To close it is not enough: what is in its buffer would go out later, when the write may long
         have been given up.
         """
         transport = self._transport
-        if transport is None or (is_whole and transport.is_closing()):
-            return
-        if not is_whole or transport.get_write_buffer_size():
+        if transport is not None and (
+            transport.is_closing() or transport.get_write_buffer_size() > 0
+        ):
             transport.abort()
 
 
@@ -123,12 +123,20 @@ class StrictConnector(aiohttp.TCPConnector):
     """A pool that keeps a connection only as long as nothing at all arrives on it."""
 
     async def _get(self, key: ConnectionKey, traces: list[Trace]) -> Connection | None:
+        if key.proxy is not None and not key.is_ssl:
+            return None  # proxies close such a connection after an answer, and do not always say so
         while (connection := await super()._get(key, traces)) is not None:
-            protocol = connection.protocol
-            if protocol is not None and _is_quiet(protocol) and not _is_readable(protocol):
+            if connection.protocol is not None and _is_reusable(connection.protocol):
                 break
             connection.close()
         return connection
+
+
+def _is_reusable(protocol: ResponseHandler) -> bool:
+    if not _is_quiet(protocol) or _is_readable(protocol):
+        return False
+    transport = protocol.transport
+    return transport is not None and transport.get_write_buffer_size() == 0
 
 
 def _is_quiet(protocol: ResponseHandler) -> bool:

@@ -8,6 +8,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from pipeline.canvas.causes import HTTP2_ONLY
+from pipeline.canvas.proxy import PROXY, PROXY_REFUSES
 from pipeline.canvas.transport import DNS, TLS, Reply
 from pipeline.errors import CanvasError, Unreachable, WrongHost
 from pipeline.fhir.outcome import issues_of
@@ -56,6 +57,7 @@ def unreachable(url: str, reply: Reply, attempts: int, setting: str) -> CanvasEr
             f"Cannot connect to {address(url)}: there is no host {host}, {times}",
             f"check {setting}, and the name service of this machine",
         )
+    setting = "canvas.proxy" if reply.problem == PROXY else setting
     verb = "Cannot connect to" if _is_unconnected(reply) else "No good answer from"
     return Unreachable(
         f"{verb} {address(url)}: {reason(reply)}, {times}",
@@ -70,8 +72,8 @@ def _is_unconnected(reply: Reply) -> bool:
 def not_fhir(asked: str, url: str, reply: Reply) -> CanvasError:
     """Return the error for an answer that is not what FHIR says, and what to do about it."""
     host = urlsplit(url).hostname or ""
-    if reply.problem == TLS:
-        return untrusted(reply, host)
+    if (closed := barred(reply, host)) is not None:
+        return closed
     if reply.status is None:
         return unreachable(url, reply, 1, "canvas.base_url")
     if reply.status in REDIRECTS:
@@ -94,6 +96,16 @@ def redirect(url: str, reply: Reply, setting: str) -> tuple[str, str]:
         f"{address(url)} answers with a redirect (HTTP {reply.status}) to {where}; redirects are not followed",
         f"set {setting} to the address that answers itself, as Canvas gives it",
     )
+
+
+def barred(reply: Reply, host: str) -> CanvasError | None:
+    """Return why no request can succeed until something is changed; None if one may."""
+    if reply.problem == PROXY_REFUSES:
+        return CanvasError(
+            f"Cannot connect to {host}: {reply.detail}",
+            "set CANVAS_PROXY_USERNAME and CANVAS_PROXY_PASSWORD as the proxy knows them, and have the hosts of canvas.base_url and canvas.token_url allowed there",
+        )
+    return untrusted(reply, host) if reply.problem == TLS else None
 
 
 def untrusted(reply: Reply, host: str) -> CanvasError:

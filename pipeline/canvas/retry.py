@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from pipeline.canvas.hosts import displayed_host, foreign_host
+from pipeline.canvas.proxy import PROXY, PROXY_REFUSES
 from pipeline.canvas.transport import LEASE, Reply
 from pipeline.errors import IngestError, WrongHost, taken
 from pipeline.fhir.datatypes import is_id
@@ -25,6 +26,7 @@ BLOCKED: Final = "canvas|blocked"  # the rule of a 403 that is not from the FHIR
 OUTAGE_S_MAX: Final = 900.0  # how long an outage is waited for
 _REFUSING: Final = frozenset({400, 406, 411, 413, 414, 415, 422})
 _NO_SUCH_ENDPOINT: Final = frozenset({404, 405})
+_PROXIES: Final = frozenset({PROXY, PROXY_REFUSES})
 _TOO_FAST: Final = frozenset({429, 503})
 FOREIGN_LOCATION: Final = "canvas|location-host"
 _URL: Final = re.compile(r"[!#-;=?-\[\]_a-z~]*", re.ASCII)  # the signs of RFC 3986, appendix A
@@ -114,7 +116,7 @@ def _judge(reply: Reply, host: str, resource_type: str, *, proven: bool) -> Judg
             return Judgement(
                 Verdict.NOT_APPLIED,
                 rule="canvas|unreachable",
-                message=f"not sent: {reply.problem}",
+                message=f"not sent: {reply.detail if reply.problem in _PROXIES else reply.problem}",
                 stop=taken() if reply.problem == LEASE else None,
             )
         return _lost("no-answer", f"no answer after it was sent ({reply.problem})")

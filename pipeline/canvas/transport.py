@@ -6,11 +6,12 @@ went wrong is a word in the reply, and whether a byte was handed to the socket i
 """
 
 import asyncio
+import os
 import re
 import ssl
 import time
 from collections.abc import Callable, Mapping
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
@@ -18,14 +19,16 @@ import aiohttp
 from multidict import istr
 from yarl import URL
 
-from pipeline.canvas.causes import HTTP2_ONLY, cause
+from pipeline.canvas.bodies import BodyProblem, read_body
+from pipeline.canvas.causes import cause
 from pipeline.canvas.connections import Attempt, LeaseEnded, OneStepRequest, StrictConnector
-from pipeline.errors import ConfigError
+from pipeline.canvas.proxy import AUTHENTICATION_REQUIRED, PROXY, Proxy
+from pipeline.canvas.trust import distrust, trust
 
 TLS: Final = "tls"  # the problem of a connection that cannot be trusted: it stays, so a run stops
 LEASE: Final = "lease"  # nothing may be sent any more: another process may have taken over
 DNS: Final = "dns"  # the problem of a host that has no address
-BODY_BYTES_MAX: Final = 4 * 1024 * 1024
+BODY: Final = "body"  # the problem of a body that is cut short, too long or cannot be decoded
 CONNECT_S_MAX: Final = 10.0
 # Shorter than servers keep an idle connection, so that no request goes out on one being closed.
 KEEPALIVE_S: Final = 4.0
@@ -36,9 +39,10 @@ OWN_HEADERS: Final = {"Accept-Encoding": "identity", "User-Agent": "canvas-inges
 class Reply(NamedTuple):
     """What came back. `status` None: no answer, and `problem` says why in a word of ours.
 
-    `handed_off` is False only where no byte of the request can have left. A body longer than the
-    bound or cut short is b"" and `problem` is "body". `detail` says why a connection is not trusted
-    (`TLS`), one of the texts of `distrust`, or why there is no answer, one of the texts of `cause`.
+    `handed_off` is False only if no byte of the request can have left, or a proxy passed nothing on.
+    A body that is cut short, too long or cannot be decoded is b"" and `problem` is `BODY`. `detail`
+    says why: of a body, of a proxy (`PROXY`, `PROXY_REFUSES`), why a connection is not trusted
+    (`TLS`, one of the texts of `distrust`), or why there is no answer (one of the texts of `cause`).
     """
 
     status: int | None
@@ -58,9 +62,11 @@ class Transport:
         concurrency: Connections in use at a time.
         ca_file: The only authorities that are trusted; None: those of the machine.
         may_send: Asked right before the bytes of each request; None: always.
+        proxy: The forward proxy that all requests go through; None: none, whatever the environment says.
+        certificate: Shown to a gateway that asks for one: PEM files of a certificate and its key.
 
     Raises:
-        ConfigError: If `ca_file` holds no certificate.
+        ConfigError: If one of the files does not hold what it should.
     """
 
     def __init__(
@@ -69,8 +75,12 @@ class Transport:
         concurrency: int,
         ca_file: Path | None = None,
         may_send: Callable[[], bool] | None = None,
+        *,
+        proxy: Proxy | None = None,
+        certificate: tuple[Path, Path] | None = None,
     ) -> None:
-        self._tls = trust(ca_file)
+        self._tls = trust(ca_file, certificate)
+        self._proxy = proxy
         self._timeout_s = timeout_s
         self._concurrency = concurrency
         self._may_send = may_send
@@ -91,6 +101,7 @@ class Transport:
             trust_env=False,
             auto_decompress=False,
             headers=OWN_HEADERS,
+            proxy=None if self._proxy is None else URL(self._proxy.url),
         )
         return self
 
@@ -108,35 +119,47 @@ class Transport:
         if self._session is None:
             raise RuntimeError("the transport is not open")
         attempt, answer = Attempt(self._may_send), _Answer()
-        started_s = time.monotonic()
+        started_s, proxy = time.monotonic(), self._proxy
         try:
             self._check(method, headers)
+            address = _address(url)
+            shown = {} if proxy is None else proxy.headers
+            if proxy is not None and address.scheme == "http":  # it reads the request itself
+                headers = {**headers, **shown, "Connection": "close"}
             async with (
                 asyncio.timeout(self._timeout_s),  # of all of it; aiohttp's own has gaps
                 self._session.request(
                     method,
-                    _address(url),
+                    address,
                     headers=headers,
                     data=body,
                     allow_redirects=False,
                     middlewares=(attempt,),
+                    proxy_headers=shown,
                 ) as response,
             ):
                 await answer.read(response)
         except LeaseEnded:
             answer.problem = LEASE
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            answer.detail = distrust(_below(error))
-            answer.body, answer.problem = b"", TLS if answer.detail else _problem(error)
-            answer.detail = answer.detail or cause(_below(error))
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            answer.fail(error, handed_off=attempt.handed_off)
+            if proxy is not None and not attempt.handed_off and answer.problem != TLS:
+                answer.problem, answer.detail = _of_proxy(error, proxy, address)
+        except ValueError as error:  # a request that HTTP does not know
+            answer.problem = _problem(error)
         finally:
-            attempt.end(is_whole=answer.is_whole)
+            attempt.end()
+        latency_s = time.monotonic() - started_s
+        if proxy is not None and answer.status == AUTHENTICATION_REQUIRED:
+            # An answer of the proxy, which passed nothing on (RFC 9110, 15.5.8).
+            refusal = proxy.refusal(AUTHENTICATION_REQUIRED, "")
+            return Reply(None, {}, b"", False, latency_s, *refusal)
         return Reply(
             answer.status,
             answer.headers,
             answer.body,
             attempt.handed_off,
-            time.monotonic() - started_s,
+            latency_s,
             answer.problem,
             answer.detail,
         )
@@ -177,10 +200,11 @@ class _Answer:
         self.body = b""
         self.problem = self.detail = ""
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether it came to its end."""
-        return self.status is not None and not self.problem
+    def fail(self, error: BaseException, *, handed_off: bool) -> None:
+        """Say what went wrong, in words of ours."""
+        self.detail = distrust(_below(error), handed_off=handed_off)
+        self.body, self.problem = b"", TLS if self.detail else _problem(error)
+        self.detail = self.detail or cause(_below(error))
 
     async def read(self, response: aiohttp.ClientResponse) -> None:
         """Take the head, which counts whatever becomes of the body, and then the body, within its bound."""
@@ -190,101 +214,49 @@ class _Answer:
                 self.headers[lower] = ", ".join(given.getall(name))  # RFC 9110, 5.3
         connection = response.connection
         protocol = None if connection is None else connection.protocol
-        self.body, self.problem = await _bounded(response)
+        try:
+            self.body = await read_body(response)
+        except BodyProblem as unread:
+            self.problem, self.detail = BODY, str(unread)
         is_measured = "Content-Length" in given or "Transfer-Encoding" in given
         if protocol is not None and not is_measured:  # the end of the connection is its end
             error = protocol.exception()
             if isinstance(error, aiohttp.ClientOSError):  # and it was a reset
-                self.body, self.problem = b"", "body"
+                self.body, self.problem = b"", BODY
 
 
 _KEPT: Final = tuple((istr(name), name.lower()) for name in KEPT_HEADERS)
 
 
-def trust(ca_file: Path | None) -> ssl.SSLContext:
-    """What a peer must show: a certificate for its name, of a trusted authority, by TLS 1.2 or later.
-
-    There is no way to do without. Raises ConfigError for a file without certificates.
-    """
-    if ca_file is None:
-        return _trust_as_the_machine()
-    context = _strict()
-    try:
-        context.load_verify_locations(ca_file)
-    except OSError as error:  # an ssl.SSLError is one, too
-        is_read = isinstance(error, ssl.SSLError)
-        raise ConfigError(
-            f"canvas.ca_file: {'no certificate in it' if is_read else error.strerror}",
-            "name a PEM file that holds the certificates of your authority",
-        ) from None
-    return context
-
-
-@cache
-def _trust_as_the_machine() -> ssl.SSLContext:
-    """Read once: it holds some hundred authorities, and takes 20 ms."""
-    context = _strict()
-    context.load_default_certs()
-    return context
-
-
-def _strict() -> ssl.SSLContext:
-    """Not `ssl.create_default_context`, which writes the session's keys where SSLKEYLOGFILE says."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    return context
-
-
-def distrust(error: BaseException) -> str:
-    """Why a TLS connection is not to be trusted; "" where it is only that it broke off."""
-    match error:
-        case ssl.SSLCertVerificationError():
-            return _CERTIFICATES.get(error.verify_code, "its certificate is not valid")
-        case ssl.SSLEOFError() | ssl.SSLZeroReturnError() | ssl.SSLSyscallError():
-            return ""
-        case ssl.SSLError():
-            return _HANDSHAKES.get(error.reason or "", "it agrees on no TLS that is safe")
-        case _:
-            return ""
-
-
-# By the codes of OpenSSL's x509_vfy.h, and the names of its reasons.
-_CERTIFICATES: Final = {
-    2: "the authority that signed it was itself signed by one that is not trusted here: its root certificate is missing",
-    9: "its certificate is not valid yet",
-    10: "its certificate has expired",
-    18: "its certificate is signed by nobody but itself",
-    19: "its certificate is signed by an authority that is not trusted here",
-    20: "its certificate is signed by an authority that is not trusted here",
-    21: "its certificate is signed by an authority that is not trusted here",
-    62: "its certificate is for another name",
-    64: "its certificate is for another address",
-}
-_HANDSHAKES: Final = {
-    "TLSV1_ALERT_NO_APPLICATION_PROTOCOL": HTTP2_ONLY,
-    "NO_APPLICATION_PROTOCOL": HTTP2_ONLY,
-} | dict.fromkeys(
-    ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"),
-    "what answers there speaks no TLS",
-)
-
-
 def _below(error: BaseException) -> BaseException:
-    """The error of the TLS library that aiohttp's is about; the error itself where there is none."""
+    """Return the error of the TLS library that aiohttp's is about; the error itself if there is none."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return error.certificate_error
-    return error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return error.os_error
+    below: BaseException | None = error
+    while below is not None and not isinstance(below, ssl.SSLError):
+        below = below.__cause__
+    return below or error
 
 
-async def _bounded(response: aiohttp.ClientResponse) -> tuple[bytes, str]:
-    parts, size = [], 0
-    while chunk := await response.content.read(BODY_BYTES_MAX + 1 - size):
-        parts.append(chunk)
-        size += len(chunk)
-        if size > BODY_BYTES_MAX:
-            return b"", "body"
-    return b"".join(parts), ""
+def _of_proxy(error: BaseException, proxy: Proxy, address: URL) -> tuple[str, str]:
+    """Return the problem, and its detail, of what failed before the request left; the proxy is named."""
+    name, target = f"the proxy {proxy.address}", f"{address.raw_host}:{address.port}"
+    match error:
+        case aiohttp.ClientHttpProxyError():
+            return proxy.refusal(error.status, target)
+        case aiohttp.ClientConnectorDNSError():
+            return PROXY, f"{name} has no address: the name is unknown here"
+        case aiohttp.ClientProxyConnectionError():
+            why = os.strerror(error.os_error.errno or 0).lower()
+            return PROXY, f"{name} cannot be reached ({why})"
+        case TimeoutError():
+            return PROXY, f"{name} gave no connection to {target} in time"
+        case aiohttp.ClientConnectorError():
+            return PROXY, f"{target} ended the connection through {name}"
+        case _:
+            return PROXY, f"{name} ended the connection, or is no HTTP proxy"
 
 
 def _problem(error: BaseException) -> str:
@@ -297,6 +269,6 @@ def _problem(error: BaseException) -> str:
         case aiohttp.ClientConnectorError():
             return "connect"
         case aiohttp.ClientPayloadError():
-            return "body"
+            return BODY
         case _:
             return "disconnected"

@@ -1,13 +1,16 @@
 """What an answer is, byte by byte. All of it comes after the request was sent."""
 
+import gzip
 import re
+import zlib
 from collections.abc import Callable
 from random import Random
 from typing import Any
 
 import pytest
 
-from pipeline.canvas.transport import BODY_BYTES_MAX, Transport
+from pipeline.canvas.bodies import BODY_BYTES_MAX
+from pipeline.canvas.transport import Transport
 from tests.transport.server import CLOSE, RESET, Script, Server, serving
 
 ID = "/PaymentNotice/1"
@@ -26,6 +29,16 @@ def headed(*lines: bytes) -> bytes:
     return b"\r\n".join([b"HTTP/1.1 201 Created", *lines, b"Content-Length: 0", b"", b""])
 
 
+def encoded(encoding: bytes, body: bytes) -> bytes:
+    return (
+        HEAD + b"Content-Encoding: %s\r\nContent-Length: %d\r\n\r\n" % (encoding, len(body)) + body
+    )
+
+
+def in_chunks(body: bytes) -> bytes:
+    return b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"
+
+
 ANSWERS: dict[str, tuple[Script, tuple[Any, ...]]] = {
     "no body": ([EMPTY], CREATED),
     "a body of a length": ([HEAD + b"Content-Length: 4\r\n\r\nbody"], WITH_BODY),
@@ -41,10 +54,19 @@ ANSWERS: dict[str, tuple[Script, tuple[Any, ...]]] = {
     "a body until the end": ([HEAD + b"\r\nbo", b"dy", CLOSE], WITH_BODY),
     "HTTP/1.0": ([HEAD.replace(b"1.1", b"1.0") + b"\r\nbody", CLOSE], WITH_BODY),
     "a coding until the end": ([HEAD + b"Transfer-Encoding: gzip\r\n\r\nbody", CLOSE], WITH_BODY),
-    "nothing is unpacked": (
-        [HEAD + b"Content-Encoding: gzip\r\nContent-Length: 4\r\n\r\nbody"],
-        WITH_BODY,
-    ),
+    "no encoding": ([encoded(b"identity", b"body")], WITH_BODY),
+    "gzip that was not asked for": ([encoded(b"gzip", gzip.compress(b"body"))], WITH_BODY),
+    "x-gzip in capitals": ([encoded(b"X-GZIP", gzip.compress(b"body"))], WITH_BODY),
+    "gzip in chunks": ([CHUNKED[:-2] + b"Content-Encoding: gzip\r\n\r\n", in_chunks(gzip.compress(b"body"))], WITH_BODY),
+    "gzip of nothing": ([encoded(b"gzip", b"")], CREATED),
+    "gzip as long as may be": ([encoded(b"gzip", gzip.compress(HUGE))], (201, ID, HUGE, "")),
+    "gzip too long": ([encoded(b"gzip", gzip.compress(HUGE + b"x"))], CUT),
+    "a bomb": ([encoded(b"gzip", gzip.compress(b"x" * 200_000_000))], CUT),
+    "gzip that is cut": ([encoded(b"gzip", gzip.compress(b"body")[:-4])], CUT),
+    "gzip and more": ([encoded(b"gzip", gzip.compress(b"body") + b"more")], CUT),
+    "no gzip": ([encoded(b"gzip", b"body")], CUT),
+    "deflate": ([encoded(b"deflate", zlib.compress(b"body"))], CUT),
+    "gzip twice": ([encoded(b"gzip, gzip", gzip.compress(gzip.compress(b"body")))], CUT),
     "204": ([b"HTTP/1.1 204 No Content\r\n\r\n"], (204, None, b"", "")),
     "304 with a length": (
         [b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n"],
@@ -152,6 +174,28 @@ async def test_what_is_kept_of_the_headers(serve: Callable[..., Any]) -> None:
             reply = await transport.exchange("GET", f"{server.url}/x", {}, None)
             assert reply.headers == kept
     assert b"a=b" not in server.requests[1]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body", "detail"),
+    [
+        (b"br", b"body", "it is compressed by br, which was not asked for"),
+        (
+            b"secret-of-a-patient",
+            b"body",
+            "it is compressed in an unknown way, which was not asked for",
+        ),
+        (b"gzip", b"body", "its gzip cannot be read"),
+        (b"gzip", gzip.compress(HUGE + b"x"), "it is longer than 4 MiB"),
+    ],
+)
+async def test_a_body_that_cannot_be_read_says_why(
+    encoding: bytes, body: bytes, detail: str, serve: Callable[..., Any]
+) -> None:
+    server = await serve([encoded(encoding, body)])
+    async with Transport(2.0, 1) as transport:
+        reply = await transport.exchange("GET", f"{server.url}/x", {}, None)
+    assert (reply.status, reply.problem, reply.detail) == (201, "body", detail)
 
 
 # docs/operations.md, "Answers that are damaged": what the parser does with these is a limit, and a safe one.
