@@ -246,9 +246,9 @@ def review(**options: Any) -> None:
     sys.exit(reviewed.exit_code)
 
 
-@cli.group(short_help="What the journal holds, and whether it is whole; purge.")
+@cli.group(short_help="Show what the journal holds, move it to a new address, purge it.")
 def journal() -> None:
-    """Show what the journal holds and whether it is whole, and remove what is old."""
+    """Show what the journal holds and whether it is whole, bind it to a new address, remove what is old."""
 
 
 @journal.command()
@@ -278,6 +278,31 @@ def show(key: str | None, **options: Any) -> None:
     else:
         _say(inventory_text(told))
     sys.exit(0 if found.is_whole else 1)
+
+
+@journal.command("move", short_help="Bind the journal to a new canvas.base_url of the same Canvas.")
+@_options(_CONFIG, *_OUTPUT)
+def move_(**options: Any) -> None:
+    """Bind the journal to the canvas.base_url of CONFIG, a new address of the same Canvas.
+
+    The newest confirmed resources are read back through it first: unless all are there, nothing changes.
+    """
+
+    def work(_: Progress, stop: asyncio.Event) -> Any:
+        from pipeline import moving
+
+        return moving.move(_job(options), stop=stop)
+
+    moved = _watch(work, {**options, "no_progress": True})
+    if options["as_json"]:
+        import orjson
+
+        click.echo(orjson.dumps(moved.as_json()).decode())
+    else:
+        _say(
+            f"The journal now belongs to {moved.base_url} (before: {moved.bound_before}).\n"
+            f"Read back through it: {moved.compared} of {moved.compared} resources. The move is in the audit log."
+        )
 
 
 @journal.command("purge", short_help="Remove what old runs left of rows.")

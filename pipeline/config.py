@@ -36,6 +36,7 @@ from pipeline import __version__, logs, notify, workers
 from pipeline.canvas import client as canvas
 from pipeline.canvas.assertion import private_key_of
 from pipeline.canvas.auth import Credentials
+from pipeline.canvas.hosts import is_host_name
 from pipeline.canvas.transport import trust
 from pipeline.crosswalk import Target
 from pipeline.errors import ConfigError
@@ -127,16 +128,26 @@ class CanvasSection(_Section):
         "",
         description="PEM file with the certificates of your own authority, where a gateway of yours answers for Canvas; then no other authority is trusted. Empty: those of the machine. Verification cannot be switched off.",
     )
+    location_hosts: list[str] = Field(
+        [],
+        max_length=20,
+        description='Hosts beside that of `base_url` that a `Location`, or the `next` link of a search, may name, where a gateway in front of Canvas leaves them as they are: `["fumage-<instance>.canvasmedical.com"]`. Names only, without scheme and port. Nothing is ever sent to them.',
+    )
     timeout_s: float = Field(
         30.0,
         gt=0,
         le=600,
         description="Seconds to wait for one answer. A write without an answer by then is in doubt.",
     )
-    transport: Literal["httptools", "aiohttp"] = Field(
-        "httptools",
-        description="What carries the requests. `aiohttp` takes five times the CPU, and is for a server that does not get on with the other.",
-    )
+
+    @field_validator("location_hosts")
+    @classmethod
+    def _are_host_names(cls, hosts: list[str]) -> list[str]:
+        if not all(map(is_host_name, hosts)):
+            raise ValueError(
+                'must be host names in lower case, such as "fumage-example.canvasmedical.com", without scheme, port and path'
+            )
+        return hosts
 
     @field_validator("base_url", "token_url")
     @classmethod
@@ -185,7 +196,7 @@ class UploadSection(_Section):
         3,
         ge=1,
         le=1_000,
-        description="So many lost answers in a row and nothing is sent until Canvas answers a read again.",
+        description="After this many lost answers in a row nothing is sent until Canvas answers a read; then one write goes first, and the others after its answer.",
     )
 
 
@@ -762,11 +773,6 @@ def load(
                 f"--expect {section.name}:total_usd: an {section.kind.value} feed has no amounts",
                 f"write {section.name}:rows=5000",
             )
-    if file.state.url and file.canvas.transport == "aiohttp":
-        raise ConfigError(
-            'canvas.transport = "aiohttp" with state.url: it cannot see to it that nothing is sent past the end of a lease',
-            'leave canvas.transport out, or write "httptools"',
-        )
     sections = [section for section in file.feeds if not only_feeds or section.name in only_feeds]
     return Job(
         feeds=tuple(_feed(section, folder) for section in sections),
@@ -921,9 +927,9 @@ def _explained(error: ValidationError) -> str:
     for detail in error.errors(include_input=False, include_context=False, include_url=False):
         where = _where(detail["loc"])
         if detail["type"] == "extra_forbidden":
-            lines.append(
-                f"{where}: no such key.{_near(str(detail['loc'][-1]), _siblings(detail['loc']))}"
-            )
+            gone = _REMOVED.get(where)
+            near = _near(str(detail["loc"][-1]), _siblings(detail["loc"]))
+            lines.append(f"{where}: {gone}" if gone else f"{where}: no such key.{near}")
         else:
             lines.append(
                 f"{where}: {detail['msg'].removeprefix('Value error, ')}"
@@ -931,6 +937,12 @@ def _explained(error: ValidationError) -> str:
                 else detail["msg"]
             )
     return "\n  ".join(dict.fromkeys(lines))
+
+
+# Keys of earlier versions, and what to do about them.
+_REMOVED: Final = {
+    "canvas.transport": "this key was removed: aiohttp carries all requests. Delete the line",
+}
 
 
 def _where(location: tuple[int | str, ...]) -> str:
@@ -1103,7 +1115,7 @@ def _canvas(file: File, folder: Path, environment: Mapping[str, str]) -> canvas.
         concurrency=file.upload.concurrency,
         timeout_s=section.timeout_s,
         ca_file=ca_file,
-        transport=section.transport,
+        location_hosts=tuple(section.location_hosts),
     )
 
 

@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 import polars as pl
 
 from pipeline.canvas.client import Client, transport_of
+from pipeline.canvas.skew import Skew, measure
 from pipeline.clock import SystemClock
 from pipeline.crosswalk import Crosswalk
 from pipeline.engine import new_run
@@ -46,7 +47,7 @@ from pipeline.job import Job, Progress, Reference, References
 from pipeline.journal.journal import Journal
 from pipeline.planning import Planner
 from pipeline.plans import Plan
-from pipeline.records import Disposition
+from pipeline.records import Disposition, Stamped
 from pipeline.stages.diagnose import diagnose, spelt
 from pipeline.stages.lookup import lookup
 from pipeline.stages.read import read
@@ -143,6 +144,7 @@ class Examination:
     patients: list[tuple[Feed, pl.DataFrame]] = field(default_factory=list)  # a few rows a feed
     is_beside_run: bool = False  # another run holds the journal now
     has_past: bool = False  # the journal knows of earlier runs
+    stamped: list[Stamped] = field(default_factory=list)  # payments that show the clock of stamps
     is_sure: bool = True  # of what would be sent: the journal and all ids are known
 
     def _note(self, group: str, what: str, state: State, message: str, todo: str = "") -> None:
@@ -273,6 +275,8 @@ class Examination:
         group, self.has_past = "Journal", True
         self._note(group, "journal", State.OK, f"whole, and of {journal.base_url}")
         journal.start_run(new_run("plan", SystemClock(), self.random))  # as a run would find it
+        newest = journal.newest_confirmed("PaymentNotice", 1)["run_id"]
+        self.stamped = [each for run_id in newest for each in journal.stamped(run_id)]
         doubts = len(journal.doubts())
         if doubts:
             self._note(
@@ -620,8 +624,30 @@ class Examination:
 
             if not await self._ask(resource_type, probe()):
                 is_searched = is_searched and resource_type != "Patient"
+        if self.stamped:
+            self._note_skew(await measure(client, self.stamped))
         if is_searched:
             await self._look_up_some(client)
+
+    def _note_skew(self, skew: Skew | None) -> None:
+        """Note how far the `Date` of answers is from the clock that stamps payments."""
+        what, group = "clock of Date", "Canvas"
+        if skew is None:
+            told = "the last payments do not show how far it is from the clock that stamps them"
+            self._note(group, what, State.OK, told)
+        elif skew.is_none:
+            self._note(group, what, State.OK, "agrees with the clock that stamps payments")
+        else:
+            side = "behind" if skew.most > timedelta() else "ahead of"
+            seconds = round(abs((skew.least + skew.most) / 2).total_seconds())
+            self._note(
+                group,
+                what,
+                State.WARNING,
+                f"the Date of answers was {_count(seconds, 'second')} {side} the clock that stamps payments: "
+                "a gateway replaces it",
+                "have the gateway pass on the Date of Canvas (nginx: proxy_pass_header Date), or set its clock by NTP",
+            )
 
     def _types(self) -> list[str]:
         return sorted({feed.traits.resource_type for feed in self.job.feeds})

@@ -125,9 +125,13 @@ def taken() -> JournalTaken:
 
 
 class JournalForeign(JournalError):
-    """The journal belongs to another Canvas."""
+    """The journal belongs to another Canvas, or to another address of the same: `base_url` is that one."""
 
     exit_code = 2
+
+    def __init__(self, message: str, fix: str, base_url: str) -> None:
+        super().__init__(message, fix)
+        self.base_url = base_url
 
 
 class JournalLost(JournalError):

@@ -50,6 +50,10 @@ class Lanes:
             self._waiting_count += 1
         return True
 
+    def offer_if_idle(self, intent: Intent) -> bool:
+        """Offer an intent whose lane has nothing else. False: the lane is busy or shut."""
+        return intent.lane not in self._waiting and self.offer(intent)
+
     def open(self, intent: Intent) -> bool:
         """Open an intent that was sent before. False: its lane is open already, or shut."""
         if intent.lane in self._shut or intent.lane in self._waiting:

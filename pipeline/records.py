@@ -205,6 +205,15 @@ class Doubt:
     )
 
 
+class Stamped(NamedTuple):
+    """A payment of which Canvas confirmed the create: the `Date` of that answer, and our times around it."""
+
+    resource_id: str
+    dated: datetime
+    sent_at: datetime
+    settled_at: datetime
+
+
 class Settlement(StrEnum):
     """What a search says of a write in doubt."""
 

@@ -14,15 +14,25 @@ DAY = timedelta(days=1)
 
 
 class Authority:
-    """It signs for whoever asks. `path` is its certificate, as PEM."""
+    """An authority that signs certificates of servers. `path` is its own one, as PEM.
 
-    def __init__(self, folder: Path, name: str = "made-up authority") -> None:
+    It signs itself, or is an intermediate one that `signed_by` signs.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        name: str = "made-up authority",
+        *,
+        signed_by: "Authority | None" = None,
+    ) -> None:
         self.folder = folder
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         now = datetime.now(UTC)
+        issuer = signed_by or self
         certificate = _signed(
-            self._name, self._name, self._key, self._key, (now - 9 * DAY, now + 9 * DAY), None
+            self._name, issuer._name, self._key, issuer._key, (now - 9 * DAY, now + 9 * DAY), None
         )
         self.path = folder / f"{name.replace(' ', '-')}.pem"
         self.path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))

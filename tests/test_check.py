@@ -252,7 +252,7 @@ async def test_a_journal_of_another_canvas(make_world: MakeWorld) -> None:
     check = only(await checked(world), "journal")
     assert check.state is State.WRONG
     assert "belongs to https://fumage-other.canvasmedical.com" in check.message
-    assert "its own state.dir" in check.todo
+    assert "canvas-ingest journal move CONFIG" in check.todo
 
 
 async def test_a_journal_that_another_run_holds(make_world: MakeWorld) -> None:
@@ -354,7 +354,7 @@ async def test_a_secret_that_has_expired(make_world: MakeWorld) -> None:
     world = await fit(make_world)
     (check,) = bad(await checked(world, {**CREDENTIALS, "CANVAS_CLIENT_SECRET": "of-last-year"}))
     assert (check.what, check.state) == ("token", State.WRONG)
-    assert "answers 401 (invalid_client)" in check.message
+    assert "answers HTTP 401 (invalid_client)" in check.message
     assert "make a new secret in Canvas" in check.todo
     assert "of-last-year" not in json.dumps(doctor.as_json([check]))
     asked = world.sandbox.account()["requests"]["by"]["POST /auth/token/"]
@@ -364,7 +364,7 @@ async def test_a_secret_that_has_expired(make_world: MakeWorld) -> None:
 async def test_a_token_that_is_not_taken(make_world: MakeWorld) -> None:
     world = await fit(make_world)
     told = bad(await checked(world, {"CANVAS_TOKEN": "stale"}))
-    assert "does not take the token in CANVAS_TOKEN" in told[0].message
+    assert "does not accept the token in CANVAS_TOKEN" in told[0].message
 
 
 async def test_a_scope_that_lacks_a_right(make_world: MakeWorld) -> None:
@@ -427,7 +427,7 @@ async def test_a_host_that_is_none(
         )
         (check,) = bad(await checked(world))
     assert (check.what, check.state) == ("host", State.WRONG)
-    assert f"answered with {status}" in check.message
+    assert f"answered with HTTP {status}" in check.message
     assert todo in check.todo
 
 
@@ -437,11 +437,15 @@ async def test_a_dead_server_and_a_name_without_an_address(make_world: MakeWorld
     dead = text.replace(world.url, "http://127.0.0.1:9")
     world.config.write_text(dead)
     told = {check.what: check for check in bad(await checked(world, {}))}
-    assert told["host"].message == "127.0.0.1 does not answer: no connection"
+    assert told["host"].message == (
+        "Cannot connect to http://127.0.0.1:9/metadata: connection refused, 1 attempt"
+    )
 
     world.config.write_text(text.replace(world.url, "https://canvas.invalid"))
     told = {check.what: check for check in bad(await checked(world, {}))}
-    assert told["host"].message == "there is no host canvas.invalid"
+    assert told["host"].message == (
+        "Cannot connect to https://canvas.invalid/metadata: there is no host canvas.invalid, 1 attempt"
+    )
 
 
 async def test_a_silent_token_endpoint_does_not_hold_it(make_world: MakeWorld) -> None:

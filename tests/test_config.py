@@ -33,7 +33,7 @@ amount = "Amount"
 
 # The keys that other programs and people rely on, by section.
 KEYS = {
-    "canvas": "base_url token_url contract scope key_id ca_file timeout_s transport",
+    "canvas": "base_url token_url contract scope key_id ca_file timeout_s",
     "upload": "rate_per_s concurrency attempts_max quiet_s resend_absent doubts_max",
     "limits": "rejects_max amount_usd_max total_usd_max writes_max change_max",
     "state": "dir url lease_s",

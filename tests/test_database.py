@@ -14,10 +14,14 @@ import psycopg
 import pytest
 
 from pipeline import engine
+from pipeline.canvas.slots import pacing
+from pipeline.clock import SystemClock
 from pipeline.errors import ConfigError, JournalError, JournalForeign, JournalLost
 from pipeline.fhir.outcome import issues_of
 from pipeline.journal import postgres
+from pipeline.journal.address import parameters_of
 from pipeline.journal.journal import Journal, Run
+from pipeline.journal.rate import Target
 from pipeline.journal.store import Database
 from pipeline.records import Verdict
 from pipeline.sandbox import Faults
@@ -194,13 +198,65 @@ def test_what_keeps_a_connection_from_being_made_is_told(
 ) -> None:
     assert "does not exist" in refusal(tmp_path, postgres_server.url("nosuch"))
     assert "Connection refused" in refusal(tmp_path, "postgresql://ingest@127.0.0.1:1/x")
-    assert "failed to resolve host" in refusal(tmp_path, "postgresql://ingest@db.invalid/x")
+    assert "failed to resolve host" in refusal(
+        tmp_path, "postgresql://ingest@db.invalid/x?sslmode=verify-full"
+    )
     assert "does not support SSL" in refusal(tmp_path, f"{database}?sslmode=verify-full")
     assert '"sslmod"' in refusal(tmp_path, f"{database}?sslmod=verify-full", ConfigError)
     monkeypatch.setenv("PGPASSWORD", SECRET)
     assert "password authentication failed" in refusal(tmp_path, database)
     monkeypatch.delenv("PGPASSWORD")
     assert "set PGPASSWORD" in refusal(tmp_path, database)
+
+
+REMOTE = "192.0.2.1"  # RFC 5737: an address of nobody
+ELSEWHERE: dict[str, tuple[str, dict[str, str]]] = {
+    "several hosts": (f"postgresql://u@localhost,{REMOTE}/db", {}),
+    "several hosts in the query": (f"postgresql:///db?host=localhost,{REMOTE}", {}),
+    "a number for a near name": (f"postgresql://u@localhost/db?hostaddr={REMOTE}", {}),
+    "PGHOST": ("postgresql:///db", {"PGHOST": REMOTE}),
+    "PGHOSTADDR": ("postgresql://u@localhost/db", {"PGHOSTADDR": REMOTE}),
+    "a fragment": (f"postgresql://u@{REMOTE}#@localhost/db", {}),
+    "a mode that verifies nothing": (f"postgresql://u@{REMOTE}/db?sslmode=require", {}),
+    "a mode of the environment": (f"postgresql://u@{REMOTE}/db", {"PGSSLMODE": "require"}),
+    "an address in another form": ("postgresql://u@0.0.0.0/db", {}),
+}
+
+
+@pytest.mark.parametrize("way", ELSEWHERE)
+async def test_no_way_leads_to_another_machine_without_a_verified_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    url, environment = ELSEWHERE[way]
+    monkeypatch.setenv("PGPASSWORD", SECRET)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert "add sslmode=verify-full" in refusal(tmp_path, url, ConfigError)
+    with pytest.raises(ConfigError, match="on another machine"):
+        Target(url, pacing(5.0), SystemClock())
+
+
+def test_a_service_file_does_not_say_where_the_password_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services = tmp_path / "services"
+    services.write_text(f"[far]\nhost={REMOTE}\n")
+    monkeypatch.setenv("PGSERVICEFILE", str(services))
+    monkeypatch.setenv("PGPASSWORD", SECRET)
+    assert "must not name a service" in refusal(
+        tmp_path, "postgresql:///db?service=far", ConfigError
+    )
+    monkeypatch.setenv("PGSERVICE", "far")
+    assert "comes from PGHOST" in refusal(tmp_path, "postgresql:///db", ConfigError)
+
+
+def test_what_the_url_says_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGHOST", REMOTE)
+    monkeypatch.setenv("PGSSLMODE", "disable")
+    near = parameters_of("postgresql://u@127.0.0.1:5432/db")
+    assert (near["host"], near["sslmode"]) == ("127.0.0.1", "disable")
+    far = parameters_of(f"postgresql://u@{REMOTE}/db?sslmode=verify-full")
+    assert (far["host"], far["sslmode"]) == (REMOTE, "verify-full")
 
 
 @pytest.fixture

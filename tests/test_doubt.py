@@ -11,8 +11,7 @@ import polars as pl
 import pytest
 
 from pipeline import engine
-from pipeline.canvas.transport import Reply
-from pipeline.canvas.wire import Wire
+from pipeline.canvas.transport import Reply, Transport
 from pipeline.sandbox import Faults
 from tests.test_review import LOST, THROTTLED, paid_by_hand
 from tests.test_run import counts, effects_reach
@@ -213,9 +212,9 @@ async def test_a_resend_that_is_tried_again_may_find_its_own_late_effect(
     world = await make_world(patients=1)
     world.write_config(feeds=LEDGER_ONLY, quiet_s=0.1, resend_absent="all")
     world.write_ledger([("T0", patient_key(0), "20.00", "")])
-    exchange, posts = Wire.exchange, [0]
+    exchange, posts = Transport.exchange, [0]
 
-    async def struck(self: Wire, method: str, url: str, *rest: Any) -> Reply:
+    async def struck(self: Transport, method: str, url: str, *rest: Any) -> Reply:
         if method == "POST" and url.endswith("PaymentNotice"):
             posts[0] += 1
             if posts[0] == 1:
@@ -227,7 +226,7 @@ async def test_a_resend_that_is_tried_again_may_find_its_own_late_effect(
         timeless = {name: text for name, text in reply.headers.items() if name != "date"}
         return reply._replace(headers=timeless)
 
-    monkeypatch.setattr(Wire, "exchange", struck)
+    monkeypatch.setattr(Transport, "exchange", struck)
     result = await world.run()
     assert (counts(result), len(world.effects)) == ({"in_doubt": 1}, 1)
     assert result.frame["rule"][0] == "recover|untimely"

@@ -160,12 +160,16 @@ def test_the_manifests_are_valid() -> None:
     kubernetes = pytest.importorskip("kubernetes_validate", reason="make checks installs it")
     version = kubernetes.latest_version()
     manifests = _manifests()
-    assert [each["kind"] for each in manifests] == ["PersistentVolumeClaim", "CronJob"]
+    assert [each["kind"] for each in manifests] == [
+        "PersistentVolumeClaim",
+        "NetworkPolicy",
+        "CronJob",
+    ]
     for manifest in manifests:
         kubernetes.validate(manifest, version, strict=True)
-    manifests[1]["spec"]["concurencyPolicy"] = "Forbid"
+    manifests[-1]["spec"]["concurencyPolicy"] = "Forbid"
     with pytest.raises(kubernetes.ValidationError):
-        kubernetes.validate(manifests[1], version, strict=True)
+        kubernetes.validate(manifests[-1], version, strict=True)
 
 
 @pytest.mark.parametrize("name", ["cronjob.yaml", "cluster.yaml"])
@@ -221,27 +225,44 @@ def test_the_manifests_of_a_cluster_are_valid() -> None:
         kubernetes.validate(pods[0], version, strict=True)
 
 
-def test_pods_of_a_cluster_are_not_root_write_nowhere_else_and_share_one_path() -> None:
+@pytest.mark.parametrize("name", ["cronjob.yaml", "cluster.yaml"])
+def test_pods_are_confined(name: str) -> None:
+    """No root, no token of the cluster, nothing written but to what is mounted, and a policy for their network."""
+    *others, job = _manifests(name)
+    pods = [_pod(name), *(_dask_cluster() if name == "cluster.yaml" else ())]
+    for pod in pods:
+        assert pod["automountServiceAccountToken"] is False
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert f"{pod['securityContext']['runAsUser']}:" in text_of("Containerfile")
+        (container,) = pod["containers"]
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert "memory" in container["resources"]["limits"]
+        mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+        assert mounts["/tmp"] == "tmp"  # noqa: S108 - the pod's
+        assert {"name": "tmp", "emptyDir": {"sizeLimit": "1Gi"}} in pod["volumes"]
+    (policy,) = [each for each in others if each["kind"] == "NetworkPolicy"]
+    assert policy["spec"]["policyTypes"] == ["Ingress", "Egress"]
+    labels = job["spec"]["jobTemplate"]["spec"]["template"]["metadata"]["labels"]
+    assert policy["spec"]["podSelector"]["matchLabels"].items() <= labels.items()
+
+
+def test_pods_of_a_cluster_share_one_path_and_the_scheduler_has_no_secret() -> None:
     volume, policy, cluster, _ = _manifests("cluster.yaml")
     scheduler, worker = _dask_cluster()
-    command = _pod("cluster.yaml")
-    for pod in (scheduler, worker, command):
-        assert pod["securityContext"]["runAsNonRoot"] is True
-        assert f"{pod['securityContext']['runAsUser']}:" in text_of("Containerfile")
-        assert pod["automountServiceAccountToken"] is False
+    for pod in (scheduler, worker, _pod("cluster.yaml")):
         (container,) = pod["containers"]
-        assert container["securityContext"]["readOnlyRootFilesystem"] is True
-        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
-        assert "memory" in container["resources"]["limits"]
         mounts = {mount["mountPath"] for mount in container["volumeMounts"]}
-        assert mounts >= {"/etc/canvas-ingest", "/tmp"}  # noqa: S108 - the pod's
+        assert "/etc/canvas-ingest" in mounts
         assert ("/data" in mounts) == (pod is not scheduler)
-        assert ("envFrom" in container) == (pod is not scheduler), "it needs no secret"
+        assert ("envFrom" in container) == (pod is not scheduler)
     assert volume["spec"]["accessModes"] == ["ReadWriteMany"]
     label = policy["spec"]["podSelector"]["matchLabels"].items()
     assert label <= cluster["metadata"]["labels"].items()
-    job = _manifests("cluster.yaml")[3]["spec"]["jobTemplate"]["spec"]["template"]
-    assert label <= job["metadata"]["labels"].items()
 
 
 def test_the_ports_of_a_cluster_are_open_to_its_own() -> None:

@@ -303,11 +303,11 @@ async def test_a_connection_that_is_not_trusted_stops_the_run_and_nothing_was_se
         assert why in judgement.stop.message
         assert "canvas.ca_file" in judgement.stop.fix
         assert judgement.stop.exit_code == 1
-        with pytest.raises(CanvasError, match="not to be trusted"):
+        with pytest.raises(CanvasError, match="cannot be trusted"):
             await client.probe("Coverage")
         client._tokens._credentials = Credentials(f"{client._options.base_url}/t/", "a", "b")
         client._tokens._renew_at_s = float("-inf")
-        with pytest.raises(CanvasError, match="not to be trusted"):
+        with pytest.raises(CanvasError, match="cannot be trusted"):
             await client.sign_in()
         assert len(client.exchanges) == 2, "once each: it is not tried again"
         assert b"made-up" not in door.heard

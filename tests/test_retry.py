@@ -1,18 +1,27 @@
 """Every class of answer to a POST, as reliability.md lists them."""
 
+import json
 from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.canvas.retry import Backoff, judge_create, location_id, retry_after_s
+from pipeline.canvas.retry import Backoff, judge_create, location_id, refuses_token, retry_after_s
 from pipeline.canvas.transport import Reply
 from pipeline.records import Verdict
 
+TOKEN = ("login", "expired")  # codes of a 403 that is about the token
 HOST = "fumage-example.canvasmedical.com"
+HOSTS = frozenset({HOST})
 ID = "a7c6af04-a22f-47bf-9cc8-d41158b2ad62"
 OUTCOME = b'{"resourceType":"OperationOutcome","issue":[{"code":"business-rule","details":{"text":"Too much"}}]}'
+
+
+def outcome(code: str, text: str = "") -> bytes:
+    """Return an OperationOutcome of one issue."""
+    issue = {"severity": "error", "code": code, "details": {"text": text}}
+    return json.dumps({"resourceType": "OperationOutcome", "issue": [issue]}).encode()
 
 
 def reply(
@@ -43,7 +52,9 @@ def reply(
             for status in (400, 403, 406, 411, 413, 414, 415, 422)
         ),
         *((reply(status, b"<html>"), True, Verdict.REFUSED, False) for status in (400, 422)),
-        (reply(403, b"<html>"), True, Verdict.LOST, True),
+        (reply(403, b"<html>"), True, Verdict.LOST, False),
+        (reply(403, b"<html>"), False, Verdict.LOST, True),
+        *((reply(403, outcome(code)), True, Verdict.NOT_APPLIED, False) for code in TOKEN),
         *((reply(status), True, Verdict.REFUSED, False) for status in (404, 405)),
         *((reply(status), False, Verdict.NOT_APPLIED, True) for status in (404, 405)),
         *(
@@ -89,6 +100,28 @@ def test_only_a_201_with_an_id_is_created(status: int, body: bytes, proven: bool
     )
 
 
+@pytest.mark.parametrize(
+    ("code", "text", "is_of_token"),
+    [
+        ("expired", "", True),
+        ("login", "", True),
+        ("forbidden", "The access token has expired", True),
+        ("security", "Invalid token", True),
+        ("unknown", "token is not valid", True),
+        ("forbidden", "Authorization failed", False),
+        ("security", "Not permitted for this patient", False),
+        ("business-rule", "The coverage has expired", False),
+        ("invalid", "invalid value", False),
+        ("forbidden", "token " + "x" * 200 + " expired", False),
+    ],
+)
+def test_a_403_is_about_the_token_only_if_it_says_so(
+    code: str, text: str, is_of_token: bool
+) -> None:
+    assert refuses_token(reply(403, outcome(code, text))) is is_of_token
+    assert not refuses_token(reply(422, outcome(code, text)))
+
+
 def test_the_refusal_says_what_canvas_said() -> None:
     judgement = judge_create(reply(422, OUTCOME), "PaymentNotice", HOST, proven=True)
     assert (judgement.rule, judgement.message) == ("canvas|business-rule", "Too much")
@@ -112,7 +145,7 @@ def test_the_refusal_says_what_canvas_said() -> None:
     ],
 )
 def test_the_id_in_a_location(location: str, found: str | None) -> None:
-    assert location_id(location, "Coverage", HOST) == found
+    assert location_id(location, "Coverage", HOSTS) == found
 
 
 def test_retry_after_in_both_its_forms() -> None:

@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 
 from pipeline import config, engine
-from pipeline.canvas.transport import TLS, Reply
-from pipeline.canvas.wire import Wire
+from pipeline.canvas.transport import TLS, Reply, Transport
 from pipeline.errors import ConfigError, IngestError, JournalError, JournalLost
 from pipeline.journal import amnesia
 from pipeline.journal.journal import Journal
@@ -481,9 +480,9 @@ async def test_an_equal_payment_in_doubt_goes_before_what_is_owed(make_world: Ma
 
 def at_post(monkeypatch: pytest.MonkeyPatch, strike: Callable[[int], Reply | None]) -> None:
     """Have payments answered by `strike`, which is told how many were sent, and may raise."""
-    exchange, posts = Wire.exchange, [0]
+    exchange, posts = Transport.exchange, [0]
 
-    async def struck(self: Wire, method: str, url: str, *rest: Any) -> Reply:
+    async def struck(self: Transport, method: str, url: str, *rest: Any) -> Reply:
         if method == "POST" and url.endswith("PaymentNotice"):
             posts[0] += 1
             reply = strike(posts[0])
@@ -491,7 +490,7 @@ def at_post(monkeypatch: pytest.MonkeyPatch, strike: Callable[[int], Reply | Non
                 return reply
         return await exchange(self, method, url, *rest)
 
-    monkeypatch.setattr(Wire, "exchange", struck)
+    monkeypatch.setattr(Transport, "exchange", struck)
 
 
 async def test_a_fault_of_ours_while_sending_costs_one_row(
@@ -646,15 +645,15 @@ async def test_a_payment_made_after_the_last_send_is_not_taken_for_what_is_owed(
 
 DIES_AFTER_A_PAYMENT = """
 import os
-from pipeline.canvas.wire import Wire
+from pipeline.canvas.transport import Transport
 from pipeline.cli import main
-exchange = Wire.exchange
+exchange = Transport.exchange
 async def dying(self, method, url, *rest):
     reply = await exchange(self, method, url, *rest)
     if method == "POST" and url.endswith("PaymentNotice"):
         os._exit(9)
     return reply
-Wire.exchange = dying
+Transport.exchange = dying
 main()
 """
 

@@ -253,10 +253,10 @@ async def test_an_error_that_nobody_catches_shows_no_secret(make_world: MakeWorl
     world = await make_world()
     world.write_config()
     program = (
-        "import asyncio, sys, warnings; import pipeline; from pipeline.canvas import wire\n"
+        "import asyncio, sys, warnings; import pipeline; from pipeline.canvas import transport\n"
         "class Planted(BaseException): pass\n"  # as a panic of a library is one
         "async def fail(self, method, url, headers, body): raise Planted(self, method)\n"
-        "wire.Wire.exchange = fail\n"
+        "transport.Transport.exchange = fail\n"
         "world = pipeline.run_sync('config.toml')\n"
     )
     world.write_eligibility(coverages(3))
@@ -609,8 +609,10 @@ async def test_a_token_that_is_no_header_is_refused() -> None:
         async def answer(_: str, __: object, token: object = token) -> Reply:
             return Reply(200, {}, json.dumps({"access_token": token}).encode(), True, 0.1)
 
-        tokens = Tokens(Credentials("https://a.example/", "me", "made-up"), answer, SystemClock())
-        with pytest.raises(AuthError, match="holds no access_token"):
+        tokens = Tokens(
+            Credentials("https://a.example/", "me", "made-up"), answer, print, SystemClock()
+        )
+        with pytest.raises(AuthError, match="has no access_token"):
             await tokens.current()
 
 

@@ -1,4 +1,4 @@
-"""The bearer token: fetched, kept, renewed before it expires, and once on a 401 for all waiters.
+"""The bearer token: fetched, kept, renewed before it expires, and on a 401 once for all requests.
 
 Source: canvas-api.md, "Access". Secrets are held here and in the environment, and never printed.
 """
@@ -13,19 +13,21 @@ from urllib.parse import urlencode
 import orjson
 
 from pipeline.canvas.assertion import TYPE, PrivateKey
+from pipeline.canvas.reasons import REDIRECTS, address, reason, redirect
 from pipeline.canvas.transport import Reply
 from pipeline.clock import Clock
 from pipeline.errors import AuthError, ConfigError
 
 _RENEW_BEFORE_S: Final = 60.0
-_LIFETIME_DEFAULT_S: Final = 3600.0  # where the answer names none
-_OK: Final = 200
+_LIFETIME_DEFAULT_S: Final = 3600.0  # if the answer names none
+_GIVEN: Final = frozenset({200, 201})
+_WAITS_S: Final = (1.0, 2.0, 4.0)  # before the first use of a token, after others were refused
 
 _TOKEN: Final = re.compile(
     r"[ -~]{1,8000}", re.ASCII
 )  # a longer one is no header that a server takes
 
-# url, what makes the form of one try (an assertion is good for one) -> the answer
+# url, a function that makes the form of one attempt (an assertion is good for one) -> the answer
 Post = Callable[[str, Callable[[], bytes]], Awaitable[Reply]]
 
 
@@ -46,12 +48,12 @@ class Credentials:
 
     @property
     def are_given(self) -> bool:
-        """Whether there is something to get in with."""
+        """Whether there are credentials."""
         return bool(self.token or (self._are_of_a_client and self.token_url))
 
     @property
     def named(self) -> str:
-        """What they are, in a word for people."""
+        """What they are called, for messages."""
         if self.token:
             return "CANVAS_TOKEN"
         if self.private_key is None:
@@ -59,7 +61,7 @@ class Credentials:
         return f"CANVAS_CLIENT_ID and CANVAS_PRIVATE_KEY ({self.private_key.algorithm})"
 
     def require(self) -> None:
-        """Raises ConfigError where there is nothing to get in with."""
+        """Raise ConfigError if there are no credentials."""
         if self.token:
             return
         if not self._are_of_a_client:
@@ -76,20 +78,33 @@ class Credentials:
 
 
 class Tokens:
-    """The one token of a run."""
+    """The one token of a run.
 
-    def __init__(self, credentials: Credentials, post: Post, clock: Clock) -> None:
+    A token is renewed before it expires, and when Canvas refuses it. A new one that is refused may
+    not be known to all servers of Canvas yet: the next ones are used only after a short wait.
+    """
+
+    def __init__(
+        self, credentials: Credentials, post: Post, pause: Callable[[float], None], clock: Clock
+    ) -> None:
+        """Get tokens by `post`; `pause` keeps all requests back for some seconds."""
         self._credentials = credentials
         self._post = post
+        self._pause = pause
         self._clock = clock
         self._lock = asyncio.Lock()
         self._token = credentials.token
         self._renew_at_s = float("inf") if credentials.token else float("-inf")
         self.scope = ""  # as the last answer named it
-        self._refused = 0  # tokens in a row that were refused without a request that was let in
+        self._refused = 0  # tokens in a row, without a request that was accepted
+
+    @property
+    def has_been_given(self) -> bool:
+        """Whether there has been a token: the address and the credentials are right."""
+        return bool(self._token)
 
     async def current(self) -> str:
-        """A token that should be good. Raises AuthError."""
+        """Return a token that should be valid. Raises AuthError."""
         if self._is_fresh():
             return self._token
         async with self._lock:
@@ -98,36 +113,47 @@ class Tokens:
         return self._token
 
     def accepted(self) -> None:
-        """A request was let in."""
+        """Note that a request was accepted."""
         self._refused = 0
 
     def refused(self, token: str) -> None:
-        """Canvas answered 401. Raises AuthError once a new token was refused too."""
+        """Note that Canvas refused a token. Raises AuthError once it has refused enough new ones."""
         if token != self._token or not self._is_fresh():
-            return  # it was renewed in between, or will be: several were in flight with it
+            return  # it was renewed meanwhile, or will be: several requests were in flight with it
         self._refused += 1
         if self._credentials.token:
             raise AuthError(
-                "Canvas does not take the token in CANVAS_TOKEN",
-                "set a fresh one, or a client id and secret",
+                "Canvas does not accept the token in CANVAS_TOKEN",
+                "set a new one, or a client id and secret",
             )
-        if self._refused > 1:
+        if self._refused > 1 + len(_WAITS_S):
             raise AuthError(
-                "Canvas gives a token and then refuses it",
-                "check the application's scopes, and canvas.base_url",
+                f"Canvas issues tokens and then refuses them: {self._refused} in a row",
+                "check the application's scopes, and that canvas.base_url and canvas.token_url are of one instance",
             )
         self._renew_at_s = float("-inf")
+
+    def renew(self, token: str) -> bool:
+        """Replace this token, unless that was done meanwhile. Returns False if there is only one."""
+        if self._credentials.token:
+            return False
+        if token == self._token:
+            self._renew_at_s = float("-inf")
+        return True
 
     def _is_fresh(self) -> bool:
         return self._clock.monotonic() < self._renew_at_s
 
     async def _renew(self) -> None:
-        reply = await self._post(self._credentials.token_url, self._form)
-        if reply.status != _OK:
+        url = self._credentials.token_url
+        reply = await self._post(url, self._form)
+        if reply.status in REDIRECTS:
+            raise AuthError(*redirect(url, reply, "canvas.token_url"))
+        if reply.status not in _GIVEN:
             error = _error_of(reply.body)
             fixes = _REFUSED if self._credentials.private_key is None else _REFUSED_TO_A_KEY
             raise AuthError(
-                f"no token: {self._credentials.token_url} answers {reply.status or reply.problem}{error and f' ({error})'}",
+                f"no token: {address(url)} answers {reason(reply)}{error and f' ({error})'}",
                 fixes.get(
                     error,
                     f"check {self._credentials.named}, canvas.token_url and canvas.scope",
@@ -137,6 +163,8 @@ class Tokens:
         self._renew_at_s = self._clock.monotonic() + max(
             lifetime_s - _RENEW_BEFORE_S, lifetime_s / 2
         )
+        if self._refused > 1:
+            self._pause(_WAITS_S[self._refused - 2])
 
     def _form(self) -> bytes:
         given = self._credentials
@@ -167,7 +195,7 @@ _REFUSED_TO_A_KEY: Final = {
     **_REFUSED,
     **dict.fromkeys(
         ("invalid_client", "invalid_grant"),
-        "the signature of CANVAS_PRIVATE_KEY is not taken: check that its public half is registered under canvas.key_id for this CANVAS_CLIENT_ID, that canvas.token_url is spelt as Canvas spells it, and the clock of this machine",
+        "the signature of CANVAS_PRIVATE_KEY is not accepted: check that its public half is registered under canvas.key_id for this CANVAS_CLIENT_ID, that canvas.token_url is spelled as Canvas spells it, and the clock of this machine",
     ),
 }
 
@@ -186,12 +214,12 @@ def _error_of(body: bytes) -> str:
 
 
 def _token_of(body: bytes) -> tuple[str, float, str]:
-    """The token, its lifetime in seconds, and its scope ("" where the answer names none)."""
+    """Return the token, its lifetime in seconds, and its scope ("" if the answer names none)."""
     answer = _json_of(body)
     token, scope = answer.get("access_token"), answer.get("scope")
     if not isinstance(token, str) or not _TOKEN.fullmatch(token):
         raise AuthError(
-            "the token endpoint's answer holds no access_token", "check canvas.token_url"
+            "the answer of the token endpoint has no access_token", "check canvas.token_url"
         )
     lifetime = answer.get("expires_in")
     if not isinstance(lifetime, int | float) or lifetime <= 0:

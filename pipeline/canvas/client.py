@@ -1,10 +1,11 @@
 """A client of one Canvas: no request without a permit, and every request is accounted for.
 
-A permit is a free place among the requests in flight, one grant of the rate limiter, and the token
-that is good now. A write takes its permit before it is made, so that nothing waits between the
-decision to send and the sending.
+A permit is a free place among the requests in flight, one grant of the rate limiter, and a valid
+token. A write takes its permit first, so that nothing waits between the decision to send and the
+sending.
 """
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,27 +19,32 @@ from urllib.parse import urlencode, urlsplit
 import orjson
 
 from pipeline.canvas.auth import Credentials, Tokens
+from pipeline.canvas.breaker import Breaker
+from pipeline.canvas.hosts import FOREIGN_MAX, displayed_host, foreign_host, foreign_locations
 from pipeline.canvas.limiter import Grants, Limiter
 from pipeline.canvas.places import Places
+from pipeline.canvas.reasons import address, not_fhir, reason, unreachable, untrusted
 from pipeline.canvas.retry import (
+    FOREIGN_LOCATION,
+    OUTAGE_S_MAX,
     Backoff,
     Judgement,
     http_date,
     judge_create,
     judge_update,
+    refuses_token,
     retry_after_s,
 )
 from pipeline.canvas.server_clock import ServerClock
-from pipeline.canvas.transport import DNS, TLS, Reply, Transport
-from pipeline.canvas.wire import Wire
+from pipeline.canvas.transport import TLS, Reply, Transport
 from pipeline.clock import Clock
 from pipeline.errors import (
     AuthError,
     CanvasError,
     Forbidden,
     SearchFailed,
+    Stopped,
     Unreachable,
-    WrongHost,
 )
 from pipeline.fhir.datatypes import is_id
 from pipeline.fhir.outcome import issues_of
@@ -48,18 +54,19 @@ T = TypeVar("T")
 
 _JSON: Final = "application/json"  # what the pages of Canvas send
 _CORRELATION_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,100}")
-_TRIES_MAX: Final = 5  # of a request that may be repeated: tokens and reads
+_TRIES_MAX: Final = 5  # attempts of a request that may be repeated: tokens and reads
 _RETRY_AFTER_S_MAX: Final = 900.0
 _SEARCHED_BY: Final = {"Coverage": "patient", "PaymentNotice": "request"}
-_PAGE: Final = 100  # the most that Canvas gives
+_PAGE: Final = 100  # resources on a page, the most that Canvas allows
 _PAGES_MAX: Final = 1_000  # of one search
-_SEARCH_BYTES_MAX: Final = 32 * 1024 * 1024  # of its pages; read, they take some ten times as much
+_SEARCH_BYTES_MAX: Final = (
+    32 * 1024 * 1024
+)  # of its pages; parsed, they take about ten times as much
 _QUERY: Final = re.compile(
     r"[!$%&-;=?@A-Z_a-z~]{1,4000}", re.ASCII
 )  # RFC 3986, 3.4, of bounded length
 _OK: Final = 200
 _NOT_FOUND: Final = 404
-_UNAUTHORIZED: Final = 401
 _NO_SUCH_ID: Final = "00000000-0000-0000-0000-000000000000"
 
 
@@ -72,19 +79,18 @@ class Options:
     rate_per_s: float = 5.0
     concurrency: int = 4
     timeout_s: float = 30.0
-    transport: str = "httptools"  # or "aiohttp"
     backoff: Backoff = field(default_factory=Backoff)
+    outage_s_max: float = OUTAGE_S_MAX  # how long a new token is waited for
     ca_file: Path | None = None  # the only authorities that are trusted; None: the machine's
+    location_hosts: tuple[str, ...] = ()  # beside that of base_url: hosts that a Location may name
 
 
-def transport_of(options: Options, may_send: Callable[[], bool] | None = None) -> Transport | Wire:
-    """What carries the requests to Canvas. Use it as an async context.
+def transport_of(options: Options, may_send: Callable[[], bool] | None = None) -> Transport:
+    """Return what carries the requests to Canvas. Use it as an async context.
 
-    `may_send` is asked right before the bytes of each; which aiohttp leaves no room for.
+    `may_send` is asked right before the bytes of each.
     """
-    if options.transport == "aiohttp":
-        return Transport(options.timeout_s, options.concurrency, options.ca_file)
-    return Wire(options.timeout_s, options.concurrency, options.ca_file, may_send)
+    return Transport(options.timeout_s, options.concurrency, options.ca_file, may_send)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +107,7 @@ class Client:
     def __init__(
         self,
         options: Options,
-        transport: Transport | Wire,
+        transport: Transport,
         clock: Clock,
         random: Random,
         grants: Grants | None = None,
@@ -110,27 +116,32 @@ class Client:
         self._transport = transport
         self._clock = clock
         self._random = random
-        self._host = urlsplit(options.base_url).hostname or ""
+        self.host = urlsplit(options.base_url).hostname or ""
+        self._hosts = frozenset({self.host, *options.location_hosts})
+        self._foreign = 0  # creates in a row whose Location names another host
         self._limiter = grants or Limiter(options.rate_per_s, clock)
-        self._tokens = Tokens(options.credentials, self._post_form, clock)
+        self._tokens = Tokens(options.credentials, self._post_form, self._limiter.pause, clock)
+        self._stopped = asyncio.Event()
         self._places = Places(options.concurrency)
         self.server_clock = ServerClock()
+        self.breaker = Breaker()
         self._probed: set[str] = set()  # resource types that a search has succeeded on
         self.proven: set[str] = set()  # resource types that a create has succeeded on
         self._free_s = clock.monotonic()  # when an answer last asked for no pause
         self._pauses = 0  # in a row, without an answer in between that asked for none
         self.exchanges: list[
             Exchange
-        ] = []  # all but creates; taken out by whoever writes them down
+        ] = []  # all but creates; the caller that writes them down removes them
 
     def stop(self) -> None:
-        """Nothing new is sent from now on: whoever waits for a permit gets Stopped."""
+        """Send nothing new from now on. Everything that waits for a permit gets Stopped."""
+        self._stopped.set()
         self._limiter.stop()
 
     async def permit(self) -> Permit:
         """Wait for a place, a token and a grant. Raises AuthError, Unreachable or Stopped.
 
-        The place is given back when the request that it is for has ended.
+        The place is returned when its request has ended.
         """
         await self._places.take()
         try:
@@ -141,6 +152,14 @@ class Client:
             raise
         return Permit(token, self._clock.now())
 
+    def give_back(self, permit: Permit) -> None:  # noqa: ARG002 - one permit is one place
+        """Return a permit that is not used."""
+        self._places.give_back()
+
+    def renew_token(self, token: str) -> bool:
+        """Replace a token for the requests to come. Returns False if there is only one."""
+        return self._tokens.renew(token)
+
     # Writing --------------------------------------------------------------------------------------
 
     async def create(
@@ -149,8 +168,15 @@ class Client:
         """POST one resource, once."""
         reply = await self._send("POST", f"{self._options.base_url}/{resource_type}", permit, body)
         judgement = judge_create(
-            reply, resource_type, self._host, proven=resource_type in self.proven
+            reply, resource_type, self.host, self._hosts, proven=resource_type in self.proven
         )
+        if judgement.verdict is Verdict.ACCEPTED:
+            self._foreign = 0
+        elif judgement.rule == FOREIGN_LOCATION:
+            self._foreign += 1
+        if self._foreign >= FOREIGN_MAX:
+            host = foreign_host(reply.headers.get("location", ""), self._hosts)
+            judgement = judgement._replace(stop=foreign_locations(host))
         return self._written(permit, resource_type, reply, judgement)
 
     async def update(
@@ -163,8 +189,8 @@ class Client:
     ) -> tuple[Exchange, Judgement]:
         """PUT one whole resource, once. `body` is that of a create: the id is put into it.
 
-        `unmodified_since` is an instant of the server's clock: Canvas refuses (412) what was changed
-        after it. None: without that guard.
+        `unmodified_since` is an instant of the server's clock: Canvas refuses the update (412) if the
+        resource was changed after it. None: without that condition.
         """
         whole = body[:-1] + b',"id":' + orjson.dumps(resource_id) + b"}"
         url = f"{self._options.base_url}/{resource_type}/{resource_id}"
@@ -174,7 +200,8 @@ class Client:
                 unmodified_since.astimezone(UTC), usegmt=True
             )
         reply = await self._send("PUT", url, permit, whole, guard)
-        judgement = judge_update(reply, resource_id, proven=resource_type in self.proven)
+        proven = resource_type in self.proven
+        judgement = judge_update(reply, resource_id, self.host, resource_type, proven=proven)
         return self._written(permit, resource_type, reply, judgement)
 
     def _written(
@@ -182,7 +209,7 @@ class Client:
     ) -> tuple[Exchange, Judgement]:
         if judgement.verdict is Verdict.ACCEPTED:
             self.proven.add(resource_type)
-        elif permit.token in judgement.message:  # a gateway that repeats what it was sent
+        elif permit.token in judgement.message:  # a gateway that repeats the request
             message = judgement.message.replace(permit.token, "***")
             judgement = judgement._replace(message=message)
         stop = self._heed(reply, permit, too_fast=judgement.too_fast)
@@ -193,7 +220,7 @@ class Client:
     # Reading --------------------------------------------------------------------------------------
 
     async def sign_in(self) -> str:
-        """Get a token. Returns the scope that its answer names, "" where it names none.
+        """Get a token. Returns the scope that its answer names, or "".
 
         Raises AuthError, Unreachable, CanvasError.
         """
@@ -201,7 +228,7 @@ class Client:
         return self._tokens.scope
 
     async def capabilities(self) -> dict[str, Any]:
-        """The CapabilityStatement at `/metadata`, which needs no token; asked once, not repeated.
+        """Return the CapabilityStatement at `/metadata`, which needs no token. Not repeated.
 
         Raises WrongHost, Unreachable, CanvasError.
         """
@@ -214,12 +241,12 @@ class Client:
         content = _json_of(reply)
         if reply.status == _OK and content.get("resourceType") == "CapabilityStatement":
             return content
-        raise not_fhir("/metadata", reply, self._host)
+        raise not_fhir("/metadata", url, reply)
 
     async def probe(self, resource_type: str) -> None:
-        """Can this resource be searched? Asked before the first write; finds a wrong address or token.
+        """Search for this resource type once, before the first write: a wrong address or token fails.
 
-        Asked once. Raises WrongHost, Forbidden, AuthError, Unreachable or Stopped.
+        Raises WrongHost, Forbidden, AuthError, Unreachable or Stopped.
         """
         if resource_type in self._probed:
             return
@@ -233,49 +260,51 @@ class Client:
                 f"the application may not read {resource_type}",
                 f"give it the scope for {resource_type}.read and .write",
             )
-        raise not_fhir(f"a search for {resource_type}", reply, self._host)
+        url = f"{self._options.base_url}/{resource_type}"
+        raise not_fhir(f"a search for {resource_type}", url, reply)
 
     async def is_answering(self, resource_type: str, after_s: float) -> bool:
-        """One read, `after_s` seconds from now, not repeated: does Canvas answer again?"""
+        """Return whether Canvas answers one read, `after_s` seconds from now. Not repeated."""
         self._limiter.pause(after_s)
         reply = await self._get_once(f"{resource_type}?_id={_NO_SUCH_ID}&_count=1", "search")
         return reply.status == _OK
 
     async def search(self, resource_type: str, parameter: str, value: str) -> list[dict[str, Any]]:
-        """All resources that a search shows, following its pages; not repeated where it fails.
+        """Return all resources that a search shows, of all its pages. A failure is not repeated.
 
-        Canvas ignores parameters that it does not know, so what comes back is to be filtered again.
-        Raises SearchFailed where a page is missing or is no page: that is never "nothing found".
+        Canvas ignores parameters that it does not know, so the caller has to filter the result again.
+        Raises SearchFailed if a page is missing or cannot be read: that never means "nothing found".
         """
         query = urlencode({parameter: value, "_count": _PAGE})
         seen, found, size = set[str](), list[dict[str, Any]](), 0
         while query not in seen and len(seen) < _PAGES_MAX and size < _SEARCH_BYTES_MAX:
             seen.add(query)
             reply = await self._get_once(f"{resource_type}?{query}", "search")
-            entries, after = _page_of(reply, resource_type, self._host)
+            entries, after = _page_of(reply, resource_type, self._hosts)
             found += entries
             size += len(reply.body)
             if after is None:
                 return found
             query = after
-        raise SearchFailed("its pages do not come to an end")
+        raise SearchFailed("the search has no last page")
 
     async def page(self, resource_type: str, query: str) -> tuple[list[dict[str, Any]], str | None]:
-        """One page of a search, and the query of the next; for searches of many pages.
+        """Return one page of a search and the query of the next one, for searches of many pages.
 
-        Not repeated where it fails, and to be filtered again, as `search`. Raises SearchFailed.
+        As in `search`, a failure is not repeated, and the caller has to filter the result again.
+        Raises SearchFailed.
         """
         reply = await self._get_once(f"{resource_type}?{query}", "search")
-        return _page_of(reply, resource_type, self._host)
+        return _page_of(reply, resource_type, self._hosts)
 
     async def of_patient(self, resource_type: str, patient: str) -> list[dict[str, Any]]:
-        """All that a search shows of one patient's resources, by the patient's key."""
+        """Return the resources of one patient that a search by the patient's key shows."""
         return await self.search(resource_type, _SEARCHED_BY[resource_type], f"Patient/{patient}")
 
     async def persistently(self, ask: Callable[[], Awaitable[T]], resource_type: str) -> T:
-        """What a search gives, made again while it fails, after a longer wait each time.
+        """Return the result of a search, repeated while it fails, with longer waits each time.
 
-        Raises SearchFailed where it fails to the end: that is never "nothing found".
+        Raises SearchFailed if every attempt fails (that never means "nothing found"), and Stopped.
         """
         why = ""
         for tries in range(1, _TRIES_MAX + 1):
@@ -284,56 +313,70 @@ class Client:
             except SearchFailed as error:
                 why = error.message
             if tries < _TRIES_MAX:
-                await self._clock.sleep(self._options.backoff.delay_s(tries, self._random))
+                await self._sleep(self._options.backoff.delay_s(tries, self._random))
         raise SearchFailed(
-            f"Canvas cannot be searched for {resource_type}: {why}, {_TRIES_MAX} times",
+            f"{self.host} cannot be searched for {resource_type}: {why}, {_TRIES_MAX} attempts",
             f"check that the application may read {resource_type}, and the network, then run again",
         )
 
+    async def _sleep(self, seconds: float) -> None:
+        """Wait. Raises Stopped at once if the run stops meanwhile."""
+        waits = [
+            asyncio.ensure_future(self._clock.sleep(seconds)),
+            asyncio.ensure_future(self._stopped.wait()),
+        ]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in waits:
+                each.cancel()
+        if self._stopped.is_set():
+            raise Stopped("the run is stopping")
+
     async def read(self, resource_type: str, resource_id: str) -> dict[str, Any] | None:
-        """One resource by its id, or None where Canvas has none. Raises SearchFailed, Unreachable."""
+        """Return one resource by its id, or None if Canvas has none. Raises SearchFailed, Unreachable."""
         reply = await self._get(f"{resource_type}/{resource_id}", "read")
         if reply.status == _NOT_FOUND:
             return None
         content = _json_of(reply)
         if reply.status != _OK or content.get("resourceType") != resource_type:
-            raise SearchFailed(f"the answer to a read is {reply.status}, and no {resource_type}")
+            raise SearchFailed(
+                f"a read is answered with HTTP {reply.status} and no {resource_type}"
+            )
         return content
 
     async def look(
         self, resource_type: str, resource_id: str
     ) -> tuple[dict[str, Any] | None, datetime | None]:
-        """A read that is not repeated: the resource, and the server's clock. Raises SearchFailed."""
+        """Read a resource once. Returns it and the server's clock. Raises SearchFailed."""
         reply = await self._get_once(f"{resource_type}/{resource_id}", "read")
         content, dated = _json_of(reply), http_date(reply.headers.get("date", ""))
         if reply.status == _NOT_FOUND and issues_of(reply.body):
             return None, dated
         if reply.status != _OK or reply.problem or content.get("id") != resource_id:
-            raise SearchFailed(f"a read is answered with {reply.status or reply.problem}")
+            raise SearchFailed(f"a read has no usable answer: {reason(reply)}")
         return content, dated
 
     async def _get(self, path: str, purpose: str) -> Reply:
-        """A read, tried again while that can help."""
+        """Read, again while that can help."""
         for tries in range(1, _TRIES_MAX + 1):
             reply = await self._get_once(path, purpose)
             if not _is_passing(reply):
                 return reply
             self._limiter.pause(self._options.backoff.delay_s(tries, self._random))
-        raise Unreachable(
-            f"Canvas does not answer a read: {reply.status or reply.problem}, {_TRIES_MAX} times",
-            "check canvas.base_url and the network, then run again",
-        )
+        url = f"{self._options.base_url}/{path.partition('?')[0]}"
+        raise unreachable(url, reply, _TRIES_MAX, "canvas.base_url")
 
     async def _get_once(self, path: str, purpose: str) -> Reply:
-        """One read; a second one where the token had expired."""
-        for _ in range(2):
+        """Make one read, and again with a new token while the token is refused."""
+        for _ in range(_TRIES_MAX):
             permit = await self.permit()
             reply = await self._send("GET", f"{self._options.base_url}/{path}", permit, None)
             self.exchanges.append(self._exchange(purpose, permit, reply))
             stop = self._heed(reply, permit, too_fast=reply.status in {429, 503})
             if stop is not None:
                 raise stop
-            if reply.status != _UNAUTHORIZED:
+            if not refuses_token(reply):
                 break
         return reply
 
@@ -365,29 +408,40 @@ class Client:
             "Content-Type": "application/x-www-form-urlencoded",
             "Accept": "application/json",
         }
-        for tries in range(1, _TRIES_MAX + 1):
+        began_s, tries = self._clock.monotonic(), 0
+        while True:
+            tries += 1
             await self._limiter.grant()
             granted = Permit("", self._clock.now())
             reply = await self._transport.exchange("POST", url, headers, form())
             self.exchanges.append(self._exchange("token", granted, reply))
             if reply.problem == TLS:
-                raise _untrusted(reply, urlsplit(url).hostname or "")
-            if not _is_passing(reply) or reply.status == _UNAUTHORIZED:  # RFC 6749, 5.2
+                raise untrusted(reply, urlsplit(url).hostname or "")
+            if not _is_passing(reply):
                 return reply
-            delay_s = retry_after_s(reply, self._clock.now()) or self._options.backoff.delay_s(
-                tries, self._random
-            )
-            self._limiter.pause(min(delay_s, _RETRY_AFTER_S_MAX))
-        raise Unreachable(
-            f"the token endpoint does not answer: {reply.status or reply.problem}, {_TRIES_MAX} times",
-            "check canvas.token_url and the network, then run again",
-        )
+            waited_s = self._clock.monotonic() - began_s
+            if self._gives_up(tries, waited_s):
+                raise unreachable(url, reply, tries, "canvas.token_url")
+            wait_s = retry_after_s(reply, self._clock.now()) or 0.0
+            if wait_s > _RETRY_AFTER_S_MAX:
+                raise _asks_too_much(url, wait_s)
+            self._limiter.pause(wait_s or self._options.backoff.delay_s(tries, self._random))
+
+    def _gives_up(self, tries: int, waited_s: float) -> bool:
+        """Return whether no further attempt is made to get a token.
+
+        The first token of a run is tried for a few times only, because the address may be wrong.
+        Later ones are waited for as long as an outage may last.
+        """
+        if self._tokens.has_been_given:
+            return waited_s > self._options.outage_s_max
+        return tries >= _TRIES_MAX
 
     def _heed(self, reply: Reply, permit: Permit, *, too_fast: bool) -> CanvasError | None:
-        """What an answer means for all requests to come. Returns why the run must stop, if it must."""
+        """Apply what an answer means for later requests. Returns why the run must stop, or None."""
         if reply.problem == TLS:
-            return _untrusted(reply, self._host)
-        if reply.status == _UNAUTHORIZED:
+            return untrusted(reply, self.host)
+        if refuses_token(reply):
             try:
                 self._tokens.refused(permit.token)
             except AuthError as error:
@@ -402,7 +456,7 @@ class Client:
         return None
 
     def _slow_down(self, reply: Reply) -> CanvasError | None:
-        """Canvas asks for a slower pace. Returns why the run must stop, if it asks for too much."""
+        """Slow down as Canvas asks. Returns why the run must stop if it asks for too much."""
         self._pauses += 1
         asked_s = retry_after_s(reply, self._clock.now())
         if asked_s is None:
@@ -417,19 +471,16 @@ class Client:
         throttled_s = self._clock.monotonic() - self._free_s
         if throttled_s > _RETRY_AFTER_S_MAX:
             return Unreachable(
-                f"Canvas has answered nothing but “go slower” for {throttled_s:.0f} s",
+                f"{self.host} has asked to slow down (429 or 503) for {throttled_s:.0f} s, without any other answer",
                 "run again later, with a lower upload.rate_per_s; a quota may be used up",
             )
         if asked_s is not None and asked_s > _RETRY_AFTER_S_MAX:
-            return Unreachable(
-                f"Canvas asks to wait for {asked_s:.0f} s, longer than a run waits",
-                "run again after that time",
-            )
+            return _asks_too_much(self._options.base_url, asked_s)
         return None
 
     def _exchange(self, purpose: str, permit: Permit, reply: Reply) -> Exchange:
-        told = reply.headers.get("fumage-correlation-id", "")
-        correlation_id = told if _CORRELATION_ID.fullmatch(told) else ""  # the page shows it
+        shown = reply.headers.get("fumage-correlation-id", "")
+        correlation_id = shown if _CORRELATION_ID.fullmatch(shown) else ""  # the page shows it
         return Exchange(
             purpose,
             permit.granted_at,
@@ -441,57 +492,22 @@ class Client:
         )
 
 
+def _asks_too_much(url: str, asked_s: float) -> CanvasError:
+    return Unreachable(
+        f"{address(url)} asks to wait for {asked_s:,.0f} s (Retry-After); a run waits for {_RETRY_AFTER_S_MAX:.0f} s at most",
+        "run again after that time",
+    )
+
+
 def _is_passing(reply: Reply) -> bool:
-    """Whether the same request may well succeed a little later."""
-    return reply.status is None or reply.status in {401, 429} or reply.status >= 500  # noqa: PLR2004
-
-
-def not_fhir(asked: str, reply: Reply, host: str) -> CanvasError:
-    """What it means that something is not answered as FHIR has it, and what to do about it."""
-    if reply.problem == TLS:
-        return _untrusted(reply, host)
-    if reply.problem == DNS:
-        return Unreachable(
-            f"there is no host {host}",
-            "check canvas.base_url (https://fumage-<instance>.canvasmedical.com), and the name service of this machine",
-        )
-    if reply.status is None:
-        return Unreachable(
-            f"{host} does not answer: {_NO_ANSWER.get(reply.problem, reply.problem)}",
-            "check canvas.base_url, the network, and whether a firewall or proxy is in between",
-        )
-    told = f"{asked} is answered with {reply.status}"
-    if issues_of(reply.body):
-        return WrongHost(told, "check canvas.base_url")
-    return WrongHost(
-        f"{told} and no FHIR resource",
-        _NOT_FHIR.get(reply.status, "check canvas.base_url: what answers there is no FHIR server"),
-    )
-
-
-_NOT_FHIR: Final = {
-    403: "the address of this machine may be blocked: ask Canvas to let it in; or canvas.base_url is another host",
-    404: "this is another host or path: check canvas.base_url (https://fumage-<instance>.canvasmedical.com, no path)",
-}
-_NO_ANSWER: Final = {
-    "connect": "no connection",
-    "timeout": "not in time",
-    "disconnected": "it closes the connection",
-}
-
-
-def _untrusted(reply: Reply, host: str) -> CanvasError:
-    return CanvasError(
-        f"the connection to {host} is not to be trusted: {reply.detail}",
-        "check canvas.base_url, canvas.token_url, the clock of this machine, and whether something in between answers for Canvas; an authority of your own goes into canvas.ca_file",
-    )
+    """Return whether the same request may succeed a little later."""
+    return reply.status is None or reply.status == 429 or reply.status >= 500  # noqa: PLR2004
 
 
 def _json_of(reply: Reply) -> dict[str, Any]:
-    """The object of an answer; empty where it holds none, or one that is nested beyond all reason.
+    """Return the JSON object of an answer; empty if it has none, or one that is nested too deeply.
 
-    orjson reads some 1,000 levels, at which Python's own comparing and printing give up; it writes
-    254 of them.
+    orjson reads about 1,000 levels, too many for Python to compare and print; it writes 254.
     """
     try:
         content = orjson.loads(reply.body)
@@ -502,29 +518,33 @@ def _json_of(reply: Reply) -> dict[str, Any]:
 
 
 def _page_of(
-    reply: Reply, resource_type: str, host: str
+    reply: Reply, resource_type: str, hosts: frozenset[str]
 ) -> tuple[list[dict[str, Any]], str | None]:
-    """The resources of a page, and the query of the next one. Raises SearchFailed."""
+    """Return the resources of a page and the query of the next one. Raises SearchFailed."""
     content = _json_of(reply)
     entries, links = content.get("entry", []), content.get("link", [])
     if reply.status != _OK or reply.problem or content.get("resourceType") != "Bundle":
-        told = f"a search for {resource_type} is answered with {reply.status or reply.problem}"
+        failed = f"a search for {resource_type} has no usable answer: {reason(reply)}"
         is_odd = reply.status == _OK and not reply.problem
-        raise SearchFailed(f"{told}, and no Bundle that can be read" if is_odd else told)
+        raise SearchFailed(f"{failed} without a Bundle that can be read" if is_odd else failed)
     try:
         resources = [entry["resource"] for entry in entries]
         found = [each for each in resources if each["resourceType"] == resource_type]
         urls = [link["url"] for link in links if link["relation"] == "next"]
         if not all(isinstance(url, str) for url in urls):
-            raise SearchFailed("its next page has no address")
+            raise SearchFailed("the next page of the search has no address")
         parts = urlsplit(urls[0]) if urls else None
         if not all(is_id(each["id"]) for each in found):
-            raise SearchFailed("a resource in it has no id")
+            raise SearchFailed("a resource of the search has no id")
     except (AttributeError, KeyError, TypeError, ValueError):
-        raise SearchFailed(f"a page of {resource_type} is not as FHIR has it") from None
+        raise SearchFailed(f"a page of {resource_type} is not a valid Bundle") from None
     if parts is None:
         return found, None
-    is_ours = parts.hostname in {None, host} and parts.path.endswith(f"/{resource_type}")
-    if not is_ours or not _QUERY.fullmatch(parts.query):
-        raise SearchFailed("its next page is not of this Canvas")
+    foreign = foreign_host(urls[0], hosts)
+    if foreign:
+        raise SearchFailed(
+            f"the next page of the search is on {displayed_host(foreign)}, which is not in canvas.location_hosts"
+        )
+    if not parts.path.endswith(f"/{resource_type}") or not _QUERY.fullmatch(parts.query):
+        raise SearchFailed("the next page of the search is on another path")
     return found, parts.query

@@ -1,9 +1,9 @@
 """How fast: never more than `rate_per_s` requests in any second, less when Canvas says so.
 
-The bucket is aiolimiter in the setting that was measured (performance.md, "Rate"):
-`AsyncLimiter(b, b / r)` with r = 0.992 R and b = 0.008 R + 0.99, so that a sliding second holds at
-most floor(r + b) grants, the first second included. Behind it stands an exact guard on the log of
-the last grants, for a machine that stalls can make a bucket's clock lag.
+The bucket is an aiolimiter with measured settings: `AsyncLimiter(b, b / r)` with r = 0.992 R and
+b = 0.008 R + 0.99, so that a sliding second has at most floor(r + b) grants, the first second
+included. An exact check of the log of the last grants follows, because the clock of a bucket can lag
+on a machine that stalls.
 """
 
 import asyncio
@@ -19,52 +19,52 @@ from pipeline.errors import Stopped
 
 SHARE_MIN: Final = 1 / 16  # of the rate, however often Canvas says 429
 GROWTH_A_SECOND: Final = 0.02  # of the rate: half is regained in 25 s
-CUT_PAUSE_S: Final = 1.0  # several 429 of one moment are one cut
-_RENEW_AT: Final = 0.05  # a bucket is made anew when the share has moved by so much
+CUT_PAUSE_S: Final = 1.0  # several 429 within this time are one cut
+_RENEW_AT: Final = 0.05  # a new bucket is made when the share has changed by this much
 
 
 @dataclass
 class Share:
-    """Which share of the rate is used. Pure: halved by a 429, grown back with time."""
+    """The share of the rate that is used: halved by a 429, growing back with time. Pure."""
 
     share: float = 1.0
     changed_at_s: float = 0.0
     cut_at_s: float = float("-inf")
 
     def at(self, now_s: float) -> float:
-        """The share at a moment, 1/16 to 1."""
+        """Return the share at a moment, 1/16 to 1."""
         return min(1.0, self.share + (now_s - self.changed_at_s) * GROWTH_A_SECOND)
 
     def cut(self, now_s: float) -> None:
-        """Canvas said that it is too fast."""
+        """Halve the share, because Canvas asks for a slower pace."""
         if now_s - self.cut_at_s >= CUT_PAUSE_S:
             self.share = max(self.at(now_s) / 2, SHARE_MIN)
             self.changed_at_s = self.cut_at_s = now_s
 
 
 class Grants(Protocol):
-    """Who says when a request may go: `Limiter` for one process, `Slots` for many."""
+    """Grants requests: `Limiter` in one process, `Slots` across many."""
 
     async def grant(self) -> None:
         """Wait until one request may go. Raises Stopped once `stop` was called."""
 
     def pause(self, seconds: float) -> None:
-        """Nobody in this process gets a grant for so long."""
+        """Grant nothing in this process for `seconds`."""
 
     def slow_down(self, pause_s: float) -> None:
-        """Canvas said that it is too fast: nobody gets a grant for so long, then half as many."""
+        """Grant nothing for `pause_s` seconds, then half as much: Canvas asks for a slower pace."""
 
     def stop(self) -> None:
         """Grant no more: each waiting `grant` raises Stopped now."""
 
 
 def whole_of(rate_per_s: float) -> float:
-    """The rate, rounded down above 1: "never more in any second" counts whole requests."""
+    """Return the rate, rounded down above 1: "never more in any second" counts whole requests."""
     return float(int(rate_per_s)) if rate_per_s >= 1 else rate_per_s
 
 
 def bucket_of(rate_per_s: float) -> tuple[float, float]:
-    """(capacity, period in seconds) of the bucket for a rate above 0."""
+    """Return (capacity, period in seconds) of the bucket for a rate above 0."""
     whole = whole_of(rate_per_s)
     leak_per_s, capacity = 0.992 * whole, max(0.008 * whole + 0.99, 1.0)
     return capacity, capacity / leak_per_s
@@ -79,7 +79,7 @@ class Limiter:
         self._share = Share(changed_at_s=clock.monotonic())
         self._bucket_share = 1.0
         self._bucket = AsyncLimiter(*bucket_of(rate_per_s))
-        self._turn = Places(1)  # one at a time waits on the bucket: cheaper, and in order
+        self._turn = Places(1)  # one task at a time waits for the bucket: cheaper, and in order
         self._last: deque[float] = deque(maxlen=max(int(rate_per_s), 1))
         self._window_s = max(1.0, 1.0 / rate_per_s)
         self._paused_until_s = float("-inf")
@@ -110,12 +110,12 @@ class Limiter:
             self._turn.give_back()
 
     def pause(self, seconds: float) -> None:
-        """Nobody gets a grant for so long."""
+        """Grant nothing for `seconds`."""
         self._paused_until_s = max(self._paused_until_s, self._clock.monotonic() + seconds)
         self.pauses += 1
 
     def slow_down(self, pause_s: float) -> None:
-        """Canvas said that it is too fast: pause, halve the rate, and let it grow back."""
+        """Pause, halve the rate and let it grow back: Canvas asks for a slower pace."""
         self._share.cut(self._clock.monotonic())
         self.pause(pause_s)
 
@@ -147,7 +147,7 @@ class Limiter:
             raise Stopped("the run is stopping")
 
     async def _renew_bucket(self) -> None:
-        """A bucket for the present share; it starts full, so that the change grants nothing extra."""
+        """Make a bucket for the present share; it starts full, so that the change grants no extra."""
         share = self._share.at(self._clock.monotonic())
         if abs(share - self._bucket_share) < _RENEW_AT and not (share == 1.0 != self._bucket_share):
             return

@@ -1,33 +1,53 @@
-"""What an answer to a write means: the one judgement to argue from documents. Pure.
+"""What an answer to a write means: the only place where that is decided. Pure.
 
-The four classes are those of reliability.md, "The four classes of an answer to a POST". When in
-doubt it is `LOST`: then nothing is sent again, and a search has to settle it.
+There are four classes: accepted, refused, not applied, lost. In doubt it is `LOST`: then nothing is
+sent again until a search has settled it.
 """
 
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from enum import Enum
 from functools import lru_cache
 from random import Random
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
+from pipeline.canvas.hosts import displayed_host, foreign_host
 from pipeline.canvas.transport import LEASE, Reply
 from pipeline.errors import IngestError, WrongHost, taken
 from pipeline.fhir.datatypes import is_id
 from pipeline.fhir.outcome import issues_of
 from pipeline.records import Verdict
 
+BLOCKED: Final = "canvas|blocked"  # the rule of a 403 that is not from the FHIR API
+OUTAGE_S_MAX: Final = 900.0  # how long an outage is waited for
 _REFUSING: Final = frozenset({400, 406, 411, 413, 414, 415, 422})
 _NO_SUCH_ENDPOINT: Final = frozenset({404, 405})
 _TOO_FAST: Final = frozenset({429, 503})
+FOREIGN_LOCATION: Final = "canvas|location-host"
 _URL: Final = re.compile(r"[!#-;=?-\[\]_a-z~]*", re.ASCII)  # the signs of RFC 3986, appendix A
-_YEARS: Final = range(2000, 3000)  # of a clock that says anything; others are near the ends of time
+# Of a 403 that is about the token: FHIR R4, ValueSet issue-type, and what gateways write.
+_TOKEN_CODES: Final = frozenset({"login", "expired"})
+_TOKEN_TEXT: Final = re.compile(
+    r"\b(token|session|credentials?)\b.{0,60}\b(expired|invalid|revoked|not valid|inactive)\b"
+    r"|\b(expired|invalid|revoked|inactive)\b.{0,60}\b(token|session|credentials?)\b",
+    re.IGNORECASE | re.DOTALL,
+)
+_YEARS: Final = range(2000, 3000)  # of a usable clock; others come near the limits of datetime
+
+
+class Refusal(Enum):
+    """A refusal that may be about more than one row, if it is repeated."""
+
+    FORBIDDEN = "forbidden"  # 403 from the FHIR API
+    BLOCKED = "blocked"  # 403 from something in between
+    NO_ENDPOINT = "no endpoint"  # 404 or 405 from something in between
 
 
 class Judgement(NamedTuple):
-    """What one answer comes to.
+    """What one answer means.
 
     `too_fast`: Canvas asks for a slower pace. `stop`: why nothing more can be sent at all.
     """
@@ -38,20 +58,44 @@ class Judgement(NamedTuple):
     message: str = ""
     too_fast: bool = False
     stop: IngestError | None = None
+    refusal: Refusal | None = None
 
 
-def judge_create(reply: Reply, resource_type: str, host: str, *, proven: bool) -> Judgement:
-    """Class an answer to a POST. `proven`: a row has already succeeded on this endpoint."""
+def judge_create(
+    reply: Reply,
+    resource_type: str,
+    host: str,
+    hosts: frozenset[str] = frozenset(),
+    *,
+    proven: bool,
+) -> Judgement:
+    """Class an answer to a POST.
+
+    Args:
+        reply: The answer.
+        resource_type: What was to be created.
+        host: That of canvas.base_url.
+        hosts: Those that its Location may name; empty: `host`.
+        proven: A row has already succeeded on this endpoint.
+    """
     if reply.status != 201:  # noqa: PLR2004 - Created
-        return _judge(reply, proven=proven)
-    resource_id = location_id(reply.headers.get("location", ""), resource_type, host)
-    if resource_id is None:
-        return _lost("no-id", "created, and the answer names no id")
-    return Judgement(Verdict.ACCEPTED, resource_id=resource_id)
+        return _judge(reply, host, resource_type, proven=proven)
+    hosts = hosts or frozenset({host})
+    location = reply.headers.get("location", "")
+    resource_id = location_id(location, resource_type, hosts)
+    if resource_id is not None:
+        return Judgement(Verdict.ACCEPTED, resource_id=resource_id)
+    foreign = foreign_host(location, hosts)
+    if foreign and location_id(location, resource_type, frozenset({foreign})) is not None:
+        message = f"created, and its Location names {displayed_host(foreign)}, which is not in canvas.location_hosts"
+        return Judgement(Verdict.LOST, rule=FOREIGN_LOCATION, message=message)
+    return _lost("no-id", "created, and the answer has no usable id")
 
 
-def judge_update(reply: Reply, resource_id: str, *, proven: bool) -> Judgement:
-    """Class an answer to a PUT of this resource. What is lost or stale, a read has to settle."""
+def judge_update(
+    reply: Reply, resource_id: str, host: str = "", resource_type: str = "Coverage", *, proven: bool
+) -> Judgement:
+    """Class an answer to a PUT of this resource. A read has to settle a lost or a stale one."""
     if reply.status == 200:  # noqa: PLR2004 - OK
         return Judgement(Verdict.ACCEPTED, resource_id=resource_id)
     if reply.status == 412:  # noqa: PLR2004 - Precondition Failed
@@ -59,11 +103,11 @@ def judge_update(reply: Reply, resource_id: str, *, proven: bool) -> Judgement:
             Verdict.STALE, rule="conflict", message="Canvas holds another version of it"
         )
     if reply.status == 404 and issues_of(reply.body):  # noqa: PLR2004 - Not Found
-        return _refusal(reply, 404, proven=True)
-    return _judge(reply, proven=proven)
+        return _refusal(reply, 404, host, resource_type, proven=True)
+    return _judge(reply, host, resource_type, proven=proven)
 
 
-def _judge(reply: Reply, *, proven: bool) -> Judgement:
+def _judge(reply: Reply, host: str, resource_type: str, *, proven: bool) -> Judgement:
     status = reply.status
     if status is None:
         if not reply.handed_off:
@@ -74,9 +118,11 @@ def _judge(reply: Reply, *, proven: bool) -> Judgement:
                 stop=taken() if reply.problem == LEASE else None,
             )
         return _lost("no-answer", f"no answer after it was sent ({reply.problem})")
-    if status == 401:  # noqa: PLR2004 - Unauthorized
+    if refuses_token(reply):
         return Judgement(
-            Verdict.NOT_APPLIED, rule="canvas|unauthorized", message="the token was not taken"
+            Verdict.NOT_APPLIED,
+            rule="canvas|unauthorized",
+            message=f"the token was not accepted (HTTP {status})",
         )
     if status == 429:  # noqa: PLR2004 - Too Many Requests
         return Judgement(
@@ -85,40 +131,62 @@ def _judge(reply: Reply, *, proven: bool) -> Judgement:
             message="Canvas asks to go slower",
             too_fast=True,
         )
-    return _refusal(reply, status, proven=proven)
+    return _refusal(reply, status, host, resource_type, proven=proven)
 
 
-def _refusal(reply: Reply, status: int, *, proven: bool) -> Judgement:
+def refuses_token(reply: Reply) -> bool:
+    """Return whether an answer is about the token: a 401, or a 403 whose OperationOutcome says so."""
+    if reply.status != 403:  # noqa: PLR2004 - Forbidden
+        return reply.status == 401  # noqa: PLR2004 - Unauthorized
+    return any(
+        issue.code in _TOKEN_CODES or _TOKEN_TEXT.search(issue.text)
+        for issue in issues_of(reply.body)
+    )
+
+
+def _refusal(
+    reply: Reply, status: int, host: str, resource_type: str, *, proven: bool
+) -> Judgement:
     issues = issues_of(reply.body)
     refused = Judgement(
         Verdict.REFUSED,
         rule=f"canvas|{issues[0].code if issues else status}",
         message="; ".join(issue.text for issue in issues if issue.text) or f"HTTP {status}",
     )
-    if status in _REFUSING or (status == 403 and issues):  # noqa: PLR2004 - Forbidden
+    if status in _REFUSING:
         return refused
-    if status == 403:  # noqa: PLR2004 - Forbidden, by something before Canvas
+    if status == 403:  # noqa: PLR2004 - Forbidden
+        if issues:
+            return refused._replace(refusal=Refusal.FORBIDDEN)
         return Judgement(
             Verdict.LOST,
-            rule="canvas|blocked",
-            message="HTTP 403 that is not from the FHIR API",
-            stop=WrongHost(
-                "something before Canvas answers 403 in place of the FHIR API",
-                "check canvas.base_url, and that Canvas lets this machine's address in",
-            ),
+            rule=BLOCKED,
+            message="blocked: HTTP 403 that is not from the FHIR API",
+            stop=None if proven else blocked(host, resource_type, "before any succeeded"),
+            refusal=Refusal.BLOCKED,
         )
     if status in _NO_SUCH_ENDPOINT:
         if proven:
-            return refused
+            return refused if issues else refused._replace(refusal=Refusal.NO_ENDPOINT)
         return Judgement(
             Verdict.NOT_APPLIED,
             rule=f"canvas|{status}",
             message=f"HTTP {status}",
-            stop=WrongHost(f"the address answers {status} to a create", "check canvas.base_url"),
+            stop=WrongHost(
+                f"{host} answers {status} to a write of {resource_type}", "check canvas.base_url"
+            ),
         )
-    lost = _lost(str(status), f"HTTP {status} says nothing about whether it was applied")
+    lost = _lost(str(status), f"HTTP {status} does not say whether it was applied")
     return Judgement(
         lost.verdict, rule=lost.rule, message=lost.message, too_fast=status in _TOO_FAST
+    )
+
+
+def blocked(host: str, resource_type: str, when: str) -> WrongHost:
+    """Return the error for a firewall or the like that answers writes in place of Canvas."""
+    return WrongHost(
+        f"something between this machine and {host} answers a write of {resource_type} with 403, in place of the FHIR API ({when})",
+        "check whether Canvas lets the address of this machine in, whether a firewall is in between, and canvas.base_url",
     )
 
 
@@ -126,15 +194,15 @@ def _lost(what: str, message: str) -> Judgement:
     return Judgement(Verdict.LOST, rule=f"canvas|{what}", message=message)
 
 
-def location_id(location: str, resource_type: str, host: str) -> str | None:
+def location_id(location: str, resource_type: str, hosts: frozenset[str]) -> str | None:
     """The id in a Location, or None if it has none that can be trusted.
 
-    Seen as `/Coverage/<id>`, absolute with http or https, with or without `/_history/1`: it is the
-    segment after the resource type (canvas-api.md, "Answers"). Another host's is not ours, and what
-    is no URL (two Locations in one answer are joined by a blank) names nothing for sure.
+    Canvas sends `/Coverage/<id>`, or an absolute http or https URL, with or without `/_history/1`: the
+    id is the segment after the resource type. A Location of a host outside `hosts` is not trusted, nor is
+    one that is no URL (two Locations in one answer are joined by a blank).
     """
     head, found, tail = location.rpartition(f"{resource_type}/")
-    if not found or not _is_of(head, host):
+    if not found or not _is_of(head, hosts):
         return None
     if is_id(tail):
         return tail
@@ -146,8 +214,8 @@ _ID_AND_VERSION: Final = re.compile(r"([^/?#]+)(?:/_history/[^/?#]+)?/?(?:[?#].*
 
 
 @lru_cache(maxsize=16)
-def _is_of(head: str, host: str) -> bool:
-    """Whether what stands before the resource type in a Location is a path, of this host if of any."""
+def _is_of(head: str, hosts: frozenset[str]) -> bool:
+    """Return whether the part of a Location before the resource type is a path, or a URL on one of `hosts`."""
     if not _URL.fullmatch(head):
         return False
     try:
@@ -156,7 +224,7 @@ def _is_of(head: str, host: str) -> bool:
         return False
     if parts.query or parts.fragment or not (head == "" or head.endswith("/")):
         return False
-    return parts.hostname in {None, host}
+    return parts.hostname is None or parts.hostname in hosts
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +241,7 @@ class Backoff:
 
 
 def retry_after_s(reply: Reply, now: datetime) -> float | None:
-    """Seconds that Retry-After asks for, in either of its forms; None if it does not.
+    """Return the seconds that Retry-After asks for, in either of its forms; None if it is missing.
 
     A date is counted from the server's own `Date`, so that its clock need not agree with ours.
     """
@@ -189,7 +257,7 @@ def retry_after_s(reply: Reply, now: datetime) -> float | None:
 
 @lru_cache(maxsize=16)
 def http_date(text: str) -> datetime | None:
-    """The instant of an HTTP date, or None where it is none, or of no year that a clock shows."""
+    """Return the instant of an HTTP date, or None if it is none or its year is not plausible."""
     try:
         at = parsedate_to_datetime(text)
     except (ValueError, OverflowError):

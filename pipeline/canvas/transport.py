@@ -1,23 +1,25 @@
-"""One HTTP exchange. The only home of aiohttp, and of the settings that make it safe.
+"""One HTTP exchange by aiohttp, with the settings that make it safe.
 
 aiohttp's defaults would follow a 307 and post a payment again, take a proxy from the environment,
-unpack a bomb, and put the token into the text of errors (reliability.md, "aiohttp's defaults").
-Nothing below HTTP raises from here: what went wrong is a word in the reply, and whether a byte was
-handed to the socket is a fact in it.
+unpack a bomb, and put the token into the text of errors. Nothing below HTTP raises from here: what
+went wrong is a word in the reply, and whether a byte was handed to the socket is a fact in it.
 """
 
 import asyncio
+import re
 import ssl
 import time
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Callable, Mapping
+from functools import cache, lru_cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Final, NamedTuple, Self
 
 import aiohttp
+from multidict import istr
 from yarl import URL
 
+from pipeline.canvas.causes import HTTP2_ONLY, cause
+from pipeline.canvas.connections import Attempt, LeaseEnded, OneStepRequest, StrictConnector
 from pipeline.errors import ConfigError
 
 TLS: Final = "tls"  # the problem of a connection that cannot be trusted: it stays, so a run stops
@@ -35,8 +37,8 @@ class Reply(NamedTuple):
     """What came back. `status` None: no answer, and `problem` says why in a word of ours.
 
     `handed_off` is False only where no byte of the request can have left. A body longer than the
-    bound or cut short is b"" and `problem` is "body". Of a connection that is not trusted (`TLS`)
-    `detail` says why, one of the texts of `distrust`.
+    bound or cut short is b"" and `problem` is "body". `detail` says why a connection is not trusted
+    (`TLS`), one of the texts of `distrust`, or why there is no answer, one of the texts of `cause`.
     """
 
     status: int | None
@@ -51,30 +53,41 @@ class Reply(NamedTuple):
 class Transport:
     """A session of at most `concurrency` connections. Use it as an async context.
 
-    `ca_file` names the only authorities that are trusted; None: those of the machine. Raises
-    ConfigError where it holds none.
+    Args:
+        timeout_s: Seconds for a whole exchange: the wait for a connection and the body included.
+        concurrency: Connections in use at a time.
+        ca_file: The only authorities that are trusted; None: those of the machine.
+        may_send: Asked right before the bytes of each request; None: always.
+
+    Raises:
+        ConfigError: If `ca_file` holds no certificate.
     """
 
-    def __init__(self, timeout_s: float, concurrency: int, ca_file: Path | None = None) -> None:
+    def __init__(
+        self,
+        timeout_s: float,
+        concurrency: int,
+        ca_file: Path | None = None,
+        may_send: Callable[[], bool] | None = None,
+    ) -> None:
         self._tls = trust(ca_file)
-        self._timeout = aiohttp.ClientTimeout(
-            total=timeout_s, sock_connect=min(timeout_s, CONNECT_S_MAX)
-        )
+        self._timeout_s = timeout_s
         self._concurrency = concurrency
+        self._may_send = may_send
         self._session: aiohttp.ClientSession | None = None
+        self._plain: Mapping[str, str] = {}  # the headers that were checked last; most are the same
 
     async def __aenter__(self) -> Self:
         """Open the session."""
-        trace = aiohttp.TraceConfig()
-        trace.on_request_headers_sent.append(_note_hand_off)
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
+            connector=StrictConnector(
                 limit=self._concurrency, keepalive_timeout=KEEPALIVE_S, ssl=self._tls
             ),
-            timeout=self._timeout,
+            timeout=aiohttp.ClientTimeout(
+                total=None, sock_connect=min(self._timeout_s, CONNECT_S_MAX)
+            ),
+            request_class=OneStepRequest,
             cookie_jar=aiohttp.DummyCookieJar(),
-            middlewares=[_only_once],
-            trace_configs=[trace],
             trust_env=False,
             auto_decompress=False,
             headers=OWN_HEADERS,
@@ -84,40 +97,108 @@ class Transport:
     async def __aexit__(self, *_: object) -> None:
         """Close it."""
         if self._session is not None:
-            await self._session.close()
+            session, self._session = self._session, None
+            await session.close()
+            await asyncio.sleep(0)  # it is the loop that closes the sockets
 
     async def exchange(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None
     ) -> Reply:
-        """Send one request. Whatever goes wrong below HTTP is a word in the reply."""
+        """Send one request, once. Whatever goes wrong below HTTP is a word in the reply."""
         if self._session is None:
             raise RuntimeError("the transport is not open")
-        sent = SimpleNamespace(handed_off=False)
+        attempt, answer = Attempt(self._may_send), _Answer()
         started_s = time.monotonic()
-        status: int | None = None
-        kept: dict[str, str] = {}
-        detail = ""
         try:
-            async with self._session.request(
-                method,
-                URL(url, encoded=True),
-                headers=headers,
-                data=body,
-                allow_redirects=False,
-                trace_request_ctx=sent,
-            ) as response:
-                status = response.status
-                kept = {
-                    name.lower(): ", ".join(response.headers.getall(name))  # RFC 9110, 5.3
-                    for name in KEPT_HEADERS
-                    if name in response.headers
-                }
-                content, problem = await _bounded(response)
+            self._check(method, headers)
+            async with (
+                asyncio.timeout(self._timeout_s),  # of all of it; aiohttp's own has gaps
+                self._session.request(
+                    method,
+                    _address(url),
+                    headers=headers,
+                    data=body,
+                    allow_redirects=False,
+                    middlewares=(attempt,),
+                ) as response,
+            ):
+                await answer.read(response)
+        except LeaseEnded:
+            answer.problem = LEASE
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            detail = distrust(_below(error))
-            content, problem = b"", TLS if detail else _problem(error)
-        latency_s = time.monotonic() - started_s
-        return Reply(status, kept, content, sent.handed_off, latency_s, problem, detail)
+            answer.detail = distrust(_below(error))
+            answer.body, answer.problem = b"", TLS if answer.detail else _problem(error)
+            answer.detail = answer.detail or cause(_below(error))
+        finally:
+            attempt.end(is_whole=answer.is_whole)
+        return Reply(
+            answer.status,
+            answer.headers,
+            answer.body,
+            attempt.handed_off,
+            time.monotonic() - started_s,
+            answer.problem,
+            answer.detail,
+        )
+
+    def _check(self, method: str, headers: Mapping[str, str]) -> None:
+        """Raises ValueError for a header that would not stay a line of plain text."""
+        if not (method.isascii() and method.isalpha()):
+            raise ValueError("not a method")
+        if headers != self._plain:
+            if not all(_NAME.fullmatch(name) for name in headers):
+                raise ValueError("not the name of a header")
+            if not all(value.isascii() and value.isprintable() for value in headers.values()):
+                raise ValueError("a header is not plain text")
+            self._plain = dict(headers)
+
+
+_NAME: Final = re.compile(r"[A-Za-z0-9-]+", re.ASCII)
+_PLAIN_URL: Final = re.compile(r"https?://[!-~]+", re.ASCII)
+
+
+@lru_cache(maxsize=64)
+def _address(url: str) -> URL:
+    """The URL as it is sent, not quoted again. Raises ValueError for what is none of http or https."""
+    address = URL(url, encoded=True)
+    if not (_PLAIN_URL.fullmatch(url) and address.raw_host) or address.raw_user is not None:
+        raise ValueError("not an address of http or https")
+    return address
+
+
+class _Answer:
+    """An answer, as far as it came."""
+
+    __slots__ = ("body", "detail", "headers", "problem", "status")
+
+    def __init__(self) -> None:
+        self.status: int | None = None
+        self.headers: dict[str, str] = {}
+        self.body = b""
+        self.problem = self.detail = ""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it came to its end."""
+        return self.status is not None and not self.problem
+
+    async def read(self, response: aiohttp.ClientResponse) -> None:
+        """Take the head, which counts whatever becomes of the body, and then the body, within its bound."""
+        self.status, given = response.status, response.headers
+        for name, lower in _KEPT:
+            if name in given:
+                self.headers[lower] = ", ".join(given.getall(name))  # RFC 9110, 5.3
+        connection = response.connection
+        protocol = None if connection is None else connection.protocol
+        self.body, self.problem = await _bounded(response)
+        is_measured = "Content-Length" in given or "Transfer-Encoding" in given
+        if protocol is not None and not is_measured:  # the end of the connection is its end
+            error = protocol.exception()
+            if isinstance(error, aiohttp.ClientOSError):  # and it was a reset
+                self.body, self.problem = b"", "body"
+
+
+_KEPT: Final = tuple((istr(name), name.lower()) for name in KEPT_HEADERS)
 
 
 def trust(ca_file: Path | None) -> ssl.SSLContext:
@@ -170,6 +251,7 @@ def distrust(error: BaseException) -> str:
 
 # By the codes of OpenSSL's x509_vfy.h, and the names of its reasons.
 _CERTIFICATES: Final = {
+    2: "the authority that signed it was itself signed by one that is not trusted here: its root certificate is missing",
     9: "its certificate is not valid yet",
     10: "its certificate has expired",
     18: "its certificate is signed by nobody but itself",
@@ -179,7 +261,10 @@ _CERTIFICATES: Final = {
     62: "its certificate is for another name",
     64: "its certificate is for another address",
 }
-_HANDSHAKES: Final = dict.fromkeys(
+_HANDSHAKES: Final = {
+    "TLSV1_ALERT_NO_APPLICATION_PROTOCOL": HTTP2_ONLY,
+    "NO_APPLICATION_PROTOCOL": HTTP2_ONLY,
+} | dict.fromkeys(
     ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE"),
     "what answers there speaks no TLS",
 )
@@ -190,23 +275,6 @@ def _below(error: BaseException) -> BaseException:
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return error.certificate_error
     return error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
-
-
-async def _only_once(
-    request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType
-) -> aiohttp.ClientResponse:
-    """Aiohttp would send a PUT or a GET again when a kept connection breaks: unless it sees this error."""
-    try:
-        return await send(request)
-    except aiohttp.ClientConnectorError:
-        raise  # there was no connection, and aiohttp does not try again
-    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
-        raise aiohttp.ClientConnectionError("disconnected") from error
-
-
-async def _note_hand_off(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:
-    """Called right before the first byte of a request goes to the socket."""
-    context.trace_request_ctx.handed_off = True
 
 
 async def _bounded(response: aiohttp.ClientResponse) -> tuple[bytes, str]:

@@ -22,7 +22,7 @@ import orjson
 import polars as pl
 
 from pipeline.clock import utc_text
-from pipeline.errors import ConfigError, JournalError, JournalLost
+from pipeline.errors import ConfigError, JournalError, JournalForeign, JournalLost
 from pipeline.journal import amnesia, states
 from pipeline.journal.amnesia import Anchor
 from pipeline.journal.evidence import Contradictions, Group, contradictions
@@ -39,6 +39,7 @@ from pipeline.records import (
     Intent,
     Interaction,
     PayerEvidence,
+    Stamped,
     State,
 )
 
@@ -237,6 +238,34 @@ class Journal:
         return journal
 
     @classmethod
+    def open_to_move(
+        cls,
+        folder: Path,
+        base_url: str,
+        report_dir: Path | None = None,
+        *,
+        database: Database | None = None,
+    ) -> Self:
+        """Open a journal that is bound to another address than `base_url`, to `move` it there.
+
+        Raises:
+            ConfigError: There is no journal, or it is bound to `base_url`.
+            JournalError: As `open`.
+        """
+        place = _place(folder, database)
+        if place.is_empty():
+            raise ConfigError(
+                "there is no journal here to be moved", "check state.dir and state.url"
+            )
+        try:
+            cls._at(place, folder, base_url, report_dir).close()
+        except JournalForeign as error:
+            return cls._at(place, folder, error.base_url, report_dir)
+        raise ConfigError(
+            f"the journal belongs to {base_url} already", "there is nothing to move: run as usual"
+        )
+
+    @classmethod
     def join(
         cls,
         folder: Path,
@@ -305,6 +334,17 @@ class Journal:
         at = datetime.now(UTC)
         self._write_now(lambda: self._append(at, "", Event.LOSS, detail=self.loss, who=who))
 
+    def move(self, run_id: str, base_url: str, at: datetime, who: str) -> None:
+        """Bind it to another address of the same Canvas."""
+
+        def move() -> None:
+            self._execute("set_meta", {"name": "base_url", "value": base_url})
+            detail = f"{self.base_url} -> {base_url}"
+            self._append(at, run_id, Event.MOVED, detail=detail, who=who)
+
+        self._write_now(move)
+        self.base_url = base_url
+
     def close(self) -> None:
         """Let it go, once a transaction that may still be under way has ended."""
 
@@ -354,6 +394,22 @@ class Journal:
             self._append_all(_line(at_text, run_id, Event.CLAIM, key=each.key) for each in intents)
 
         await self._write(claim)
+
+    async def take_back(self, run_id: str, intents: Sequence[Intent], at: datetime) -> None:
+        """REFUSED -> PENDING: the refusal turned out not to be about these rows."""
+        if not intents:
+            return
+        at_text = utc_text(at)
+        detail = "refused like all others"
+
+        def take_back() -> None:
+            self._open(intents)
+            self._append_all(
+                _line(at_text, run_id, Event.RELEASE, key=each.key, detail=detail)
+                for each in intents
+            )
+
+        await self._write(take_back)
 
     def _open(self, intents: Sequence[Intent]) -> None:
         """REFUSED -> PENDING: tried anew. CONFIRMED -> PENDING: to be updated."""
@@ -706,11 +762,19 @@ class Journal:
         part = {"part": self._store.part}
         return [_doubt(line) for line in self._read(partial(self._all, "doubts", part))]
 
-    async def held_at(self, keys: Iterable[str]) -> dict[str, datetime | None]:
-        """When Canvas held what we think it holds of these rows, by its own clock."""
+    async def held_at(self, keys: Iterable[str]) -> dict[str, tuple[datetime | None, str]]:
+        """Return by key when Canvas held what we think it holds, by `Date`, and the run that wrote it."""
         listed = {"keys": _json(list(keys))}
         lines = await self._write(lambda: self._execute("held_at", listed).fetchall())
-        return {key: _instant(at) for key, at in lines}
+        return {key: (_instant(at), run_id) for key, at, run_id in lines}
+
+    def stamped(self, run_id: str) -> list[Stamped]:
+        """Return the last payments, up to 8, that Canvas confirmed by their answers in a run."""
+        lines = self._read(partial(self._all, "stamped", {"run_id": run_id}))
+        return [
+            Stamped(resource_id, *(datetime.fromisoformat(each) for each in times))
+            for resource_id, *times in lines
+        ]
 
     async def has_sibling_since(self, key: str) -> bool:
         """Whether we wrote another coverage of the patient since this one: it may have moved it."""
@@ -1138,6 +1202,11 @@ class Journal:
     def confirmed(self, since: str | None = None) -> pl.DataFrame:
         """What Canvas holds by our books, settled at `since` (ISO) or later; by type and patient."""
         return self._all_of("confirmed", {"since": since}, _CONFIRMED_SCHEMA)
+
+    def newest_confirmed(self, resource_type: str, most: int) -> pl.DataFrame:
+        """Return the writes of a type that Canvas confirmed last, in the columns of `confirmed`."""
+        asked = {"resource_type": resource_type, "most": most}
+        return self._all_of("newest_confirmed", asked, _CONFIRMED_SCHEMA)
 
     def _all_of(
         self, query: str, parameters: Mapping[str, object], schema: Mapping[str, Any]

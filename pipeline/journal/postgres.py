@@ -21,16 +21,17 @@ from typing import Any, Final, cast
 
 import orjson
 import psycopg
+from psycopg.conninfo import make_conninfo
 
 from pipeline.errors import (
     ConfigError,
     IngestError,
     JournalBusy,
     JournalError,
-    JournalForeign,
     Stopped,
     taken,
 )
+from pipeline.journal.address import parameters_of
 from pipeline.journal.store import (
     OLDER_VERSION,
     RUN,
@@ -39,6 +40,7 @@ from pipeline.journal.store import (
     Database,
     Parameters,
     fill,
+    foreign,
     mark_upgraded,
     refused,
     schema,
@@ -437,7 +439,7 @@ def _connected(database: Database) -> Connection:
     # A session that is frozen amid a transaction would keep others from taking its lease.
     idle_ms = int(database.lease_s * 1000)
     connection = psycopg.connect(
-        database.url,
+        make_conninfo("", **parameters_of(database.url)),
         autocommit=True,
         connect_timeout=_CONNECT_S,
         application_name="canvas-ingest",
@@ -504,10 +506,7 @@ def _check(connection: Connection, base_url: str) -> None:
             "use the version that wrote it",
         )
     if meta["base_url"] != base_url:
-        raise JournalForeign(
-            f"this journal belongs to {meta['base_url']}, and canvas.base_url is {base_url}",
-            "give each Canvas its own database",
-        )
+        raise foreign(meta["base_url"], base_url)
 
 
 def _check_server(connection: Connection) -> None:

@@ -177,9 +177,17 @@ WHERE key = :key AND state = 'IN_FLIGHT';
 -- What is held of these keys.
 SELECT key, state, CASE WHEN displaced = 1 THEN NULL ELSE held END, coalesce(resource_id, '') FROM write WHERE key IN (SELECT value FROM json_each(:keys));
 
+-- name: stamped
+-- The last payments that Canvas confirmed by their answers in a run, with the Date of those.
+SELECT resource_id, held_at, sent_at, settled_at FROM write
+WHERE key IN (
+    SELECT key FROM trail WHERE run_id = :run_id AND event = 'write' AND http_status = 201 ORDER BY rowid DESC LIMIT 2000
+) AND resource_type = 'PaymentNotice' AND state = 'CONFIRMED' AND held_run = :run_id AND held_at IS NOT NULL
+ORDER BY settled_at DESC LIMIT 8;
+
 -- name: held_at
--- When Canvas held what we think it holds of these.
-SELECT key, held_at FROM write WHERE key IN (SELECT value FROM json_each(:keys));
+-- When Canvas held what we think it holds of these, and the run that wrote it.
+SELECT key, held_at, coalesce(held_run, '') FROM write WHERE key IN (SELECT value FROM json_each(:keys));
 
 -- name: ranks
 -- The coverages that these patients have by our books: those that are active have a rank.
@@ -379,6 +387,12 @@ SELECT key, run_id, feed, interaction, amount_cents FROM write WHERE key IN (SEL
 -- What Canvas holds by our books, patient by patient.
 SELECT key, feed, resource_type, lane, resource_id, amount_cents, claim, held_run, held FROM write
 WHERE resource_id IS NOT NULL AND held IS NOT NULL AND (CAST(:since AS TEXT) IS NULL OR settled_at >= :since) ORDER BY resource_type, lane, key;
+
+-- name: newest_confirmed
+-- The writes of a type that Canvas confirmed last.
+SELECT key, feed, resource_type, lane, resource_id, amount_cents, claim, held_run, held FROM write
+WHERE resource_type = :resource_type AND state = 'CONFIRMED' AND resource_id IS NOT NULL
+ORDER BY settled_at DESC, key LIMIT :most;
 
 -- name: census
 -- What is held: by state, the writes, their cents, and the oldest and the youngest.

@@ -15,10 +15,11 @@ from secrets import token_hex
 from typing import Any, Final
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import make_conninfo
 
 from pipeline.clock import Clock
 from pipeline.errors import JournalError
+from pipeline.journal.address import parameters_of
 from pipeline.records import Reserved
 
 _CHANNEL: Final = "canvas_ingest_rate"
@@ -128,7 +129,7 @@ class Target:
         patience_s: float = _PATIENCE_S,
     ) -> None:
         """`url`: without a password, which libpq takes from the environment."""
-        self._conninfo = make_conninfo("", **{**_CONNECTION, **conninfo_to_dict(url)})
+        self._conninfo = make_conninfo("", **{**_CONNECTION, **parameters_of(url)})
         self._pacing = pacing
         self._clock = clock
         self._patience_s = patience_s

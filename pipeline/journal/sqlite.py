@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from pipeline.errors import JournalBusy, JournalError, JournalForeign
+from pipeline.errors import JournalBusy, JournalError
 from pipeline.journal import amnesia
 from pipeline.journal.store import (
     OLDER_VERSION,
@@ -22,6 +22,7 @@ from pipeline.journal.store import (
     Parameters,
     Store,
     fill,
+    foreign,
     mark_upgraded,
     refused,
     schema,
@@ -221,10 +222,7 @@ def _check(connection: sqlite3.Connection, base_url: str, path: Path) -> None:
             "use the version that wrote it",
         )
     if meta["base_url"] != base_url:
-        raise JournalForeign(
-            f"this journal belongs to {meta['base_url']}, and canvas.base_url is {base_url}",
-            "give each Canvas its own state.dir",
-        )
+        raise foreign(meta["base_url"], base_url)
 
 
 def _not_opened(error: sqlite3.Error, path: Path) -> JournalError:

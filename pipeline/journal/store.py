@@ -13,7 +13,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any, Final, Protocol
 
-from pipeline.errors import JournalError
+from pipeline.errors import JournalError, JournalForeign
 from pipeline.journal import states
 
 SCHEMA_VERSION: Final = "6"
@@ -134,6 +134,16 @@ def fill(store: Store, base_url: str, loss: str = "") -> None:
         *([("loss", loss)] if loss else []),
     ]
     store.executemany("INSERT INTO meta (name, value) VALUES (?, ?)", list(meta))
+
+
+def foreign(bound_to: str, base_url: str) -> JournalForeign:
+    """Return the error of a journal that is bound to another address than the configuration names."""
+    return JournalForeign(
+        f"this journal belongs to {bound_to}, and canvas.base_url is {base_url}",
+        "if both are the same Canvas, run `canvas-ingest journal move CONFIG`; if not, correct canvas.base_url. "
+        "Do not start with an empty journal: it would send all rows to the same Canvas a second time",
+        bound_to,
+    )
 
 
 def mark_upgraded(store: Store) -> None:

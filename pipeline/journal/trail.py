@@ -38,6 +38,7 @@ class Event(StrEnum):
     RUN = "run"  # a run began
     ENDED = "ended"  # a run came to its end
     LOSS = "loss"  # the journal was lost, and a person said to go on
+    MOVED = "moved"  # the journal was bound to another address of its Canvas; `detail` has both
     PURGED = "purged"  # what a run left behind of rows was removed; `detail` is the run
 
 

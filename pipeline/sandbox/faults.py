@@ -105,6 +105,8 @@ class Faults:
     """The body of a 201: nothing, or `null` as the seed pages print."""
     latency_s: tuple[float, float] = (0.0, 0.0)
     """Shortest and longest wait of each FHIR request, partly before and partly after the write."""
+    date_offset_s: int = 0
+    """How far the Date of an answer is ahead of the clock that stamps: a gateway may replace it."""
     token_uses: int | None = None
     """How many requests an issued token serves, whatever `expires_in` promised. None: no limit."""
     token_s: float | None = None

@@ -161,8 +161,8 @@ class Sandbox:
         return True
 
     def date(self) -> str:
-        """Return the value of the Date header, by the sandbox's clock."""
-        second = int(self.clock())
+        """Return the value of the Date header, by the sandbox's clock or that of its gateway."""
+        second = int(self.clock()) + self.faults.date_offset_s
         if self._date[0] != second:
             self._date = (second, formatdate(second, usegmt=True))
         return self._date[1]

@@ -22,6 +22,7 @@ from typing import Any, Final
 import orjson
 
 from pipeline.canvas.client import Client
+from pipeline.canvas.skew import Skew, measure
 from pipeline.clock import Clock
 from pipeline.errors import CanvasError, SearchFailed, Stopped
 from pipeline.fhir.coverage import (
@@ -52,6 +53,7 @@ _UNKNOWN_PAYER: Final = "recover|payer"
 _NOT_LOST: Final = ("conflict", "update|unguarded")
 _SCANS_MAX: Final = 4  # until two in a row agree
 _LESSONS_MAX: Final = 3  # reads of a run that try to learn one payer id
+_SKEWS_MAX: Final = 20  # runs whose skew is learned, so that the reads are bounded
 # Shortly before our first send by the server's clock: made by somebody else, if that clock and the
 # one that stamps the rows agree. It is never taken for ours, nor is ours called absent beside it.
 _BEFORE: Final = timedelta(minutes=15)
@@ -80,6 +82,7 @@ class Recovery:
     # The same of earlier runs, since the last confirmed write. Loaded once, if a conflict needs them.
     lost_before: list[frozenset[str]] = field(default_factory=list)
     lessons: Counter[str] = field(default_factory=Counter)  # reads by payer id
+    skews: dict[str, Skew | None] = field(default_factory=dict)  # by run; None: not known
 
     async def learn(self, intent: Intent, resource_id: str) -> None:
         """Read back a coverage that was just created, if the Organization of its payer id is not known.
@@ -106,6 +109,21 @@ class Recovery:
                 learn = self.journal.learn_payers
                 await asyncio.to_thread(learn, self.run_id, [evidence], self.clock.now())
 
+    async def condition(self, held_at: datetime, run_id: str, *, latest: bool = False) -> datetime:
+        """Return `held_at`, a `Date` of the run that wrote last, by the clock that Canvas compares with."""
+        skew = await self._skew(run_id)
+        return held_at if skew is None else skew.stamped_by(held_at, latest=latest)
+
+    async def _skew(self, run_id: str) -> Skew | None:
+        """Return how far the stamps were ahead of `Date` in a run, as its payments show; None: not known."""
+        if run_id not in self.skews and len(self.skews) < _SKEWS_MAX:
+            payments = await asyncio.to_thread(self.journal.stamped, run_id)
+            skew = await measure(self.client, payments)
+            if skew is None and run_id == self.run_id:
+                return None  # its payments may yet come
+            self.skews[run_id] = skew
+        return self.skews.get(run_id)
+
     async def look(self, doubt: Doubt) -> Finding:
         """Return what Canvas shows of a write in doubt."""
         if doubt.intent.interaction is Interaction.UPDATE:
@@ -124,6 +142,8 @@ class Recovery:
             else doubt.intent.run_id == self.run_id
         )
         quiet = timedelta(seconds=self.quiet_s)
+        if doubt.intent.resource_type == "PaymentNotice" and any(like.values()):
+            doubt = _by_stamps(doubt, await self._skew(doubt.intent.run_id))
         return weigh(doubt, like, claimed, quiet, is_told=is_told, unsure=unsure)
 
     async def _organizations(self) -> Organizations:
@@ -157,6 +177,10 @@ class Recovery:
         if finding.settlement is Settlement.CONFLICT and await self._was_lost_before(intent.key):
             finding = weighed(was_lost_before=True)
         is_sent_again = intent.run_id == self.run_id
+        if finding.probe_at is not None:
+            run_id = doubt.held.run_id
+            probe_at = await self.condition(finding.probe_at, run_id, latest=True)
+            finding = replace(finding, probe_at=probe_at)
         if finding.probe_at is not None and is_sent_again:
             self.probed.add(intent.key)
         if dated is None or finding.held_at is not None:
@@ -467,7 +491,7 @@ def weigh(
     if doubt.attempts == 0 and not doubt.resent:
         return Finding(Settlement.UNCLEAR, doubt.rule, doubt.message, candidates=candidates)
     possible = [each for each in candidates if each.when != _BEFOREHAND]
-    if not possible and not any(_is_near(doubt, each) for each in candidates):
+    if not possible and not any(_is_near(doubt, each, quiet) for each in candidates):
         message = f"{_lost_how(doubt)}; a search shows none like it"
         return Finding(Settlement.ABSENT, "recover|absent", message, candidates=candidates)
     if len(possible) == 1 and possible[0].resource_id in unsure:
@@ -484,6 +508,14 @@ def weigh(
     else:
         rule, why = "recover|untimely", "a search shows one like it that may be another's"
     return Finding(Settlement.UNCLEAR, rule, f"{_lost_how(doubt)}; {why}", candidates=candidates)
+
+
+def _by_stamps(doubt: Doubt, skew: Skew | None) -> Doubt:
+    """Return a doubt whose times are those of the clock that stamps payments, if it is another one."""
+    if skew is None:
+        return doubt
+    since = skew.stamps(doubt.since, earliest=True)
+    return replace(doubt, since=since, until=skew.stamps(doubt.until, earliest=False))
 
 
 def _lost_how(doubt: Doubt) -> str:
@@ -504,6 +536,17 @@ def _when(doubt: Doubt, made_at: datetime | None, quiet: timedelta, *, is_told: 
     return _INSIDE
 
 
-def _is_near(doubt: Doubt, candidate: Candidate) -> bool:
+def _is_near(doubt: Doubt, candidate: Candidate, quiet: timedelta) -> bool:
+    """Return whether it was made shortly before our first send, or around our sends by our own clock.
+
+    If a gateway's clock goes before that of the stamps, only ours shows that it may be the write.
+    """
     made_at, since = candidate.created_at, doubt.since
-    return made_at is not None and since is not None and made_at >= since - _BEFORE
+    if made_at is None or since is None:
+        return False
+    if made_at >= since - _BEFORE:
+        return True
+    ahead, until = doubt.ahead, doubt.until
+    if ahead is None or made_at < since - ahead - _BEFORE:
+        return False
+    return until is None or made_at <= until - ahead + quiet + _BEFORE

@@ -9,18 +9,19 @@ may follow in `journal/states.py`.
 
 import asyncio
 import heapq
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from random import Random
-from typing import TYPE_CHECKING, Final, Literal, Protocol
+from typing import Final, Literal, Protocol
 
+from pipeline.canvas.breaker import TRIPS_MAX, Heard
 from pipeline.canvas.client import Client, Permit
 from pipeline.canvas.places import Places
-from pipeline.canvas.retry import Backoff, Judgement
+from pipeline.canvas.retry import BLOCKED, OUTAGE_S_MAX, Backoff, Judgement
 from pipeline.clock import Clock
-from pipeline.errors import Forbidden, IngestError, JournalError, Stopped, Unreachable
+from pipeline.errors import IngestError, JournalError, Stopped, Unreachable
 from pipeline.journal.journal import Journal
 from pipeline.lanes import Lanes
 from pipeline.records import (
@@ -35,9 +36,7 @@ from pipeline.records import (
     State,
     Verdict,
 )
-
-if TYPE_CHECKING:
-    from datetime import datetime
+from pipeline.stages.refusals import Refusals
 
 _WAITING_MAX: Final = 20_000  # intents held in memory, about 30 MB
 # Claims are made ahead of the senders for as long as a commit takes, so that nobody waits for one;
@@ -48,8 +47,6 @@ _GATHER_S: Final = 0.01  # answers of so long are written down in one transactio
 _UPDATES_MIN: Final = (
     3  # sends of an update, whatever attempts_max says: they tell an edit from a move
 )
-_FORBIDDEN_MAX: Final = 3  # first answers to a resource that are all 403: a scope is missing
-_TRIPS_MAX: Final = 3  # outages that a read ends and the next write does not: then it is none
 _LOOKS_AT_ONCE: Final = 4  # doubts that are being settled: the rest of the rate is for sending
 
 _DONE: Final = {
@@ -69,6 +66,9 @@ class Asks(Protocol):
     async def first_look(self, intent: Intent) -> Finding | None:
         """Before a first send that nothing else protects: why it may not go; None: it may."""
 
+    async def condition(self, held_at: datetime, run_id: str) -> datetime:
+        """Return `held_at`, a `Date` of the run that wrote last, by the clock that Canvas compares with."""
+
     async def learn(self, intent: Intent, resource_id: str) -> None:
         """Read back a coverage that was just created, if it shows something that is not known yet."""
 
@@ -81,7 +81,7 @@ class Options:
     rate_per_s: float = 5.0
     attempts_max: int = 5  # sends of one write that is known not to have happened
     doubts_max: int = 3  # lost answers in a row; then nothing is sent until a read succeeds
-    outage_s_max: float = 900.0  # how long to wait for that
+    outage_s_max: float = OUTAGE_S_MAX  # how long to wait for that
     quiet_s: float = 30.0  # after a lost answer, before "not found" can mean "not applied"
     resend_absent: Literal["none", "coverage", "all"] = "coverage"
     # between reads while it lasts, and between searches that fail
@@ -121,6 +121,15 @@ async def upload(
         await sender.run(batches, doubts)
     except BaseExceptionGroup as group:
         raise _first(group) from None
+
+
+def _heard(exchange: Exchange, judgement: Judgement) -> Heard:
+    """Return what an answer says about the server, whatever it means for the row."""
+    if exchange.http_status is None:
+        return Heard.LOST
+    if judgement.verdict is Verdict.NOT_APPLIED or judgement.rule == BLOCKED:
+        return Heard.NOTHING
+    return Heard.LOST if judgement.verdict is Verdict.LOST else Heard.ANSWERED
 
 
 def _is_new_coverage(intent: Intent) -> bool:
@@ -168,11 +177,11 @@ class _Sender:
         self._answered = asyncio.Event()  # there may be something to write down
         self._attempts: list[Attempt] = []  # judged, not yet written down
         self._unsent: list[Intent] = []  # claimed, never handed to a socket
-        self._lost = 0  # answers in a row
-        self._trips = 0  # outages, without an answer to a write in between
+        self._breaker = tools.client.breaker
+        self._probed = asyncio.Event()  # the probe after an outage may have been answered
         self._probes: dict[str, datetime] = {}  # conditions of updates, each until its answer
         self._compared: set[str] = set()  # updates whose resource was read right before
-        self._forbidden: Counter[str] = Counter()  # 403 by resource type, while nothing was taken
+        self._refusals = Refusals(tools.client.host, tools.client.renew_token)
         self._sending_is_over = False
         self._open: list[_Open] = []  # doubts, those due first in front
         self._stirred = asyncio.Event()  # there may be a doubt to settle, or no more of them
@@ -209,6 +218,7 @@ class _Sender:
         self._client.stop()
         self._moved.set()
         self._stirred.set()
+        self._probed.set()
 
     def _fail(self, error: Exception) -> None:
         """The run cannot go on, whatever it is. What is in flight is waited for and written down."""
@@ -276,10 +286,14 @@ class _Sender:
         """The updates among them with the instant after which Canvas must not have changed them."""
         keys = [each.key for each in group if each.interaction is Interaction.UPDATE]
         known = await self._journal.held_at(keys) if keys else {}
-        for key in keys:
-            known[key] = self._probes.get(key, known.get(key))
+        conditions = dict(self._probes)
+        for key, (held_at, run_id) in known.items():
+            if key not in conditions and held_at is not None:
+                conditions[key] = await self._asks.condition(held_at, run_id)
         return [
-            each._replace(held_at=known[each.key]) if known.get(each.key) is not None else each
+            each._replace(held_at=conditions[each.key])
+            if each.interaction is Interaction.UPDATE and each.key in conditions
+            else each
             for each in group
         ]
 
@@ -341,7 +355,7 @@ class _Sender:
             try:
                 if 2 * self._behind_the_next() <= self._ahead:
                     self._moved.set()
-                permit = await self._permit(intent)
+                permit, ticket = await self._permit(intent)
             except IngestError as error:
                 self._unsent.append(intent)
                 self._fail(error)
@@ -359,6 +373,10 @@ class _Sender:
                     rule="canvas|no-answer",
                     message="the run failed while it was sent",
                 )
+            self._breaker.hear(ticket, _heard(exchange, judgement), self._options.doubts_max)
+            self._probed.set()
+            proven = intent.resource_type in self._client.proven
+            judgement = self._refusals.weigh(intent, permit, judgement, proven=proven)
             self._judged(intent, exchange, judgement)
 
     async def _write(self, permit: Permit, intent: Intent) -> tuple[Exchange, Judgement]:
@@ -368,15 +386,34 @@ class _Sender:
             permit, intent.resource_type, intent.resource_id, intent.body, intent.held_at
         )
 
-    async def _permit(self, intent: Intent) -> Permit:
-        """Leave to send now. After too many lost answers: once Canvas answers a read again."""
-        if self._lost >= self._options.doubts_max:
-            await self._outlast(intent.resource_type)
-        return await self._client.permit()
+    async def _permit(self, intent: Intent) -> tuple[Permit, int]:
+        """Wait until one write may go. After an outage one goes first, as a probe.
+
+        Returns:
+            The permit of the client, and the ticket of the breaker.
+        """
+        while True:
+            if self._stop.is_set():
+                raise Stopped("the run is stopping")
+            await self._probe_is_answered()
+            if self._breaker.is_open:
+                await self._outlast(intent.resource_type)
+            permit = await self._client.permit()
+            ticket = self._breaker.admit()
+            if ticket is not None:
+                return permit, ticket
+            self._client.give_back(permit)  # an outage began while it waited
+
+    async def _probe_is_answered(self) -> None:
+        while self._breaker.is_probing:
+            if self._stop.is_set():
+                raise Stopped("the run is stopping")
+            self._probed.clear()
+            await self._probed.wait()
 
     async def _outlast(self, resource_type: str) -> None:
-        self._trips += 1
-        if self._trips > _TRIPS_MAX:
+        """Wait until Canvas answers a read."""
+        if self._breaker.trips > TRIPS_MAX:
             raise Unreachable(
                 "answers to writes are lost while reads succeed",
                 "ask Canvas support, with the correlation ids of the report",
@@ -393,7 +430,7 @@ class _Sender:
                     f"Canvas has not answered for {self._options.outage_s_max:.0f} s",
                     "run again once it does",
                 )
-        self._lost = 0
+        self._breaker.read_succeeded()
 
     # What an answer means for all others ----------------------------------------------------------
 
@@ -411,31 +448,8 @@ class _Sender:
             )
         )
         self._answered.set()
-        if judgement.verdict is Verdict.LOST or exchange.http_status is None:
-            self._lost += 1
-        else:
-            self._lost = self._trips = 0
-        self._count_forbidden(intent.resource_type, exchange, judgement)
         if judgement.stop is not None:
             self._fail(judgement.stop)
-
-    def _count_forbidden(
-        self, resource_type: str, exchange: Exchange, judgement: Judgement
-    ) -> None:
-        """A 403 is one row's; the first answers all being 403 is a scope that every row needs."""
-        if exchange.http_status != 403 or judgement.verdict is not Verdict.REFUSED:  # noqa: PLR2004
-            return
-        self._forbidden[resource_type] += 1
-        if (
-            self._forbidden[resource_type] >= _FORBIDDEN_MAX
-            and resource_type not in self._client.proven
-        ):
-            self._fail(
-                Forbidden(
-                    f"Canvas refuses every {resource_type} with 403",
-                    f"give the application the scope for {resource_type}.write, then run again",
-                )
-            )
 
     # Writing down ---------------------------------------------------------------------------------
 
@@ -457,15 +471,18 @@ class _Sender:
         asked, self._client.exchanges = self._client.exchanges, []
         unsent, self._unsent = self._unsent, []
         attempts, self._attempts = self._attempts, []
-        ends = await self._journal.settle(
-            self._run_id, attempts, self._clock.now(), unsent=unsent, asked=asked
-        )
+        pending, self._refusals.not_refused = self._refusals.not_refused, []
+        now = self._clock.now()
+        ends = await self._journal.settle(self._run_id, attempts, now, unsent=unsent, asked=asked)
+        await self._journal.take_back(self._run_id, pending, now)
         for attempt, (state, tries) in zip(attempts, ends, strict=True):
             if not self._move_on(attempt.intent, state, tries):
                 await self._in_doubt(attempt.intent, self._options.quiet_s)
             elif state is State.CONFIRMED and _is_new_coverage(attempt.intent):
                 self._creates += 1
                 reads.create_task(self._asks.learn(attempt.intent, attempt.resource_id))
+        for intent in pending:
+            self._not_refused(intent)
         self._moved.set()
 
     def _move_on(self, intent: Intent, state: State, tries: int) -> bool:
@@ -487,6 +504,12 @@ class _Sender:
     def _refused(self, intent: Intent) -> None:
         self._seen(Disposition.REFUSED, 1)
         self._seen(Disposition.PENDING, self._lanes.refused(intent))
+
+    def _not_refused(self, intent: Intent) -> None:
+        """Send it again in this run, unless the run stops or later writes of its patient wait."""
+        self._seen(Disposition.REFUSED, -1)
+        if self._stop.is_set() or not self._lanes.offer_if_idle(intent):
+            self._seen(Disposition.PENDING, 1)
 
     # Settling doubt -------------------------------------------------------------------------------
 

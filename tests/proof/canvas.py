@@ -70,6 +70,9 @@ class Climate:
     has_date: bool = True
     skew_s: float = 0.0  # of the server's clock
     skew_jumps: bool = False
+    date_skew_s: float = (
+        0.0  # how far the Date of answers, a gateway's, is ahead of the server's clock
+    )
     rate_foreign: float = (
         0.0  # chance, at each request, that somebody enters an equal payment by hand
     )
@@ -381,7 +384,8 @@ class SimulatedCanvas:
         kept = {name.lower(): value for name, value in headers.items()}
         if self.climate.has_date:
             now = self.clock(asyncio.get_running_loop().time())
-            kept["date"] = format_datetime(now, usegmt=True)
+            dated = now + timedelta(seconds=self.climate.date_skew_s)
+            kept["date"] = format_datetime(dated, usegmt=True)
         body = b"" if content is None else orjson.dumps(content)
         return Reply(status, kept, body, handed_off=True, latency_s=0)
 
@@ -441,8 +445,9 @@ class SimulatedCanvas:
     ) -> list[str]:
         """The elements of a person's edits, made since our last version, that this update takes back.
 
-        Not what no client can tell: an edit in the second of our own last write, by the server's clock;
-        where that sends no Date, an edit after the read; and an edit of `order`, where a write of ours
+        Not what no client can tell: an edit in the second of our own last write, by the server's clock,
+        and by as much later, after that write or a read, as a gateway's Date is ahead, which only payments of the
+        same run show; where that sends no Date, an edit after the read; and an edit of `order`, where a write of ours
         may have moved the patient's coverages meanwhile. A payer that was sent by an id which no read
         has explained yet cannot be compared: its edit shows only if the time of our last write is known,
         the probe of one more second is over, and nothing was moved. A coverage entered by hand counts as
@@ -453,7 +458,10 @@ class SimulatedCanvas:
         wrote_s = own.at_s if own.author == OURS else max(sent, default=own.at_s)
         is_blind = own.payer_id not in {"", *effect.learned}
         ours, lost = own.content, set[str]()
-        first = own.stamp.replace(microsecond=0)
+        unseen = timedelta(seconds=max(self.climate.date_skew_s, 0.0))
+        first = own.stamp.replace(microsecond=0) + unseen
+        # A Date of another clock is known to a second or two, and the probe goes one further.
+        probed = timedelta(seconds=3 if self.climate.date_skew_s else 1)
         undone = effect.versions[max(effect.own - 1, 0)].content if not own.is_told else ours
         for version in effect.versions[effect.own + 1 :]:
             edited = differing(ours, version.content)
@@ -462,13 +470,14 @@ class SimulatedCanvas:
                 is_late = (
                     version.at_s > wrote_s + UNTOLD_S
                     if not own.is_told
-                    else version.stamp.replace(microsecond=0) > first + timedelta(seconds=1)
+                    else version.stamp.replace(microsecond=0) > first + probed
                 )
                 is_telling = version.stamp.replace(microsecond=0) > first
+                is_telling &= not 0 < version.at_s - seen_s <= unseen.total_seconds()
                 if is_telling and version.at_s <= seen_s + self.unguarded_s:
                     lost |= edited if is_late or not is_blind else edited - {"payor"}
             lost &= edited
-        is_moved = self._wrote_beside(effect, first)
+        is_moved = self._wrote_beside(effect, own.stamp.replace(microsecond=0))
         has_moved = is_moved and any(
             each.content["order"] != ours["order"] for each in effect.versions[effect.own + 1 :]
         )

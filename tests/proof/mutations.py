@@ -31,6 +31,8 @@ _RECOVER: Final = "pipeline/stages/recover.py"
 _CLIENT: Final = "pipeline/canvas/client.py"
 _RETRY: Final = "pipeline/canvas/retry.py"
 _SERVER_CLOCK: Final = "pipeline/canvas/server_clock.py"
+_BREAKER: Final = "pipeline/canvas/breaker.py"
+_REFUSALS: Final = "pipeline/stages/refusals.py"
 _JOURNAL: Final = "pipeline/journal/journal.py"
 _SQLITE: Final = "pipeline/journal/sqlite.py"
 _QUERIES: Final = "pipeline/journal/queries.sql"
@@ -41,6 +43,10 @@ _PARTITIONS: Final = "pipeline/partitions.py"
 _TAKEN_OVER: Final = "tests/test_leases.py::test_a_part_that_is_taken_over_is_doubted_and_its_old_holder_writes_nothing"
 _ORPHANS: Final = "tests/test_leases.py::test_what_is_in_flight_under_a_holder_that_may_live_is_an_orphan_whoever_fences_it"
 _ANSWERS: Final = "tests/test_retry.py::test_each_answer_has_its_class"
+_STOPS: Final = "tests/test_stops.py"
+_FEW_WRITES: Final = (
+    f"{_STOPS}::test_few_writes_go_to_a_server_that_answers_reads_and_loses_all_writes"
+)
 _WEIGHED: Final = "tests/test_recover.py::test_only_what_is_certain_is_settled"
 _DATES: Final = (
     "tests/test_recover.py::test_the_server_is_never_earlier_or_later_than_its_dates_leave_open"
@@ -160,7 +166,7 @@ MUTATIONS: Final = (
         "7",
         "sent again after a 201 without Location",
         _RETRY,
-        'return _lost("no-id", "created, and the answer names no id")',
+        'return _lost("no-id", "created, and the answer has no usable id")',
         'return Judgement(Verdict.NOT_APPLIED, rule="canvas|no-id")',
         (_ANSWERS,),
     ),
@@ -179,7 +185,7 @@ MUTATIONS: Final = (
         "allow_redirects=False",
         "allow_redirects=True",
         (
-            "tests/transport/test_answers.py::test_an_answer_and_the_one_after_it[asyncio-aiohttp-a redirect is not followed]",
+            "tests/transport/test_answers.py::test_an_answer_and_the_one_after_it[asyncio-a redirect is not followed]",
         ),
     ),
     Mutation(
@@ -226,7 +232,7 @@ MUTATIONS: Final = (
         "13",
         "a page that is missing counts as an empty one",
         _CLIENT,
-        '        raise SearchFailed(f"{told}, and no Bundle that can be read" if is_odd else told)\n',
+        '        raise SearchFailed(f"{failed} without a Bundle that can be read" if is_odd else failed)\n',
         "        return [], None\n",
         ("tests/test_recover.py::test_a_page_that_is_none_is_never_an_empty_one",),
     ),
@@ -299,8 +305,8 @@ MUTATIONS: Final = (
         "18",
         "a 401 counts as refused",
         _RETRY,
-        'Verdict.NOT_APPLIED, rule="canvas|unauthorized"',
-        'Verdict.REFUSED, rule="canvas|unauthorized"',
+        '            Verdict.NOT_APPLIED,\n            rule="canvas|unauthorized",\n',
+        '            Verdict.REFUSED,\n            rule="canvas|unauthorized",\n',
         (_ANSWERS,),
     ),
     Mutation(
@@ -390,10 +396,86 @@ MUTATIONS: Final = (
     Mutation(
         "29",
         "lost answers in a row do not stop the sending",
-        _UPLOAD,
-        "if self._lost >= self._options.doubts_max:",
-        "if self._lost < 0:",
+        _BREAKER,
+        "self._lost >= lost_max:",
+        "self._lost < 0:",
         ("tests/test_upload.py::test_a_run_ends_where_answers_to_writes_are_lost_again_and_again",),
+    ),
+    Mutation(
+        "29b",
+        "after an outage all writes go at once, without waiting for the answer to a probe",
+        _BREAKER,
+        "        self._has_probe = self._is_half_open\n",
+        "        self._has_probe = False\n",
+        (f"{_FEW_WRITES}[8-3]",),
+    ),
+    Mutation(
+        "29c",
+        "a probe that is answered with 429 keeps all others waiting",
+        _BREAKER,
+        "            if self._is_half_open:\n                self._enter(is_half_open=True)\n",
+        "            pass\n",
+        (
+            f"{_STOPS}::test_a_run_goes_on_whatever_the_first_write_after_an_outage_is_answered_with[429]",
+        ),
+    ),
+    Mutation(
+        "29d",
+        "what was sent before an outage ends it with a late answer",
+        _BREAKER,
+        "        if ticket != self._period:\n",
+        "        if ticket < 0:\n",
+        ("tests/test_breaker.py",),
+    ),
+    Mutation(
+        "29e",
+        "403 for every row refuses all rows",
+        _REFUSALS,
+        "        if len(series.of) >= _IN_A_ROW_MAX:\n",
+        "        if len(series.of) >= _IN_A_ROW_MAX and not (refusal is Refusal.FORBIDDEN and proven):\n",
+        (f"{_STOPS}::test_403_for_every_row_with_a_new_token_too_stops_and_refuses_no_row",),
+    ),
+    Mutation(
+        "29f",
+        "rows that were refused at the begin of a series stay refused",
+        _REFUSALS,
+        "        self.not_refused += series.refused\n",
+        "",
+        (f"{_STOPS}::test_403_for_every_row_with_a_new_token_too_stops_and_refuses_no_row",),
+    ),
+    Mutation(
+        "29g",
+        "403 for every row stops the run without a new token",
+        _REFUSALS,
+        "        if can_renew and self._renew(permit.token):\n",
+        "        if can_renew and False:\n",
+        (
+            f"{_STOPS}::test_a_403_because_of_the_token_gets_a_new_one_and_refuses_no_row[forbidden-Authorization failed-True]",
+        ),
+    ),
+    Mutation(
+        "29h",
+        "one blocked row stops the run",
+        _RETRY,
+        "stop=None if proven else blocked(",
+        "stop=blocked(",
+        (f"{_STOPS}::test_a_row_that_a_firewall_blocks_is_set_aside_and_the_others_go",),
+    ),
+    Mutation(
+        "29i",
+        "blocked rows never stop the run",
+        _REFUSALS,
+        "        if len(series.of) >= _IN_A_ROW_MAX:\n",
+        "        if len(series.of) >= _IN_A_ROW_MAX and refusal is not Refusal.BLOCKED:\n",
+        (f"{_STOPS}::test_a_firewall_that_blocks_several_rows_in_a_row_stops_the_run",),
+    ),
+    Mutation(
+        "29j",
+        "a blocked row counts as refused",
+        _RETRY,
+        "            Verdict.LOST,\n            rule=BLOCKED,\n",
+        "            Verdict.REFUSED,\n            rule=BLOCKED,\n",
+        (_ANSWERS,),
     ),
     Mutation(
         "30",
@@ -790,8 +872,8 @@ MUTATIONS: Final = (
         "58",
         "an assertion is signed once for all tries",
         _CLIENT,
-        "        for tries in range(1, _TRIES_MAX + 1):\n            await self._limiter.grant()",
-        "        once = form()\n        form = lambda: once\n        for tries in range(1, _TRIES_MAX + 1):\n            await self._limiter.grant()",
+        "        began_s, tries = self._clock.monotonic(), 0\n",
+        "        once = form()\n        form = lambda: once\n        began_s, tries = self._clock.monotonic(), 0\n",
         ("tests/test_secrets.py::test_each_try_for_a_token_is_signed_anew",),
     ),
     Mutation(

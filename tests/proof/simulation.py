@@ -67,6 +67,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 QUIET_S: Final = 5.0
+GATEWAYS: Final = 0.15  # schedules behind a gateway whose clock, in Date, is not that of the stamps
 LIVES_MAX: Final = 6
 SECOND_LIVES_MAX: Final = 4  # of the second night
 _LEARNED: Final = (
@@ -332,6 +333,9 @@ class Schedule:
         self.climate.has_fractions = self.people.random() < 0.3
         self.climate.shows_names = insurers.random() < 0.6
         self.climate.rate_insurers = insurers.choice((0.0, 0.0, 0.02))
+        gateway = Random(f"{seed} answers")
+        if gateway.random() < GATEWAYS:
+            self.climate.date_skew_s = gateway.choice((-3600.0, -5.0, 5.0, 3600.0))
         self.canvas = SimulatedCanvas(self.random, self.people, self.climate, self.step)
         self._say(self.rows)
         if not (self.climate.has_date and self.is_bounded):
@@ -659,10 +663,15 @@ class Schedule:
         return max(insurers.values(), default=0)
 
     def _effects_max(self, row: Row) -> int:
-        """One; two where the user let absence be believed, and a write came later than the quiet time."""
+        """One; two where the user let absence be believed, and a write came later than the quiet time.
+
+        Or if a gateway's Date and the client's own clock were both wrong by far: no other clock is known.
+        """
         allowed = self.options.resend_absent
         is_resent = allowed == "all" or (allowed == "coverage" and row.resource_type == "Coverage")
-        return 2 if is_resent and not self.is_bounded else 1
+        is_wrong = self.canvas.client_was_set or abs(self.climate.skew_s) > 60
+        is_timeless = abs(self.climate.date_skew_s) > 60 and is_wrong
+        return 2 if is_resent and (is_timeless or not self.is_bounded) else 1
 
     def _check_confirmed(self, row: Row, resource_id: str, by_id: dict[str, Any]) -> None:
         effect = by_id.get(resource_id)
@@ -683,7 +692,7 @@ class Schedule:
         if not lives:
             self._violated(f"{row.key} was never sent, and is confirmed by {resource_id}")
             return
-        slack_s = 8 + self._jumps_s
+        slack_s = 8 + self._jumps_s + abs(self.climate.date_skew_s)
         earliest_s = min(life[0] for life in lives) - slack_s
         latest_s = max(life[1] for life in lives) + 60 + 2 * QUIET_S + slack_s
         twins = [each.mark for each in self.rows if each.key != row.key]
@@ -709,10 +718,16 @@ class Schedule:
             or (self.canvas.client_was_set and row.key in self._found)
             or self._are_plans_gone
             or not self.is_bounded
+            or (self.climate.date_skew_s < 0 and self._is_blind(effect))
             or any(each.author == MOVED for each in since)  # by a person's coverage, or no Date
         )
         if is_conflict and not is_edited:
             self._violated(f"{row.key} is refused for an edit that nobody made")
+
+    @staticmethod
+    def _is_blind(effect: Effect) -> bool:
+        """Whether the payer of our last version cannot be compared: no create has shown its Organization."""
+        return effect.versions[effect.own].payer_id not in {"", *effect.learned}
 
     def _check_lanes(self, ends: dict[str, dict[str, Any]]) -> None:
         """What is pending in the end waits behind a doubt of its patient."""
@@ -721,9 +736,18 @@ class Schedule:
             for row in self.rows
             if row.key in ends and ends[row.key]["state"] == State.IN_DOUBT.value
         }
+        # A Date that is behind lets an update pass once the last write of it is older.
+        young = {
+            row.lane
+            for row in self.rows
+            if self.climate.date_skew_s < 0
+            and row.key in ends
+            and ends[row.key]["interaction"] == Interaction.UPDATE.value
+        }
         for row in self.rows:
             is_pending = row.key not in ends or ends[row.key]["state"] == State.PENDING.value
-            if is_pending and row.lane not in doubted and not self.canvas.was_set:
+            is_free = row.lane not in doubted | young
+            if is_pending and is_free and not self.canvas.was_set:
                 self._violated(f"{row.key} is pending, and nothing is in its way")
 
     def _violated(self, what: str) -> None:

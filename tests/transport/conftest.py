@@ -1,4 +1,4 @@
-"""Both transports, on both event loops: what is promised of one is promised of the other."""
+"""The transport on both event loops: what is promised holds on each."""
 
 import asyncio
 import ssl
@@ -9,21 +9,11 @@ from typing import Any
 import pytest
 import uvloop
 
-from pipeline.canvas.transport import Transport
-from pipeline.canvas.wire import Wire
 from tests.transport.server import Script, Server, serving
-
-Kind = type[Transport] | type[Wire]
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
     return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
-
-
-@pytest.fixture(params=[Transport, Wire], ids=["aiohttp", "httptools"])
-def kind(request: pytest.FixtureRequest) -> Kind:
-    found: Kind = request.param
-    return found
 
 
 @pytest.fixture
@@ -35,10 +25,3 @@ async def serve() -> AsyncIterator[Callable[..., Any]]:
             return await stack.enter_async_context(serving(Server(*scripts), context))
 
         yield make
-
-
-@pytest.fixture
-def aiohttp_differs(request: pytest.FixtureRequest, kind: Kind) -> None:
-    """The test shows what httptools' transport promises beyond aiohttp's; one that begins to pass is told."""
-    if kind is Transport:
-        request.applymarker(pytest.mark.xfail(strict=True, reason="aiohttp's pool does not look"))

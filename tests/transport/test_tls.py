@@ -9,8 +9,7 @@ from typing import Any, Final
 
 import pytest
 
-from pipeline.canvas.transport import TLS
-from tests.transport.conftest import Kind
+from pipeline.canvas.transport import TLS, Transport
 from tests.transport.server import CLOSE, RESET, Script, Server, reset, serving
 
 CREATED: Final = (
@@ -60,10 +59,10 @@ def good(authority: Authority) -> ssl.SSLContext:
 
 
 async def test_a_connection_is_kept(
-    kind: Kind, serve: Serve, authority: Authority, good: ssl.SSLContext
+    serve: Serve, authority: Authority, good: ssl.SSLContext
 ) -> None:
     server = await serve([CREATED], context=good)
-    async with kind(5.0, 1, authority.certificate) as transport:
+    async with Transport(5.0, 1, authority.certificate) as transport:
         for _ in range(3):
             reply = await transport.exchange("POST", f"{server.url}/x", {}, b"x" * 100_000)
             assert (reply.status, reply.body, reply.problem) == (201, b"body", "")
@@ -82,20 +81,18 @@ async def test_a_connection_is_kept(
     ],
 )
 async def test_what_is_not_trusted_gets_nothing(
-    name: str, days: int, is_ours: bool, kind: Kind, serve: Serve, authority: Authority
+    name: str, days: int, is_ours: bool, serve: Serve, authority: Authority
 ) -> None:
     server = await serve([CREATED], context=authority.serves(name, days))
-    async with kind(5.0, 1, authority.certificate if is_ours else None) as transport:
+    async with Transport(5.0, 1, authority.certificate if is_ours else None) as transport:
         reply = await transport.exchange("POST", f"{server.url}/x", {}, b"sent")
     assert (reply.status, reply.problem, reply.handed_off) == (None, TLS, False)
     assert server.requests == []
 
 
-async def test_a_server_without_tls_gets_nothing(
-    kind: Kind, serve: Serve, authority: Authority
-) -> None:
+async def test_a_server_without_tls_gets_nothing(serve: Serve, authority: Authority) -> None:
     server = await serve([CREATED])
-    async with kind(0.5, 1, authority.certificate) as transport:
+    async with Transport(0.5, 1, authority.certificate) as transport:
         reply = await transport.exchange(
             "POST", server.url.replace("http:", "https:"), {}, b"sent" * 100
         )
@@ -104,9 +101,7 @@ async def test_a_server_without_tls_gets_nothing(
 
 
 @pytest.mark.parametrize("end", [CLOSE, RESET, "silence"])
-async def test_a_handshake_that_fails_sends_nothing(
-    end: str, kind: Kind, authority: Authority
-) -> None:
+async def test_a_handshake_that_fails_sends_nothing(end: str, authority: Authority) -> None:
     class Failing(Server):
         async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.read(-1 if end == "silence" else 1)
@@ -114,7 +109,7 @@ async def test_a_handshake_that_fails_sends_nothing(
                 reset(writer)
             writer.close()
 
-    async with serving(Failing()) as server, kind(0.5, 1, authority.certificate) as transport:
+    async with serving(Failing()) as server, Transport(0.5, 1, authority.certificate) as transport:
         url = server.url.replace("http:", "https:")
         reply = await transport.exchange("POST", f"{url}/x", {}, b"sent")
     problem = "timeout" if end == "silence" else "connect"
@@ -135,13 +130,12 @@ async def test_a_handshake_that_fails_sends_nothing(
 async def test_what_is_cut_is_as_without_tls(
     script: Script,
     expected: tuple[int | None, str],
-    kind: Kind,
     serve: Serve,
     authority: Authority,
     good: ssl.SSLContext,
 ) -> None:
     server = await serve(script, [CREATED], context=good)
-    async with kind(5.0, 1, authority.certificate) as transport:
+    async with Transport(5.0, 1, authority.certificate) as transport:
         reply = await transport.exchange("POST", f"{server.url}/x", {}, b"sent")
         assert (reply.status, reply.problem, reply.handed_off) == (*expected, True)
         assert (await transport.exchange("GET", f"{server.url}/x", {}, None)).status == 201
