@@ -667,7 +667,7 @@ class FeedSection(_Section):
             *((f"only.{name}", values) for name, values in self.only.items()),
         ):
             settings.check_names(name, values)
-        settings.check_effects(self.kind.value, self.path, self.missing, self._changed)
+        settings.check_effects(self.kind.value, self.missing, self._changed)
         if self.order_by and self.kind is feeds.Kind.ELIGIBILITY:
             raise ValueError("order_by: a patient's coverages go out by their order; leave it out")
         if self.missing != "ignore" and self.kind is feeds.Kind.LEDGER:

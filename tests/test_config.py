@@ -362,13 +362,6 @@ def with_feed_key(text: str, line: str) -> str:
             with_feed_key(CODES, "missing_max = 7"),
             'missing_max: has no effect with missing = "ignore"',
         ),
-        *(
-            (
-                with_feed_key(CODES.replace("eligibility.csv", "a.parquet"), line),
-                "has no effect on Parquet files",
-            )
-            for line in ('delimiter = "|"', 'encoding = "latin-1"', 'final_newline = "any"')
-        ),
         (
             with_feed_key(CODES, 'key = ["patient", "payer", "patient"]'),
             'key: names "patient" twice',

@@ -132,10 +132,9 @@ _ONLY_FOR: Final = {
     "update": ("eligibility", "a payment is never changed in Canvas"),
     "adopt": ("eligibility", "Canvas is not searched for payments"),
 }
-_TEXT_ONLY: Final = ("delimiter", "encoding", "final_newline")
 
 
-def check_effects(kind: str, path: str, missing: str, changed: Collection[str]) -> None:
+def check_effects(kind: str, missing: str, changed: Collection[str]) -> None:
     """Raise ValueError for a setting that is `changed` from its default and would do nothing."""
     for name, (only_kind, why) in _ONLY_FOR.items():
         if name in changed and kind != only_kind:
@@ -147,9 +146,6 @@ def check_effects(kind: str, path: str, missing: str, changed: Collection[str]) 
             'missing_max: has no effect with missing = "ignore", for nothing is cancelled: remove it, '
             'or set missing = "cancel"'
         )
-    of_text = next((name for name in _TEXT_ONLY if name in changed), None)
-    if of_text is not None and path.lower().endswith(".parquet"):
-        raise ValueError(f"{of_text}: has no effect on Parquet files: remove it")
 
 
 def check_names(name: str, values: Sequence[str]) -> None:
