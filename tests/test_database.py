@@ -340,7 +340,7 @@ def test_a_journal_of_another_version_or_another_canvas_is_refused(
     tmp_path: Path, database: str, postgres_server: Server
 ) -> None:
     opened(tmp_path, database)
-    with pytest.raises(JournalForeign, match="its own database"):
+    with pytest.raises(JournalForeign, match="journal move"):
         opened(tmp_path / "other", database, "https://fumage-other.canvasmedical.com")
     with postgres_server.connect(name_of(database)) as connection:
         connection.execute("UPDATE meta SET value = '1' WHERE name = 'schema_version'")

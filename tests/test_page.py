@@ -512,7 +512,7 @@ def test_the_page_of_a_run_that_failed(browser: Any, tmp_path: Path, *, is_unfit
     assert "The run failed; nothing is lost." in text
     assert "Failed: " in text
     assert ("Stopped before anything was sent." in text) == is_unfit
-    assert ("The run ended before their turn" in text) != is_unfit
+    assert ("The run ended before it sent them" in text) != is_unfit
 
 
 def test_names_and_ids_that_are_markup_are_only_text(browser: Any, tmp_path: Path) -> None:

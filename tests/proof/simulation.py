@@ -123,6 +123,7 @@ class Outcome:
     second: int = 0  # the number of the second night's first life
     mistaken: int = 0  # confirmed by an equal payment that somebody made by hand at that moment
     effects: int = 0
+    is_skewed: bool = False  # behind a gateway whose Date is of another clock
 
 
 # Drawing a schedule -------------------------------------------------------------------------------
@@ -340,7 +341,7 @@ class Schedule:
         self._say(self.rows)
         if not (self.climate.has_date and self.is_bounded):
             self.canvas.unguarded_s = 0.0
-        self.outcome = Outcome(seed)
+        self.outcome = Outcome(seed, is_skewed=self.climate.date_skew_s != 0)
         self.now_s = 0.0
         self.trace: Callable[[str], None] = lambda _: None
         self.tell: Callable[[list[Line], list[Effect]], None] = lambda *_: None
