@@ -688,7 +688,7 @@ def rows_now(
 
     Whatever became of them there; the first of several with one key counts.
     """
-    for path in sorted(folder.iterdir(), reverse=True) if folder.is_dir() else ():
+    for path in sorted(folder.iterdir(), key=_made, reverse=True) if folder.is_dir() else ():
         try:
             plan = Plan.open(path)
             if feed not in plan.meta["feeds"]:
@@ -705,6 +705,12 @@ def rows_now(
             continue  # gone, or torn
         return found
     return {}
+
+
+def _made(folder: Path) -> tuple[str, int]:
+    """Return when a plan was made: its run id says the second, and its seal the order within it."""
+    seal = folder / _SEAL
+    return folder.name.partition("-")[0], seal.stat().st_mtime_ns if seal.exists() else 0
 
 
 def content_of(folder: Path, run_id: str, feed: str, key: str, fingerprint: str) -> bytes | None:
