@@ -42,7 +42,6 @@ _OUTPUT = (
     click.option("--no-progress", is_flag=True, help="No progress display."),
 )
 _NOTIFIED: Final = ("run", "verify")  # what one lets run at night
-_PR_SET_DUMPABLE: Final = 4  # prctl(2)
 _UNTIL_H_MAX: Final = 20  # a night's job that is this late is not to go on through the day
 _FEEDS = (
     click.option(
@@ -125,8 +124,10 @@ def cli() -> None:
 
     Start with: canvas-ingest demo
     """
+    from pipeline.confinement import close_memory
+
     os.umask(0o077)  # what a run leaves behind is for its owner only
-    _close_memory()
+    close_memory()
 
 
 @cli.command(short_help="Read, validate and map all; write nothing to Canvas.")
@@ -446,8 +447,10 @@ def init(file: Path, kind: str | None, output: Path | None) -> None:
     """
     from pipeline.drafting import draft
     from pipeline.errors import IngestError
+    from pipeline.scratch import abandoned
     from pipeline.views.draft import drafted_text
 
+    abandoned(remove=True)
     if output is None:
         output = Path(f"{file.name.partition('.')[0] or 'draft'}.toml")
     is_stdout = str(output) == "-"
@@ -531,22 +534,6 @@ def completion(shell: str) -> None:
 # Underneath ---------------------------------------------------------------------------------------
 
 
-def _close_memory() -> None:
-    """No core dump, and no look from another process of the same user: secrets and rows are in it.
-
-    The second is Linux' own, and is what keeps a crash handler that core dumps are piped to away.
-    """
-    with contextlib.suppress(ImportError):  # Windows has none
-        import resource
-
-        _, most = resource.getrlimit(resource.RLIMIT_CORE)
-        resource.setrlimit(resource.RLIMIT_CORE, (0, most))
-    if sys.platform == "linux":
-        import ctypes
-
-        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
-
-
 def _plan_or_run(command: str, options: dict[str, Any], *, journal_lost: bool = False) -> None:
     def work(progress: Progress, stop: asyncio.Event) -> Any:
         from pipeline import engine
@@ -567,6 +554,7 @@ def _plan_or_run(command: str, options: dict[str, Any], *, journal_lost: bool = 
 
 def _job(options: dict[str, Any]) -> Job:
     from pipeline import config
+    from pipeline.environment import SPILL
     from pipeline.errors import ConfigError
 
     engine = {name: options.get(name) for name in ("engine", "scheduler", "workers")}
@@ -578,6 +566,7 @@ def _job(options: dict[str, Any]) -> Job:
         overrides={"engine": config.engine_of(**engine)},
         accept_repeats=options.get("accept_repeats"),
     )
+    os.environ.setdefault(SPILL, str(job.state_dir / ".spill"))
     for name in ("scheduler", "workers"):
         if engine[name] is not None and job.engine.kind != "dask":
             raise ConfigError(f"--{name} goes with --engine dask", "add that, or leave it out")
@@ -665,10 +654,13 @@ def _watch(work: Work[Any], options: dict[str, Any]) -> Any:
 
     from pipeline import logs
     from pipeline.errors import IngestError
+    from pipeline.scratch import abandoned
     from pipeline.watch import display_for, watch
 
     level = 10 if options.get("verbose") else 40 if options.get("quiet") else 20
     logs.configure(options.get("log_format", "text"), level)
+    if left := abandoned(remove=True):
+        structlog.get_logger().warning("copies_removed", count=len(left))
     is_logged = _is_logged(options)
     is_quiet = options.get("quiet", False) or options.get("no_progress", False)
     display = display_for(quiet=is_quiet, is_logged=is_logged)

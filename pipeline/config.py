@@ -40,6 +40,7 @@ from pipeline.canvas.hosts import is_host_name
 from pipeline.canvas.proxy import Proxy, unused
 from pipeline.canvas.trust import trust
 from pipeline.crosswalk import Target
+from pipeline.environment import PASSED_ON, is_secret, variables
 from pipeline.errors import ConfigError
 from pipeline.feeds import feed as feeds
 from pipeline.feeds import settings
@@ -414,6 +415,21 @@ class NotifySection(_Section):
         le=60,
         description="Seconds that the command, and the webhook, may take.",
     )
+    env: tuple[str, ...] = Field(
+        (),
+        description="Names of variables that the command gets from our environment, beside "
+        + ", ".join(f"`{name}`" for name in PASSED_ON)
+        + " and `LC_*`. None that begins with `CANVAS_`: those hold secrets.",
+    )
+
+    @field_validator("env")
+    @classmethod
+    def _are_no_secrets(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if any(is_secret(name) for name in names):
+            raise ValueError(
+                "must name no variable that begins with CANVAS_, and not PGPASSWORD: they hold secrets of ours"
+            )
+        return names
 
     @field_validator("on")
     @classmethod
@@ -790,8 +806,8 @@ def load(
     content = _read(path)
     file = _parsed(path, content, overrides or {})
     folder = path.resolve().parent
-    variables = os.environ if environment is None else environment
-    _notify(file.notify, variables)  # what is wrong with it is said now, not when it is needed
+    known = variables() if environment is None else environment
+    _notify(file.notify, known)  # what is wrong with it is said now, not when it is needed
     names = [section.name for section in file.feeds]
     for name in (*only_feeds, *(inputs or {}), *(expected or {})):
         if name not in names:
@@ -810,7 +826,7 @@ def load(
     return Job(
         feeds=tuple(_feed(section, folder) for section in sections),
         contract=file.canvas.contract,
-        canvas=_canvas(file, folder, variables),
+        canvas=_canvas(file, folder, known),
         upload=upload.Options(
             concurrency=file.upload.concurrency,
             rate_per_s=file.upload.rate_per_s,
@@ -829,7 +845,7 @@ def load(
         inputs={name: _input(name, value) for name, value in (inputs or {}).items()},
         expected=expected or {},
         accept_repeats=accept_repeats,
-        objects=_objects(variables),
+        objects=_objects(known),
         name=path.stem,
         metrics=folder / file.report.metrics if file.report.metrics else None,
         retention_days=file.retention.days,
@@ -883,7 +899,7 @@ def notify_options(path: str | Path) -> notify.Options | None:
         tables = tomllib.loads(_read(Path(path)).decode())
         section = NotifySection.model_validate(tables.get("notify", {}))
     try:
-        options = _notify(section, os.environ)
+        options = _notify(section, variables())
     except ConfigError:
         return None
     return options if options.command or options.webhook else None
@@ -898,7 +914,9 @@ def _notify(section: NotifySection, environment: Mapping[str, str]) -> notify.Op
             f"{name}: must be https://host/path (http only for 127.0.0.1, [::1] or localhost)",
             "set it to the whole address that your chat or alerting system shows, or unset it",
         )
-    return notify.Options(frozenset(section.on), section.command, used, section.timeout_s)
+    return notify.Options(
+        frozenset(section.on), section.command, used, section.timeout_s, section.env
+    )
 
 
 def _as_used(url: str) -> str | None:

@@ -12,18 +12,18 @@ import stat
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 from random import Random
-from tempfile import TemporaryDirectory
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
 import polars as pl
 
+from pipeline import confinement
 from pipeline.canvas.client import Client, transport_of
 from pipeline.canvas.skew import Skew, measure
 from pipeline.clock import SystemClock
@@ -48,6 +48,7 @@ from pipeline.journal.journal import Journal
 from pipeline.planning import Planner
 from pipeline.plans import Plan
 from pipeline.records import Disposition, Stamped
+from pipeline.scratch import private_folder
 from pipeline.stages.diagnose import diagnose, spelt
 from pipeline.stages.lookup import lookup
 from pipeline.stages.read import read
@@ -119,13 +120,19 @@ async def check(
     repetitions.
     """
     progress, stop = progress or Progress(), stop or asyncio.Event()
-    with TemporaryDirectory(prefix="canvas-ingest-check-") as scratch:
-        examination = Examination(job, Path(scratch), progress, stop, step_s_max)
-        progress.stage = "reading"
-        examination.look_at_configuration()
-        examination.look_at_secrets(no_secrets)
-        await asyncio.to_thread(examination.look_here)
-        await examination.ask_canvas()
+    examination = Examination(job, progress, stop, step_s_max)
+    progress.stage = "reading"
+    examination.look_at_configuration()
+    examination.look_at_secrets(no_secrets)
+    examination.look_at_folders()
+    with ExitStack() as stack:
+        try:
+            examination.scratch = stack.enter_context(private_folder())
+        except ConfigError as error:
+            examination.note_unseen(error)
+        else:
+            await asyncio.to_thread(examination.look_here)
+    await examination.ask_canvas()
     groups = list(dict.fromkeys(check.group for check in examination.checks))
     return sorted(examination.checks, key=lambda check: groups.index(check.group))
 
@@ -135,10 +142,10 @@ class Examination:
     """One check, from what is here to what only Canvas can tell."""
 
     job: Job
-    scratch: Path
     progress: Progress
     stop: asyncio.Event
     step_s_max: float
+    scratch: Path = field(init=False)  # for copies of the journal and of files
     random: Random = field(default_factory=Random)  # jitter, and ids of plans that are thrown away
     checks: list[Check] = field(default_factory=list)
     patients: list[tuple[Feed, pl.DataFrame]] = field(default_factory=list)  # a few rows a feed
@@ -155,13 +162,26 @@ class Examination:
 
     # What is here ---------------------------------------------------------------------------------
 
-    def look_here(self) -> None:
-        """The folders, the journal, the files, their rows, and the limits."""
+    def look_at_folders(self) -> None:
+        """Check that state.dir and report.dir can be used."""
         for name, folder in (
             ("state.dir", self.job.state_dir),
             ("report.dir", self.job.report_dir),
         ):
             self._look_at_folder(name, Path(os.path.normpath(folder)))
+
+    def note_unseen(self, error: ConfigError) -> None:
+        """Note that there is no folder for temporary files, and so nothing that needs copies is looked at."""
+        self._note(
+            "Folders",
+            "temporary files",
+            State.WRONG,
+            f"{error.message}: the journal and the files were not looked at (a run does not need one)",
+            error.fix,
+        )
+
+    def look_here(self) -> None:
+        """Check the journal, the files, their rows, and the limits, with copies in `scratch`."""
         journal = self._look_at_journal()
         try:
             with journal:
@@ -388,7 +408,22 @@ class Examination:
         for source in planner.sources[feed.name]:
             told = f"{_count(source.rows, 'row')}, {len(source.header)} columns ({feed.name})"
             self._note("Files", source.name, State.OK, told)
+        if any(source.is_parquet for source in planner.sources[feed.name]):
+            self._look_at_confinement()
         return True
+
+    def _look_at_confinement(self) -> None:
+        """Warn if the kernel cannot shut in the process that decodes Parquet files."""
+        open_to_it = " and ".join(confinement.lacking())
+        if open_to_it and not any(check.what == "Parquet" for check in self.checks):
+            self._note(
+                "Files",
+                "Parquet",
+                State.WARNING,
+                f"this kernel cannot shut {open_to_it} away from the process that decodes Parquet files "
+                "(Landlock shuts files, seccomp the network)",
+                "use Linux 5.13 or later, on x86-64 or arm64, with Landlock on and allowed by the container's runtime",
+            )
 
     def _stand_in(self, planner: Planner, feeds: Sequence[Feed], kinds: Sequence[str]) -> None:
         """Each id stands for itself where it cannot be looked up, so that all else can be judged."""

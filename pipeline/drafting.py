@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Final, Literal
 
 import polars as pl
@@ -23,6 +22,7 @@ from pipeline.feeds.feed import TRAITS, Feed, Kind
 from pipeline.feeds.formats import FORMATS, fitting, reads
 from pipeline.feeds.source import Source
 from pipeline.feeds.spellings import is_taken, shown
+from pipeline.scratch import private_folder
 from pipeline.stages.inspect import headers, inspect
 from pipeline.stages.read import read
 from pipeline.views.draft import Lines, draft_text
@@ -98,8 +98,8 @@ def draft(path: Path, kind: str | None = None, output: Path | None = None) -> Dr
             f"{output} is there already, and is not written over",
             "name another file with --output, or move it away",
         )
-    with TemporaryDirectory(prefix="canvas-ingest-init-") as scratch:
-        feed, source = _found(path, Path(scratch))
+    with private_folder() as scratch:
+        feed, source = _found(path, scratch)
         _refuse_data(source)
         found = Kind(kind) if kind else synonyms.kind_of(source.kept)
         if found is None:

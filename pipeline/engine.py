@@ -295,7 +295,7 @@ async def _carry_out(
 @asynccontextmanager
 async def _working(job: Job) -> AsyncIterator[Workers]:
     """The workers of a job. A cluster takes its time to start and to end, and the loop goes on meanwhile."""
-    opened = workers(job.engine)
+    opened = workers(job.engine, job.state_dir)
     hands = await asyncio.to_thread(opened.__enter__)
     try:
         yield hands

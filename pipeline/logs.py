@@ -30,6 +30,7 @@ EVENTS: Final[dict[str, str]] = {
     "workers_awaited": "the Dask cluster has no worker yet; after 300 s without one the run fails",
     "workers_lost": "so many workers of the Dask cluster are gone; what they had under way is done by others",
     "lease_lost": "a worker stood still, or was without the database, for longer than `[state] lease_s`: it sends nothing more of that part until it has taken it anew",
+    "copies_removed": "so many folders of copies were removed, which an `init` or a `check` left when it was killed",
     "metrics_unwritten": "the metrics file could not be written; the run is not concerned",
     "purged": "what so many runs left of rows was removed, for it is older than `[retention] days`",
     "purge_failed": "it could not be; the next run tries again",

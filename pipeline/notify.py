@@ -1,23 +1,21 @@
 """Sends the notice of how a command ended: to a command's stdin, and to a webhook.
 
 Whatever goes wrong here is a warning in the log. The webhook's address is a secret and is never
-shown; the command does not inherit ours.
+shown; the command gets only what it needs of our environment.
 """
 
 import asyncio
 import contextlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from tempfile import TemporaryFile
 from typing import Any, Final
 
 import orjson
 import structlog
 
 from pipeline.canvas.transport import Transport
+from pipeline.environment import of_command
 
-_SECRETS: Final = "CANVAS_"  # how the names of variables that hold secrets begin
 _OK: Final = range(200, 300)
 
 log = structlog.get_logger()
@@ -31,6 +29,7 @@ class Options:
     command: tuple[str, ...] = ()
     webhook: str = field(default="", repr=False)
     timeout_s: float = 10.0
+    env: tuple[str, ...] = ()  # variables that the command gets beside the usual ones
 
 
 async def notify(notice: Mapping[str, Any], options: Options) -> None:
@@ -39,7 +38,7 @@ async def notify(notice: Mapping[str, Any], options: Options) -> None:
         return
     body = orjson.dumps(notice)
     ways = {
-        "command": _run(options.command, body, options.timeout_s) if options.command else None,
+        "command": _run(options, body) if options.command else None,
         "webhook": _post(options.webhook, body, options.timeout_s) if options.webhook else None,
     }
     asked = {how: way for how, way in ways.items() if way is not None}
@@ -50,29 +49,23 @@ async def notify(notice: Mapping[str, Any], options: Options) -> None:
             log.info("notice_sent", run_id=notice["run_id"], how=how)
 
 
-async def _run(command: tuple[str, ...], body: bytes, timeout_s: float) -> str:
-    """Run a command with the notice on its stdin. Returns why it failed, or ""."""
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith(_SECRETS)
-    }
-    with TemporaryFile() as told:  # not a pipe, which a command may close before it was read
-        told.write(body)
-        told.seek(0)
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *command,
-                stdin=told,
-                stdout=asyncio.subprocess.DEVNULL,  # ours is for the summary
-                stderr=asyncio.subprocess.DEVNULL,  # and ours for the log
-                env=environment,
-            )
-        except OSError as error:
-            return f"it cannot be started: {error.strerror}"
+async def _run(options: Options, body: bytes) -> str:
+    """Run the command with the notice on its stdin. Returns why it failed, or ""."""
     try:
-        async with asyncio.timeout(timeout_s):
-            await process.wait()
+        process = await asyncio.create_subprocess_exec(
+            *options.command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.DEVNULL,  # ours is for the summary
+            stderr=asyncio.subprocess.DEVNULL,  # and ours for the log
+            env=of_command(options.env),
+        )
+    except OSError as error:
+        return f"it cannot be started: {error.strerror}"
+    try:
+        async with asyncio.timeout(options.timeout_s):
+            await process.communicate(body)  # it need not read it
     except TimeoutError:
-        return f"not done after {timeout_s:g} s"
+        return f"not done after {options.timeout_s:g} s"
     finally:
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):

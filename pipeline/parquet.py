@@ -2,7 +2,8 @@
 
 A damaged Parquet file can make the library that decodes it panic, abort, hang, or ask for any amount
 of memory, and nothing in the same process survives an abort. So the sender's bytes are decoded by a
-child with limits on memory and time, which knows no secret. It writes the columns as text into a
+child with limits on memory and time, which knows no secret, opens no other file and reaches no
+network (`decoder.py`). It writes the columns as text into a
 copy, and the copy is all that this process reads.
 
 Where pages have checksums they are looked at. Many files have none, and then nobody can tell that a
@@ -73,8 +74,8 @@ def decoded(path: Path, copy: Path, seconds_max: float = DECODING_S_MAX) -> Deco
     request = json.dumps([str(path.absolute()), str(copy.absolute())])
     modules = os.pathsep.join(each for each in sys.path if each)
     try:
-        child = subprocess.run(  # noqa: S603 - this very module, with no argument
-            [sys.executable, "-P", "-m", __name__],
+        child = subprocess.run(
+            [sys.executable, "-P", "-m", "pipeline.decoder"],
             input=request.encode(),
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # a panic tells there what it likes
@@ -143,27 +144,20 @@ def _refuse_as(path: Path, why: str, count: int) -> NoReturn:
 # The child ----------------------------------------------------------------------------------------
 
 
-def main() -> None:
-    """Read the request, decode, answer. Whatever goes wrong beyond an exception ends the process."""
-    _limit()
-    path, copy = json.loads(sys.stdin.buffer.read())
-    sys.stdout.write(json.dumps(_answer(path, copy)))
-
-
-def _limit() -> None:
-    """Memory and time; and whoever interrupts the run does not thereby damage the file."""
+def limit() -> None:
+    """Bound memory and time, and ignore the signals that interrupt the run: the file is whole all the same."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     if sys.platform != "win32":
         import resource  # noqa: PLC0415 - not on Windows
 
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_DATA, (DECODING_BYTES_MAX, DECODING_BYTES_MAX))
         seconds_max = DECODING_S_MAX * (os.cpu_count() or 1)
         resource.setrlimit(resource.RLIMIT_CPU, (seconds_max, seconds_max))
 
 
-def _answer(path: str, copy: str) -> dict[str, Any]:
+def answer(path: str, copy: str) -> dict[str, Any]:
+    """Decode the file into the copy. Return what `decoded` makes of it, as JSON values."""
     try:
         return _decode(path, copy)
     except pl.exceptions.DuplicateError:
@@ -228,7 +222,3 @@ def _as_text(name: str, kind: pl.DataType) -> pl.Expr:
     if kind.is_decimal():
         return text.str.replace(r"(\.\d\d)0+$", "$1")
     return text.str.head(FIELD_BYTES_MAX + 1) if kind == pl.String else text
-
-
-if __name__ == "__main__":
-    main()

@@ -16,12 +16,16 @@ from typing import Final
 from pipeline.clock import utc_text
 from pipeline.job import Job
 from pipeline.journal.journal import Journal
+from pipeline.scratch import abandoned
 
 _STAYS: Final = "summary.json"
 _INDEXES: Final = (
     "held-*.parquet",
-    ".held-*",
-)  # the second: what a run left that was killed meanwhile
+    ".held-*",  # this one, and those below: what a run left that was killed meanwhile
+    ".workers-*",
+    ".spill",
+    "plans/.sending-*",
+)
 _SEAL: Final = "plan.json"  # goes first: what is left of a plan is then none
 
 # Why a plan is kept, however old it is.
@@ -40,6 +44,7 @@ class Purged:
     words: int = 0  # writes whose message, which may be Canvas' own, was taken out of the journal
     kept: dict[str, list[str]] = field(default_factory=dict)  # run ids, by why
     beside: list[str] = field(default_factory=list)
+    copies: list[str] = field(default_factory=list)  # folders that a killed `init` or `check` left
 
 
 def purge(
@@ -72,6 +77,7 @@ def purge(
         map(_size, [*stale, *(path for each in gone.values() for path in each)])
     )
     purged.beside = sorted(path.name for path in job.state_dir.glob("journal.sqlite.*"))
+    purged.copies = abandoned(remove=not is_trial)
     if is_trial:
         purged.words = journal.count_words(purged.before)
         return purged

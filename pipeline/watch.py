@@ -42,7 +42,7 @@ def display_for(*, quiet: bool, is_logged: bool) -> Display:
 
 
 def watch(work: Work[T], display: Display, *, is_logged: bool = False) -> T:
-    """Carry out `work`. The first Ctrl-C or SIGTERM lets it finish what is in flight, the second stops it.
+    """Carry out `work`. The first Ctrl-C, SIGTERM or SIGHUP lets it finish what is in flight, the second stops it.
 
     `is_logged`: stderr is a log for machines, so its beginning is told there, and nothing as text.
     """
@@ -87,11 +87,15 @@ def _signals(
         if is_logged:
             log.warning("stopping", run_id=progress.run_id)
             return
-        sys.stderr.write(
-            "\nStopping: what is in flight is finished first. Once more to stop at once.\n"
-        )
+        with contextlib.suppress(OSError):  # the terminal is gone
+            sys.stderr.write(
+                "\nStopping: what is in flight is finished first. Once more to stop at once.\n"
+            )
 
     numbers = [signal.SIGINT, signal.SIGTERM]
+    hangup = getattr(signal, "SIGHUP", None)  # Windows has none
+    if hangup and signal.getsignal(hangup) is not signal.SIG_IGN:  # nohup ignores it
+        numbers.append(hangup)
     with contextlib.suppress(NotImplementedError):  # Windows has no handlers on the loop
         for number in numbers:
             loop.add_signal_handler(number, interrupt)

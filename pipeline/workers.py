@@ -12,6 +12,7 @@ import os
 import pickle
 import platform
 import signal
+import tempfile
 import threading
 import time
 from collections import deque
@@ -23,12 +24,13 @@ from importlib import import_module
 from importlib.metadata import version
 from multiprocessing import resource_tracker
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Final, Generic, Literal, Protocol, TypeVar
 from uuid import uuid4
 
 import structlog
 
+from pipeline.confinement import close_memory
+from pipeline.environment import SPILL, hidden, hide, secrets
 from pipeline.errors import ConfigError, IngestError, fault
 from pipeline.files import write_private
 
@@ -98,13 +100,16 @@ class Workers(Protocol):
 
 
 @contextlib.contextmanager
-def workers(options: Options) -> Iterator[Workers]:
-    """The workers that are configured, as long as they are needed. Raises ConfigError, IngestError."""
+def workers(options: Options, folder: Path) -> Iterator[Workers]:
+    """Yield the workers that are configured. Raises ConfigError, IngestError.
+
+    `folder` is for files of workers that are started here; nothing of it stays.
+    """
     if options.kind == "embedded":
         yield InPlace()
         return
     with contextlib.ExitStack() as stack:
-        cluster = Cluster(stack.enter_context(_connected(options)))
+        cluster = Cluster(stack.enter_context(_connected(options, folder)))
         try:
             yield cluster
         finally:
@@ -341,7 +346,7 @@ def _lost(error: BaseException) -> IngestError:
 
 
 @contextlib.contextmanager
-def _connected(options: Options) -> Iterator[Any]:
+def _connected(options: Options, folder: Path) -> Iterator[Any]:
     """A client of the scheduler that is configured, or of one that is started here with its workers."""
     try:
         import dask
@@ -358,13 +363,36 @@ def _connected(options: Options) -> Iterator[Any]:
                 yield client
             return
         with (
-            TemporaryDirectory(prefix="canvas-ingest-") as scratch,
-            dask.config.set(_SETTINGS),
+            tempfile.TemporaryDirectory(prefix=".workers-", dir=folder) as scratch,
+            dask.config.set({**_SETTINGS, "temporary-directory": scratch}),
+            _temporary_files_in(scratch),
+            hidden(),
             _without_signals(),
             _cluster_of(options, untyped, scratch) as cluster,
             untyped.Client(cluster, set_as_default=False) as client,
         ):
             yield client
+
+
+@contextlib.contextmanager
+def _temporary_files_in(folder: str) -> Iterator[None]:
+    """Have Dask write the keys of its connections to `folder` if there is no other folder for temporary files."""
+    try:
+        tempfile.gettempdir()
+        is_needed = False
+    except FileNotFoundError:
+        is_needed, tempfile.tempdir = True, folder
+    try:
+        yield
+    finally:
+        if is_needed:
+            tempfile.tempdir = None
+
+
+def dask_setup(worker: Any) -> None:  # noqa: ARG001 - Dask calls it so
+    """Close a worker that is started here to other processes, before it does anything."""
+    close_memory()
+    hide()
 
 
 @contextlib.contextmanager
@@ -413,7 +441,14 @@ def _cluster_of(options: Options, distributed: Any, scratch: str) -> Any:
             memory_limit=None,  # what calls return is small, and what they hold is theirs to bound
             local_directory=scratch,
             silence_logs=_SILENT,
-            env={"POLARS_MAX_THREADS": max(1, cores() // options.workers)},
+            # Through a pipe, and not in the environment that the process is started with.
+            env={
+                "POLARS_MAX_THREADS": max(1, cores() // options.workers),
+                "TMPDIR": scratch,
+                SPILL: scratch,
+                **secrets(),
+            },
+            preload=[__name__],  # see dask_setup
         )
     except Exception as error:  # noqa: BLE001 - what it says is about addresses and processes
         raise IngestError(

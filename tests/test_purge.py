@@ -59,9 +59,17 @@ async def test_what_holds_rows_goes_and_the_next_run_sends_nothing_twice(
     pieces = world.folder / "state" / ".held-eligibility.pieces"
     pieces.mkdir()
     (pieces / "000000.parquet").write_bytes(b"left by a run that was killed")
+    others = [
+        pieces.with_name(".spill"),
+        pieces.with_name(".workers-ab12"),
+        pieces.with_name("plans") / ".sending-ab12",
+    ]
+    for other in others:
+        other.mkdir()
+        (other / "rows").write_bytes(b"left by it, too")
     gone = purged(world)
     assert (gone.runs, gone.words, gone.kept) == ([first.run_id], 60, {})
-    assert not pieces.exists()
+    assert not any(folder.exists() for folder in (pieces, *others))
     assert gone.size_bytes > 0
     assert left(world.folder / "reports" / first.run_id) == {"summary.json"}
     assert left(world.folder / "state") == set()

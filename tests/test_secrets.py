@@ -33,6 +33,7 @@ from pipeline.canvas.client import Client, Options
 from pipeline.canvas.retry import Backoff
 from pipeline.canvas.transport import Reply, Transport
 from pipeline.clock import SystemClock
+from pipeline.environment import PASSED_ON
 from pipeline.errors import AuthError, ConfigError
 from pipeline.job import Job
 from pipeline.sandbox import Sandbox, serve
@@ -333,6 +334,34 @@ async def test_no_secret_reaches_the_command_that_is_told_how_a_run_ended(
     await cli(world.folder, "run", "config.toml", "-q", env=secrets)
     assert "PATH=" in told.read_text()
     none_of(CANARY, told.read_text())
+
+
+async def test_the_command_that_is_told_gets_the_usual_variables_and_those_that_are_named(
+    make_world: MakeWorld,
+) -> None:
+    """Secrets of other programs are in the environment of a service too."""
+    world = await make_world()
+    world.write_config()
+    told = world.folder / "told"
+    section = (
+        f'[notify]\non = [0, 1, 2, 3, 4]\ncommand = ["/bin/sh", "-c", "env > {told}"]\n'
+        'env = ["PAGER_ROUTE"]\n'
+    )
+    world.config.write_text(world.config.read_text() + section)
+    usual = {"LANG": "C.UTF-8", "LC_TIME": "C", "TZ": "America/New_York", "PAGER_ROUTE": "night"}
+    foreign = dict.fromkeys(("AWS_SECRET_ACCESS_KEY", "PGPASSWORD", "SOME_API_KEY"), CANARY)
+    await cli(world.folder, "run", "config.toml", "-q", env={**usual, **foreign})
+    given = dict(line.split("=", 1) for line in told.read_text().splitlines())
+    assert usual.items() <= given.items()
+    of_the_shell = {"PWD", "OLDPWD", "SHLVL", "_"}
+    assert given.keys() - of_the_shell <= usual.keys() | set(PASSED_ON)
+    none_of(CANARY, told.read_text())
+
+
+@pytest.mark.parametrize("name", ["CANVAS_TOKEN", "PGPASSWORD"])
+def test_a_secret_is_not_handed_to_that_command_by_its_name(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=r"notify\.env: must name no variable that begins with"):
+        loaded(tmp_path, {}, f'[notify]\ncommand = ["true"]\nenv = ["{name}"]\n')
 
 
 # Keys ---------------------------------------------------------------------------------------------

@@ -1,9 +1,11 @@
 """A plan that the workers of a Dask cluster make is the plan that one process makes, whatever befalls them."""
 
 import asyncio
+import ctypes
 import gzip
 import itertools
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -18,7 +20,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipeline import config, engine, groups
+from pipeline import config, engine, environment, groups
 from pipeline.errors import ConfigError, IngestError, InputError
 from pipeline.job import Job, Progress
 from pipeline.plans import Plan
@@ -61,8 +63,8 @@ def by_dask(cluster: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def hands(cluster: Any) -> Iterator[Workers]:
-    with workers(Options("dask", cluster.scheduler_address)) as found:
+def hands(cluster: Any, tmp_path: Path) -> Iterator[Workers]:
+    with workers(Options("dask", cluster.scheduler_address), tmp_path) as found:
         yield found
 
 
@@ -406,13 +408,13 @@ def test_what_is_shared_travels_as_a_file_and_is_forgotten_at_the_end(
     cluster: Any, tmp_path: Path
 ) -> None:
     options = Options("dask", cluster.scheduler_address)
-    with workers(options) as hands:
+    with workers(options, tmp_path) as hands:
         shared = hands.share("twelve bytes", tmp_path)
         assert "twelve" not in repr(shared)
         assert set(hands.in_turn([partial(length, shared)] * 20, nothing)) == {12}
         (path,) = tmp_path.iterdir()
         assert path.stat().st_mode & 0o777 == 0o600
-    with workers(options) as hands:
+    with workers(options, tmp_path) as hands:
         assert set(hands.in_turn((partial(held_by, n) for n in range(20)), nothing)) == {0}
 
 
@@ -640,3 +642,50 @@ async def test_a_cluster_is_reached_through_tls_and_by_its_own_only(tmp_path: Pa
             refused = await engine.plan(job_of(tmp_path, {}, engine={**how, **wrong}))
             assert f"no Dask scheduler was reached at {address}" in str(refused.failure)
             assert refused.exit_code == 1
+
+
+# Secrets of workers that are started here -----------------------------------------------------------
+
+
+def seen_of(secret: str) -> dict[str, Any]:
+    """What this process carries of a secret, and whether others of the same user may look into it."""
+    folder = Path("/proc/self")
+    return {
+        "started with": secret.encode() in (folder / "environ").read_bytes(),
+        "hands on": secret in os.environ.values(),
+        "knows": secret in environment.variables().values(),
+        "is open to others": ctypes.CDLL(None).prctl(3, 0, 0, 0, 0) != 0,
+        "core": resource.getrlimit(resource.RLIMIT_CORE)[0],
+        "pid": os.getpid(),
+    }
+
+
+def seen_after(mark: str, secret: str) -> dict[str, Any]:
+    die_once(mark)
+    return seen_of(secret)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc and prctl are Linux' own")
+@pytest.mark.parametrize(
+    "name", ["CANVAS_CLIENT_SECRET", "CANVAS_INGEST_WEBHOOK_URL", "PGPASSWORD"]
+)
+def test_workers_get_secrets_through_a_pipe_and_show_them_to_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    secret = "Canary-0f3b/+7e=9"
+    monkeypatch.setenv(name, secret)
+    with workers(Options("dask", workers=1), tmp_path) as hands:
+        assert environment.variables()[name] == secret
+        (first,) = hands.in_turn([partial(seen_of, secret)], nothing)
+        (second,) = hands.in_turn([partial(seen_after, str(tmp_path / "died"), secret)], nothing)
+    assert os.environ[name] == secret
+    assert first["pid"] != second["pid"] != os.getpid()
+    closed = {
+        "started with": False,
+        "hands on": False,
+        "knows": True,
+        "is open to others": False,
+        "core": 0,
+    }
+    for seen in (first, second):  # the second was started in the place of the first
+        assert {name: seen[name] for name in closed} == closed

@@ -11,6 +11,7 @@ from typing import Final
 from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict
 
+from pipeline.environment import variables
 from pipeline.errors import ConfigError
 
 _VERIFYING: Final = frozenset({"verify-full", "verify-ca"})
@@ -37,7 +38,9 @@ def parameters_of(url: str) -> dict[str, str]:
             + ("" if _hosts(given) else " (its host comes from PGHOST, PGHOSTADDR or PGSERVICE)"),
             "add sslmode=verify-full to state.url (and sslrootcert=FILE if its certificate is your own)",
         )
-    return {**given, **{name: whole[name] for name in _DECIDED if whole.get(name)}}
+    password = variables().get("PGPASSWORD")  # it may be set aside
+    known = {"password": password} if password else {}
+    return {**known, **given, **{name: whole[name] for name in _DECIDED if whole.get(name)}}
 
 
 def _defaults() -> dict[str, str]:

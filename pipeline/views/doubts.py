@@ -171,11 +171,14 @@ def purged_text(purged: Mapping[str, Any], *, is_trial: bool) -> str:
         lines.append(
             f"  {verb} what runs left of rows ({runs:,}; {size:,.1f} MB), and what was said of writes ({purged['words']:,})."
         )
-    else:
+    elif not purged["copies"]:
         lines.append("  There is nothing to remove.")
     for why, run_ids in purged["kept"].items():
         shown = ", ".join(run_ids[:3]) + (", ..." if len(run_ids) > 3 else "")  # noqa: PLR2004
         lines.append(f"  Kept: {len(run_ids):,} plans, for {_KEPT[why]} ({shown}).")
+    lines += [
+        f"  {verb} copies that a killed command left: {folder}" for folder in purged["copies"]
+    ]
     lines += [
         f"  Kept: {name} in state.dir, an old journal set aside: delete it by hand once nobody needs it."
         for name in purged["beside"]
