@@ -26,6 +26,7 @@ import polars as pl
 import structlog
 
 from pipeline.clock import SystemClock
+from pipeline.earlier import EarlierPlans
 from pipeline.errors import ConfigError, IngestError, JournalError, JournalTaken, Stopped
 from pipeline.job import Job, Progress
 from pipeline.journal.journal import Journal
@@ -247,7 +248,7 @@ async def _sent(order: Order, job: Job, number: int) -> Sent:
         return Sent("stopped", {})
     stop = asyncio.Event()
     with journal, structlog.contextvars.bound_contextvars(run_id=order.run_id, partition=number):
-        plan = Plan.open(job.state_dir / "plans" / order.run_id)
+        plan = EarlierPlans(job.state_dir / "plans", journal.plan_sha256).open(order.run_id)
         is_again = any(each.part == number for each in journal.stints(order.run_id))
         doubted = journal.take_up(order.run_id, clock.now())
         if doubted:
@@ -262,7 +263,7 @@ async def _sent(order: Order, job: Job, number: int) -> Sent:
                     _left(batches, journal, order.run_id) if is_again else batches,
                     order.types,
                     seen,
-                    with_bodies(job, doubts),
+                    with_bodies(sending.plans, doubts),
                     order.shut,
                 )
             ended = "stopped" if stop.is_set() else "done"

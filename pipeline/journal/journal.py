@@ -938,6 +938,27 @@ class Journal:
         ]
         self._write_now(lambda: [self._execute("enter_feed_key", line) for line in lines])
 
+    def enter_plan(self, run_id: str, sha256: str, at: datetime) -> None:
+        """Enter the SHA-256 of the files of a run's plan, so that a changed one is never sent."""
+        line = _line(utc_text(at), run_id, Event.PLANNED, detail=sha256)
+        self._write_now(lambda: self._append_all([line]))
+
+    def plan_sha256(self, run_id: str) -> str:
+        """Return the SHA-256 of the files of a run's plan; "" if none was entered."""
+        asked = {"run_id": run_id}
+        line = self._read(lambda: self._execute("plan_sha256", asked).fetchone())
+        return str(line[0]) if line else ""
+
+    def enter_index(self, feed: str, sha256: str) -> None:
+        """Enter the SHA-256 of the index of a feed's unchanged rows, so that a changed one is never used."""
+        entered = {"name": f"index {feed}", "value": sha256}
+        self._write_now(lambda: self._execute("set_meta", entered))
+
+    def index_sha256(self, feed: str) -> str:
+        """Return the SHA-256 of the index of a feed's unchanged rows; "" if none was entered."""
+        meta = dict(self._read(lambda: self._execute("meta", {}).fetchall()))
+        return str(meta.get(f"index {feed}", ""))
+
     def has_writes(self, feed: str) -> bool:
         """Return whether a write of the feed was ever entered."""
         line = self._read(lambda: self._execute("has_writes", {"feed": feed}).fetchone())

@@ -318,6 +318,9 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 -- The last line of a part of the trail.
 SELECT number, hash FROM trail WHERE part = :part ORDER BY number DESC LIMIT 1;
 
+-- name: plan_sha256
+SELECT detail FROM trail WHERE run_id = :run_id AND event = 'planned' ORDER BY number DESC LIMIT 1;
+
 -- name: trail
 SELECT rowid, number, at, run_id, event, key, attempt, latency_ms, http_status, correlation_id, verdict, resource_id, detail, who, part, hash
 FROM trail WHERE rowid > :after AND (CAST(:key AS TEXT) IS NULL OR key = :key) ORDER BY rowid LIMIT :count;
