@@ -2,7 +2,7 @@
 
 The only reader of either. Unknown keys are errors with a "did you mean"; relative paths start at
 the file's folder; secrets come from the environment or from a file that it names, never from the
-TOML. The reference is interface.md, "Configuration".
+TOML. docs/configuration.md is made of these options.
 """
 
 import difflib

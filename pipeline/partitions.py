@@ -4,7 +4,7 @@ A patient's writes are all in one partition, in order, for Canvas takes a paymen
 the one before it left. Which partition a patient is in decides a hash of the Patient key; the pieces
 are dealt so that partitions come out even. A task that is carried out again, because its worker died or
 seemed to, takes the lease once it is free, settles what was in flight, and goes on with what is left
-(scaleout.md, "Protocol").
+(docs/guarantees.md, "Workers").
 """
 
 import asyncio

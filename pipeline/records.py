@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 
 class Disposition(StrEnum):
-    """How a row ended. Every row read has exactly one (interface.md, "What a run leaves behind")."""
+    """How a row ended. Every row read has exactly one."""
 
     CREATED = "created"  # Canvas took it in this run
     UPDATED = "updated"  # Canvas holds it, with new content since this run
@@ -34,7 +34,7 @@ class Interaction(StrEnum):
 
 
 class Verdict(StrEnum):
-    """What an answer says of a write: the only thing the sender decides (reliability.md)."""
+    """What an answer says of a write: the only thing the sender decides (docs/guarantees.md)."""
 
     NOT_APPLIED = "not_applied"  # known not to have happened: may be sent again
     REFUSED = "refused"  # Canvas said no to this resource: never sent again

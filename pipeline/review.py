@@ -1,7 +1,7 @@
 """What a person does with the journal: look at what is in doubt, decide on it, look at what is held.
 
 Every decision is written into the trail with who made it, when, and what Canvas showed at that
-moment. A resend searches once more right before (reliability.md, "Settling doubt").
+moment. A resend searches once more right before (docs/guarantees.md, "Settling doubt").
 """
 
 import asyncio

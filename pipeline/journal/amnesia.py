@@ -2,7 +2,7 @@
 
 What was known is witnessed outside of it: the anchor (the journal's name and the last line of its
 trail, written beside it about once a second), the folders of plans, and the reports. They tell a
-journal that is missing, replaced, corrupt, or restored from a backup (reliability.md, "Journal").
+journal that is missing, replaced, corrupt, or restored from a backup (docs/guarantees.md, "Journal").
 """
 
 import os

@@ -1,7 +1,7 @@
 """The journal in SQLite, the embedded default: one file, one connection, one process at a time.
 
 WAL with `synchronous=FULL`: in simulated power losses this lost nothing, where NORMAL lost sent
-rows (reliability.md, "Journal"). The only home of `sqlite3`.
+rows (docs/guarantees.md, "Journal"). The only home of `sqlite3`.
 """
 
 import os
