@@ -182,6 +182,21 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
+class LastHeld:
+    """When Canvas held what it was last known to hold of a row.
+
+    Attributes:
+        at: By `Date`; None if it is not known.
+        run_id: The run that wrote last; "" if there is none.
+        is_edited: A read has found an edit by another user since.
+    """
+
+    at: datetime | None
+    run_id: str
+    is_edited: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Doubt:
     """A write whose fate is unknown, and what a search needs to settle it.
 

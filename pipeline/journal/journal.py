@@ -38,6 +38,7 @@ from pipeline.records import (
     Held,
     Intent,
     Interaction,
+    LastHeld,
     PayerEvidence,
     Stamped,
     State,
@@ -762,11 +763,14 @@ class Journal:
         part = {"part": self._store.part}
         return [_doubt(line) for line in self._read(partial(self._all, "doubts", part))]
 
-    async def held_at(self, keys: Iterable[str]) -> dict[str, tuple[datetime | None, str]]:
-        """Return by key when Canvas held what we think it holds, by `Date`, and the run that wrote it."""
+    async def held_at(self, keys: Iterable[str]) -> dict[str, LastHeld]:
+        """Return by key what is known about when Canvas held what we think it holds."""
         listed = {"keys": _json(list(keys))}
         lines = await self._write(lambda: self._execute("held_at", listed).fetchall())
-        return {key: (_instant(at), run_id) for key, at, run_id in lines}
+        return {
+            key: LastHeld(at=_instant(at), run_id=run_id, is_edited=bool(is_edited))
+            for key, at, run_id, is_edited in lines
+        }
 
     def stamped(self, run_id: str) -> list[Stamped]:
         """Return the last payments, up to 8, that Canvas confirmed by their answers in a run."""

@@ -186,8 +186,8 @@ WHERE key IN (
 ORDER BY settled_at DESC LIMIT 8;
 
 -- name: held_at
--- When Canvas held what we think it holds of these, and the run that wrote it.
-SELECT key, held_at, coalesce(held_run, '') FROM write WHERE key IN (SELECT value FROM json_each(:keys));
+-- When Canvas held what we think it holds of these, the run that wrote it, and whether a read has found an edit since.
+SELECT key, held_at, coalesce(held_run, ''), rule = 'conflict' FROM write WHERE key IN (SELECT value FROM json_each(:keys));
 
 -- name: ranks
 -- The coverages that these patients have by our books: those that are active have a rank.
