@@ -2,7 +2,7 @@
 
 The only reader of either. Unknown keys are errors with a "did you mean"; relative paths start at
 the file's folder; secrets come from the environment or from a file that it names, never from the
-TOML. The reference is interface.md, "Configuration".
+TOML. docs/configuration.md is made of these options.
 """
 
 import difflib
@@ -50,6 +50,7 @@ from pipeline.feeds.manifest import Expected
 from pipeline.fhir import codes
 from pipeline.job import Job, Limits, Reference, References
 from pipeline.journal.store import Database
+from pipeline.ownership import require_safe_config
 from pipeline.shares import Ceiling
 from pipeline.stages import fetch, upload
 
@@ -950,7 +951,9 @@ def load_to_check(
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            require_safe_config(path, os.fstat(file.fileno()))
+            return file.read()
     except OSError as error:
         raise ConfigError(
             f"cannot read {path}: {error.strerror}", "name the configuration file, a .toml"

@@ -8,7 +8,6 @@ on after a failure wherever the next check still makes sense.
 import asyncio
 import os
 import shutil
-import stat
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Collection, Mapping, Sequence
@@ -45,6 +44,7 @@ from pipeline.feeds.source import Source
 from pipeline.feeds.texts import texts_of, wanted
 from pipeline.job import Job, Progress, Reference, References
 from pipeline.journal.journal import Journal
+from pipeline.ownership import fault_of_folder
 from pipeline.planning import Planner
 from pipeline.plans import Plan
 from pipeline.records import Disposition, Stamped
@@ -221,21 +221,15 @@ class Examination:
             self._look_at_owner(name, folder)
 
     def _look_at_owner(self, name: str, folder: Path) -> None:
-        group, found = "Folders", folder.lstat()
-        if stat.S_ISLNK(found.st_mode) or (hasattr(os, "getuid") and found.st_uid != os.getuid()):
-            self._note(
-                group,
-                name,
-                State.WRONG,
-                f"{folder} is a link or belongs to somebody else",
-                "name a folder of your own",
-            )
-        elif os.name == "posix" and found.st_mode & 0o077:
+        group, fault = "Folders", fault_of_folder(folder)
+        if fault is not None:
+            self._note(group, name, State.WRONG, *fault)
+        elif os.name == "posix" and folder.stat().st_mode & 0o077:
             self._note(
                 group,
                 name,
                 State.WARNING,
-                f"others may look into {folder}; a run closes it to them",
+                f"others can look into {folder}; a run closes it to them",
                 f"chmod 700 {folder}",
             )
         else:

@@ -9,7 +9,6 @@ is a sealed plan, so whatever is wrong with a file, a limit or the configuration
 import asyncio
 import getpass
 import os
-import stat
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -24,14 +23,25 @@ import structlog
 
 from pipeline import held
 from pipeline.clock import Clock, SystemClock, utc_text
-from pipeline.errors import ConfigError, IngestError, JournalTaken, PlanError, Stopped, fault
+from pipeline.earlier import EarlierPlans
+from pipeline.errors import (
+    ConfigError,
+    IngestError,
+    JournalError,
+    JournalTaken,
+    PlanChanged,
+    PlanError,
+    Stopped,
+    fault,
+)
 from pipeline.feeds.feed import Feed
-from pipeline.files import displayed, sync
+from pipeline.files import sync
 from pipeline.job import Job, Progress
 from pipeline.journal.ends import Ends
 from pipeline.journal.journal import Journal, Run
 from pipeline.keys import keys_of
 from pipeline.metrics import write_metrics
+from pipeline.ownership import private_folder
 from pipeline.partitions import spread
 from pipeline.planning import planned
 from pipeline.plans import Plan
@@ -176,7 +186,7 @@ def _deadline(until: datetime | None, stop: asyncio.Event) -> Iterator[Callable[
 
 async def report_again(job: Job, run_id: str | None = None) -> Result:
     """Write the report of a run (the last one where `run_id` is None) again from the journal."""
-    _private_folder(job.state_dir)
+    private_folder(job.state_dir)
     with open_journal(job) as journal:
         known = journal.run(run_id)
         if known is None:
@@ -194,8 +204,8 @@ async def report_again(job: Job, run_id: str | None = None) -> Result:
 
 def open_journal(job: Job, *, after_loss: bool = False) -> Journal:
     """The journal of a job; one that is lost only with `after_loss`. Raises JournalError, ConfigError."""
-    _private_folder(job.state_dir)
-    _private_folder(job.state_dir / "plans")
+    private_folder(job.state_dir)
+    private_folder(job.state_dir / "plans")
     who = user() if after_loss else ""
     return Journal.open(
         job.state_dir,
@@ -241,7 +251,7 @@ async def _carry_out(
     if must_ask:
         job.canvas.credentials.require()
     asks = must_ask or job.canvas.credentials.are_given
-    _private_folder(job.report_dir)
+    private_folder(job.report_dir)
     clock, random = SystemClock(), Random()  # noqa: S311 - jitter and run ids, no secrets
     begun = new_run(command, clock, random)
     run_id = begun.run_id
@@ -310,7 +320,7 @@ async def _run(sending: Sending, hands: Workers, progress: Progress, plan_id: st
     clock, stop = sending.clock, sending.stop
     sealed = await planned(job, run_id, journal, clock, progress, stop, hands, sending)
     if plan_id is not None:
-        await asyncio.to_thread(_must_be, sealed, job.state_dir / "plans" / plan_id)
+        await asyncio.to_thread(_must_be, sealed, sending.plans.open(plan_id))
     await asyncio.to_thread(journal.enter_feed_keys, run_id, keys_of(sealed.meta["feeds"]))
     owed = await asyncio.to_thread(_owed_elsewhere, journal, sealed)
     if owed:
@@ -318,15 +328,14 @@ async def _run(sending: Sending, hands: Workers, progress: Progress, plan_id: st
     await _upload(sending, hands, sealed, progress)
 
 
-def _must_be(sealed: Plan, folder: Path) -> None:
-    """Raises PlanError where a plan is not the very one that was to be carried out."""
-    meant = Plan.open(folder)
+def _must_be(sealed: Plan, meant: Plan) -> None:
+    """Raise PlanError if a plan is not the very one that was to be carried out."""
     why = _what_differs(meant.meta, sealed.meta)
     if not why and meant.digest() != sealed.digest():
         why = "the journal, or what Canvas holds, came to differ since"
     if why:
         raise PlanError(
-            f"plan {folder.name} cannot be carried out as it is: {why}",
+            f"plan {meant.folder.name} cannot be carried out as it is: {why}",
             "nothing of these files was sent; plan anew, look at it, and run that one",
         )
 
@@ -389,7 +398,7 @@ async def _settle(sending: Sending, owed: Collection[str] = ()) -> None:
             doubt
             if doubt.intent.key in owed or doubt.intent.interaction is Interaction.UPDATE
             else replace(doubt, intent=doubt.intent._replace(body=b""))
-            for doubt in with_bodies(sending.job, list(turn.values()))
+            for doubt in with_bodies(sending.plans, list(turn.values()))
         ]
         await sending.settle(again, lambda *_: None)
 
@@ -483,7 +492,7 @@ def _finish(
     result = _report(job, journal, finished)
     journal.finish_run(replace(finished, exit_code=result.exit_code))
     if run.command == "run":
-        with suppress(OSError):  # without it the next run compares row by row
+        with suppress(OSError, JournalError):  # without it the next run compares row by row
             _write_held(job, journal, run.run_id)
         _purge_old(job, journal, clock)
     return replace(result, failure=failure)
@@ -505,7 +514,9 @@ def _purge_old(job: Job, journal: Journal, clock: Clock) -> None:
 def _report(job: Job, journal: Journal, run: Run) -> Result:
     """Write the report of a run. What decides its exit code, unless the run failed, are its rows."""
     try:
-        plan = Plan.open(job.state_dir / "plans" / run.run_id)
+        plan = EarlierPlans(job.state_dir / "plans", journal.plan_sha256).open(run.run_id)
+    except PlanChanged:
+        raise
     except PlanError:
         plan = None
     folder = job.report_dir / run.run_id
@@ -531,8 +542,8 @@ def _write_held(job: Job, journal: Journal, run_id: str) -> None:
         lines = (
             _confirmed(rows, journal).filter(~is_moved) for rows in plan.rows_to_hold(feed.name)
         )
-        mark = held.Mark(journal.name, *journal.head)
-        held.write(job.state_dir, feed.name, plan.meta["feeds"][feed.name]["salt"], mark, lines)
+        salt, mark = plan.meta["feeds"][feed.name]["salt"], held.Mark(*journal.head)
+        journal.enter_index(feed.name, held.write(job.state_dir, feed.name, salt, mark, lines))
 
 
 def _confirmed(rows: pl.DataFrame, journal: Journal) -> pl.DataFrame:
@@ -561,24 +572,3 @@ def _point_latest(report_dir: Path, run_id: str) -> None:
     link.symlink_to(run_id, target_is_directory=True)
     link.replace(report_dir / "latest")
     sync(report_dir)
-
-
-def _private_folder(folder: Path) -> None:
-    """Make it if need be; refuse a link, another owner's, or one that others may look into.
-
-    polars writes below it, and takes no path that is not UTF-8.
-    """
-    if displayed(folder) != str(folder):
-        raise ConfigError(f"{folder}: the path is not UTF-8", "name another folder")
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise ConfigError(
-            f"{folder} cannot be made: {error.strerror}", "name a folder of your own"
-        ) from None
-    found = folder.lstat()
-    if stat.S_ISLNK(found.st_mode) or (hasattr(os, "getuid") and found.st_uid != os.getuid()):
-        raise ConfigError(
-            f"{folder} is a link or belongs to somebody else", "name a folder of your own"
-        )
-    folder.chmod(0o700)

@@ -146,6 +146,10 @@ class PlanError(IngestError):
     """A plan is missing, or was never finished."""
 
 
+class PlanChanged(PlanError):
+    """A plan was changed after it was sealed."""
+
+
 class CanvasError(IngestError):
     """Canvas cannot be worked with."""
 

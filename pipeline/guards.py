@@ -1,6 +1,6 @@
 """What a plan may not be: too much, too little, or not what the sender announced. Pure.
 
-Whatever is wrong here is found before the first write (interface.md, "Rules that hold everywhere").
+Whatever is wrong here is found before the first write.
 """
 
 from collections.abc import Callable, Iterator, Mapping

@@ -1,12 +1,13 @@
-"""Rows that Canvas holds as they stand in the file, known again by their text: skipped in bulk.
+"""Rows that Canvas holds as they are in the file, recognized by their text: skipped in bulk.
 
-    state.dir/held-<feed>.parquet    one line a row that the last run confirmed or found unchanged
+    state.dir/held-<feed>.parquet    a line for each row that the last run confirmed or found unchanged
 
 A row's digest is taken over our fields as text, trimmed, and what the crosswalks answer for them:
 another quoting, column order or row order does not change it. What is true of the whole feed, its
-mapping above all, is the `salt`: an index with another one is not used. Nor is a line whose write
-the journal has touched since (`usable`), so that what the journal knows always wins. It can be
-thrown away at any time: rows are then compared one by one, with the same end.
+mapping above all, is the `salt`: an index with another one is not used. The journal has the SHA-256
+of the index: one that was changed is not used. Nor is a line whose write the journal has touched
+since, so that what the journal knows always wins. The index can be removed at any time: rows are
+then compared one by one, with the same result.
 """
 
 import shutil
@@ -19,7 +20,7 @@ from typing import Any, Final
 import polars as pl
 
 from pipeline.crosswalk import Crosswalk
-from pipeline.files import replacing
+from pipeline.files import replacing, sha256_of
 
 DIGESTS: Final = ("digest", "digest_2")  # 128 bits in all
 # The columns of a plan's rows that a line has.
@@ -38,22 +39,21 @@ LINE: Final[dict[str, Any]] = {
     "resource_id": pl.String,
 }
 _SOURCE_ID: Final = pl.col("source_id")
-_FORMAT: Final = "2"
+_FORMAT: Final = "3"
 _CHUNK: Final = 16_384  # lines that are read together
 _CHUNKS_MAX: Final = 48  # to read as many takes as long as to look at some thousand rows one by one
 _ROW: Final = "_row"
 _PART: Final = "\x1f"  # a text with one more of it than there are fields is no other row's
 _NULL: Final = "\x00"  # no file that is read holds it
 
-# (number, hash of a line of the trail) -> keys touched since; None where that line is not there
+# (number, hash of a line of the audit log) -> keys touched since; None if that line is not there
 Touched = Callable[[int, str], Collection[str] | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """When an index was written: by which journal, after which line of its trail."""
+    """When an index was written: after which line of the journal's audit log."""
 
-    journal: str
     number: int
     hash: str
 
@@ -90,12 +90,14 @@ class HeldRows:
         return cls(None)
 
     @classmethod
-    def open(cls, folder: Path, feed: str, salt: str, journal: str, touched: Touched) -> "HeldRows":
-        """The lines that can still be relied on; none where there is no such index."""
+    def open(cls, folder: Path, feed: str, salt: str, sha256: str, touched: Touched) -> "HeldRows":
+        """Return the lines that can still be relied on; none if there is no index with this SHA-256 and salt."""
         path = _path(folder, feed)
         try:
+            if sha256_of(path) != sha256:
+                return cls.none()
             told = pl.read_parquet_metadata(path)
-            if (told["format"], told["salt"], told["journal"]) != (_FORMAT, salt, journal):
+            if (told["format"], told["salt"]) != (_FORMAT, salt):
                 return cls.none()
             since = touched(int(told["number"]), told["hash"])
             return cls.none() if since is None else cls(path, since)
@@ -146,10 +148,10 @@ class HeldRows:
         return last[1]
 
 
-def write(folder: Path, feed: str, salt: str, mark: Mark, lines: Iterable[pl.DataFrame]) -> None:
-    """Put an index there in one step. The lines are taken some at a time."""
+def write(folder: Path, feed: str, salt: str, mark: Mark, lines: Iterable[pl.DataFrame]) -> str:
+    """Write an index in one step, from some lines at a time. Returns its SHA-256."""
     path = _path(folder, feed)
-    told = {"format": _FORMAT, "salt": salt, "journal": mark.journal}
+    told = {"format": _FORMAT, "salt": salt}
     told |= {"number": str(mark.number), "hash": mark.hash}
     pieces = path.with_name(f".{path.stem}.pieces")
     shutil.rmtree(pieces, ignore_errors=True)
@@ -167,6 +169,7 @@ def write(folder: Path, feed: str, salt: str, mark: Mark, lines: Iterable[pl.Dat
             )
     finally:
         shutil.rmtree(pieces, ignore_errors=True)
+    return sha256_of(path)
 
 
 def _cast() -> list[pl.Expr]:

@@ -3,7 +3,7 @@
 A lane is a patient. Its intents leave in the order in which they were offered, and the next one
 only after the one before it has ended. A lane whose write is in doubt stays shut, for what comes
 behind may depend on it: Canvas takes a payment up to the balance that the one before it left, and
-bumps the `order` of coverages (canvas-api.md).
+bumps the `order` of coverages (docs/canvas.md).
 
 After a refused coverage no coverage of that patient is cancelled any more: the refused one may be its
 replacement.

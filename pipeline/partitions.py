@@ -4,7 +4,7 @@ A patient's writes are all in one partition, in order, for Canvas takes a paymen
 the one before it left. Which partition a patient is in decides a hash of the Patient key; the pieces
 are dealt so that partitions come out even. A task that is carried out again, because its worker died or
 seemed to, takes the lease once it is free, settles what was in flight, and goes on with what is left
-(scaleout.md, "Protocol").
+(docs/guarantees.md, "Workers").
 """
 
 import asyncio
@@ -26,6 +26,7 @@ import polars as pl
 import structlog
 
 from pipeline.clock import SystemClock
+from pipeline.earlier import EarlierPlans
 from pipeline.errors import ConfigError, IngestError, JournalError, JournalTaken, Stopped
 from pipeline.job import Job, Progress
 from pipeline.journal.journal import Journal
@@ -247,7 +248,7 @@ async def _sent(order: Order, job: Job, number: int) -> Sent:
         return Sent("stopped", {})
     stop = asyncio.Event()
     with journal, structlog.contextvars.bound_contextvars(run_id=order.run_id, partition=number):
-        plan = Plan.open(job.state_dir / "plans" / order.run_id)
+        plan = EarlierPlans(job.state_dir / "plans", journal.plan_sha256).open(order.run_id)
         is_again = any(each.part == number for each in journal.stints(order.run_id))
         doubted = journal.take_up(order.run_id, clock.now())
         if doubted:
@@ -262,7 +263,7 @@ async def _sent(order: Order, job: Job, number: int) -> Sent:
                     _left(batches, journal, order.run_id) if is_again else batches,
                     order.types,
                     seen,
-                    with_bodies(job, doubts),
+                    with_bodies(sending.plans, doubts),
                     order.shut,
                 )
             ended = "stopped" if stop.is_set() else "done"

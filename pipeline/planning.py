@@ -27,6 +27,7 @@ from pipeline import groups
 from pipeline.clock import Clock
 from pipeline.copies import find_copies
 from pipeline.crosswalk import Ambiguous, Crosswalk, Crosswalks, Unknown, table_of
+from pipeline.earlier import EarlierPlans
 from pipeline.errors import CanvasError, InputError, PlanError, Stopped
 from pipeline.feeds.address import is_address
 from pipeline.feeds.bounds import FILES_MAX
@@ -45,7 +46,7 @@ from pipeline.job import Job, Progress, Reference, References
 from pipeline.journal.journal import Journal
 from pipeline.keys import keep_order
 from pipeline.parts import Brief, make_part, numbers_of, parts_of, reading_of, with_drafts
-from pipeline.plans import KEPT, MISSING, SEQ, VERDICT_SCHEMA, Plan, PlanWriter, look_up
+from pipeline.plans import KEPT, MISSING, SEQ, VERDICT_SCHEMA, Plan, PlanWriter
 from pipeline.ranks import can_be_last
 from pipeline.records import (
     ADOPTED,
@@ -152,8 +153,10 @@ class Planner:
         self._progress = progress
         self._stop = stop
         self._workers = workers
+        self._clock = clock
         self._now = clock.now()
         self._today = self._now.astimezone(UTC).date()
+        self._earlier = EarlierPlans(job.state_dir / "plans", journal.plan_sha256)
         self._writer = PlanWriter(job.state_dir / "plans" / run_id)
         self._copies = self._writer.folder / "copies"  # of whole files, while a plan is made
         self._folders = itertools.count()
@@ -345,7 +348,7 @@ class Planner:
         held = self._journal.held(keys)
         for (run_id,), mine in held.group_by("held_run"):
             with suppress(PlanError, KeyError, OSError, pl.exceptions.PolarsError):
-                plan = Plan.open(self._job.state_dir / "plans" / str(run_id))
+                plan = self._earlier.open(str(run_id))
                 found += [part.join(mine, on="key", how="semi") for part in plan.times(feed.name)]
         return pl.concat(found).drop_nulls().unique("key")
 
@@ -397,7 +400,7 @@ class Planner:
             return
         judged, before = self._judged[feed.name], self._journal.files_of(runs[0], feed.name)
         with suppress(PlanError, KeyError):
-            last = Plan.open(self._job.state_dir / "plans" / runs[0]).meta["feeds"][feed.name]
+            last = self._earlier.open(runs[0]).meta["feeds"][feed.name]
             if _contents(last["files"]) == _contents(judged.meta["files"]):
                 before = last["files_before"]
         judged.meta["files_before"] = before
@@ -453,8 +456,9 @@ class Planner:
         """What the last run found unchanged; nothing where equal rows are rows of their own."""
         if feed.repeats == "count":
             return HeldRows.none()
-        state, name = self._job.state_dir, self._journal.name
-        return HeldRows.open(state, feed.name, self._salt(feed), name, self._journal.touched_since)
+        journal, sha256 = self._journal, self._journal.index_sha256(feed.name)
+        state, salt = self._job.state_dir, self._salt(feed)
+        return HeldRows.open(state, feed.name, salt, sha256, journal.touched_since)
 
     def _salt(self, feed: Feed) -> str:
         """What is true of all rows of a feed, and decides what a row becomes."""
@@ -660,6 +664,7 @@ class Planner:
                 "notices": self._notices,
             },
         )
+        self._journal.enter_plan(self._run_id, plan.sha256(), self._clock.now())
         _require_evidence(plan, self._journal)
         guard(self._job, metas, self._said, self._journal.last_feed)
         # A file that --input names is no delivery to compare the next one with, unless it must be whole.
@@ -698,7 +703,7 @@ class Planner:
                 yield rows["key"]
             for run_id in judged.meta["mended_from"]:
                 with suppress(PlanError, OSError, KeyError, pl.exceptions.PolarsError):
-                    yield from Plan.open(self._job.state_dir / "plans" / run_id).keys(name)
+                    yield from self._earlier.open(run_id).keys(name)
 
     def _warn(self, metas: Mapping[str, dict[str, Any]], repeats: Mapping[str, Found]) -> None:
         """Add the warnings about the identity of rows to what the plan notes of each feed."""
@@ -852,7 +857,7 @@ class Planner:
                 "key", "feed", "held", "held_run"
             ).iter_rows()
         ]
-        found = look_up(self._job.state_dir / "plans", intents)
+        found = self._earlier.rows(intents)
         return {key: row.body for key, row in found.items()}
 
     def _arrange(self) -> None:

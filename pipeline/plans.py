@@ -15,7 +15,7 @@ Parts hold some thousand rows, so that memory is bounded by a part and not by th
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,11 +30,11 @@ import polars.selectors as cs
 from pipeline import groups
 from pipeline.errors import PlanError
 from pipeline.feeds.feed import Checked
-from pipeline.files import sync, write_private
+from pipeline.files import sha256_of, sync, write_private
 from pipeline.held import DIGESTS, LINE
-from pipeline.records import Disposition, Draft, Intent, Interaction, RowId, joined
+from pipeline.records import Disposition, Draft, Intent, Interaction, joined
 
-_SEAL: Final = "plan.json"
+SEAL: Final = "plan.json"
 # In the source parts, beside the sender's own columns. No text file's header has a NUL.
 SEQ: Final = "\0seq"
 
@@ -203,7 +203,7 @@ class PlanWriter:
         for path in self.folder.iterdir():
             sync(path)  # what is sent from here is known again, though the power fails
         told = {**meta, "parts": self._parts}
-        write_private(self.folder / _SEAL, orjson.dumps(told, option=orjson.OPT_INDENT_2))
+        write_private(self.folder / SEAL, orjson.dumps(told, option=orjson.OPT_INDENT_2))
         sync(self.folder.parent)
         return Plan.open(self.folder)
 
@@ -340,7 +340,7 @@ class Plan:
     def open(cls, folder: Path) -> Self:
         """Raises PlanError if there is none, or it was never finished."""
         try:
-            return cls(folder, orjson.loads((folder / _SEAL).read_bytes()))
+            return cls(folder, orjson.loads((folder / SEAL).read_bytes()))
         except (OSError, orjson.JSONDecodeError):
             raise PlanError(
                 f"there is no finished plan {folder.name}", "run `canvas-ingest plan` first"
@@ -398,6 +398,20 @@ class Plan:
             changes = pl.read_parquet(path, glob=False)
             where = pl.concat(rows.some(changes["seq"], columns))
             yield changes.join(where, on="seq").sort("seq", "element")
+
+    def sha256(self) -> str:
+        """Return the SHA-256 of its files, names and contents: 64 hex digits.
+
+        Not of `ends*`, which the report of its run puts beside them (`journal/ends.py`).
+
+        Raises:
+            OSError: A file cannot be read.
+        """
+        whole = hashlib.sha256()
+        for path in sorted(self.folder.iterdir()):
+            if path.is_file() and not path.name.startswith("ends"):
+                whole.update(f"{path.name}\0{sha256_of(path)}\0".encode())
+        return whole.hexdigest()
 
     def digest(self) -> str:
         """SHA-256 of all that it would write, in turn: two plans with the same one do the same."""
@@ -645,86 +659,3 @@ def _with_verdicts(rows: pl.DataFrame, verdicts: pl.DataFrame) -> pl.DataFrame:
 
 def _again(feed: str) -> str:
     return f"again-{feed}.parquet"
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedRow:
-    """What a plan holds of a row that was sent. `row` None: it was missing from the file."""
-
-    row: RowId | None
-    source_id: str
-    body: bytes
-
-
-def look_up(folder: Path, intents: Iterable[Intent]) -> dict[str, PlannedRow]:
-    """The rows of intents of earlier runs by key, as far as their plans under `folder` are there.
-
-    Only a row of the very content that was sent counts.
-    """
-
-    def home(intent: Intent) -> tuple[str, str]:
-        return intent.run_id, intent.feed
-
-    found: dict[str, PlannedRow] = {}
-    for (run_id, feed), group in itertools.groupby(sorted(intents, key=home), key=home):
-        try:
-            plan = Plan.open(folder / run_id)
-            sent = {intent.key: intent.fingerprint for intent in group}
-            rows = plan.find(feed, list(sent))
-        except (PlanError, OSError, pl.exceptions.PolarsError):
-            continue  # gone, or torn: whoever asks says so
-        files = [Path(file["path"]).name for file in plan.meta["feeds"][feed]["files"]]
-        for key, file, row, source_id, fingerprint, body in rows.drop("shown").iter_rows():
-            if fingerprint == sent[key] and body is not None:
-                where = None if file is None else RowId(files[file], row)
-                found[key] = PlannedRow(where, source_id or "", body)
-    return found
-
-
-def rows_now(
-    folder: Path, feed: str, keys: Sequence[str]
-) -> dict[str, tuple[RowId, int | None, str]]:
-    """Return where the newest plan of a feed under `folder` has these rows: row, cents and run id.
-
-    Whatever became of them there; the first of several with one key counts.
-    """
-    for path in sorted(folder.iterdir(), key=_made, reverse=True) if folder.is_dir() else ():
-        try:
-            plan = Plan.open(path)
-            if feed not in plan.meta["feeds"]:
-                continue
-            files = [Path(file["path"]).name for file in plan.meta["feeds"][feed]["files"]]
-            found: dict[str, tuple[RowId, int | None, str]] = {}
-            for rows in plan.rows(feed):
-                mine = rows.filter(pl.col("key").is_in(list(keys)))
-                for key, file, row, cents in mine.select(
-                    "key", "file", "row", "amount_cents"
-                ).iter_rows():
-                    found.setdefault(key, (RowId(files[file], row), cents, plan.meta["run_id"]))
-        except (PlanError, OSError, pl.exceptions.PolarsError):
-            continue  # gone, or torn
-        return found
-    return {}
-
-
-def _made(folder: Path) -> tuple[str, int]:
-    """Return when a plan was made: its run id says the second, and its seal the order within it."""
-    seal = folder / _SEAL
-    return folder.name.partition("-")[0], seal.stat().st_mtime_ns if seal.exists() else 0
-
-
-def content_of(folder: Path, run_id: str, feed: str, key: str, fingerprint: str) -> bytes | None:
-    """What the plan of a run was to send for a row; None where it is gone, or has other content.
-
-    With fingerprint "": what Canvas showed when the row was taken over.
-    """
-    try:
-        rows = Plan.open(folder / run_id).find(feed, [key])
-    except (PlanError, OSError, pl.exceptions.PolarsError):
-        return None
-    for held, body, shown in rows.select("fingerprint", "body", "shown").iter_rows():
-        if not fingerprint and shown is not None:
-            return bytes(shown)
-        if fingerprint and held == fingerprint and body is not None:
-            return bytes(body)
-    return None

@@ -1,7 +1,7 @@
 """In which turn a patient's coverages are written, so that their orders end as the file says. Pure.
 
 An active coverage that takes an `order` which another one of the patient has bumps the older one
-down (canvas-api.md, "Coverage"). Whether that one bumps the next in turn, and whether an update
+down (docs/canvas.md, "Coverage"). Whether that one bumps the next in turn, and whether an update
 bumps at all, is not said there: what is decided here comes out right either way.
 """
 
@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
-ORDER_MAX: Final = 5  # canvas-api.md, "Coverage"
+ORDER_MAX: Final = 5  # docs/canvas.md, "Coverage"
 
 
 def sequence(
@@ -43,7 +43,7 @@ def sequence(
 def after(orders: Mapping[str, int], key: str, order: int) -> dict[str, int]:
     """The orders of a patient's coverages after a write of `key` with `order`.
 
-    The bump of canvas-api.md, "Coverage", read at its widest: an update bumps as a create does, and
+    The bump of docs/canvas.md, "Coverage", read at its widest: an update bumps as a create does, and
     who is bumped bumps in turn, up to the first free order; at ORDER_MAX they stay together. A
     write that keeps its order bumps nobody.
     """

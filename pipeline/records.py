@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 
 class Disposition(StrEnum):
-    """How a row ended. Every row read has exactly one (interface.md, "What a run leaves behind")."""
+    """How a row ended. Every row read has exactly one."""
 
     CREATED = "created"  # Canvas took it in this run
     UPDATED = "updated"  # Canvas holds it, with new content since this run
@@ -34,7 +34,7 @@ class Interaction(StrEnum):
 
 
 class Verdict(StrEnum):
-    """What an answer says of a write: the only thing the sender decides (reliability.md)."""
+    """What an answer says of a write: the only thing the sender decides (docs/guarantees.md)."""
 
     NOT_APPLIED = "not_applied"  # known not to have happened: may be sent again
     REFUSED = "refused"  # Canvas said no to this resource: never sent again
@@ -179,6 +179,21 @@ class Held:
 
     run_id: str  # whose plan has the content
     fingerprint: str  # "": not known, as of a coverage that was taken over
+
+
+@dataclass(frozen=True, slots=True)
+class LastHeld:
+    """When Canvas held what it was last known to hold of a row.
+
+    Attributes:
+        at: By `Date`; None if it is not known.
+        run_id: The run that wrote last; "" if there is none.
+        is_edited: A read has found an edit by another user since.
+    """
+
+    at: datetime | None
+    run_id: str
+    is_edited: bool
 
 
 @dataclass(frozen=True, slots=True)

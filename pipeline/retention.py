@@ -16,6 +16,7 @@ from typing import Final
 from pipeline.clock import utc_text
 from pipeline.job import Job
 from pipeline.journal.journal import Journal
+from pipeline.plans import SEAL
 from pipeline.scratch import abandoned
 
 _STAYS: Final = "summary.json"
@@ -26,7 +27,6 @@ _INDEXES: Final = (
     ".spill",
     "plans/.sending-*",
 )
-_SEAL: Final = "plan.json"  # goes first: what is left of a plan is then none
 
 # Why a plan is kept, however old it is.
 UNSETTLED: Final = "unsettled"
@@ -118,7 +118,7 @@ def _size(path: Path) -> int:
 
 def _remove(path: Path) -> None:
     if _is_folder(path):
-        (path / _SEAL).unlink(missing_ok=True)
+        (path / SEAL).unlink(missing_ok=True)  # first: what is left is no plan
         shutil.rmtree(path)
     else:
         os.unlink(path)  # noqa: PTH108 - a link, and not what it leads to

@@ -1,7 +1,7 @@
 """What a person does with the journal: look at what is in doubt, decide on it, look at what is held.
 
 Every decision is written into the trail with who made it, when, and what Canvas showed at that
-moment. A resend searches once more right before (reliability.md, "Settling doubt").
+moment. A resend searches once more right before (docs/guarantees.md, "Settling doubt").
 """
 
 import asyncio
@@ -16,6 +16,7 @@ import polars as pl
 
 from pipeline import retention
 from pipeline.clock import SystemClock, utc_text
+from pipeline.earlier import PlannedRow
 from pipeline.engine import new_run, open_journal, user
 from pipeline.errors import ConfigError, IngestError, SearchFailed
 from pipeline.fhir.coverage import Payers, compare_payers, organizations_of
@@ -24,7 +25,6 @@ from pipeline.job import Job
 from pipeline.journal.evidence import Contradictions
 from pipeline.journal.journal import Count, Journal
 from pipeline.journal.trail import Line
-from pipeline.plans import PlannedRow, look_up, rows_now
 from pipeline.records import (
     Candidate,
     Disposition,
@@ -176,12 +176,12 @@ class _Work:
         self._sending = sending
         self._journal = sending.journal
         self._decisions = decisions
-        self._plans = sending.job.state_dir / "plans"
+        self._plans = sending.plans
 
     async def cases(self) -> tuple[list[Case], str]:
         """What is in doubt now; and why Canvas was not asked, if it was not."""
         doubts = self._journal.doubts()
-        rows = look_up(self._plans, [doubt.intent for doubt in doubts])
+        rows = self._plans.rows(doubt.intent for doubt in doubts)
         sent = self._sent_at([doubt.intent.key for doubt in doubts])
         now = self._rows_now(doubts)
         findings: Sequence[Finding | None] = [None] * len(doubts)
@@ -206,7 +206,7 @@ class _Work:
                 for each in doubts
                 if each.intent.feed == feed and each.intent.amount_cents is not None
             }
-            rows = rows_now(self._plans, feed, list(cents)) if cents else {}
+            rows = self._plans.rows_now(feed, list(cents)) if cents else {}
             found |= {
                 key: Now(str(row), now, run_id)
                 for key, (row, now, run_id) in rows.items()
@@ -234,7 +234,7 @@ class _Work:
             decided += await step(doubt, again)
         if self._decisions.resend_absent:
             await self._sending.clock.sleep(self._sending.job.upload.quiet_s)
-            for doubt in with_bodies(self._sending.job, self._left()):
+            for doubt in with_bodies(self._sending.plans, self._left()):
                 decided += await self._release(doubt, again, is_all=True)
         return decided + await self._send(again)
 
@@ -249,7 +249,7 @@ class _Work:
             raise ConfigError(
                 f"the journal does not know {key}", "see `canvas-ingest review CONFIG`"
             )
-        return with_bodies(self._sending.job, [doubt])[0]
+        return with_bodies(self._sending.plans, [doubt])[0]
 
     def _held_by(self, doubt: Doubt) -> str | None:
         """Another write in doubt of the same patient, behind which this one cannot move."""
@@ -572,7 +572,7 @@ def _why_not_sent(intent: Intent, finding: Finding) -> str:
 
 
 def _no_content(intent: Intent) -> str:
-    return f"not sent: the plan of run {intent.run_id} is gone, and with it the content"
+    return f"not sent: the plan of run {intent.run_id}, which has the content, is gone, or was changed after it was made"
 
 
 def _why_not_given_up(intent: Intent, finding: Finding) -> str:

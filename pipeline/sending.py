@@ -4,16 +4,16 @@ import asyncio
 from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from random import Random
 
 from pipeline.canvas import client as canvas
 from pipeline.canvas.limiter import Grants, Limiter
 from pipeline.canvas.slots import Slots, pacing
 from pipeline.clock import Clock
+from pipeline.earlier import EarlierPlans
 from pipeline.job import Job
 from pipeline.journal.journal import Journal
-from pipeline.plans import Plan, content_of, look_up
+from pipeline.plans import Plan
 from pipeline.records import Doubt, Intent
 from pipeline.stages import upload as uploading
 from pipeline.stages.recover import Recovery
@@ -28,6 +28,7 @@ class Sending:
     client: canvas.Client
     journal: Journal
     recovery: Recovery
+    plans: EarlierPlans
     clock: Clock
     random: Random
     stop: asyncio.Event
@@ -82,11 +83,11 @@ async def connected(
         _grants(job, clock) as grants,
     ):
         client = canvas.Client(job.canvas, transport, clock, random, grants)
-        contents = partial(content_of, job.state_dir / "plans")
-        recovery = Recovery(client, journal, clock, job.upload.quiet_s, run_id, contents)
+        plans = EarlierPlans(job.state_dir / "plans", journal.plan_sha256)
+        recovery = Recovery(client, journal, clock, job.upload.quiet_s, run_id, plans.content)
         watch = asyncio.ensure_future(_stop_client(stop, client))
         try:
-            yield Sending(job, run_id, client, journal, recovery, clock, random, stop)
+            yield Sending(job, run_id, client, journal, recovery, plans, clock, random, stop)
         finally:
             watch.cancel()
             await journal.record(run_id, client.exchanges)
@@ -105,9 +106,9 @@ async def _grants(job: Job, clock: Clock) -> AsyncIterator[Grants]:
         yield slots
 
 
-def with_bodies(job: Job, doubts: Sequence[Doubt]) -> list[Doubt]:
-    """The doubts with what was sent, from the plans of their runs; without where a plan is gone."""
-    rows = look_up(job.state_dir / "plans", [doubt.intent for doubt in doubts])
+def with_bodies(plans: EarlierPlans, doubts: Sequence[Doubt]) -> list[Doubt]:
+    """Return the doubts with what was sent, from the plans of their runs; without if a plan is gone or was changed."""
+    rows = plans.rows(doubt.intent for doubt in doubts)
     return [
         replace(doubt, intent=doubt.intent._replace(body=rows[doubt.intent.key].body))
         if doubt.intent.key in rows
@@ -128,7 +129,7 @@ def lanes_owed(sending: Sending, plan: Plan) -> set[str]:
     planned = {key for feed in plan.meta["feeds"] if keys for key in plan.find(feed, keys)["key"]}
     return {
         each.intent.lane
-        for each in with_bodies(sending.job, owed)
+        for each in with_bodies(sending.plans, owed)
         if each.intent.body and each.intent.key not in planned
     }
 

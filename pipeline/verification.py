@@ -19,7 +19,6 @@ from pipeline.fhir.coverage import Organizations, organizations_of
 from pipeline.files import replacing, write_private
 from pipeline.job import Job, Progress
 from pipeline.journal.journal import Journal, Run
-from pipeline.plans import look_up
 from pipeline.ranks import after_all
 from pipeline.records import Intent, Interaction, PayerEvidence, State, usd
 from pipeline.sending import Sending, connected
@@ -118,7 +117,7 @@ def _parts(sending: Sending, written: pl.DataFrame) -> Iterator[list[list[Writte
 
 def _with_content(sending: Sending, groups: Sequence[list[Written]]) -> list[list[Written]]:
     intents = [_intent(each) for group in groups for each in group]
-    rows = look_up(sending.job.state_dir / "plans", intents)
+    rows = sending.plans.rows(intents)
     lanes = {group[0].lane for group in groups if group[0].resource_type == "Coverage"}
     moved = _moved(sending.journal.ranks(pl.Series("lane", list(lanes), dtype=pl.String)))
     return [

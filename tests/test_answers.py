@@ -2,7 +2,7 @@
 
 A server that says what it likes, byte by byte, over a real socket; the real client asks. What counts
 is that nothing raises but what stops a run on purpose, and that a write is never called refused or
-not applied where it may have happened (reliability.md, "The four classes of an answer to a POST").
+not applied where it may have happened (docs/guarantees.md, "The four classes of an answer to a POST").
 """
 
 import asyncio

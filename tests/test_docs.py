@@ -335,13 +335,43 @@ def test_links_lead_somewhere() -> None:
     assert dead == []
 
 
+def test_pages_and_headings_that_code_cites_are_there() -> None:
+    """`docs/NAME.md, "Heading"` in code, SQL and tests; a page without a folder is one beside the README."""
+    absent, count = [], 0
+    for path in sources():
+        text = re.sub(r"\n *(?:#|--)? *", " ", path.read_text())
+        for name, heading in re.findall(
+            r'(?<![\w./"-])(\w[\w-]*(?:/[\w-]+)*\.md)\b(?:[,:]? \(?["“]([^"”]+)["”])?', text
+        ):
+            count += 1
+            page = ROOT / name
+            if not page.exists() or (heading and slug(heading) not in anchors(page)):
+                absent.append(f"{path.name}: {name} {heading}".strip())
+    assert absent == []
+    assert count > 50, "the pattern finds them"
+
+
+def sources() -> list[Path]:
+    """Code, SQL and tests, but for this file."""
+    folders = ("pipeline", "tests", "bench")
+    found = [path for each in folders for path in (ROOT / each).rglob("*") if path.is_file()]
+    return sorted(
+        path for path in found if path.suffix in {".py", ".sql"} and path != Path(__file__)
+    )
+
+
 def anchors(page: Path) -> set[str]:
     """The anchors that GitHub gives to a page's headings."""
     found: list[str] = []
     for heading in re.findall(r"^#+ +(.+)$", prose(page.read_text()), re.MULTILINE):
-        slug = re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-")
-        found.append(f"{slug}-{found.count(slug)}" if slug in found else slug)
+        name = slug(heading)
+        found.append(f"{name}-{found.count(name)}" if name in found else name)
     return set(found)
+
+
+def slug(heading: str) -> str:
+    """Return a heading as it is in an address."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-")
 
 
 def test_files_that_the_text_names_are_there() -> None:

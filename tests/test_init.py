@@ -26,7 +26,7 @@ from tests.world import CREDENTIALS, World, patient_key, seed
 
 MakeWorld = Callable[..., Awaitable[World]]
 ROOT = Path(__file__).parents[1]
-SYNTHEA = ROOT.parent / "shared" / "data" / "synthea"
+SYNTHEA = ROOT / "tests" / "synthea"
 
 
 @dataclass(frozen=True)
@@ -225,8 +225,6 @@ async def test_a_real_header_becomes_a_draft_that_loads_checks_and_plans(
 
 
 async def test_synthea_as_it_is_published(make_world: MakeWorld) -> None:
-    if not SYNTHEA.is_dir():
-        pytest.skip("shared/data/synthea is not beside the checkout")
     world = await make_world()
     for name, kind in (("payer_transitions", "eligibility"), ("claims_transactions", "ledger")):
         shutil.copyfile(SYNTHEA / f"{name}.csv", world.folder / f"{name}.csv")

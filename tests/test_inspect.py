@@ -39,7 +39,7 @@ def rows_of(path: Path, feed: Feed, folder: Path) -> list[tuple[str | None, ...]
     return [row for batch in read(source) for row in batch.frame.iter_rows()]
 
 
-# What each case of reliability.md, "Input", and others like it, look like.
+# What each case of docs/guarantees.md, "Input", and others like it, look like.
 UNFIT: dict[str, tuple[str, bytes, str, str]] = {
     "an empty file": ("a.csv", b"", "no header", "a.csv:0"),
     "only a byte order mark": ("a.csv", b"\xef\xbb\xbf", "no header", "a.csv:0"),

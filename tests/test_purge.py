@@ -15,6 +15,7 @@ import pytest
 
 from pipeline import engine, retention
 from pipeline.errors import ConfigError, JournalLost, PlanError
+from pipeline.ownership import private_folder
 from pipeline.retention import CANCELS, COMPARED, UNSETTLED, Purged
 from pipeline.sandbox import Faults
 from tests.test_run import command, counts, coverages, payments
@@ -149,7 +150,7 @@ async def test_a_journal_that_is_lost_is_still_seen_after_a_purge(
     world.write_config(feeds=LEDGER_ONLY)
     world.write_ledger(payments(5))
     state = world.folder / "state"
-    engine._private_folder(state)
+    private_folder(state)
     engine.open_journal(world.job()).close()
     shutil.copytree(state, world.folder / "backup")
     await world.run()

@@ -1,4 +1,4 @@
-"""Every class of answer to a POST, as reliability.md lists them."""
+"""Every class of answer to a POST, as docs/guarantees.md lists them."""
 
 import json
 from datetime import UTC, datetime

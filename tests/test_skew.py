@@ -180,3 +180,26 @@ def test_payments_that_contradict_each_other_show_nothing() -> None:
     assert Skew.agreed([skew_of(5.0), skew_of(-5.0)]) is None
     assert Skew.agreed([skew_of(5.0), skew_of(5.5)]) == Skew(skew_of(5.5).least, skew_of(5.0).most)
     assert Skew.agreed([skew_of(5.0, answered_within_s=-9.0)]) is None, "our clock was set"
+
+
+async def test_an_edit_that_was_found_is_not_overwritten_the_night_after(
+    make_world: MakeWorld,
+) -> None:
+    """`Date` is an hour ahead, so that the condition lets an edit pass; the read after a lost answer found it."""
+    clock = Clock()
+    world = await make_world(patients=1, clock=clock, faults=Faults(date_offset_s=3600))
+    world.write_config(feeds=FEED.format(more=""), quiet_s=0.05)
+    write(world, [ONE])
+    assert counts(await world.run()) == {"created": 1}
+    (held,) = coverages(world, 0)
+    edited = {"start": "2026-01-01", "end": "2026-03-31"}
+    world.sandbox.edit_by_hand("Coverage", held["id"], {"period": edited})
+    write(world, [ONE], end="2026-12-31")
+    world.sandbox.set_faults(Faults(date_offset_s=3600, lose_before=1.0, faults_max=1))
+    for _ in range(2):
+        result = await world.run()
+        assert (counts(result), result.frame["rule"][0]) == ({"refused": 1}, "conflict")
+        assert coverages(world, 0)[0]["period"] == edited
+    world.sandbox.edit_by_hand("Coverage", held["id"], {"period": held["period"]})
+    assert counts(await world.run()) == {"updated": 1}
+    assert coverages(world, 0)[0]["period"]["end"] == "2026-12-31"

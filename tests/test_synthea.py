@@ -1,4 +1,4 @@
-"""Data that nobody here made: Synthea's export as it is published, to the cent."""
+"""Synthea's export as it is published (tests/synthea), to the cent."""
 
 import shutil
 from decimal import Decimal
@@ -12,7 +12,7 @@ from pipeline import config, engine
 from pipeline.sandbox import Sandbox, serve
 from tests.world import CREDENTIALS
 
-DATA = Path(__file__).parents[2] / "shared" / "data" / "synthea"
+DATA = Path(__file__).parent / "synthea"
 
 
 def rows_of(path: Path) -> pl.DataFrame:
@@ -21,11 +21,9 @@ def rows_of(path: Path) -> pl.DataFrame:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    if not DATA.is_dir():
-        pytest.skip("shared/data/synthea is not beside the checkout")
     for name in ("payer_transitions.csv", "claims_transactions.csv"):
         shutil.copyfile(DATA / name, tmp_path / name)
-    shutil.copyfile(Path(__file__).parent / "synthea" / "synthea.toml", tmp_path / "synthea.toml")
+    shutil.copyfile(DATA / "synthea.toml", tmp_path / "synthea.toml")
     patients = sorted(
         {
             *rows_of(tmp_path / "payer_transitions.csv")["PATIENT"],

@@ -1,6 +1,6 @@
 """The bearer token: fetched, kept, renewed before it expires, and on a 401 once for all requests.
 
-Source: canvas-api.md, "Access". Secrets are held here and in the environment, and never printed.
+Source: docs/canvas.md, "Access". Secrets are held here and in the environment, and never printed.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """The server's clock, as its `Date` headers tell it: what instant was it there? Pure.
 
 Canvas stamps a PaymentNotice with the time of its row, so whether one was there before our send is
-a question of that clock, not of ours (reliability.md, "Settling doubt"). Each answer narrows how far
+a question of that clock, not of ours (docs/guarantees.md, "Settling doubt"). Each answer narrows how far
 the two are apart: a `Date` was true, to the second, at some moment between request and answer.
 """
 

@@ -2,7 +2,7 @@
 
 The database spaces the slots evenly (a GCRA with a burst of 1) by its own clock, and a worker grants
 each of its slots within 10 ms, or drops it. So a sliding second of grants holds the slots of at most
-1.01 s, at 0.998 R / 1.01 a second never more than R (scaleout.md, "One rate for all workers").
+1.01 s, at 0.998 R / 1.01 a second never more than R (docs/guarantees.md, "One rate for all workers").
 
 What is known of the database's clock is an interval, narrowed by each answer as `ServerClock` does it.
 A slot is granted when it has certainly come, and dropped when it may be too late. Where the answers

@@ -1,7 +1,7 @@
 """How much of anything a file may hold: each bound of the input, in one place.
 
 No file that people load comes near them. They are what keeps memory and time finite whatever a file
-holds, and each is refused with its name and its value (reliability.md, "Input").
+holds, and each is refused with its name and its value (docs/guarantees.md, "Input").
 """
 
 from typing import Final

@@ -1,6 +1,6 @@
 """The codes and coding systems that Canvas takes, both Coverage contracts side by side.
 
-Source: canvas-api.md, "Two contracts for Coverage" and "Coverage"; the seed page of 2023.
+Source: docs/canvas.md, "Two contracts for Coverage" and "Coverage"; the seed page of 2023.
 """
 
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ COPAY_CLAIMS_URL = "http://schemas.canvasmedical.com/fhir/copayment-claims"
 MEMBER_ID_SYSTEM = "http://terminology.hl7.org/CodeSystem/v2-0203"
 MEMBER_ID_CODE = "MB"
 
-# Storage limits, in characters (canvas-api.md).
+# Storage limits, in characters (docs/canvas.md).
 ID_LENGTH_MAX = 100
 CLASS_LENGTH_MAX = 255
 

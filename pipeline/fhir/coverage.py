@@ -1,6 +1,6 @@
 """Coverage, as Canvas takes it on create and update.
 
-Source: canvas-api.md, "Coverage"; the seed page "Coverage create". Elements without a value are
+Source: docs/canvas.md, "Coverage"; the seed page "Coverage create". Elements without a value are
 left out: nulls are invalid FHIR.
 """
 
@@ -76,7 +76,7 @@ def coverage(
 
 
 def cancelled(resource: Json) -> Json:
-    """The same coverage, taken back: there is no delete (canvas-api.md, "Coverage")."""
+    """The same coverage, taken back: there is no delete (docs/canvas.md, "Coverage")."""
     return {**resource, "status": "cancelled"}
 
 
@@ -97,7 +97,7 @@ def likeness(resource: Json) -> str:
 
     It is `<counted>:<32 hex digits>` over beneficiary, member id, status, classes, and what
     `counted` names: `p` the payor's Organization, `s` the start, each only where it is sent, for
-    Canvas fills them in. Neither `order`, which Canvas changes, nor any display (reliability.md,
+    Canvas fills them in. Neither `order`, which Canvas changes, nor any display (docs/guarantees.md,
     "Settling doubt").
     """
     return likeness_of(*told_apart(resource))

@@ -10,7 +10,7 @@ import orjson
 
 Json = dict[str, Any]
 
-# reliability.md, "Personal data and secrets": ids by full match, and not only dots, for
+# docs/guarantees.md, "Personal data and secrets": ids by full match, and not only dots, for
 # `Patient/..` would become the base URL.
 _ID = re.compile(r"(?=.*[^.])[A-Za-z0-9.-]{1,64}", re.ASCII)
 

@@ -1,6 +1,6 @@
 """OperationOutcome: what Canvas says when it refuses.
 
-Source: canvas-api.md, "Answers": one or more issues with `code` and `details.text`. Canvas leaves
+Source: docs/canvas.md, "Answers": one or more issues with `code` and `details.text`. Canvas leaves
 `diagnostics` empty, but a gateway may use it: it is read if `details.text` is missing. HTML and
 plain bodies happen, so nothing here raises. The result is bounded because it goes to the journal
 and to people: few issues, short texts, no control characters.

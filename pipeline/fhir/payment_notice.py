@@ -1,6 +1,6 @@
 """PaymentNotice, as Canvas takes it on create. There is no update and no delete.
 
-Source: canvas-api.md, "PaymentNotice"; the seed page "PaymentNotice create".
+Source: docs/canvas.md, "PaymentNotice"; the seed page "PaymentNotice create".
 """
 
 import re

@@ -2,7 +2,7 @@
 
 What was known is witnessed outside of it: the anchor (the journal's name and the last line of its
 trail, written beside it about once a second), the folders of plans, and the reports. They tell a
-journal that is missing, replaced, corrupt, or restored from a backup (reliability.md, "Journal").
+journal that is missing, replaced, corrupt, or restored from a backup (docs/guarantees.md, "Journal").
 """
 
 import os
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from pipeline.errors import JournalError, JournalLost
+from pipeline.ownership import require_ours
 
 if TYPE_CHECKING:
     from pipeline.journal.store import Store
@@ -68,7 +69,8 @@ def lost(loss: str) -> JournalLost:
 
 
 def read_anchor(folder: Path) -> Anchor | None:
-    """The anchor, or None where there is none that can be read."""
+    """Return the anchor; None if there is none that can be read. Raises JournalError if it is not ours alone."""
+    require_ours(folder / ANCHOR)
     try:
         return Anchor(**orjson.loads((folder / ANCHOR).read_bytes()))
     except (OSError, TypeError, orjson.JSONDecodeError):
@@ -89,9 +91,10 @@ def traces(
 ) -> list[str]:
     """Runs that left plans or reports of this journal behind and are not in `known`, sorted.
 
-    `journal` is its name; where it is missing, the base URL that it was for: then a report counts
-    that was written for this folder and that Canvas, unless all that it tells of is a plan that
-    found nothing held: where only plans were made there is nothing to forget.
+    `journal` is its name. If it is missing, the base URL that it was for: then a report counts that is
+    of that Canvas, and of a journal in this folder or in one that has none any more (it was moved or
+    mounted elsewhere). But not if all that it reports is a plan that found nothing held: if only plans
+    were made there is nothing to forget.
     """
     found = {path.name for path in _folders(folder / "plans")}.difference(known)
     if report_dir:
@@ -122,10 +125,16 @@ def _told(report: Path) -> dict[str, Any]:
 def _is_of(summary: Mapping[str, Any], folder: Path, journal: str) -> bool:
     try:
         told = summary["journal"]
-        is_here = (told["dir"], told["base_url"]) == (str(folder.resolve()), journal)
-        return bool(told["id"] == journal or (is_here and not _is_blank(summary)))
+        is_here = Path(told["dir"]) == folder.resolve() or not _has_journal(Path(told["dir"]))
+        is_lost = told["base_url"] == journal and is_here and not _is_blank(summary)
+        return bool(told["id"] == journal or is_lost)
     except (KeyError, TypeError):
         return False
+
+
+def _has_journal(folder: Path) -> bool:
+    """Return whether a journal of runs is kept in a folder, or in a database from there: another one than ours."""
+    return (folder / ANCHOR).exists()
 
 
 def _is_blank(summary: Mapping[str, Any]) -> bool:

@@ -38,6 +38,7 @@ from pipeline.records import (
     Held,
     Intent,
     Interaction,
+    LastHeld,
     PayerEvidence,
     Stamped,
     State,
@@ -762,11 +763,14 @@ class Journal:
         part = {"part": self._store.part}
         return [_doubt(line) for line in self._read(partial(self._all, "doubts", part))]
 
-    async def held_at(self, keys: Iterable[str]) -> dict[str, tuple[datetime | None, str]]:
-        """Return by key when Canvas held what we think it holds, by `Date`, and the run that wrote it."""
+    async def held_at(self, keys: Iterable[str]) -> dict[str, LastHeld]:
+        """Return by key what is known about when Canvas held what we think it holds."""
         listed = {"keys": _json(list(keys))}
         lines = await self._write(lambda: self._execute("held_at", listed).fetchall())
-        return {key: (_instant(at), run_id) for key, at, run_id in lines}
+        return {
+            key: LastHeld(at=_instant(at), run_id=run_id, is_edited=bool(is_edited))
+            for key, at, run_id, is_edited in lines
+        }
 
     def stamped(self, run_id: str) -> list[Stamped]:
         """Return the last payments, up to 8, that Canvas confirmed by their answers in a run."""
@@ -937,6 +941,27 @@ class Journal:
             for feed, fields in keys.items()
         ]
         self._write_now(lambda: [self._execute("enter_feed_key", line) for line in lines])
+
+    def enter_plan(self, run_id: str, sha256: str, at: datetime) -> None:
+        """Enter the SHA-256 of the files of a run's plan, so that a changed one is never sent."""
+        line = _line(utc_text(at), run_id, Event.PLANNED, detail=sha256)
+        self._write_now(lambda: self._append_all([line]))
+
+    def plan_sha256(self, run_id: str) -> str:
+        """Return the SHA-256 of the files of a run's plan; "" if none was entered."""
+        asked = {"run_id": run_id}
+        line = self._read(lambda: self._execute("plan_sha256", asked).fetchone())
+        return str(line[0]) if line else ""
+
+    def enter_index(self, feed: str, sha256: str) -> None:
+        """Enter the SHA-256 of the index of a feed's unchanged rows, so that a changed one is never used."""
+        entered = {"name": f"index {feed}", "value": sha256}
+        self._write_now(lambda: self._execute("set_meta", entered))
+
+    def index_sha256(self, feed: str) -> str:
+        """Return the SHA-256 of the index of a feed's unchanged rows; "" if none was entered."""
+        meta = dict(self._read(lambda: self._execute("meta", {}).fetchall()))
+        return str(meta.get(f"index {feed}", ""))
 
     def has_writes(self, feed: str) -> bool:
         """Return whether a write of the feed was ever entered."""

@@ -3,7 +3,7 @@
 A lease says who may write and send: that of the run (part 0), or of a part of its sending. It is held
 in the database by an epoch and an end, renewed by a thread with a connection of its own, and looked at
 in each transaction; how long we may rely on it is counted from before it was asked for, by a clock that
-nobody sets (scaleout.md, "Protocol"). The only home of `psycopg` beside the rate's.
+nobody sets (docs/guarantees.md, "Workers"). The only home of `psycopg` beside the rate's.
 """
 
 import itertools

@@ -186,8 +186,8 @@ WHERE key IN (
 ORDER BY settled_at DESC LIMIT 8;
 
 -- name: held_at
--- When Canvas held what we think it holds of these, and the run that wrote it.
-SELECT key, held_at, coalesce(held_run, '') FROM write WHERE key IN (SELECT value FROM json_each(:keys));
+-- When Canvas held what we think it holds of these, the run that wrote it, and whether a read has found an edit since.
+SELECT key, held_at, coalesce(held_run, ''), rule = 'conflict' FROM write WHERE key IN (SELECT value FROM json_each(:keys));
 
 -- name: ranks
 -- The coverages that these patients have by our books: those that are active have a rank.
@@ -317,6 +317,9 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 -- name: head
 -- The last line of a part of the trail.
 SELECT number, hash FROM trail WHERE part = :part ORDER BY number DESC LIMIT 1;
+
+-- name: plan_sha256
+SELECT detail FROM trail WHERE run_id = :run_id AND event = 'planned' ORDER BY number DESC LIMIT 1;
 
 -- name: trail
 SELECT rowid, number, at, run_id, event, key, attempt, latency_ms, http_status, correlation_id, verdict, resource_id, detail, who, part, hash

@@ -1,5 +1,5 @@
 -- The journal of one Canvas, in SQLite; `schema_postgres.sql` says the same. The database itself refuses a repost, a second claim, an id claimed twice,
--- and an equal payment that is sent while its twin is unsettled (reliability.md, "Journal").
+-- and an equal payment that is sent while its twin is unsettled (docs/guarantees.md, "Journal").
 
 CREATE TABLE meta (
     name TEXT PRIMARY KEY,

@@ -176,7 +176,7 @@ FOR EACH ROW EXECUTE FUNCTION never();
 CREATE TRIGGER trail_stays_whole BEFORE TRUNCATE ON trail
 FOR EACH STATEMENT EXECUTE FUNCTION never();
 
--- Who may write, and send: part 0 is the run, the others are parts of its sending (scaleout.md, "Protocol").
+-- Who may write, and send: part 0 is the run, the others are parts of its sending (docs/guarantees.md, "Workers").
 -- An epoch is never used again.
 CREATE TABLE lease (
     part INTEGER PRIMARY KEY,

@@ -1,7 +1,7 @@
 """The journal in SQLite, the embedded default: one file, one connection, one process at a time.
 
 WAL with `synchronous=FULL`: in simulated power losses this lost nothing, where NORMAL lost sent
-rows (reliability.md, "Journal"). The only home of `sqlite3`.
+rows (docs/guarantees.md, "Journal"). The only home of `sqlite3`.
 """
 
 import os
@@ -28,6 +28,7 @@ from pipeline.journal.store import (
     schema,
     statements,
 )
+from pipeline.ownership import require_ours
 
 FILE: Final = "journal.sqlite"
 _PAGES_A_CHECKPOINT: Final = 8_000  # of 4 KiB: a page that is written often is copied once
@@ -113,8 +114,14 @@ class SqlitePlace:
         self._path = folder / FILE
 
     def is_empty(self) -> bool:
-        """Whether there is no file, or nothing in it. Raises JournalError on a network file system."""
+        """Return whether there is no file, or nothing in it.
+
+        Raises:
+            JournalError: The folder is on a network file system, or a file is not ours alone.
+        """
         amnesia.refuse_network(self._folder)
+        for name in (FILE, f"{FILE}-wal", f"{FILE}-shm", f"{FILE}-journal"):
+            require_ours(self._folder / name)
         return not self._path.exists() or not self._path.stat().st_size
 
     def open(self, base_url: str, loss: str = "") -> Store:

@@ -36,6 +36,7 @@ class Event(StrEnum):
     GONE = "gone"  # a person declared that Canvas no longer has a confirmed resource
     LEARNED = "learned"  # Canvas showed which Organization a payer id is
     RUN = "run"  # a run began
+    PLANNED = "planned"  # a plan was sealed; `detail` is the SHA-256 of its files
     ENDED = "ended"  # a run came to its end
     LOSS = "loss"  # the journal was lost, and a person said to go on
     MOVED = "moved"  # the journal was bound to another address of its Canvas; `detail` has both

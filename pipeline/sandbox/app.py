@@ -126,7 +126,7 @@ class Served:
         return refusal_answer(rules.NOT_FOUND)
 
     async def _token(self, raw: web.BaseRequest) -> Answer:
-        """POST /auth/token/ (canvas-api.md, Access)."""
+        """POST /auth/token/ (docs/canvas.md, Access)."""
         if raw.method != "POST":
             return refusal_answer(rules.NOT_SUPPORTED)
         form = await _read(raw)
@@ -320,7 +320,7 @@ class Served:
         return self._store.update_coverage(draft, request.resource_id, since)
 
     def _written(self, request: Request, decision: Decision, effect: Effect) -> Answer:
-        """201 with the id in Location only, or 200; no body (canvas-api.md, Answers)."""
+        """201 with the id in Location only, or 200; no body (docs/canvas.md, Answers)."""
         if effect.interaction == "update":
             return Answer(200, effect=effect)
         body = b"null" if self._sandbox.faults.created_body == "null" else b""

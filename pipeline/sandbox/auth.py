@@ -1,6 +1,6 @@
 """Tokens: who may ask for one, how long it serves, and what its scope allows.
 
-Source: canvas-api.md, Access. Nothing of a token or a secret is ever written anywhere.
+Source: docs/canvas.md, Access. Nothing of a token or a secret is ever written anywhere.
 """
 
 from __future__ import annotations

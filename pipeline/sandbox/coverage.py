@@ -1,7 +1,7 @@
 """The two contracts of Coverage: what a write must look like, and what a read returns. Pure.
 
 Source: seed page Coverage (the contract of 2023) and the table "Two contracts for Coverage" of
-canvas-api.md (2025-10). Each contract is data; the checks are the same for both.
+docs/canvas.md (2025-10). Each contract is data; the checks are the same for both.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ STATUSES: Final = ("active", "cancelled")
 CLASSES: Final = ("plan", "subplan", "group", "subgroup")
 ORDER_MAX: Final = 5
 ID_LENGTH_MAX: Final = 100
-"""canvas-api.md, storage limits: ids 100 characters, classes 255."""
+"""docs/canvas.md, storage limits: ids 100 characters, classes 255."""
 CLASS_LENGTH_MAX: Final = 255
 DAY: Final = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 
@@ -100,7 +100,7 @@ TYPES: Final = (
     "CANPRG",
     "WCBPOL",
 )
-"""The type codes of canvas-api.md, Coverage."""
+"""The type codes of docs/canvas.md, Coverage."""
 
 COVERAGE_ELEMENTS: Final = RESOURCE_ELEMENTS | frozenset(
     [
@@ -283,7 +283,7 @@ def _is_member(identifier: Json) -> bool:
 
 
 def _check_relationship(found: Findings, body: Json, contract: Contract) -> str | None:
-    """One coding; `parent` and `common` appear only on read (canvas-api.md, Coverage)."""
+    """One coding; `parent` and `common` appear only on read (docs/canvas.md, Coverage)."""
     concept = get_object(found, body, "relationship", "body", required=True)
     if concept is None:
         return None
@@ -320,7 +320,7 @@ def _single_coding(found: Findings, concept: Json, path: str) -> Json | None:
 
 
 def _check_period(found: Findings, body: Json) -> tuple[str | None, str | None]:
-    """Both optional; ISO dates only (canvas-api.md, Coverage)."""
+    """Both optional; ISO dates only (docs/canvas.md, Coverage)."""
     period = get_object(found, body, "period", "body")
     if period is None:
         return None, None
@@ -401,7 +401,7 @@ def _check_order(found: Findings, body: Json) -> int:
 
 
 def _subscriber_id_as_read(draft: CoverageDraft) -> str | None:
-    """Left out, it equals the member id when the patient is the subscriber (canvas-api.md)."""
+    """Left out, it equals the member id when the patient is the subscriber (docs/canvas.md)."""
     if draft.subscriber_id is None and draft.subscriber == draft.patient:
         return draft.member_id
     return draft.subscriber_id

@@ -1,6 +1,6 @@
 """What goes wrong on purpose, and when: profiles, and a decision for each request. Pure.
 
-The faults are those of reliability.md ("The four classes of an answer to a POST"): each one that
+The faults are those of docs/guarantees.md ("The four classes of an answer to a POST"): each one that
 strikes before the write has its twin after it. A decision depends only on the seed, on what is
 asked (the method, the type and the patient) and on how often that was asked before, so that one
 seed replays the same faults however the requests of different patients interleave.
@@ -59,7 +59,7 @@ LOCATION_FORMS: Final = (
     "http_history",
     "https_history",
 )
-"""Forms in which Location was seen (canvas-api.md, Answers)."""
+"""Forms in which Location was seen (docs/canvas.md, Answers)."""
 LOCATIONS: Final = (*LOCATION_FORMS, "mixed", "missing")
 RETRY_AFTER_FORMS: Final = ("seconds", "date", "either", "none")
 APPLIES_TO: Final = ("writes", "reads", "all")

@@ -17,7 +17,7 @@ INTERACTIONS: Final = {
     "Patient": ("read", "search-type"),
     "PaymentNotice": ("create", "read", "search-type"),
 }
-"""seed pages and canvas-api.md: no delete at all, no update of a PaymentNotice."""
+"""seed pages and docs/canvas.md: no delete at all, no update of a PaymentNotice."""
 
 
 def capability_statement(contract: Contract) -> Json:

@@ -2,7 +2,7 @@
 
 Shapes of bodies are checked here and answered with 400; what only the data can tell (an unknown
 patient, a payment above the balance) is answered with 422 by the store, in the words below.
-Sources: the two seed pages (Coverage of 2023, PaymentNotice) and canvas-api.md. The texts of 400
+Sources: the two seed pages (Coverage of 2023, PaymentNotice) and docs/canvas.md. The texts of 400
 follow the one that the notes quote, `body -> order - value is not a valid integer`, and its codes
 follow the server framework that Canvas publishes: `required` for what is missing, `structure` for
 broken JSON and unknown elements, `value` for what has the wrong type or value, else `invalid`.
@@ -23,7 +23,7 @@ REFERENCE: Final = re.compile(r"([A-Z][A-Za-z]+)/([A-Za-z0-9.\-]{1,64})")
 COPAY_URL: Final = "http://schemas.canvasmedical.com/fhir/copayment-claims"
 PAYMENT_STATUS_SYSTEM: Final = "http://terminology.hl7.org/CodeSystem/paymentstatus"
 AMOUNT_MAX: Final = Decimal("999999.99")
-"""canvas-api.md, PaymentNotice: storage holds 8 digits with 2 decimals."""
+"""docs/canvas.md, PaymentNotice: storage holds 8 digits with 2 decimals."""
 CENT: Final = Decimal("0.01")
 
 RESOURCE_ELEMENTS: Final = frozenset(
@@ -152,7 +152,7 @@ def unknown_reference(path: str, resource_type: str) -> Refusal:
 
 
 def id_mismatch() -> Refusal:
-    """400 of a PUT whose body names another id than its URL (canvas-api.md, Coverage)."""
+    """400 of a PUT whose body names another id than its URL (docs/canvas.md, Coverage)."""
     return refuse(400, "invalid", "Logical Id in URL must match logical Id in resource")
 
 
@@ -160,7 +160,7 @@ def check_payment(body: Json) -> PaymentDraft | Refusal:
     """Read a PaymentNotice create (seed page PaymentNotice, Attributes).
 
     Negative amounts, numbers in strings and extra decimals pass, as the framework lets them
-    (canvas-api.md); they are rounded to two decimals, and more than 8 digits are a 422.
+    (docs/canvas.md); they are rounded to two decimals, and more than 8 digits are a 422.
     """
     found = Findings()
     check_elements(found, body, "PaymentNotice", PAYMENT_ELEMENTS)

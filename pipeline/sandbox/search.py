@@ -1,6 +1,6 @@
 """Searches: which parameters each type knows, and the pages of a bundle. Pure.
 
-Sources: the seed pages' Query Parameters and canvas-api.md (Answers, References). Parameters that
+Sources: the seed pages' Query Parameters and docs/canvas.md (Answers, References). Parameters that
 a type does not know are ignored, so a misspelt filter returns everything.
 """
 
@@ -57,7 +57,7 @@ def _coverage_identifiers(coverage: Json) -> Iterator[tuple[str, str]]:
 
 
 def _patient_identifiers(patient: Json) -> Iterator[tuple[str, str]]:
-    """Yield `<value>`, `<system>|<value>` and `<system>|` (canvas-api.md, References)."""
+    """Yield `<value>`, `<system>|<value>` and `<system>|` (docs/canvas.md, References)."""
     for identifier in patient.get("identifier", ()):
         system, value = str(identifier.get("system", "")), str(identifier.get("value", ""))
         yield "identifier", value

@@ -1,6 +1,6 @@
 """In which turn a patient's coverages are written, and which must be written beside them. Pure.
 
-Canvas keeps one coverage an `order`, and bumps the older one down (canvas-api.md, "Coverage"), so
+Canvas keeps one coverage an `order`, and bumps the older one down (docs/canvas.md, "Coverage"), so
 a swap of primary and secondary comes out right only in the right turn (`ranks.sequence`). Where a
 write would move a coverage that the file does not change, that one is written again; where it
 would move one that no row of today's files has, a warning says so before anything is sent.

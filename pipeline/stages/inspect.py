@@ -1,7 +1,7 @@
 """Is a file fit to be loaded? One pass over its bytes: hash, header, and the shape of every row.
 
 polars reads without a word what nobody should load: a torn last line, rows that are too short,
-duplicate headers, a file of CR line ends, UTF-16, NULs, gzip bytes in a .csv (reliability.md,
+duplicate headers, a file of CR line ends, UTF-16, NULs, gzip bytes in a .csv (docs/guarantees.md,
 "Input"). So nothing is read before its bytes were seen here once, in bounded memory. Names of
 columns are shown only where the configuration names them: without a header they would be values.
 """

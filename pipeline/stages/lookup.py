@@ -2,7 +2,7 @@
 
 Few values are searched one by one. For many the whole namespace is read in pages, unless it has more
 pages than there are values: so it never takes more than twice as many searches as values
-(canvas-api.md, "References"). Canvas ignores what it does not know, so every hit is filtered again.
+(docs/canvas.md, "References"). Canvas ignores what it does not know, so every hit is filtered again.
 A search that fails is tried again, and in the end stops the run: it is never "nothing found".
 """
 

@@ -2,7 +2,7 @@
 
 A patient's resources are searched until two scans agree, and weighed (`weigh`, pure) against what was
 sent and when. Only what is certain is settled: one resource, like the write, made while it was being
-sent, and claimed by no other row. A failed search says nothing (reliability.md, "Settling doubt").
+sent, and claimed by no other row. A failed search says nothing (docs/guarantees.md, "Settling doubt").
 
 An update is settled by one read: Canvas shows what we sent, or what was there before, or an edit by
 another user, which is never overwritten. It counts as found only if Canvas shows it in an element that

@@ -69,7 +69,7 @@ _SETTLE_FIRST: Final = (
 _UNBALANCED: Final = "rows or amounts are unaccounted for, a fault of canvas-ingest: report it"
 _IN_JOURNAL: Final = (Disposition.PENDING.value, Disposition.IN_DOUBT.value)
 _RETURNED: Final = (Disposition.REJECTED.value, Disposition.REFUSED.value)
-# What a spreadsheet would run as a formula, full-width forms included (reliability.md).
+# What a spreadsheet would run as a formula, full-width forms included (docs/guarantees.md).
 _FORMULA: Final = "^[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]"
 
 # How a row that was sent in this run ended, by its state in the journal; an update that was
@@ -634,7 +634,7 @@ def _needs(meta: Mapping[str, Any], asked: Mapping[str, Any], run: Run) -> dict[
 def exit_code(
     run: Run, rows: Mapping[str, int], in_doubt_elsewhere: int, gone: Mapping[str, int]
 ) -> int:
-    """The exit code of interface.md, "Exit codes": why the run ended, else what its rows came to.
+    """Return the exit code: why the run ended, else what its rows came to.
 
     A write in doubt counts whichever run sent it: nothing is reconciled while it is open. So does
     what is gone from the file (`gone`, by outcome) and should have been cancelled.

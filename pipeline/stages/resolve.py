@@ -262,7 +262,7 @@ def _collide(
     """Two active coverages of one patient with one `order`: never in the same period.
 
     The later row is rejected where the periods share more than a boundary day; where they do not,
-    it is warned (canvas-api.md, "Coverage": the new one takes the order, and the older is bumped
+    it is warned (docs/canvas.md, "Coverage": the new one takes the order, and the older is bumped
     down).
     """
     later = {name: each.in_order().found.select("seq") for name, each in beside.items()}

@@ -160,7 +160,7 @@ def _why_not(
         (
             body is None,
             "unknown",
-            "what was sent is no longer known, because its plan was removed; cancel it in Canvas",
+            "what was sent is no longer known, because its plan was removed or changed; cancel it in Canvas",
         ),
     )
     for holds, what, why in reasons:

@@ -267,9 +267,11 @@ class _Sender:
         at = self._clock.now()
         since = self._client.server_clock.earliest(at)
         sure = []
-        for intent in await self._with_guards(group):
+        guarded, edited = await self._with_guards(group)
+        for intent in guarded:
             if intent.interaction is Interaction.UPDATE:
-                if intent.held_at is not None or intent.key in self._compared:
+                is_guarded = intent.held_at is not None and intent.key not in edited
+                if is_guarded or intent.key in self._compared:
                     sure.append(intent)
                 else:
                     await self._compare_first(intent)
@@ -282,23 +284,27 @@ class _Sender:
         for intent in sure:
             self._claimed.put_nowait(intent)
 
-    async def _with_guards(self, group: list[Intent]) -> list[Intent]:
-        """The updates among them with the instant after which Canvas must not have changed them."""
+    async def _with_guards(self, group: list[Intent]) -> tuple[list[Intent], set[str]]:
+        """Return the writes, updates with the instant after which Canvas must not have changed them.
+
+        And the keys of those of which a read has found an edit: the condition let it pass then, and may again.
+        """
         keys = [each.key for each in group if each.interaction is Interaction.UPDATE]
         known = await self._journal.held_at(keys) if keys else {}
         conditions = dict(self._probes)
-        for key, (held_at, run_id) in known.items():
-            if key not in conditions and held_at is not None:
-                conditions[key] = await self._asks.condition(held_at, run_id)
-        return [
+        for key, held in known.items():
+            if key not in conditions and held.at is not None:
+                conditions[key] = await self._asks.condition(held.at, held.run_id)
+        guarded = [
             each._replace(held_at=conditions[each.key])
             if each.interaction is Interaction.UPDATE and each.key in conditions
             else each
             for each in group
         ]
+        return guarded, {key for key, held in known.items() if held.is_edited}
 
     async def _compare_first(self, intent: Intent) -> None:
-        """An update that Canvas could not guard: what it holds is compared before it is sent.
+        """Compare what Canvas holds before an update is sent that its condition does not protect.
 
         Where a create was lost, Canvas may have taken it as late as the quiet time allows, and is told
         so; and a read may be as old again: an edit of just then would be seen by neither.
@@ -307,7 +313,7 @@ class _Sender:
         untold = Finding(
             Settlement.UNKNOWN,
             "update|unguarded",
-            "not known when Canvas took the last write of it",
+            "not known when Canvas took the last write of it, or edited by another user since",
         )
         await self._journal.suspected(self._run_id, intent, untold, self._clock.now())
         doubt = await self._journal.doubt(intent.key)

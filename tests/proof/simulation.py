@@ -33,6 +33,7 @@ import polars as pl
 
 from pipeline.canvas import client as canvas
 from pipeline.canvas.auth import Credentials
+from pipeline.earlier import EarlierPlans
 from pipeline.errors import IngestError
 from pipeline.fhir.codes import Contract
 from pipeline.fhir.coverage import coverage, likeness, payor_of
@@ -518,7 +519,8 @@ class Schedule:
         stop = asyncio.Event()
         if not self._is_fair and self.random.random() < 0.1:
             loop.call_later(self.random.uniform(0, 10), stop.set)
-        sending = Sending(job, run_id, client, journal, recovery, clock, self.random, stop)
+        plans = EarlierPlans(Path("no plan is on disk"), journal.plan_sha256)
+        sending = Sending(job, run_id, client, journal, recovery, plans, clock, self.random, stop)
         await sending.settle([self._with_body(doubt) for doubt in journal.doubts()], _nobody)
         intents = self._plan(run_id, journal)
         types = {intent.resource_type for intent in intents}

@@ -198,7 +198,7 @@ async def test_a_body_that_cannot_be_read_says_why(
     assert (reply.status, reply.problem, reply.detail) == (201, "body", detail)
 
 
-# docs/operations.md, "Answers that are damaged": what the parser does with these is a limit, and a safe one.
+# docs/operations.md, "Connections and secrets": what the parser does with these is a limit, and a safe one.
 @pytest.mark.parametrize(
     ("script", "expected"),
     [
