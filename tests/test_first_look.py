@@ -185,7 +185,7 @@ async def test_a_page_in_answer_to_a_create_is_a_doubt(
     assert dispositions(world) == ["in_doubt"]
 
 
-@pytest.mark.parametrize("kind", ["html", "json", "list"])
+@pytest.mark.parametrize("kind", ["html", "json"])
 async def test_a_page_in_answer_to_an_update_is_no_update(make_world: MakeWorld, kind: str) -> None:
     world = await make_world()
     rows = [row for row in coverages() if row[4] == "1"][:3]

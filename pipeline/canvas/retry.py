@@ -86,7 +86,7 @@ def judge_create(
         return _judge(reply, host, resource_type, proven=proven)
     hosts = hosts or frozenset({host})
     location = reply.headers.get("location", "")
-    if not _may_be_fhir(reply):
+    if _is_page(reply):
         return _lost("not-fhir", "answered with a page that is not from the FHIR API")
     resource_id = location_id(location, resource_type, hosts)
     if resource_id is not None:
@@ -102,7 +102,7 @@ def judge_update(
     reply: Reply, resource_id: str, host: str = "", resource_type: str = "Coverage", *, proven: bool
 ) -> Judgement:
     """Class an answer to a PUT of this resource. A read has to settle a lost or a stale one."""
-    if reply.status == 200 and not _may_be_fhir(reply):  # noqa: PLR2004 - OK
+    if reply.status == 200 and _is_page(reply):  # noqa: PLR2004 - OK
         return _lost("not-fhir", "answered with a page that is not from the FHIR API")
     if reply.status == 200:  # noqa: PLR2004 - OK
         return Judgement(Verdict.ACCEPTED, resource_id=resource_id)
@@ -115,20 +115,19 @@ def judge_update(
     return _judge(reply, host, resource_type, proven=proven)
 
 
-def _may_be_fhir(reply: Reply) -> bool:
-    """Return whether the body of a success may be from the FHIR API.
+def _is_page(reply: Reply) -> bool:
+    """Return whether a success has a body that no FHIR API sends: a page, or JSON that is no resource.
 
-    Canvas sends none, or `null`; another FHIR server sends the resource. A body that was not read whole says
-    nothing.
+    Canvas sends none, or `null`; other FHIR servers send the resource. Any other body says nothing.
     """
     body = reply.body.strip()
-    if reply.problem or not body:
+    if body.startswith(b"<"):
         return True
     try:
         content = orjson.loads(body)
     except orjson.JSONDecodeError:
         return False
-    return content is None or (isinstance(content, dict) and "resourceType" in content)
+    return isinstance(content, dict) and "resourceType" not in content
 
 
 def _judge(reply: Reply, host: str, resource_type: str, *, proven: bool) -> Judgement:
