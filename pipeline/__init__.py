@@ -123,18 +123,20 @@ async def verify(
     return await verification.read_back(_job(config), sample=sample, since=since)
 
 
-async def check(config: str | Path, *, inputs: Inputs | None = None) -> list[Check]:
+async def check(
+    config: str | Path, *, inputs: Inputs | None = None, show_values: bool = False
+) -> list[Check]:
     """Look at everything that a run needs: what would go wrong, and what to do about it.
 
     Writes nothing. Each check has `group`, `what`, `state` ("ok", "warning", "wrong"), `message` and
-    `todo`. Raises `errors.ConfigError` where the configuration cannot be read.
+    `todo`. `show_values`: name the spellings in coded columns, not only how many there are. Raises `errors.ConfigError` where the configuration cannot be read.
     """
     from pipeline import config as configuration
     from pipeline import doctor, logs
 
     logs.configure_unless_configured()
     job, no_secrets = configuration.load_to_check(config, inputs=inputs)
-    return await doctor.check(job, no_secrets=no_secrets)
+    return await doctor.check(job, no_secrets=no_secrets, show_values=show_values)
 
 
 def plan_sync(
@@ -185,9 +187,11 @@ def run_sync(
     )
 
 
-def check_sync(config: str | Path, *, inputs: Inputs | None = None) -> list[Check]:
+def check_sync(
+    config: str | Path, *, inputs: Inputs | None = None, show_values: bool = False
+) -> list[Check]:
     """`check`, for a program without an event loop."""
-    return _alone("check", lambda: check(config, inputs=inputs))
+    return _alone("check", lambda: check(config, inputs=inputs, show_values=show_values))
 
 
 def report_sync(config: str | Path, *, run_id: str | None = None) -> Result:

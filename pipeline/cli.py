@@ -397,7 +397,16 @@ def report(run_id: str | None, **options: Any) -> None:
 
 
 @cli.command(short_help="What would go wrong in a run, and what to do about it.")
-@_options(_CONFIG, *_FEEDS, *_OUTPUT)
+@_options(
+    _CONFIG,
+    *_FEEDS,
+    click.option(
+        "--show-values",
+        is_flag=True,
+        help="Name the spellings in coded columns, not only how many there are.",
+    ),
+    *_OUTPUT,
+)
 def check(**options: Any) -> None:
     """Look at everything that a run needs, and say what would go wrong and what to do about it.
 
@@ -412,7 +421,13 @@ def check(**options: Any) -> None:
             inputs=config.inputs_of(options["inputs"]),
             only_feeds=options["only_feeds"],
         )
-        return doctor.check(job, no_secrets=no_secrets, progress=progress, stop=stop)
+        return doctor.check(
+            job,
+            no_secrets=no_secrets,
+            progress=progress,
+            stop=stop,
+            show_values=options["show_values"],
+        )
 
     checks = _watch(work, options)
     from pipeline import doctor

@@ -113,14 +113,15 @@ async def check(
     progress: Progress | None = None,
     stop: asyncio.Event | None = None,
     step_s_max: float = 20.0,
+    show_values: bool = False,
 ) -> list[Check]:
     """Look at everything that a run needs.
 
     `no_secrets`: why they could not be read. `step_s_max`: of one question to Canvas, with its
-    repetitions.
+    repetitions. `show_values`: name the spellings in coded columns, not only how many there are.
     """
     progress, stop = progress or Progress(), stop or asyncio.Event()
-    examination = Examination(job, progress, stop, step_s_max)
+    examination = Examination(job, progress, stop, step_s_max, show_values=show_values)
     progress.stage = "reading"
     examination.look_at_configuration()
     examination.look_at_secrets(no_secrets)
@@ -146,6 +147,7 @@ class Examination:
     stop: asyncio.Event
     step_s_max: float
     scratch: Path = field(init=False)  # for copies of the journal and of files
+    show_values: bool = False  # those of coded columns
     random: Random = field(default_factory=Random)  # jitter, and ids of plans that are thrown away
     checks: list[Check] = field(default_factory=list)
     patients: list[tuple[Feed, pl.DataFrame]] = field(default_factory=list)  # a few rows a feed
@@ -385,7 +387,7 @@ class Examination:
                     error.file,
                     State.WRONG,
                     f'no column "{column}", which is mapped to {ours} of {feed.name}',
-                    f'did you mean "{near}"? Change [feeds.columns] of {feed.name}'
+                    f"did you mean {near}? Change [feeds.columns] of {feed.name}"
                     if near
                     else f"check [feeds.columns] and the delimiter of {feed.name}, and that the file has a header",
                 )
@@ -466,7 +468,8 @@ class Examination:
         counts = Counter(meta["planned"])
         if counts[Disposition.FILTERED.value] == meta["rows_read"]:
             found = "; ".join(
-                f"{name}: {spelt(name, spellings)}" for name, spellings in only.items()
+                f"{name}: {spelt(name, spellings, show_values=self.show_values)}"
+                for name, spellings in only.items()
             )
             self._note(
                 _rows_of(feed),
@@ -499,7 +502,7 @@ class Examination:
         """The rules that its rows break; not of fields whose column is still to be decided."""
         meta = plan.meta["feeds"][feed.name]
         judged = meta["rows_read"] - meta["planned"][Disposition.FILTERED.value]
-        for broken in diagnose(plan, feed):
+        for broken in diagnose(plan, feed, show_values=self.show_values):
             if broken.rule.partition("|")[0] in undecided:
                 continue
             is_grave = broken.is_configuration or broken.count > _SHARE_WRONG * judged

@@ -1,8 +1,9 @@
 """The conductor of `init`: a draft of a configuration, from a file's own header and a sample of it.
 
 What is sure becomes a setting; what is not is a comment with DECIDE in it, for a person. A required
-field without a column is mapped to a column that no file has, so that nothing can be sent before
-somebody decided. No value of the file goes into the draft but codes of coded fields.
+field without a column is mapped to a column that no file has, so that nothing can be sent before a
+person has decided. No value of the file goes into the draft except codes of coded fields, and none is
+printed. Names of columns that may be values, because the file may have no header, are left out.
 """
 
 import os
@@ -20,6 +21,7 @@ from pipeline.feeds import synonyms
 from pipeline.feeds.columns import FULL_DATE, TRANSLATED, cents_of
 from pipeline.feeds.feed import TRAITS, Feed, Kind
 from pipeline.feeds.formats import FORMATS, fitting, reads
+from pipeline.feeds.headers import column_text, has_data, is_header
 from pipeline.feeds.source import Source
 from pipeline.feeds.spellings import is_taken, shown
 from pipeline.scratch import private_folder
@@ -39,7 +41,6 @@ _DASHED_ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _PAYER_ID: Final = re.compile(r"[0-9A-Z]{5}")  # as clearing houses number payers
 _NAME_BAD: Final = re.compile(r"[^A-Za-z0-9_-]+")
 _MANY_DIGITS: Final = re.compile(r"\d.*\d.*\d.*\d.*\d")
-_NUMBER: Final = re.compile(r"[-($]*[\d,]+(\.\d+)?\)?")
 
 # Spellings whose meaning is sure, whatever the sender: X12 1069, HL7 0063, and plain words.
 _MEANINGS: Final[dict[str, dict[str, str]]] = {
@@ -162,11 +163,7 @@ def _delimiter(path: Path, encoding: str) -> str:
 
 def _refuse_data(source: Source) -> None:
     """Without a header its first row would be taken for one, and go into the draft."""
-    is_data = any(
-        _NUMBER.fullmatch(name.strip()) or any(reads(form, name.strip()) for form in FORMATS)
-        for name in source.header
-    )
-    if is_data:
+    if has_data(source.header):
         raise InputError(
             "the first line holds numbers or dates, and seems to be a row",
             "have it written with a header that names the columns",
@@ -235,6 +232,13 @@ class _Drafting:
         stem = _NAME_BAD.sub("_", self._path.name.partition(".")[0]).strip("_-")
         return stem[:64] or self._kind.value
 
+    def _named(self, column: str) -> str:
+        """Return a column's name as a comment may hold it, or its number if the name may be a value."""
+        return "".join(
+            letter if letter.isprintable() else " "
+            for letter in column_text(self._source.kept, column)
+        )
+
     def _decide(self, what: str) -> None:
         self._undecided.append(what)
 
@@ -256,7 +260,7 @@ class _Drafting:
         further = synonyms.further(self._source.kept)
         if further:
             self._lines.notes.append(
-                f"DECIDE: a further coverage stands in the same row, in {', '.join(map(_safe, further))}. "
+                f"DECIDE: a further coverage is in the same row, in {', '.join(map(self._named, further))}. "
                 "A row is one coverage here: have the file split, or add a second feed for them with its own constant order; "
                 "rows without one are rejected there."
             )
@@ -266,7 +270,7 @@ class _Drafting:
             for name in self._source.kept
             if name not in self._columns.values() and not _MANY_DIGITS.search(name)
         ]
-        if unused:
+        if unused and is_header(self._source.kept):
             self._lines.unused = [_safe(name) for name in unused]
 
     def _is_sure(self, name: str, match: synonyms.Match) -> bool:
@@ -315,7 +319,7 @@ class _Drafting:
             return
         perhaps = "no column has a name for it"
         if match or by_values:
-            perhaps = f"perhaps {_safe(match.column if match else by_values or '')}"
+            perhaps = f"perhaps {self._named(match.column if match else by_values or '')}"
             perhaps += "" if match else ", by its values"
         self._lines.columns.append((name, f"DECIDE: {name}", f"DECIDE: {perhaps}"))
         self._decide(f"{name}, which is required: {perhaps}")
@@ -351,14 +355,13 @@ class _Drafting:
             if hidden:
                 self._lines.hidden_codes[name] = hidden
             if sure:
-                named = ", ".join(f'"{text}" = {code}' for text, code in sure.items())
-                self._guessed.append((f"codes.{name}", named))
-            if self._lines.maybe_codes[name] or hidden:
-                named = ", ".join(
-                    f'"{text}" ({count:,})' for text, count in self._lines.maybe_codes[name]
-                )
-                more = f"{hidden:,} values that do not look like codes" if hidden else ""
-                self._decide(f"codes.{name}: what is {' and '.join(filter(None, [named, more]))}?")
+                known = f"{_spellings(len(sure))} whose meaning is known"
+                self._guessed.append((f"codes.{name}", known))
+            unknown = len(self._lines.maybe_codes[name])
+            if unknown:
+                self._decide(f"codes.{name}: {_spellings(unknown)} to map, in the draft")
+            if hidden:
+                self._decide(f"codes.{name}: {_spellings(hidden)} that may be no code")
 
     def _counts(self, name: str) -> Counter[str]:
         return Counter(self._sample[self._columns[name]].drop_nulls().to_list())
@@ -421,14 +424,14 @@ class _Drafting:
             return
         self._lines.only = payments or ["DECIDE"]
         self._lines.maybe_only = others
-        named = (
-            ", ".join(f'"{text}" ({count:,})' for text, count in others)
-            or f"{hidden:,} values that are not shown"
-        )
-        self._decide(f"only.entry_type: which of these are payments of patients: {named}?")
+        listed = f"{_spellings(len(others))} in the draft" if others else ""
+        unlisted = f"{_spellings(hidden)} that the draft does not show" if hidden else ""
+        named = " and ".join(filter(None, [listed, unlisted]))
+        self._decide(f"only.entry_type: which are payments of patients: {named}?")
         if payments:
+            rows = sum(counts[text] for text in payments)
             self._guessed.append(
-                ("only", ", ".join(f'"{text}" ({counts[text]:,})' for text in payments))
+                ("only", f"{_spellings(len(payments))} of payments, in {rows:,} rows of the sample")
             )
 
     def _guess_sign(self) -> None:
@@ -520,6 +523,10 @@ def _also(match: synonyms.Match) -> str:
 def _safe(name: str) -> str:
     """A column's name as a comment may hold it."""
     return '"' + "".join(letter if letter.isprintable() else " " for letter in name) + '"'
+
+
+def _spellings(count: int) -> str:
+    return "1 spelling" if count == 1 else f"{count:,} spellings"
 
 
 def _spelt(delimiter: str) -> str:

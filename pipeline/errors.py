@@ -83,8 +83,8 @@ class InputError(IngestError):
 class ColumnsMissing(InputError):
     """Columns that are mapped are not in a file's header.
 
-    `missing`: our field, the column that is mapped to it, and the column of the header that is
-    nearly called so ("" where there is none).
+    `missing`: our field, the column that is mapped to it, and how a message names the column of the
+    header that is nearly called so ("" if there is none).
     """
 
     def __init__(

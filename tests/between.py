@@ -15,13 +15,14 @@ from tests.world import World
 
 @dataclass(slots=True)
 class Asked:
-    """One request: its method, path, token and body, and its number, from 1, among those of its method and path."""
+    """One request: its method, path, token and body, its number, from 1, among those of its method and path, and its query."""
 
     method: str
     path: str
     token: str
     body: bytes
     number: int
+    query: str = ""
 
     @property
     def is_write(self) -> bool:
@@ -71,7 +72,9 @@ class Between:
         same = (request.method, path)
         number = 1 + sum((each.method, each.path) == same for each in self.asked)
         token = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        asked = Asked(request.method, path, token, await request.read(), number)
+        asked = Asked(
+            request.method, path, token, await request.read(), number, request.query_string
+        )
         self.asked.append(asked)
         answer = self.answer(asked)
         if isinstance(answer, Slow):

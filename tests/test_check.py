@@ -31,11 +31,14 @@ async def checked(
     environment: Mapping[str, str] = CREDENTIALS,
     *,
     step_s_max: float = 20.0,
+    show_values: bool = False,
     **options: Any,
 ) -> list[Check]:
     job, no_secrets = config.load_to_check(world.config, environment=environment, **options)
     before = written(world)
-    checks = await doctor.check(job, no_secrets=no_secrets, step_s_max=step_s_max)
+    checks = await doctor.check(
+        job, no_secrets=no_secrets, step_s_max=step_s_max, show_values=show_values
+    )
     assert written(world) == before, "it writes nothing"
     assert not world.effects
     return checks
@@ -165,7 +168,7 @@ async def test_codes_without_a_mapping_are_told_with_counts(make_world: MakeWorl
         for n in range(20)
     ]
     world.write_eligibility(rows)
-    check = only(await checked(world), "relationship|code")
+    check = only(await checked(world, show_values=True), "relationship|code")
     assert check.state is State.WRONG
     assert '"18" (7), "G8" (7)' in check.message
     assert "[feeds.codes.relationship] of eligibility" in check.todo
@@ -180,7 +183,7 @@ async def test_a_column_of_names_that_is_mapped_by_mistake_is_not_shown(
         for n in range(20)
     ]
     world.write_eligibility(rows)
-    told = json.dumps(doctor.as_json(await checked(world)))
+    told = json.dumps(doctor.as_json(await checked(world, show_values=True)))
     assert "Person" not in told
     assert "20 more (not shown" in told
     assert patient_key(3) not in told
@@ -216,7 +219,7 @@ async def test_only_that_leaves_out_everything(make_world: MakeWorld) -> None:
     only_ = '[feeds.only]\nentry_type = ["PAYMENT"]\n'
     world.write_config(feeds=LEDGER_ONLY.replace('claim = "Claim"', 'entry_type = "Claim"') + only_)
     world.write_ledger([(f"T{n}", patient_key(n), "1.00", "PMT") for n in range(12)])
-    check = only(await checked(world), "only")
+    check = only(await checked(world, show_values=True), "only")
     assert check.state is State.WRONG
     assert 'the file holds entry_type: "PMT" (12)' in check.todo
 

@@ -28,7 +28,7 @@ from pipeline.sandbox import Faults
 from tests.postgres import Server, missing, served
 from tests.test_journal import attempt, intent
 from tests.test_run import check_accounts, counts, coverages, payments
-from tests.world import CREDENTIALS, FEEDS, LEDGER_ONLY, World
+from tests.world import CREDENTIALS, FEEDS, LEDGER_ONLY, World, patient_key
 
 MakeWorld = Callable[..., Awaitable[World]]
 URL = "https://fumage-example.canvasmedical.com"
@@ -394,3 +394,31 @@ async def test_whatever_canvas_says_can_be_written_down(tmp_path: Path, database
         assert journal.first_break() == 0
         held = journal.writes(pl.Series([one.key for one in ones])).sort(pl.col("key"))
         assert sorted(held["message"]) == sorted(each.message for each in told)
+
+
+# What the database logs ---------------------------------------------------------------------------
+
+_QUIET = {  # as docs/operations.md has it, "What else writes down rows"
+    "log_statement": "all",
+    "log_parameter_max_length": "0",
+    "log_parameter_max_length_on_error": "0",
+    "log_error_verbosity": "terse",
+}
+
+
+@pytest.mark.parametrize("is_quiet", [False, True])
+async def test_a_database_that_logs_statements_keeps_values_unless_it_is_set_not_to(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch, *, is_quiet: bool
+) -> None:
+    world = await make_world()
+    with served(**(_QUIET if is_quiet else {"log_statement": "all"})) as server:
+        monkeypatch.setenv("PGPASSWORD", server.password)
+        configure(world, server.url(server.create()), LEDGER_ONLY)
+        world.write_ledger([("Zq7txn", patient_key(13), "987.65", "")])
+        code, printed = await command(world, "run", str(world.config))
+        assert code == 0, printed
+        log = (server.folder / "log").read_text(errors="replace")
+    assert "insert into" in log.lower(), "it logs statements"
+    assert "Zq7txn" not in log, "only a hash of the transaction goes to the database"
+    assert (patient_key(13) in log) is not is_quiet
+    assert ("98765" in log) is not is_quiet, "the amount in cents"

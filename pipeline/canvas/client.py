@@ -252,7 +252,7 @@ class Client:
         content = _json_of(reply)
         if reply.status == _OK and content.get("resourceType") == "CapabilityStatement":
             return content
-        raise not_fhir("/metadata", url, reply)
+        raise not_fhir("/metadata", url, reply, "CapabilityStatement")
 
     async def reach(self) -> None:
         """Send one request, only to see whether it gets through. Raises CanvasError if a proxy is why not."""
@@ -267,12 +267,12 @@ class Client:
     async def probe(self, resource_type: str) -> None:
         """Search for this resource type once, before the first write: a wrong address or token fails.
 
-        Raises WrongHost, Forbidden, AuthError, Unreachable or Stopped.
+        Only a Bundle is a good answer: the login page of a gateway has status 200 too. Raises WrongHost, Forbidden, AuthError, Unreachable or Stopped.
         """
         if resource_type in self._probed:
             return
         reply = await self._get(f"{resource_type}?_id={_NO_SUCH_ID}&_count=1", "search")
-        if reply.status == _OK:
+        if _is_bundle(reply):
             self._probed.add(resource_type)
             return
         issues = issues_of(reply.body)
@@ -282,13 +282,13 @@ class Client:
                 f"give it the scope for {resource_type}.read and .write",
             )
         url = f"{self._options.base_url}/{resource_type}"
-        raise not_fhir(f"a search for {resource_type}", url, reply)
+        raise not_fhir(f"a search for {resource_type}", url, reply, "Bundle")
 
     async def is_answering(self, resource_type: str, after_s: float) -> bool:
         """Return whether Canvas answers one read, `after_s` seconds from now. Not repeated."""
         self._limiter.pause(after_s)
         reply = await self._get_once(f"{resource_type}?_id={_NO_SUCH_ID}&_count=1", "search")
-        return reply.status == _OK
+        return _is_bundle(reply)
 
     async def search(self, resource_type: str, parameter: str, value: str) -> list[dict[str, Any]]:
         """Return all resources that a search shows, of all its pages. A failure is not repeated.
@@ -357,7 +357,7 @@ class Client:
     async def read(self, resource_type: str, resource_id: str) -> dict[str, Any] | None:
         """Return one resource by its id, or None if Canvas has none. Raises SearchFailed, Unreachable."""
         reply = await self._get(f"{resource_type}/{resource_id}", "read")
-        if reply.status == _NOT_FOUND:
+        if reply.status == _NOT_FOUND and issues_of(reply.body):
             return None
         content = _json_of(reply)
         if reply.status != _OK or content.get("resourceType") != resource_type:
@@ -538,13 +538,21 @@ def _json_of(reply: Reply) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
+def _is_bundle(reply: Reply) -> bool:
+    content = _json_of(reply)
+    is_bundle = content.get("resourceType") == "Bundle" and isinstance(
+        content.get("entry", []), list
+    )
+    return is_bundle and reply.status == _OK and not reply.problem
+
+
 def _page_of(
     reply: Reply, resource_type: str, hosts: frozenset[str]
 ) -> tuple[list[dict[str, Any]], str | None]:
     """Return the resources of a page and the query of the next one. Raises SearchFailed."""
     content = _json_of(reply)
     entries, links = content.get("entry", []), content.get("link", [])
-    if reply.status != _OK or reply.problem or content.get("resourceType") != "Bundle":
+    if not _is_bundle(reply):
         failed = f"a search for {resource_type} has no usable answer: {reason(reply)}"
         is_odd = reply.status == _OK and not reply.problem
         raise SearchFailed(f"{failed} without a Bundle that can be read" if is_odd else failed)

@@ -14,6 +14,7 @@ from pipeline.errors import CanvasError, Unreachable, WrongHost
 from pipeline.fhir.outcome import issues_of
 
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+_OK: Final = 200
 _HOST: Final = re.compile(r"[A-Za-z0-9.-]{1,253}|\[?[0-9A-Fa-f:.]{2,45}\]?", re.ASCII)
 _NO_ANSWER: Final = {
     "connect": "no connection",
@@ -69,8 +70,11 @@ def _is_unconnected(reply: Reply) -> bool:
     return reply.status is None and not reply.handed_off
 
 
-def not_fhir(asked: str, url: str, reply: Reply) -> CanvasError:
-    """Return the error for an answer that is not what FHIR says, and what to do about it."""
+def not_fhir(asked: str, url: str, reply: Reply, wanted: str = "") -> CanvasError:
+    """Return the error for an answer that is not what FHIR says, and what to do about it.
+
+    `wanted`: the resource type that the answer should have had.
+    """
     host = urlsplit(url).hostname or ""
     if (closed := barred(reply, host)) is not None:
         return closed
@@ -79,8 +83,13 @@ def not_fhir(asked: str, url: str, reply: Reply) -> CanvasError:
     if reply.status in REDIRECTS:
         return WrongHost(*redirect(url, reply, "canvas.base_url"))
     answered = f"{asked} is answered with {reason(reply)}"
-    if issues_of(reply.body):
+    if issues_of(reply.body) and reply.status != _OK:
         return WrongHost(f"{host}: {answered}", "check canvas.base_url")
+    if reply.status == _OK and wanted:
+        return WrongHost(
+            f"{host}: {answered} and no {wanted}: a login page or another server answers in place of the FHIR API",
+            "check canvas.base_url, and whether a gateway or a proxy in between asks for a login",
+        )
     return WrongHost(
         f"{host}: {answered} and no FHIR resource",
         _NOT_FHIR.get(reply.status, "check canvas.base_url: what answers there is no FHIR server"),

@@ -14,6 +14,8 @@ from random import Random
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
+import orjson
+
 from pipeline.canvas.hosts import displayed_host, foreign_host
 from pipeline.canvas.proxy import PROXY, PROXY_REFUSES
 from pipeline.canvas.transport import LEASE, Reply
@@ -84,6 +86,8 @@ def judge_create(
         return _judge(reply, host, resource_type, proven=proven)
     hosts = hosts or frozenset({host})
     location = reply.headers.get("location", "")
+    if _is_page(reply):
+        return _lost("not-fhir", "answered with a page that is not from the FHIR API")
     resource_id = location_id(location, resource_type, hosts)
     if resource_id is not None:
         return Judgement(Verdict.ACCEPTED, resource_id=resource_id)
@@ -98,6 +102,8 @@ def judge_update(
     reply: Reply, resource_id: str, host: str = "", resource_type: str = "Coverage", *, proven: bool
 ) -> Judgement:
     """Class an answer to a PUT of this resource. A read has to settle a lost or a stale one."""
+    if reply.status == 200 and _is_page(reply):  # noqa: PLR2004 - OK
+        return _lost("not-fhir", "answered with a page that is not from the FHIR API")
     if reply.status == 200:  # noqa: PLR2004 - OK
         return Judgement(Verdict.ACCEPTED, resource_id=resource_id)
     if reply.status == 412:  # noqa: PLR2004 - Precondition Failed
@@ -107,6 +113,21 @@ def judge_update(
     if reply.status == 404 and issues_of(reply.body):  # noqa: PLR2004 - Not Found
         return _refusal(reply, 404, host, resource_type, proven=True)
     return _judge(reply, host, resource_type, proven=proven)
+
+
+def _is_page(reply: Reply) -> bool:
+    """Return whether a success has a body that no FHIR API sends: a page, or JSON that is no resource.
+
+    Canvas sends none, or `null`; other FHIR servers send the resource. Any other body says nothing.
+    """
+    body = reply.body.strip()
+    if body.startswith(b"<"):
+        return True
+    try:
+        content = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return False
+    return isinstance(content, dict) and "resourceType" not in content
 
 
 def _judge(reply: Reply, host: str, resource_type: str, *, proven: bool) -> Judgement:

@@ -126,6 +126,11 @@ def known(header: Sequence[str]) -> int:
     return max(len(matches(header, kind)) for kind in Kind)
 
 
+def is_same(name: str, other: str) -> bool:
+    """Return whether two names differ at most in case, blanks and punctuation."""
+    return bool(name) and _folded(name) == _folded(other) != ("", "")
+
+
 def further(header: Sequence[str]) -> list[str]:
     """Columns of a second or third coverage in the same row."""
     return [column for column in header if _FURTHER.match(_folded(column)[0])]

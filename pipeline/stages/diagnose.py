@@ -1,7 +1,7 @@
-"""The rules that a plan's rows break: how often, where, and what would mend them. Pure, but for the plan.
+"""The rules that a plan's rows break: how often, where, and what would correct them. Pure, but for the plan.
 
-Row numbers, counts and rules are told; of a row's values only the codes of coded fields, where they
-look like codes (`feeds.spellings`).
+Shows row numbers, counts and rules. Of a row's values it shows only the codes of coded fields, only if
+it is asked to, and only if they look like codes (`feeds.spellings`).
 """
 
 from collections import Counter
@@ -56,8 +56,8 @@ class _Seen:
     texts: Counter[str] = field(default_factory=Counter)
 
 
-def diagnose(plan: Plan, feed: Feed) -> list[Broken]:
-    """The rules that rows of a feed break, most rows first."""
+def diagnose(plan: Plan, feed: Feed, *, show_values: bool) -> list[Broken]:
+    """Return the rules that rows of a feed break, most rows first."""
     seen: dict[str, _Seen] = {}
     files = [Path(file["path"]).name for file in plan.meta["feeds"][feed.name]["files"]]
     for part, source in zip(plan.rows(feed.name), plan.sources(feed.name), strict=True):
@@ -75,14 +75,17 @@ def diagnose(plan: Plan, feed: Feed) -> list[Broken]:
                 if text and _is_looked_at(rule) and len(one.texts) < _FORMATS_TRIED:
                     one.texts[text] += 1
     ordered = sorted(seen.items(), key=lambda item: -item[1].count)
-    return [_broken(rule, one, feed) for rule, one in ordered]
+    return [_broken(rule, one, feed, show_values=show_values) for rule, one in ordered]
 
 
-def spelt(name: str, counts: Counter[str]) -> str:
-    """Spellings of a field with their counts; only how many there are where they may not be shown."""
+def spelt(name: str, counts: Counter[str], *, show_values: bool) -> str:
+    """Return the spellings of a field with their counts; only how many there are if they may not be shown."""
     filled = {text: count for text, count in counts.items() if text}
     if not filled:
         return "only blanks"
+    if not show_values:
+        spellings = "1 spelling" if len(filled) == 1 else f"{len(filled):,} spellings"
+        return f"{spellings} (to see them: --show-values)"
     told = shown(name, filled)
     named = [f'"{text}" ({count:,})' for text, count in told.items()]
     hidden = len(filled) - len(named)
@@ -95,15 +98,16 @@ def _is_looked_at(rule: str) -> bool:
     return rule in _ALLOWED or rule.endswith("|date")
 
 
-def _broken(rule: str, seen: _Seen, feed: Feed) -> Broken:
+def _broken(rule: str, seen: _Seen, feed: Feed, *, show_values: bool) -> Broken:
     more = ", ..." if seen.count > _ROWS_SHOWN else ""
     rows = ", ".join(seen.rows) + more
     where = rows if ":" in rows else f"row{'s' if seen.count > 1 else ''} {rows}"
     name, _, what = rule.partition("|")
     message, todo, is_configuration = seen.message, "", False
     if rule in _ALLOWED:
-        message, is_configuration = f"no such code: {spelt(name, seen.texts)}", True
-        todo = f"map them in [feeds.codes.{name}] of {feed.name} to {_ALLOWED[rule]}; or have the file mended"
+        spellings = spelt(name, seen.texts, show_values=show_values)
+        message, is_configuration = f"no such code: {spellings}", True
+        todo = f"map them in [feeds.codes.{name}] of {feed.name} to {_ALLOWED[rule]}; or have the file corrected"
     elif what == "date":
         todo, is_configuration = _on_dates(feed, seen.texts)
     elif what == "required" and name in CODED:

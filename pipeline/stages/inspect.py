@@ -2,8 +2,8 @@
 
 polars reads without a word what nobody should load: a torn last line, rows that are too short,
 duplicate headers, a file of CR line ends, UTF-16, NULs, gzip bytes in a .csv (docs/guarantees.md,
-"Input"). So nothing is read before its bytes were seen here once, in bounded memory. Names of
-columns are shown only where the configuration names them: without a header they would be values.
+"Input"). So nothing is read before its bytes were seen here once, in bounded memory. Messages name a
+column only as `feeds/headers.py` lets them: without a header its name would be a value.
 """
 
 import codecs
@@ -28,6 +28,7 @@ from pipeline.feeds.bounds import (
     UNPACKED_RATIO_MAX,
 )
 from pipeline.feeds.feed import Feed
+from pipeline.feeds.headers import column_text
 from pipeline.feeds.shape import Misshapen, Shape
 from pipeline.feeds.source import Slice, Source, stamp_of
 from pipeline.files import displayed
@@ -103,7 +104,7 @@ def _check_columns(source: Source, feed: Feed) -> None:
     if not missing:
         return
     field, _, near = missing[0]
-    hint = f'did you mean "{near}"? ' if near else ""
+    hint = f"did you mean {near}? " if near else ""
     others = ", ".join(f'"{name}" ({field})' for field, name, _ in missing[1:])
     more = f", nor these: {others}" if others else ""
     raise ColumnsMissing(
@@ -115,10 +116,10 @@ def _check_columns(source: Source, feed: Feed) -> None:
 
 
 def _near(name: str, header: Sequence[str]) -> str:
-    """The column that is nearly called so, whatever its capitals; "" where there is none."""
+    """Return how a message names the column that is nearly called so, whatever its case; "" if there is none."""
     folded = {column.casefold(): column for column in reversed(header)}
     near = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=_NEAR)
-    return folded[near[0]] if near else ""
+    return column_text(header, folded[near[0]], name) if near else ""
 
 
 def _check_header(header: list[str], path: Path, feed: Feed) -> None:

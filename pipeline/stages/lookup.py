@@ -32,12 +32,14 @@ Pairs = list[tuple[str, str]]  # identifier, Patient key
 async def lookup(
     batches: Iterable[tuple[Feed, pl.DataFrame]], system: str, client: Client, concurrency: int
 ) -> dict[str, str | None]:
-    """Each value of the batches that a Patient has in `system`, with its key; None where several have it.
+    """Return each value of the batches that a Patient has in `system`, with its key; None if several have it.
 
-    What is in no search is left out. Raises CanvasError, and Stopped where the client was stopped;
+    What is in no search is left out. The first search names no value: a server that is not the FHIR API
+    gets none. Raises CanvasError, and Stopped where the client was stopped;
     whatever goes wrong with a batch passes through.
     """
     values = await asyncio.to_thread(_values, batches)
+    await client.probe("Patient")
     pairs = await _namespace(system, values, client) if len(values) > _FEW else None
     if pairs is None:
         pairs = await _one_by_one(system, values, client, concurrency)

@@ -69,8 +69,10 @@ _SETTLE_FIRST: Final = (
 _UNBALANCED: Final = "rows or amounts are unaccounted for, a fault of canvas-ingest: report it"
 _IN_JOURNAL: Final = (Disposition.PENDING.value, Disposition.IN_DOUBT.value)
 _RETURNED: Final = (Disposition.REJECTED.value, Disposition.REFUSED.value)
-# What a spreadsheet would run as a formula, full-width forms included (docs/guarantees.md).
-_FORMULA: Final = "^[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]"
+# What a spreadsheet would run as a formula, full-width forms included: at the start of a cell, and behind
+# what it may take for the end of one (it splits at separators of its own, not of the sender's dialect).
+_FORMULA_AT_START: Final = "^([=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20])"
+_FORMULA_INSIDE: Final = "([,;|\t\r\n])([=+\\-@\uff1d\uff0b\uff0d\uff20])"
 
 # How a row that was sent in this run ended, by its state in the journal; an update that was
 # confirmed is `updated`.
@@ -329,13 +331,9 @@ def _count(path: Path, totals: Mapping[str, Totals]) -> None:
 
 
 def _defused(texts: pl.Expr) -> pl.Expr:
-    """Cells that a spreadsheet would run get a leading apostrophe."""
-    return (
-        pl.when(texts.str.contains(_FORMULA))
-        .then(pl.format("'{}", texts))
-        .otherwise(texts)
-        .name.keep()
-    )
+    """Put an apostrophe before what a spreadsheet would run."""
+    inside = texts.str.replace_all(_FORMULA_INSIDE, "${1}'${2}")
+    return inside.str.replace(_FORMULA_AT_START, "'${1}").name.keep()
 
 
 class _Rejects:
