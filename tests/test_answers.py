@@ -131,7 +131,7 @@ TEXT = json.dumps(OUTCOME)
         pytest.param(b"", id="empty"),
         pytest.param(b"null", id="null"),
         pytest.param(b"[]", id="array"),
-        pytest.param(b"html>", id="text"),
+        pytest.param(b"<html>", id="html"),
         pytest.param(bytes(range(256)), id="any bytes"),
         pytest.param(b"\0" * 1000, id="nuls"),
         pytest.param(TEXT.encode("utf-16"), id="utf-16"),
@@ -144,7 +144,7 @@ TEXT = json.dumps(OUTCOME)
         pytest.param(gzip.compress(TEXT.encode()), id="gzip that is not named"),
     ],
 )
-async def test_a_body_that_is_no_page_never_changes_the_class_of_an_answer(body: bytes) -> None:
+async def test_a_body_never_changes_the_class_of_an_answer(body: bytes) -> None:
     location = f"Location: /PaymentNotice/{ID}"
     _, judgement = await judged(whole("201 Created", body, location))
     assert (judgement.verdict, judgement.resource_id) == (Verdict.ACCEPTED, ID)

@@ -86,8 +86,6 @@ def judge_create(
         return _judge(reply, host, resource_type, proven=proven)
     hosts = hosts or frozenset({host})
     location = reply.headers.get("location", "")
-    if _is_page(reply):
-        return _lost("not-fhir", "answered with a page that is not from the FHIR API")
     resource_id = location_id(location, resource_type, hosts)
     if resource_id is not None:
         return Judgement(Verdict.ACCEPTED, resource_id=resource_id)
@@ -116,9 +114,10 @@ def judge_update(
 
 
 def _is_page(reply: Reply) -> bool:
-    """Return whether a success has a body that no FHIR API sends: a page, or JSON that is no resource.
+    """Return whether the answer to an update has a body that no FHIR API sends: a page, or JSON that is no resource.
 
-    Canvas sends none, or `null`; other FHIR servers send the resource. Any other body says nothing.
+    Canvas sends none, or `null`; other FHIR servers send the resource. Any other body says nothing. A create has
+    its Location, so that its body is never looked at.
     """
     body = reply.body.strip()
     if body.startswith(b"<"):
