@@ -88,7 +88,7 @@ def not_fhir(asked: str, url: str, reply: Reply, wanted: str = "") -> CanvasErro
     if reply.status == _OK and wanted:
         return WrongHost(
             f"{host}: {answered} and no {wanted}: a login page or another server answers in place of the FHIR API",
-            "check canvas.base_url, and whether a gateway or a proxy in between asks for a login",
+            "check canvas.base_url: what answers there is no FHIR server, or a gateway or a proxy in between asks for a login",
         )
     return WrongHost(
         f"{host}: {answered} and no FHIR resource",
