@@ -31,6 +31,7 @@ EVENTS: Final[dict[str, str]] = {
     "workers_lost": "so many workers of the Dask cluster are gone; what they had under way is done by others",
     "lease_lost": "a worker stood still, or was without the database, for longer than `[state] lease_s`: it sends nothing more of that part until it has taken it anew",
     "metrics_unwritten": "the metrics file could not be written; the run is not concerned",
+    "latest_unlinked": "the link `latest` in `report.dir` could not be set; the report is whole",
     "purged": "what so many runs left of rows was removed, for it is older than `[retention] days`",
     "purge_failed": "it could not be; the next run tries again",
     "notice_sent": "the notice went out, by `command` or by `webhook`",
