@@ -566,9 +566,12 @@ def _unread(feed: Feed) -> dict[str, Any]:
 
 
 def _point_latest(report_dir: Path, run_id: str) -> None:
-    """`latest` -> the run's folder, swapped in one step."""
+    """Point `latest` at the run's folder, in one step. If that fails, the report is whole all the same."""
     link = report_dir / ".latest"
-    link.unlink(missing_ok=True)
-    link.symlink_to(run_id, target_is_directory=True)
-    link.replace(report_dir / "latest")
-    sync(report_dir)
+    try:
+        link.unlink(missing_ok=True)
+        link.symlink_to(run_id, target_is_directory=True)
+        link.replace(report_dir / "latest")
+        sync(report_dir)
+    except OSError as error:  # such as a folder of that name
+        log.warning("latest_unlinked", why=error.strerror or type(error).__name__)

@@ -33,6 +33,7 @@ EVENTS: Final[dict[str, str]] = {
     "copies_removed": "the number of folders with copies that were removed, which an `init` or a `check` left when it was killed",
     "plan_changed": "the plan of an earlier run was changed after it was made, and is not used",
     "metrics_unwritten": "the metrics file could not be written; the run is not concerned",
+    "latest_unlinked": "the link `latest` in `report.dir` could not be set; the report is whole",
     "purged": "what so many runs left of rows was removed, for it is older than `[retention] days`",
     "purge_failed": "it could not be; the next run tries again",
     "notice_sent": "the notice went out, by `command` or by `webhook`",

@@ -222,6 +222,24 @@ async def test_planted_links_are_replaced_and_not_followed(make_world: MakeWorld
     assert precious.read_text() == "mine"
 
 
+@pytest.mark.parametrize("name", ["latest", ".latest"])
+async def test_a_folder_in_place_of_the_link_to_the_last_run_changes_no_exit_code(
+    make_world: MakeWorld, name: str
+) -> None:
+    world = await make_world()
+    world.write_config(feeds=LEDGER_ONLY)
+    world.write_ledger(payments(2))
+    planted = world.folder / "reports" / name
+    planted.mkdir(parents=True)
+    (planted / "mine").write_text("")
+    process, out, err = await command(world, "run")
+    assert process.returncode == 0, out + err
+    assert "latest_unlinked" in err, "and it says so"
+    assert (planted / "mine").exists()
+    (folder,) = (world.folder / "reports").glob("2*")
+    assert (folder / "summary.json").exists()
+
+
 # Whole or not at all ------------------------------------------------------------------------------
 
 
