@@ -150,7 +150,7 @@ async def test_all_is_for_its_owner_only_though_the_program_set_no_mask(
     world = await make_world()
     old = os.umask(0)
     try:
-        world.write_config()
+        world.write_config().chmod(0o644)
         world.write_eligibility(coverages())
         world.write_ledger([*payments(20), ("", "", "", "")])
         await world.run()
@@ -174,7 +174,7 @@ async def test_a_folder_that_is_a_link_is_refused(make_world: MakeWorld, where: 
     elsewhere.mkdir()
     (world.folder / where).parent.mkdir(exist_ok=True, mode=0o700)
     (world.folder / where).symlink_to(elsewhere, target_is_directory=True)
-    with pytest.raises(ConfigError, match="is a link or belongs to somebody else"):
+    with pytest.raises(ConfigError, match="is a link, or belongs to another user"):
         await world.run()
     assert list(elsewhere.iterdir()) == []
     assert world.effects == []
@@ -187,7 +187,7 @@ async def test_a_folder_of_somebody_else_is_refused(make_world: MakeWorld, where
     world.write_config(feeds=LEDGER_ONLY)
     (world.folder / where).mkdir()
     os.chown(world.folder / where, 65534, 65534)
-    with pytest.raises(ConfigError, match="belongs to somebody else"):
+    with pytest.raises(ConfigError, match="belongs to another user"):
         await world.run()
 
 
