@@ -4,11 +4,9 @@ import ast
 import asyncio
 import json
 import signal
-import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import closing
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from pipeline import config, engine, logs, metrics
 from pipeline.errors import ConfigError, IngestError
 from pipeline.sandbox import Faults
+from tests.journals import forget_plans
 from tests.test_run import command, effects_reach, payments, start
 from tests.world import CREDENTIALS, LEDGER_ONLY, World, patient_key
 
@@ -127,20 +126,13 @@ async def test_what_nobody_foresaw_is_an_object_too_without_its_text(make_world:
     result = await world.run()
     for path in (world.folder / "state" / "plans" / result.run_id).rglob("*.parquet"):
         path.write_bytes(PLANTED.encode())
-    forget_the_plan(world.folder / "state" / "journal.sqlite")
+    forget_plans(world.folder / "state")
     process, stdout, stderr = await command(world, "report", "--log-format", "json", "--json")
     (line,) = lines_of(stderr)
     assert process.returncode == json.loads(stdout)["exit_code"] == 1
     assert line["event"] == "command_failed"
     assert "a fault of canvas-ingest itself: ComputeError at " in line["message"]
     assert PLANTED not in stdout + stderr
-
-
-def forget_the_plan(path: Path) -> None:
-    """As a version of before 2026-11-29 leaves it: the journal has no digest that shows the change."""
-    with closing(sqlite3.connect(path)) as journal, journal:
-        journal.execute("DROP TRIGGER trail_is_append_only_update")
-        journal.execute("UPDATE trail SET detail = '' WHERE event = 'planned'")
 
 
 async def test_a_state_folder_that_cannot_be_made_is_said(make_world: MakeWorld) -> None:

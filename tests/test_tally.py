@@ -15,6 +15,7 @@ from pipeline.feeds.columns import cents_in, cents_of
 from pipeline.feeds.feed import Feed, Kind
 from pipeline.feeds.tally import cents_read
 from pipeline.feeds.texts import texts_of
+from tests.journals import enter_index, forget_plans
 from tests.test_report import planned, write
 from tests.world import LEDGER_ONLY, World, patient_key
 
@@ -55,6 +56,7 @@ def change(
     rows = rows if lines is None else rows.with_columns(lines)
     rows = rows if keep is None else rows.filter(keep)
     rows.write_parquet(path)
+    forget_plans(folder / "state")
 
 
 def reported(folder: Path) -> engine.Result:
@@ -96,6 +98,7 @@ async def test_a_fault_of_the_mapping_stops_a_run_before_the_first_write(
     facts = pl.read_parquet_metadata(index)
     lines = pl.read_parquet(index, glob=False).with_columns(amount_cents=pl.col("amount_cents") + 1)
     lines.write_parquet(index, metadata={k: v for k, v in facts.items() if k != "ARROW:schema"})
+    enter_index(world.folder / "state", "ledger")
     world.write_ledger([*rows, ("t9", patient_key(0), "1.00", "")])
     result = await world.run()
     assert result.exit_code == 1
