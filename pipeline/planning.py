@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import itertools
 import shutil
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -75,6 +76,8 @@ from pipeline.stages.retire import REJECTED, REPORTED, Gone, RejectedRows, retir
 from pipeline.stages.validate import validate
 from pipeline.workers import Workers
 
+_DROPS_MAX: Final = 40
+_DROP_AGAIN_S: Final = 0.05
 _PATIENTS_AT_ONCE: Final = 500  # who are searched for at once
 _PATIENTS_A_READING: Final = 8_000  # whose rows are fetched from the plan at once
 _WARNINGS: Final = (BUMPS, arranging.RULE)
@@ -197,8 +200,15 @@ class Planner:
         self._coverages = [feed for feed in feeds if feed.traits.resource_type == "Coverage"]
 
     def drop_copies(self) -> None:
-        """Delete the copies of whole files, which nobody needs after a plan is sealed or has failed."""
-        shutil.rmtree(self._copies, ignore_errors=True)
+        """Delete the copies of whole files, which are not needed after a plan is sealed or has failed.
+
+        A worker that is still at a part when the run is stopped may write one more file meanwhile.
+        """
+        for _ in range(_DROPS_MAX):
+            shutil.rmtree(self._copies, ignore_errors=True)
+            if not self._copies.exists():
+                return
+            time.sleep(_DROP_AGAIN_S)
 
     def _expect(self, feed: Feed) -> Expected:
         found = self._found(feed.manifest, f"the manifest of feed {feed.name}")

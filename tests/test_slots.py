@@ -417,7 +417,7 @@ async def test_while_the_database_is_silent_nothing_is_granted_and_then_it_is_an
             await asyncio.gather(one.grant(), other.grant())
             silence(server)
             try:
-                waiting = asyncio.ensure_future(other.grant())
+                waiting = asyncio.gather(*(other.grant() for _ in range(3)))
                 async with asyncio.timeout(60.0):
                     with pytest.raises(JournalError) as caught:
                         await asyncio.gather(

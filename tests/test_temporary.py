@@ -123,6 +123,14 @@ def packed(folder: Path) -> Path:
     return path
 
 
+# Under nohup a process ignores SIGHUP, and so do those that it starts: the tests may run so.
+HEARS_HANGUPS = """
+import os, signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+os.execv(sys.executable, [sys.executable, "-P", "-m", "pipeline", *sys.argv[1:]])
+"""
+
+
 def command(folder: Path, temporary: Path, name: str) -> "subprocess.Popen[bytes]":
     arguments = {
         "init": ["init", "ledger.csv.gz", "--kind", "ledger", "--output", "-"],
@@ -130,7 +138,7 @@ def command(folder: Path, temporary: Path, name: str) -> "subprocess.Popen[bytes
         "report": ["report", "config.toml"],
     }[name]
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", "pipeline", *arguments],
+        [sys.executable, "-P", "-c", HEARS_HANGUPS, *arguments],
         cwd=folder,
         env=environment(TMPDIR=str(temporary)),
         stdout=subprocess.PIPE,
