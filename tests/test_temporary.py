@@ -116,10 +116,10 @@ async def test_init_says_that_there_is_no_folder_for_temporary_files(
 
 
 def packed(folder: Path) -> Path:
-    """A file that takes seconds to copy, so that a command is met while it does: 40 members of one packed text."""
+    """A file that takes seconds to copy, so that a command is met while it does: 8 members of one packed text."""
     path = folder / "ledger.csv.gz"
     lines = b"".join(b"T%08d,P%04d,1.00,\n" % (n, n % 1000) for n in range(1_000_000))
-    path.write_bytes(gzip.compress(b"TXN,MRN,Amount,Claim\n", 1) + gzip.compress(lines, 1) * 40)
+    path.write_bytes(gzip.compress(b"TXN,MRN,Amount,Claim\n", 1) + gzip.compress(lines, 1) * 8)
     return path
 
 
