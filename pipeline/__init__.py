@@ -129,7 +129,8 @@ async def check(
     """Look at everything that a run needs: what would go wrong, and what to do about it.
 
     Writes nothing. Each check has `group`, `what`, `state` ("ok", "warning", "wrong"), `message` and
-    `todo`. `show_values`: name the spellings in coded columns, not only how many there are. Raises `errors.ConfigError` where the configuration cannot be read.
+    `todo`. `show_values`: name the spellings in coded columns, not only how many there are. Raises
+    `errors.ConfigError` if the configuration cannot be read.
     """
     from pipeline import config as configuration
     from pipeline import doctor, logs

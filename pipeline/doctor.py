@@ -48,7 +48,7 @@ from pipeline.ownership import fault_of_folder
 from pipeline.planning import Planner
 from pipeline.plans import Plan
 from pipeline.records import Disposition, Stamped
-from pipeline.scratch import private_folder
+from pipeline.scratch import temporary_folder
 from pipeline.stages.diagnose import diagnose, spelt
 from pipeline.stages.lookup import lookup
 from pipeline.stages.read import read
@@ -128,7 +128,7 @@ async def check(
     examination.look_at_folders()
     with ExitStack() as stack:
         try:
-            examination.scratch = stack.enter_context(private_folder())
+            examination.scratch = stack.enter_context(temporary_folder())
         except ConfigError as error:
             examination.note_unseen(error)
         else:

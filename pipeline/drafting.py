@@ -24,7 +24,7 @@ from pipeline.feeds.formats import FORMATS, fitting, reads
 from pipeline.feeds.headers import column_text, has_data, is_header
 from pipeline.feeds.source import Source
 from pipeline.feeds.spellings import is_taken, shown
-from pipeline.scratch import private_folder
+from pipeline.scratch import temporary_folder
 from pipeline.stages.inspect import headers, inspect
 from pipeline.stages.read import read
 from pipeline.views.draft import Lines, draft_text
@@ -99,7 +99,7 @@ def draft(path: Path, kind: str | None = None, output: Path | None = None) -> Dr
             f"{output} is there already, and is not written over",
             "name another file with --output, or move it away",
         )
-    with private_folder() as scratch:
+    with temporary_folder() as scratch:
         feed, source = _found(path, scratch)
         _refuse_data(source)
         found = Kind(kind) if kind else synonyms.kind_of(source.kept)

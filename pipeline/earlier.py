@@ -13,6 +13,7 @@ import polars as pl
 import structlog
 
 from pipeline.errors import PlanChanged, PlanError
+from pipeline.journal.journal import Journal
 from pipeline.plans import SEAL, Plan
 from pipeline.records import Intent, RowId
 
@@ -43,6 +44,11 @@ class EarlierPlans:
     folder: Path
     sha256_of: Callable[[str], str]
     _opened: dict[str, Plan | PlanError] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, state_dir: Path, journal: Journal) -> "EarlierPlans":
+        """Return the plans of a state folder."""
+        return cls(state_dir / "plans", journal.plan_sha256)
 
     def open(self, run_id: str) -> Plan:
         """Open the plan of a run.

@@ -514,7 +514,7 @@ def _purge_old(job: Job, journal: Journal, clock: Clock) -> None:
 def _report(job: Job, journal: Journal, run: Run) -> Result:
     """Write the report of a run. What decides its exit code, unless the run failed, are its rows."""
     try:
-        plan = EarlierPlans(job.state_dir / "plans", journal.plan_sha256).open(run.run_id)
+        plan = EarlierPlans.of(job.state_dir, journal).open(run.run_id)
     except PlanChanged:
         raise
     except PlanError:

@@ -248,7 +248,7 @@ async def _sent(order: Order, job: Job, number: int) -> Sent:
         return Sent("stopped", {})
     stop = asyncio.Event()
     with journal, structlog.contextvars.bound_contextvars(run_id=order.run_id, partition=number):
-        plan = EarlierPlans(job.state_dir / "plans", journal.plan_sha256).open(order.run_id)
+        plan = EarlierPlans.of(job.state_dir, journal).open(order.run_id)
         is_again = any(each.part == number for each in journal.stints(order.run_id))
         doubted = journal.take_up(order.run_id, clock.now())
         if doubted:

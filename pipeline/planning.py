@@ -76,7 +76,7 @@ from pipeline.stages.retire import REJECTED, REPORTED, Gone, RejectedRows, retir
 from pipeline.stages.validate import validate
 from pipeline.workers import Workers
 
-_DROPS_MAX: Final = 40
+_DROPS_MAX: Final = 40  # 2 s: a worker that writes on finds no folder after one success
 _DROP_AGAIN_S: Final = 0.05
 _PATIENTS_AT_ONCE: Final = 500  # who are searched for at once
 _PATIENTS_A_READING: Final = 8_000  # whose rows are fetched from the plan at once
@@ -159,7 +159,7 @@ class Planner:
         self._clock = clock
         self._now = clock.now()
         self._today = self._now.astimezone(UTC).date()
-        self._earlier = EarlierPlans(job.state_dir / "plans", journal.plan_sha256)
+        self._earlier = EarlierPlans.of(job.state_dir, journal)
         self._writer = PlanWriter(job.state_dir / "plans" / run_id)
         self._copies = self._writer.folder / "copies"  # of whole files, while a plan is made
         self._folders = itertools.count()

@@ -20,9 +20,9 @@ from pipeline.plans import SEAL
 from pipeline.scratch import abandoned
 
 _STAYS: Final = "summary.json"
-_INDEXES: Final = (
+_REPLACEABLE: Final = (  # in state.dir: made anew when it is needed
     "held-*.parquet",
-    ".held-*",  # this one, and those below: what a run left that was killed meanwhile
+    ".held-*",  # this one and those below are left by runs that were killed
     ".workers-*",
     ".spill",
     "plans/.sending-*",
@@ -70,8 +70,8 @@ def purge(
             paths.append(plan)
         if paths:
             gone[run_id] = paths
-    indexes = [path for each in _INDEXES for path in job.state_dir.glob(each)]
-    stale = [path for path in indexes if _is_older(path, before)]
+    replaceable = [path for each in _REPLACEABLE for path in job.state_dir.glob(each)]
+    stale = [path for path in replaceable if _is_older(path, before)]
     purged.runs = list(gone)
     purged.size_bytes = sum(
         map(_size, [*stale, *(path for each in gone.values() for path in each)])

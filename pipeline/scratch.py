@@ -30,7 +30,7 @@ _TRIES: Final = 10  # a folder may be taken for an abandoned one before it is lo
 
 
 @contextmanager
-def private_folder() -> Iterator[Path]:
+def temporary_folder() -> Iterator[Path]:
     """Yield a new folder, mode 0700, that is removed at the end. Raises ConfigError if none can be made."""
     if sys.platform == "win32":  # folders have no locks there
         with TemporaryDirectory(prefix=_PREFIX) as name:

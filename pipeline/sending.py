@@ -83,7 +83,7 @@ async def connected(
         _grants(job, clock) as grants,
     ):
         client = canvas.Client(job.canvas, transport, clock, random, grants)
-        plans = EarlierPlans(job.state_dir / "plans", journal.plan_sha256)
+        plans = EarlierPlans.of(job.state_dir, journal)
         recovery = Recovery(client, journal, clock, job.upload.quiet_s, run_id, plans.content)
         watch = asyncio.ensure_future(_stop_client(stop, client))
         try:

@@ -351,6 +351,12 @@ def test_pages_and_headings_that_code_cites_are_there() -> None:
     assert count > 50, "the pattern finds them"
 
 
+def test_no_file_has_marks_of_a_merge() -> None:
+    marks = re.compile(r"^(?:<{7}|={7}|>{7})(?: |$)", re.MULTILINE)
+    files = [*PAGES, *sources(), ROOT / "CHANGELOG.md", *(ROOT / "configs").glob("*.toml")]
+    assert [path.name for path in files if marks.search(path.read_text())] == []
+
+
 def sources() -> list[Path]:
     """Code, SQL and tests, but for this file."""
     folders = ("pipeline", "tests", "bench")

@@ -267,7 +267,11 @@ class Client:
     async def probe(self, resource_type: str) -> None:
         """Search for this resource type once, before the first write: a wrong address or token fails.
 
-        Only a Bundle is a good answer: the login page of a gateway has status 200 too. Raises WrongHost, Forbidden, AuthError, Unreachable or Stopped.
+        Only a Bundle is a good answer: the login page of a gateway has status 200 too.
+
+        Raises:
+            CanvasError: WrongHost, Forbidden, AuthError or Unreachable.
+            Stopped: The client was stopped.
         """
         if resource_type in self._probed:
             return

@@ -4,6 +4,8 @@ A URL in an answer is hostile input: it is compared, and its host is printed onl
 """
 
 import re
+from contextlib import suppress
+from ipaddress import ip_address
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -31,7 +33,17 @@ def foreign_host(url: str, hosts: frozenset[str]) -> str:
 
 def displayed_host(host: str) -> str:
     """Return how a message names a host of an answer: never with a text that is no plain name."""
-    return f"the host {host}" if is_host_name(host) else "a host that is no plain name"
+    return f"the host {masked_host(host)}" if is_host_name(host) else "a host that is no plain name"
+
+
+def masked_host(host: str) -> str:
+    """Return a host of an answer without labels that have digits, which may be an id, a day or an amount of a row.
+
+    An IP address is shown.
+    """
+    with suppress(ValueError):
+        return str(ip_address(host.strip("[]")))
+    return ".".join("[…]" if any(map(str.isdigit, label)) else label for label in host.split("."))
 
 
 def foreign_locations(host: str) -> WrongHost:

@@ -8,6 +8,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from pipeline.canvas.causes import HTTP2_ONLY
+from pipeline.canvas.hosts import masked_host
 from pipeline.canvas.proxy import PROXY, PROXY_REFUSES
 from pipeline.canvas.transport import DNS, TLS, Reply
 from pipeline.errors import CanvasError, Unreachable, WrongHost
@@ -100,17 +101,11 @@ def redirect(url: str, reply: Reply, setting: str) -> tuple[str, str]:
     """Return what an answer with a redirect means, and what to do. Redirects are never followed."""
     host = urlsplit(url).hostname or ""
     target = _host_of(reply.headers.get("location", "")) or host
-    where = "another path of the same host" if target == host else _masked_host(target)
+    where = "another path of the same host" if target == host else masked_host(target)
     return (
         f"{address(url)} answers with a redirect (HTTP {reply.status}) to {where}; redirects are not followed",
         f"set {setting} to the address that answers itself, as Canvas gives it",
     )
-
-
-def _masked_host(host: str) -> str:
-    """Return a host of an answer without labels that have digits: they may be an id, a day or an amount of a row."""
-    labels = ("[…]" if any(map(str.isdigit, each)) else each for each in host.split("."))
-    return ".".join(labels)
 
 
 def barred(reply: Reply, host: str) -> CanvasError | None:

@@ -100,9 +100,9 @@ def judge_update(
     reply: Reply, resource_id: str, host: str = "", resource_type: str = "Coverage", *, proven: bool
 ) -> Judgement:
     """Class an answer to a PUT of this resource. A read has to settle a lost or a stale one."""
-    if reply.status == 200 and _is_page(reply):  # noqa: PLR2004 - OK
-        return _lost("not-fhir", "answered with a page that is not from the FHIR API")
     if reply.status == 200:  # noqa: PLR2004 - OK
+        if _is_page(reply):
+            return _lost("not-fhir", "answered with a page that is not from the FHIR API")
         return Judgement(Verdict.ACCEPTED, resource_id=resource_id)
     if reply.status == 412:  # noqa: PLR2004 - Precondition Failed
         return Judgement(
