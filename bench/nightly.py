@@ -24,15 +24,15 @@ import orjson
 
 from bench.rounds import ROOT, Asked, Contestant, Line, Usage, compete, interleaved, used
 from bench.server import fast_server
-from pipeline import config
+from pipeline.app import config
 from pipeline.clock import SystemClock
-from pipeline.engine import open_journal
-from pipeline.feeds.texts import texts_of
-from pipeline.held import digests
+from pipeline.commands.run import open_journal
 from pipeline.job import Progress
-from pipeline.planning import Planner
-from pipeline.stages.read import read
-from pipeline.workers import InPlace
+from pipeline.planning.build import Planner
+from pipeline.planning.unchanged import digests
+from pipeline.planning.workers import InPlace
+from pipeline.reading.read import read
+from pipeline.rows.texts import texts_of
 
 _ROWS, _ROWS_QUICK = 200_000, 2_000
 PAYER: Final = {"id": "6741b035-2846-45b3-b7a3-251f7b7fc728", "name": "Plan", "payer_id": "60054"}

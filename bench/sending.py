@@ -27,9 +27,10 @@ from bench.rounds import (
 )
 from bench.server import fast_server
 from bench.validate import feed_of, planning, write
-from pipeline import config, engine, logs
+from pipeline.app import config, logs
+from pipeline.app.progress import Display, watch
+from pipeline.commands import run as engine
 from pipeline.job import Progress
-from pipeline.watch import Display, watch
 
 CONCURRENCY: Final = 64
 _ROWS, _ROWS_QUICK = 20_000, 500

@@ -19,7 +19,10 @@ from bench.validate import feed_of, write
 
 _ROUNDS, _ROUNDS_QUICK = 15, 2
 _ROWS: Final = 10
-_COMMAND: Final = ("-c", "from pipeline.cli import main; main()")  # what the console script does
+_COMMAND: Final = (
+    "-c",
+    "from pipeline.app.cli import main; main()",
+)  # what the console script does
 _BARE: Final = "python -c pass"
 _IMPORTS: Final = "import aiohttp, polars, pydantic"
 _CREDENTIALS: Final = {"CANVAS_CLIENT_ID": "bench", "CANVAS_CLIENT_SECRET": "bench"}

@@ -14,10 +14,10 @@ import sys
 import time
 from datetime import datetime, timedelta
 
-from pipeline.canvas.slots import Slots, pacing
 from pipeline.clock import SystemClock
+from pipeline.cluster.shared_rate import Target
+from pipeline.cluster.slots import Slots, pacing
 from pipeline.errors import Stopped
-from pipeline.journal.rate import Target
 
 
 class _OffClock(SystemClock):

@@ -21,14 +21,14 @@ import polars as pl
 
 from bench.reference import by_pydantic
 from bench.rounds import Asked, Contestant, Line, compete, has, interleaved, times_as_fast
-from pipeline import config
+from pipeline.app import config
 from pipeline.clock import SystemClock
-from pipeline.engine import open_journal
+from pipeline.commands.run import open_journal
 from pipeline.job import Progress
-from pipeline.parts import judged
-from pipeline.planning import Planner
-from pipeline.stages.read import read
-from pipeline.workers import InPlace
+from pipeline.planning.build import Planner
+from pipeline.planning.parts import judged
+from pipeline.planning.workers import InPlace
+from pipeline.reading.read import read
 
 REFERENCE: Final = "csv.DictReader + pydantic + json.dumps"
 FHIR_RESOURCES: Final = "csv.DictReader + fhir.resources"

@@ -1,7 +1,7 @@
 """`docs/configuration.md`, made from the options themselves: `make docs`.
 
-What a key is for stands beside the key (`pipeline/config.py`), what a field is for beside the field
-(`pipeline/feeds/`). `tests/test_docs.py` fails where a description is missing or the page is stale.
+What a key is for stands beside the key (`pipeline/app/config.py`), what a field is for beside the field
+(`pipeline/rows/`). `tests/test_docs.py` fails where a description is missing or the page is stale.
 """
 
 from pathlib import Path
@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from pipeline import config
-from pipeline.feeds.feed import TRAITS
+from pipeline.app import config
+from pipeline.rows.feed import TRAITS
 
 Json = dict[str, Any]
 
@@ -19,7 +19,7 @@ PAGE: Final = Path(__file__).parent / "configuration.md"
 _HEAD: Final = """\
 # The configuration
 
-<!-- Made by `make docs` from the options in pipeline/config.py: change the descriptions there. -->
+<!-- Made by `make docs` from the options in pipeline/app/config.py: change the descriptions there. -->
 
 One TOML file. `configs/nightly.toml` is a whole one with comments, to copy from; here is every key. An unknown key is an
 error, with a "did you mean". Relative paths start at the file's folder.
@@ -116,7 +116,7 @@ def _description(name: str, key: Json) -> str:
         return str(key["description"])
     except KeyError:
         raise LookupError(
-            f"{name} has no description: give it one, Field(description=...), in pipeline/config.py; then `make docs`"
+            f"{name} has no description: give it one, Field(description=...), in pipeline/app/config.py; then `make docs`"
         ) from None
 
 
@@ -175,7 +175,7 @@ def _kinds() -> list[str]:
         for name, field in traits.model.model_fields.items():
             if not field.description:
                 raise LookupError(
-                    f"{kind.value}.{name} has no description: give it one, Field(description=...), in pipeline/feeds/; then `make docs`"
+                    f"{kind.value}.{name} has no description: give it one, Field(description=...), in pipeline/rows/; then `make docs`"
                 )
             shown = f"**`{name}`**, required" if name in traits.required else f"`{name}`"
             lines.append(f"| {shown} | {field.description.replace('|', chr(92) + '|')} |")

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
+from pipeline.version import VERSION
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
     from datetime import datetime
@@ -23,15 +25,15 @@ if TYPE_CHECKING:
 
     import polars as pl
 
-    from pipeline.doctor import Check
-    from pipeline.engine import Result
+    from pipeline.commands.check import Check
+    from pipeline.commands.run import Result
     from pipeline.job import Job
 
     Inputs = Mapping[str, str | Path | pl.DataFrame]
 
 T = TypeVar("T")
 
-__version__ = "0.1.0"
+__version__ = VERSION
 __all__ = [
     "__version__",
     "check",
@@ -63,7 +65,7 @@ async def plan(
     up to that many rows equal a write of an earlier run (`limits.repeats_max`). Raises
     `errors.ConfigError` and `errors.JournalError`.
     """
-    from pipeline import engine
+    from pipeline.commands import run as engine
 
     return await engine.plan(_job(config, inputs, only_feeds, expected, accept_repeats))
 
@@ -87,7 +89,7 @@ async def run(
     `errors.JournalLost`; what Canvas seems to hold is then set aside. Raises `errors.ConfigError`,
     `errors.PlanError` (there is no such plan) and `errors.JournalError`.
     """
-    from pipeline import engine
+    from pipeline.commands import run as engine
     from pipeline.errors import ConfigError
 
     if until is not None and until.tzinfo is None:
@@ -105,7 +107,7 @@ async def report(config: str | Path, *, run_id: str | None = None) -> Result:
 
     Raises `errors.PlanError` where there is no such run, `errors.ConfigError`, `errors.JournalError`.
     """
-    from pipeline import engine
+    from pipeline.commands import run as engine
 
     return await engine.report_again(_job(config), run_id)
 
@@ -118,7 +120,7 @@ async def verify(
     `sample`: so many patients, at random; `since`: an ISO day (UTC). `result.frame` has a line a
     resource. Raises `errors.ConfigError` and `errors.JournalError`.
     """
-    from pipeline import verification
+    from pipeline.commands import verify as verification
 
     return await verification.read_back(_job(config), sample=sample, since=since)
 
@@ -132,8 +134,9 @@ async def check(
     `todo`. `show_values`: name the spellings in coded columns, not only how many there are. Raises
     `errors.ConfigError` if the configuration cannot be read.
     """
-    from pipeline import config as configuration
-    from pipeline import doctor, logs
+    from pipeline.app import config as configuration
+    from pipeline.app import logs
+    from pipeline.commands import check as doctor
 
     logs.configure_unless_configured()
     job, no_secrets = configuration.load_to_check(config, inputs=inputs)
@@ -214,8 +217,8 @@ def _job(
     expected: Sequence[str] = (),
     accept_repeats: int | None = None,
 ) -> Job:
-    from pipeline import config as configuration
-    from pipeline import logs
+    from pipeline.app import config as configuration
+    from pipeline.app import logs
 
     logs.configure_unless_configured()
     return configuration.load(

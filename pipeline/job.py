@@ -9,16 +9,15 @@ from typing import Literal
 import polars as pl
 
 from pipeline.canvas import client as canvas
-from pipeline.crosswalk import Target
-from pipeline.feeds.feed import Feed
-from pipeline.feeds.manifest import Expected
+from pipeline.canvas.judge import OUTAGE_S_MAX, Backoff
 from pipeline.fhir.codes import Contract
 from pipeline.journal.store import Database
+from pipeline.reading import fetch as fetching
+from pipeline.reading.manifest import Expected
 from pipeline.records import Disposition
-from pipeline.shares import Ceiling
-from pipeline.stages import fetch as fetching
-from pipeline.stages import upload as uploading
-from pipeline.workers import Options as Engine
+from pipeline.rows.crosswalk import Target
+from pipeline.rows.feed import Feed
+from pipeline.rows.shares import Ceiling
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,13 +58,41 @@ class References:
 
 
 @dataclass(frozen=True, slots=True)
+class UploadSettings:
+    """How many requests run at once, and how often and for how long a write is tried."""
+
+    concurrency: int = 4  # requests in flight
+    rate_per_s: float = 5.0
+    attempts_max: int = 5  # sends of one write that is known not to have happened
+    doubts_max: int = 3  # lost answers in a row; then nothing is sent until a read succeeds
+    outage_s_max: float = OUTAGE_S_MAX  # how long to wait for that
+    quiet_s: float = 30.0  # after a lost answer, before "not found" can mean "not applied"
+    resend_absent: Literal["none", "coverage", "all"] = "coverage"
+    # between reads while it lasts, and between searches that fail
+    backoff: Backoff = field(default_factory=lambda: Backoff(longest_s=10.0))
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """The workers of a run. With `scheduler` "", `workers` processes are started and ended by the run."""
+
+    kind: Literal["embedded", "dask"] = "embedded"
+    scheduler: str = ""
+    workers: int = 1
+    partitions: int = 4  # calls that may run at the same time, if each takes long
+    ca_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """All that a run needs to know: the configuration, composed of each part's own options."""
 
     feeds: tuple[Feed, ...]
     contract: Contract
     canvas: canvas.Options
-    upload: uploading.Options
+    upload: UploadSettings
     limits: Limits
     state_dir: Path
     report_dir: Path
@@ -81,7 +108,7 @@ class Job:
     retention_days: int | None = None  # how long what a run leaves of rows is kept; None: for ever
     database: Database | None = None  # for the journal; else it is a file in `state_dir`
     objects: fetching.Options = field(default_factory=fetching.Options)
-    engine: Engine = field(default_factory=Engine)
+    engine: EngineSettings = field(default_factory=EngineSettings)
     again: Callable[[], "Job"] | None = (
         None  # the same, loaded on another machine, with the secrets that are there
     )

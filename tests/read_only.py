@@ -1,6 +1,6 @@
 """Runs a program that can write below some folders only, by Landlock: a machine without a folder for temporary files.
 
-It is independent of `pipeline.confinement`. `python -m tests.read_only FOLDER[:FOLDER] PROGRAM ARGUMENT...`
+It is independent of `pipeline.system.confinement`. `python -m tests.read_only FOLDER[:FOLDER] PROGRAM ARGUMENT...`
 """
 
 import ctypes

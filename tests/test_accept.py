@@ -11,18 +11,18 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from pipeline.crosswalk import Crosswalk, Crosswalks
-from pipeline.feeds.columns import Dates, Reading, cents_in, cents_of
-from pipeline.feeds.feed import TRAITS, Feed, Kind
-from pipeline.feeds.texts import texts_of, wanted
-from pipeline.feeds.whole import whole_reader
 from pipeline.fhir.codes import TYPES, Contract
-from pipeline.parts import look_at
-from pipeline.plans import lines_of
-from pipeline.stages.accept import accept
-from pipeline.stages.map import Mapping as RowMapping
-from pipeline.stages.map import map_row
-from pipeline.stages.validate import validate
+from pipeline.planning.parts import look_at
+from pipeline.planning.store import lines_of
+from pipeline.rows.accept import accept
+from pipeline.rows.columns import Dates, Reading, cents_in, cents_of
+from pipeline.rows.crosswalk import Crosswalk, Crosswalks
+from pipeline.rows.feed import TRAITS, Feed, Kind
+from pipeline.rows.map import Mapping as RowMapping
+from pipeline.rows.map import map_row
+from pipeline.rows.texts import texts_of, wanted
+from pipeline.rows.validate import validate
+from pipeline.rows.whole import whole_reader
 
 TODAY: Final = date(2026, 11, 21)
 Cells = Mapping[str, str | None]

@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 
 from pipeline.canvas.auth import Credentials
 from pipeline.canvas.client import Client, Options, transport_of
+from pipeline.canvas.judge import Backoff, Judgement, http_date, judge_create, judge_update
 from pipeline.canvas.limiter import Limiter
-from pipeline.canvas.retry import Backoff, Judgement, http_date, judge_create, judge_update
 from pipeline.canvas.server_clock import ServerClock
 from pipeline.canvas.transport import Reply
 from pipeline.clock import SystemClock

@@ -272,7 +272,7 @@ def test_a_script_of_a_user_is_checked_by_its_types(tmp_path: Path) -> None:
         },
     )
     lines = checked.stdout.splitlines()
-    assert 'Revealed type is "pipeline.engine.Result"' in lines[0]
+    assert 'Revealed type is "pipeline.commands.run.Result"' in lines[0]
     assert 'Unexpected keyword argument "plan" for "run_sync"' in lines[1]
     assert len(lines) == 4, checked.stdout  # a note of where it is defined, and the sum
 

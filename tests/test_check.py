@@ -15,8 +15,9 @@ import polars as pl
 import pytest
 from aiohttp import web
 
-from pipeline import config, doctor
-from pipeline.doctor import Check, State
+from pipeline.app import config
+from pipeline.commands import check as doctor
+from pipeline.commands.check import Check, State
 from pipeline.journal.journal import Journal
 from pipeline.sandbox import Faults
 from tests.test_run import coverages, payments

@@ -11,7 +11,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from pipeline import config
+from pipeline.app import config
 from pipeline.canvas.transport import TLS, Transport
 from pipeline.errors import ConfigError
 from pipeline.job import Job

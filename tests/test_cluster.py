@@ -25,7 +25,7 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession
 
-from pipeline.config import load
+from pipeline.app.config import load
 from pipeline.sandbox.faults import Faults
 from tests.certificates import Authority
 from tests.postgres import Server, missing, served

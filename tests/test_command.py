@@ -41,7 +41,7 @@ def test_help_names_every_command() -> None:
 )
 def test_what_needs_no_library_imports_none(arguments: tuple[str, ...]) -> None:
     code = (
-        "import sys, contextlib\nfrom pipeline.cli import main\n"
+        "import sys, contextlib\nfrom pipeline.app.cli import main\n"
         f"sys.argv = ['canvas-ingest', *{arguments!r}]\nwith contextlib.suppress(SystemExit): main()\n"
         f"print(*{HEAVY!r} & sys.modules.keys(), file=sys.stderr)"
     )

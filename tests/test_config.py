@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from pipeline import config
+from pipeline.app import config
 from pipeline.errors import ConfigError
-from pipeline.feeds.feed import Kind
-from pipeline.feeds.formats import FORMATS
 from pipeline.journal.store import Database
-from pipeline.shares import Ceiling
+from pipeline.rows.feed import Kind
+from pipeline.rows.formats import FORMATS
+from pipeline.rows.shares import Ceiling
 
 BASE = """
 [canvas]

@@ -12,7 +12,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from pipeline import confinement
+from pipeline.system import confinement
 from tests import without_calls
 from tests.world import CREDENTIALS, LEDGER_ONLY, World
 
@@ -71,10 +71,10 @@ def answer(path, copy):
     return found
 
 
-module = types.ModuleType("pipeline.parquet")
+module = types.ModuleType("pipeline.reading.parquet")
 module.limit, module.answer = lambda: None, answer
-sys.modules["pipeline.parquet"] = module
-from pipeline.decoder import main
+sys.modules["pipeline.reading.parquet"] = module
+from pipeline.reading.decoder import main
 
 main()
 """

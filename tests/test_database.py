@@ -13,15 +13,15 @@ import polars as pl
 import psycopg
 import pytest
 
-from pipeline import engine
-from pipeline.canvas.slots import pacing
 from pipeline.clock import SystemClock
+from pipeline.cluster.shared_rate import Target
+from pipeline.cluster.slots import pacing
+from pipeline.commands import run as engine
 from pipeline.errors import ConfigError, JournalError, JournalForeign, JournalLost
 from pipeline.fhir.outcome import issues_of
 from pipeline.journal import postgres
 from pipeline.journal.address import parameters_of
 from pipeline.journal.journal import Journal, Run
-from pipeline.journal.rate import Target
 from pipeline.journal.store import Database
 from pipeline.records import Verdict
 from pipeline.sandbox import Faults
@@ -167,7 +167,7 @@ async def test_without_its_library_the_extra_is_named(make_world: MakeWorld, dat
     world = await make_world()
     configure(world, database, LEDGER_ONLY)
     world.write_ledger(payments(1))
-    hidden = "import sys; sys.modules['psycopg'] = None; from pipeline.cli import main; main()"
+    hidden = "import sys; sys.modules['psycopg'] = None; from pipeline.app.cli import main; main()"
     code, printed = await command(world, "run", str(world.config), start=("-c", hidden))
     assert (code, "pip install 'canvas-ingest[postgresql]'" in printed) == (2, True)
     world.write_config(feeds=LEDGER_ONLY)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import engine
+from pipeline.commands import run as engine
 from pipeline.errors import InputError, LimitError
 from tests.test_run import command, counts
 from tests.world import LEDGER_ONLY, World, patient_key

@@ -14,7 +14,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipeline import demo, engine
+from pipeline.app import demo
+from pipeline.commands import run as engine
 from pipeline.job import Progress
 from pipeline.sandbox import Sandbox
 from tests.world import seed

@@ -15,11 +15,12 @@ import pytest
 from pydantic import BaseModel, Field, PlainValidator, ValidationError
 
 from docs import reference
-from pipeline.cli import cli
-from pipeline.crosswalk import Crosswalk, Crosswalks
-from pipeline.feeds import bounds, columns
-from pipeline.feeds.columns import Dates, Reading
-from pipeline.feeds.feed import TRAITS, Traits
+from pipeline.app.cli import cli
+from pipeline.reading import bounds
+from pipeline.rows import columns
+from pipeline.rows.columns import Dates, Reading
+from pipeline.rows.crosswalk import Crosswalk, Crosswalks
+from pipeline.rows.feed import TRAITS, Traits
 from tests.world import patient_key
 
 ROOT = Path(__file__).parents[1]

@@ -10,8 +10,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipeline import engine
 from pipeline.canvas.transport import Reply, Transport
+from pipeline.commands import run as engine
 from pipeline.sandbox import Faults
 from tests.test_review import LOST, THROTTLED, paid_by_hand
 from tests.test_run import counts, effects_reach

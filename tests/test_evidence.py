@@ -7,12 +7,12 @@ from contextlib import closing
 import psycopg
 import pytest
 
-from pipeline import engine
+from pipeline.commands import run as engine
+from pipeline.commands.review import inventory, inventory_json
 from pipeline.errors import JournalLost
 from pipeline.journal.evidence import Group, contradictions
-from pipeline.review import inventory, inventory_json
+from pipeline.reporting.doubts import inventory_text
 from pipeline.sandbox import Faults
-from pipeline.views.doubts import inventory_text
 from tests.postgres import Server
 from tests.test_run import counts
 from tests.world import LEDGER_ONLY, World, patient_key

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.cli import cli
-from pipeline.config import StateSection
-from pipeline.views.words import _MEANING
+from pipeline.app.cli import cli
+from pipeline.app.config import StateSection
+from pipeline.reporting.words import _MEANING
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 PROGRAM = "/opt/canvas-ingest/bin/canvas-ingest"

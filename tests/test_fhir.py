@@ -7,13 +7,13 @@ from typing import Any
 import orjson
 import pytest
 
-from pipeline.feeds.eligibility import EligibilityRow
-from pipeline.feeds.ledger import LedgerRow
 from pipeline.fhir.codes import TYPES, Contract
 from pipeline.fhir.coverage import coverage, is_like, likeness, payor_of
 from pipeline.fhir.datatypes import is_id, reference
 from pipeline.fhir.outcome import Issue, issues_of
-from pipeline.stages.map import Mapping, map_row
+from pipeline.rows.eligibility import EligibilityRow
+from pipeline.rows.ledger import LedgerRow
+from pipeline.rows.map import Mapping, map_row
 
 TODAY = date(2026, 11, 21)
 ROW = EligibilityRow.model_construct(

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 from aiohttp import web
 
-from pipeline import engine
+from pipeline.commands import run as engine
 from pipeline.errors import Unreachable
 from tests.between import LOST, Answer, Asked, between, page
 from tests.test_run import coverages, payments, start

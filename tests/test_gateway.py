@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import engine
+from pipeline.commands import run as engine
 from pipeline.errors import ConfigError
 from pipeline.sandbox import Faults
 from tests import nginx

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from pipeline import engine
+from pipeline.commands import run as engine
+from pipeline.commands.review import Decisions, as_json, inventory, review
+from pipeline.commands.verify import read_back
 from pipeline.errors import ConfigError, JournalError
 from pipeline.journal.journal import Journal
 from pipeline.records import Finding, Settlement, State, Verdict
-from pipeline.review import Decisions, as_json, inventory, review
+from pipeline.reporting.terminal import summary_text
 from pipeline.sandbox import Faults
-from pipeline.verification import read_back
-from pipeline.views.terminal import summary_text
 from tests.test_journal import NOW, attempt, claim, intent, journal, settle, url  # noqa: F401 - fixtures
 from tests.test_nightly import MANY, coverage, nightly, rules, write
 from tests.test_review import paid_by_hand

@@ -12,12 +12,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from pipeline import engine, groups, held
-from pipeline.feeds.feed import Feed, Kind
-from pipeline.groups import Bounds, Scan, by_hash, dealt, is_among, repeated
-from pipeline.plans import VERDICT_SCHEMA, Plan
-from pipeline.stages import inspect as inspecting
-from pipeline.stages.resolve import NEEDED, resolve
+from pipeline.commands import run as engine
+from pipeline.planning import unchanged as held
+from pipeline.planning.resolve import NEEDED, resolve
+from pipeline.planning.store import VERDICT_SCHEMA, Plan
+from pipeline.reading import inspect as inspecting
+from pipeline.rows import groups
+from pipeline.rows.feed import Feed, Kind
+from pipeline.rows.groups import Bounds, Scan, by_hash, dealt, is_among, repeated
 from tests.test_nightly import FEED, enter, nightly, write
 from tests.test_resolve import KNOWN, SCHEMA
 from tests.test_run import counts

@@ -10,10 +10,12 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipeline import doctor, engine, groups
+from pipeline.commands import check as doctor
+from pipeline.commands import run as engine
 from pipeline.errors import LimitError
-from pipeline.feeds.feed import row_key
-from pipeline.views.terminal import summary_text
+from pipeline.reporting.terminal import summary_text
+from pipeline.rows import groups
+from pipeline.rows.feed import row_key
 from tests.postgres import Server
 from tests.test_run import command, counts
 from tests.world import World, patient_key

@@ -16,11 +16,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import config, doctor, drafting, engine
+from pipeline.app import config
+from pipeline.commands import check as doctor
+from pipeline.commands import init as drafting
+from pipeline.commands import run as engine
 from pipeline.errors import ConfigError, InputError
-from pipeline.feeds.feed import TRAITS, Kind
-from pipeline.feeds.formats import fitting
-from pipeline.feeds.synonyms import SYNONYMS, kind_of, matches
+from pipeline.rows.feed import TRAITS, Kind
+from pipeline.rows.formats import fitting
+from pipeline.rows.synonyms import SYNONYMS, kind_of, matches
 from pipeline.sandbox import Sandbox, serve
 from tests.world import CREDENTIALS, World, patient_key, seed
 

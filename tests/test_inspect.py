@@ -10,9 +10,9 @@ import polars as pl
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.feeds.feed import Feed, Kind
-from pipeline.stages.inspect import inspect
-from pipeline.stages.read import read
+from pipeline.reading.inspect import inspect
+from pipeline.reading.read import read
+from pipeline.rows.feed import Feed, Kind
 from tests.world import LEDGER_ONLY, patient_key
 
 if sys.version_info >= (3, 14):
@@ -173,7 +173,7 @@ def test_a_cell_and_a_row_have_a_longest_length(
 def test_a_file_has_a_greatest_number_of_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.feeds.shape.ROWS_MAX", 1)
+    monkeypatch.setattr("pipeline.reading.shape.ROWS_MAX", 1)
     with pytest.raises(InputError, match="more than 1 rows"):
         inspect(written(tmp_path, "a.csv", GOOD), feed_of(), tmp_path)
 
@@ -232,7 +232,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path) -> None
 async def test_a_feed_has_a_greatest_number_of_files(
     make_world: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.planning.FILES_MAX", 1)
+    monkeypatch.setattr("pipeline.planning.build.FILES_MAX", 1)
     world = await make_world()
     world.write_config(feeds=LEDGER_ONLY.replace("ledger.csv", "ledger*.csv"))
     for number in range(2):

@@ -14,8 +14,8 @@ import pytest
 
 from pipeline.errors import JournalBusy, JournalError, JournalForeign
 from pipeline.journal import states
-from pipeline.journal.amnesia import file_system_of
 from pipeline.journal.journal import Journal, Run
+from pipeline.journal.loss_detection import file_system_of
 from pipeline.journal.store import Database
 from pipeline.records import (
     Attempt,

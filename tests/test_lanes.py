@@ -5,8 +5,8 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.lanes import Lanes
 from pipeline.records import Intent, Interaction
+from pipeline.sending.queues import Lanes
 
 
 def intent(number: int, lane: str) -> Intent:

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from pipeline import config, engine
-from pipeline.canvas.retry import Backoff
+from pipeline.app import config
+from pipeline.canvas.judge import Backoff
+from pipeline.commands import run as engine
 from pipeline.errors import CanvasError, ConfigError, Unreachable, WrongHost
 from pipeline.job import Job, Progress
+from pipeline.planning import lookup as looking
 from pipeline.sandbox import Faults, Sandbox, serve
 from pipeline.sandbox.search import known_params
-from pipeline.stages import lookup as looking
 from tests.world import CREDENTIALS, FEEDS, LEDGER_ONLY, World, patient_key, seed
 
 MRN = "https://practice.example/mrn"

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 import pipeline
-from pipeline import config, engine
+from pipeline.app import config
+from pipeline.commands import run as engine
 from pipeline.errors import ConfigError, InputError, LimitError
-from pipeline.feeds.manifest import Expected, manifest_of
+from pipeline.reading.manifest import Expected, manifest_of
 from tests.world import CREDENTIALS, FEEDS, LEDGER_ONLY, World, patient_key
 
 MakeWorld = Callable[..., Awaitable[World]]

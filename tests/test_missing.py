@@ -7,16 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import engine
-from pipeline.engine import Result
-from pipeline.lanes import Lanes
-from pipeline.partitions import _left
-from pipeline.plans import Plan
-from pipeline.ranks import after, can_be_last
+from pipeline.cluster.partitions import _left
+from pipeline.commands import run as engine
+from pipeline.commands.run import Result
+from pipeline.planning.ranks import after, can_be_last
+from pipeline.planning.store import Plan
 from pipeline.records import Intent, Interaction
+from pipeline.reporting.terminal import summary_text
 from pipeline.sandbox import Faults
-from pipeline.sending import intents_of
-from pipeline.views.terminal import summary_text
+from pipeline.sending.queues import Lanes
+from pipeline.sending.session import intents_of
 from tests.test_nightly import (
     FEED,
     MANY,

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, cast
 import orjson
 import pytest
 
-from pipeline import moving
+from pipeline.commands import move as moving
 from pipeline.errors import ConfigError, JournalForeign, Unreachable
+from pipeline.journal.audit_log import Event
 from pipeline.journal.journal import Journal
-from pipeline.journal.trail import Event
 from pipeline.sandbox import Sandbox, serve
 from tests.test_database import command
 from tests.test_run import counts, coverages, payments

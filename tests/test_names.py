@@ -10,7 +10,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from pipeline import config, engine
+from pipeline.app import config
+from pipeline.commands import run as engine
 from pipeline.errors import ConfigError
 from tests.test_outputs import MakeWorld, Refusing, cells_of
 from tests.test_personal_data import mirrored

@@ -17,13 +17,14 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipeline import engine, parts
-from pipeline.engine import Result
-from pipeline.review import Decisions, as_json, review
+from pipeline.commands import run as engine
+from pipeline.commands.review import Decisions, as_json, review
+from pipeline.commands.run import Result
+from pipeline.commands.verify import read_back
+from pipeline.planning import parts
+from pipeline.reporting.doubts import review_text
+from pipeline.rows.accept import accept
 from pipeline.sandbox import Faults
-from pipeline.stages.accept import accept
-from pipeline.verification import read_back
-from pipeline.views.doubts import review_text
 from tests.test_run import counts
 from tests.world import PAYER, World, patient_key
 

@@ -11,9 +11,9 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipeline.engine import Result
+from pipeline.commands.review import Decisions, as_json, review
+from pipeline.commands.run import Result
 from pipeline.errors import ConfigError
-from pipeline.review import Decisions, as_json, review
 from pipeline.sandbox import Faults
 from tests.test_nightly import (
     FEED,

@@ -13,11 +13,11 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipeline import engine
+from pipeline.commands import run as engine
 from pipeline.errors import ConfigError, InputError, Stopped
-from pipeline.feeds.address import address_of
-from pipeline.stages import fetch as fetching
-from pipeline.stages.fetch import fetch
+from pipeline.reading import fetch as fetching
+from pipeline.reading.address import address_of
+from pipeline.reading.fetch import fetch
 from tests.store import VARIABLES, Store, served
 from tests.test_run import check_accounts, counts, coverages, payments
 from tests.world import CREDENTIALS, FEEDS, LEDGER_ONLY, World
@@ -67,7 +67,7 @@ def environment() -> dict[str, str]:
 
 
 async def run(world: World, **options: Any) -> engine.Result:
-    from pipeline import config  # noqa: PLC0415
+    from pipeline.app import config  # noqa: PLC0415
 
     return await engine.run(config.load(world.config, environment=environment(), **options))
 

@@ -15,8 +15,10 @@ import pytest
 from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
 
-from pipeline import config, engine, logs, metrics
+from pipeline.app import config, logs
+from pipeline.commands import run as engine
 from pipeline.errors import ConfigError, IngestError
+from pipeline.reporting import metrics
 from pipeline.sandbox import Faults
 from tests.journals import forget_plans
 from tests.test_run import command, effects_reach, payments, start

@@ -13,17 +13,18 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import config, doctor
+from pipeline.app import config
 from pipeline.canvas.auth import Credentials
 from pipeline.canvas.client import Client, Options
-from pipeline.canvas.retry import Judgement
+from pipeline.canvas.judge import Judgement
 from pipeline.canvas.transport import TLS, Transport
 from pipeline.clock import SystemClock
+from pipeline.commands import check as doctor
 from pipeline.errors import CanvasError, ConfigError
+from pipeline.reading import fetch as fetching
+from pipeline.reading.fetch import fetch
 from pipeline.records import Verdict
 from pipeline.sandbox import Sandbox, serve
-from pipeline.stages import fetch as fetching
-from pipeline.stages.fetch import fetch
 from tests.certificates import Authority
 from tests.store import VARIABLES, Store
 from tests.store import served as stored

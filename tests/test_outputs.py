@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from pipeline import engine, verification
+from pipeline.commands import run as engine
+from pipeline.commands import verify as verification
 from pipeline.errors import ConfigError, IngestError
 from pipeline.files import replacing, write_private
 from tests.test_personal_data import Mirror, mirrored, outcome

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import config
+from pipeline.app import config
 from pipeline.errors import ConfigError, IngestError, JournalError, JournalLost
 from tests.test_run import counts
 from tests.world import LEDGER_ONLY, World, patient_key

@@ -23,12 +23,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import config, engine
+from pipeline.app import config
+from pipeline.commands import run as engine
+from pipeline.commands.verify import read_back
+from pipeline.reporting.findings import findings
+from pipeline.reporting.masking import MASK, masked, shown
+from pipeline.reporting.page import page
 from pipeline.sandbox import Faults, Sandbox, rules, serve
-from pipeline.verification import read_back
-from pipeline.views.findings import findings
-from pipeline.views.masking import MASK, masked, shown
-from pipeline.views.page import page
 from tests.test_run import coverages, payments
 from tests.world import CREDENTIALS, LEDGER_ONLY, World, patient_key, seed
 
@@ -368,8 +369,8 @@ def test_above_two_hundred_thousand_only_what_needs_attention(
 def test_of_what_needs_attention_no_more_either_and_it_says_so(
     faulty: engine.Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.views.findings.ROWS_MAX", 300)
-    monkeypatch.setattr("pipeline.views.findings._PART", 10_000)
+    monkeypatch.setattr("pipeline.reporting.findings.ROWS_MAX", 300)
+    monkeypatch.setattr("pipeline.reporting.findings._PART", 10_000)
     text = sized(faulty, tmp_path, 50_000).read_text()
     assert "and of these 500 the first 300" in text
     assert rows_of(text)["row"] == [number * 100 for number in range(1, 301)]
@@ -585,7 +586,7 @@ def test_no_number_and_no_foreign_letter_is_left(template: str, value: str) -> N
 
 
 def test_the_libraries_are_the_ones_that_their_readme_names() -> None:
-    vendor = resources.files("pipeline.views") / "vendor"
+    vendor = resources.files("pipeline.reporting") / "vendor"
     told = re.findall(r"\| `(.+?)` \|.*\| `([0-9a-f]{64})` \|", (vendor / "README.md").read_text())
     assert len(told) == 3
     for name, sha256 in told:

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import parquet
 from pipeline.errors import InputError
-from pipeline.feeds.checksums import has_wrong_checksum
-from pipeline.feeds.feed import Feed, Kind
-from pipeline.stages.inspect import inspect
-from pipeline.stages.read import read
+from pipeline.reading import parquet
+from pipeline.reading.checksums import has_wrong_checksum
+from pipeline.reading.inspect import inspect
+from pipeline.reading.read import read
+from pipeline.rows.feed import Feed, Kind
 
 COLUMNS = {"patient": "MRN", "amount": "Amount", "transaction_id": "TXN"}
 GOOD = {"MRN": ["p1", "p2"], "Amount": ["5.00", "6.00"], "TXN": ["t1", "t2"]}

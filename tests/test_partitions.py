@@ -12,10 +12,10 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipeline import engine
+from pipeline.cluster.partitions import Order, dealt, piece_of
+from pipeline.commands import run as engine
 from pipeline.errors import ConfigError, JournalTaken, WrongHost
 from pipeline.job import Progress
-from pipeline.partitions import Order, dealt, piece_of
 from pipeline.sandbox import Faults
 from tests.postgres import Server
 from tests.test_run import check_accounts

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.engine import Result
-from pipeline.review import Decisions, review
+from pipeline.commands.review import Decisions, review
+from pipeline.commands.run import Result
+from pipeline.commands.verify import read_back
 from pipeline.sandbox import Faults
-from pipeline.verification import read_back
 from tests.test_nightly import Clock, enter
 from tests.test_run import counts
 from tests.world import OTHER_PAYER, PAYER, World, patient_key

@@ -29,8 +29,8 @@ import polars as pl
 import pytest
 from aiohttp import ClientSession, web
 
-from pipeline.feeds.eligibility import EligibilityRow
-from pipeline.feeds.ledger import LedgerRow
+from pipeline.rows.eligibility import EligibilityRow
+from pipeline.rows.ledger import LedgerRow
 from tests.world import CREDENTIALS, PAYER, World, patient_key
 
 MakeWorld = Callable[..., Awaitable[World]]
@@ -225,7 +225,7 @@ _IN_A_CELL = (TEXT, f"{STEM}-1", AMOUNTS[0], DAYS[0], f"{TEXT}\n\x1b[2J", "x" * 
 
 MANY = """
 import json, sys
-from pipeline.cli import cli
+from pipeline.app.cli import cli
 codes = []
 for arguments in json.loads(sys.argv[1]):
     try:
@@ -276,7 +276,7 @@ EACH = (
 
 async def review(shown: Shown, world: World) -> bytes:
     """What it prints is for the person who decides, and holds rows; its log does not."""
-    code = "from pipeline.cli import main; main()"
+    code = "from pipeline.app.cli import main; main()"
     out, err, _ = await python(code, "review", str(world.config), "--log-format", "json", "-v")
     shown.add("stderr of review", err)
     return out
@@ -583,16 +583,16 @@ def crash(*args, **options):
 module.{name} = crash
 sys.argv[0] = "canvas-ingest"
 """
-BY_COMMAND = "from pipeline.cli import main\nmain()"
+BY_COMMAND = "from pipeline.app.cli import main\nmain()"
 BY_PYTHON = "import pipeline\nresult = pipeline.run_sync(sys.argv[-1])\nprint(result, result.summary)\nif result.failure: raise result.failure"
 READ = "import sys; del sys.argv[0]; exec(compile(open(sys.argv[0]).read(), sys.argv[0], 'exec'))"
 STAGES = [
-    ("pipeline.parts", "validate"),
-    ("pipeline.parts", "read_slice"),
-    ("pipeline.planning", "resolve"),
-    ("pipeline.stages.upload", "Attempt"),
-    ("pipeline.engine", "report"),
-    ("pipeline.stages.report", "reconcile"),
+    ("pipeline.planning.parts", "validate"),
+    ("pipeline.planning.parts", "read_slice"),
+    ("pipeline.planning.build", "resolve"),
+    ("pipeline.sending.upload", "Attempt"),
+    ("pipeline.commands.run", "report"),
+    ("pipeline.reporting.reconcile", "reconcile"),
 ]
 
 
@@ -658,7 +658,7 @@ async def a_first_look(shown: Shown, make_world: MakeWorld) -> World:
     write(world, "ledger", [*(payment(number) for number in range(4)), payment(5, entry_type=STEM)])
     for kind in ("eligibility", "ledger"):
         path = str(world.folder / f"{kind}.csv")
-        code = "from pipeline.cli import main; main()"
+        code = "from pipeline.app.cli import main; main()"
         out, err, ended = await python(code, "init", path, "--output", "-")
         assert ended == 0
         shown.add("stdout of init", out)

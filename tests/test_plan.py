@@ -9,11 +9,11 @@ from datetime import UTC, datetime, timedelta
 import click
 import pytest
 
-from pipeline import engine
-from pipeline.cli import _Until
+from pipeline.app.cli import _Until
+from pipeline.commands import run as engine
 from pipeline.errors import PlanError
-from pipeline.views.terminal import summary_text
-from pipeline.views.words import duration
+from pipeline.reporting.terminal import summary_text
+from pipeline.reporting.words import duration
 from tests.test_nightly import coverage, enter, nightly, write
 from tests.test_run import command, counts, payments
 from tests.world import FEEDS, LEDGER_ONLY, World, patient_key

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from pipeline import config, doctor
+from pipeline.app import config
+from pipeline.canvas.judge import judge_create
 from pipeline.canvas.proxy import PROXY, PROXY_REFUSES, Proxy, unused
-from pipeline.canvas.retry import judge_create
 from pipeline.canvas.transport import TLS, Transport
+from pipeline.commands import check as doctor
 from pipeline.errors import ConfigError
 from pipeline.records import Verdict
 from pipeline.sandbox import Sandbox, serve

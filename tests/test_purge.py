@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import engine, retention
+from pipeline.commands import retention
+from pipeline.commands import run as engine
+from pipeline.commands.retention import CANCELS, COMPARED, UNSETTLED, Purged
 from pipeline.errors import ConfigError, JournalLost, PlanError
-from pipeline.ownership import private_folder
-from pipeline.retention import CANCELS, COMPARED, UNSETTLED, Purged
 from pipeline.sandbox import Faults
+from pipeline.system.ownership import private_folder
 from tests.test_run import command, counts, coverages, payments
 from tests.world import CREDENTIALS, FEEDS, LEDGER_ONLY, World, patient_key
 

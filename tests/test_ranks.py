@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.ranks import ORDER_MAX, after, sequence
+from pipeline.planning.ranks import ORDER_MAX, after, sequence
 
 Orders = dict[str, int]
 Case = tuple[Orders, Orders, set[str]]  # before, wanted, written

@@ -26,7 +26,7 @@ from pipeline.fhir.coverage import coverage, likeness, organizations_of, payor_o
 from pipeline.fhir.payment_notice import payment_notice
 from pipeline.journal.journal import Journal, Run
 from pipeline.records import Doubt, Finding, Intent, Interaction, Settlement
-from pipeline.stages.recover import Recovery, like_of, weigh, weigh_update
+from pipeline.sending.recover import Recovery, like_of, weigh, weigh_update
 
 BASE = "https://fumage-example.canvasmedical.com"
 TOKEN_URL = f"{BASE}/auth/token/"

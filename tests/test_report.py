@@ -13,7 +13,8 @@ import polars as pl
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline import config, engine
+from pipeline.app import config
+from pipeline.commands import run as engine
 from tests.world import CREDENTIALS, FEEDS, LEDGER_ONLY
 
 CONFIG = '[canvas]\nbase_url = "http://127.0.0.1:1"\ntoken_url = "http://127.0.0.1:1/auth/token/"\n'

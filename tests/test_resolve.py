@@ -8,9 +8,9 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipeline.feeds.feed import Feed, Kind
-from pipeline.groups import Bounds, Scan
-from pipeline.stages.resolve import NEEDED, resolve
+from pipeline.planning.resolve import NEEDED, resolve
+from pipeline.rows.feed import Feed, Kind
+from pipeline.rows.groups import Bounds, Scan
 
 SCHEMA = {"seq": pl.UInt32, "file": pl.UInt16, "row": pl.UInt32, "key": pl.String, "time_us": pl.Int64, "disposition": pl.String,
           "fingerprint": pl.String, "lane": pl.String, "order": pl.Int8, "start_day": pl.Int32, "end_day": pl.Int32,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.canvas.retry import Backoff, judge_create, location_id, refuses_token, retry_after_s
+from pipeline.canvas.judge import Backoff, judge_create, location_id, refuses_token, retry_after_s
 from pipeline.canvas.transport import Reply
 from pipeline.records import Verdict
 

@@ -13,14 +13,15 @@ from typing import Any
 
 import pytest
 
-from pipeline import config, engine
+from pipeline.app import config
 from pipeline.canvas.transport import TLS, Reply, Transport
+from pipeline.commands import run as engine
+from pipeline.commands.review import Decisions, Review, as_json, inventory, review
 from pipeline.errors import ConfigError, IngestError, JournalError, JournalLost
-from pipeline.journal import amnesia
+from pipeline.journal import loss_detection as amnesia
 from pipeline.journal.journal import Journal
-from pipeline.review import Decisions, Review, as_json, inventory, review
+from pipeline.reporting.doubts import review_text
 from pipeline.sandbox import Faults
-from pipeline.views.doubts import review_text
 from tests.test_run import counts, effects_reach
 from tests.world import CREDENTIALS, LEDGER_ONLY, World, patient_key
 
@@ -646,7 +647,7 @@ async def test_a_payment_made_after_the_last_send_is_not_taken_for_what_is_owed(
 DIES_AFTER_A_PAYMENT = """
 import os
 from pipeline.canvas.transport import Transport
-from pipeline.cli import main
+from pipeline.app.cli import main
 exchange = Transport.exchange
 async def dying(self, method, url, *rest):
     reply = await exchange(self, method, url, *rest)

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.crosswalk import Crosswalk, Crosswalks, table_of
-from pipeline.feeds.columns import Dates, Reading, cents_of
-from pipeline.feeds.eligibility import EligibilityRow
-from pipeline.feeds.feed import Checked, Feed, Kind
-from pipeline.feeds.ledger import LedgerRow
-from pipeline.feeds.texts import texts_of, wanted
 from pipeline.records import Disposition
-from pipeline.stages.validate import validate
+from pipeline.rows.columns import Dates, Reading, cents_of
+from pipeline.rows.crosswalk import Crosswalk, Crosswalks, table_of
+from pipeline.rows.eligibility import EligibilityRow
+from pipeline.rows.feed import Checked, Feed, Kind
+from pipeline.rows.ledger import LedgerRow
+from pipeline.rows.texts import texts_of, wanted
+from pipeline.rows.validate import validate
 
 ELIGIBILITY = {
     "patient": "p1",

@@ -26,20 +26,22 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from pipeline import config, doctor, engine
+from pipeline.app import config
 from pipeline.canvas.assertion import TYPE, private_key_of
 from pipeline.canvas.auth import Credentials, Tokens
 from pipeline.canvas.client import Client, Options
-from pipeline.canvas.retry import Backoff
+from pipeline.canvas.judge import Backoff
 from pipeline.canvas.transport import Reply, Transport
 from pipeline.clock import SystemClock
-from pipeline.environment import PASSED_ON
+from pipeline.commands import check as doctor
+from pipeline.commands import run as engine
 from pipeline.errors import AuthError, ConfigError
 from pipeline.job import Job
 from pipeline.sandbox import Sandbox, serve
 from pipeline.sandbox.auth import Auth
 from pipeline.sandbox.faults import Faults
 from pipeline.sandbox.seed import check_seed
+from pipeline.system.environment import PASSED_ON
 from tests.test_run import coverages, payments
 from tests.world import CREDENTIALS, FEEDS, World, seed
 
@@ -283,7 +285,7 @@ async def test_an_error_that_nobody_catches_shows_no_secret(make_world: MakeWorl
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl is Linux' own")
 def test_the_command_leaves_no_core_dump_and_nobody_of_the_same_user_reads_its_memory() -> None:
     program = (
-        "import ctypes, resource; from pipeline.cli import cli\n"
+        "import ctypes, resource; from pipeline.app.cli import cli\n"
         "most = resource.getrlimit(resource.RLIMIT_CORE)[1]\n"
         "resource.setrlimit(resource.RLIMIT_CORE, (most, most))\n"
         "cli(['completion', 'bash'], standalone_mode=False)\n"

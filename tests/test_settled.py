@@ -8,9 +8,9 @@ from decimal import Decimal
 import orjson
 import pytest
 
-from pipeline import engine
+from pipeline.commands import run as engine
+from pipeline.reporting.words import doubt_notes
 from pipeline.sandbox import Faults
-from pipeline.views.words import doubt_notes
 from tests.test_run import command, counts, effects_reach
 from tests.world import LEDGER_ONLY, World, patient_key
 

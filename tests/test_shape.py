@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.feeds.bounds import ROW_BYTES_MAX
-from pipeline.feeds.shape import Misshapen, Shape
+from pipeline.reading.bounds import ROW_BYTES_MAX
+from pipeline.reading.shape import Misshapen, Shape
 
 
 def shape_of(data: bytes, columns: int = 2, *, block: int = 7, torn_allowed: bool = False) -> int:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from pipeline import doctor
 from pipeline.canvas.skew import Skew
-from pipeline.engine import Result
+from pipeline.commands import check as doctor
+from pipeline.commands.run import Result
 from pipeline.records import Stamped
 from pipeline.sandbox import Faults
 from tests import postgres

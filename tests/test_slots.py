@@ -27,10 +27,10 @@ from bench.rate import fullest_second
 from bench.rounds import ROOT, environment
 from bench.shared import instants
 from pipeline.canvas.limiter import Share
-from pipeline.canvas.slots import DatabaseClock, Slots, pacing
 from pipeline.clock import SystemClock
+from pipeline.cluster.shared_rate import Target
+from pipeline.cluster.slots import DatabaseClock, Slots, pacing
 from pipeline.errors import JournalError, Stopped
-from pipeline.journal.rate import Target
 from pipeline.records import Reserved
 from pipeline.sandbox import Faults
 from tests import postgres
@@ -534,7 +534,7 @@ async def test_a_whole_run_goes_by_the_row(
 
 def test_what_does_not_use_it_does_not_load_it() -> None:
     told = subprocess.run(
-        [sys.executable, "-P", "-c", "import sys, pipeline.sending; print('psycopg' in sys.modules)"],
+        [sys.executable, "-P", "-c", "import sys, pipeline.sending.session; print('psycopg' in sys.modules)"],
         env=environment(), capture_output=True, check=True,
     )  # fmt: skip
     assert told.stdout.strip() == b"False"

@@ -15,12 +15,12 @@ import polars as pl
 import pytest
 from aiohttp import web
 
-from pipeline import engine
 from pipeline.canvas.auth import Credentials
 from pipeline.canvas.causes import cause
 from pipeline.canvas.client import Client, Options, transport_of
-from pipeline.canvas.retry import Backoff
+from pipeline.canvas.judge import Backoff
 from pipeline.clock import SystemClock
+from pipeline.commands import run as engine
 from pipeline.errors import AuthError, Forbidden, SearchFailed, Stopped, Unreachable, WrongHost
 from pipeline.sandbox import Faults
 from tests.between import LOST, Answer, Asked, Slow, between, outcome, page

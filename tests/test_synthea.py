@@ -8,7 +8,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipeline import config, engine
+from pipeline.app import config
+from pipeline.commands import run as engine
 from pipeline.sandbox import Sandbox, serve
 from tests.world import CREDENTIALS
 

@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import config, engine
-from pipeline.feeds.columns import cents_in, cents_of
-from pipeline.feeds.feed import Feed, Kind
-from pipeline.feeds.tally import cents_read
-from pipeline.feeds.texts import texts_of
+from pipeline.app import config
+from pipeline.commands import run as engine
+from pipeline.rows.columns import cents_in, cents_of
+from pipeline.rows.feed import Feed, Kind
+from pipeline.rows.tally import cents_read
+from pipeline.rows.texts import texts_of
 from tests.journals import enter_index, forget_plans
 from tests.test_report import planned, write
 from tests.world import LEDGER_ONLY, World, patient_key

@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from pipeline import engine
+from pipeline.commands import run as engine
 from pipeline.errors import PlanError
 from pipeline.sandbox import Faults
 from tests.test_missing import missing_lines

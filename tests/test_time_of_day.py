@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 
-from pipeline import engine
-from pipeline.feeds.columns import Dates
+from pipeline.commands import run as engine
+from pipeline.rows.columns import Dates
 from tests.test_run import counts
 from tests.world import World, patient_key
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import JournalError, JournalLost
+from pipeline.journal.audit_log import ORIGIN, Event, Line, first_break, link
 from pipeline.journal.journal import Journal, Run
-from pipeline.journal.trail import ORIGIN, Event, Line, first_break, link
 
 URL = "https://fumage-example.canvasmedical.com"
 NOW = datetime(2026, 11, 21, tzinfo=UTC).isoformat()

@@ -11,18 +11,19 @@ from random import Random
 
 import pytest
 
-from pipeline import engine
 from pipeline.canvas import client as canvas
 from pipeline.canvas.auth import Credentials
 from pipeline.canvas.transport import Transport
 from pipeline.clock import HandClock
+from pipeline.commands import run as engine
 from pipeline.errors import JournalError, Unreachable
+from pipeline.job import UploadSettings
 from pipeline.journal.journal import Journal
-from pipeline.lanes import Lanes
 from pipeline.records import Doubt, Intent, Interaction
 from pipeline.sandbox import Faults
-from pipeline.stages.recover import Recovery
-from pipeline.stages.upload import Options, Tools, _Sender
+from pipeline.sending.queues import Lanes
+from pipeline.sending.recover import Recovery
+from pipeline.sending.upload import Tools, _Sender
 from tests.world import FEEDS, LEDGER_ONLY, World, patient_key
 
 MakeWorld = Callable[..., Awaitable[World]]
@@ -80,7 +81,7 @@ COVERAGE = Intent("k1", "f", "Coverage", Interaction.CREATE, "p1", b"", "", None
 
 def sender_of(client: canvas.Client, journal: Journal, clock: HandClock) -> _Sender:
     asks = Recovery(client, journal, clock, 30.0, "r1", lambda *_: None)
-    options = Options(quiet_s=30.0)
+    options = UploadSettings(quiet_s=30.0)
     tools = Tools("r1", client, journal, asks, options, clock, Random(1), asyncio.Event())
     return _Sender(tools, Lanes(), lambda *_: None)
 

@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 import pipeline
-from pipeline import config
+from pipeline.app import config
+from pipeline.commands.verify import read_back
+from pipeline.reporting.terminal import summary_text
 from pipeline.sandbox import Faults
-from pipeline.verification import read_back
-from pipeline.views.terminal import summary_text
 from tests.test_nightly import coverage, nightly, orders, write
 from tests.test_review import paid_by_hand
 from tests.test_run import command, coverages, payments

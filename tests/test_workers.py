@@ -20,12 +20,16 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipeline import config, engine, environment, groups
+from pipeline.app import config
+from pipeline.cluster.dask import _loaded, workers
+from pipeline.commands import run as engine
 from pipeline.errors import ConfigError, IngestError, InputError
-from pipeline.job import Job, Progress
-from pipeline.plans import Plan
-from pipeline.stages import inspect as inspecting
-from pipeline.workers import Options, Shared, Workers, _loaded, workers
+from pipeline.job import EngineSettings, Job, Progress
+from pipeline.planning.store import Plan
+from pipeline.planning.workers import Shared, Workers
+from pipeline.reading import inspect as inspecting
+from pipeline.rows import groups
+from pipeline.system import environment
 from tests.certificates import Authority
 from tests.test_nightly import nightly, write
 from tests.test_run import counts
@@ -64,7 +68,7 @@ def by_dask(cluster: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def hands(cluster: Any, tmp_path: Path) -> Iterator[Workers]:
-    with workers(Options("dask", cluster.scheduler_address), tmp_path) as found:
+    with workers(EngineSettings("dask", cluster.scheduler_address), tmp_path) as found:
         yield found
 
 
@@ -407,7 +411,7 @@ def held_by(_: int) -> int:
 def test_what_is_shared_travels_as_a_file_and_is_forgotten_at_the_end(
     cluster: Any, tmp_path: Path
 ) -> None:
-    options = Options("dask", cluster.scheduler_address)
+    options = EngineSettings("dask", cluster.scheduler_address)
     with workers(options, tmp_path) as hands:
         shared = hands.share("twelve bytes", tmp_path)
         assert "twelve" not in repr(shared)
@@ -434,7 +438,7 @@ def test_looking_may_end_it(hands: Workers) -> None:
 # How it is set up -----------------------------------------------------------------------------------
 
 
-def engine_of(folder: Path, **keys: Any) -> Options:
+def engine_of(folder: Path, **keys: Any) -> EngineSettings:
     return job_of(folder, {}, engine=keys).engine
 
 
@@ -485,7 +489,7 @@ async def test_a_run_needs_a_journal_that_all_workers_reach(tmp_path: Path) -> N
 
 def ran(folder: Path, *arguments: str, before: str = "") -> subprocess.CompletedProcess[str]:
     """The command, in a process of its own."""
-    code = f"import sys\n{before}\nfrom pipeline.cli import main\nif __name__ == '__main__':\n    main()\n"
+    code = f"import sys\n{before}\nfrom pipeline.app.cli import main\nif __name__ == '__main__':\n    main()\n"
     (folder / "command.py").write_text(code)
     return subprocess.run(
         [sys.executable, "command.py", *arguments],
@@ -674,7 +678,7 @@ def test_workers_get_secrets_through_a_pipe_and_show_them_to_nobody(
 ) -> None:
     secret = "Canary-0f3b/+7e=9"
     monkeypatch.setenv(name, secret)
-    with workers(Options("dask", workers=1), tmp_path) as hands:
+    with workers(EngineSettings("dask", workers=1), tmp_path) as hands:
         assert environment.variables()[name] == secret
         (first,) = hands.in_turn([partial(seen_of, secret)], nothing)
         (second,) = hands.in_turn([partial(seen_after, str(tmp_path / "died"), secret)], nothing)

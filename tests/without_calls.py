@@ -1,6 +1,6 @@
 """Runs a program for which the kernel lacks some calls, as an older one does: it answers with ENOSYS (x86-64 only).
 
-It is independent of `pipeline.confinement`. `python -m tests.without_calls NUMBER[,NUMBER] PROGRAM ARGUMENT...`
+It is independent of `pipeline.system.confinement`. `python -m tests.without_calls NUMBER[,NUMBER] PROGRAM ARGUMENT...`
 """
 
 import ctypes

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline import config, engine
+from pipeline.app import config
+from pipeline.commands import run as engine
 from pipeline.job import Job
 from pipeline.sandbox import Sandbox
 

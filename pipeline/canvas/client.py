@@ -21,11 +21,7 @@ import orjson
 from pipeline.canvas.auth import Credentials, Tokens
 from pipeline.canvas.breaker import Breaker
 from pipeline.canvas.hosts import FOREIGN_MAX, displayed_host, foreign_host, foreign_locations
-from pipeline.canvas.limiter import Grants, Limiter
-from pipeline.canvas.places import Places
-from pipeline.canvas.proxy import PROXY, PROXY_REFUSES, Proxy
-from pipeline.canvas.reasons import address, barred, not_fhir, reason, unreachable
-from pipeline.canvas.retry import (
+from pipeline.canvas.judge import (
     FOREIGN_LOCATION,
     OUTAGE_S_MAX,
     Backoff,
@@ -36,6 +32,10 @@ from pipeline.canvas.retry import (
     refuses_token,
     retry_after_s,
 )
+from pipeline.canvas.limiter import Grants, Limiter
+from pipeline.canvas.places import Places
+from pipeline.canvas.proxy import PROXY, PROXY_REFUSES, Proxy
+from pipeline.canvas.reasons import address, barred, not_fhir, reason, unreachable
 from pipeline.canvas.server_clock import ServerClock
 from pipeline.canvas.transport import Reply, Transport
 from pipeline.clock import Clock

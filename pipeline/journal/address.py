@@ -11,8 +11,8 @@ from typing import Final
 from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict
 
-from pipeline.environment import variables
 from pipeline.errors import ConfigError
+from pipeline.system.environment import variables
 
 _VERIFYING: Final = frozenset({"verify-full", "verify-ca"})
 _DECIDED: Final = ("host", "hostaddr", "sslmode")  # what the check is about

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from pipeline.journal import states
-from pipeline.journal.trail import Event
+from pipeline.journal.audit_log import Event
 from pipeline.records import State, Verdict
 
 _ACCEPTED: Final = Verdict.ACCEPTED.value

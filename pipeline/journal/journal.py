@@ -23,13 +23,14 @@ import polars as pl
 
 from pipeline.clock import utc_text
 from pipeline.errors import ConfigError, JournalError, JournalForeign, JournalLost
-from pipeline.journal import amnesia, states
-from pipeline.journal.amnesia import Anchor
+from pipeline.journal import loss_detection as amnesia
+from pipeline.journal import states
+from pipeline.journal.audit_log import ORIGIN, Event, Line, first_break, link
 from pipeline.journal.evidence import Contradictions, Group, contradictions
+from pipeline.journal.loss_detection import Anchor
 from pipeline.journal.settling import Settling, settling
 from pipeline.journal.sqlite import SqlitePlace
 from pipeline.journal.store import RUN, Cursor, Database, Place, Store
-from pipeline.journal.trail import ORIGIN, Event, Line, first_break, link
 from pipeline.records import (
     Attempt,
     Doubt,

@@ -1,4 +1,4 @@
--- One rate for all workers (canvas/slots.py). A database, or a schema of one, belongs to one Canvas, so there is one target.
+-- One rate for all workers (cluster/slots.py). A database, or a schema of one, belongs to one Canvas, so there is one target.
 
 CREATE TABLE IF NOT EXISTS target (
     id            SMALLINT PRIMARY KEY DEFAULT 1 CHECK (id = 1),

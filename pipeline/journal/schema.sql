@@ -144,7 +144,7 @@ CREATE TABLE trail (
     number INTEGER PRIMARY KEY,                     -- 1, 2, 3, ... without a gap
     at TEXT NOT NULL,                               -- of a request: the rate limiter's grant
     run_id TEXT NOT NULL,
-    event TEXT NOT NULL,                            -- journal/trail.py says which there are
+    event TEXT NOT NULL,                            -- journal/audit_log.py says which there are
     key TEXT NOT NULL,                              -- of the write; else ''
     attempt INTEGER NOT NULL,
     latency_ms REAL,

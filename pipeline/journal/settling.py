@@ -8,7 +8,7 @@ from typing import Final
 import orjson
 
 from pipeline.journal import states
-from pipeline.journal.trail import Event
+from pipeline.journal.audit_log import Event
 from pipeline.records import State, Verdict
 
 _UNGUARDED: Final = "update|unguarded"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipeline.errors import JournalBusy, JournalError
-from pipeline.journal import amnesia
+from pipeline.journal import loss_detection as amnesia
 from pipeline.journal.store import (
     OLDER_VERSION,
     RUN,
@@ -28,7 +28,7 @@ from pipeline.journal.store import (
     schema,
     statements,
 )
-from pipeline.ownership import require_ours
+from pipeline.system.ownership import require_ours
 
 FILE: Final = "journal.sqlite"
 _PAGES_A_CHECKPOINT: Final = 8_000  # of 4 KiB: a page that is written often is copied once

@@ -21,7 +21,7 @@ from typing import Final
 
 import orjson
 
-from pipeline.journal.trail import Line
+from pipeline.journal.audit_log import Line
 from tests import postgres
 from tests.proof import cluster, kills, nights, parquet, places, powerloss
 from tests.proof import input as hostile

@@ -15,10 +15,13 @@ from typing import Any, Final
 import atheris  # type: ignore[import-untyped]
 
 with atheris.instrument_imports(
-    include=["pipeline.stages.inspect", "pipeline.stages.read", "pipeline.feeds"]
+    include=["pipeline.reading.inspect", "pipeline.reading.read", "pipeline.rows"]
 ):
-    from pipeline.feeds.feed import Feed, Kind
-    from pipeline.stages import inspect, read  # noqa: F401 - instrumented
+    from pipeline.reading import (
+        inspect,  # noqa: F401 - instrumented
+        read,  # noqa: F401 - instrumented
+    )
+    from pipeline.rows.feed import Feed, Kind
     from tests.proof import input as hostile
 
 _NAMES: Final = ("a.csv", "a.tsv", "a.csv.gz", "a.csv.zst")

@@ -27,21 +27,21 @@ import polars as pl
 from backports import zstd
 from polars.testing import assert_frame_equal
 
-from pipeline.crosswalk import Crosswalks
 from pipeline.errors import InputError
-from pipeline.feeds.columns import Dates, Reading, cents_in, cents_of
-from pipeline.feeds.feed import TRAITS, Feed, Kind
-from pipeline.feeds.formats import FORMATS
-from pipeline.feeds.texts import texts_of, wanted
 from pipeline.fhir import codes
-from pipeline.parts import look_at
-from pipeline.plans import lines_of
+from pipeline.planning.parts import look_at
+from pipeline.planning.store import lines_of
+from pipeline.reading.inspect import inspect
+from pipeline.reading.read import read
 from pipeline.records import Disposition
-from pipeline.stages.inspect import inspect
-from pipeline.stages.map import Mapping as RowMapping
-from pipeline.stages.map import map_row
-from pipeline.stages.read import read
-from pipeline.stages.validate import validate
+from pipeline.rows.columns import Dates, Reading, cents_in, cents_of
+from pipeline.rows.crosswalk import Crosswalks
+from pipeline.rows.feed import TRAITS, Feed, Kind
+from pipeline.rows.formats import FORMATS
+from pipeline.rows.map import Mapping as RowMapping
+from pipeline.rows.map import map_row
+from pipeline.rows.texts import texts_of, wanted
+from pipeline.rows.validate import validate
 
 TODAY: Final = date(2026, 11, 21)
 ROWS_A_CASE: Final = 400

@@ -26,19 +26,19 @@ _AT_ONCE: Final = 2
 _HANGS_S: Final = 180.0
 _RED: Final = 1  # pytest's exit code: tests were run, and some failed
 
-_UPLOAD: Final = "pipeline/stages/upload.py"
-_RECOVER: Final = "pipeline/stages/recover.py"
+_UPLOAD: Final = "pipeline/sending/upload.py"
+_RECOVER: Final = "pipeline/sending/recover.py"
 _CLIENT: Final = "pipeline/canvas/client.py"
-_RETRY: Final = "pipeline/canvas/retry.py"
+_RETRY: Final = "pipeline/canvas/judge.py"
 _SERVER_CLOCK: Final = "pipeline/canvas/server_clock.py"
 _BREAKER: Final = "pipeline/canvas/breaker.py"
-_REFUSALS: Final = "pipeline/stages/refusals.py"
+_REFUSALS: Final = "pipeline/sending/refusals.py"
 _JOURNAL: Final = "pipeline/journal/journal.py"
 _SQLITE: Final = "pipeline/journal/sqlite.py"
 _QUERIES: Final = "pipeline/journal/queries.sql"
 _POSTGRES: Final = "pipeline/journal/postgres.py"
 _LEASES_SQL: Final = "pipeline/journal/queries_postgres.sql"
-_PARTITIONS: Final = "pipeline/partitions.py"
+_PARTITIONS: Final = "pipeline/cluster/partitions.py"
 
 _TAKEN_OVER: Final = "tests/test_leases.py::test_a_part_that_is_taken_over_is_doubted_and_its_old_holder_writes_nothing"
 _ORPHANS: Final = "tests/test_leases.py::test_what_is_in_flight_under_a_holder_that_may_live_is_an_orphan_whoever_fences_it"
@@ -264,7 +264,7 @@ MUTATIONS: Final = (
     Mutation(
         "15",
         "cents are read as floating point",
-        "pipeline/feeds/columns.py",
+        "pipeline/rows/columns.py",
         'cents = int(match[2]) * 100 + int((match[3] or "").ljust(2, "0"))',
         'cents = int(float(f"{match[2]}.{match[3] or 0}") * 100)',
         ("tests/test_rows.py::test_cents_are_exact",),
@@ -288,7 +288,7 @@ MUTATIONS: Final = (
     Mutation(
         "16",
         "a row's key is its number in the file",
-        "pipeline/stages/validate.py",
+        "pipeline/rows/validate.py",
         "parts = [canonical(name, values[name], reading) for name in feed.key]",
         "parts = [str(row)]",
         ("tests/test_rows.py::test_the_key_does_not_depend_on_spelling",),
@@ -296,7 +296,7 @@ MUTATIONS: Final = (
     Mutation(
         "17",
         "a patient's next write does not wait for the one before",
-        "pipeline/lanes.py",
+        "pipeline/sending/queues.py",
         "            queue.append(intent)\n            self._waiting_count += 1\n",
         "            self._ready.append(intent)\n",
         ("tests/test_lanes.py",),
@@ -361,7 +361,7 @@ MUTATIONS: Final = (
     Mutation(
         "25",
         "the trail's lines are not chained",
-        "pipeline/journal/trail.py",
+        "pipeline/journal/audit_log.py",
         "hashlib.sha256(before.encode() + orjson.dumps(tuple(line)))",
         "hashlib.sha256(orjson.dumps(tuple(line)))",
         ("tests/test_trail.py::test_a_change_breaks_the_chain_behind_it",),
@@ -369,7 +369,7 @@ MUTATIONS: Final = (
     Mutation(
         "26",
         "the journal is not held against its anchor",
-        "pipeline/journal/amnesia.py",
+        "pipeline/journal/loss_detection.py",
         "    if anchor is not None:\n        if anchor.journal != name:\n",
         "    anchor = None\n    if anchor is not None:\n        if anchor.journal != name:\n",
         ("tests/test_trail.py::test_the_anchor_alone_shows_a_journal_that_is_older_or_another",),
@@ -532,7 +532,7 @@ MUTATIONS: Final = (
     Mutation(
         "34",
         "a resend takes the content of another row with the same key",
-        "pipeline/plans.py",
+        "pipeline/planning/store.py",
         'pl.col("key").is_in(wanted) & pl.col("disposition").is_in(_STANDING)',
         'pl.col("key").is_in(wanted) & ~pl.col("disposition").is_in(_STANDING)',
         (
@@ -542,7 +542,7 @@ MUTATIONS: Final = (
     Mutation(
         "35",
         "what was there before is confirmed with all that was found",
-        "pipeline/review.py",
+        "pipeline/commands/review.py",
         'if each.when != "before"]',
         "]",
         ("tests/test_review.py::test_what_was_there_before_is_never_confirmed_with_the_others",),
@@ -550,7 +550,7 @@ MUTATIONS: Final = (
     Mutation(
         "36",
         "a fault in one sender cuts off the others",
-        "pipeline/stages/upload.py",
+        "pipeline/sending/upload.py",
         "            except Exception as error:  # noqa: BLE001 - a fault of ours must not cut off the others",
         "            except KeyError as error:",
         ("tests/test_review.py::test_a_fault_of_ours_while_sending_costs_one_row",),
@@ -558,7 +558,7 @@ MUTATIONS: Final = (
     Mutation(
         "37",
         "a report that tells of more lines than the trail has is no trace",
-        "pipeline/journal/amnesia.py",
+        "pipeline/journal/loss_detection.py",
         'return "restored" if report_dir and _tells_more(store, report_dir, name) else ""',
         'return ""',
         ("tests/test_review.py::test_a_backup_that_was_made_during_a_run_is_noticed",),
@@ -576,7 +576,7 @@ MUTATIONS: Final = (
     Mutation(
         "40",
         "today's rows go before what is still owed to their patient",
-        "pipeline/engine.py",
+        "pipeline/commands/run.py",
         "await sending.upload(intents_of(job, plan), types, seen, shut=shut)",
         "await sending.upload(intents_of(job, plan), types, seen)",
         ("tests/test_review.py::test_todays_rows_do_not_overtake_what_is_owed",),
@@ -748,7 +748,7 @@ MUTATIONS: Final = (
     Mutation(
         "I1",
         "a thousands separator is read over",
-        "pipeline/feeds/columns.py",
+        "pipeline/rows/columns.py",
         "    match = _AMOUNT.fullmatch(text) if text else None\n    if match",
         '    match = _AMOUNT.fullmatch(text.replace(",", "")) if text else None\n    if match',
         (
@@ -759,7 +759,7 @@ MUTATIONS: Final = (
     Mutation(
         "I2",
         "what is not seen is taken in an id",
-        "pipeline/feeds/columns.py",
+        "pipeline/rows/columns.py",
         "\\u2028-\\u202e",
         "\\u2028-\\u2029",
         (_ROWS,),
@@ -767,7 +767,7 @@ MUTATIONS: Final = (
     Mutation(
         "I3",
         "a day of adjoining numbers is guessed",
-        "pipeline/feeds/columns.py",
+        "pipeline/rows/columns.py",
         "    if in_full and not in_full.fullmatch(text):\n        return None\n",
         "",
         (_ROWS,),
@@ -775,7 +775,7 @@ MUTATIONS: Final = (
     Mutation(
         "I4",
         "whole columns take what the model does not",
-        "pipeline/feeds/columns.py",
+        "pipeline/rows/columns.py",
         "accepted = found.str.contains(_PLAIN_ID)",
         "accepted = found.str.len_chars() > 0",
         (_ROWS,),
@@ -783,7 +783,7 @@ MUTATIONS: Final = (
     Mutation(
         "I5",
         "a row that is too short is let through",
-        "pipeline/feeds/shape.py",
+        "pipeline/reading/shape.py",
         "        if cells != self._cuts + 1:",
         "        if cells > self._cuts + 1:",
         (
@@ -794,7 +794,7 @@ MUTATIONS: Final = (
     Mutation(
         "I6",
         "a quote in the middle of a cell is let through",
-        "pipeline/feeds/shape.py",
+        "pipeline/reading/shape.py",
         "            self._refuse_stray_quote(pieces, first)\n        self",
         "            pass\n        self",
         (
@@ -805,7 +805,7 @@ MUTATIONS: Final = (
     Mutation(
         "I7",
         "a torn last line is let through",
-        "pipeline/feeds/shape.py",
+        "pipeline/reading/shape.py",
         "if tail and not self._inside and not torn_allowed:",
         "if False:",
         (_UNFIT,),
@@ -813,7 +813,7 @@ MUTATIONS: Final = (
     Mutation(
         "I8",
         "text is read without its quotes",
-        "pipeline/stages/read.py",
+        "pipeline/reading/read.py",
         "        infer_schema=False,\n",
         "        infer_schema=False,\n        quote_char=None,\n",
         (_TEXTS,),
@@ -821,7 +821,7 @@ MUTATIONS: Final = (
     Mutation(
         "I9",
         "long cells are let through",
-        "pipeline/stages/read.py",
+        "pipeline/reading/read.py",
         "    _check_bounds(frame, source, piece.first_row)\n",
         "",
         (_BOUNDS,),
@@ -829,7 +829,7 @@ MUTATIONS: Final = (
     Mutation(
         "I10",
         "a dead child is taken for a good one",
-        "pipeline/parquet.py",
+        "pipeline/reading/parquet.py",
         "    if child.returncode != 0:",
         "    if child.returncode > 0:",
         (_CHILD,),
@@ -837,7 +837,7 @@ MUTATIONS: Final = (
     Mutation(
         "I11",
         "the child is given the environment",
-        "pipeline/parquet.py",
+        "pipeline/reading/parquet.py",
         'env={"PYTHONPATH"',
         'env={**os.environ, "PYTHONPATH"',
         (_CHILD,),
@@ -845,7 +845,7 @@ MUTATIONS: Final = (
     Mutation(
         "I12",
         "ids that were written as fractions are taken",
-        "pipeline/stages/inspect.py",
+        "pipeline/reading/inspect.py",
         'column in found.fractional and field != "amount"',
         "False",
         (_PARQUET,),
@@ -879,7 +879,7 @@ MUTATIONS: Final = (
     Mutation(
         "59",
         "what begins like this machine's address is this machine",
-        "pipeline/config.py",
+        "pipeline/app/config.py",
         'return url if match["host"] in _LOOPBACK else None',
         'return url if match["host"].startswith("127.0.0.1") else None',
         ("tests/test_origins.py::test_what_looks_like_this_machine_or_is_no_address_is_refused",),
@@ -1017,7 +1017,7 @@ MUTATIONS: Final = (
     Mutation(
         "75",
         "a coverage is taken over though its payer cannot be compared",
-        "pipeline/stages/adopt.py",
+        "pipeline/planning/adopt.py",
         "pairs[payers].append((row.number, resource_id))",
         "pairs[Payers.SAME].append((row.number, resource_id))",
         ("tests/test_payer.py::test_a_coverage_whose_payer_may_be_another_one_is_not_taken_over",),
@@ -1035,7 +1035,7 @@ MUTATIONS: Final = (
     Mutation(
         "77",
         "a run goes on however many rows were probably sent before",
-        "pipeline/guards.py",
+        "pipeline/planning/limits.py",
         'and meta["repeats"]["rows"] > allowed',
         "and allowed < 0",
         (
@@ -1046,7 +1046,7 @@ MUTATIONS: Final = (
     Mutation(
         "78",
         "the order of the fields is part of the key",
-        "pipeline/keys.py",
+        "pipeline/planning/keys.py",
         "    if known is not None and set(known) == set(feed.key):\n        return known\n",
         "    if feed.key:\n        return feed.key\n",
         ("tests/test_identity.py::test_the_order_of_the_fields_in_a_key_is_no_part_of_it",),
@@ -1054,7 +1054,7 @@ MUTATIONS: Final = (
     Mutation(
         "79",
         "the delivery is no part of a counted row's identity",
-        "pipeline/feeds/feed.py",
+        "pipeline/rows/feed.py",
         "for text in (feed.name, *reading.delivery)]",
         "for text in (feed.name,)]",
         ("tests/test_deliveries.py::test_equal_rows_of_two_increments_are_two_payments",),

@@ -23,7 +23,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
-from pipeline import engine
+from pipeline.commands import run as engine
 from pipeline.errors import IngestError
 from pipeline.sandbox import Faults, Sandbox, serve
 from tests.proof.places import SCRATCH

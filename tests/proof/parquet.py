@@ -18,9 +18,9 @@ from typing import Any, Final
 import polars as pl
 
 from pipeline.errors import InputError
-from pipeline.feeds.feed import Feed, Kind
-from pipeline.stages.inspect import inspect
-from pipeline.stages.read import read
+from pipeline.reading.inspect import inspect
+from pipeline.reading.read import read
+from pipeline.rows.feed import Feed, Kind
 
 FEED: Final = Feed(
     "ledger", Kind.LEDGER, "", {"patient": "MRN", "amount": "Amount", "transaction_id": "TXN"}

@@ -30,8 +30,8 @@ import polars as pl
 from pipeline.errors import JournalError
 from pipeline.journal import journal as journals
 from pipeline.journal import sqlite as module
+from pipeline.journal.audit_log import ORIGIN
 from pipeline.journal.journal import Journal, Run
-from pipeline.journal.trail import ORIGIN
 from pipeline.records import (
     Attempt,
     Exchange,

@@ -33,18 +33,18 @@ import polars as pl
 
 from pipeline.canvas import client as canvas
 from pipeline.canvas.auth import Credentials
-from pipeline.earlier import EarlierPlans
 from pipeline.errors import IngestError
 from pipeline.fhir.codes import Contract
 from pipeline.fhir.coverage import coverage, likeness, payor_of
 from pipeline.fhir.datatypes import fingerprint
 from pipeline.fhir.payment_notice import payment_notice
+from pipeline.job import UploadSettings
 from pipeline.journal import journal as journals
 from pipeline.journal.journal import Journal, Run
+from pipeline.planning.earlier import EarlierPlans
 from pipeline.records import Disposition, Doubt, Intent, Interaction, State
-from pipeline.sending import Sending
-from pipeline.stages import upload as uploading
-from pipeline.stages.recover import Recovery
+from pipeline.sending.recover import Recovery
+from pipeline.sending.session import Sending
 from tests.proof.canvas import (
     BASE,
     FATES,
@@ -62,8 +62,8 @@ from tests.proof.places import SCRATCH, InDatabase, InFile, Place
 from tests.proof.virtual import CrashedError, Inline, LoopClock, VirtualLoop
 
 if TYPE_CHECKING:
+    from pipeline.journal.audit_log import Line
     from pipeline.journal.store import Store
-    from pipeline.journal.trail import Line
 
 T = TypeVar("T")
 
@@ -298,8 +298,8 @@ def climate_of(random: Random) -> tuple[Climate, bool]:
     return climate, is_bounded
 
 
-def options_of(random: Random) -> uploading.Options:
-    return uploading.Options(
+def options_of(random: Random) -> UploadSettings:
+    return UploadSettings(
         concurrency=random.choice((1, 2, 4)),
         rate_per_s=random.choice((20.0, 200.0, 2000.0)),
         attempts_max=random.choice((1, 3)),
@@ -529,7 +529,7 @@ class Schedule:
         await journal.record(run_id, client.exchanges)
 
     def _plan(self, run_id: str, journal: Journal) -> list[Intent]:
-        """What each row comes to, as `stages/resolve.py` has it."""
+        """What each row comes to, as `planning/resolve.py` has it."""
         keys = pl.Series("key", [row.key for row in self.rows], dtype=pl.String)
         known = {line["key"]: line for line in journal.known(keys).to_dicts()}
         intents = []

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.feeds.feed import Feed, Kind
+from pipeline.rows.feed import Feed, Kind
 from tests.proof import input as hostile
 from tests.proof import parquet
 

@@ -1,0 +1,750 @@
+"""The command line: one function a command. Parses, calls the API, prints, exits; decides nothing.
+
+The summary goes to stdout, logs and progress to stderr. Heavy modules are imported inside the
+commands, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+import click
+
+from pipeline.version import VERSION
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from pipeline.app.progress import Work
+    from pipeline.commands.run import Result
+    from pipeline.errors import IngestError
+    from pipeline.job import Job, Progress
+
+_CONTEXT: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+_CONFIG = click.argument("config", type=click.Path(dir_okay=False, path_type=Path))
+_OUTPUT = (
+    click.option(
+        "--json", "as_json", is_flag=True, help="The summary as one JSON object on stdout."
+    ),
+    click.option(
+        "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True
+    ),
+    click.option("-q", "--quiet", is_flag=True, help="Only errors and the summary."),
+    click.option("-v", "--verbose", is_flag=True, help="More in the log."),
+    click.option("--no-progress", is_flag=True, help="No progress display."),
+)
+_NOTIFIED: Final = ("run", "verify")  # what one lets run at night
+_UNTIL_H_MAX: Final = 20  # a night's job that is this late is not to go on through the day
+_FEEDS = (
+    click.option(
+        "--feed", "only_feeds", multiple=True, metavar="NAME", help="Only this feed; repeatable."
+    ),
+    click.option(
+        "--input", "inputs", multiple=True, metavar="NAME=PATH", help="Another file for that feed."
+    ),
+)
+_EXPECT = click.option(
+    "--expect",
+    "expected",
+    multiple=True,
+    metavar="NAME:rows=N",
+    help="The sender's control total, NAME:rows=5000 or NAME:total_usd=12345.67; repeatable.",
+)
+_ACCEPT = click.option(
+    "--accept-repeats",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Go on if up to N rows equal a write of an earlier run (limits.repeats_max).",
+)
+_ENGINE = (
+    click.option(
+        "--engine",
+        type=click.Choice(["embedded", "dask"]),
+        help="Who reads and judges the rows: this process, or the workers of a Dask cluster.",
+    ),
+    click.option(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="With Dask: a cluster that runs, tls://host:port.",
+    ),
+    click.option(
+        "--workers",
+        type=click.IntRange(1, 1_000),
+        metavar="N",
+        help="With Dask: so many processes on this machine, ended with the command.",
+    ),
+)
+
+
+class _Until(click.ParamType[Any]):
+    """A time of day, as the instant at which it comes next."""
+
+    name = "HH:MM"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> datetime:
+        """Raises a usage error for what is no time of day, and for one that has just passed."""
+        from datetime import UTC, datetime, timedelta
+
+        from pipeline.clock import next_time
+
+        try:
+            at = datetime.strptime(value, "%H:%M").time()  # noqa: DTZ007 - local time is meant
+        except ValueError:
+            self.fail(f"{value}: write a time of day, such as 05:30", param, ctx)
+        now = datetime.now(UTC)
+        until = next_time(at, now)
+        if until - now > timedelta(hours=_UNTIL_H_MAX):
+            self.fail(f"{value} has just passed: it would stop tomorrow", param, ctx)
+        return until
+
+
+def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Several options as one decorator, in the order in which `--help` shows them."""
+
+    def decorate(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+@click.group(context_settings=_CONTEXT)
+@click.version_option(VERSION, message="%(prog)s %(version)s")
+def cli() -> None:
+    """Load eligibility and ledger files into Canvas, and account for every row and every cent.
+
+    Start with: canvas-ingest demo
+    """
+    from pipeline.system.confinement import close_memory
+
+    os.umask(0o077)  # what a run leaves behind is for its owner only
+    close_memory()
+
+
+@cli.command(short_help="Read, validate and map all; write nothing to Canvas.")
+@_options(_CONFIG, *_FEEDS, _EXPECT, _ACCEPT, *_ENGINE, *_OUTPUT)
+def plan(**options: Any) -> None:
+    """Read, validate and map everything; write a plan and a report, nothing to Canvas."""
+    _plan_or_run("plan", options)
+
+
+@cli.command(short_help="Settle doubts, plan, upload and report; resumes.")
+@_options(
+    _CONFIG,
+    *_FEEDS,
+    _EXPECT,
+    _ACCEPT,
+    click.option("--dry-run", is_flag=True, help="The same as `plan`."),
+    click.option(
+        "--plan",
+        "plan_id",
+        metavar="ID",
+        help="Carry out exactly that plan; refused where it would be another one by now.",
+    ),
+    click.option(
+        "--until",
+        type=_Until(),
+        help="Stop by then, local time; what is left is pending, and the next run sends it.",
+    ),
+    click.option(
+        "--journal-lost",
+        is_flag=True,
+        help="Go on though the journal is lost: what Canvas seems to hold is set aside for `review`.",
+    ),
+    *_ENGINE,
+    *_OUTPUT,
+)
+def run(*, dry_run: bool, journal_lost: bool, **options: Any) -> None:
+    """Settle doubts, plan, upload and report. Running it again resumes: nothing is sent twice."""
+    sending = {
+        "--journal-lost": journal_lost,
+        "--plan": options["plan_id"],
+        "--until": options["until"],
+    }
+    for name, value in sending.items():
+        if dry_run and value:
+            raise click.UsageError(f"{name} is for a run that sends: leave --dry-run out")
+    _plan_or_run("plan" if dry_run else "run", options, journal_lost=journal_lost)
+
+
+@cli.command(short_help="List the writes in doubt, or settle them.")
+@_options(
+    _CONFIG,
+    click.option(
+        "--confirm",
+        multiple=True,
+        metavar="KEY=ID",
+        help="It arrived, and is that resource (which is read first); repeatable.",
+    ),
+    click.option(
+        "--resend",
+        multiple=True,
+        metavar="KEY",
+        help="It did not arrive, or is gone from Canvas: search once more, then send it again; repeatable.",
+    ),
+    click.option(
+        "--confirm-found", is_flag=True, help="Confirm all of which Canvas shows just one."
+    ),
+    click.option(
+        "--resend-absent", is_flag=True, help="Send all again of which Canvas shows none."
+    ),
+    click.option(
+        "--abandon", multiple=True, metavar="KEY", help="Never send it again; repeatable."
+    ),
+    click.option(
+        "--foreign",
+        multiple=True,
+        metavar="ID",
+        help="With --resend: that resource is somebody else's; repeatable.",
+    ),
+    click.option("--by", metavar="NAME", help="Who decides; else the user of this machine."),
+    *_OUTPUT,
+)
+def review(**options: Any) -> None:
+    """List the writes in doubt with what Canvas shows of them, or settle them."""
+    confirm = dict(pair.partition("=")[::2] for pair in options["confirm"])
+    if not all(confirm.values()):
+        raise click.UsageError("--confirm takes KEY=ID")
+    if options["foreign"] and not options["resend"]:
+        raise click.UsageError("--foreign goes with --resend KEY")
+
+    def work(_: Progress, stop: asyncio.Event) -> Any:
+        from pipeline.commands import review as reviewing
+        from pipeline.commands import run as engine
+
+        decisions = reviewing.Decisions(
+            confirm,
+            options["resend"],
+            options["abandon"],
+            options["resend_absent"],
+            options["confirm_found"],
+            options["foreign"],
+            options["by"] or engine.user(),
+        )
+        return reviewing.review(_job(options), decisions, stop=stop)
+
+    reviewed = _watch(work, {**options, "no_progress": True})
+    from pipeline.app import config
+    from pipeline.commands import review
+    from pipeline.reporting.doubts import review_text
+
+    told = review.as_json(reviewed)
+    if options["as_json"]:
+        import orjson
+
+        click.echo(orjson.dumps(told).decode())
+    else:
+        base_url = config.load(options["config"]).canvas.base_url
+        _say(review_text(told, _shown(options["config"]), base_url))
+    sys.exit(reviewed.exit_code)
+
+
+@cli.group(short_help="Show what the journal holds, move it to a new address, purge it.")
+def journal() -> None:
+    """Show what the journal holds and whether it is whole, bind it to a new address, remove what is old."""
+
+
+@journal.command()
+@_options(
+    _CONFIG,
+    click.argument("key", required=False),
+    click.option("--json", "as_json", is_flag=True, help="As one JSON object on stdout."),
+)
+def show(key: str | None, **options: Any) -> None:
+    """Show what is held by state and age, and whether the journal is whole; or one KEY's history.
+
+    Exits with 1 if the audit log was changed, or the table of writes does not agree with it.
+    """
+    from pipeline.commands import review
+    from pipeline.errors import IngestError
+    from pipeline.reporting.doubts import inventory_text
+
+    try:
+        found = review.inventory(_job(options), key)
+    except IngestError as error:
+        _exit_with(error, options)
+    told = review.inventory_json(found)
+    if options["as_json"]:
+        import orjson
+
+        click.echo(orjson.dumps(told).decode())
+    else:
+        _say(inventory_text(told))
+    sys.exit(0 if found.is_whole else 1)
+
+
+@journal.command("move", short_help="Bind the journal to a new canvas.base_url of the same Canvas.")
+@_options(_CONFIG, *_OUTPUT)
+def move_(**options: Any) -> None:
+    """Bind the journal to the canvas.base_url of CONFIG, a new address of the same Canvas.
+
+    The newest confirmed resources are read back through it first: unless all are there, nothing changes.
+    """
+
+    def work(_: Progress, stop: asyncio.Event) -> Any:
+        from pipeline.commands import move as moving
+
+        return moving.move(_job(options), stop=stop)
+
+    moved = _watch(work, {**options, "no_progress": True})
+    if options["as_json"]:
+        import orjson
+
+        click.echo(orjson.dumps(moved.as_json()).decode())
+    else:
+        _say(
+            f"The journal now belongs to {moved.base_url} (before: {moved.bound_before}).\n"
+            f"Read back through it: {moved.compared} of {moved.compared} resources. The move is in the audit log."
+        )
+
+
+@journal.command("purge", short_help="Remove what old runs left of rows.")
+@_options(
+    _CONFIG,
+    click.option(
+        "--older-than",
+        "days",
+        type=click.IntRange(0, 36_500),
+        metavar="DAYS",
+        help="What runs before that many days ago left.  [default: days of [retention]]",
+    ),
+    click.option("--dry-run", is_flag=True, help="Only say what would be removed."),
+    click.option("--yes", is_flag=True, help="Do not ask."),
+    click.option("--json", "as_json", is_flag=True, help="As one JSON object on stdout."),
+)
+def purge_(*, dry_run: bool, yes: bool, **options: Any) -> None:
+    """Remove what old runs left of rows: plans, and reports but for summary.json.
+
+    What keeps a payment from being sent twice stays: the journal, and plans that are still needed.
+    """
+    from pipeline.commands import review
+    from pipeline.errors import IngestError
+    from pipeline.reporting.doubts import purged_text
+
+    def told(*, is_trial: bool) -> Any:
+        return review.purge(_job(options), options["days"], is_trial=is_trial)
+
+    try:
+        if not (dry_run or yes):
+            _say(purged_text(told(is_trial=True), is_trial=True), err=options["as_json"])
+            if not sys.stdin.isatty():
+                raise click.UsageError(
+                    "nobody is there to be asked: add --yes, or --dry-run to look"
+                )
+            click.confirm("Remove it?", abort=True, err=True)
+        purged = told(is_trial=dry_run)
+    except IngestError as error:
+        _exit_with(error, options)
+    if options["as_json"]:
+        import orjson
+
+        click.echo(orjson.dumps({**purged, "is_trial": dry_run}).decode())
+    else:
+        _say(purged_text(purged, is_trial=dry_run))
+
+
+@cli.command(short_help="Read back what was written, and compare it.")
+@_options(
+    _CONFIG,
+    click.option("--sample", type=click.IntRange(1), metavar="N", help="N patients, at random."),
+    click.option(
+        "--since",
+        type=click.DateTime(["%Y-%m-%d"]),
+        help="What was written on that day (UTC) or later.",
+    ),
+    *_OUTPUT,
+)
+def verify(sample: int | None, since: datetime | None, **options: Any) -> None:
+    """Read back what the journal says was written, and compare it element by element.
+
+    Ends with 3 where something differs, is missing, or is there without being ours.
+    """
+
+    def work(progress: Progress, stop: asyncio.Event) -> Any:
+        from pipeline.commands import verify as verification
+
+        day = since.date().isoformat() if since else None
+        return verification.read_back(
+            _job(options), sample=sample, since=day, progress=progress, stop=stop
+        )
+
+    _carry_out(work, {**options, "command": "verify"})
+
+
+@cli.command(short_help="Write the report of a run again.")
+@_options(
+    _CONFIG,
+    click.option("--run", "run_id", metavar="ID", help="Another run than the last."),
+    *_OUTPUT,
+)
+def report(run_id: str | None, **options: Any) -> None:
+    """Write the report of the last run (or of another) again from the journal."""
+
+    def work(_: Progress, __: asyncio.Event) -> Any:
+        from pipeline.commands import run as engine
+
+        return engine.report_again(_job(options), run_id)
+
+    _carry_out(work, options)
+
+
+@cli.command(short_help="What would go wrong in a run, and what to do about it.")
+@_options(
+    _CONFIG,
+    *_FEEDS,
+    click.option(
+        "--show-values",
+        is_flag=True,
+        help="Name the spellings in coded columns, not only how many there are.",
+    ),
+    *_OUTPUT,
+)
+def check(**options: Any) -> None:
+    """Look at everything that a run needs, and say what would go wrong and what to do about it.
+
+    Writes nothing here, and nothing to Canvas. Ends with 1 where something is wrong.
+    """
+
+    def work(progress: Progress, stop: asyncio.Event) -> Any:
+        from pipeline.app import config
+        from pipeline.commands import check as doctor
+
+        job, no_secrets = config.load_to_check(
+            options["config"],
+            inputs=config.inputs_of(options["inputs"]),
+            only_feeds=options["only_feeds"],
+        )
+        return doctor.check(
+            job,
+            no_secrets=no_secrets,
+            progress=progress,
+            stop=stop,
+            show_values=options["show_values"],
+        )
+
+    checks = _watch(work, options)
+    from pipeline.commands import check as doctor
+    from pipeline.reporting.checks import checks_text
+
+    told = doctor.as_json(checks)
+    if options["as_json"]:
+        import orjson
+
+        click.echo(orjson.dumps(told).decode())
+    else:
+        _say(checks_text(told, _shown(options["config"]), _given(options)))
+    sys.exit(told["exit_code"])
+
+
+@cli.command(short_help="Draft a configuration from a file's own header.")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option(
+    "--kind",
+    type=click.Choice(["eligibility", "ledger"]),
+    help="What it holds; else by its columns.",
+)
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path, allow_dash=True),
+    help="Where the draft goes; - is stdout.  [default: FILE's name with .toml, here]",
+)
+def init(file: Path, kind: str | None, output: Path | None) -> None:
+    """Draft a configuration from a file's own header and a sample of its rows.
+
+    What is not sure is a comment with DECIDE in it. A file that is there is never written over.
+    """
+    from pipeline.commands.init import draft
+    from pipeline.errors import IngestError
+    from pipeline.reporting.draft import drafted_text
+    from pipeline.system.temporary import abandoned
+
+    abandoned(remove=True)
+    if output is None:
+        output = Path(f"{file.name.partition('.')[0] or 'draft'}.toml")
+    is_stdout = str(output) == "-"
+    try:
+        drafted = draft(file, kind, None if is_stdout else output)
+    except IngestError as error:
+        _exit_with(error, {})
+    shown = None if is_stdout else _shown(output)
+    told = drafted_text(drafted.source, shown, drafted.guessed, drafted.undecided)
+    if is_stdout:
+        click.echo(drafted.text, nl=False)
+    _say(told, err=is_stdout)
+
+
+@cli.command(short_help="Serve a local Canvas on loopback.")
+@click.option("--port", default=8765, show_default=True, help="0 takes a free one.")
+@click.option(
+    "--seed",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="What it holds at first (JSON).",
+)
+@click.option(
+    "--faults",
+    default="none",
+    show_default=True,
+    metavar="PROFILE",
+    help="A fault profile, or its file.",
+)
+@click.option("--fault-seed", default=0, show_default=True, help="The same seed, the same faults.")
+@click.option(
+    "--contract", type=click.Choice(["2025-10", "2023"]), default="2025-10", show_default=True
+)
+@click.option(
+    "--state",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="A file that keeps what it holds.",
+)
+def sandbox(port: int, **what: Any) -> None:
+    """Serve a local Canvas on loopback, to try things on. Ctrl-C ends it."""
+
+    def work(_: Progress, stop: asyncio.Event) -> Any:
+        from pipeline.app import demo as local
+
+        return local.serve_until(stop, local.make_sandbox(**what), port, click.echo)
+
+    _watch(work, {"quiet": True})
+
+
+@cli.command(short_help="Run the sample data through a local Canvas.")
+@_options(
+    click.option(
+        "--faults",
+        default="none",
+        show_default=True,
+        metavar="PROFILE",
+        help="A fault profile of the local Canvas.",
+    ),
+    *_OUTPUT,
+)
+def demo(faults: str, **options: Any) -> None:
+    """Start a local Canvas, run the sample data through it, and say where the report is."""
+    from pipeline.app import demo as local
+
+    _carry_out(
+        lambda progress, stop: local.run_demo(progress, stop, faults, Path("demo").resolve()),
+        {**options, "config": None},
+    )
+
+
+@cli.command(short_help="Print the completion script of a shell.")
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the completion script of a shell: eval "$(canvas-ingest completion bash)"."""
+    from click.shell_completion import get_completion_class
+
+    made = get_completion_class(shell)
+    if made is not None:
+        click.echo(made(cli, {}, "canvas-ingest", "_CANVAS_INGEST_COMPLETE").source())
+
+
+# Underneath ---------------------------------------------------------------------------------------
+
+
+def _plan_or_run(command: str, options: dict[str, Any], *, journal_lost: bool = False) -> None:
+    def work(progress: Progress, stop: asyncio.Event) -> Any:
+        from pipeline.commands import run as engine
+
+        if command == "plan":
+            return engine.plan(_job(options), progress=progress, stop=stop)
+        return engine.run(
+            _job(options),
+            journal_lost=journal_lost,
+            plan_id=options["plan_id"],
+            until=options["until"],
+            progress=progress,
+            stop=stop,
+        )
+
+    _carry_out(work, {**options, "command": command})
+
+
+def _job(options: dict[str, Any]) -> Job:
+    from pipeline.app import config
+    from pipeline.errors import ConfigError
+    from pipeline.system.environment import SPILL
+
+    engine = {name: options.get(name) for name in ("engine", "scheduler", "workers")}
+    job = config.load(
+        options["config"],
+        inputs=config.inputs_of(options.get("inputs", ())),
+        only_feeds=options.get("only_feeds", ()),
+        expected=config.expectations_of(options.get("expected", ())),
+        overrides={"engine": config.engine_of(**engine)},
+        accept_repeats=options.get("accept_repeats"),
+    )
+    os.environ.setdefault(SPILL, str(job.state_dir / ".spill"))
+    for name in ("scheduler", "workers"):
+        if engine[name] is not None and job.engine.kind != "dask":
+            raise ConfigError(f"--{name} goes with --engine dask", "add that, or leave it out")
+    return job
+
+
+def _carry_out(work: Work[Result], options: dict[str, Any]) -> NoReturn:
+    """Run it, print its summary, tell whoever is to be told, and exit with its code."""
+    result = _watch(work, options)
+    _log_end(result.summary, options)
+    if options["as_json"]:
+        import orjson
+
+        click.echo(orjson.dumps(result.summary).decode())
+    else:
+        from pipeline.reporting.terminal import summary_text
+
+        config = options["config"]
+        shown = config if config is None else _shown(config)
+        _say(summary_text(result.summary, _shown(result.folder), shown, _given(options)))
+    _notify(result.summary, str(result.folder), options)
+    sys.exit(result.exit_code)
+
+
+def _say(text: str, *, err: bool = False) -> None:
+    """To a person at a terminal: names of files and columns come from strangers, and may hold what turns a terminal round."""
+    from pipeline.reporting.masking import shown
+
+    click.echo("\n".join(map(shown, text.split("\n"))), err=err)
+
+
+def _log_end(summary: dict[str, Any], options: dict[str, Any]) -> None:
+    """The last line of a log for machines; people have the summary."""
+    if not _is_logged(options):
+        return
+    from collections import Counter
+    from datetime import datetime
+
+    import structlog
+
+    counts: Counter[str] = Counter()
+    for feed in summary.get("feeds", []):
+        counts.update(feed["dispositions"], rows_read=feed["rows_read"])
+    began, ended = (datetime.fromisoformat(summary[at]) for at in ("started_at", "finished_at"))
+    structlog.get_logger().info(
+        "run_finished",
+        run_id=summary["run_id"],
+        command=summary["command"],
+        exit_code=summary["exit_code"],
+        message=summary["failure"],
+        seconds=(ended - began).total_seconds(),
+        **counts,
+    )
+
+
+def _notify(summary: dict[str, Any], folder: str, options: dict[str, Any]) -> None:
+    """Tell whoever the configuration names how a `run` or a `verify` ended."""
+    if options.get("command") not in _NOTIFIED:
+        return
+    import asyncio
+
+    from pipeline.app import config
+    from pipeline.app.notify import notify
+    from pipeline.app.progress import Display, watch
+    from pipeline.reporting.notice import notice_of
+
+    whom = config.notify_options(options["config"])
+    if whom is None:
+        return
+    notice = notice_of(options["config"].stem, summary, folder)
+    with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError):  # an impatient signal
+        watch(lambda *_: notify(notice, whom), Display.NONE, is_logged=_is_logged(options))
+
+
+def _is_logged(options: dict[str, Any]) -> bool:
+    """Whether stderr is a log for machines: one JSON object a line, and nothing else."""
+    return bool(options.get("log_format") == "json")
+
+
+def _watch(work: Work[Any], options: dict[str, Any]) -> Any:
+    gc.disable()  # a tenth of the start: what is imported stays, so there is nothing to find
+    import asyncio
+
+    import structlog
+
+    from pipeline.app import logs
+    from pipeline.app.progress import display_for, watch
+    from pipeline.errors import IngestError
+    from pipeline.system.temporary import abandoned
+
+    level = 10 if options.get("verbose") else 40 if options.get("quiet") else 20
+    logs.configure(options.get("log_format", "text"), level)
+    if left := abandoned(remove=True):
+        structlog.get_logger().warning("copies_removed", count=len(left))
+    is_logged = _is_logged(options)
+    is_quiet = options.get("quiet", False) or options.get("no_progress", False)
+    display = display_for(quiet=is_quiet, is_logged=is_logged)
+
+    def begun(progress: Progress, stop: asyncio.Event) -> Any:
+        try:
+            return work(progress, stop)  # by now all is imported
+        finally:
+            gc.freeze()
+            gc.enable()
+
+    try:
+        return watch(begun, display, is_logged=is_logged)
+    except IngestError as error:
+        _exit_with(error, options)
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        if is_logged:
+            structlog.get_logger().error("stopped_at_once")
+        else:
+            click.echo("Stopped at once: what was in flight is in doubt. Run again.", err=True)
+        sys.exit(130)
+    except Exception as error:  # noqa: BLE001 - its own text, and a traceback's, may hold values
+        from pipeline.errors import fault
+
+        _exit_with(fault(error), options)
+
+
+def _exit_with(error: IngestError, options: dict[str, Any]) -> NoReturn:
+    """An error that left no report: on stderr, and with --json as one object on stdout too."""
+    if _is_logged(options):
+        import structlog
+
+        structlog.get_logger().error(
+            "command_failed",
+            error=type(error).__name__,
+            message=str(error),
+            exit_code=error.exit_code,
+        )
+    else:
+        _say(f"Error: {error}", err=True)
+    told = {"shape": 1, "exit_code": error.exit_code, "failure": str(error)}
+    if options.get("as_json"):
+        import orjson
+
+        click.echo(orjson.dumps(told).decode())
+    known = {"command": options.get("command"), "version": VERSION}
+    _notify({**told, **known}, "", options)
+    sys.exit(error.exit_code)
+
+
+def _given(options: dict[str, Any]) -> str:
+    """Return the options to type again: feeds, files, and what a person accepted."""
+    typed = [f" --feed {name}" for name in options.get("only_feeds", ())]
+    typed += [f" --input {shlex.quote(pair)}" for pair in options.get("inputs", ())]
+    if options.get("accept_repeats") is not None:
+        typed.append(f" --accept-repeats {options['accept_repeats']}")
+    return "".join(typed)
+
+
+def _shown(path: Path) -> str:
+    """A path as short as it can be typed from here."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def main() -> None:
+    """The console script."""
+    cli(prog_name="canvas-ingest")

@@ -1,0 +1,79 @@
+"""The local Canvas of the commands `sandbox` and `demo`."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import pipeline
+from pipeline.app import config
+from pipeline.commands import run as engine
+from pipeline.errors import ConfigError
+from pipeline.job import Progress
+from pipeline.sandbox import Sandbox, load_faults, load_seed, serve
+
+_ENVIRONMENT: Final = {"CANVAS_CLIENT_ID": "sandbox", "CANVAS_CLIENT_SECRET": "sandbox"}
+
+
+def make_sandbox(
+    seed: Path | None, faults: str, fault_seed: int, contract: str, state: Path | None
+) -> Sandbox:
+    """A local Canvas. Raises ConfigError for a fault profile that there is not."""
+    try:
+        profile = load_faults(faults)
+    except ValueError as error:
+        raise ConfigError(str(error), "name a profile or a file") from None
+    return Sandbox(
+        None if seed is None else load_seed(seed),
+        contract=contract,
+        faults=profile,
+        fault_seed=fault_seed,
+        state=state,
+    )
+
+
+async def serve_until(
+    stop: asyncio.Event, sandbox: Sandbox, port: int, say: Callable[[str], None]
+) -> None:
+    """Serve on loopback until `stop` is set."""
+    async with serve(sandbox, port=port) as url:
+        say(f"A local Canvas is at {url}")
+        say(f"  base_url = {url}    token_url = {url}/auth/token/")
+        if not sandbox.store.resources["Patient"]:
+            say("  It holds no patient, so every row is refused: give it some with --seed FILE,")
+            say("  at each start, for --state keeps only what was written since.")
+        say("  CANVAS_CLIENT_ID=sandbox CANVAS_CLIENT_SECRET=sandbox")
+        say(f"  its own account of what it did: {url}/_sandbox/account    (Ctrl-C ends it)")
+        await stop.wait()
+
+
+async def run_demo(
+    progress: Progress,
+    stop: asyncio.Event,
+    faults: str,
+    folder: Path,
+    *,
+    rate_per_s: float = 500.0,
+) -> engine.Result:
+    """The sample data into a fresh local Canvas. What it leaves behind goes into `folder`."""
+    root = _root()
+    sandbox = make_sandbox(root / "sample_data" / "canvas_seed.json", faults, 0, "2025-10", None)
+    async with serve(sandbox, port=0) as url:
+        job = config.load(
+            root / "configs" / "demo.toml",
+            environment=_ENVIRONMENT,
+            overrides={
+                "canvas": {"base_url": url, "token_url": f"{url}/auth/token/"},
+                "state": {"dir": str(folder / f"state-{datetime.now(UTC):%Y%m%dT%H%M%S%f}")},
+                "report": {"dir": str(folder / "reports")},
+                "upload": {"rate_per_s": rate_per_s},
+            },
+        )
+        return await engine.run(job, progress=progress, stop=stop)
+
+
+def _root() -> Path:
+    """Where `configs/` and `sample_data/` are: in the package when installed, else beside it."""
+    package = Path(pipeline.__file__).parent
+    return package / "_demo" if (package / "_demo").is_dir() else package.parent

@@ -1,0 +1,83 @@
+"""Sends the notice of how a command ended: to a command's stdin, and to a webhook.
+
+Whatever goes wrong here is a warning in the log. The webhook's address is a secret and is never
+shown; the command gets only what it needs of our environment.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import orjson
+import structlog
+
+from pipeline.canvas.transport import Transport
+from pipeline.system.environment import of_command
+
+_OK: Final = range(200, 300)
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Whom to tell, and on which exit codes. An empty command or webhook is none."""
+
+    on: frozenset[int]
+    command: tuple[str, ...] = ()
+    webhook: str = field(default="", repr=False)
+    timeout_s: float = 10.0
+    env: tuple[str, ...] = ()  # variables that the command gets beside the usual ones
+
+
+async def notify(notice: Mapping[str, Any], options: Options) -> None:
+    """Tell both, at the same time, if the exit code is one of those to be told."""
+    if notice["exit_code"] not in options.on:
+        return
+    body = orjson.dumps(notice)
+    ways = {
+        "command": _run(options, body) if options.command else None,
+        "webhook": _post(options.webhook, body, options.timeout_s) if options.webhook else None,
+    }
+    asked = {how: way for how, way in ways.items() if way is not None}
+    for how, why in zip(asked, await asyncio.gather(*asked.values()), strict=True):
+        if why:
+            log.warning("notice_failed", run_id=notice["run_id"], how=how, why=why)
+        else:
+            log.info("notice_sent", run_id=notice["run_id"], how=how)
+
+
+async def _run(options: Options, body: bytes) -> str:
+    """Run the command with the notice on its stdin. Returns why it failed, or ""."""
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *options.command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.DEVNULL,  # ours is for the summary
+            stderr=asyncio.subprocess.DEVNULL,  # and ours for the log
+            env=of_command(options.env),
+        )
+    except OSError as error:
+        return f"it cannot be started: {error.strerror}"
+    try:
+        async with asyncio.timeout(options.timeout_s):
+            await process.communicate(body)  # it need not read it
+    except TimeoutError:
+        return f"not done after {options.timeout_s:g} s"
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+    return f"it ended with {process.returncode}" if process.returncode else ""
+
+
+async def _post(url: str, body: bytes, timeout_s: float) -> str:
+    """POST the notice. Returns why it failed, or ""."""
+    async with Transport(timeout_s, 1) as transport:
+        reply = await transport.exchange("POST", url, {"Content-Type": "application/json"}, body)
+    if reply.status is None:
+        return f"no answer: {reply.problem}"
+    return "" if reply.status in _OK else f"answered with {reply.status}"

@@ -1,0 +1,1 @@
+"""Optional: several workers, a shared rate. Implements protocols that the core owns."""

@@ -1,0 +1,401 @@
+"""The workers of a Dask cluster: the only home of `distributed`."""
+
+import contextlib
+import logging
+import pickle
+import platform
+import signal
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import CancelledError
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from importlib.metadata import version
+from multiprocessing import resource_tracker
+from pathlib import Path
+from typing import Any, Final, Generic
+from uuid import uuid4
+
+import structlog
+
+from pipeline.errors import ConfigError, IngestError, fault
+from pipeline.files import write_private
+from pipeline.job import EngineSettings
+from pipeline.planning.workers import Call, InPlace, Look, Shared, T, Workers
+from pipeline.system.confinement import close_memory
+from pipeline.system.environment import SPILL, cores, hidden, hide, secrets
+from pipeline.version import VERSION
+
+log = structlog.get_logger()
+
+Versions = tuple[str, ...]
+
+_AHEAD: Final = 2  # short calls that are under way or wait, for each worker
+_LOOK_EVERY_S: Final = 1.0
+_CONNECT_S_MAX: Final = 30
+_SILENT: Final = logging.CRITICAL + 1
+_WORKERLESS_S_MAX: Final = 300.0
+# Of a cluster that is started here: a worker that is silent for so long is taken for lost, and under
+# one call so many may die.
+_SETTINGS: Final = {
+    "distributed.scheduler.worker-ttl": "60s",
+    "distributed.scheduler.allowed-failures": 100,
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.system-monitor.gil.enabled": False,
+    # A web server listens all the same, on loopback; it shows nothing.
+    "distributed.scheduler.http.routes": [],
+    "distributed.worker.http.routes": [],
+}
+_LOGGERS: Final = ("distributed", "distributed.client", "tornado", "tornado.application")
+
+
+@contextlib.contextmanager
+def workers(options: EngineSettings, folder: Path) -> Iterator[Workers]:
+    """Yield the workers that are configured. Raises ConfigError, IngestError.
+
+    `folder` is for files of workers that are started here; nothing of it stays.
+    """
+    if options.kind == "embedded":
+        yield InPlace()
+        return
+    with contextlib.ExitStack() as stack:
+        cluster = Cluster(stack.enter_context(_connected(options, folder)))
+        try:
+            yield cluster
+        finally:
+            cluster.forget()
+
+
+@dataclass(frozen=True, slots=True)
+class _OnDisk(Generic[T]):
+    path: str
+
+    @property
+    def value(self) -> T:
+        """Read once by each process, as long as it is asked for no other."""
+        with _loading:
+            found: T = _loaded(self.path)
+        return found
+
+
+_loading = threading.Lock()
+
+
+@lru_cache(maxsize=1)
+def _loaded(path: str) -> Any:
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise IngestError(
+            f"a worker cannot read what all workers are to read under state.dir ({error.strerror})",
+            "have state.dir, and the files of the feeds, at the same path on all workers",
+        ) from None
+    return pickle.loads(content)  # noqa: S301 - our own file, 0600
+
+
+@dataclass(frozen=True, slots=True)
+class _Raised:
+    """What a call ended with in place of a result: were it raised there, the worker would log its text."""
+
+    error: IngestError
+
+
+def _outcome(call: Call[T], versions: Versions) -> T | _Raised:
+    """What a call comes to, on a worker."""
+    if _versions() != versions:
+        here, there = ", ".join(_versions()), ", ".join(versions)
+        return _Raised(
+            ConfigError(
+                f"a worker has other versions than the command: {here}, not {there}",
+                "install the same on both, and start the workers anew",
+            )
+        )
+    from distributed import Reschedule
+
+    found: T | _Raised
+    try:
+        found = call()
+    except IngestError as error:
+        found = _Raised(error)
+    except Exception as error:  # noqa: BLE001 - its own text may hold values
+        found = _Raised(fault(error))
+    if is_closing():
+        raise Reschedule  # another worker is to carry it out, or what is left of it
+    return found
+
+
+def is_closing() -> bool:
+    """Whether the worker that carries out this call, in this thread, is to end as soon as it can.
+
+    What a call returns from then on is lost, and it is carried out again by another.
+    """
+    try:
+        from distributed import get_worker
+        from distributed.core import Status
+
+        worker = get_worker()
+    except (ImportError, ValueError):  # no worker
+        return False
+    return worker.status not in {Status.running, Status.paused}
+
+
+def _versions() -> Versions:
+    """What must be the same for the same to come out."""
+    python = ".".join(platform.python_version_tuple()[:2])
+    return (
+        f"canvas-ingest {VERSION}",
+        f"Python {python}",
+        *(f"{name} {version(name)}" for name in ("polars", "pydantic")),
+    )
+
+
+class Cluster:
+    """The workers of a Dask cluster."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._versions = _versions()
+        self._workers = set(client.nthreads())
+        self._looked_s = self._seen_s = time.monotonic()  # when, and when there was a worker
+        if not self._workers:
+            log.warning("workers_awaited")
+
+    def share(self, value: T, folder: Path) -> Shared[T]:
+        """As a file: nothing of it passes the scheduler."""
+        path = folder / f"{uuid4().hex}.shared"
+        write_private(path, pickle.dumps(value))
+        return _OnDisk(str(path))
+
+    def in_turn(self, calls: Iterable[Call[T]], look: Look) -> Iterator[T]:
+        """What they return; so many ahead that no worker waits, and results do not pile up."""
+        under_way: deque[Any] = deque()
+        try:
+            for call in calls:
+                under_way.append(self._submit(call))
+                if len(under_way) > _AHEAD * max(1, len(self._workers)):
+                    yield self._result(under_way[0], look)
+                    under_way.popleft().release()
+            while under_way:
+                yield self._result(under_way[0], look)
+                under_way.popleft().release()
+        finally:
+            self._drop(under_way)
+
+    def as_they_end(self, calls: Iterable[Call[T]], look: Look) -> Iterator[tuple[int, T]]:
+        """What they return, all under way at once."""
+        under_way = {number: self._submit(call) for number, call in enumerate(calls)}
+        try:
+            while under_way:
+                ended = [number for number, future in under_way.items() if future.done()]
+                for number in ended:
+                    yield number, self._result(under_way[number], look)
+                    under_way.pop(number).release()
+                if not ended:
+                    self._look(look)
+                    time.sleep(_LOOK_EVERY_S / 10)
+        finally:
+            self._drop(under_way.values())
+
+    def _submit(self, call: Call[Any]) -> Any:
+        name = call.func.__name__ if isinstance(call, partial) else call.__name__
+        key = f"{name.strip('_')}-{uuid4().hex}"
+        return self._client.submit(_outcome, call, self._versions, key=key)
+
+    def _result(self, future: Any, look: Look) -> Any:
+        from distributed.scheduler import KilledWorker
+
+        while True:
+            self._look(look)
+            try:
+                found = future.result(timeout=_LOOK_EVERY_S)
+            except TimeoutError:
+                continue
+            except KilledWorker:
+                raise IngestError(
+                    "workers of the Dask cluster died again and again under one call",
+                    "give them more memory, or raise distributed.scheduler.allowed-failures of the scheduler",
+                ) from None
+            except CancelledError as error:
+                raise _lost(error) from None
+            except Exception as error:  # noqa: BLE001 - its text may be anything
+                raise IngestError(
+                    f"a worker of the Dask cluster could not begin a call, or not answer ({type(error).__name__})",
+                    "install the same version of canvas-ingest on all workers, and start them anew",
+                ) from None
+            if isinstance(found, _Raised):
+                raise found.error
+            return found
+
+    def _look(self, look: Look) -> None:
+        """Whether it is to end, and (now and then) whether anybody is there to work."""
+        look()
+        now_s = time.monotonic()
+        if now_s - self._looked_s < _LOOK_EVERY_S:
+            return
+        self._looked_s = now_s
+        try:
+            there = set(self._client.nthreads())
+        except Exception as error:  # noqa: BLE001 - whatever it is, the scheduler does not answer
+            raise _lost(error) from None
+        if gone := self._workers - there:
+            log.warning("workers_lost", count=len(gone))
+        self._workers = there
+        if there:
+            self._seen_s = now_s
+        elif now_s - self._seen_s > _WORKERLESS_S_MAX:
+            raise IngestError(
+                f"the Dask cluster has had no worker for {_WORKERLESS_S_MAX:,.0f} s",
+                "start workers, and run again",
+            )
+
+    def forget(self) -> None:
+        """Workers that go on when this ends hold nothing of what was shared with them."""
+        with contextlib.suppress(Exception):  # nor do those that are gone
+            self._client.run(_loaded.cache_clear)
+
+    def _drop(self, futures: Iterable[Any]) -> None:
+        """What nobody waits for any more need not be done."""
+        with contextlib.suppress(Exception):  # a scheduler that is lost does nothing anyhow
+            self._client.cancel(list(futures))
+
+
+def _lost(error: BaseException) -> IngestError:
+    return IngestError(
+        f"the Dask scheduler was lost ({type(error).__name__})",
+        "look into its log, and run again: what was sent is known",
+    )
+
+
+@contextlib.contextmanager
+def _connected(options: EngineSettings, folder: Path) -> Iterator[Any]:
+    """A client of the scheduler that is configured, or of one that is started here with its workers."""
+    try:
+        import dask
+        import distributed
+    except ImportError:
+        raise ConfigError(
+            'engine = "dask" needs the package distributed, which is not installed',
+            'install it, here and on all workers: pip install "canvas-ingest[dask]"',
+        ) from None
+    untyped: Any = distributed
+    with _silent():
+        if options.scheduler:
+            with _client_of(options, untyped) as client:
+                yield client
+            return
+        with (
+            tempfile.TemporaryDirectory(prefix=".workers-", dir=folder) as scratch,
+            dask.config.set({**_SETTINGS, "temporary-directory": scratch}),
+            _temporary_files_in(scratch),
+            hidden(),
+            _without_signals(),
+            _cluster_of(options, untyped, scratch) as cluster,
+            untyped.Client(cluster, set_as_default=False) as client,
+        ):
+            yield client
+
+
+@contextlib.contextmanager
+def _temporary_files_in(folder: str) -> Iterator[None]:
+    """Have Dask write the keys of its connections to `folder` if there is no other folder for temporary files."""
+    try:
+        tempfile.gettempdir()
+        is_needed = False
+    except FileNotFoundError:
+        is_needed, tempfile.tempdir = True, folder
+    try:
+        yield
+    finally:
+        if is_needed:
+            tempfile.tempdir = None
+
+
+def dask_setup(worker: Any) -> None:  # noqa: ARG001 - Dask calls it so
+    """Close a worker that is started here to other processes, before it does anything."""
+    close_memory()
+    hide()
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """What Dask logs holds addresses, arguments and reprs; what matters of it is told here."""
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(_SILENT)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _without_signals() -> Iterator[None]:
+    """What is started in here does not hear what a terminal or a service manager tells the whole group.
+
+    The command hears it, lets its workers finish what is in flight, and ends them.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # it would let the thread hear them again that starts it
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _cluster_of(options: EngineSettings, distributed: Any, scratch: str) -> Any:
+    try:
+        return distributed.LocalCluster(
+            n_workers=options.workers,
+            threads_per_worker=-(-options.partitions // options.workers),
+            processes=True,
+            host="127.0.0.1",
+            protocol="tls://",
+            # Whoever can connect can have anything carried out, other users of this machine too.
+            security=distributed.Security.temporary(),
+            scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
+            worker_dashboard_address=None,
+            memory_limit=None,  # what calls return is small, and what they hold is theirs to bound
+            local_directory=scratch,
+            silence_logs=_SILENT,
+            # Through a pipe, and not in the environment that the process is started with.
+            env={
+                "POLARS_MAX_THREADS": max(1, cores() // options.workers),
+                "TMPDIR": scratch,
+                SPILL: scratch,
+                **secrets(),
+            },
+            preload=[__name__],  # see dask_setup
+        )
+    except Exception as error:  # noqa: BLE001 - what it says is about addresses and processes
+        raise IngestError(
+            f"{options.workers} workers could not be started on this machine ({type(error).__name__})",
+            'try fewer (--workers); a program of your own that plans must do so under `if __name__ == "__main__":`, for each worker imports it',
+        ) from None
+
+
+def _client_of(options: EngineSettings, distributed: Any) -> Any:
+    security = None
+    if options.scheduler.startswith("tls://"):
+        security = distributed.Security(
+            require_encryption=True,
+            tls_ca_file=str(options.ca_file),
+            tls_client_cert=str(options.cert_file),
+            tls_client_key=str(options.key_file),
+        )
+    try:
+        return distributed.Client(
+            options.scheduler, security=security, timeout=_CONNECT_S_MAX, set_as_default=False
+        )
+    except Exception as error:  # noqa: BLE001 - no answer, or one that is not trusted
+        raise IngestError(
+            f"no Dask scheduler was reached at {options.scheduler} ({type(error).__name__})",
+            "check that it runs, its address, and that its certificate is of the authority in engine.ca_file",
+        ) from None

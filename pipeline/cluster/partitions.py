@@ -1,0 +1,321 @@
+"""The sending of a plan by several workers: cut by patient, one task and one lease for each partition.
+
+A patient's writes are all in one partition, in order, for Canvas takes a payment up to the balance that
+the one before it left. Which partition a patient is in decides a hash of the Patient key; the pieces
+are dealt so that partitions come out even. A task that is carried out again, because its worker died or
+seemed to, takes the lease once it is free, settles what was in flight, and goes on with what is left
+(docs/guarantees.md, "Workers").
+"""
+
+import asyncio
+import heapq
+import threading
+import time
+import zlib
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from random import Random
+from tempfile import TemporaryDirectory
+from typing import Final, NamedTuple
+
+import polars as pl
+import structlog
+
+from pipeline.clock import SystemClock
+from pipeline.cluster.dask import is_closing
+from pipeline.cluster.permits import permits_of
+from pipeline.errors import ConfigError, IngestError, JournalError, JournalTaken, Stopped
+from pipeline.job import Job, Progress
+from pipeline.journal.journal import Journal
+from pipeline.planning.earlier import EarlierPlans
+from pipeline.planning.store import Plan
+from pipeline.planning.workers import Shared, Workers
+from pipeline.records import Disposition, Intent, State
+from pipeline.sending.session import Sending, connected, intents_of, with_bodies
+
+log = structlog.get_logger()
+
+_PIECES: Final = 4_096  # what is dealt to partitions: patients with the same hash
+_LOOK_EVERY_S: Final = 0.25
+_SEEN_EVERY_S: Final = 1.0
+_DONE: Final = frozenset(
+    {State.CONFIRMED.value, State.REFUSED.value, State.IN_DOUBT.value, State.ABANDONED.value}
+)
+
+
+def piece_of(lane: str) -> int:
+    """Which piece a patient belongs to, whoever asks."""
+    return zlib.crc32(lane.encode()) % _PIECES
+
+
+def dealt(lanes: Iterable[pl.Series], partitions: int) -> tuple[int, ...]:
+    """For each piece its partition, from 1, by how many writes it has: the largest first, to the emptiest."""
+    sizes = Counter[int]()
+    for some in lanes:
+        for lane, count in some.value_counts(name="_count").iter_rows():
+            sizes[piece_of(lane)] += count
+    loads = [(0, number) for number in range(1, partitions + 1)]
+    found = [1] * _PIECES
+    for piece, size in sizes.most_common():
+        load, number = heapq.heappop(loads)
+        found[piece] = number
+        heapq.heappush(loads, (load + size, number))
+    return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What each worker is told, as a file that only we can read. It holds no secret."""
+
+    again: Callable[[], Job]  # the configuration, loaded on the worker, with the worker's secrets
+    config_sha256: str
+    run_id: str
+    run_epoch: int
+    partitions: tuple[int, ...]  # by piece
+    types: tuple[str, ...]  # of resources that are to be sent
+    shut: frozenset[str]  # patients of whom nothing may go
+    concurrency: int  # requests in flight, of all partitions together
+    count: int  # of partitions
+
+    def share(self, number: int) -> int:
+        """How many requests of a partition may be in flight."""
+        share, more = divmod(self.concurrency, self.count)
+        return share + (number <= more)
+
+
+class Sent(NamedTuple):
+    """How a partition ended: "done" or "stopped"."""
+
+    ended: str
+    counts: dict[str, int]  # by disposition, of the last worker that had it
+
+
+# Who began the run -------------------------------------------------------------------------------
+
+
+async def spread(
+    sending: Sending,
+    plan: Plan,
+    types: Sequence[str],
+    shut: Collection[str],
+    hands: Workers,
+    progress: Progress,
+) -> None:
+    """Have a plan sent by workers, each partition by one at a time. Raises what one of them could not go on for.
+
+    When this returns no worker can send any more, and nothing is in flight.
+    """
+    job, journal = sending.job, sending.journal
+    if job.again is None:
+        raise ConfigError(
+            "workers load the configuration anew, and this one was not loaded from a file",
+            "load it with `pipeline.app.config.load`, or use the embedded engine",
+        )
+    # Each partition has a request in flight at least, and all of them no more than are allowed.
+    count = min(job.engine.partitions, job.upload.concurrency)
+    order = Order(
+        job.again,
+        job.config_sha256,
+        sending.run_id,
+        journal.epoch,
+        await asyncio.to_thread(
+            dealt, (lanes for feed in job.feeds for lanes in plan.lanes(feed.name)), count
+        ),
+        tuple(types),
+        frozenset(shut),
+        job.upload.concurrency,
+        count,
+    )
+    await asyncio.to_thread(journal.offer, count)
+    try:
+        await asyncio.to_thread(_carried_out, sending, order, hands, progress)
+    finally:
+        await asyncio.to_thread(_call_in, sending)
+    if sending.stop.is_set():
+        raise Stopped("the run is stopping")
+
+
+def _carried_out(sending: Sending, order: Order, hands: Workers, progress: Progress) -> None:
+    plans = sending.job.state_dir / "plans"
+    with TemporaryDirectory(dir=plans, prefix=".sending-") as folder:
+        shared = hands.share(order, Path(folder))
+        calls = [
+            partial(send_partition, shared, number) for number in sorted(set(order.partitions))
+        ]
+        watch = _Watch(sending, progress)
+        for _, _ in hands.as_they_end(calls, watch):
+            pass
+        watch.see()
+
+
+class _Watch:
+    """Looks at how far the workers are, and tells them to stop."""
+
+    def __init__(self, sending: Sending, progress: Progress) -> None:
+        self._sending = sending
+        self._progress = progress
+        self._seen_s = time.monotonic()
+        self._is_told = False
+
+    def __call__(self) -> None:
+        now_s = time.monotonic()
+        if self._sending.stop.is_set() and not self._is_told:
+            self._is_told = True
+            self._sending.journal.ask_to_stop()
+        if now_s - self._seen_s >= _SEEN_EVERY_S:
+            self._seen_s = now_s
+            self.see()
+
+    def see(self) -> None:
+        """What all workers have told so far."""
+        counts = Counter[Disposition]()
+        for stint in self._sending.journal.stints(self._sending.run_id):
+            counts.update({Disposition(name): count for name, count in stint.counts.items()})
+        self._progress.dispositions = counts
+        self._progress.sent = counts.total()
+
+
+def _call_in(sending: Sending) -> None:
+    """Wait until no worker sends any more, as long as one that lives may take; then fence them all.
+
+    A worker that wakes up, or whose task was begun twice, takes no part any more.
+    """
+    journal, job = sending.journal, sending.job
+    journal.ask_to_stop()
+    lease_s = job.database.lease_s if job.database else 0.0
+    until_s = time.monotonic() + 2 * lease_s + 2 * job.canvas.timeout_s
+    while journal.parts_held() and time.monotonic() < until_s:
+        time.sleep(_LOOK_EVERY_S)
+    journal.withdraw(sending.run_id, sending.clock.now())
+
+
+# A worker ----------------------------------------------------------------------------------------
+
+
+def send_partition(order: Shared[Order], number: int) -> Sent:
+    """Send a partition, or what is left of it. Raises IngestError.
+
+    Where the lease is lost, because this process stood still, nothing more is sent; it is taken anew once
+    it is free.
+    """
+    told = order.value
+    job = told.again()
+    if job.config_sha256 != told.config_sha256:
+        raise ConfigError(
+            "the configuration on a worker is not the one that the run began with",
+            "have the same file at the same path on all workers, and do not change it while a run goes on",
+        )
+    job.canvas.credentials.require()
+    job = replace(
+        job,
+        canvas=replace(job.canvas, concurrency=told.share(number)),
+        upload=replace(job.upload, concurrency=told.share(number)),
+    )
+    while True:
+        try:
+            return asyncio.run(_sent(told, job, number))
+        except JournalTaken:
+            log.warning("lease_lost", run_id=told.run_id, partition=number)
+
+
+async def _sent(order: Order, job: Job, number: int) -> Sent:
+    counts = Counter[str]()
+    lock = threading.Lock()
+
+    def seen(disposition: Disposition, count: int) -> None:
+        with lock:
+            counts[disposition.value] += count
+
+    def told() -> dict[str, int]:
+        with lock:
+            return dict(counts)
+
+    join = partial(
+        Journal.join,
+        job.state_dir,
+        job.canvas.base_url,
+        job.database,
+        number,
+        order.run_epoch,
+        told,
+    )
+    clock, random = SystemClock(), Random()  # noqa: S311 - jitter
+    try:
+        journal = await asyncio.to_thread(join)
+    except Stopped:
+        return Sent("stopped", {})
+    stop = asyncio.Event()
+    with journal, structlog.contextvars.bound_contextvars(run_id=order.run_id, partition=number):
+        plan = EarlierPlans.of(job.state_dir, journal).open(order.run_id)
+        is_again = any(each.part == number for each in journal.stints(order.run_id))
+        doubted = journal.take_up(order.run_id, clock.now())
+        if doubted:
+            log.warning("writes_left_in_flight", count=doubted)
+        watch = asyncio.ensure_future(_watch_stop(journal, stop))
+        ended = ""
+        try:
+            async with connected(
+                job, order.run_id, journal, clock, random, stop, permits_of(job, clock)
+            ) as sending:
+                doubts = [each for each in journal.doubts() if each.intent.run_id == order.run_id]
+                batches = _of(intents_of(job, plan), order, number)
+                await sending.upload(
+                    _left(batches, journal, order.run_id) if is_again else batches,
+                    order.types,
+                    seen,
+                    with_bodies(sending.plans, doubts),
+                    order.shut,
+                )
+            ended = "stopped" if stop.is_set() else "done"
+        except Stopped:  # before it could send at all
+            ended = "stopped"
+        except IngestError as error:
+            ended = type(error).__name__
+            raise
+        finally:
+            watch.cancel()
+            with suppress(JournalError):  # it is lost: whoever has it now knows more
+                journal.hand_over(order.run_id, ended, told(), clock.now())
+    return Sent(ended, told())
+
+
+async def _watch_stop(journal: Journal, stop: asyncio.Event) -> None:
+    while not journal.is_stopping and not is_closing():
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LOOK_EVERY_S):
+                await stop.wait()
+            return
+    stop.set()
+
+
+def _of(batches: Iterator[list[Intent]], order: Order, number: int) -> Iterator[list[Intent]]:
+    """Those of one partition."""
+    for batch in batches:
+        yield [each for each in batch if order.partitions[piece_of(each.lane)] == number]
+
+
+def _left(batches: Iterator[list[Intent]], journal: Journal, run_id: str) -> Iterator[list[Intent]]:
+    """Those that no worker has sent to an end in this run.
+
+    As in `Lanes`, no coverage is cancelled after another one of its patient was refused.
+    """
+    is_done = (pl.col("run_id") == run_id) & pl.col("state").is_in(list(_DONE))
+    is_refused = is_done & (pl.col("state") == State.REFUSED.value)
+    keeping: set[str] = set()
+    for batch in batches:
+        known = journal.writes(pl.Series("key", [each.key for each in batch], dtype=pl.String))
+        done, refused = set(known.filter(is_done)["key"]), set(known.filter(is_refused)["key"])
+        keeping.update(
+            each.lane
+            for each in batch
+            if each.key in refused and each.resource_type == "Coverage" and not each.is_cancel
+        )
+        yield [
+            each
+            for each in batch
+            if each.key not in done and not (each.is_cancel and each.lane in keeping)
+        ]

@@ -1,0 +1,22 @@
+"""The permits of a run: of this process alone or, with a database, of all workers that share a rate."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from pipeline.canvas.limiter import Grants, Limiter
+from pipeline.clock import Clock
+from pipeline.cluster.slots import Slots, pacing
+from pipeline.job import Job
+
+
+@asynccontextmanager
+async def permits_of(job: Job, clock: Clock) -> AsyncIterator[Grants]:
+    """Yield what permits the requests of a job."""
+    if job.database is None:
+        yield Limiter(job.canvas.rate_per_s, clock)
+        return
+    from pipeline.cluster.shared_rate import Target  # noqa: PLC0415 - an extra, which SQLite does without
+
+    target = Target(job.database.url, pacing(job.canvas.rate_per_s), clock)
+    async with Slots(target, clock) as slots:
+        yield slots

@@ -1,0 +1,124 @@
+"""Removes what runs left behind of rows, once it is old enough: `journal purge`, and `[retention] days`.
+
+Never what keeps a payment from being sent twice: the journal's writes and its trail stay, and so does
+each plan of which something is still needed. Of a report stays `summary.json`: it holds no row, and is
+a witness of the journal (`journal/loss_detection.py`).
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from pipeline.clock import utc_text
+from pipeline.job import Job
+from pipeline.journal.journal import Journal
+from pipeline.planning.store import SEAL
+from pipeline.system.temporary import abandoned
+
+_STAYS: Final = "summary.json"
+_REPLACEABLE: Final = (  # in state.dir: made anew when it is needed
+    "held-*.parquet",
+    ".held-*",  # this one and those below are left by runs that were killed
+    ".workers-*",
+    ".spill",
+    "plans/.sending-*",
+)
+
+# Why a plan is kept, however old it is.
+UNSETTLED: Final = "unsettled"
+COMPARED: Final = "compared"
+CANCELS: Final = "cancels"
+
+
+@dataclass(slots=True)
+class Purged:
+    """What was removed, or would be. `beside`: files that only a person can judge."""
+
+    before: str
+    runs: list[str] = field(default_factory=list)
+    size_bytes: int = 0
+    words: int = 0  # writes whose message, which may be Canvas' own, was taken out of the journal
+    kept: dict[str, list[str]] = field(default_factory=dict)  # run ids, by why
+    beside: list[str] = field(default_factory=list)
+    copies: list[str] = field(default_factory=list)  # folders that a killed `init` or `check` left
+
+
+def purge(
+    job: Job, journal: Journal, days: int, now: datetime, who: str, *, is_trial: bool = False
+) -> Purged:
+    """Remove what runs that began `days` ago or earlier left. `is_trial`: only say what it would be.
+
+    Each run is noted in the trail before anything of it goes. Raises OSError and JournalError; what
+    was not removed then is removed the next time.
+    """
+    before = now - timedelta(days=days)
+    purged = Purged(utc_text(before))
+    needed = _needed(job, journal)
+    gone: dict[str, list[Path]] = {}
+    for run_id in journal.run_ids():
+        if run_id >= f"{before:%Y%m%dT%H%M%SZ}":
+            continue
+        paths = list(_of_report(job.report_dir / run_id))
+        plan = job.state_dir / "plans" / run_id
+        if _is_folder(plan) and run_id in needed:
+            purged.kept.setdefault(needed[run_id], []).append(run_id)
+        elif _is_folder(plan):
+            paths.append(plan)
+        if paths:
+            gone[run_id] = paths
+    replaceable = [path for each in _REPLACEABLE for path in job.state_dir.glob(each)]
+    stale = [path for path in replaceable if _is_older(path, before)]
+    purged.runs = list(gone)
+    purged.size_bytes = sum(
+        map(_size, [*stale, *(path for each in gone.values() for path in each)])
+    )
+    purged.beside = sorted(path.name for path in job.state_dir.glob("journal.sqlite.*"))
+    purged.copies = abandoned(remove=not is_trial)
+    if is_trial:
+        purged.words = journal.count_words(purged.before)
+        return purged
+    purged.words = journal.purge(list(gone), purged.before, now, who)
+    for path in [*stale, *(path for each in gone.values() for path in each)]:
+        _remove(path)
+    return purged
+
+
+def _needed(job: Job, journal: Journal) -> dict[str, str]:
+    """The plans that are kept, by run id, each with the weightiest reason."""
+    cancelling = [feed.name for feed in job.feeds if feed.missing == "cancel"]
+    needed = dict.fromkeys(journal.runs_holding(cancelling), CANCELS)
+    for feed in job.feeds:
+        if feed.missing != "ignore":
+            needed |= dict.fromkeys(journal.last_complete(feed.name), COMPARED)
+    return needed | dict.fromkeys(journal.runs_unsettled(), UNSETTLED)
+
+
+def _of_report(folder: Path) -> Iterator[Path]:
+    if _is_folder(folder):
+        yield from (path for path in sorted(folder.iterdir()) if path.name != _STAYS)
+
+
+def _is_folder(path: Path) -> bool:
+    """A folder itself: what a link leads to is not ours to remove."""
+    return path.is_dir() and not path.is_symlink()
+
+
+def _is_older(path: Path, before: datetime) -> bool:
+    return path.lstat().st_mtime < before.timestamp()
+
+
+def _size(path: Path) -> int:
+    inside = path.rglob("*") if _is_folder(path) else (path,)
+    return sum(each.lstat().st_size for each in inside)
+
+
+def _remove(path: Path) -> None:
+    if _is_folder(path):
+        (path / SEAL).unlink(missing_ok=True)  # first: what is left is no plan
+        shutil.rmtree(path)
+    else:
+        os.unlink(path)  # noqa: PTH108 - a link, and not what it leads to

@@ -1,0 +1,579 @@
+"""The conductor of a run.
+
+    (recover) -> plan (`planning`) -> upload and recover -> report
+
+A run first settles what earlier ones left in doubt. Of its own files nothing is written before there
+is a sealed plan, so whatever is wrong with a file, a limit or the configuration is found before that.
+"""
+
+import asyncio
+import getpass
+import os
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Any, Final
+
+import polars as pl
+import structlog
+
+from pipeline.clock import Clock, SystemClock, utc_text
+from pipeline.cluster.dask import workers
+from pipeline.cluster.partitions import spread
+from pipeline.cluster.permits import permits_of
+from pipeline.commands.retention import purge
+from pipeline.errors import (
+    ConfigError,
+    IngestError,
+    JournalError,
+    JournalTaken,
+    PlanChanged,
+    PlanError,
+    Stopped,
+    fault,
+)
+from pipeline.files import sync
+from pipeline.job import Job, Progress
+from pipeline.journal.ends import Ends
+from pipeline.journal.journal import Journal, Run
+from pipeline.planning import unchanged as held
+from pipeline.planning.build import planned
+from pipeline.planning.earlier import EarlierPlans
+from pipeline.planning.keys import keys_of
+from pipeline.planning.store import Plan
+from pipeline.planning.workers import Workers
+from pipeline.records import (
+    ADOPTED,
+    Disposition,
+    Doubt,
+    Finding,
+    Interaction,
+    Settlement,
+    State,
+)
+from pipeline.reporting.metrics import write_metrics
+from pipeline.reporting.notebook import result_table
+from pipeline.reporting.reconcile import Facts, report
+from pipeline.rows.feed import Feed
+from pipeline.sending.session import Sending, connected, intents_of, lanes_owed, with_bodies
+from pipeline.system.ownership import private_folder
+
+log = structlog.get_logger()
+
+INTERRUPTED: Final = 130
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a run ended. `summary` is what `summary.json` holds, `folder` where everything is."""
+
+    run_id: str
+    exit_code: int
+    summary: dict[str, Any] = field(repr=False)
+    folder: Path
+    failure: IngestError | None = None
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows of it."""
+        return result_table(self.summary, self.folder)
+
+    @property
+    def frame(self) -> pl.DataFrame:
+        """`reconciliation.parquet`, one line a source row; of `verify` `verification.parquet`."""
+        name = "verification" if "verification" in self.summary else "reconciliation"
+        return pl.read_parquet(self.folder / f"{name}.parquet", glob=False)
+
+
+# The commands -------------------------------------------------------------------------------------
+
+
+async def plan(
+    job: Job, *, progress: Progress | None = None, stop: asyncio.Event | None = None
+) -> Result:
+    """Read, validate, map and resolve everything, and report. Writes nothing to Canvas.
+
+    Asks it only where patients are looked up by searching.
+    """
+    return await _carry_out(job, "plan", progress or Progress(), stop or asyncio.Event())
+
+
+async def run(
+    job: Job,
+    *,
+    journal_lost: bool = False,
+    plan_id: str | None = None,
+    until: datetime | None = None,
+    progress: Progress | None = None,
+    stop: asyncio.Event | None = None,
+) -> Result:
+    """Settle what is in doubt, plan, upload and report.
+
+    Set `stop` to end early, or say `until` when: what is in flight is finished first, and what is
+    left is pending. `plan_id`: that plan is carried out, or, where the files or anything else would
+    make it another one, nothing. `journal_lost`: a person says to go on without a journal that is
+    lost; what Canvas seems to hold already is then set aside.
+    """
+    stop = stop or asyncio.Event()
+    if job.engine.kind != "embedded" and job.database is None:
+        raise ConfigError(
+            'engine = "dask" and a run: its workers would need a journal that all of them reach, and this one is '
+            "a file of one machine",
+            "set [state] url to a PostgreSQL database, or run with --engine embedded; `plan` may use any engine",
+        )
+    with _measured(job) as measured, _deadline(until, stop) as is_over:
+        if plan_id is not None:
+            Plan.open(job.state_dir / "plans" / plan_id)  # before anything else is done
+        result = await _carry_out(
+            job,
+            "run",
+            progress or Progress(),
+            stop,
+            journal_lost=journal_lost,
+            plan_id=plan_id,
+            is_over=is_over,
+        )
+        measured.update(result.summary)
+    return result
+
+
+@contextmanager
+def _measured(job: Job) -> Iterator[dict[str, Any]]:
+    """Write the metrics at the end, whatever comes; into what it yields goes the summary if there is one."""
+    summary: dict[str, Any] = {"started_at": utc_text(datetime.now(UTC)), "exit_code": 1}
+    try:
+        yield summary
+    except IngestError as error:
+        summary["exit_code"] = error.exit_code
+        raise
+    except asyncio.CancelledError:
+        summary["exit_code"] = INTERRUPTED
+        raise
+    finally:
+        summary.setdefault("finished_at", utc_text(datetime.now(UTC)))
+        if job.metrics is not None:
+            try:
+                write_metrics(job.metrics, job.name, summary)
+            except OSError as error:
+                log.warning(
+                    "metrics_unwritten",
+                    run_id=summary.get("run_id", ""),
+                    why=error.strerror or type(error).__name__,
+                )
+
+
+@contextmanager
+def _deadline(until: datetime | None, stop: asyncio.Event) -> Iterator[Callable[[], bool]]:
+    """Set `stop` at that instant. Yields whether that is why it is set."""
+    if until is None:
+        yield lambda: False
+        return
+    came = False
+
+    def end() -> None:
+        nonlocal came
+        came = not stop.is_set()
+        stop.set()
+
+    seconds = (until - datetime.now(UTC)).total_seconds()
+    timer = asyncio.get_running_loop().call_later(max(seconds, 0.0), end)
+    try:
+        yield lambda: came
+    finally:
+        timer.cancel()
+
+
+async def report_again(job: Job, run_id: str | None = None) -> Result:
+    """Write the report of a run (the last one where `run_id` is None) again from the journal."""
+    private_folder(job.state_dir)
+    with open_journal(job) as journal:
+        known = journal.run(run_id)
+        if known is None:
+            raise PlanError(
+                "there is no such run in the journal",
+                "see the folders in report.dir for the runs there are",
+            )
+        if journal.was_purged(known.run_id):
+            raise PlanError(
+                f"what run {known.run_id} left of rows was removed (journal purge, or [retention] days)",
+                "its summary.json is what there is; of a single write: `canvas-ingest journal show CONFIG KEY`",
+            )
+        return _report(job, journal, known)
+
+
+def open_journal(job: Job, *, after_loss: bool = False) -> Journal:
+    """The journal of a job; one that is lost only with `after_loss`. Raises JournalError, ConfigError."""
+    private_folder(job.state_dir)
+    private_folder(job.state_dir / "plans")
+    who = user() if after_loss else ""
+    return Journal.open(
+        job.state_dir,
+        job.canvas.base_url,
+        job.report_dir,
+        database=job.database,
+        after_loss_by=who,
+    )
+
+
+def user() -> str:
+    """Who is at the machine, for the trail."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return f"uid {os.getuid()}"
+
+
+def new_run(command: str, clock: Clock, random: Random) -> Run:
+    """A run that begins now. Its id sorts by time."""
+    run_id = f"{clock.now():%Y%m%dT%H%M%SZ}-{random.getrandbits(16):04x}"
+    return Run(run_id, command, utc_text(clock.now()))
+
+
+def _warn(left_in_flight: int, unused_proxy: str) -> None:
+    if left_in_flight:
+        log.warning("writes_left_in_flight", count=left_in_flight)
+    if unused_proxy:
+        log.warning("proxy_unused", message=unused_proxy)
+
+
+async def _carry_out(
+    job: Job,
+    command: str,
+    progress: Progress,
+    stop: asyncio.Event,
+    *,
+    journal_lost: bool = False,
+    plan_id: str | None = None,
+    is_over: Callable[[], bool] = lambda: False,
+) -> Result:
+    must_ask = command == "run" or bool(job.references.patient.system)
+    if must_ask:
+        job.canvas.credentials.require()
+    asks = must_ask or job.canvas.credentials.are_given
+    private_folder(job.report_dir)
+    clock, random = SystemClock(), Random()  # noqa: S311 - jitter and run ids, no secrets
+    begun = new_run(command, clock, random)
+    run_id = begun.run_id
+    with (
+        open_journal(job, after_loss=journal_lost) as journal,
+        structlog.contextvars.bound_contextvars(run_id=run_id),
+    ):
+        progress.run_id = run_id
+        doubted = journal.start_run(begun)
+        _warn(doubted, job.canvas.unused_proxy if asks else "")
+        failure: IngestError | None = None
+        is_cut_short = True
+        try:
+            async with AsyncExitStack() as stack:
+                hands = await stack.enter_async_context(_working(job))
+                to_plan = partial(planned, job, run_id, journal, clock, progress, stop, hands)
+                if not asks:
+                    await to_plan()
+                else:
+                    sending = await stack.enter_async_context(
+                        connected(job, run_id, journal, clock, random, stop, permits_of(job, clock))
+                    )
+                    if command == "plan":
+                        await to_plan(sending, must_ask=must_ask)
+                    else:
+                        await _run(sending, hands, progress, plan_id)
+            is_cut_short = stop.is_set()
+        except Stopped:
+            pass  # asked for: what is left is pending
+        except IngestError as error:
+            failure = error
+        except Exception as error:  # noqa: BLE001 - whatever it is, the rows are to be accounted for
+            failure = fault(error)
+        if failure is None and is_cut_short and is_over():
+            failure = IngestError(
+                "its time (--until) was over before all was sent",
+                "run again: what is pending is sent then",
+            )
+        if failure is not None:
+            log.error("run_failed", error=type(failure).__name__)
+        progress.stage = "reporting"
+        try:
+            return await asyncio.to_thread(
+                _finish, job, journal, begun, clock, failure, stopped=stop.is_set()
+            )
+        except Exception as error:  # noqa: BLE001 - the first cause is what is told
+            first = failure or (error if isinstance(error, IngestError) else _unreported(error))
+            raise first from None
+
+
+@asynccontextmanager
+async def _working(job: Job) -> AsyncIterator[Workers]:
+    """The workers of a job. A cluster takes its time to start and to end, and the loop goes on meanwhile."""
+    opened = workers(job.engine, job.state_dir)
+    hands = await asyncio.to_thread(opened.__enter__)
+    try:
+        yield hands
+    finally:
+        await asyncio.to_thread(opened.__exit__, None, None, None)
+
+
+async def _run(sending: Sending, hands: Workers, progress: Progress, plan_id: str | None) -> None:
+    job, journal, run_id = sending.job, sending.journal, sending.run_id
+    progress.stage = "settling"
+    await _settle(sending)  # only looks: what is to be sent again depends on today's files
+    clock, stop = sending.clock, sending.stop
+    sealed = await planned(job, run_id, journal, clock, progress, stop, hands, sending)
+    if plan_id is not None:
+        await asyncio.to_thread(_must_be, sealed, sending.plans.open(plan_id))
+    await asyncio.to_thread(journal.enter_feed_keys, run_id, keys_of(sealed.meta["feeds"]))
+    owed = await asyncio.to_thread(_owed_elsewhere, journal, sealed)
+    if owed:
+        await _settle(sending, owed)
+    await _upload(sending, hands, sealed, progress)
+
+
+def _must_be(sealed: Plan, meant: Plan) -> None:
+    """Raise PlanError if a plan is not the very one that was to be carried out."""
+    why = _what_differs(meant.meta, sealed.meta)
+    if not why and meant.digest() != sealed.digest():
+        why = "the journal, or what Canvas holds, came to differ since"
+    if why:
+        raise PlanError(
+            f"plan {meant.folder.name} cannot be carried out as it is: {why}",
+            "nothing of these files was sent; plan anew, look at it, and run that one",
+        )
+
+
+def _what_differs(meant: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    if meant["feeds"].keys() != now["feeds"].keys():
+        return f"it is of the feeds {', '.join(meant['feeds'])} (--feed)"
+    for name, feed in meant["feeds"].items():
+        before = {file["sha256"]: Path(file["path"]).name for file in feed["files"]}
+        after = {file["sha256"]: Path(file["path"]).name for file in now["feeds"][name]["files"]}
+        changed = [*(before.keys() - after.keys()), *(after.keys() - before.keys())]
+        if changed:
+            names = sorted({{**before, **after}[sha256] for sha256 in changed})
+            return f"files of feed {name} are others by now ({', '.join(names)})"
+    if meant["config_sha256"] != now["config_sha256"]:
+        return "the configuration was changed"
+    return ""
+
+
+def _owed_elsewhere(journal: Journal, plan: Plan) -> set[str]:
+    """The creates that are to be sent again and whose rows are in no file of today.
+
+    A row that is in a file goes with the content that it has there, or not at all.
+    """
+    owed = {
+        each.intent.key
+        for each in journal.doubts()
+        if each.is_owed and each.intent.interaction is Interaction.CREATE
+    }
+    for feed in plan.meta["feeds"] if owed else ():
+        for keys in plan.keys(feed):
+            owed.difference_update(keys.filter(keys.is_in(list(owed))))
+    return owed
+
+
+async def _settle(sending: Sending, owed: Collection[str] = ()) -> None:
+    """Look for what earlier runs left in doubt: of each patient one after another, each once.
+
+    Creates are only looked for; with `owed`, only those are, and go again if they are not there.
+    Behind one that stays in doubt nothing of its patient is looked at, for it may be its twin; nor
+    behind one that did not go again, for a patient's writes keep their order.
+    """
+    looked: set[str] = set()
+    while not sending.stop.is_set():
+        doubts = sending.journal.doubts()  # those that are still to be sent again come last
+        held = {
+            each.intent.lane
+            for each in doubts
+            if each.intent.key in looked and (owed or not each.is_owed)
+        }
+        turn: dict[str, Doubt] = {}
+        for doubt in doubts:
+            key, lane = doubt.intent.key, doubt.intent.lane
+            if key not in looked and lane not in held and (not owed or key in owed):
+                turn.setdefault(lane, doubt)
+        if not turn:
+            return
+        looked |= {doubt.intent.key for doubt in turn.values()}
+        again = [
+            doubt
+            if doubt.intent.key in owed or doubt.intent.interaction is Interaction.UPDATE
+            else replace(doubt, intent=doubt.intent._replace(body=b""))
+            for doubt in with_bodies(sending.plans, list(turn.values()))
+        ]
+        await sending.settle(again, lambda *_: None)
+
+
+def _unreported(error: Exception) -> IngestError:
+    """The report could not be written. What was sent stands in the journal all the same."""
+    why = error.strerror if isinstance(error, OSError) else fault(error).message
+    return IngestError(
+        f"the report could not be written: {why}",
+        "what was sent is in the journal: check the disk of report.dir, then `canvas-ingest report CONFIG`",
+    )
+
+
+# Uploading ----------------------------------------------------------------------------------------
+
+
+async def _upload(sending: Sending, hands: Workers, plan: Plan, progress: Progress) -> None:
+    job = sending.job
+    progress.stage = "sending"
+    progress.to_send = sum(meta["to_send"] for meta in plan.meta["feeds"].values())
+    types = {
+        feed.traits.resource_type for feed in job.feeds if plan.meta["feeds"][feed.name]["to_send"]
+    }
+
+    def seen(disposition: Disposition, count: int) -> None:
+        progress.dispositions[disposition] += count
+        progress.sent += count
+
+    await _enter(sending, plan)
+    if types:
+        shut = lanes_owed(sending, plan)
+        try:
+            if job.engine.kind == "embedded":
+                await sending.upload(intents_of(job, plan), types, seen, shut=shut)
+            else:
+                await spread(sending, plan, sorted(types), shut, hands, progress)
+        finally:
+            await _note_displaced(sending, plan)
+
+
+async def _enter(sending: Sending, plan: Plan) -> None:
+    """What is ours without being sent, and what must not be forgotten though no file asks for it again."""
+    now = sending.clock.now()
+    found = Finding(Settlement.FOUND, ADOPTED, "Canvas held it already: taken over")
+    for feed in sending.job.feeds:
+        if feed.traits.resource_type != "Coverage":
+            continue
+        for adopted in plan.adopted(feed.name):
+            await sending.journal.adopt(sending.run_id, adopted, found, now)
+        await sending.journal.intend(sending.run_id, plan.cancels(feed.name), now)
+        await sending.journal.displaced(sending.run_id, plan.kept(feed.name), now)
+    await sending.journal.displaced(sending.run_id, plan.meta["displaced"], now)
+
+
+async def _note_displaced(sending: Sending, plan: Plan) -> None:
+    """Which coverages may stand in another order than our books say: the next file writes them again.
+
+    Beside those that were reckoned with: all of a patient of whom an order changed, and of whom a
+    write did not arrive.
+    """
+    journal, lanes = sending.journal, pl.Series("lane", plan.meta["reordered"], dtype=pl.String)
+    ranks = journal.ranks(lanes)
+    failed = ranks.filter(pl.col("state") != State.CONFIRMED.value)["lane"]
+    doubtful = ranks.filter(pl.col("lane").is_in(failed.implode()) & pl.col("rank").is_not_null())
+    keys = [*plan.meta["displaced"], *doubtful["key"]]
+    await journal.displaced(sending.run_id, keys, sending.clock.now())
+
+
+# Reporting ----------------------------------------------------------------------------------------
+
+
+def _finish(
+    job: Job,
+    journal: Journal,
+    run: Run,
+    clock: Clock,
+    failure: IngestError | None,
+    *,
+    stopped: bool,
+) -> Result:
+    """Enter how the run ended, and report; but for a run that another one took over from, which reports."""
+    if isinstance(failure, JournalTaken):
+        raise failure
+    decided = failure.exit_code if failure is not None else INTERRUPTED if stopped else None
+    finished = replace(
+        run,
+        finished_at=utc_text(clock.now()),
+        exit_code=decided,
+        failure=str(failure) if failure else "",
+    )
+    result = _report(job, journal, finished)
+    journal.finish_run(replace(finished, exit_code=result.exit_code))
+    if run.command == "run":
+        with suppress(OSError, JournalError):  # without it the next run compares row by row
+            _write_held(job, journal, run.run_id)
+        _purge_old(job, journal, clock)
+    return replace(result, failure=failure)
+
+
+def _purge_old(job: Job, journal: Journal, clock: Clock) -> None:
+    """What is older than the configuration lets it be. It never fails the run, which is done."""
+    if job.retention_days is None:
+        return
+    try:
+        purged = purge(job, journal, job.retention_days, clock.now(), "")
+    except (OSError, IngestError) as error:
+        log.warning("purge_failed", why=getattr(error, "strerror", None) or type(error).__name__)
+        return
+    if purged.runs:
+        log.info("purged", count=len(purged.runs))
+
+
+def _report(job: Job, journal: Journal, run: Run) -> Result:
+    """Write the report of a run. What decides its exit code, unless the run failed, are its rows."""
+    try:
+        plan = EarlierPlans.of(job.state_dir, journal).open(run.run_id)
+    except PlanChanged:
+        raise
+    except PlanError:
+        plan = None
+    folder = job.report_dir / run.run_id
+    sha256 = job.config_sha256 if plan is None else plan.meta["config_sha256"]
+    feeds = {feed.name: _unread(feed) for feed in job.feeds} if plan is None else plan.meta["feeds"]
+    ends = Ends(job.state_dir / "plans" / run.run_id, journal, run.run_id)
+    summary = report(folder, feeds, plan, ends, Facts(run, job.version, sha256))
+    _point_latest(job.report_dir, run.run_id)
+    return Result(run.run_id, summary["exit_code"], summary, folder)
+
+
+def _write_held(job: Job, journal: Journal, run_id: str) -> None:
+    """Note which rows Canvas holds as they stand, so that the next run can skip them in bulk."""
+    try:
+        plan = Plan.open(job.state_dir / "plans" / run_id)
+    except PlanError:
+        return
+    for feed in job.feeds:
+        if feed.repeats == "count" or feed.name in job.inputs:
+            continue
+        displaced = journal.displaced_of(feed.name)
+        is_moved = pl.col("key").is_in(displaced.implode())
+        lines = (
+            _confirmed(rows, journal).filter(~is_moved) for rows in plan.rows_to_hold(feed.name)
+        )
+        salt, mark = plan.meta["feeds"][feed.name]["salt"], held.Mark(*journal.head)
+        journal.enter_index(feed.name, held.write(job.state_dir, feed.name, salt, mark, lines))
+
+
+def _confirmed(rows: pl.DataFrame, journal: Journal) -> pl.DataFrame:
+    """The rows of a part that Canvas holds as they stand."""
+    is_unchanged = pl.col("disposition") == Disposition.UNCHANGED.value
+    is_adopted = pl.col("rule") == ADOPTED
+    is_sent = pl.col("disposition") == Disposition.PENDING.value
+    same = rows.filter(is_unchanged & ~is_adopted)
+    sent = rows.filter((is_sent | (is_unchanged & is_adopted)) & pl.col("digest").is_not_null())
+    known = journal.known(sent["key"]).filter(pl.col("state") == State.CONFIRMED.value)
+    done = sent.drop("resource_id").join(
+        known.select("key", "fingerprint", "resource_id"), on=["key", "fingerprint"]
+    )
+    return pl.concat([same.select(list(held.LINE)), done.select(list(held.LINE))])
+
+
+def _unread(feed: Feed) -> dict[str, Any]:
+    """What is known of a feed that was never planned."""
+    return {"kind": feed.kind.value, "files": [], "rows_read": 0, "cents_read": 0, "warnings": {}}
+
+
+def _point_latest(report_dir: Path, run_id: str) -> None:
+    """Point `latest` at the run's folder, in one step. If that fails, the report is whole all the same."""
+    link = report_dir / ".latest"
+    try:
+        link.unlink(missing_ok=True)
+        link.symlink_to(run_id, target_is_directory=True)
+        link.replace(report_dir / "latest")
+        sync(report_dir)
+    except OSError as error:  # such as a folder of that name
+        log.warning("latest_unlinked", why=error.strerror or type(error).__name__)

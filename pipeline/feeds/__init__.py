@@ -1,1 +1,0 @@
-"""What sources send: the two kinds of feed, their column readers, and the row models."""

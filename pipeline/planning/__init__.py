@@ -1,0 +1,1 @@
+"""Resources become a sealed plan of every write."""

@@ -1,0 +1,32 @@
+"""What updates would change, element by element: the plan as a diff. Pure."""
+
+from collections.abc import Iterable
+from typing import Final
+
+import orjson
+import polars as pl
+
+from pipeline.fhir.coverage import Organizations, coverage_changes
+from pipeline.planning.store import CHANGES
+
+UNKNOWN: Final = "unknown"  # in place of an element: what Canvas holds is not known any more
+_OTHER: Final = "resource"  # nothing of it has a name
+
+Pair = tuple[int, bytes | None, bytes]  # seq, what Canvas holds by our books, what is to be sent
+
+
+def compare(pairs: Iterable[Pair], organizations: Organizations) -> pl.DataFrame:
+    """Return a line (`plans.CHANGES`) for each element of each update that it would change."""
+    lines: list[tuple[int, str, str | None, str | None]] = []
+    for seq, before, after in pairs:
+        if before is None:
+            lines.append((seq, UNKNOWN, None, None))
+            continue
+        changes = coverage_changes(orjson.loads(before), orjson.loads(after), organizations)
+        for element, (held, meant) in (changes or {_OTHER: (None, None)}).items():
+            lines.append((seq, element, _text(held), _text(meant)))
+    return pl.DataFrame(lines, schema=CHANGES, orient="row")
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)

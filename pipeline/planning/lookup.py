@@ -1,0 +1,130 @@
+"""Patients by identifier: Canvas is asked for the keys of the patients and subscribers of all feeds.
+
+Few values are searched one by one. For many the whole namespace is read in pages, unless it has more
+pages than there are values: so it never takes more than twice as many searches as values
+(docs/canvas.md, "References"). Canvas ignores what it does not know, so every hit is filtered again.
+A search that fails is tried again, and in the end stops the run: it is never "nothing found".
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Collection, Iterable, Mapping
+from functools import partial
+from typing import Any, Final
+from urllib.parse import urlencode
+
+import polars as pl
+
+from pipeline.canvas.client import Client
+from pipeline.errors import WrongHost
+from pipeline.rows.crosswalk import is_identifier, table_of
+from pipeline.rows.feed import Feed
+from pipeline.rows.texts import texts_of, wanted
+
+_FIELDS: Final = ("patient", "subscriber")
+_FEW: Final = 100  # values that are searched one by one, however small the namespace
+_COUNT: Final = 100  # of a page: the most that Canvas gives
+_PAGES_MAX: Final = 10  # of one value; with more, Canvas does not heed the identifier
+
+Pairs = list[tuple[str, str]]  # identifier, Patient key
+
+
+async def lookup(
+    batches: Iterable[tuple[Feed, pl.DataFrame]], system: str, client: Client, concurrency: int
+) -> dict[str, str | None]:
+    """Return each value of the batches that a Patient has in `system`, with its key; None if several have it.
+
+    What is in no search is left out. The first search names no value: a server that is not the FHIR API
+    gets none. Raises CanvasError, and Stopped where the client was stopped;
+    whatever goes wrong with a batch passes through.
+    """
+    values = await asyncio.to_thread(_values, batches)
+    await client.probe("Patient")
+    pairs = await _namespace(system, values, client) if len(values) > _FEW else None
+    if pairs is None:
+        pairs = await _one_by_one(system, values, client, concurrency)
+    return table_of(pairs)
+
+
+def _values(batches: Iterable[tuple[Feed, pl.DataFrame]]) -> set[str]:
+    """The distinct values of all rows that `only` keeps, without what can be no identifier."""
+    values = set[str]()
+    for feed, frame in batches:
+        texts = texts_of(frame, feed)
+        kept = texts.filter(wanted(texts, feed))
+        for field in _FIELDS:
+            if field in kept.columns:
+                values.update(kept[field].drop_nulls().unique())
+    return {value for value in values if is_identifier(value)}
+
+
+async def _namespace(system: str, values: Collection[str], client: Client) -> Pairs | None:
+    query = urlencode({"identifier": f"{system}|", "_count": _COUNT, "_sort": "_id"})
+    return await _searched(query, system, values, len(values), client)
+
+
+async def _one_by_one(
+    system: str, values: Collection[str], client: Client, concurrency: int
+) -> Pairs:
+    """What is in flight when one fails is waited for, so that every request is accounted for."""
+    pairs: Pairs = []
+    left = deque(sorted(values))
+
+    async def search() -> None:
+        while left:
+            try:
+                pairs.extend(await _one(system, left.popleft(), client))
+            except Exception:  # where it is cancelled, all are
+                left.clear()
+                raise
+
+    searches = [search() for _ in range(min(concurrency, len(values)))]
+    for ended in await asyncio.gather(*searches, return_exceptions=True):
+        if ended is not None:
+            raise ended
+    return pairs
+
+
+async def _one(system: str, value: str, client: Client) -> Pairs:
+    query = urlencode({"identifier": f"{system}|{value}", "_count": _COUNT})
+    found = await _searched(query, system, {value}, _PAGES_MAX, client)
+    if found is None:
+        raise WrongHost(
+            f"a search for one identifier shows more than {_PAGES_MAX * _COUNT:,} Patients",
+            'Canvas does not heed it: check canvas.base_url, or use references.patient.how = "file"',
+        )
+    return found
+
+
+async def _searched(
+    query: str, system: str, values: Collection[str], pages_max: int, client: Client
+) -> Pairs | None:
+    """What all pages of a search show of the values; None where they do not end in so many."""
+    pairs: Pairs = []
+    seen = set[str]()
+    after: str | None = query
+    while after is not None:
+        if len(seen) == pages_max or after in seen:
+            return None
+        seen.add(after)
+        page = partial(client.page, "Patient", after)
+        patients, after = await client.persistently(page, "Patient")
+        pairs += [
+            (value, patient["id"])
+            for patient in patients
+            for value in _identifiers(patient, system)
+            if value in values
+        ]
+    return pairs
+
+
+def _identifiers(patient: Mapping[str, Any], system: str) -> list[str]:
+    """The values that a Patient has in exactly this system."""
+    identifiers = patient.get("identifier")
+    return [
+        each["value"]
+        for each in (identifiers if isinstance(identifiers, list) else [])
+        if isinstance(each, dict)
+        and each.get("system") == system
+        and isinstance(each.get("value"), str)
+    ]

@@ -1,0 +1,182 @@
+"""The parts of a plan, each made of some slices of a feed's files: read, judged, mapped and written.
+
+A part is made without looking at any other, here or by another process, and comes out the same
+whoever makes it, and however often: so many rows, with these numbers, into this file.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import polars as pl
+
+from pipeline.planning.store import LINE_SCHEMA, PlannedBatch, as_lines, lines_of, write_part
+from pipeline.planning.unchanged import HeldRows
+from pipeline.planning.unchanged import digests as digests_of
+from pipeline.planning.workers import Shared
+from pipeline.reading.read import read_slice
+from pipeline.reading.source import Batch, Source
+from pipeline.records import Disposition, Draft
+from pipeline.rows import groups
+from pipeline.rows.accept import accept
+from pipeline.rows.columns import Reading
+from pipeline.rows.feed import Checked, Feed, identities
+from pipeline.rows.map import Mapping as RowMapping
+from pipeline.rows.map import map_row, map_rows
+from pipeline.rows.tally import cents_read
+from pipeline.rows.texts import texts_of, wanted
+from pipeline.rows.validate import validate
+
+
+class Part(NamedTuple):
+    """Which rows: the `seq` of the first, and the slices by number of file and number within the file."""
+
+    first_seq: int
+    slices: tuple[tuple[int, int], ...]
+
+
+class Made(NamedTuple):
+    """What was read of a part: its rows, and the sum of its amounts (`rows/tally.py`)."""
+
+    rows: int
+    cents: int
+
+
+@dataclass(frozen=True, slots=True)
+class Brief:
+    """What is needed to make the parts of one feed. It holds no secret."""
+
+    feed: Feed
+    sources: Sequence[Source]
+    held: HeldRows  # what the last run found unchanged
+    reading: Reading
+    mapping: RowMapping
+    folder: Path  # the plan's
+    scratch: Path  # for files that are not whole yet
+
+
+def parts_of(sources: Sequence[Source]) -> Iterator[Part]:
+    """All rows of a feed's files, cut into parts: of small files some together."""
+    first_seq = rows = 0
+    held: list[tuple[int, int]] = []
+    for file, source in enumerate(sources):
+        for number, piece in enumerate(source.slices):
+            if held and rows + piece.rows > groups.BOUNDS.whole:
+                yield Part(first_seq, tuple(held))
+                first_seq, rows, held = first_seq + rows, 0, []
+            held.append((file, number))
+            rows += piece.rows
+    if held:
+        yield Part(first_seq, tuple(held))
+
+
+def make_part(brief: Shared[Brief], number: int, part: Part) -> Made:
+    """Read and judge the rows of a part, and write it. Raises InputError."""
+    told = brief.value
+    batches = []
+    rows = cents = 0
+    for file, piece in part.slices:
+        source = told.sources[file]
+        batch = read_slice(source, source.slices[piece])
+        rows += batch.frame.height
+        cents += _cents_read(batch, told.feed)
+        batches.append((file, judged(batch, told)))
+    write_part(told.folder, told.scratch, told.feed.name, number, part.first_seq, batches)
+    return Made(rows, cents)
+
+
+def _cents_read(batch: Batch, feed: Feed) -> int:
+    """What a batch's amounts add up to as they were read, whatever becomes of the rows."""
+    if not feed.traits.has_money:
+        return 0
+    column = feed.columns.get("amount")
+    constant = pl.repeat(
+        feed.constants.get("amount"), batch.frame.height, dtype=pl.String, eager=True
+    )
+    return cents_read(constant if column is None else batch.frame[column], feed.amount_sign)
+
+
+def judged(batch: Batch, brief: Brief) -> PlannedBatch:
+    """A batch: looked at only where the last run does not tell that a row is unchanged."""
+    feed, reading = brief.feed, reading_of(brief.feed, batch.source, brief.reading)
+    texts = texts_of(batch.frame, feed)
+    is_wanted = wanted(texts, feed)
+    walks = brief.reading.crosswalks
+    tables = {
+        "patient": walks.patient,
+        "subscriber": walks.patient,
+        "payer": walks.payer,
+        "claim": walks.claim,
+    }
+    digests = digests_of(texts, tables)
+    found, known = brief.held.find(digests)
+    is_held = found & is_wanted
+    numbers = numbers_of(batch)
+    rest = ~is_held
+    looked_at = (
+        look_at(
+            texts.filter(rest),
+            is_wanted.filter(rest),
+            numbers.filter(rest),
+            feed,
+            reading,
+            brief.mapping,
+        )
+        if rest.any()
+        else pl.DataFrame(schema=LINE_SCHEMA)
+    )
+    unchanged = known.filter(is_wanted.filter(found)).with_columns(
+        numbers.filter(is_held).alias("row"),
+        pl.lit(Disposition.UNCHANGED.value).alias("disposition"),
+    )
+    lines = pl.concat([looked_at, unchanged], how="diagonal").sort("row")
+    return PlannedBatch(batch.frame, lines.with_columns(*digests))
+
+
+def reading_of(feed: Feed, source: Source, reading: Reading) -> Reading:
+    """Return how the rows of one file are read: with the file's hash where that is part of their identity."""
+    return replace(reading, delivery=(source.sha256,)) if feed.counts_within_files else reading
+
+
+def numbers_of(batch: Batch) -> pl.Series:
+    """What each row of a batch is within its file."""
+    end = batch.first_row + batch.frame.height
+    return pl.int_range(batch.first_row, end, dtype=pl.UInt32, eager=True)
+
+
+def look_at(
+    texts: pl.DataFrame,
+    is_wanted: pl.Series,
+    numbers: pl.Series,
+    feed: Feed,
+    reading: Reading,
+    mapping: RowMapping,
+) -> pl.DataFrame:
+    """What is meant for rows: by whole columns, and one by one for those that are not surely good.
+
+    Which of the two is only a matter of time. As `plans.lines_of` yields it, in no certain order.
+    """
+    known = identities(texts, feed, reading).with_columns(numbers.alias("row"))
+    filtered = as_lines(known.filter(~is_wanted), Disposition.FILTERED)
+    texts, numbers, known = (
+        texts.filter(is_wanted),
+        numbers.filter(is_wanted),
+        known.filter(is_wanted),
+    )
+    is_accepted, read = accept(texts, feed, reading)
+    drafts = map_rows(read, feed.traits.model, mapping, feed.order_by)
+    accepted = as_lines(known.filter(is_accepted).hstack(drafts), Disposition.PENDING)
+    texts, numbers = texts.filter(~is_accepted), numbers.filter(~is_accepted)
+    rest = validate(texts, wanted(texts, feed), numbers, feed, reading)
+    return pl.concat([filtered, accepted, lines_of(with_drafts(rest, feed, mapping))])
+
+
+def with_drafts(
+    rows: Iterable[Checked], feed: Feed, mapping: RowMapping
+) -> list[tuple[Checked, Draft | None]]:
+    """Rows that were validated, with what they become."""
+    return [
+        (row, None if row.content is None else map_row(row.content, mapping, feed.order_by))
+        for row in rows
+    ]

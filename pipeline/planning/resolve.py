@@ -1,0 +1,416 @@
+"""Drafts against each other, and against the journal: which write does each row come to?
+
+A resource's own id is one more id to look up: unknown -> create; known with the same content ->
+unchanged; known with other content -> update, or rejected where there is no update. Before that, what contradicts itself within the
+files is turned away: nothing of it was sent yet. Over narrow columns, part by part; of rows that share
+a key, or a patient and an order, only those are held in memory that fit.
+"""
+
+import hashlib
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import polars as pl
+
+from pipeline.planning.store import VERDICT_SCHEMA
+from pipeline.records import Disposition, Interaction, Stage, State
+from pipeline.rows.feed import Feed
+from pipeline.rows.groups import Bounds, Scan, shared
+
+# The columns of a feed's rows that this stage needs.
+NEEDED: Final = (
+    "seq",
+    "file",
+    "row",
+    "key",
+    "time_us",
+    "disposition",
+    "fingerprint",
+    "lane",
+    "order",
+    "start_day",
+    "end_day",
+    "active",
+)
+
+BUMPS: Final = "order|bumps"  # the rule of each that stands beside an earlier one of its order
+_STANDING: Final = (Disposition.PENDING.value, Disposition.UNCHANGED.value)
+
+_LATER: Final = ("slot", "held_at", "shown", "likeness", "body")
+
+_OPEN_END: Final = 1 << 30
+
+
+# keys -> key, state, the fingerprint that Canvas holds, resource_id
+Known = Callable[[pl.Series], pl.DataFrame]
+
+
+class _Rule(NamedTuple):
+    """What a row comes to beside the other one, which `message` names at its {}."""
+
+    disposition: Disposition | None  # None: as it was
+    field: str
+    message: str
+
+
+_TOLD_APART: Final = (
+    "if it is another payment, it needs another key: a transaction_id of its own, another field in key, or "
+    'repeats = "count"; if it is the same one, remove it'
+)
+# The rule, and the message, of a payment that was posted before at another time of day.
+POSTED_AT_ANOTHER_TIME: Final = (
+    "row|time",
+    f"a payment with the same key was posted before, at another time of day: {_TOLD_APART}",
+)
+_RULES: Final = {
+    "row|duplicate": _Rule(Disposition.DUPLICATE, "row", "the same row as {}"),
+    "row|contradicts": _Rule(
+        Disposition.REJECTED,
+        "row",
+        "the same key as {}, with other content: keep the one that is right",
+    ),
+    "row|time": _Rule(
+        Disposition.REJECTED,
+        "row",
+        f"the same key as {{}}, at another time of day: {_TOLD_APART}",
+    ),
+    "order|collides": _Rule(
+        Disposition.REJECTED,
+        "order",
+        "another active coverage of the patient has this order in an overlapping period: mend the order or "
+        "the period of one of the two; the other is {}",
+    ),
+    BUMPS: _Rule(
+        None,
+        "order",
+        "the patient has an older coverage with this order, {}: Canvas moves the older one down when this row is written",
+    ),
+}
+_RULE: Final = pl.Enum(list(_RULES))
+# A row beside another one: a few bytes, for in a bad file each row may be one. `file` and `where` are
+# the file and the row of the other, the files of all feeds numbered together.
+_FOUND: Final[dict[str, Any]] = {
+    "seq": pl.UInt32,
+    "rule": _RULE,
+    "file": pl.UInt32,
+    "where": pl.UInt32,
+}
+_REPEATS: Final = {"seq": pl.UInt32, "repeat": pl.UInt32}
+
+
+def resolve(
+    rows: Mapping[str, Scan],
+    feeds: Sequence[Feed],
+    files: Mapping[str, Sequence[str]],
+    known: Known,
+    folder: Path,
+    bounds: Bounds,
+) -> Iterator[tuple[str, pl.DataFrame]]:
+    """Judge the rows of all feeds, part by part: the feed, and lines in VERDICT_SCHEMA, for those that validation let through.
+
+    `rows` yields NEEDED by feed, `files` holds the names by file number; `folder` takes what is not held
+    in memory. A row that is known to be unchanged already stays so, and has no line, unless the files
+    contradict it.
+    """
+    beside: dict[str, _Beside] = {}
+    names: list[str] = []
+    for feed in feeds:
+        stands = _standing(rows[feed.name])
+        beside[feed.name] = _of_one_key(stands, feed, len(names), folder, bounds)
+        names += files[feed.name]
+    coverages = {
+        feed.name: beside[feed.name] for feed in feeds if feed.traits.resource_type == "Coverage"
+    }
+    _collide({name: rows[name] for name in coverages}, coverages, folder, bounds)
+    columns = ["seq", "key", "disposition", "fingerprint"]
+    for feed in feeds:
+        mine = beside[feed.name].in_order()
+        for part in _standing(rows[feed.name]).read(columns):
+            yield feed.name, _against_journal(mine.put_in(part, feed.name, names), feed, known)
+
+
+def _standing(scan: Scan) -> Scan:
+    """The rows that validation let through. Empty parts are yielded too."""
+
+    def standing(columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+        for part in scan.read(list(dict.fromkeys([*columns, "disposition"]))):
+            yield part.filter(pl.col("disposition").is_in(_STANDING))
+
+    return Scan(scan.most, standing)
+
+
+# Within the files ---------------------------------------------------------------------------------
+
+
+class _Beside:
+    """What was found of the rows of a feed that share something with others."""
+
+    def __init__(self, first_file: int) -> None:
+        self.first_file = first_file
+        self.found = pl.DataFrame(schema=_FOUND)
+        self.repeats = pl.DataFrame(schema=_REPEATS)  # by number: 1 is the second of its key
+
+    def in_order(self) -> "_Beside":
+        """The same, in the order of the rows."""
+        self.found, self.repeats = self.found.sort("seq"), self.repeats.sort("seq")
+        return self
+
+    def put_in(self, rows: pl.DataFrame, feed: str, names: Sequence[str]) -> pl.DataFrame:
+        """One part's rows, in order, with the key, disposition, field, rule and message that they come to."""
+        blank = [pl.lit("").alias(name) for name in ("field", "rule", "message")]
+        repeats, found = _between(self.repeats, rows), _between(self.found, rows)
+        if not repeats.is_empty():
+            rows = _numbered(rows, repeats, feed)
+        if found.is_empty():
+            return rows.with_columns(blank)
+        lines = found.join(_RULE_LINES, on="rule", how="left").with_columns(
+            pl.col("rule").cast(pl.String),
+            pl.concat_str(
+                "before",
+                pl.col("file").replace_strict(
+                    list(range(len(names))), list(names), return_dtype=pl.String
+                ),
+                pl.lit(":"),
+                "where",
+                "after",
+            ).alias("message"),
+        )
+        told = lines.select("seq", "disposition", "field", "rule", "message")
+        return rows.with_columns(blank).update(told, on="seq")
+
+
+_RULE_LINES: Final = pl.DataFrame(
+    [
+        (name, rule.disposition and rule.disposition.value, rule.field, *rule.message.split("{}"))
+        for name, rule in _RULES.items()
+    ],
+    schema={"rule": _RULE, **dict.fromkeys(("disposition", "field", "before", "after"), pl.String)},
+    orient="row",
+)
+
+
+def _between(lines: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
+    """Those of lines in order that are of a part's rows."""
+    if rows.is_empty() or lines.is_empty():
+        return lines.clear()
+    first = lines["seq"].search_sorted(rows["seq"][0], side="left")
+    last = lines["seq"].search_sorted(rows["seq"][-1], side="right")
+    return lines[first:last]
+
+
+def _numbered(rows: pl.DataFrame, repeats: pl.DataFrame, feed: str) -> pl.DataFrame:
+    """Give the second of equal rows that are counted, which is a second payment, a key of its own."""
+    repeated = rows.select("seq", "key").join(repeats, on="seq", maintain_order="right")
+    keys = [
+        hashlib.sha256(f"{feed}\x1f{key}\x1f{repeat}".encode()).hexdigest()[:16]
+        for key, repeat in repeated.select("key", "repeat").iter_rows()
+    ]
+    renamed = repeated.select("seq").with_columns(pl.Series("key", keys, dtype=pl.String))
+    return rows.update(renamed, on="seq")
+
+
+def _of_one_key(stands: Scan, feed: Feed, first_file: int, folder: Path, bounds: Bounds) -> _Beside:
+    """Judge a later row of a key: it is a duplicate of the first, or contradicts it, or is counted.
+
+    Where equal rows are counted file by file, the n-th of one file is a duplicate of the n-th of
+    another with this key: its bytes are the same, for they are part of the key.
+    """
+    beside = _Beside(first_file)
+    columns = ["seq", "file", "row", "key", "time_us", "fingerprint"]
+    found, repeats = [beside.found], [beside.repeats]
+    for rows in shared(stands, ["key"], columns, folder / f"keys-{feed.name}", bounds):
+        repeat = pl.lit(0, dtype=pl.UInt32)
+        if feed.repeats == "count":
+            counted = ["key", "file"] if feed.counts_within_files else ["key"]
+            repeat = pl.int_range(pl.len(), dtype=pl.UInt32).over(counted, order_by="seq")
+        numbered = rows.with_columns(repeat.alias("repeat"))
+        repeats.append(numbered.select("seq", "repeat").filter(pl.col("repeat") > 0))
+        first = numbered.select(
+            "seq",
+            "fingerprint",
+            "time_us",
+            *(
+                pl.col(name).first().over("key", "repeat", order_by="seq").alias(f"first_{name}")
+                for name in ("seq", "file", "row", "fingerprint", "time_us")
+            ),
+        )
+        is_same = pl.col("fingerprint") == pl.col("first_fingerprint")
+        is_then = pl.col("time_us").eq_missing(pl.col("first_time_us"))
+        found.append(
+            first.filter(pl.col("seq") != pl.col("first_seq")).select(
+                "seq",
+                pl.when(is_same & is_then)
+                .then(pl.lit("row|duplicate", dtype=_RULE))
+                .when(is_same)
+                .then(pl.lit("row|time", dtype=_RULE))
+                .otherwise(pl.lit("row|contradicts", dtype=_RULE))
+                .alias("rule"),
+                (pl.col("first_file").cast(pl.UInt32) + first_file).alias("file"),
+                pl.col("first_row").alias("where"),
+            )
+        )
+    beside.found, beside.repeats = pl.concat(found), pl.concat(repeats)
+    return beside
+
+
+def _collide(
+    rows: Mapping[str, Scan], beside: Mapping[str, _Beside], folder: Path, bounds: Bounds
+) -> None:
+    """Two active coverages of one patient with one `order`: never in the same period.
+
+    The later row is rejected where the periods share more than a boundary day; where they do not,
+    it is warned (docs/canvas.md, "Coverage": the new one takes the order, and the older is bumped
+    down).
+    """
+    later = {name: each.in_order().found.select("seq") for name, each in beside.items()}
+
+    def standing(columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+        wanted = [name for name in columns if name != "feed"]
+        for number, (name, scan) in enumerate(rows.items()):
+            for part in _standing(scan).read([*wanted, "seq", "active"]):
+                alone = part.join(_between(later[name], part), on="seq", how="anti")
+                yield (
+                    alone.filter("active")
+                    .with_columns(pl.lit(number, dtype=pl.UInt32).alias("feed"))
+                    .select(columns)
+                )
+
+    names = list(rows)
+    stands = Scan(sum(scan.most for scan in rows.values()), standing)
+    columns = ["lane", "order", "feed", "seq", "file", "row", "start_day", "end_day"]
+    lines: dict[int, list[tuple[int, str, int, int]]] = {
+        number: [] for number, _ in enumerate(names)
+    }
+    found = {name: [each.found] for name, each in beside.items()}
+    for pile in shared(stands, ["lane", "order"], columns, folder / "orders", bounds):
+        ordered = pile.sort("lane", "order", "feed", "seq").with_columns(
+            pl.col("end_day").fill_null(_OPEN_END)
+        )
+        for _, group in groupby(ordered.iter_rows(), key=lambda row: row[:2]):
+            periods = _Periods()
+            for _, _, number, seq, file, row, start, end in group:
+                where = (beside[names[number]].first_file + file, row)
+                other = periods.take(start, end, where)
+                if other is not None:
+                    lines[number].append((seq, "order|collides", *other))
+                elif periods.last is not None:
+                    lines[number].append((seq, BUMPS, *periods.last))
+                periods.last = where
+        for number, mine in lines.items():
+            found[names[number]].append(pl.DataFrame(mine, schema=_FOUND, orient="row"))
+            mine.clear()
+    for name, each in beside.items():
+        each.found = pl.concat(found[name])
+
+
+_Where = tuple[int, int]  # file and row
+
+
+class _Periods:
+    """The periods of one patient and one order that stand; they share boundary days at most."""
+
+    def __init__(self) -> None:
+        self._spans: list[tuple[int, int, _Where]] = []
+        self.last: _Where | None = None  # the row before, whichever it was
+
+    def take(self, start: int, end: int, row: _Where) -> _Where | None:
+        """Add a period, or say which row's period it overlaps. Only neighbours can overlap."""
+        at = bisect_left(self._spans, (start, end, (-1, -1)))
+        for first, last, other in self._spans[max(at - 2, 0) : at + 2]:
+            if _overlap(start, end, first, last):
+                return other
+        self._spans.insert(at, (start, end, row))
+        return None
+
+
+def _overlap(start: int, end: int, first: int, last: int) -> bool:
+    """Whether two periods share more than one boundary day (all days inclusive)."""
+    begins, ends = max(start, first), min(end, last)
+    return begins < ends or (
+        begins == ends and begins not in {_boundary(end, first), _boundary(last, start)}
+    )
+
+
+def _boundary(ends: int, begins: int) -> int | None:
+    return ends if ends == begins else None
+
+
+# Against the journal ------------------------------------------------------------------------------
+
+_CHANGED: Final = {
+    "Coverage": "this row was loaded before with other content, and the feed has update = false: change it in Canvas",
+    "PaymentNotice": "this payment was posted before with other content, and a payment cannot be changed: correct it in Canvas by hand",
+}
+
+_ABANDONED: Final = (
+    "a person gave this write up after its answer was lost: it is not sent again. To have it sent after all: "
+    "canvas-ingest review CONFIG --resend KEY"
+)
+
+
+def _against_journal(rows: pl.DataFrame, feed: Feed, known: Known) -> pl.DataFrame:
+    """A write that has a resource is never created again: what was refused or not sent is an update."""
+    rows = rows.filter(
+        (pl.col("disposition") != Disposition.UNCHANGED.value) | (pl.col("rule") != "")
+    )
+    if rows.is_empty():
+        return pl.DataFrame(schema=VERDICT_SCHEMA)
+    standing = pl.col("disposition") == Disposition.PENDING.value
+    held = known(rows.filter(standing)["key"]).rename({"fingerprint": "held_fingerprint"})
+    rows = rows.join(held, on="key", how="left", maintain_order="left")
+    confirmed = standing & (pl.col("state") == State.CONFIRMED.value)
+    same = confirmed & (pl.col("fingerprint") == pl.col("held_fingerprint")).fill_null(value=False)
+    is_open = pl.col("state").is_in([State.PENDING.value, State.REFUSED.value])
+    again = standing & is_open & (pl.col("resource_id") != "")
+    other = (confirmed & ~same) | again
+    may_update = pl.lit(value=feed.update and feed.traits.resource_type == "Coverage")
+    update, changed = other & may_update, other & ~may_update
+    abandoned = standing & (pl.col("state") == State.ABANDONED.value)
+    in_doubt = standing & pl.col("state").is_in([State.IN_DOUBT.value, State.IN_FLIGHT.value])
+    return rows.with_columns(
+        pl.when(same)
+        .then(pl.lit(Disposition.UNCHANGED.value))
+        .when(changed | abandoned)
+        .then(pl.lit(Disposition.REJECTED.value))
+        .when(in_doubt)
+        .then(pl.lit(Disposition.IN_DOUBT.value))
+        .otherwise(pl.col("disposition"))
+        .alias("disposition"),
+        pl.when(update)
+        .then(pl.lit(Interaction.UPDATE.value))
+        .when(standing & (pl.col("state").is_null() | ~(confirmed | again | in_doubt | abandoned)))
+        .then(pl.lit(Interaction.CREATE.value))
+        .otherwise(pl.lit(""))
+        .alias("interaction"),
+        pl.when(same | update)
+        .then(pl.col("resource_id"))
+        .when(standing)
+        .then(pl.lit(""))
+        .alias("resource_id"),
+        pl.when(changed | abandoned).then(pl.lit("row")).otherwise(pl.col("field")).alias("field"),
+        pl.when(changed)
+        .then(pl.lit("row|changed"))
+        .when(abandoned)
+        .then(pl.lit("row|abandoned"))
+        .otherwise(pl.col("rule"))
+        .alias("rule"),
+        pl.when(changed)
+        .then(pl.lit(_CHANGED[feed.traits.resource_type]))
+        .when(abandoned)
+        .then(pl.lit(_ABANDONED))
+        .otherwise(pl.col("message"))
+        .alias("message"),
+    ).select(
+        pl.when(pl.col("disposition") == Disposition.REJECTED.value)
+        .then(pl.lit(Stage.RESOLVE.value))
+        .otherwise(pl.lit(""))
+        .alias(name)
+        if name == "stage"
+        else pl.lit(None, dtype=kind).alias(name)
+        if name in _LATER
+        else pl.col(name).cast(kind)
+        for name, kind in VERDICT_SCHEMA.items()
+    )

@@ -1,0 +1,661 @@
+"""The plan on disk: every source row with what is meant for it, written once, read in order.
+
+A folder under `state.dir/plans`, named like the run that made it:
+
+    rows-<feed>-00000.parquet      every row: identity, disposition, and the resource to send
+                                   (none for a row that is known to be unchanged)
+    source-<feed>-00000.parquet    the source's own columns of rows that may come back as rejects
+    verdicts-<feed>-00000.parquet  what `resolve` made of those of them that validation let through
+    missing-<feed>.parquet         rows of the last complete run that are gone, and what is meant for them
+    changes-<feed>-00000.parquet   what updates would change, element by element
+    plan.json                      written last: a plan without it was never finished
+
+Parts hold some thousand rows, so that memory is bounded by a part and not by the file.
+"""
+
+import hashlib
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final, Literal, Self
+from uuid import uuid4
+
+import orjson
+import polars as pl
+import polars.selectors as cs
+
+from pipeline.errors import PlanError
+from pipeline.files import sha256_of, sync, write_private
+from pipeline.planning.unchanged import DIGESTS, LINE
+from pipeline.records import Disposition, Draft, Intent, Interaction, joined
+from pipeline.rows import groups
+from pipeline.rows.feed import Checked
+
+SEAL: Final = "plan.json"
+# In the source parts, beside the sender's own columns. No text file's header has a NUL.
+SEQ: Final = "\0seq"
+
+_ROWS_SCHEMA: Final = {
+    "seq": pl.UInt32,  # within the feed, from 0
+    "file": pl.UInt16,
+    "row": pl.UInt32,
+    "key": pl.String,
+    "source_id": pl.String,
+    "amount_cents": pl.Int64,
+    "time_us": pl.Int64,  # of a payment's `posted_on`; null: midnight, or none
+    "disposition": pl.String,  # pending, filtered, rejected, or unchanged as the last run left it
+    "stage": pl.String,
+    "field": pl.String,
+    "rule": pl.String,
+    "message": pl.String,
+    "lane": pl.String,
+    "fingerprint": pl.String,
+    "claim": pl.String,
+    "likeness": pl.String,
+    "order": pl.Int8,
+    "start_day": pl.Int32,
+    "end_day": pl.Int32,
+    "active": pl.Boolean,
+    "sort": pl.String,
+    "resource_id": pl.String,  # of a row that is unchanged
+    **dict.fromkeys(DIGESTS, pl.UInt64),  # of the row's text (`held`); null: none
+    "body": pl.Binary,
+}
+# What a row comes to, beside what validation said of it.
+VERDICT_SCHEMA: Final[dict[str, Any]] = {
+    "seq": pl.UInt32,
+    "key": pl.String,
+    "disposition": pl.String,
+    "interaction": pl.String,
+    "resource_id": pl.String,
+    "stage": pl.String,
+    "field": pl.String,
+    "rule": pl.String,
+    "message": pl.String,
+    # What later stages put in:
+    "slot": pl.UInt32,  # the place in the feed at which it goes; null: its own
+    "held_at": pl.Datetime("us", "UTC"),  # when Canvas showed it, of a row that was taken over
+    "shown": pl.Binary,  # and what it showed
+    "likeness": pl.String,  # of a row that is unchanged, and is written again all the same
+    "body": pl.Binary,
+}
+KEPT: Final = "order|kept"  # the rule of a row that is unchanged, and is written again
+LINE_SCHEMA: Final = {
+    name: kind
+    for name, kind in _ROWS_SCHEMA.items()
+    if name not in {"seq", "file", "resource_id", *DIGESTS}
+}
+# Rows that cannot be sent back as rejects; but see `add_sources`.
+_NEVER_REJECTS: Final = (Disposition.UNCHANGED.value, Disposition.FILTERED.value)
+# On disk "" is null, which takes a fifth of the time to write.
+_TEXTS: Final = ("source_id", "stage", "field", "rule", "message", "claim", "sort")
+_NEVER_NULL: Final = (*_TEXTS, "interaction", "resource_id")
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedBatch:
+    """A batch of a feed's rows, on its way into the plan.
+
+    `source` has the source's own columns, `lines` what is meant for each row, in the same order: as
+    `lines_of` yields them, with the digests of `held.digests`, or those of `held.LINE`.
+    """
+
+    source: pl.DataFrame
+    lines: pl.DataFrame
+
+
+def write_part(
+    folder: Path,
+    scratch: Path,
+    feed: str,
+    part: int,
+    first_seq: int,
+    batches: Sequence[tuple[int, PlannedBatch]],
+) -> None:
+    """Write a part of a feed's rows, each batch with the number of its file; the first row's `seq` is `first_seq`.
+
+    Each file is there whole or not at all, whoever else writes the same; `scratch` is for those that are not.
+    """
+    rows, sources = [], []
+    for file, batch in batches:
+        end = first_seq + batch.lines.height
+        seqs = pl.int_range(first_seq, end, dtype=pl.UInt32, eager=True)
+        numbered = seqs.alias("seq"), pl.lit(file, dtype=pl.UInt16).alias("file")
+        rows.append(_as(batch.lines.with_columns(numbered), _ROWS_SCHEMA))
+        may_come_back = ~batch.lines["disposition"].is_in(_NEVER_REJECTS)
+        sources.append(batch.source.with_columns(seqs.alias(SEQ)).filter(may_come_back))
+        first_seq = end
+    lines = pl.concat(rows).with_columns(pl.when(pl.col(_TEXTS) != "").then(pl.col(_TEXTS)))
+    for kind, frame in (("source", pl.concat(sources, how="diagonal")), ("rows", lines)):
+        unfinished = scratch / f"{uuid4().hex}.parquet"
+        _write_private(frame, unfinished)
+        sync(
+            unfinished
+        )  # by whoever wrote it: what another machine holds in memory nobody else can sync
+        unfinished.replace(_path(folder, kind, feed, part))
+
+
+class PlanWriter:
+    """A plan that is being made: one feed's parts after the other's, then the verdicts on them, then the seal."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, mode=0o700)
+        self.folder = folder
+        self._parts: dict[str, int] = {}
+
+    def has(self, feed: str, parts: int) -> None:
+        """So many parts of a feed's rows are written, and no more will be."""
+        self._parts[feed] = parts
+
+    def rejected(self, feed: str) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
+        """Yield the rejected rows part by part: file, row, lane and field, and the source's own columns.
+
+        A row that was skipped as unchanged has no source column yet, and its lane is known.
+        """
+        is_rejected = pl.col("disposition") == Disposition.REJECTED.value
+        for part, rows in enumerate(self.rows(feed).judged([*_REJECTED, "disposition"])):
+            mine = rows.filter(is_rejected).drop("disposition")
+            if not mine.is_empty():
+                source = pl.read_parquet(_path(self.folder, "source", feed, part), glob=False)
+                seqs = mine.select(pl.col("seq").alias(SEQ))
+                joined = seqs.join(source, on=SEQ, how="left", maintain_order="left")
+                yield mine.drop("seq"), joined.drop(SEQ)
+
+    def rows(self, feed: str) -> "Rows":
+        """What is written of a feed's rows by now."""
+        return Rows(self.folder, feed, self._parts[feed])
+
+    def judge(self, feed: str, part: int, verdicts: pl.DataFrame) -> None:
+        """Enter the verdicts on a part's rows."""
+        _write_private(verdicts, _path(self.folder, "verdicts", feed, part))
+
+    def amend(self, feed: str, lines: pl.DataFrame, how: Literal["left", "full"] = "left") -> None:
+        """Enter what is new of some rows, wherever they stand, into their verdicts; null is nothing new.
+
+        "full": of rows without a verdict too.
+        """
+        rows = self.rows(feed)
+        for part, (first, last) in enumerate(rows.spans):
+            mine = lines.filter(pl.col("seq").is_between(first, last))
+            if not mine.is_empty():
+                verdicts = rows.verdicts(part)
+                self.judge(feed, part, verdicts.update(mine, on="seq", how=how).sort("seq"))
+
+    def add_changes(self, feed: str, number: int, changes: pl.DataFrame) -> None:
+        """Note what some updates would change, in the order of the rows."""
+        _write_private(changes, _path(self.folder, "changes", feed, number))
+
+    def add_sources(self, feed: str, source: pl.DataFrame) -> None:
+        """The source's own columns (and SEQ) of rows that are written though they are unchanged."""
+        _write_private(source, self.folder / _again(feed))
+
+    def seal(
+        self,
+        missing: Mapping[str, pl.DataFrame],
+        meta: dict[str, Any],
+    ) -> "Plan":
+        """Write what is missing, and the seal: from now on the plan can be carried out."""
+        for feed, frame in missing.items():
+            _write_private(frame, self.folder / f"missing-{feed}.parquet")
+        for path in self.folder.iterdir():
+            sync(path)  # what is sent from here is known again, though the power fails
+        told = {**meta, "parts": self._parts}
+        write_private(self.folder / SEAL, orjson.dumps(told, option=orjson.OPT_INDENT_2))
+        sync(self.folder.parent)
+        return Plan.open(self.folder)
+
+
+def _write_private(frame: pl.DataFrame, path: Path) -> None:
+    frame.write_parquet(path, compression_level=1)  # as small as with more, and a third quicker
+    path.chmod(0o600)
+
+
+def lines_of(rows: Sequence[tuple[Checked, Draft | None]]) -> pl.DataFrame:
+    """What is meant for each row: who it is, what became of it, and its draft, as columns."""
+    return pl.DataFrame(
+        [_line(checked, draft) for checked, draft in rows], schema=LINE_SCHEMA, orient="row"
+    )
+
+
+def as_lines(rows: pl.DataFrame, disposition: Disposition) -> pl.DataFrame:
+    """The same of rows that are there as columns; what they lack is blank."""
+    blank = {pl.String: "", pl.Boolean: False}
+    told = rows.with_columns(pl.lit(disposition.value).alias("disposition"))
+    return told.select(
+        pl.col(name).cast(kind)
+        if name in told.columns
+        else pl.lit(blank.get(kind), dtype=kind).alias(name)
+        for name, kind in LINE_SCHEMA.items()
+    )
+
+
+def _line(checked: Checked, draft: Draft | None) -> tuple[Any, ...]:
+    stage, field, rule, message = joined(checked.rejections)
+    head = (checked.row, checked.key, checked.source_id, checked.amount_cents, checked.time_us)
+    why = (checked.disposition.value, stage, field, rule, message)
+    if draft is None:
+        return (*head, *why, "", "", "", "", None, None, None, False, "", None)
+    return (
+        *head,
+        *why,
+        draft.lane,
+        draft.fingerprint,
+        draft.claim,
+        draft.likeness,
+        draft.order,
+        draft.start_day,
+        draft.end_day,
+        draft.active,
+        draft.sort,
+        draft.body,
+    )
+
+
+def _as(frame: pl.DataFrame, schema: Mapping[str, Any]) -> pl.DataFrame:
+    """In a schema; null where there is nothing."""
+    return frame.select(
+        pl.col(name).cast(kind) if name in frame.columns else pl.lit(None, dtype=kind).alias(name)
+        for name, kind in schema.items()
+    )
+
+
+def _path(folder: Path, kind: str, feed: str, part: int) -> Path:
+    return folder / f"{kind}-{feed}-{part:05}.parquet"
+
+
+class Rows:
+    """A feed's rows on disk, in the file's order, part by part: never more than one in memory."""
+
+    def __init__(self, folder: Path, feed: str, parts: int) -> None:
+        self._folder, self._feed, self._parts = folder, feed, parts
+
+    def __len__(self) -> int:
+        """How many parts there are."""
+        return self._parts
+
+    def written(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+        """As they were written, whatever was found since."""
+        for part in range(self._parts):
+            yield pl.read_parquet(self._at("rows", part), columns=list(columns), glob=False)
+
+    def verdicts(self, part: int, columns: Sequence[str] | None = None) -> pl.DataFrame:
+        """The verdicts on a part's rows."""
+        chosen = None if columns is None else list(columns)
+        return pl.read_parquet(self._at("verdicts", part), columns=chosen, glob=False)
+
+    def judged(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+        """With the verdicts put in."""
+        for part in range(self._parts):
+            yield self.part(part, columns)
+
+    def part(self, part: int, columns: Sequence[str]) -> pl.DataFrame:
+        """One part, with the verdicts put in."""
+        of_rows = list(dict.fromkeys(["seq", *(each for each in columns if each in _ROWS_SCHEMA)]))
+        of_verdicts = [
+            "seq",
+            *(each for each in columns if each in VERDICT_SCHEMA and each != "seq"),
+        ]
+        rows = pl.read_parquet(self._at("rows", part), columns=of_rows, glob=False)
+        return _with_verdicts(rows, self.verdicts(part, of_verdicts)).select(columns)
+
+    def some(self, seqs: pl.Series, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+        """Those with these `seqs`, with the verdicts put in; only the parts that hold one are read."""
+        for part, (first, last) in enumerate(self.spans):
+            mine = seqs.filter(seqs.is_between(first, last))
+            if not mine.is_empty():
+                yield self._some(part, mine, columns)
+
+    def where(self, holds: pl.Expr, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+        """Those of whose verdicts something holds, with these put in; only the parts that have one are read."""
+        for part in range(self._parts):
+            asked = list(dict.fromkeys(["seq", *holds.meta.root_names()]))
+            mine = self.verdicts(part, asked).filter(holds)["seq"]
+            if not mine.is_empty():
+                yield self._some(part, mine, columns)
+
+    def _some(self, part: int, seqs: pl.Series, columns: Sequence[str]) -> pl.DataFrame:
+        rows = self.part(part, list(dict.fromkeys(["seq", *columns])))
+        return rows.filter(pl.col("seq").is_in(seqs.implode())).select(columns)
+
+    @cached_property
+    def spans(self) -> list[tuple[int, int]]:
+        """The first and the last `seq` of each part."""
+        return [(part["seq"][0], part["seq"][-1]) for part in self.written(["seq"])]
+
+    def _at(self, kind: str, part: int) -> Path:
+        return _path(self._folder, kind, self._feed, part)
+
+
+class Plan:
+    """A sealed plan."""
+
+    def __init__(self, folder: Path, meta: dict[str, Any]) -> None:
+        self.folder = folder
+        self.meta = meta
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Raises PlanError if there is none, or it was never finished."""
+        try:
+            return cls(folder, orjson.loads((folder / SEAL).read_bytes()))
+        except (OSError, orjson.JSONDecodeError):
+            raise PlanError(
+                f"there is no finished plan {folder.name}", "run `canvas-ingest plan` first"
+            ) from None
+
+    def rows(self, feed: str) -> Iterator[pl.DataFrame]:
+        """All rows of a feed in the file's order, part by part, with the verdicts put in; no bodies."""
+        columns = dict.fromkeys([*_ROWS_SCHEMA, *VERDICT_SCHEMA])
+        return self._rows(feed).judged([name for name in columns if name not in _NOT_SHOWN])
+
+    def rows_to_hold(self, feed: str) -> Iterator[pl.DataFrame]:
+        """Return what the index of unchanged rows (`held`) needs of all rows, part by part."""
+        return self._rows(feed).judged([*LINE, "disposition", "rule"])
+
+    def times(self, feed: str) -> Iterator[pl.DataFrame]:
+        """Return key and time_us of the rows that were to be sent, part by part."""
+        is_sent = pl.col("disposition") == Disposition.PENDING.value
+        return self._rows(feed).where(is_sent, ["key", "time_us"])
+
+    def _rows(self, feed: str) -> Rows:
+        return Rows(self.folder, feed, self.meta["parts"][feed])
+
+    def sources(self, feed: str) -> Iterator[pl.DataFrame]:
+        """The source's own columns (and SEQ) of the rows that may come back, part by part."""
+        again = self.folder / _again(feed)
+        more = pl.read_parquet(again, glob=False) if again.exists() else None
+        for part in range(len(self._rows(feed))):
+            source = pl.read_parquet(_path(self.folder, "source", feed, part), glob=False)
+            yield source if more is None else pl.concat([source, more], how="diagonal")
+
+    def keys(self, feed: str) -> Iterator[pl.Series]:
+        """The keys of all its rows, whatever became of them, part by part."""
+        for rows in self._rows(feed).judged(["key"]):
+            yield rows["key"]
+
+    def keys_to_send(self, feed: str) -> Iterator[pl.Series]:
+        """Yield the keys of all writes of a feed that the plan sends, part by part."""
+        for rows in self._rows(feed).judged(["key", *_IS_SENT.meta.root_names()]):
+            yield rows.filter(_IS_SENT)["key"]
+        yield self.missing(feed).filter(pl.col("interaction") != "")["key"]
+
+    def missing(self, feed: str) -> pl.DataFrame:
+        """The rows of the last complete run that are gone (`MISSING`)."""
+        path = self.folder / f"missing-{feed}.parquet"
+        gone = pl.read_parquet(path, glob=False) if path.exists() else pl.DataFrame()
+        return _as(gone, MISSING).with_columns(pl.col("is_last").fill_null(value=False))
+
+    def changes(self, feed: str) -> Iterator[pl.DataFrame]:
+        """What its updates would change (`CHANGES`), with file and row of each, part by part."""
+        rows, columns = self._rows(feed), ["seq", "file", "row", "key", "resource_id"]
+        for number in itertools.count():
+            path = _path(self.folder, "changes", feed, number)
+            if not path.exists():
+                return
+            changes = pl.read_parquet(path, glob=False)
+            where = pl.concat(rows.some(changes["seq"], columns))
+            yield changes.join(where, on="seq").sort("seq", "element")
+
+    def sha256(self) -> str:
+        """Return the SHA-256 of its files, names and contents: 64 hex digits.
+
+        Not of `ends*`, which the report of its run puts beside them (`journal/ends.py`).
+
+        Raises:
+            OSError: A file cannot be read.
+        """
+        whole = hashlib.sha256()
+        for path in sorted(self.folder.iterdir()):
+            if path.is_file() and not path.name.startswith("ends"):
+                whole.update(f"{path.name}\0{sha256_of(path)}\0".encode())
+        return whole.hexdigest()
+
+    def digest(self) -> str:
+        """SHA-256 of all that it would write, in turn: two plans with the same one do the same."""
+        digest = hashlib.sha256()
+        for feed in self.meta["feeds"]:
+            digest.update(feed.encode())
+            gone = self.missing(feed).filter(pl.col("interaction") != "").sort("key")
+            columns = ("key", "resource_id", "fingerprint", "is_last")
+            digest.update(gone.select(columns).write_csv().encode())
+            for rows in self.rows(feed):
+                sent = rows.filter(pl.col("disposition") == Disposition.PENDING.value)
+                digest.update(sent.select(_DONE).write_csv(include_header=False).encode())
+        return digest.hexdigest()
+
+    def find(self, feed: str, keys: Sequence[str]) -> pl.DataFrame:
+        """The rows with these keys that were to be sent, or missing ones that were to be cancelled.
+
+        Columns: key, file, row, source_id, fingerprint, body, shown. Not those that were turned away
+        beside them: a later row of the same key, with other content.
+        """
+        wanted = list(keys)
+        is_meant = pl.col("key").is_in(wanted) & pl.col("disposition").is_in(_STANDING)
+        is_held = pl.col("body").is_not_null() | pl.col("shown").is_not_null()
+        gone = self.missing(feed).filter(pl.col("key").is_in(wanted) & pl.col("body").is_not_null())
+        found = [rows.filter(is_held) for rows in self._rows(feed).where(is_meant, list(_FOUND))]
+        return pl.concat([*found, _as(gone, _FOUND)])
+
+    def intents(self, feed: str, resource_type: str, *, in_order: bool) -> Iterator[list[Intent]]:
+        """What is to be sent, in the file's order or (`in_order` False) sorted by `order_by`.
+
+        A row whose verdict has a `slot` goes at that place of the feed in place of its own.
+        """
+        rows = self._rows(feed)
+        parts = self._in_turn(rows) if in_order else self._sorted(rows)
+        for part in parts:
+            yield self._intents(part, feed, resource_type)
+
+    def _in_turn(self, rows: Rows) -> Iterator[pl.DataFrame]:
+        """Part by part, the rows with another place taken out, and those that have theirs there put in."""
+        places = [part.drop_nulls("slot") for part in rows.judged(["seq", "slot"])]
+        moved = pl.concat(places) if places else pl.DataFrame(schema={"seq": pl.UInt32})
+        for (first, last), part in zip(rows.spans, rows.judged(_SENT), strict=True):
+            if moved.is_empty():
+                yield part
+                continue
+            here = moved.filter(pl.col("slot").is_between(first, last))
+            own = part.filter(pl.col("slot").is_null())
+            yield pl.concat([own, *rows.some(here["seq"], _SENT)]).sort(pl.coalesce("slot", "seq"))
+
+    def _sorted(self, rows: Rows) -> Iterator[pl.DataFrame]:
+        """Sorted by `order_by`, equal ones in the file's order; not all of them in memory.
+
+        Where the file does not have them so already, they are dealt to piles one above the other.
+        """
+        sent = (part.filter(_IS_SENT) for part in rows.judged(_SENT))
+        if _is_ascending(rows):
+            yield from sent
+            return
+        sample = [_place(part).gather_every(_A_SAMPLE) for part in rows.judged(["sort", "seq"])]
+        places = pl.concat(sample).sort()
+
+        def pile_of(piles: int) -> pl.Expr:
+            edges = places.gather([places.len() * pile // piles for pile in range(1, piles)])
+            return pl.struct("sort", "seq").map_batches(
+                lambda rows: edges.search_sorted(_place(rows.struct.unnest()), side="right"),
+                return_dtype=pl.UInt32,
+            )
+
+        with TemporaryDirectory(dir=self.folder) as folder:
+            most, at_once = rows.spans[-1][1] + 1, groups.BOUNDS.whole
+            for pile in groups.dealt(sent, pile_of, Path(folder), most, at_once):
+                yield pile.sort("sort", "seq")
+
+    def adopted(self, feed: str) -> Iterator[list[Intent]]:
+        """The rows that Canvas held already, as they stand: ours from now on."""
+        is_same = pl.col("disposition") == Disposition.UNCHANGED.value
+        for rows in self._rows(feed).where(is_same & pl.col("shown").is_not_null(), _SENT):
+            sendable = rows.with_columns(
+                pl.lit(Disposition.PENDING.value).alias("disposition"),
+                pl.lit(Interaction.UPDATE.value).alias("interaction"),
+            )
+            yield self._intents(sendable, feed, "Coverage")
+
+    def lanes(self, feed: str) -> Iterator[pl.Series]:
+        """The patients of what is to be sent, a line a write, part by part."""
+        is_sent = pl.col("interaction") != ""
+        yield self.missing(feed).filter(is_sent)["lane"]
+        for rows in self._rows(feed).where(is_sent, ["lane"]):
+            yield rows["lane"]
+
+    def cancels(self, feed: str, *, is_last: bool | None = None) -> list[Intent]:
+        """Return what is gone from the file and is cancelled: all, or only what goes last or first."""
+        gone = self.missing(feed).filter(pl.col("interaction") != "")
+        if is_last is not None:
+            gone = gone.filter(pl.col("is_last") == is_last)
+        if gone.is_empty():
+            return []
+        intents = self._intents(_as_rows_to_send(gone), feed, "Coverage")
+        return [intent._replace(is_cancel=True) for intent in intents]
+
+    def kept(self, feed: str) -> list[str]:
+        """The keys of rows that are unchanged, and are written again all the same."""
+        kept = self._rows(feed).where(pl.col("rule") == KEPT, ["key"])
+        return [key for rows in kept for key in rows["key"]]
+
+    def _intents(self, rows: pl.DataFrame, feed: str, resource_type: str) -> list[Intent]:
+        sent = rows.filter(_IS_SENT)
+        run_id = self.meta["run_id"]
+        rank = pl.when("active").then("order").alias("rank")
+        has_day = resource_type == "PaymentNotice"
+        day = iso_day() if has_day else pl.lit(None, dtype=pl.String)
+        return [
+            Intent(
+                key,
+                feed,
+                resource_type,
+                _INTERACTIONS[interaction],
+                lane,
+                body,
+                fingerprint,
+                cents,
+                claim,
+                likeness,
+                run_id,
+                resource_id,
+                rank,
+                held_at,
+                day,
+            )
+            for (
+                key,
+                interaction,
+                lane,
+                body,
+                fingerprint,
+                cents,
+                claim,
+                likeness,
+                resource_id,
+                held_at,
+                rank,
+                day,
+            ) in sent.select(*_INTENT, rank, day.alias("day")).iter_rows()
+        ]
+
+
+_REJECTED: Final = ("seq", "file", "row", "lane", "field")
+_STANDING: Final = (Disposition.PENDING.value, Disposition.UNCHANGED.value)
+_IS_SENT: Final = (pl.col("disposition") == Disposition.PENDING.value) & (
+    pl.col("interaction") != ""
+)
+_NOT_SHOWN: Final = ("body", "shown", "time_us")  # nor has a plan of an older version all of them
+_A_SAMPLE: Final = 100  # one row in so many tells where to part those that are to be sorted
+_FOUND: Final = {
+    "key": pl.String,
+    "file": pl.UInt16,
+    "row": pl.UInt32,
+    "source_id": pl.String,
+    "fingerprint": pl.String,
+    "body": pl.Binary,
+    "shown": pl.Binary,
+}
+_INTERACTIONS: Final = {each.value: each for each in Interaction}
+_DONE: Final = ("key", "interaction", "resource_id", "fingerprint", "slot", "sort")
+_INTENT: Final = (
+    "key",
+    "interaction",
+    "lane",
+    "body",
+    "fingerprint",
+    "amount_cents",
+    "claim",
+    "likeness",
+    "resource_id",
+    "held_at",
+)
+_SENT: Final = ("seq", "slot", "sort", "disposition", "order", "start_day", "active", *_INTENT)
+# An element of an update, before and after it. No `before`: it is new; no `after`: it is taken away.
+CHANGES: Final = {
+    "seq": pl.UInt32,
+    "element": pl.String,
+    "before": pl.String,
+    "after": pl.String,
+}
+# A row of the last complete run that is gone. `interaction` "update": it is to be cancelled, else
+# `rule` and `message` say why it is not.
+MISSING: Final = {
+    "key": pl.String,
+    "lane": pl.String,
+    "resource_id": pl.String,
+    "interaction": pl.String,
+    "rule": pl.String,
+    "message": pl.String,
+    "fingerprint": pl.String,
+    "likeness": pl.String,
+    "body": pl.Binary,
+    "is_last": pl.Boolean,  # it goes behind the patient's other writes, for none needs its order
+}
+
+
+def iso_day() -> pl.Expr:
+    """Return the day of a payment as the journal keeps it: ISO, or "" if its row has none."""
+    return pl.col("start_day").cast(pl.Date).dt.to_string("iso").fill_null("")
+
+
+def _is_ascending(rows: Rows) -> bool:
+    """Whether what is to be sent is sorted by `order_by` as it stands."""
+    last = ""
+    for part in rows.judged(["sort", "disposition", "interaction"]):
+        texts = part.filter(_IS_SENT)["sort"]
+        if not texts.is_empty():
+            if texts[0] < last or not texts.is_sorted():
+                return False
+            last = texts[-1]
+    return True
+
+
+def _place(rows: pl.DataFrame) -> pl.Series:
+    """A text of each row that sorts as it is to go."""
+    seq = pl.col("seq").cast(pl.String).str.zfill(10)
+    return rows.select(pl.concat_str("sort", seq, separator="\x00")).to_series()
+
+
+def _as_rows_to_send(missing: pl.DataFrame) -> pl.DataFrame:
+    return missing.with_columns(
+        pl.lit(Disposition.PENDING.value).alias("disposition"),
+        pl.lit("").alias("claim"),
+        pl.lit(None, dtype=pl.Int64).alias("amount_cents"),
+        pl.lit(None, dtype=pl.Datetime("us", "UTC")).alias("held_at"),
+        pl.lit(None, dtype=pl.Int8).alias("order"),
+        pl.lit(None, dtype=pl.Int32).alias("start_day"),
+        pl.lit(value=False).alias("active"),
+    )
+
+
+def _with_verdicts(rows: pl.DataFrame, verdicts: pl.DataFrame) -> pl.DataFrame:
+    shared = [name for name in verdicts.columns if name in rows.columns and name != "seq"]
+    joined = rows.join(verdicts, on="seq", how="left", suffix="_verdict", maintain_order="left")
+    return (
+        joined.with_columns(pl.coalesce(f"{name}_verdict", name).alias(name) for name in shared)
+        .drop(f"{name}_verdict" for name in shared)
+        .with_columns(cs.by_name(*_NEVER_NULL, require_all=False).fill_null(""))
+    )
+
+
+def _again(feed: str) -> str:
+    return f"again-{feed}.parquet"

@@ -1,0 +1,192 @@
+"""Rows that Canvas holds as they are in the file, recognized by their text: skipped in bulk.
+
+    state.dir/held-<feed>.parquet    a line for each row that the last run confirmed or found unchanged
+
+A row's digest is taken over our fields as text, trimmed, and what the crosswalks answer for them:
+another quoting, column order or row order does not change it. What is true of the whole feed, its
+mapping above all, is the `salt`: an index with another one is not used. The journal has the SHA-256
+of the index: one that was changed is not used. Nor is a line whose write the journal has touched
+since, so that what the journal knows always wins. The index can be removed at any time: rows are
+then compared one by one, with the same result.
+"""
+
+import shutil
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import polars as pl
+
+from pipeline.files import replacing, sha256_of
+from pipeline.rows.crosswalk import Crosswalk
+
+DIGESTS: Final = ("digest", "digest_2")  # 128 bits in all
+# The columns of a plan's rows that a line has.
+LINE: Final[dict[str, Any]] = {
+    **dict.fromkeys(DIGESTS, pl.UInt64),
+    "key": pl.String,
+    "source_id": pl.String,
+    "amount_cents": pl.Int64,
+    "time_us": pl.Int64,
+    "lane": pl.String,
+    "fingerprint": pl.String,
+    "order": pl.Int8,
+    "start_day": pl.Int32,
+    "end_day": pl.Int32,
+    "active": pl.Boolean,
+    "resource_id": pl.String,
+}
+_SOURCE_ID: Final = pl.col("source_id")
+_FORMAT: Final = "3"
+_CHUNK: Final = 16_384  # lines that are read together
+_CHUNKS_MAX: Final = 48  # to read as many takes as long as to look at some thousand rows one by one
+_ROW: Final = "_row"
+_PART: Final = "\x1f"  # a text with one more of it than there are fields is no other row's
+_NULL: Final = "\x00"  # no file that is read holds it
+
+# (number, hash of a line of the audit log) -> keys touched since; None if that line is not there
+Touched = Callable[[int, str], Collection[str] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """When an index was written: after which line of the journal's audit log."""
+
+    number: int
+    hash: str
+
+
+class HeldRows:
+    """The lines of one feed. In memory are twelve bytes for each; the rest is read where it is asked for.
+
+    Lines lie in the order of the last file. A file in quite another order would have most of them read
+    again and again: what is asked for beyond `_CHUNKS_MAX` pieces at a time is not found.
+    """
+
+    def __init__(self, path: Path | None, touched: Collection[str] = ()) -> None:
+        name = DIGESTS[0]
+        held = (
+            pl.DataFrame(schema={name: pl.UInt64})
+            if path is None
+            else pl.read_parquet(path, columns=[name], glob=False)
+        )
+        self._path, self._touched = path, tuple(touched)
+        self._places = held[name].arg_sort()  # by digest, where its line is
+        self._digests = held[name].gather(self._places)
+        self._last = (
+            -1,
+            pl.DataFrame(),
+        )  # the piece that was read last: the next rows may want it too
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process reads the file itself."""
+        return HeldRows, (self._path, self._touched)
+
+    @classmethod
+    def none(cls) -> "HeldRows":
+        """No row is known."""
+        return cls(None)
+
+    @classmethod
+    def open(cls, folder: Path, feed: str, salt: str, sha256: str, touched: Touched) -> "HeldRows":
+        """Return the lines that can still be relied on; none if there is no index with this SHA-256 and salt."""
+        path = _path(folder, feed)
+        try:
+            if sha256_of(path) != sha256:
+                return cls.none()
+            told = pl.read_parquet_metadata(path)
+            if (told["format"], told["salt"]) != (_FORMAT, salt):
+                return cls.none()
+            since = touched(int(told["number"]), told["hash"])
+            return cls.none() if since is None else cls(path, since)
+        except (OSError, KeyError, ValueError, pl.exceptions.PolarsError):
+            return cls.none()
+
+    def find(self, digests: pl.DataFrame) -> tuple[pl.Series, pl.DataFrame]:
+        """Which rows are held (a mask), and the lines of those that are, in the rows' order."""
+        mask = pl.repeat(False, digests.height, dtype=pl.Boolean, eager=True)
+        if self._digests.is_empty():
+            return mask, pl.DataFrame(schema=LINE)
+        own, own_2 = (digests[name] for name in DIGESTS)
+        at = self._digests.search_sorted(own).clip(0, self._digests.len() - 1)
+        near = (self._digests.gather(at) == own).arg_true()
+        lines = self._lines(self._places.gather(at.gather(near)), near)
+        is_it = lines[DIGESTS[1]] == own_2.gather(lines[_ROW])
+        if self._touched:
+            is_it &= ~lines["key"].is_in(self._touched)
+        found = lines if is_it.all() else lines.filter(is_it)
+        return mask.scatter(found[_ROW], True), found.drop(_ROW)
+
+    def _lines(self, places: pl.Series, rows: pl.Series) -> pl.DataFrame:
+        """The lines at these places, each with the row that it may be of; in the order of the rows."""
+        pieces = places // _CHUNK
+        if pieces.min() == pieces.max():
+            return self._taken(pieces, places, rows)
+        most = pieces.value_counts(sort=True).head(_CHUNKS_MAX)[pieces.name].sort()
+        is_here = [pieces == piece for piece in most]
+        found = [
+            self._taken(pieces.filter(here), places.filter(here), rows.filter(here))
+            for here in is_here
+        ]
+        return pl.concat(found).sort(_ROW)
+
+    def _taken(self, pieces: pl.Series, places: pl.Series, rows: pl.Series) -> pl.DataFrame:
+        """Lines of one piece; none where it is torn, or gone, or nothing is asked for."""
+        with suppress(IndexError, OSError, pl.exceptions.PolarsError):
+            piece = pieces[0]
+            lines: pl.DataFrame = self._piece(piece)[places - piece * _CHUNK]
+            return lines.with_columns(rows.alias(_ROW))
+        return pl.DataFrame(schema={**LINE, _ROW: rows.dtype})
+
+    def _piece(self, piece: int) -> pl.DataFrame:
+        last = self._last  # taken once: another thread may ask for another piece
+        if last[0] != piece and self._path is not None:
+            lines = pl.scan_parquet(self._path, glob=False).slice(piece * _CHUNK, _CHUNK)
+            last = self._last = piece, lines.select(list(LINE)).collect()
+        return last[1]
+
+
+def write(folder: Path, feed: str, salt: str, mark: Mark, lines: Iterable[pl.DataFrame]) -> str:
+    """Write an index in one step, from some lines at a time. Returns its SHA-256."""
+    path = _path(folder, feed)
+    told = {"format": _FORMAT, "salt": salt}
+    told |= {"number": str(mark.number), "hash": mark.hash}
+    pieces = path.with_name(f".{path.stem}.pieces")
+    shutil.rmtree(pieces, ignore_errors=True)
+    pieces.mkdir(mode=0o700)
+    try:
+        found = [pieces / "none.parquet"]
+        pl.DataFrame(schema=LINE).write_parquet(found[0])
+        for number, some in enumerate(lines):
+            found.append(pieces / f"{number:06}.parquet")
+            some.select(_cast()).write_parquet(found[-1], compression="lz4")
+        every = pl.scan_parquet(found, glob=False)
+        with replacing(path) as part:
+            every.with_columns(pl.when(_SOURCE_ID != "").then(_SOURCE_ID)).sink_parquet(
+                part, metadata=told, row_group_size=_CHUNK, compression_level=1
+            )
+    finally:
+        shutil.rmtree(pieces, ignore_errors=True)
+    return sha256_of(path)
+
+
+def _cast() -> list[pl.Expr]:
+    return [pl.col(name).cast(kind) for name, kind in LINE.items()]
+
+
+def _path(folder: Path, feed: str) -> Path:
+    return folder / f"held-{feed}.parquet"
+
+
+def digests(texts: pl.DataFrame, crosswalks: Mapping[str, Crosswalk]) -> pl.DataFrame:
+    """The digest of each row. `texts` are our fields, `crosswalks` those of them that have one."""
+    answers = [
+        pl.Series(f"{name}_id", [table.get(value) for value in texts[name]], dtype=pl.String)
+        for name, crosswalk in crosswalks.items()
+        if name in texts.columns and (table := crosswalk.table) is not None
+    ]
+    whole = texts.with_columns(answers) if answers else texts
+    text = whole.select(pl.concat_str(pl.all().fill_null(_NULL), separator=_PART)).to_series()
+    return pl.DataFrame([text.hash(seed).alias(name) for seed, name in enumerate(DIGESTS, 1)])

@@ -1,0 +1,1 @@
+"""Bytes become rows of text."""

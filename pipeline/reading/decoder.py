@@ -1,0 +1,44 @@
+"""The child that decodes a Parquet file of a stranger: it shuts itself in before it loads what reads the file.
+
+It reads the file and writes the copy, and can open nothing else but its own program: no other file, no socket.
+"""
+
+import json
+import os
+import sys
+import sysconfig
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+from pipeline.system.confinement import close_memory, confine
+
+_LIBRARIES: Final = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache")
+_POLARS: Final = ("polars", "_polars_runtime_32")
+
+
+def main() -> None:
+    """Read the request, shut everything else, decode, answer."""
+    path, copy = json.loads(sys.stdin.buffer.read())
+    close_memory()
+    os.close(os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600))
+    confine([Path(path), *_program()], [Path(copy)])
+    from pipeline.reading.parquet import answer, limit  # noqa: PLC0415 - polars starts threads, which must be shut in too
+
+    limit()
+    sys.stdout.write(json.dumps(answer(path, copy)))
+
+
+def _program() -> list[Path]:
+    """Return where Python, polars and we are."""
+    folders = [
+        Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")
+    ]
+    for name in _POLARS:
+        found = find_spec(name)
+        folders += map(Path, (found.submodule_search_locations or ()) if found else ())
+    return [*folders, Path(__file__).parents[1], *map(Path, _LIBRARIES)]
+
+
+if __name__ == "__main__":
+    main()

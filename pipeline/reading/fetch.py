@@ -1,0 +1,288 @@
+"""Objects out of a store, byte for byte, into the run's own folder: from there on they are files.
+
+The only home of obstore, which takes credentials and endpoints from the variables that the stores'
+own tools use (AWS_..., GOOGLE_..., AZURE_...). An object is read in ranges of one version, so that
+memory is bounded and a change is seen. The library's own texts hold addresses and what the store
+said, and are never shown.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NoReturn
+
+import obstore
+from obstore import exceptions
+from obstore.store import AzureStore, GCSStore, S3Store
+
+from pipeline.errors import InputError
+from pipeline.reading.address import Address, address_of, is_wild, matches
+
+if TYPE_CHECKING:
+    from obstore import ObjectMeta
+    from obstore.store import ClientConfig
+
+_STORES: Final = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}
+_PART_BYTES: Final = 8 << 20  # held in memory at once; a request must be done within the timeout
+_RETRIES: Final = 3
+_THIS_MACHINE: Final = "127.0.0.1,localhost,::1"
+_OBJECTS_MAX: Final = 10_000  # that one pattern may name
+
+Store = S3Store | GCSStore | AzureStore
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How stores are asked. `allow_http` only where the endpoint is this machine."""
+
+    allow_http: bool = False
+    timeout_s: float = 60.0  # for each range of 8 MiB, sent again up to three times
+
+
+def fetch(
+    pattern: str, what: str, folder: Path, options: Options, check_stop: Callable[[], None]
+) -> list[tuple[Path, str]]:
+    """The objects that an address or a pattern names, sorted by key: (the copy, its own address).
+
+    `what` says whose they are. `check_stop` is called between two ranges, and may raise. Raises
+    InputError.
+    """
+    wanted = address_of(pattern)
+    with _explained(str(wanted)):
+        store = _open(wanted, options)
+    addresses = _find(store, wanted)
+    if not addresses:
+        _refuse(
+            pattern,
+            f"no object is there for {what}",
+            "check that the sender delivered, and the bucket, the prefix and the wildcards",
+        )
+    copies = []
+    for number, address in enumerate(addresses):
+        path = folder / f"{number:05}" / Path(address.key).name
+        path.parent.mkdir(parents=True, mode=0o700)
+        _copy(store, address, path, check_stop)
+        copies.append((path, str(address)))
+    return copies
+
+
+def _open(address: Address, options: Options) -> Store:
+    client: ClientConfig = {
+        "timeout": timedelta(seconds=options.timeout_s),
+        "user_agent": "canvas-ingest",
+    }
+    if options.allow_http:
+        client["allow_http"] = True
+        # Without encryption nothing leaves this machine, so no proxy of the environment is asked. Only
+        # one that is named can have exceptions: this one is never asked either.
+        client["proxy_url"], client["proxy_excludes"] = "http://127.0.0.1:9", _THIS_MACHINE
+    store: Store = _STORES[address.scheme](
+        address.bucket, client_options=client, retry_config={"max_retries": _RETRIES}
+    )
+    return store
+
+
+# Finding ------------------------------------------------------------------------------------------
+
+
+def _find(store: Store, wanted: Address) -> list[Address]:
+    """One without wildcards is itself; else folder by folder, so that no other one is walked through."""
+    segments = wanted.key.split("/")
+    if not any(map(is_wild, segments)):
+        return [wanted]
+    with _explained(str(wanted)):
+        keys = sorted(_keys(store, [], segments))
+    if len(keys) > _OBJECTS_MAX:
+        _refuse(
+            str(wanted),
+            f"more than {_OBJECTS_MAX:,} objects",
+            "name a narrower pattern: a run reads all that it names",
+        )
+    return [Address(wanted.scheme, wanted.bucket, key) for key in keys]
+
+
+def _keys(store: Store, above: list[str], segments: Sequence[str]) -> Iterator[str]:
+    """The keys below the folder `above` that the rest of the pattern names."""
+    fixed = next(number for number, each in enumerate([*segments, "*"]) if is_wild(each))
+    above = [*above, *segments[:fixed]]
+    if fixed == len(segments):
+        key = "/".join(above)
+        if _is_there(store, key):
+            yield key
+        return
+    segment, *rest = segments[fixed:]
+    listed = obstore.list_with_delimiter(store, "/".join(above) or None)
+    if not rest:
+        names = (each["path"] for each in listed["objects"])
+        yield from (name for name in names if matches(name.rpartition("/")[2], segment))
+        return
+    for prefix in listed["common_prefixes"]:
+        name = prefix.rstrip("/").rpartition("/")[2]
+        if matches(name, segment):
+            yield from _keys(store, [*above, name], rest)
+
+
+def _is_there(store: Store, key: str) -> bool:
+    try:
+        obstore.head(store, key)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+# Copying ------------------------------------------------------------------------------------------
+
+
+def _copy(store: Store, address: Address, path: Path, check_stop: Callable[[], None]) -> None:
+    """All bytes of one version of an object, into a file for its owner only."""
+    with _explained(str(address)):
+        found = _head(store, address)
+    size, start = found["size"], 0
+    try:
+        with path.open("xb") as file:
+            while start < size:
+                check_stop()
+                with _explained(str(address)):
+                    part = _part(store, address.key, found, start)
+                file.write(part)
+                start += len(part)
+        path.chmod(0o600)
+    except OSError as error:
+        _refuse(
+            str(address),
+            f"it cannot be copied into state.dir: {error.strerror}",
+            "check the disk of state.dir: there must be room for the whole object",
+        )
+
+
+def _head(store: Store, address: Address) -> "ObjectMeta":
+    """What an object is. One that is not there is told from a bucket that is not."""
+    try:
+        return obstore.head(store, address.key)
+    except FileNotFoundError:
+        above = address.key.rpartition("/")[0]
+        try:
+            obstore.list_with_delimiter(store, above or None)
+        except exceptions.BaseError as error:  # it may read and not list
+            if _why(error) == _NO_BUCKET:
+                raise error from None
+        _refuse(
+            str(address),
+            "there is no such object",
+            "check that the sender delivered, and the path",
+        )
+
+
+def _part(store: Store, key: str, found: "ObjectMeta", start: int) -> memoryview:
+    """The range that begins at `start`, of the version that was found."""
+    end = min(start + _PART_BYTES, found["size"])
+    got = obstore.get(store, key, options={"range": (start, end), "if_match": found["e_tag"]})
+    if (got.meta["e_tag"], got.meta["size"]) != (found["e_tag"], found["size"]):
+        raise exceptions.PreconditionError  # a store that did not mind the If-Match
+    part = memoryview(got.bytes())
+    if len(part) != end - start:
+        raise exceptions.GenericError("error decoding response body")
+    return part
+
+
+# What went wrong ----------------------------------------------------------------------------------
+
+_VARIABLES: Final = {
+    "s3": "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION",
+    "gs": "GOOGLE_SERVICE_ACCOUNT to the path of a key file",
+    "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
+}
+_NO_CREDENTIALS: Final = (
+    "no credentials for the store",
+    "set {variables}, or run where the machine or the pod has a role",
+)
+_FORBIDDEN: Final = (
+    "the store refuses it to these credentials",
+    "allow them to read the object and to list the bucket, and check that they are the ones meant",
+)
+_NO_BUCKET: Final = ("there is no such bucket", "check its name, and the region or the endpoint")
+_OF_TYPE: Final = (
+    ((exceptions.PermissionDeniedError, exceptions.UnauthenticatedError), *_FORBIDDEN),
+    (
+        (exceptions.PreconditionError, FileNotFoundError),  # the latter once it was found
+        "it was changed while it was read",
+        "wait until the sender is done and run again",
+    ),
+)
+# By what stands in the library's text, looked for in this order: a listing's errors have no types.
+_OF_TEXT: Final = (
+    (
+        ("ExpiredToken", "RequestTimeTooSkewed"),
+        "the store's credentials have run out, or this machine's clock is wrong",
+        "renew them, check the clock, and run again",
+    ),
+    (
+        (
+            "/latest/api/token",
+            "/latest/meta-data",
+            "computeMetadata",
+            "/metadata/identity",
+            "Account must be specified",
+            "service account",
+        ),
+        *_NO_CREDENTIALS,
+    ),
+    (
+        ("BadScheme",),
+        "the endpoint is http, which is allowed only for this machine",
+        "name an https endpoint in AWS_ENDPOINT_URL",
+    ),
+    (
+        ("without LOCATION", "PermanentRedirect", "AuthorizationHeaderMalformed"),
+        "the bucket is in another region",
+        "set AWS_REGION to the bucket's region",
+    ),
+    (("403 Forbidden", "401 Unauthorized"), *_FORBIDDEN),
+    (("404 Not Found",), *_NO_BUCKET),
+    (
+        ("kind: Body", "kind: Decode", "error decoding response body", "IncompleteMessage"),
+        "it was cut off while it was read",
+        "run again; if it stays, see whether the store is well",
+    ),
+    (
+        ("kind: Timeout", "TimedOut"),
+        "the store did not answer in time",
+        "run again; if it stays, see whether the store is well",
+    ),
+    (
+        ("kind: Connect",),
+        "the store cannot be reached",
+        "check the network, the region and the endpoint (AWS_ENDPOINT_URL)",
+    ),
+)
+_OTHERWISE: Final = (
+    "the store answers with an error",
+    "run again; if it stays, see whether the store is well",
+)
+
+
+@contextmanager
+def _explained(address: str) -> Iterator[None]:
+    try:
+        yield
+    except (exceptions.BaseError, FileNotFoundError, ValueError) as error:
+        message, fix = _why(error)
+        _refuse(address, message, fix.format(variables=_VARIABLES[address[:2]]))
+
+
+def _why(error: Exception) -> tuple[str, str]:
+    """What went wrong and what to do, in words of ours."""
+    for kinds, message, fix in _OF_TYPE:
+        if isinstance(error, kinds):
+            return message, fix
+    text = str(error)
+    for needles, message, fix in _OF_TEXT:
+        if any(needle in text for needle in needles):
+            return message, fix
+    return _OTHERWISE
+
+
+def _refuse(address: str, message: str, fix: str) -> NoReturn:
+    raise InputError(message, fix, file=address) from None

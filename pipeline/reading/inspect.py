@@ -1,0 +1,464 @@
+"""Is a file fit to be loaded? One pass over its bytes: hash, header, and the shape of every row.
+
+polars reads without a word what nobody should load: a torn last line, rows that are too short,
+duplicate headers, a file of CR line ends, UTF-16, NULs, gzip bytes in a .csv (docs/guarantees.md,
+"Input"). So nothing is read before its bytes were seen here once, in bounded memory. Messages name a
+column only as `reading/headers.py` lets them: without a header its name would be a value.
+"""
+
+import codecs
+import csv
+import difflib
+import gzip
+import hashlib
+import io
+import os
+import sys
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO, Final, NoReturn, cast
+
+from pipeline.errors import ColumnsMissing, InputError
+from pipeline.files import displayed
+from pipeline.reading.bounds import (
+    COLUMNS_MAX,
+    ROW_BYTES_MAX,
+    UNPACKED_BYTES_FREE,
+    UNPACKED_RATIO_MAX,
+)
+from pipeline.reading.headers import column_text
+from pipeline.reading.parquet import Decoded, decoded
+from pipeline.reading.shape import Misshapen, Shape
+from pipeline.reading.source import Slice, Source, stamp_of
+from pipeline.rows import groups
+from pipeline.rows.feed import Feed
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+_CHUNK: Final = 1 << 16  # a text is cut at the last row's end in one of them, and nowhere else
+_BYTES_A_SLICE: Final = 32 << 20
+_DELIMITERS: Final = (",", "\t", "|", ";")  # tried where the feed names none
+_NEAR: Final = 0.75  # how alike a header and a mapped name must be for a "did you mean"
+_GZIP, _ZSTD, _PARQUET, _PARQUET_ENCRYPTED = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1", b"PARE"
+_PACKED: Final = {".gz": _GZIP, ".zst": _ZSTD}
+_FOREIGN: Final = {  # what files of other kinds begin with
+    b"PK\x03\x04": "a zip archive or an Excel workbook",
+    b"\xd0\xcf\x11\xe0": "an Excel workbook",
+    b"%PDF": "a PDF",
+    b"BZh9": "compressed with bzip2",
+    b"\xfd7zX": "compressed with xz",
+    b"ISA*": "an X12 interchange",
+}
+_UTF_WIDE: Final = ("utf-16", "utf_16", "utf16", "utf-32", "utf_32", "utf32")
+_UTF16_BOMS: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+def inspect(path: Path, feed: Feed, spool_dir: Path) -> Source:
+    """Look through one file. Raises InputError with file, row, column and what to do.
+
+    A text that is compressed or in another encoding than UTF-8 is copied into `spool_dir` as plain
+    UTF-8, and a Parquet file is decoded into it.
+    """
+    if not path.is_file():
+        raise InputError("there is no such file", f"check the path of {feed.name}", file=path.name)
+    source = (
+        _parquet(path, feed, spool_dir)
+        if path.suffix == ".parquet"
+        else _text(path, feed, spool_dir)
+    )
+    _check_columns(source, feed)
+    if source.rows == 0:
+        raise InputError(
+            "the file has a header and no rows", "ask the sender for the whole file", file=path.name
+        )
+    return source
+
+
+def headers(path: Path, encoding: str) -> dict[str, list[str]]:
+    """The columns of a text's first line, under each delimiter that is tried. Raises InputError."""
+    with path.open("rb") as raw:
+        chunks = _decoded(_unpacked(raw, path, len), path, encoding)
+        head = b""
+        for chunk in chunks:
+            head += chunk
+            if len(head) > ROW_BYTES_MAX:
+                break
+    text = head.decode(errors="replace")
+    return {delimiter: _columns(text, delimiter) or [] for delimiter in _DELIMITERS}
+
+
+# The columns --------------------------------------------------------------------------------------
+
+
+def _check_columns(source: Source, feed: Feed) -> None:
+    header = source.kept
+    missing = [
+        (field, name, _near(name, header))
+        for field, name in feed.columns.items()
+        if name not in header
+    ]
+    if not missing:
+        return
+    field, _, near = missing[0]
+    hint = f"did you mean {near}? " if near else ""
+    others = ", ".join(f'"{name}" ({field})' for field, name, _ in missing[1:])
+    more = f", nor these: {others}" if others else ""
+    raise ColumnsMissing(
+        f"the header has {len(header)} columns and not this one, which is mapped to {field}{more}",
+        f"{hint}Check the columns and the delimiter of feed {feed.name}, and that the file has a header",
+        file=source.name,
+        missing=missing,
+    )
+
+
+def _near(name: str, header: Sequence[str]) -> str:
+    """Return how a message names the column that is nearly called so, whatever its case; "" if there is none."""
+    folded = {column.casefold(): column for column in reversed(header)}
+    near = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=_NEAR)
+    return column_text(header, folded[near[0]], name) if near else ""
+
+
+def _check_header(header: list[str], path: Path, feed: Feed) -> None:
+    def fail(message: str, fix: str, column: str = "") -> NoReturn:
+        raise InputError(message, fix, file=path.name, row=0, column=column)
+
+    if not any(name.strip() for name in header):
+        fail("there is no header", "the first line must name the columns")
+    if len(header) > COLUMNS_MAX:
+        fail(f"{len(header)} columns, at most {COLUMNS_MAX} are read", "check the delimiter")
+    mapped = set(feed.columns.values())
+    for number, name in enumerate(header):
+        if name in header[:number]:
+            shown = name if name in mapped else f"number {number + 1}"
+            fail("the header names this column twice", "rename one of the two", shown)
+
+
+# Parquet ------------------------------------------------------------------------------------------
+
+
+def _parquet(path: Path, feed: Feed, spool_dir: Path) -> Source:
+    stamp = stamp_of(path)
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        magic = file.read(len(_PARQUET))
+        file.seek(0)
+        for chunk in iter(lambda: file.read(_CHUNK), b""):
+            digest.update(chunk)
+    if magic == _PARQUET_ENCRYPTED:
+        raise InputError(
+            "the Parquet file is encrypted", "have it written without encryption", file=path.name
+        )
+    if magic != _PARQUET:
+        raise InputError(
+            "this is not a Parquet file", "check what the sender wrote", file=path.name
+        )
+    copy = spool_dir / "text.parquet"
+    found = decoded(_readable(path, spool_dir), copy)
+    _check_kinds(found, path, feed)
+    return Source(
+        path,
+        str(path),
+        copy,
+        found.header,
+        _rows_in_slices(found.rows),
+        digest.hexdigest(),
+        stamp,
+        is_parquet=True,
+        delimiter=",",
+    )
+
+
+def _readable(path: Path, spool_dir: Path) -> Path:
+    """A path that polars takes: it refuses names that are not UTF-8."""
+    if displayed(path) == str(path):
+        return path
+    link = spool_dir / "source.parquet"
+    link.unlink(missing_ok=True)
+    link.symlink_to(path.absolute())
+    return link
+
+
+def _check_kinds(found: Decoded, path: Path, feed: Feed) -> None:
+    """Refuse a mapped column whose values have no one text.
+
+    An id that was written as a number with decimals would be another one: 123 reads as 123.0.
+    """
+    for field, column in feed.columns.items():
+        if column in found.unreadable:
+            message, fix = "a list, a struct, a map, bytes or a duration", "have it written as text"
+        elif column in found.fractional and field != "amount":
+            message, fix = (
+                f"a number with decimals, and mapped to {field}",
+                "have it written as text or whole numbers: 123 would read as 123.0",
+            )
+        else:
+            continue
+        raise InputError(f"the column is {message}", fix, file=path.name, column=column)
+
+
+# Text ---------------------------------------------------------------------------------------------
+
+
+def _text(path: Path, feed: Feed, spool_dir: Path) -> Source:
+    stamp = stamp_of(path)
+    digest = hashlib.sha256()
+    with path.open("rb") as raw:
+        marked = len(codecs.BOM_UTF8) if raw.read(4).startswith(codecs.BOM_UTF8) else 0
+        raw.seek(0)
+        chunks = _decoded(_unpacked(raw, path, digest.update), path, feed.encoding)
+        head, chunks = _head(chunks)
+        delimiter, header = _header(head, path, feed)
+        shape, cuts = Shape(len(header), delimiter.encode()), _Cuts()
+        readable = path
+
+        def look(chunk: bytes) -> None:
+            shape.feed(chunk)
+            cuts.see(*shape.whole)
+
+        try:
+            if path.suffix in _PACKED or codecs.lookup(feed.encoding).name != "utf-8":
+                readable, marked = spool_dir / "text.utf8.csv", 0
+                with readable.open("wb") as spool:
+                    _drain(chunks, look, spool.write)
+            else:
+                _drain(chunks, look)
+            shape.finish(torn_allowed=feed.final_newline == "any")
+        except Misshapen as error:
+            raise InputError(error.message, error.fix, file=path.name, row=error.row) from None
+        except OSError as error:
+            raise InputError(
+                f"the file cannot be copied: {os.strerror(error.errno or 0)}",
+                "make room under state.dir, or under the folder for temporary files",
+                file=path.name,
+            ) from None
+        cuts.see(*shape.whole)
+    return Source(
+        path,
+        str(path),
+        readable,
+        tuple(header),
+        cuts.slices(marked),
+        digest.hexdigest(),
+        stamp,
+        is_parquet=False,
+        delimiter=delimiter,
+    )
+
+
+class _Cuts:
+    """Where a text is cut into slices: at ends of rows, as they are seen."""
+
+    def __init__(self) -> None:
+        self._cut = self._seen = (0, 0)  # bytes, and rows of data in them
+        self._found: list[tuple[tuple[int, int], tuple[int, int]]] = []
+
+    def see(self, size: int, rows: int) -> None:
+        """A row ends after so many bytes, and so many rows of data."""
+        is_much = rows - self._cut[1] > groups.BOUNDS.whole or size - self._cut[0] > _BYTES_A_SLICE
+        if is_much and self._seen[1] > self._cut[1]:
+            self._found.append((self._cut, self._seen))
+            self._cut = self._seen
+        self._seen = size, rows
+        if rows == 0:
+            self._cut = self._seen
+
+    def slices(self, shift: int) -> tuple[Slice, ...]:
+        """All rows that were seen. A byte order mark of `shift` bytes stands before them."""
+        last = [(self._cut, self._seen)] if self._seen[1] > self._cut[1] else []
+        return tuple(
+            Slice(before + 1, rows - before, start and start + shift, end + shift)
+            for (start, before), (end, rows) in [*self._found, *last]
+        )
+
+
+def _rows_in_slices(rows: int) -> tuple[Slice, ...]:
+    """Of Parquet, where any row can be the first."""
+    most = groups.BOUNDS.whole
+    ends = ((start, min(start + most, rows)) for start in range(0, rows, most))
+    return tuple(Slice(start + 1, end - start, start, end) for start, end in ends)
+
+
+def _drain(chunks: Iterator[bytes], *takers: Callable[[bytes], object]) -> None:
+    for chunk in chunks:
+        for take in takers:
+            take(chunk)
+
+
+def _unpacked(raw: BinaryIO, path: Path, digest: Callable[[bytes], object]) -> Iterator[bytes]:
+    """The file's bytes, decompressed by the name's ending; `digest` sees them as they are on disk."""
+    magic = raw.read(4)
+    raw.seek(0)
+    tee = cast("BinaryIO", _Tee(raw, digest))
+    packed = _PACKED.get(path.suffix)
+    if packed is None and magic.startswith((_GZIP, _ZSTD, _PARQUET)):
+        raise InputError(
+            "the file is compressed or Parquet, and its name says text",
+            "name it .gz, .zst or .parquet",
+            file=path.name,
+        )
+    if magic in _FOREIGN:
+        raise InputError(
+            f"the file is {_FOREIGN[magic]}, and no text with a header and rows",
+            "unpack it or have it exported as CSV or Parquet; .gz and .zst are read as they are",
+            file=path.name,
+        )
+    if packed is not None and not magic.startswith(packed):
+        raise InputError(
+            f"the name ends in {path.suffix} and the file is not compressed so",
+            "take the ending off its name, or compress it",
+            file=path.name,
+        )
+    stream: BinaryIO = tee
+    if packed is not None:
+        opened = gzip.GzipFile(fileobj=tee) if packed == _GZIP else zstd.ZstdFile(tee)
+        stream = cast("BinaryIO", opened)
+    unpacked = 0
+    try:
+        while chunk := stream.read(_CHUNK):
+            unpacked += len(chunk)
+            if unpacked > max(UNPACKED_BYTES_FREE, raw.tell() * UNPACKED_RATIO_MAX):
+                raise InputError(
+                    f"the compressed file unpacks to more than {UNPACKED_RATIO_MAX:,} times its size",
+                    "ask the sender what it is; if it is right, have it sent unpacked",
+                    file=path.name,
+                )
+            yield chunk
+    except (EOFError, OSError, zlib.error, zstd.ZstdError):
+        raise InputError(
+            "the compressed file is damaged or cut short",
+            "ask the sender for it again",
+            file=path.name,
+        ) from None
+    _drain(iter(lambda: tee.read(_CHUNK), b""), len)
+
+
+class _Tee(io.RawIOBase):
+    """A reader that shows every byte that it reads, in order, to somebody else too."""
+
+    def __init__(self, raw: BinaryIO, see: Callable[[bytes], object]) -> None:
+        self._raw = raw
+        self._see = see
+
+    def readable(self) -> bool:
+        """It reads."""
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        """The next bytes."""
+        chunk = self._raw.read(size)
+        self._see(chunk)
+        return chunk
+
+    def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
+        """The next bytes, into a buffer."""
+        chunk = self.read(len(buffer))
+        buffer[: len(chunk)] = chunk
+        return len(chunk)
+
+
+def _decoded(chunks: Iterator[bytes], path: Path, encoding: str) -> Iterator[bytes]:
+    """The same text as UTF-8 without a byte order mark. Refuses bytes that the encoding has not.
+
+    A text that begins with the mark of UTF-8 is UTF-8, whatever the feed says: so are rejects, if
+    the feed's encoding lacks a character of theirs (`reporting/reconcile.py`).
+    """
+    head = next(chunks, b"")
+    is_utf8 = head.startswith(codecs.BOM_UTF8) or codecs.lookup(encoding).name == "utf-8"
+    decoder = codecs.getincrementaldecoder("utf-8-sig" if is_utf8 else encoding)()
+    line = 0
+    first = True
+    for chunk in _chain([head], chunks):
+        if first and chunk.startswith(_UTF16_BOMS) and not encoding.lower().startswith(_UTF_WIDE):
+            raise InputError(
+                "the file is UTF-16",
+                'have it written as UTF-8, or set encoding = "utf-16"',
+                file=path.name,
+            )
+        first = False
+        try:
+            text = decoder.decode(chunk)
+            encoded = text.encode()
+        except UnicodeError as error:
+            start = error.start if isinstance(error, UnicodeDecodeError) else 0
+            row = line + chunk[:start].count(b"\n")
+            raise InputError(
+                f"bytes that are not {encoding}",
+                'set the encoding of the feed (often "windows-1252"), or have it written as UTF-8',
+                file=path.name,
+                row=row,
+            ) from None
+        line += text.count("\n")
+        yield encoded
+    try:
+        yield decoder.decode(b"", final=True).encode()
+    except UnicodeError:
+        raise InputError(
+            f"the file ends in the middle of a character of {encoding}",
+            "ask the sender for the whole file",
+            file=path.name,
+        ) from None
+
+
+def _head(chunks: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
+    """The first row's bytes and more, and all chunks once more from the start."""
+    held = []
+    size = 0
+    for chunk in chunks:
+        held.append(chunk)
+        size += len(chunk)
+        if size > ROW_BYTES_MAX:
+            break
+    return b"".join(held)[: ROW_BYTES_MAX * 2], _chain(held, chunks)
+
+
+def _chain(held: list[bytes], chunks: Iterator[bytes]) -> Iterator[bytes]:
+    yield from held
+    yield from chunks
+
+
+def _header(head: bytes, path: Path, feed: Feed) -> tuple[str, list[str]]:
+    """The delimiter and the columns.
+
+    Where the feed names no delimiter, it is the one under which most of the mapped columns appear.
+    """
+    text = head.decode(errors="replace")
+    if "\0" in text:
+        raise InputError(
+            "NUL bytes: this is no text, or UTF-16",
+            'have it written as UTF-8, or set encoding = "utf-16"',
+            file=path.name,
+        )
+    if "\r" in text and "\n" not in text:
+        raise InputError(
+            "all line ends are carriage returns (CR)",
+            "have it written with LF or CRLF line ends",
+            file=path.name,
+        )
+    first = "\t" if ".tsv" in path.suffixes else ","
+    candidates = [feed.delimiter] if feed.delimiter else [first, *_DELIMITERS]
+    headers = {delimiter: _columns(text, delimiter) for delimiter in candidates}
+    mapped = set(feed.columns.values())
+    delimiter = max(headers, key=lambda one: len(mapped.intersection(headers[one] or ())))
+    header = headers[delimiter]
+    if header is None:
+        raise InputError(
+            "the header's quotes are broken",
+            "quote whole names and double the quotes in them",
+            file=path.name,
+            row=0,
+        )
+    _check_header(header, path, feed)
+    return delimiter, header
+
+
+def _columns(text: str, delimiter: str) -> list[str] | None:
+    """The first line's cells; None where its quotes make no sense with this delimiter."""
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        return next(lines, [])
+    except csv.Error:
+        return None

@@ -1,0 +1,224 @@
+"""Parquet files of strangers, decoded by a process of its own into a copy that can be trusted.
+
+A damaged Parquet file can make the library that decodes it panic, abort, hang, or ask for any amount
+of memory, and nothing in the same process survives an abort. So the sender's bytes are decoded by a
+child with limits on memory and time, which knows no secret, opens no other file and reaches no
+network (`decoder.py`). It writes the columns as text into a
+copy, and the copy is all that this process reads.
+
+Where pages have checksums they are looked at. Many files have none, and then nobody can tell that a
+flipped bit reads as another value but the sender's control totals (`manifest`, `--expect`).
+"""
+
+import errno
+import json
+import mmap
+import os
+import re
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+import polars as pl
+import polars.selectors as cs
+
+from pipeline.errors import InputError
+from pipeline.reading.bounds import (
+    COLUMNS_MAX,
+    DECODING_BYTES_MAX,
+    DECODING_S_MAX,
+    FIELD_BYTES_MAX,
+    ROWS_MAX,
+)
+from pipeline.reading.checksums import has_wrong_checksum
+
+_DAMAGED: Final = "damaged"
+_WIDE: Final = "wide"
+_LONG: Final = "long"
+_TWICE: Final = "twice"
+_CHECKSUM: Final = "checksum"
+_NO_ROOM: Final = "no room"
+_ROWS_A_GROUP: Final = 50_000  # of the copy: what whoever reads it holds of it at once
+_SMALL: Final = {"POLARS_IDEAL_MORSEL_SIZE": "2000", "POLARS_ROW_GROUP_PREFETCH_SIZE": "1"}
+_TEXT_OF: Final = {pl.Datetime: "%Y-%m-%dT%H:%M:%S", pl.Date: "%Y-%m-%d"}
+_READABLE: Final = {
+    pl.String, pl.Categorical, pl.Enum, pl.Boolean, pl.Date, pl.Datetime, pl.Time, pl.Null,
+}  # fmt: skip
+# Beyond these polars panics, and nobody has such a day: the text below is none, and is refused where
+# a day is read.
+_EPOCH: Final = date(1970, 1, 1)
+_DAYS: Final = tuple((day - _EPOCH).days for day in (date(1, 1, 2), date(9999, 12, 30)))
+_DAY_OF: Final = {"ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}
+_INTEGER_MAX: Final = 2**63 - 1
+_NO_DAY: Final = "no day between the years 1 and 9999"
+_OS_ERROR: Final = re.compile(r"\(os error (\d+)\)")  # how polars tells it
+_FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What a Parquet file holds. The copy has its columns but those of `unreadable`, as text."""
+
+    header: tuple[str, ...]
+    rows: int
+    unreadable: frozenset[str]  # lists, structs, maps, bytes, durations
+    fractional: frozenset[str]  # numbers that may have decimals
+
+
+def decoded(path: Path, copy: Path, seconds_max: float = DECODING_S_MAX) -> Decoded:
+    """Decode a file into `copy`. Raises InputError, whatever becomes of the child."""
+    request = json.dumps([str(path.absolute()), str(copy.absolute())])
+    modules = os.pathsep.join(each for each in sys.path if each)
+    try:
+        child = subprocess.run(
+            [sys.executable, "-P", "-m", "pipeline.reading.decoder"],
+            input=request.encode(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # a panic tells there what it likes
+            env={"PYTHONPATH": modules, **_SMALL},
+            timeout=seconds_max,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        _refuse(path, f"the Parquet file was not decoded within {seconds_max:,.0f} s")
+    if child.returncode != 0:
+        _refuse(path, f"the Parquet file cannot be decoded ({_ending(child.returncode)})")
+    try:
+        answer: dict[str, Any] = json.loads(child.stdout)
+    except ValueError:
+        _refuse(path, "the Parquet file cannot be decoded (its process gave no answer)")
+    if answer.get("refused"):
+        _refuse_as(path, answer["refused"], answer["count"])
+    return Decoded(
+        tuple(answer["header"]),
+        answer["rows"],
+        frozenset(answer["unreadable"]),
+        frozenset(answer["fractional"]),
+    )
+
+
+def _ending(code: int) -> str:
+    """How a child ended that gave no answer."""
+    if code > 0:
+        return f"its process ended with {code}"
+    try:
+        return f"its process was ended by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"its process was ended by signal {-code}"
+
+
+def _refuse(path: Path, message: str) -> NoReturn:
+    limit = f"{DECODING_BYTES_MAX >> 30} GiB of memory and {DECODING_S_MAX} s"
+    raise InputError(
+        message,
+        f"ask the sender for it again, as CSV or in smaller row groups: it may be damaged, and {limit} are all that decoding may take",
+        file=path.name,
+    )
+
+
+def _refuse_as(path: Path, why: str, count: int) -> NoReturn:
+    message, fix = {
+        _DAMAGED: (
+            "the Parquet file is damaged, or holds what is not read (encrypted columns, time zones that do not exist, decimals of more than 38 digits)",
+            "ask the sender for it again, or for CSV",
+        ),
+        _CHECKSUM: (
+            "a page of the Parquet file differs from its checksum",
+            "it was damaged on its way: ask the sender for it again",
+        ),
+        _TWICE: ("two columns have the same name", "rename one of the two"),
+        _WIDE: (f"{count:,} columns, at most {COLUMNS_MAX} are read", "take fewer columns"),
+        _LONG: (f"{count:,} rows, at most {ROWS_MAX:,} are read", "have it split into several"),
+        _NO_ROOM: (
+            f"the Parquet file cannot be copied: {os.strerror(count)}",
+            "make room under state.dir, or under the folder for temporary files",
+        ),
+    }[why]
+    raise InputError(message, fix, file=path.name)
+
+
+# The child ----------------------------------------------------------------------------------------
+
+
+def limit() -> None:
+    """Bound memory and time, and ignore the signals that interrupt the run: the file is whole all the same."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    if sys.platform != "win32":
+        import resource  # noqa: PLC0415 - not on Windows
+
+        resource.setrlimit(resource.RLIMIT_DATA, (DECODING_BYTES_MAX, DECODING_BYTES_MAX))
+        seconds_max = DECODING_S_MAX * (os.cpu_count() or 1)
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds_max, seconds_max))
+
+
+def answer(path: str, copy: str) -> dict[str, Any]:
+    """Decode the file into the copy. Return what `decoded` makes of it, as JSON values."""
+    try:
+        return _decode(path, copy)
+    except pl.exceptions.DuplicateError:
+        return {"refused": _TWICE, "count": 0}
+    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        told = _OS_ERROR.search(str(error))
+        number = int(told[1]) if told else 0
+        return {"refused": _NO_ROOM if number in _FULL else _DAMAGED, "count": number}
+
+
+def _decode(path: str, copy: str) -> dict[str, Any]:
+    with (
+        Path(path).open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+    ):
+        if has_wrong_checksum(data):
+            return {"refused": _CHECKSUM, "count": 0}
+    scan = pl.scan_parquet(path, glob=False, hive_partitioning=False)
+    schema = scan.collect_schema()
+    if len(schema) > COLUMNS_MAX:
+        return {"refused": _WIDE, "count": len(schema)}
+    rows = int(scan.select(pl.len()).collect(engine="streaming").item())
+    if rows > ROWS_MAX:
+        return {"refused": _LONG, "count": rows}
+    readable = {
+        name: kind
+        for name, kind in schema.items()
+        if kind.is_numeric() or kind.base_type() in _READABLE
+    }
+    if rows and readable:
+        scan.select(_as_text(name, kind) for name, kind in readable.items()).sink_parquet(
+            copy, compression="lz4", row_group_size=_ROWS_A_GROUP, statistics=False
+        )
+        if pl.scan_parquet(copy, glob=False).select(pl.len()).collect().item() != rows:
+            return {"refused": _DAMAGED, "count": 0}  # its footer counts otherwise than its pages
+    return {
+        "header": list(readable),
+        "rows": rows,
+        "unreadable": [name for name in schema if name not in readable],
+        "fractional": [
+            name
+            for name, kind in readable.items()
+            if kind.is_float() or (isinstance(kind, pl.Decimal) and kind.scale)
+        ],
+    }
+
+
+def _as_text(name: str, kind: pl.DataType) -> pl.Expr:
+    """Days as ISO; decimals without zeros beyond the second place, which say nothing of a cent.
+
+    A text that is too long stays so, and is cut: `read` refuses it by the same rule as any other.
+    """
+    form = _TEXT_OF.get(kind.base_type())
+    if form:
+        day = cs.by_name(name)
+        unit = _DAY_OF[kind.time_unit] if isinstance(kind, pl.Datetime) else 1
+        least, most = (max(-_INTEGER_MAX, min(each * unit, _INTEGER_MAX)) for each in _DAYS)
+        is_day = day.to_physical().is_between(least, most)
+        told = pl.when(is_day).then(day).dt.strftime(form)
+        return pl.when(~is_day).then(pl.lit(_NO_DAY)).otherwise(told).alias(name)
+    text = cs.by_name(name).cast(pl.String)
+    if kind.is_decimal():
+        return text.str.replace(r"(\.\d\d)0+$", "$1")
+    return text.str.head(FIELD_BYTES_MAX + 1) if kind == pl.String else text

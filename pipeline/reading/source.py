@@ -1,0 +1,114 @@
+"""A source file as it was found, its slices, and the batches that are read from them."""
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+import polars as pl
+
+from pipeline.files import displayed
+
+# Our columns of a reject file, in order; `run` is the run that rejected the row. Their names begin
+# with as many underscores as it takes to be none of the sender's.
+ADDED: Final = ("row", "stage", "field", "rule", "message", "file", "run")
+_RUN: Final = re.compile("(_+)run")
+
+
+def added_columns(columns: Collection[str]) -> list[str]:
+    """Return the names of our columns in a reject file beside the sender's `columns`."""
+    prefix = "_"
+    while any(prefix + name in columns for name in ADDED):
+        prefix += "_"
+    return [prefix + name for name in ADDED]
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What tells that a file was changed: size in bytes, mtime in ns, inode."""
+
+    size: int
+    mtime_ns: int
+    inode: int
+
+
+def stamp_of(path: Path) -> Stamp:
+    """The file's stamp now."""
+    stat = path.stat()
+    return Stamp(stat.st_size, stat.st_mtime_ns, stat.st_ino)
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """Consecutive whole rows of a file, which can be read without those before them.
+
+    `start` and `end` are bytes of the text, the header's among them where `start` is 0; of Parquet
+    its rows are counted.
+    """
+
+    first_row: int  # its number within the file, from 1
+    rows: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file that was inspected and found fit.
+
+    `header` names all columns in the file's order. `readable` is the path that is read: the file
+    itself, its copy as plain UTF-8 where it is compressed or has another encoding, or what a Parquet
+    file was decoded into (`pipeline/reading/parquet.py`); `slices` are all its rows. `sha256` is of the file's
+    own bytes. `origin` is what reports show: the path, or the address of the object that it copies.
+    """
+
+    path: Path
+    origin: str
+    readable: Path
+    header: tuple[str, ...]
+    slices: tuple[Slice, ...]
+    sha256: str
+    stamp: Stamp
+    is_parquet: bool
+    delimiter: str
+
+    @property
+    def rows(self) -> int:
+        """How many there are."""
+        return sum(each.rows for each in self.slices)
+
+    @property
+    def name(self) -> str:
+        """The file's name, as messages and reports show it."""
+        return displayed(self.path.name)
+
+    @cached_property
+    def added(self) -> frozenset[str]:
+        """Our columns, if this is a reject file of ours: the longest prefix is ours (`added_columns`)."""
+        prefixes = sorted(found[1] for name in self.header if (found := _RUN.fullmatch(name)))
+        for prefix in reversed(prefixes):
+            ours = {prefix + name for name in ADDED}.intersection(self.header)
+            if len(ours) > 1:
+                return frozenset(ours)
+        return frozenset()
+
+    @property
+    def run_column(self) -> str:
+        """The column that names the run that rejected the rows; "" if this is no reject file."""
+        return min((name for name in self.added if name.endswith("run")), default="")
+
+    @property
+    def kept(self) -> list[str]:
+        """The columns that are the sender's own."""
+        return [name for name in self.header if name not in self.added]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Consecutive rows of one file, every column as text (null where the cell is empty)."""
+
+    source: Source
+    first_row: int  # the number of the first row within its file, from 1
+    frame: pl.DataFrame

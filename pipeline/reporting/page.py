@@ -1,0 +1,234 @@
+"""`report.html`: one self-contained page for people, of a run, a plan or a verification.
+
+It asks nothing of a network, and its Content-Security-Policy lets nothing do so. Scripts and styles
+are fixed texts, allowed by their hashes; what differs from run to run stands in the markup, escaped,
+and in two data blocks. It shows counts, rules, row ids and keys, and no values of rows.
+"""
+
+import base64
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+import polars as pl
+from jinja2 import Environment, StrictUndefined, Template
+
+from pipeline.records import Disposition
+from pipeline.reporting.findings import ATTENTION, ROWS_MAX, Findings, findings
+from pipeline.reporting.masking import shown
+from pipeline.reporting.pace import pace
+from pipeline.reporting.packed import packed
+from pipeline.reporting.terminal import headline, next_steps
+from pipeline.reporting.words import OUTCOMES, WORDS, duration, needs, notes, unread, verdict
+
+_KINDS: Final = {
+    Disposition.CREATED.value: "good",
+    Disposition.UPDATED.value: "good",
+    Disposition.UNCHANGED.value: "good",
+    Disposition.REJECTED.value: "mend",
+    Disposition.REFUSED.value: "mend",
+    Disposition.IN_DOUBT.value: "person",
+}
+_BAR: Final = 1000  # units that a bar is long
+_SLICE_MIN: Final = 6  # of them, so that one row among millions is seen
+_GROUPS_SHOWN: Final = 50
+_CONFIG: Final = "CONFIG"  # stands for the configuration's path, which the page does not know
+_STYLES: Final = ("vendor/uplot/uPlot.min.css", "page.css")
+_OF_CHART: Final = ("vendor/uplot/uPlot.iife.min.js",)
+_OF_TABLE: Final = ("vendor/datatables/dataTables.min.js",)
+_OWN: Final = ("page.js",)
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """A part of a bar: the rows of one ending. `x` and `width` of a thousand."""
+
+    word: str
+    text: str
+    kind: str
+    rows: int
+    usd: str | None
+    share: str
+    x: float
+    width: float
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A feed's control totals, added up here once more. Amounts are None for a feed without money."""
+
+    name: str
+    resource_type: str
+    slices: tuple[Slice, ...]
+    absent: tuple[str, ...]  # the endings that no row had
+    rows_read: int
+    rows_sum: int
+    usd_read: str | None
+    usd_sum: str | None
+    unreadable: int
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the sums are what was read."""
+        return self.rows_read == self.rows_sum and self.usd_read == self.usd_sum
+
+
+def page(summary: Mapping[str, Any], exchanges: pl.DataFrame, folder: Path) -> str:
+    """The page for what `summary.json` holds, the run's requests, and the rows in `folder`."""
+    is_verification, is_plan = "verification" in summary, summary["command"] == "plan"
+    feeds = [] if is_verification else summary["feeds"]
+    files = [Path(file["path"]).name for feed in feeds for file in feed["files"]]
+    found = Findings() if is_verification else findings(folder / "reconciliation.parquet", files)
+    told = pace(exchanges)
+    is_drawn = told is not None and told.is_drawn
+    scripts = [
+        *(_OF_CHART if is_drawn else ()),
+        *(_OF_TABLE if found.in_table else ()),
+        *(_OWN if is_drawn or found.in_table else ()),
+    ]
+    return _template().render(
+        summary=summary,
+        verdict=verdict(summary),
+        is_plan=is_plan,
+        tally=_tally(feeds) if files and not is_plan else "",
+        times=_times(summary),
+        headlines=[headline(summary), needs(summary)] if is_plan and files else [],
+        steps=next_steps(summary, str(folder), _CONFIG),
+        accounts=[_account(feed) for feed in feeds if feed["files"]],
+        words=dict(WORDS),
+        outcomes=OUTCOMES,
+        notes=[] if is_verification else notes(summary),
+        unread="" if is_verification else unread(summary),
+        groups={word: found.of(word) for word in ATTENTION},
+        groups_shown=_GROUPS_SHOWN,
+        found=found,
+        rows_max=ROWS_MAX,
+        rows=packed(found.table) if found.in_table else "",
+        pace=told,
+        chart=orjson.dumps(told.chart).decode() if told and is_drawn else "",
+        styles=[_asset(name) for name in _STYLES],
+        scripts=[_asset(name) for name in scripts],
+        policy=_policy(scripts),
+    )
+
+
+def _policy(scripts: Sequence[str]) -> str:
+    def allowed(names: Sequence[str]) -> str:
+        return " ".join(f"'{_digest(_asset(name))}'" for name in names) or "'none'"
+
+    return (
+        f"default-src 'none'; script-src {allowed(scripts)}; style-src {allowed(_STYLES)}; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _digest(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+# Control totals -----------------------------------------------------------------------------------
+
+
+def _account(feed: Mapping[str, Any]) -> Account:
+    counts, amounts = feed["dispositions"], feed.get("amount_usd")
+    total = sum(counts.values())
+    return Account(
+        name=feed["name"],
+        resource_type=feed["resource_type"],
+        slices=_slices(counts, amounts, total),
+        absent=tuple(word.replace("_", " ") for word, _ in WORDS if not counts[word]),
+        rows_read=feed["rows_read"],
+        rows_sum=total,
+        usd_read=None if amounts is None else _usd(Decimal(amounts["read"])),
+        usd_sum=None if amounts is None else _usd(sum(Decimal(amounts[word]) for word in counts)),
+        unreadable=feed.get("amounts_unreadable", 0),
+    )
+
+
+def _slices(
+    counts: Mapping[str, int], amounts: Mapping[str, str] | None, total: int
+) -> tuple[Slice, ...]:
+    """One for each ending that occurs; the smallest are widened until they are seen."""
+    present = [(word, text) for word, text in WORDS if counts[word]]
+    widths = [max(counts[word] / total * _BAR, _SLICE_MIN) for word, _ in present]
+    scale = _BAR / math.fsum(widths) if widths else 1.0
+    slices, x = [], 0.0
+    for (word, text), wide in zip(present, widths, strict=True):
+        rows, width = counts[word], wide * scale
+        slices.append(
+            Slice(
+                word=word,
+                text=text,
+                kind=_KINDS.get(word, "plain"),
+                rows=rows,
+                usd=None if amounts is None else _usd(Decimal(amounts[word])),
+                share=_share(rows, total),
+                x=round(x, 2),
+                width=round(width, 2),
+            )
+        )
+        x += width
+    return tuple(slices)
+
+
+def _share(rows: int, total: int) -> str:
+    """`12.3 %`; never 0.0 or 100.0 where it is not quite so."""
+    if rows == total:
+        return "100 %"
+    tenths = round(rows / total * 1000)
+    return "under 0.1 %" if tenths == 0 else f"{min(tenths, 999) / 10:.1f} %"
+
+
+def _usd(amount: Decimal | int) -> str:
+    return f"{amount:,.2f}"
+
+
+def _tally(feeds: Sequence[Mapping[str, Any]]) -> str:
+    """What became of all rows, in a sentence."""
+    counts = {word: sum(feed["dispositions"][word] for feed in feeds) for word, _ in WORDS}
+    told = [f"{rows:,} {word.replace('_', ' ')}" for word, rows in counts.items() if rows]
+    return f"{sum(feed['rows_read'] for feed in feeds):,} rows read: {', '.join(told)}."
+
+
+def _times(summary: Mapping[str, Any]) -> str:
+    started = datetime.fromisoformat(summary["started_at"])
+    if not summary["finished_at"]:
+        return f"Began {started:%Y-%m-%d %H:%M:%S} UTC; when it ended is not known"
+    ended = datetime.fromisoformat(summary["finished_at"])
+    took_s = (ended - started).total_seconds()
+    took = duration(took_s) if took_s >= 1 else "under a second"
+    return f"{started:%Y-%m-%d %H:%M:%S} to {ended:%H:%M:%S} UTC, {took}"
+
+
+def _milliseconds(ms: float | None) -> str:
+    if ms is None:
+        return ""
+    return f"{ms:,.0f} ms" if ms >= 100 else f"{ms:.1f} ms"  # noqa: PLR2004 - three digits
+
+
+# The template -------------------------------------------------------------------------------------
+
+
+@cache
+def _asset(name: str) -> str:
+    return resources.files("pipeline.reporting").joinpath(name).read_text(encoding="utf-8").strip()
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["count"] = lambda number: f"{number:,}"
+    environment.filters["shown"] = shown
+    environment.filters["lines"] = lambda text: "\n".join(map(shown, text.split("\n")))
+    environment.filters["ms"] = _milliseconds
+    return environment.from_string(_asset("page.html.j2"))

@@ -1,0 +1,204 @@
+"""The summary on a terminal: some ten lines that a tired person understands at 6 a.m."""
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any, Final
+
+from pipeline.reporting.words import OUTCOMES, WORDS, doubt_notes, is_kept, notes, unread, verdict
+
+_RULES_SHOWN: Final = 5
+
+
+def summary_text(
+    summary: Mapping[str, Any], folder: str, config: str | None, given: str = ""
+) -> str:
+    """What `run`, `plan` and `verify` print at their end. `config` None: it was a demo.
+
+    `given`: the options that named feeds and files, to be typed again.
+    """
+    if "verification" in summary:
+        return _verification_text(summary, folder, config)
+    if any(feed["files"] for feed in summary["feeds"]):
+        lines = [headline(summary), "", *_table(summary["feeds"]), ""]
+        lines += [
+            _balance(summary),
+            *_reasons(summary),
+            *notes(summary),
+            _requests(summary["requests"]),
+        ]
+    else:
+        lines = [
+            f"{summary['command'].capitalize()} {summary['run_id']}: {unread(summary)}",
+            *doubt_notes(summary),
+        ]
+    lines += [f"Report: {folder}", *_ending(summary, folder, config, given)]
+    return "\n".join(lines)
+
+
+def _verification_text(summary: Mapping[str, Any], folder: str, config: str | None) -> str:
+    told = summary["verification"]
+    lines = [
+        f"Verify {summary['run_id']}: {told['written']:,} written, of {told['patients']:,} patients",
+        "",
+        *(f"{told[word]:>9,}  {text}" for word, text in OUTCOMES if told[word] or word == "match"),
+        "",
+        f"Payments: {told['usd_journal']} USD by the journal, {told['usd_canvas']} USD by Canvas' own answers"
+        + (f", and {told['usd_strays']} USD in strays." if told["stray"] else "."),
+    ]
+    if told["elements"]:
+        named = ", ".join(f"{name} {count:,}" for name, count in told["elements"].items())
+        lines.append(f"Elements that differ: {named}")
+    if told["payers_unknown"]:
+        count = told["payers_unknown"]
+        lines.append(
+            f"Payer not compared: {count:,} {'coverage' if count == 1 else 'coverages'} (Canvas never returns a payer "
+            "id, and which Organization it is has not been shown yet)."
+        )
+    if told["contents_unknown"]:
+        count = told["contents_unknown"]
+        lines.append(
+            f"Content not compared: {count:,} {'coverage' if count == 1 else 'coverages'} (the plan that sent it was removed: "
+            "only that Canvas has it, for that patient)."
+        )
+    lines += [_requests(summary["requests"]), f"Report: {folder}"]
+    if summary["failure"]:
+        lines.append(f"Failed: {summary['failure']}")
+    lines.append(f"Exit {summary['exit_code']}: {verdict(summary)}.")
+    return "\n".join([*lines, *next_steps(summary, folder, config)])
+
+
+def headline(summary: Mapping[str, Any]) -> str:
+    """What it is about: of a plan, what would be done."""
+    if summary["command"] != "plan":
+        return f"Run {summary['run_id']}"
+    feeds = summary["feeds"]
+    counts = {word: sum(feed["dispositions"][word] for feed in feeds) for word, _ in WORDS}
+    told = {
+        word: sum(feed["pending_by_interaction"][word] for feed in feeds)
+        for word in ("create", "update")
+    }
+    amounts = [Decimal(feed["amount_usd"]["pending"]) for feed in feeds if "amount_usd" in feed]
+    gone = sum(feed["missing"]["pending"] for feed in feeds)
+    cancelled = f"{gone:,} to cancel, " if gone else ""
+    return (
+        f"Plan: {told['create']:,} to create, {told['update']:,} to update, {cancelled}{counts['unchanged']:,} unchanged, "
+        f"{counts['rejected']:,} rejected. USD {sum(amounts, Decimal(0)):,.2f}."
+    )
+
+
+def _table(feeds: list[Mapping[str, Any]]) -> list[str]:
+    """A line a feed, and one for its dollars; a column for each ending that occurs."""
+    words = [word for word, _ in WORDS if any(feed["dispositions"][word] for feed in feeds)]
+    rows = [["", "read", *(word.replace("_", " ") for word in words)]]
+    for feed in feeds:
+        counts = feed["dispositions"]
+        rows.append(
+            [feed["name"], f"{feed['rows_read']:,}", *(f"{counts[word]:,}" for word in words)]
+        )
+        if "amount_usd" in feed:
+            amounts = [Decimal(feed["amount_usd"][word]) for word in ("read", *words)]
+            rows.append(["  USD", *(f"{amount:,.2f}" for amount in amounts)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(_cell(*cell) for cell in enumerate(zip(row, widths, strict=True))).rstrip()
+        for row in rows
+    ]
+
+
+def _cell(number: int, cell: tuple[str, int]) -> str:
+    text, width = cell
+    return text.ljust(width) if number == 0 else text.rjust(width)
+
+
+def _balance(summary: Mapping[str, Any]) -> str:
+    if summary["balanced"]:
+        return "Balanced: every row has one ending, and the amounts add up to the cent."
+    return "NOT BALANCED: rows or amounts do not add up. Please report this as a fault of canvas-ingest."
+
+
+def _reasons(summary: Mapping[str, Any]) -> list[str]:
+    told = []
+    for feed in summary["feeds"]:
+        if feed["rules"]:
+            shown = [
+                f"{rule} {count:,}" for rule, count in list(feed["rules"].items())[:_RULES_SHOWN]
+            ]
+            more = (
+                f", {len(feed['rules']) - _RULES_SHOWN} more"
+                if len(feed["rules"]) > _RULES_SHOWN
+                else ""
+            )
+            told.append(f"Why rows of {feed['name']} came back: {', '.join(shown)}{more}")
+        if feed.get("amounts_unreadable"):
+            count = feed["amounts_unreadable"]
+            amounts = "1 amount" if count == 1 else f"{count:,} amounts"
+            verbs = "cannot be read and counts" if count == 1 else "cannot be read and count"
+            told.append(f"{amounts} of {feed['name']} {verbs} as 0.00.")
+    return told
+
+
+def _requests(requests: Mapping[str, Any]) -> str:
+    if not requests["total"]:
+        return "Requests: none."
+    rate = f" at {requests['rate_per_s']:,.0f} a second" if requests["rate_per_s"] else ""
+    p95_ms = requests["latency_s"]["p95"] * 1000
+    return f"Requests: {requests['total']:,}{rate}; {requests['retried']:,} sent again; 95 % answered within {p95_ms:,.0f} ms."
+
+
+def _ending(summary: Mapping[str, Any], folder: str, config: str | None, given: str) -> list[str]:
+    """Why it failed if it did; then the exit code, its reason, and the next command to type."""
+    failure = [f"Failed: {summary['failure']}"] if summary["failure"] else []
+    code = summary["exit_code"]
+    return [
+        *failure,
+        f"Exit {code}: {verdict(summary)}.",
+        *next_steps(summary, folder, config, given),
+    ]
+
+
+def next_steps(
+    summary: Mapping[str, Any], folder: str, config: str | None, given: str = ""
+) -> list[str]:
+    """What to do next, in lines; a command to type is indented."""
+    if "verification" in summary:
+        differs = (
+            f"Next: see {folder}/verification.parquet for each resource, then look it up in Canvas."
+        )
+        missing = summary["verification"]["missing_keys"]
+        resend = [f"  canvas-ingest review {config or 'CONFIG'} --resend {key}" for key in missing]
+        if resend:
+            more = summary["verification"]["missing"] - len(missing)
+            others = f" ({more:,} more: the column key)" if more else ""
+            resend.insert(0, f"To have what is missing again, if a person decides so{others}:")
+        return [differs, *resend] if summary["exit_code"] == 3 else []  # noqa: PLR2004 - something differs
+    if config is None:
+        return [
+            f"Next: open {folder}/report.html, and rejects-*.csv beside it: some of the sample rows are wrong on purpose.",
+        ]
+    code, steps = summary["exit_code"], []
+    if code == 4:  # noqa: PLR2004 - in doubt
+        steps += ["Next, to see and settle what is in doubt:", f"  canvas-ingest review {config}"]
+    returned = [
+        feed["name"]
+        for feed in summary["feeds"]
+        if feed["dispositions"]["rejected"] or feed["dispositions"]["refused"]
+    ]
+    if returned and code in {0, 3, 4}:
+        mended = f"{folder}/rejects-{returned[0]}.csv"
+        steps.append(f"Next: mend {mended}, then")
+        steps.append(
+            f"  canvas-ingest run {config} --feed {returned[0]} --input {returned[0]}={mended}"
+        )
+    if code == 3 and is_kept(summary):  # noqa: PLR2004 - not cancelled
+        steps.append(
+            f"Next: see {folder}/missing-*.csv for why each coverage was not cancelled, and what to do."
+        )
+    if summary["command"] == "plan" and code in {0, 3}:
+        steps += [
+            "Next, to carry out exactly this:",
+            f"  canvas-ingest run {config}{given} --plan {summary['run_id']}",
+        ]
+    if summary["command"] == "run" and code in {1, 130}:
+        first = "Once that is fixed, run:" if summary["failure"] else "Next, to continue:"
+        steps += [first, f"  canvas-ingest run {config}{given}"]
+    return steps

@@ -1,0 +1,1 @@
+"""Rows of text become resources; each field is declared once."""

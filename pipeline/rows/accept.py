@@ -1,0 +1,29 @@
+"""Whole columns against the readers of a row model: which rows are surely good, and what they say.
+
+It may only ever accept. Every row that it leaves goes to `validate`, so that each rejection, and
+each odd row that is good all the same, is the model's own word.
+"""
+
+import polars as pl
+
+from pipeline.rows.columns import Reading
+from pipeline.rows.feed import Feed
+from pipeline.rows.whole import Column, ColumnInfo, whole_reader
+
+
+def accept(texts: pl.DataFrame, feed: Feed, reading: Reading) -> tuple[pl.Series, pl.DataFrame]:
+    """Which rows are accepted (a mask), and what the model makes of those, field by field.
+
+    `texts` are the rows as `texts.texts_of` yields them. A field that has no reader of whole columns
+    leaves all rows to the model.
+    """
+    mask = pl.repeat(True, texts.height, dtype=pl.Boolean, eager=True)
+    none = ~mask
+    read: dict[str, pl.Series] = {}
+    for name, field in feed.traits.model.model_fields.items():
+        whole = whole_reader(field)
+        info = ColumnInfo(reading, name, read)
+        column = whole(texts[name], info) if whole else Column(texts[name], none)
+        mask &= column.accepted
+        read[name] = column.values.alias(name)
+    return mask, pl.DataFrame(read).filter(mask)

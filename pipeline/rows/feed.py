@@ -1,0 +1,205 @@
+"""A feed: one kind of source file, with what it can do as data, and the identity of its rows."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from fractions import Fraction
+from typing import Literal
+
+import polars as pl
+from pydantic import BaseModel
+
+from pipeline.records import Disposition, Rejection
+from pipeline.rows.columns import FULL_DATE, AmountSign, Reading, cents_in, cents_of
+from pipeline.rows.eligibility import EligibilityRow
+from pipeline.rows.ledger import LedgerRow
+from pipeline.rows.shares import Ceiling
+from pipeline.rows.whole import hashed
+
+_PART = "\x1f"  # ASCII's unit separator: no cell that is sent can hold it
+_KEY_DIGITS = 16
+_MISSING_MAX = Ceiling(share=Fraction(5, 100))
+
+
+class Kind(StrEnum):
+    """What a feed's rows are."""
+
+    ELIGIBILITY = "eligibility"
+    LEDGER = "ledger"
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What is true of all feeds of a kind."""
+
+    resource_type: Literal["Coverage", "PaymentNotice"]
+    model: type[BaseModel]
+    required: tuple[str, ...]  # must be mapped or constant
+    key: tuple[str, ...]  # the key where the configuration names none
+    has_money: bool
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Our fields, in the order in which they are read."""
+        return tuple(self.model.model_fields)
+
+
+TRAITS = {
+    Kind.ELIGIBILITY: Traits(
+        resource_type="Coverage",
+        model=EligibilityRow,
+        required=("patient", "member_id", "relationship", "payer", "order"),
+        key=("patient", "payer", "member_id", "start_on"),
+        has_money=False,
+    ),
+    Kind.LEDGER: Traits(
+        resource_type="PaymentNotice",
+        model=LedgerRow,
+        required=("patient", "amount"),
+        key=("transaction_id",),
+        has_money=True,
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """One configured feed. `columns` and `constants` are keyed by our field."""
+
+    name: str
+    kind: Kind
+    path: str
+    columns: Mapping[str, str]
+    constants: Mapping[str, str] = field(default_factory=dict)
+    codes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    only: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    key: tuple[str, ...] = ()
+    dates: tuple[str, ...] = (FULL_DATE,)
+    amount_sign: AmountSign = "positive"
+    repeats: Literal["reject", "count"] = "reject"
+    delivery: Literal["full", "increment"] = (
+        "full"  # what each delivery holds: all rows, or new ones
+    )
+    update: bool = True  # a known row whose content changed is written again, else rejected
+    adopt: bool = True  # Canvas is searched for an unknown row before it is created
+    missing: Literal["ignore", "report", "cancel"] = "ignore"  # rows of the last run that are gone
+    missing_max: Ceiling = _MISSING_MAX  # more of them than this and nothing is cancelled
+    order_by: tuple[str, ...] = ()
+    delimiter: str | None = None  # None: by the file's name
+    encoding: str = "utf-8"
+    final_newline: Literal["require", "any"] = "require"
+    manifest: str = ""  # a path or a glob: what the files must hold, by the sender
+
+    @property
+    def traits(self) -> Traits:
+        """What is true of all feeds of this kind."""
+        return TRAITS[self.kind]
+
+    @property
+    def counts_within_files(self) -> bool:
+        """Return whether equal rows are counted file by file, each file being a delivery of its own."""
+        return self.repeats == "count" and self.delivery == "increment"
+
+    @property
+    def counts_over_files(self) -> bool:
+        """Return whether equal rows are counted over all files of a delivery, which holds all rows."""
+        return self.repeats == "count" and self.delivery == "full"
+
+    @property
+    def required(self) -> frozenset[str]:
+        """The fields that must not be blank, beyond those that the model requires.
+
+        A payment without all fields of its key has no identity, and could be sent twice. A claim
+        is the exception: a payment without one is no copay, and that is part of what it is.
+        """
+        return frozenset(self.key) - {"claim"} if self.kind is Kind.LEDGER else frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A source row after it was read and validated.
+
+    `disposition` is PENDING (then `content` is set), FILTERED or REJECTED (then `rejections` are).
+    """
+
+    row: int
+    key: str
+    source_id: str
+    amount_cents: int | None
+    disposition: Disposition
+    content: BaseModel | None = None
+    time_us: int | None = None  # of `posted_on`, as the sender wrote it (`Dates.time_us`)
+    rejections: tuple[Rejection, ...] = ()
+
+
+def row_key(feed: str, parts: Sequence[str]) -> str:
+    """What makes a row the same row tomorrow: 16 hex digits of a SHA-256 over feed and key fields.
+
+    `parts` are canonical texts (`canonical`), so that another spelling of a date or an amount is
+    still the same row.
+    """
+    return hashlib.sha256(_PART.join([feed, *parts]).encode()).hexdigest()[:_KEY_DIGITS]
+
+
+def canonical(name: str, text: str | None, reading: Reading) -> str:
+    """A key field's text without its spelling: days as ISO, amounts as cents, all else as it is.
+
+    A text that cannot be read stays as it is: a rejected row has a key too.
+    """
+    if text is None:
+        return ""
+    if name.endswith("_on"):
+        day = reading.dates.read(text)
+        return text if isinstance(day, str) else day.isoformat()
+    if name == "amount":
+        cents = cents_of(text, reading.amount_sign)
+        return text if cents is None else str(cents)
+    return text
+
+
+def identities(texts: pl.DataFrame, feed: Feed, reading: Reading) -> pl.DataFrame:
+    """Return what each row is, for whole columns: key, source_id, amount_cents and time_us.
+
+    The same as `row_key` of `canonical` texts, and `cents_of`.
+    """
+    parts = [_canonical_column(texts[name], reading) for name in feed.key]
+    first = [pl.lit(text) for text in (feed.name, *reading.delivery)]
+    whole = texts.select(pl.concat_str(*first, *parts, separator=_PART)).to_series()
+    if feed.traits.has_money:
+        source_id = texts["transaction_id"].fill_null("")
+        cents = cents_in(texts["amount"], reading.amount_sign)
+    else:
+        source_id = pl.repeat("", texts.height, dtype=pl.String, eager=True)
+        cents = pl.repeat(None, texts.height, dtype=pl.Int64, eager=True)
+    return pl.DataFrame(
+        {
+            "key": hashed(whole, _KEY_DIGITS),
+            "source_id": source_id,
+            "amount_cents": cents,
+            "time_us": _times(texts, feed, reading),
+        }
+    )
+
+
+def time_of(text: str | None, reading: Reading) -> int | None:
+    """Return the time of day of a `posted_on`, which is no part of the key or the content."""
+    return None if text is None else reading.dates.time_us(text)
+
+
+def _times(texts: pl.DataFrame, feed: Feed, reading: Reading) -> pl.Series:
+    """Return `time_of` of a whole column."""
+    if not (feed.traits.has_money and reading.dates.have_times):
+        return pl.repeat(None, texts.height, dtype=pl.Int64, eager=True)
+    spellings = texts["posted_on"].unique()
+    times = pl.Series([time_of(text, reading) for text in spellings], dtype=pl.Int64)
+    return texts["posted_on"].replace_strict(spellings, times, return_dtype=pl.Int64)
+
+
+def _canonical_column(texts: pl.Series, reading: Reading) -> pl.Series:
+    """What has several spellings is looked at once for each of them."""
+    if texts.name == "amount" or texts.name.endswith("_on"):
+        spellings = texts.unique()
+        said = [canonical(texts.name, text, reading) for text in spellings]
+        return texts.replace_strict(spellings, pl.Series(said, dtype=pl.String))
+    return texts.fill_null("")

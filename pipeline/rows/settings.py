@@ -1,0 +1,179 @@
+"""What is wrong with a feed's settings: what can never have an effect, or only a wrong one. Pure.
+
+Each function raises ValueError that names the key and says what is allowed. No message holds more
+than the configuration itself does.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+from pydantic import BaseModel, ValidationError
+
+from pipeline.fhir import codes
+from pipeline.rows.columns import TRANSLATED, AmountSign, Dates, Reading
+from pipeline.rows.crosswalk import Crosswalks
+from pipeline.rows.spellings import is_taken
+
+# Days that only a format with year, month and day reads back, whatever else it holds.
+_DAYS: Final = (
+    datetime(2031, 11, 28, 13, 7, 9, tzinfo=UTC),
+    datetime(1987, 2, 3, 4, 5, 6, tzinfo=UTC),
+)
+_ALLOWED: Final = {
+    "relationship": f"one of {', '.join(codes.RELATIONSHIPS)}",
+    "type": f"one of {', '.join(codes.TYPES)}",
+    "status": f"one of {', '.join(codes.STATUSES)}",
+    "order": "1 to 5, or primary, secondary, tertiary, quaternary, quinary",
+}
+# What these may be depends on tables and on Canvas, so only a plan can tell.
+_REFERENCES: Final = frozenset({"patient", "subscriber", "payer", "claim"})
+
+
+def check_dates(formats: Sequence[str]) -> None:
+    """Raise ValueError for a list that is empty, or a format that can never read a day."""
+    if not formats:
+        raise ValueError('must name at least one format, such as "%m/%d/%Y"')
+    for form in formats:
+        if not all(_reads_back(form, at) for at in _DAYS):
+            raise ValueError(
+                f'"{form}" can never read a day: a format needs year, month and day, by the signs '
+                "of strptime, such as %Y-%m-%d, %m/%d/%Y or %Y%m%d"
+            )
+
+
+def _reads_back(form: str, at: datetime) -> bool:
+    try:
+        return Dates((form,)).read(at.strftime(form).strip()) == at.date()
+    except ValueError:  # strftime refuses some signs, and strptime's pattern others
+        return False
+
+
+def check_codes(tables: Mapping[str, Mapping[str, str]], given: Collection[str]) -> None:
+    """Raise ValueError for codes of a field that takes none or is not `given`, or that Canvas does not know."""
+    for name, table in tables.items():
+        where = f"codes.{name}"
+        if name not in TRANSLATED:
+            raise ValueError(
+                f"{where}: this field takes no codes; {', '.join(TRANSLATED[:-1])} and {TRANSLATED[-1]} do"
+            )
+        if name not in given:
+            raise ValueError(
+                f"{where}: {name} is in neither columns nor constants: map it, or remove the codes"
+            )
+        if any(not spelling or spelling != spelling.strip() for spelling in table):
+            raise ValueError(
+                f"{where}: a spelling is blank, or begins or ends with a blank, and no cell is read so: "
+                "write it without"
+            )
+        if not all(is_taken(name, code) for code in table.values()):
+            raise ValueError(f"{where}: each code on the right must be {_ALLOWED[name]}")
+
+
+def check_only(only: Mapping[str, Sequence[str]], constants: Mapping[str, str]) -> None:
+    """Raise ValueError for a list that no row can pass, or a value that no cell can have."""
+    for name, values in only.items():
+        where = f"only.{name}"
+        if not values:
+            raise ValueError(
+                f"{where}: must name at least one value, or no row is loaded; remove it to load all rows"
+            )
+        if any(not value or value != value.strip() for value in values):
+            raise ValueError(
+                f"{where}: a value is blank, or begins or ends with a blank, and no cell is read so: "
+                "write it without"
+            )
+        if name in constants and constants[name] not in values:
+            raise ValueError(
+                f"{where}: no row can pass, for the constant is none of these values: remove one of the two"
+            )
+
+
+def check_repeats(
+    kind: str,
+    repeats: str,
+    delivery: str | None,
+    missing: str,
+    identity: Sequence[str],
+    given: Collection[str],
+) -> None:
+    """Raise ValueError where equal rows cannot be counted, or not as it is configured.
+
+    Which payment an equal row is depends on its place among the rows of its patient, day, amount and
+    claim, so these must all be in the key (`identity`); and on what else the file holds.
+    """
+    if missing != "ignore" and delivery == "increment":
+        raise ValueError(
+            f'missing = "{missing}" needs files that hold all rows: delivery = "full", or leave one of the two out'
+        )
+    if repeats != "count":
+        return
+    if kind == "eligibility":
+        raise ValueError(
+            "repeats: eligibility has no equal rows to count, for a coverage is there once: leave it out"
+        )
+    needed = ("patient", "posted_on", "amount", *(("claim",) if "claim" in given else ()))
+    lacking = next((name for name in needed if name not in identity), None)
+    if lacking is not None:
+        raise ValueError(
+            f'repeats = "count" needs a key with {", ".join(needed)}, and {lacking} is not in it: '
+            'add it, or set repeats = "reject" with an id of each payment as the key'
+        )
+    if delivery is None:
+        raise ValueError(
+            'repeats = "count" needs delivery: "full" if each delivery holds all rows of the ones before, '
+            '"increment" if it holds new rows only'
+        )
+
+
+# Settings that another kind, or another setting, leaves without effect, and why.
+_ONLY_FOR: Final = {
+    "amount_sign": ("ledger", "a coverage has no amount"),
+    "update": ("eligibility", "a payment is never changed in Canvas"),
+    "adopt": ("eligibility", "Canvas is not searched for payments"),
+}
+
+
+def check_effects(kind: str, missing: str, changed: Collection[str]) -> None:
+    """Raise ValueError for a setting that is `changed` from its default and would do nothing."""
+    for name, (only_kind, why) in _ONLY_FOR.items():
+        if name in changed and kind != only_kind:
+            raise ValueError(
+                f"{name}: has no effect on a feed of kind {kind}, for {why}: remove it"
+            )
+    if "missing_max" in changed and missing == "ignore":
+        raise ValueError(
+            'missing_max: has no effect with missing = "ignore", for nothing is cancelled: remove it, '
+            'or set missing = "cancel"'
+        )
+
+
+def check_names(name: str, values: Sequence[str]) -> None:
+    """Raise ValueError for a list that names something twice."""
+    twice = next((value for value in values if values.count(value) > 1), None)
+    if twice is not None:
+        raise ValueError(f'{name}: names "{twice}" twice: remove one of the two')
+
+
+def check_constants(
+    constants: Mapping[str, str],
+    model: type[BaseModel],
+    dates: Sequence[str],
+    tables: Mapping[str, Mapping[str, str]],
+    sign: AmountSign,
+) -> None:
+    """Raise ValueError for a constant with which every row would be rejected, or which is blank."""
+    for name, value in constants.items():
+        if value != value.strip() or not value:
+            raise ValueError(
+                f"constants.{name}: must not be blank, nor begin or end with a blank: "
+                "write the value alone, or leave it out"
+            )
+    reading = Reading(Dates(dates), Crosswalks(), tables, sign)
+    try:
+        model.model_validate({**dict.fromkeys(model.model_fields), **constants}, context=reading)
+    except ValidationError as error:
+        details = error.errors(include_input=False, include_context=False, include_url=False)
+        for name, message in ((str(each["loc"][0]), each["msg"]) for each in details):
+            if name in constants and name not in _REFERENCES:
+                raise ValueError(f"constants.{name}: {message}") from None

@@ -1,0 +1,191 @@
+"""What real files call our fields: one line a field, the surest name first. Pure.
+
+From Canvas' own migration template, Tuva's `eligibility`, Synthea, flat exports of an 834, and exports
+of practice management systems (Kareo, athenahealth, AdvancedMD, eClinicalWorks, Medisoft, OpenEMR and
+their like). Case, blanks, punctuation and common abbreviations do not count: "Payor ID",
+PAYER_ID and payorId are one name, and so are "Acct #" and AccountNumber.
+A name with a ? may well mean something else: it is shown to a person, and never set.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from pipeline.rows.feed import Kind
+
+_PATIENT: Final = "mrn | patient mrn | member mrn | patient identifier | patient id | patient key | pat id | pt id | patient number | patient no | patient num | patient account number | patient account no | patient account | patient acct no | account number | account no | account num | acct no | acct num | acct number | chart number | chart no | chart id | enterprise id | person id | patient external id | account | acct | chart | patient | medical record number"
+
+# fmt: off
+SYNONYMS: Final[dict[Kind, dict[str, str]]] = {
+    Kind.ELIGIBILITY: {
+        "patient": _PATIENT,
+        "subscriber": "subscriber mrn | subscriber patient id | subscriber identifier | subscriber key | subscriber chart number | subscriber chart no | subscriber account number | subscriber account no | insured patient id | insured mrn | insured chart no | subscr mrn | sub mrn | policyholder chart id | policyholder chart no | policyholder mrn | subscriber | policy holder mrn | guarantor mrn? | guarantor id? | guarantor?",
+        "member_id": "member id | insurance id number | insured id number | insured id no | member number | member no | member identifier | ins member id | policy number | policy no | policy num | policy id | insurance policy number | pol no | pol num | pol id | insured id | certificate number | certificate no | cert no | cardholder id | subscriber policy number | insurance id | subscriber no? | subscriber number? | subscriber id? | identifier? | medicaid id? | id number?",
+        "relationship": "relationship to subscriber | relationship to insured | relationship code | individual relationship code | rel code | rel cd | patient relationship to insured | patient relationship to subscriber | patient relationship | pat relationship | pt relationship | patient rel | pat rel | pt rel | subscriber relation | subscriber relationship | insured relationship | relation to subscriber | relation to insured | rel to subscriber | rel to insured | rel to subs | insd rel | ins rel | subscr rel | relationship to policyholder | relationship to policy holder | member relationship | relationship | relation | rel | ownership | ins02 | relationship to insured id | guarantor relationship?",
+        "payer": "payer id | payor id | payer code | payor code | payer identifier | payer number | carrier id | carrier code | carrier no | insurance company id | insurance company no | insurance company code | insurance package id | insurance code | ins code | insurer id | payer | payor | carrier | insurer | insurance company | insurance carrier | ins company | ins co | insurance company name | payer name | payor name | carrier name | insurance name | ins name | company name | primary payer | insurance | health plan? | plan name?",
+        "payer_name": "payer name | payor name | insurance company name | insurance company | insurance name | carrier name | insurer name | ins name | ins co name | company name",
+        "order": "order | cob | cob order | cob priority | coverage order | insurance order | ins order | sequence number | sequence no | insurance sequence | sequence | seq no | seq num | seq | precedence | coverage priority | priority | payer responsibility | payer sequence | filing order | coverage rank | insurance rank | rank | prim sec | primary secondary | pri sec | insurance level? | level? | insurance type? | ins type? | type?",
+        "start_on": "coverage start date | coverage start | coverage effective date | coverage begin date | coverage from | effective date | effective start date | effective from | effective | eff date | eff dt | eff | enrollment start date | enrollment start | eligibility start date | elig start | benefit begin date | benefit start date | begin date | plan effective date | policy effective date | start date | start dt | start | start on | start year | valid from | from date | issue date? | from?",
+        "end_on": "coverage end date | coverage end | coverage termination date | coverage thru | coverage to | effective end date | effective to | termination date | term date | term dt | term | termination | enrollment end date | enrollment end | eligibility end date | elig end | benefit end date | plan termination date | policy end date | expiration date | expiry date | expires | exp date | exp dt | end date | end dt | end | end on | end year | valid to | thru date | to date | to?",
+        "status": "coverage status | policy status | eligibility status | enrollment status | status | status code | benefit status code? | active? | is active?",
+        "type": "coverage type | coverage type code | plan type | insurance plan type | product type | insurance type | ins type | payer type | type | insurance line code | line of business | lob",
+        "plan": "plan name | plan | insurance plan name | benefit plan name | benefit plan | plan description | plan coverage description | product name | insurance plan | plan id? | plan code?",
+        "subplan": "subplan | sub plan | subplan name",
+        "group": "group number | group no | group num | group id | group | grp no | grp num | grp number | grp | employer group number | group policy number | policy group number | group or policy number | group name no | group no name | policy number? | group name?",
+        "subgroup": "subgroup | sub group | subgroup id | subgroup number",
+        "subscriber_id": "subscriber id | subscriber number | subscriber no | subscriber member id | insured id | policy holder id",
+    },
+    Kind.LEDGER: {
+        "transaction_id": "transaction id | transaction number | transaction no | transaction num | txn id | txn no | txn | trans id | trans no | trans num | trx id | payment id | payment number | payment no | pmt id | pmt no | receipt number | receipt no | receipt num | receipt id | posting id | ledger id | ledger entry id | patient ledger id | entry id | entry no | transaction | receipt | id | payment line id | journal no | journal id | journal entry | reference number? | ref no? | voucher no? | confirmation number? | check number?",
+        "patient": _PATIENT,
+        "amount": "payment amount | amount paid | paid amount | payments | patient payment amount | patient payment | patient paid | pmt amount | pmt amt | paid amt | receipt amount | transaction amount | trans amount | trans amt | txn amount | amount usd | amount | amt | pmt | payment | credit amount? | credit? | credits? | copay amount? | total?",
+        "posted_on": "posted date | post date | posting date | date posted | posted on | posted | post dt | payment date | pmt date | pmt dt | date of payment | paid date | date paid | receipt date | deposit date | dep post date | transaction date | trans date | txn date | txn dt | entry date | journal date | date | dep date | service date? | date of service? | dos? | from date? | created?",
+        "claim": "claim id? | claim number? | claim no? | claim num? | claim? | encounter id? | visit id? | encounter?",
+        "entry_type": "entry type | transaction type | txn type | trans type | trx type | posting type | payment type | pmt type | type | transaction code | trans code | txn code | payment code | pmt code | code | category | method?",
+        "currency": "currency | currency code",
+    },
+}
+# fmt: on
+_LONG: Final = {
+    **dict.fromkeys(("tran", "trans", "txn", "trx", "trn"), "transaction"),
+    **dict.fromkeys(("pmt", "pymt", "paymt"), "payment"),
+    **dict.fromkeys(("no", "num", "nbr", "nmbr"), "number"),
+    **dict.fromkeys(("pt", "pat"), "patient"),
+    **dict.fromkeys(("subs", "subscr", "sbr"), "subscriber"),
+    **dict.fromkeys(("mbr", "mem"), "member"),
+    **dict.fromkeys(("rel", "relation", "reln"), "relationship"),
+    **dict.fromkeys(("term", "termed", "terminated"), "termination"),
+    "acct": "account",
+    "amt": "amount",
+    "cd": "code",
+    "co": "company",
+    "dt": "date",
+    "cov": "coverage",
+    "desc": "description",
+    "eff": "effective",
+    "exp": "expiration",
+    "grp": "group",
+    "ins": "insurance",
+    "insd": "insured",
+    "jrnl": "journal",
+    "payor": "payer",
+    "pol": "policy",
+}
+_CAMEL: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")
+_WORD: Final = re.compile(r"[^\W_]+")
+# Words that may stand before a name without changing what it means.
+_LEADING: Final = ("primary", "insurance", "policy", "coverage", "ins", "pri")
+_FURTHER: Final = re.compile(r"^(secondary|tertiary|2nd|3rd|other)")  # another coverage of the row
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A column of a header for a field of ours. `others`: columns that could be meant as well."""
+
+    column: str
+    is_sure: bool
+    others: tuple[str, ...] = ()
+
+
+class _Name(NamedTuple):
+    rank: int
+    is_sure: bool
+
+
+def matches(header: Sequence[str], kind: Kind) -> dict[str, Match]:
+    """By field, the column with the surest name; no column for two fields."""
+    folded = {column: _folded(column) for column in header}
+    taken: set[str] = set()
+    found: dict[str, Match] = {}
+    for field, names in _RANKS[kind].items():
+        by_rank: dict[_Name, str] = {}
+        for column in header:
+            name = None if column in taken else _known(folded[column], names)
+            if name is not None:
+                by_rank.setdefault(name, column)
+        if not by_rank:
+            continue
+        (name, best), *others = sorted(by_rank.items())
+        found[field] = Match(best, name.is_sure, tuple(column for _, column in others))
+        if name.is_sure:
+            taken.add(best)
+    return found
+
+
+def kind_of(header: Sequence[str]) -> Kind | None:
+    """What a file with this header holds; None where its names do not tell."""
+    scores = {kind: _score(header, kind) for kind in Kind}
+    best = max(scores, key=lambda kind: scores[kind])
+    is_told = scores[best] > 1 and list(scores.values()).count(scores[best]) == 1
+    return best if is_told else None
+
+
+def known(header: Sequence[str]) -> int:
+    """How many of a header's names are known, for either kind."""
+    return max(len(matches(header, kind)) for kind in Kind)
+
+
+def is_same(name: str, other: str) -> bool:
+    """Return whether two names differ at most in case, blanks and punctuation."""
+    return bool(name) and _folded(name) == _folded(other) != ("", "")
+
+
+def further(header: Sequence[str]) -> list[str]:
+    """Columns of a second or third coverage in the same row."""
+    return [column for column in header if _FURTHER.match(_folded(column)[0])]
+
+
+def _score(header: Sequence[str], kind: Kind) -> int:
+    """Names that only one kind has say more than those that both have."""
+    found = matches(header, kind).items()
+    return sum(1 + (field in _TELLING[kind]) for field, match in found if match.is_sure)
+
+
+_TELLING: Final = {
+    Kind.ELIGIBILITY: {"member_id", "relationship", "payer", "order", "end_on"},
+    Kind.LEDGER: {"amount", "transaction_id", "posted_on"},
+}
+
+
+def _folded(name: str) -> tuple[str, str]:
+    """A name without case, blanks and punctuation: as it is, and with its abbreviations written out."""
+    spaced = _CAMEL.sub(" ", name).casefold().replace("#", " no ")
+    words = _WORD.findall(spaced)
+    return "".join(words), "".join(_LONG.get(word, word) for word in words)
+
+
+def _ranks() -> dict[Kind, dict[str, dict[str, _Name]]]:
+    """By kind, field and folded name: its rank, and whether it is sure."""
+    return {
+        kind: {
+            field: {
+                folded: _Name(rank, not name.strip().endswith("?"))
+                for rank, name in reversed(list(enumerate(names.split("|"))))
+                for folded in _folded(name)
+            }
+            for field, names in fields.items()
+        }
+        for kind, fields in SYNONYMS.items()
+    }
+
+
+_RANKS: Final = _ranks()
+
+
+def _known(foldings: Sequence[str], names: Mapping[str, _Name]) -> _Name | None:
+    """What the table says of a name, without leading words if need be."""
+    if any(map(_FURTHER.match, foldings)):
+        return None
+    for folded in foldings:
+        left = folded
+        while left not in names:
+            leading = next(
+                (word for word in _LEADING if left.startswith(word) and left != word), None
+            )
+            if leading is None:
+                break
+            left = left.removeprefix(leading)
+        if left in names:
+            return names[left]
+    return None

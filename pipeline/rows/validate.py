@@ -1,0 +1,56 @@
+"""Rows against the row models: each comes out typed, filtered, or with all the rules it breaks.
+
+The model in `feeds/` is the only truth. A rejection carries our field, the rule and what is
+allowed; the text that broke the rule stays here.
+"""
+
+from functools import partial
+
+import polars as pl
+from pydantic import ValidationError
+
+from pipeline.records import Disposition, Rejection, Stage
+from pipeline.rows.columns import Reading, cents_of
+from pipeline.rows.feed import Checked, Feed, canonical, row_key, time_of
+
+
+def validate(
+    texts: pl.DataFrame, wanted: pl.Series, numbers: pl.Series, feed: Feed, reading: Reading
+) -> list[Checked]:
+    """One Checked for each row, in order.
+
+    `texts` are the rows as `texts.texts_of` yields them, `wanted` whether `only` keeps each, and
+    `numbers` what each is within its file.
+    """
+    rows = zip(texts.iter_rows(named=True), wanted, numbers, strict=True)
+    return [_check(row, values, feed, reading, wanted=keep) for values, keep, row in rows]
+
+
+def _check(
+    row: int, values: dict[str, str | None], feed: Feed, reading: Reading, *, wanted: bool
+) -> Checked:
+    parts = [canonical(name, values[name], reading) for name in feed.key]
+    key = row_key(feed.name, [*reading.delivery, *parts])
+    source_id = values.get("transaction_id") or ""
+    cents = cents_of(values["amount"], reading.amount_sign) if feed.traits.has_money else None
+    time_us = time_of(values["posted_on"], reading) if feed.traits.has_money else None
+    who = partial(Checked, row, key, source_id, cents, time_us=time_us)
+    if not wanted:
+        return who(Disposition.FILTERED)
+    try:
+        content = feed.traits.model.model_validate(values, context=reading)
+    except ValidationError as error:
+        rejections = _rejections(error, feed)
+        return who(Disposition.REJECTED, rejections=rejections)
+    return who(Disposition.PENDING, content=content)
+
+
+def _rejections(error: ValidationError, feed: Feed) -> tuple[Rejection, ...]:
+    details = error.errors(include_input=False, include_context=False, include_url=False)
+    rejections = []
+    for detail in details:
+        field = str(detail["loc"][0])
+        column = f' (column "{feed.columns[field]}")' if field in feed.columns else ""
+        message = f"{field}{column}: {detail['msg']}"
+        rejections.append(Rejection(Stage.VALIDATE, field, f"{field}|{detail['type']}", message))
+    return tuple(rejections)

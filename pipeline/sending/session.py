@@ -1,0 +1,141 @@
+"""A connection to Canvas, with the journal and the recovery that go with it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, replace
+from random import Random
+
+from pipeline.canvas import client as canvas
+from pipeline.canvas.limiter import Grants
+from pipeline.clock import Clock
+from pipeline.job import Job
+from pipeline.journal.journal import Journal
+from pipeline.planning.earlier import EarlierPlans
+from pipeline.planning.store import Plan
+from pipeline.records import Doubt, Intent
+from pipeline.sending import upload as uploading
+from pipeline.sending.recover import Recovery
+
+
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """What it takes to send: a connection, a journal, and whoever asks Canvas what it holds."""
+
+    job: Job
+    run_id: str
+    client: canvas.Client
+    journal: Journal
+    recovery: Recovery
+    plans: EarlierPlans
+    clock: Clock
+    random: Random
+    stop: asyncio.Event
+
+    async def record(self) -> None:
+        """Write down what was asked so far beside the writes."""
+        asked, self.client.exchanges = self.client.exchanges, []
+        await self.journal.record(self.run_id, asked)
+
+    async def settle(self, doubts: Sequence[Doubt], seen: uploading.Seen) -> None:
+        """Settle what earlier runs left in doubt, and send again what may be."""
+        if doubts:
+            await self.upload(
+                iter(()), {each.intent.resource_type for each in doubts}, seen, doubts
+            )
+
+    async def upload(
+        self,
+        batches: Iterator[list[Intent]],
+        types: Collection[str],
+        seen: uploading.Seen,
+        doubts: Sequence[Doubt] = (),
+        shut: Collection[str] = (),
+    ) -> None:
+        """Send, once each resource type is known to answer. Beside `shut`, lanes in doubt are shut."""
+        for resource_type in sorted(types):
+            await self.client.probe(resource_type)
+        open_lanes = {doubt.intent.lane for doubt in doubts}
+        tools = uploading.Tools(
+            self.run_id,
+            self.client,
+            self.journal,
+            self.recovery,
+            self.job.upload,
+            self.clock,
+            self.random,
+            self.stop,
+        )
+        shut_lanes = (self.journal.shut_lanes() - open_lanes).union(shut)
+        await uploading.upload(batches, tools, seen, doubts=doubts, shut=shut_lanes)
+
+
+@asynccontextmanager
+async def connected(
+    job: Job,
+    run_id: str,
+    journal: Journal,
+    clock: Clock,
+    random: Random,
+    stop: asyncio.Event,
+    permits: AbstractAsyncContextManager[Grants],
+) -> AsyncIterator[Sending]:
+    """Yield a connection to Canvas; requests that are no writes are entered in the journal at its end."""
+    # Nothing is sent past the end of a lease.
+    may_send = None if job.database is None else journal.may_send
+    async with (
+        canvas.transport_of(job.canvas, may_send) as transport,
+        permits as grants,
+    ):
+        client = canvas.Client(job.canvas, transport, clock, random, grants)
+        plans = EarlierPlans.of(job.state_dir, journal)
+        recovery = Recovery(client, journal, clock, job.upload.quiet_s, run_id, plans.content)
+        watch = asyncio.ensure_future(_stop_client(stop, client))
+        try:
+            yield Sending(job, run_id, client, journal, recovery, plans, clock, random, stop)
+        finally:
+            watch.cancel()
+            await journal.record(run_id, client.exchanges)
+
+
+def with_bodies(plans: EarlierPlans, doubts: Sequence[Doubt]) -> list[Doubt]:
+    """Return the doubts with what was sent, from the plans of their runs; without if a plan is gone or was changed."""
+    rows = plans.rows(doubt.intent for doubt in doubts)
+    return [
+        replace(doubt, intent=doubt.intent._replace(body=rows[doubt.intent.key].body))
+        if doubt.intent.key in rows
+        else doubt
+        for doubt in doubts
+    ]
+
+
+async def _stop_client(stop: asyncio.Event, client: canvas.Client) -> None:
+    await stop.wait()
+    client.stop()
+
+
+def lanes_owed(sending: Sending, plan: Plan) -> set[str]:
+    """The patients of whom an earlier run's write is still to be sent, and is not among this plan's."""
+    owed = [each for each in sending.journal.doubts() if each.is_owed]
+    keys = [each.intent.key for each in owed]
+    planned = {key for feed in plan.meta["feeds"] if keys for key in plan.find(feed, keys)["key"]}
+    return {
+        each.intent.lane
+        for each in with_bodies(sending.plans, owed)
+        if each.intent.body and each.intent.key not in planned
+    }
+
+
+def intents_of(job: Job, plan: Plan) -> Iterator[list[Intent]]:
+    """Yield what is to be sent: feeds as they are configured, and around them what is cancelled.
+
+    A cancellation goes behind all coverages, unless one of its patient needs the `order` that it gives free.
+    """
+    for feed in job.feeds:
+        yield plan.cancels(feed.name, is_last=False)
+    coverages = [feed.name for feed in job.feeds if feed.traits.resource_type == "Coverage"]
+    for feed in job.feeds:
+        yield from plan.intents(feed.name, feed.traits.resource_type, in_order=not feed.order_by)
+        if coverages[-1:] == [feed.name]:
+            for name in coverages:
+                yield plan.cancels(name, is_last=True)

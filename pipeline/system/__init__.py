@@ -1,0 +1,1 @@
+"""The operating system: environment, owners of files, temporary folders, confined processes."""
