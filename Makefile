@@ -46,7 +46,7 @@ demo: setup
 test: setup
 	$(BIN)/pytest -n 4   # more than there are cores: many wait for quiet times
 
-# The proof of README, "What is guaranteed", at any length: make simulate N=200000
+# The proof of docs/guarantees.md at any length: make simulate N=200000
 simulate: setup
 	$(BIN)/python -m tests.proof simulate -n $(N)
 

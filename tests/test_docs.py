@@ -26,6 +26,7 @@ from tests.world import patient_key
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 RULES = ROOT / "docs" / "rules.md"
+FILES = ROOT / "docs" / "files.md"
 
 
 # The configuration --------------------------------------------------------------------------------
@@ -150,7 +151,7 @@ def rules_in_code() -> set[str]:
                 rules.add(text)
             case ast.Call(func=ast.Name(id="_lost"), args=[ast.Constant(value=str(what)), *_]):
                 rules.add(f"canvas|{what}")
-            case ast.FunctionDef(name="_why_not") if path.name == "retire.py":
+            case ast.FunctionDef(name="_why_not") if path.name == "missing.py":
                 rules |= {
                     f"missing|{each.elts[1].value!s}"
                     for each in ast.walk(node)
@@ -401,8 +402,8 @@ def test_toml_and_python_of_the_pages_are_well_formed() -> None:
                 compile(block, page.name, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
 
 
-def test_the_bounds_of_a_file_are_told_as_they_are() -> None:
-    told = RULES.read_text().partition("## A file is too large")[2].partition("\n## ")[0]
+def test_the_bounds_of_a_file_are_those_of_the_code() -> None:
+    table = FILES.read_text().partition("## Bounds\n")[2].partition("\n## ")[0]
     kib = bounds.KIB
     for what in (
         f"| a cell | {bounds.FIELD_BYTES_MAX // kib} KiB |",
@@ -413,14 +414,14 @@ def test_the_bounds_of_a_file_are_told_as_they_are() -> None:
         f"{bounds.UNPACKED_RATIO_MAX:,} times its size, above {bounds.UNPACKED_BYTES_FREE // kib**2} MiB |",
         f"{bounds.DECODING_BYTES_MAX // kib**3} GiB of memory, {bounds.DECODING_S_MAX} s |",
     ):
-        assert what in told
+        assert what in table
 
 
 # The threat model ---------------------------------------------------------------------------------
 
 
 def test_each_line_of_the_threat_model_names_tests_that_there_are() -> None:
-    lines = (ROOT / "docs" / "threat-model.md").read_text().splitlines()
+    lines = (ROOT / "docs" / "security.md").read_text().splitlines()
     table = [line for line in lines if line.startswith("|")][2:]
     assert len(table) >= 8
     for line in table:
