@@ -356,6 +356,19 @@ def test_an_unknown_payer_is_not_overwritten_without_any_guard() -> None:
     assert found.settlement is Settlement.CONFLICT
 
 
+def test_an_update_without_a_condition_needs_a_payer_that_was_not_edited() -> None:
+    """The content before is known, the time of our last write is not, and the payer is compared by name only."""
+    update = replace(updating("update|unguarded", None), until=None)
+    before = {**covered(), "payor": [{"identifier": {"value": "60054"}, "display": "Plan"}]}
+    sent = {**before, "order": 2}
+    edited = {**before, "payor": [{"reference": "Organization/other", "display": "Other"}]}
+    found = weigh_update(update, sent, before, edited, {}, is_moved=False)
+    assert (found.settlement, found.rule) == (Settlement.UNCLEAR, "recover|payer")
+    same = {**before, "payor": [{"reference": "Organization/one", "display": "PLAN"}]}
+    found = weigh_update(update, sent, before, same, {}, is_moved=False)
+    assert (found.settlement, found.held_at) == (Settlement.ABSENT, None)
+
+
 def test_a_payer_id_that_was_shown_as_two_organizations_is_not_known() -> None:
     seen = [("60054", "Organization/one"), ("87726", "Organization/two")]
     assert organizations_of(seen) == dict(seen)

@@ -379,7 +379,10 @@ def weigh_update(
             was_moved = is_moved and "order" in (from_before or ())
             is_comparable = was_moved or _is_comparable(like, organizations)
             finding = _unedited(doubt, is_comparable=is_comparable, is_probed=is_probed)
-            is_blind = before is None and not is_comparable and doubt.intent.held_at is None
+            has_no_condition = not is_comparable and doubt.intent.held_at is None
+            is_blind = has_no_condition and (
+                before is None or compare_payers(like, shown, organizations) is not Payers.SAME
+            )
             may_be_ours = was_lost or was_lost_before
             if is_blind or (finding.settlement is Settlement.CONFLICT and may_be_ours):
                 return _unclear_payer("Canvas may have changed it after our last confirmed write")
