@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from pipeline.canvas import client as canvas
-from pipeline.canvas.limiter import Grants
+from pipeline.canvas.limiter import Permits
 from pipeline.clock import Clock
 from pipeline.job import Job
 from pipeline.journal.journal import Journal
@@ -78,16 +78,16 @@ async def connected(
     clock: Clock,
     random: Random,
     stop: asyncio.Event,
-    permits: AbstractAsyncContextManager[Grants],
+    limiter: AbstractAsyncContextManager[Permits],
 ) -> AsyncIterator[Sending]:
     """Yield a connection to Canvas; requests that are no writes are entered in the journal at its end."""
     # Nothing is sent past the end of a lease.
     may_send = None if job.database is None else journal.may_send
     async with (
         canvas.transport_of(job.canvas, may_send) as transport,
-        permits as grants,
+        limiter as permits,
     ):
-        client = canvas.Client(job.canvas, transport, clock, random, grants)
+        client = canvas.Client(job.canvas, transport, clock, random, permits)
         plans = EarlierPlans.of(job.state_dir, journal)
         recovery = Recovery(client, journal, clock, job.upload.quiet_s, run_id, plans.content)
         watch = asyncio.ensure_future(_stop_client(stop, client))

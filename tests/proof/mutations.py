@@ -299,7 +299,7 @@ MUTATIONS: Final = (
         "pipeline/sending/queues.py",
         "            queue.append(intent)\n            self._waiting_count += 1\n",
         "            self._ready.append(intent)\n",
-        ("tests/test_lanes.py",),
+        ("tests/test_queues.py",),
     ),
     Mutation(
         "18",
