@@ -153,7 +153,7 @@ async def test_a_part_that_is_taken_over_is_doubted_and_its_old_holder_writes_no
     assert new.known(pl.Series(["k3"])).is_empty()
     new.hand_over("r1", "done", {"created": 1}, NOW)
     new.close()
-    assert [(each.epoch, each.ended) for each in run.stints("r1")] == [(1, ""), (2, "done")]
+    assert [(each.epoch, each.ended) for each in run.lease_records("r1")] == [(1, ""), (2, "done")]
     assert run.first_break() == 0
 
 

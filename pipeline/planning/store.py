@@ -482,7 +482,7 @@ class Plan:
 
         with TemporaryDirectory(dir=self.folder) as folder:
             most, at_once = rows.spans[-1][1] + 1, groups.BOUNDS.whole
-            for pile in groups.dealt(sent, pile_of, Path(folder), most, at_once):
+            for pile in groups.deal(sent, pile_of, Path(folder), most, at_once):
                 yield pile.sort("sort", "seq")
 
     def adopted(self, feed: str) -> Iterator[list[Intent]]:

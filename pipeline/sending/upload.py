@@ -36,7 +36,7 @@ from pipeline.records import (
     State,
     Verdict,
 )
-from pipeline.sending.queues import Lanes
+from pipeline.sending.queues import PatientQueues
 from pipeline.sending.refusals import Refusals
 
 _WAITING_MAX: Final = 20_000  # intents held in memory, about 30 MB
@@ -102,7 +102,7 @@ async def upload(
     that are not; `seen` is told how rows ended. Raises IngestError if the run cannot go on; whatever
     is in flight then is waited for and written down first.
     """
-    sender = _Sender(tools, Lanes(shut), seen)
+    sender = _Sender(tools, PatientQueues(shut), seen)
     try:
         await sender.run(batches, doubts)
     except BaseExceptionGroup as group:
@@ -144,7 +144,7 @@ class _Open:
 
 
 class _Sender:
-    def __init__(self, tools: Tools, lanes: Lanes, seen: Seen) -> None:
+    def __init__(self, tools: Tools, lanes: PatientQueues, seen: Seen) -> None:
         self._run_id = tools.run_id
         self._client = tools.client
         self._journal = tools.journal

@@ -106,7 +106,7 @@ class Story:
     pending: int = 0
     fullest_s: int = 0
     """Grants in the fullest second."""
-    stints: int = 0
+    lease_records: int = 0
     violations: list[str] = field(default_factory=list)
 
     def violate(self, what: str) -> None:
@@ -713,7 +713,7 @@ class Struck:
             known = connection.execute(
                 "SELECT key, resource_type, lane, amount_cents, rank, held_rank FROM write"
             ).fetchall()
-            story.stints = connection.execute("SELECT count(*) FROM stint").fetchall()[0][0]
+            story.lease_records = connection.execute("SELECT count(*) FROM stint").fetchall()[0][0]
         yield from unclaimed_effects(self.world, known, trail)
 
 

@@ -346,8 +346,8 @@ MUTATIONS: Final = (
         "23",
         "the doubts of earlier runs do not hold their patients' writes",
         _UPLOAD,
-        "Lanes(shut)",
-        "Lanes()",
+        "PatientQueues(shut)",
+        "PatientQueues()",
         (_SHUT_LANE,),
     ),
     Mutation(
@@ -368,10 +368,10 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "26",
-        "the journal is not held against its anchor",
+        "the journal is not held against its high_water_mark",
         "pipeline/journal/loss_detection.py",
-        "    if anchor is not None:\n        if anchor.journal != name:\n",
-        "    anchor = None\n    if anchor is not None:\n        if anchor.journal != name:\n",
+        "    if high_water_mark is not None:\n        if high_water_mark.journal != name:\n",
+        "    high_water_mark = None\n    if high_water_mark is not None:\n        if high_water_mark.journal != name:\n",
         ("tests/test_trail.py::test_the_anchor_alone_shows_a_journal_that_is_older_or_another",),
     ),
     Mutation(
@@ -577,8 +577,8 @@ MUTATIONS: Final = (
         "40",
         "today's rows go before what is still owed to their patient",
         "pipeline/commands/run.py",
-        "await sending.upload(intents_of(job, plan), types, seen, shut=shut)",
-        "await sending.upload(intents_of(job, plan), types, seen)",
+        "await session.upload(intents_of(job, plan), types, seen, shut=shut)",
+        "await session.upload(intents_of(job, plan), types, seen)",
         ("tests/test_review.py::test_todays_rows_do_not_overtake_what_is_owed",),
     ),
     Mutation(
@@ -966,8 +966,8 @@ MUTATIONS: Final = (
         "69",
         "the writes of a patient are dealt to several partitions",
         _PARTITIONS,
-        "order.partitions[piece_of(each.lane)] == number",
-        "1 + piece_of(each.key) % order.count == number",
+        "task.partitions[piece_of(each.lane)] == number",
+        "1 + piece_of(each.key) % task.count == number",
         ("tests/test_partitions.py::test_a_patients_writes_keep_their_order",),
     ),
     Mutation(

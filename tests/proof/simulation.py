@@ -44,7 +44,7 @@ from pipeline.journal.journal import Journal, Run
 from pipeline.planning.earlier import EarlierPlans
 from pipeline.records import Disposition, Doubt, Intent, Interaction, State
 from pipeline.sending.recover import Recovery
-from pipeline.sending.session import Sending
+from pipeline.sending.session import Session
 from tests.proof.canvas import (
     BASE,
     FATES,
@@ -520,7 +520,7 @@ class Schedule:
         if not self._is_fair and self.random.random() < 0.1:
             loop.call_later(self.random.uniform(0, 10), stop.set)
         plans = EarlierPlans(Path("no plan is on disk"), journal.plan_sha256)
-        sending = Sending(job, run_id, client, journal, recovery, plans, clock, self.random, stop)
+        sending = Session(job, run_id, client, journal, recovery, plans, clock, self.random, stop)
         await sending.settle([self._with_body(doubt) for doubt in journal.doubts()], _nobody)
         intents = self._plan(run_id, journal)
         types = {intent.resource_type for intent in intents}
