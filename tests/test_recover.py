@@ -22,7 +22,7 @@ from pipeline.canvas.transport import Reply
 from pipeline.clock import HandClock, SystemClock
 from pipeline.errors import SearchFailed
 from pipeline.fhir.codes import Contract
-from pipeline.fhir.coverage import coverage, likeness, organizations_of, payor_of
+from pipeline.fhir.coverage import coverage, match_key, organizations_of, payor_of
 from pipeline.fhir.payment_notice import payment_notice
 from pipeline.journal.journal import Journal, Run
 from pipeline.records import Doubt, Finding, Intent, Interaction, Settlement
@@ -40,7 +40,7 @@ Resource = dict[str, Any]
 
 def intent(resource: Resource, *, cents: int | None = 1250, claim: str = "") -> Intent:
     kind = resource["resourceType"]
-    like = likeness(resource) if kind == "Coverage" else ""
+    like = match_key(resource) if kind == "Coverage" else ""
     return Intent("k1", "f", kind, Interaction.CREATE, "p1", b"{}", "", cents, claim, like, "r1")
 
 

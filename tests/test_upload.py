@@ -121,7 +121,7 @@ async def test_no_more_is_claimed_ahead_than_the_next_one_and_one_behind_it(
     stop.set()
     assert (await run).exit_code == 130
     with Journal.open(world.folder / "state", world.url) as journal:
-        events = Counter(line.event for line, _ in journal.trail())
+        events = Counter(line.event for line, _ in journal.audit_log())
     assert events["claim"] - events["write"] == events["release"]
     assert 1 <= events["release"] <= 2
 

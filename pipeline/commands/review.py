@@ -504,7 +504,7 @@ class Inventory:
 def inventory(job: Job, key: str | None = None) -> Inventory:
     """Look at all that is held, and check the whole audit log, and the table of writes against it."""
     with open_journal(job) as journal:
-        history = None if key is None else [line for line, _ in journal.trail(key)]
+        history = None if key is None else [line for line, _ in journal.audit_log(key)]
         return Inventory(
             journal.name,
             journal.census(),

@@ -1169,7 +1169,7 @@ class Journal:
         lines = self._read(lambda: self._execute("census", {}).fetchall())
         return [Count(State(line[0]), *line[1:]) for line in lines]
 
-    def trail(self, key: str | None = None) -> Iterator[tuple[Line, str]]:
+    def audit_log(self, key: str | None = None) -> Iterator[tuple[Line, str]]:
         """The lines of the trail with their hashes, in order; of one write, or all."""
         after = 0
         while True:
@@ -1194,7 +1194,7 @@ class Journal:
 
     def first_break(self) -> int:
         """The number of the first line of the trail that breaks its chain; 0 where it is whole."""
-        return first_break(self.trail())
+        return first_break(self.audit_log())
 
     def contradictions(self, keys: Iterable[pl.Series] | None = None) -> Contradictions:
         """Return how many writes are not in the table as the audit log implies; of `keys`, or of all if None.
@@ -1424,7 +1424,7 @@ def _entered(intent: Intent) -> dict[str, object]:
         "lane": intent.lane,
         "amount_cents": intent.amount_cents,
         "claim": intent.claim,
-        "likeness": intent.likeness,
+        "likeness": intent.match_key,
         "fingerprint": intent.fingerprint,
         "rank": intent.rank,
         "resource_id": intent.resource_id or None,
@@ -1487,7 +1487,7 @@ def _evidence(finding: Finding) -> str:
 
 
 def _doubt(line: Sequence[Any]) -> Doubt:
-    (state, key, feed, resource_type, lane, fingerprint, cents, claim, likeness, run_id, *rest) = (
+    (state, key, feed, resource_type, lane, fingerprint, cents, claim, match_key, run_id, *rest) = (
         line
     )
     attempts, resent, since, until, ahead_s, rule, message, interaction, *rest = rest
@@ -1503,7 +1503,7 @@ def _doubt(line: Sequence[Any]) -> Doubt:
             fingerprint,
             cents,
             claim,
-            likeness,
+            match_key,
             run_id,
             resource_id,
             rank,

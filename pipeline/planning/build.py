@@ -896,7 +896,7 @@ class Planner:
                 fingerprint=held,
                 amount_cents=None,
                 claim="",
-                likeness="",
+                match_key="",
                 run_id=run_id,
             )
             for key, feed, held, run_id in gone.select(
@@ -1058,7 +1058,7 @@ class Planner:
                 "rule": KEPT,
                 "message": "unchanged, and written again: another write would move its order",
                 "slot": slot,
-                "likeness": drafts[seq].likeness if seq in drafts else None,
+                "likeness": drafts[seq].match_key if seq in drafts else None,
                 "body": drafts[seq].body if seq in drafts else None,
             }
             for seq, key, slot in told.select("seq", "key", "slot").iter_rows()

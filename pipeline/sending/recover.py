@@ -310,14 +310,14 @@ def _payers_of(
 
     Payments have none. The Organization of a coverage that was sent with one is part of its match key.
     """
-    if intent.resource_type != "Coverage" or names_organization(intent.likeness):
+    if intent.resource_type != "Coverage" or names_organization(intent.match_key):
         return defaultdict(lambda: Payers.SAME)
     if sent is None:
         return defaultdict(lambda: Payers.UNKNOWN)
     return {
         each["id"]: compare_payers(sent, each, organizations)
         for each in shown
-        if is_like(each, intent.likeness)
+        if is_like(each, intent.match_key)
     }
 
 
@@ -453,7 +453,7 @@ def _is_comparable(coverage: Content | None, organizations: Organizations) -> bo
 def like_of(intent: Intent, resources: Collection[dict[str, Any]]) -> Like:
     """Those resources that the intent could be, filtered anew: a search may show others too."""
     if intent.resource_type == "Coverage":
-        return {each["id"]: None for each in resources if is_like(each, intent.likeness)}
+        return {each["id"]: None for each in resources if is_like(each, intent.match_key)}
     like: dict[str, datetime | None] = {}
     for each in resources:
         notice = paid(each)

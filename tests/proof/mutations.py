@@ -214,7 +214,7 @@ MUTATIONS: Final = (
         "11b",
         "all coverages that a search shows are like it",
         _RECOVER,
-        "if is_like(each, intent.likeness)}",
+        "if is_like(each, intent.match_key)}",
         "}",
         (
             "tests/test_recover.py::test_of_coverages_those_are_like_it_that_say_the_same_of_the_same_patient",
@@ -364,7 +364,7 @@ MUTATIONS: Final = (
         "pipeline/journal/audit_log.py",
         "hashlib.sha256(before.encode() + orjson.dumps(tuple(line)))",
         "hashlib.sha256(orjson.dumps(tuple(line)))",
-        ("tests/test_trail.py::test_a_change_breaks_the_chain_behind_it",),
+        ("tests/test_audit_log.py::test_a_change_breaks_the_chain_behind_it",),
     ),
     Mutation(
         "26",
@@ -372,7 +372,7 @@ MUTATIONS: Final = (
         "pipeline/journal/loss_detection.py",
         "    if high_water_mark is not None:\n        if high_water_mark.journal != name:\n",
         "    high_water_mark = None\n    if high_water_mark is not None:\n        if high_water_mark.journal != name:\n",
-        ("tests/test_trail.py::test_the_anchor_alone_shows_a_journal_that_is_older_or_another",),
+        ("tests/test_audit_log.py::test_the_anchor_alone_shows_a_journal_that_is_older_or_another",),
     ),
     Mutation(
         "27",
