@@ -24,7 +24,7 @@ _RATES: Final = (50, 200, 1000)
 _WORKERS: Final = (1, 2, 4)
 _SECONDS, _SECONDS_QUICK = 12, 2
 _TAKERS: Final = 32  # requests in flight, of each worker
-_HEADROOM: Final = 0.998 / 1.01  # what the slots leave of the rate (cluster/slots.py)
+_HEADROOM: Final = 0.998 / 1.01  # what the slots leave of the rate (cluster/shared_limiter.py)
 
 
 class _Taken(NamedTuple):

@@ -15,8 +15,8 @@ import time
 from datetime import datetime, timedelta
 
 from pipeline.clock import SystemClock
+from pipeline.cluster.shared_limiter import SharedLimiter, pacing
 from pipeline.cluster.shared_rate import Target
-from pipeline.cluster.slots import Slots, pacing
 from pipeline.errors import Stopped
 
 
@@ -38,12 +38,12 @@ class _OffClock(SystemClock):
 
 async def _take(url: str, rate_per_s: float, takers: int, off_s: float) -> None:
     clock = _OffClock(off_s)
-    async with Slots(Target(url, pacing(rate_per_s), clock), clock) as slots:
+    async with SharedLimiter(Target(url, pacing(rate_per_s), clock), clock) as slots:
 
         async def take() -> None:
             while True:
                 try:
-                    await slots.grant()
+                    await slots.permit()
                 except Stopped:
                     return
                 sys.stdout.buffer.write(struct.pack("d", time.monotonic()))

@@ -26,7 +26,7 @@ from pipeline.clock import SystemClock
 from pipeline.commands.run import open_journal
 from pipeline.job import Progress
 from pipeline.planning.build import Planner
-from pipeline.planning.parts import judged
+from pipeline.planning.parts import rows_with_verdicts
 from pipeline.planning.workers import InPlace
 from pipeline.reading.read import read
 
@@ -189,7 +189,9 @@ def planning(kind: str, path: Path) -> Iterator[Callable[[], Iterator[pl.DataFra
             planner = Planner(job, "bench", journal, SystemClock(), Progress(), stop, InPlace())
             planner.open()
             brief = planner.brief(feed)
-            yield lambda: (judged(batch, brief).lines for batch in read(brief.sources[0]))
+            yield lambda: (
+                rows_with_verdicts(batch, brief).lines for batch in read(brief.sources[0])
+            )
 
 
 def check(kind: str, path: Path) -> None:

@@ -116,7 +116,7 @@ class JournalTaken(JournalError):
     """Another process took over what this one held, or may have."""
 
 
-def taken() -> JournalTaken:
+def lease_lost() -> JournalTaken:
     """The error of a process that stood still for longer than others wait for it."""
     return JournalTaken(
         "another process took over, or may have: nothing more is sent or written by this one",

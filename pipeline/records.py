@@ -96,7 +96,7 @@ class Draft:
     body: bytes  # the resource, JSON
     fingerprint: str  # 32 hex digits over the content; the day of sending is no part of it
     claim: str = ""  # PaymentNotice: the copay's claim id
-    likeness: str = ""  # Coverage: how a search recognises it (`fhir.coverage.likeness`)
+    match_key: str = ""  # Coverage: how a search recognises it (`fhir.coverage.match_key`)
     order: int | None = None  # Coverage: the rest is for finding collisions of `order`
     start_day: int | None = (
         None  # days since 1970-01-01; None: open. PaymentNotice: its day in the file
@@ -118,7 +118,7 @@ class Intent(NamedTuple):
     fingerprint: str
     amount_cents: int | None
     claim: str
-    likeness: str
+    match_key: str
     run_id: str  # the run whose plan it belongs to
     resource_id: str = ""  # of an UPDATE; so is what follows
     rank: int | None = None  # Coverage: its `order`, where it is active

@@ -377,9 +377,9 @@ async def test_a_worker_that_is_told_to_end_finishes_what_is_in_flight(
     assert shown == 0
     assert code == 0, err
     assert len(world.effects) == 160
-    stints = json.loads(out)["workers"]
-    assert {each["ended"] for each in stints} == {"done", "stopped"}
-    assert len(stints) > 4, "somebody else went on"
+    lease_records = json.loads(out)["workers"]
+    assert {each["ended"] for each in lease_records} == {"done", "stopped"}
+    assert len(lease_records) > 4, "somebody else went on"
 
 
 # The database, over TLS ---------------------------------------------------------------------------

@@ -14,8 +14,8 @@ import psycopg
 import pytest
 
 from pipeline.clock import SystemClock
+from pipeline.cluster.shared_limiter import pacing
 from pipeline.cluster.shared_rate import Target
-from pipeline.cluster.slots import pacing
 from pipeline.commands import run as engine
 from pipeline.errors import ConfigError, JournalError, JournalForeign, JournalLost
 from pipeline.fhir.outcome import issues_of

@@ -330,9 +330,9 @@ def test_links_lead_somewhere() -> None:
         for target in re.findall(r"\]\(([^)\s]+)\)", prose(page.read_text())):
             if re.match(r"[a-z]+:", target):
                 continue
-            path, _, anchor = target.partition("#")
+            path, _, high_water_mark = target.partition("#")
             file = page.parent / path if path else page
-            if not file.exists() or (anchor and anchor not in anchors(file)):
+            if not file.exists() or (high_water_mark and high_water_mark not in anchors(file)):
                 dead.append(f"{page.name}: {target}")
     assert dead == []
 

@@ -19,7 +19,7 @@ from pipeline.planning.store import VERDICT_SCHEMA, Plan
 from pipeline.reading import inspect as inspecting
 from pipeline.rows import groups
 from pipeline.rows.feed import Feed, Kind
-from pipeline.rows.groups import Bounds, Scan, by_hash, dealt, is_among, repeated
+from pipeline.rows.groups import Bounds, Scan, by_hash, deal, is_among, repeated
 from tests.test_nightly import FEED, enter, nightly, write
 from tests.test_resolve import KNOWN, SCHEMA
 from tests.test_run import counts
@@ -160,7 +160,7 @@ def test_piles_hold_whole_groups_in_order_and_can_be_read_again(
     with TemporaryDirectory() as name:
         folder = Path(name) / "piles"
         parts = rows.iter_slices(2)
-        piles = dealt(parts, by_hash(["group"]), folder, len(lines), at_once)
+        piles = deal(parts, by_hash(["group"]), folder, len(lines), at_once)
         for _ in range(2):
             seen = list(piles)
             assert all(pile.height for pile in seen)

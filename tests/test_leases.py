@@ -153,7 +153,7 @@ async def test_a_part_that_is_taken_over_is_doubted_and_its_old_holder_writes_no
     assert new.known(pl.Series(["k3"])).is_empty()
     new.hand_over("r1", "done", {"created": 1}, NOW)
     new.close()
-    assert [(each.epoch, each.ended) for each in run.stints("r1")] == [(1, ""), (2, "done")]
+    assert [(each.epoch, each.ended) for each in run.lease_records("r1")] == [(1, ""), (2, "done")]
     assert run.first_break() == 0
 
 
@@ -168,12 +168,12 @@ async def test_parts_write_side_by_side_each_with_its_own_chain(run: Journal, jo
     for part in parts:
         part.close()
     assert run.first_break() == 0
-    lines = [line for line, _ in run.trail()]
+    lines = [line for line, _ in run.audit_log()]
     assert {line.part for line in lines} == {0, 1, 2, 3}
     assert run.length == len(lines)
     assert [line.number for line in lines if line.part == 2] == list(range(1, 8))
     key, count = "k11", sum(line.key == "k11" for line in lines)
-    assert [line.event for line, _ in run.trail(key)] == ["claim", "write"]
+    assert [line.event for line, _ in run.audit_log(key)] == ["claim", "write"]
     assert count == 2
 
 
@@ -261,7 +261,7 @@ async def test_a_server_that_is_restarted_loses_nothing_and_nothing_is_done_twic
                 rounds += 1
             restarts.join()
             assert journal.first_break() == 0
-            events = [line.event for line, _ in journal.trail()]
+            events = [line.event for line, _ in journal.audit_log()]
             assert events.count("claim") == events.count("write") == 20 * rounds
             (count,) = [each for each in journal.census() if each.state is State.CONFIRMED]
             assert count.count == 20 * rounds

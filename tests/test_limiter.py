@@ -24,16 +24,16 @@ def test_a_sliding_second_of_the_bucket_holds_at_most_the_rate(rate: float) -> N
 
 @pytest.mark.parametrize(("rate", "grants"), [(20.0, 30), (200.0, 300), (2.5, 4)])
 async def test_no_second_of_the_log_of_grants_holds_more_than_the_rate(
-    rate: float, grants: int
+    rate: float, permits: int
 ) -> None:
     limiter = Limiter(rate, SystemClock())
     log: list[float] = []
 
     async def take() -> None:
-        await limiter.grant()
+        await limiter.permit()
         log.append(time.monotonic())
 
-    await asyncio.gather(*(take() for _ in range(grants)))
+    await asyncio.gather(*(take() for _ in range(permits)))
     busiest = max(sum(start <= at < start + 1.0 for at in log) for start in log)
     assert busiest <= rate
 
@@ -42,14 +42,14 @@ async def test_a_pause_holds_everybody() -> None:
     limiter = Limiter(1000.0, SystemClock())
     limiter.pause(0.1)
     started_s = time.monotonic()
-    await asyncio.gather(*(limiter.grant() for _ in range(5)))
+    await asyncio.gather(*(limiter.permit() for _ in range(5)))
     assert time.monotonic() - started_s >= 0.1
 
 
 async def test_whoever_waits_is_told_that_the_run_stops() -> None:
     limiter = Limiter(1000.0, SystemClock())
     limiter.pause(60.0)
-    waiting = asyncio.ensure_future(limiter.grant())
+    waiting = asyncio.ensure_future(limiter.permit())
     await asyncio.sleep(0)
     limiter.stop()
     with pytest.raises(Stopped):
@@ -58,8 +58,8 @@ async def test_whoever_waits_is_told_that_the_run_stops() -> None:
 
 async def test_a_permit_that_waits_for_the_bucket_is_released_by_stop() -> None:
     limiter = Limiter(0.05, SystemClock())
-    await limiter.grant()
-    waiting = [asyncio.ensure_future(limiter.grant()) for _ in range(3)]
+    await limiter.permit()
+    waiting = [asyncio.ensure_future(limiter.permit()) for _ in range(3)]
     await asyncio.sleep(0.05)
     started_s = time.monotonic()
     limiter.stop()
@@ -70,8 +70,8 @@ async def test_a_permit_that_waits_for_the_bucket_is_released_by_stop() -> None:
 
 async def test_a_waiting_permit_that_is_cancelled_lets_the_next_one_wait() -> None:
     limiter = Limiter(5.0, SystemClock())
-    await limiter.grant()
-    first, second = (asyncio.ensure_future(limiter.grant()) for _ in range(2))
+    await limiter.permit()
+    first, second = (asyncio.ensure_future(limiter.permit()) for _ in range(2))
     await asyncio.sleep(0)
     first.cancel()
     await asyncio.wait_for(second, 5.0)
@@ -99,7 +99,7 @@ class SlowClock(LoopClock):
 
 
 def granted(
-    kind: type[LoopClock], rate: float, grants: int, before: Callable[[Limiter], Awaitable[None]]
+    kind: type[LoopClock], rate: float, permits: int, before: Callable[[Limiter], Awaitable[None]]
 ) -> list[float]:
     """When that many were granted, by the clock, without a real wait."""
     loop = VirtualLoop(0.0, Random(1), lambda _: None)
@@ -108,8 +108,8 @@ def granted(
     async def take() -> None:
         limiter = Limiter(rate, clock)
         await before(limiter)
-        for _ in range(grants):
-            await limiter.grant()
+        for _ in range(permits):
+            await limiter.permit()
             log.append(clock.monotonic())
 
     loop.run(take())
@@ -141,7 +141,7 @@ def test_who_waits_for_a_pause_to_end_is_told_at_once_of_a_stop() -> None:
     async def stop() -> float:
         limiter = Limiter(1000.0, LoopClock(loop, 0.0))
         limiter.pause(60.0)
-        waiting = asyncio.ensure_future(limiter.grant())
+        waiting = asyncio.ensure_future(limiter.permit())
         await asyncio.sleep(0)
         limiter.stop()
         with pytest.raises(Stopped):

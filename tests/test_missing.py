@@ -15,7 +15,7 @@ from pipeline.planning.store import Plan
 from pipeline.records import Intent, Interaction
 from pipeline.reporting.terminal import summary_text
 from pipeline.sandbox import Faults
-from pipeline.sending.queues import Lanes
+from pipeline.sending.queues import PatientQueues
 from pipeline.sending.session import intents_of
 from tests.test_nightly import (
     FEED,
@@ -340,7 +340,7 @@ def intent(key: str, lane: str = "p", *, is_cancel: bool = False) -> Intent:
 
 
 def test_behind_a_refused_coverage_the_patients_cancellations_are_dropped() -> None:
-    lanes = Lanes()
+    lanes = PatientQueues()
     queue = [intent("a"), intent("c", is_cancel=True), intent("b"), intent("o", "other")]
     assert all(lanes.offer(each) for each in queue)
     (first, other) = lanes.take(2)

@@ -42,7 +42,7 @@ def moves(world: World, url: str) -> list[str]:
     job = world.job()
     with Journal.open(job.state_dir, url, job.report_dir, database=job.database) as journal:
         assert journal.first_break() == 0
-        return [line.detail for line, _ in journal.trail() if line.event == Event.MOVED]
+        return [line.detail for line, _ in journal.audit_log() if line.event == Event.MOVED]
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipeline.cluster.partitions import Order, dealt, piece_of
+from pipeline.cluster.partitions import PartitionTask, deal, piece_of
 from pipeline.commands import run as engine
 from pipeline.errors import ConfigError, JournalTaken, WrongHost
 from pipeline.job import Progress
@@ -46,11 +46,11 @@ def secrets(monkeypatch: pytest.MonkeyPatch, postgres_server: Server) -> None:
 
 def test_each_patient_is_in_one_partition_and_they_come_out_even() -> None:
     lanes = [patient_key(number) for number in range(2_000)] + [patient_key(7)] * 500
-    parts = dealt([pl.Series("lane", lanes[:900]), pl.Series("lane", lanes[900:])], 4)
+    parts = deal([pl.Series("lane", lanes[:900]), pl.Series("lane", lanes[900:])], 4)
     sizes = Counter(parts[piece_of(lane)] for lane in lanes)
     assert set(sizes) == {1, 2, 3, 4}
     assert max(sizes.values()) - min(sizes.values()) <= 5
-    assert dealt([pl.Series("lane", ["a", "a"])], 3)[piece_of("a")] == 1
+    assert deal([pl.Series("lane", ["a", "a"])], 3)[piece_of("a")] == 1
 
 
 def eligible(number: int) -> tuple[str, ...]:
@@ -109,7 +109,7 @@ async def test_workers_carry_a_run_and_the_report_is_as_of_one(
 
 def test_partitions_have_no_more_in_flight_than_are_allowed() -> None:
     for concurrency, count in ((8, 4), (7, 4), (4, 4), (1, 1), (9, 2)):
-        order = Order(Path, "", "r1", 1, (), (), frozenset(), concurrency, count)  # type: ignore[arg-type]
+        order = PartitionTask(Path, "", "r1", 1, (), (), frozenset(), concurrency, count)  # type: ignore[arg-type]
         shares = [order.share(number) for number in range(1, count + 1)]
         assert sum(shares) == concurrency
         assert min(shares) >= 1

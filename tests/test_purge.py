@@ -80,7 +80,7 @@ async def test_what_holds_rows_goes_and_the_next_run_sends_nothing_twice(
     )
     with engine.open_journal(world.job()) as opened:
         assert opened.first_break() == 0
-        (line,) = [line for line, _ in opened.trail() if line.event == "purged"]
+        (line,) = [line for line, _ in opened.audit_log() if line.event == "purged"]
         assert (line.detail, line.who) == (first.run_id, "somebody")
 
     again = await world.run()

@@ -22,7 +22,7 @@ from pipeline.canvas.transport import Reply
 from pipeline.clock import HandClock, SystemClock
 from pipeline.errors import SearchFailed
 from pipeline.fhir.codes import Contract
-from pipeline.fhir.coverage import coverage, likeness, organizations_of, payor_of
+from pipeline.fhir.coverage import coverage, match_key, organizations_of, payor_of
 from pipeline.fhir.payment_notice import payment_notice
 from pipeline.journal.journal import Journal, Run
 from pipeline.records import Doubt, Finding, Intent, Interaction, Settlement
@@ -40,7 +40,7 @@ Resource = dict[str, Any]
 
 def intent(resource: Resource, *, cents: int | None = 1250, claim: str = "") -> Intent:
     kind = resource["resourceType"]
-    like = likeness(resource) if kind == "Coverage" else ""
+    like = match_key(resource) if kind == "Coverage" else ""
     return Intent("k1", "f", kind, Interaction.CREATE, "p1", b"{}", "", cents, claim, like, "r1")
 
 
@@ -354,6 +354,19 @@ def test_an_unknown_payer_is_not_overwritten_without_any_guard() -> None:
     known = {"60054": "Organization/one"}
     found = weigh_update(update, covered(), None, shown, known, is_moved=False)
     assert found.settlement is Settlement.CONFLICT
+
+
+def test_an_update_without_a_condition_needs_a_payer_that_was_not_edited() -> None:
+    """The content before is known, the time of our last write is not, and the payer is compared by name only."""
+    update = replace(updating("update|unguarded", None), until=None)
+    before = {**covered(), "payor": [{"identifier": {"value": "60054"}, "display": "Plan"}]}
+    sent = {**before, "order": 2}
+    edited = {**before, "payor": [{"reference": "Organization/other", "display": "Other"}]}
+    found = weigh_update(update, sent, before, edited, {}, is_moved=False)
+    assert (found.settlement, found.rule) == (Settlement.UNCLEAR, "recover|payer")
+    same = {**before, "payor": [{"reference": "Organization/one", "display": "PLAN"}]}
+    found = weigh_update(update, sent, before, same, {}, is_moved=False)
+    assert (found.settlement, found.held_at) == (Settlement.ABSENT, None)
 
 
 def test_a_payer_id_that_was_shown_as_two_organizations_is_not_known() -> None:

@@ -21,7 +21,7 @@ from pipeline.job import UploadSettings
 from pipeline.journal.journal import Journal
 from pipeline.records import Doubt, Intent, Interaction
 from pipeline.sandbox import Faults
-from pipeline.sending.queues import Lanes
+from pipeline.sending.queues import PatientQueues
 from pipeline.sending.recover import Recovery
 from pipeline.sending.upload import Tools, _Sender
 from tests.world import FEEDS, LEDGER_ONLY, World, patient_key
@@ -83,7 +83,7 @@ def sender_of(client: canvas.Client, journal: Journal, clock: HandClock) -> _Sen
     asks = Recovery(client, journal, clock, 30.0, "r1", lambda *_: None)
     options = UploadSettings(quiet_s=30.0)
     tools = Tools("r1", client, journal, asks, options, clock, Random(1), asyncio.Event())
-    return _Sender(tools, Lanes(), lambda *_: None)
+    return _Sender(tools, PatientQueues(), lambda *_: None)
 
 
 def arrivals(world: World) -> int:
@@ -121,7 +121,7 @@ async def test_no_more_is_claimed_ahead_than_the_next_one_and_one_behind_it(
     stop.set()
     assert (await run).exit_code == 130
     with Journal.open(world.folder / "state", world.url) as journal:
-        events = Counter(line.event for line, _ in journal.trail())
+        events = Counter(line.event for line, _ in journal.audit_log())
     assert events["claim"] - events["write"] == events["release"]
     assert 1 <= events["release"] <= 2
 

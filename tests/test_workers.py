@@ -21,7 +21,7 @@ import polars as pl
 import pytest
 
 from pipeline.app import config
-from pipeline.cluster.dask import _loaded, workers
+from pipeline.cluster.dask import _loaded, open_workers
 from pipeline.commands import run as engine
 from pipeline.errors import ConfigError, IngestError, InputError
 from pipeline.job import EngineSettings, Job, Progress
@@ -68,7 +68,7 @@ def by_dask(cluster: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def hands(cluster: Any, tmp_path: Path) -> Iterator[Workers]:
-    with workers(EngineSettings("dask", cluster.scheduler_address), tmp_path) as found:
+    with open_workers(EngineSettings("dask", cluster.scheduler_address), tmp_path) as found:
         yield found
 
 
@@ -412,13 +412,13 @@ def test_what_is_shared_travels_as_a_file_and_is_forgotten_at_the_end(
     cluster: Any, tmp_path: Path
 ) -> None:
     options = EngineSettings("dask", cluster.scheduler_address)
-    with workers(options, tmp_path) as hands:
+    with open_workers(options, tmp_path) as hands:
         shared = hands.share("twelve bytes", tmp_path)
         assert "twelve" not in repr(shared)
         assert set(hands.in_turn([partial(length, shared)] * 20, nothing)) == {12}
         (path,) = tmp_path.iterdir()
         assert path.stat().st_mode & 0o777 == 0o600
-    with workers(options, tmp_path) as hands:
+    with open_workers(options, tmp_path) as hands:
         assert set(hands.in_turn((partial(held_by, n) for n in range(20)), nothing)) == {0}
 
 
@@ -678,7 +678,7 @@ def test_workers_get_secrets_through_a_pipe_and_show_them_to_nobody(
 ) -> None:
     secret = "Canary-0f3b/+7e=9"
     monkeypatch.setenv(name, secret)
-    with workers(EngineSettings("dask", workers=1), tmp_path) as hands:
+    with open_workers(EngineSettings("dask", workers=1), tmp_path) as hands:
         assert environment.variables()[name] == secret
         (first,) = hands.in_turn([partial(seen_of, secret)], nothing)
         (second,) = hands.in_turn([partial(seen_after, str(tmp_path / "died"), secret)], nothing)

@@ -32,10 +32,10 @@ from pipeline.canvas.judge import (
     refuses_token,
     retry_after_s,
 )
-from pipeline.canvas.limiter import Grants, Limiter
-from pipeline.canvas.places import Places
+from pipeline.canvas.limiter import Limiter, Permits
 from pipeline.canvas.proxy import PROXY, PROXY_REFUSES, Proxy
 from pipeline.canvas.reasons import address, barred, not_fhir, reason, unreachable
+from pipeline.canvas.semaphore import FairSemaphore
 from pipeline.canvas.server_clock import ServerClock
 from pipeline.canvas.transport import Reply, Transport
 from pipeline.clock import Clock
@@ -121,7 +121,7 @@ class Client:
         transport: Transport,
         clock: Clock,
         random: Random,
-        grants: Grants | None = None,
+        permits: Permits | None = None,
     ) -> None:
         self._options = options
         self._transport = transport
@@ -130,10 +130,10 @@ class Client:
         self.host = urlsplit(options.base_url).hostname or ""
         self._hosts = frozenset({self.host, *options.location_hosts})
         self._foreign = 0  # creates in a row whose Location names another host
-        self._limiter = grants or Limiter(options.rate_per_s, clock)
+        self._limiter = permits or Limiter(options.rate_per_s, clock)
         self._tokens = Tokens(options.credentials, self._post_form, self._limiter.pause, clock)
         self._stopped = asyncio.Event()
-        self._places = Places(options.concurrency)
+        self._in_flight = FairSemaphore(options.concurrency)
         self.server_clock = ServerClock()
         self.breaker = Breaker()
         self._probed: set[str] = set()  # resource types that a search has succeeded on
@@ -154,18 +154,18 @@ class Client:
 
         The place is returned when its request has ended.
         """
-        await self._places.take()
+        await self._in_flight.acquire()
         try:
             token = await self._tokens.current()
-            await self._limiter.grant()
+            await self._limiter.permit()
         except BaseException:
-            self._places.give_back()
+            self._in_flight.release()
             raise
         return Permit(token, self._clock.now())
 
-    def give_back(self, permit: Permit) -> None:  # noqa: ARG002 - one permit is one place
+    def release(self, permit: Permit) -> None:  # noqa: ARG002 - one permit is one place
         """Return a permit that is not used."""
-        self._places.give_back()
+        self._in_flight.release()
 
     def renew_token(self, token: str) -> bool:
         """Replace a token for the requests to come. Returns False if there is only one."""
@@ -243,7 +243,7 @@ class Client:
 
         Raises WrongHost, Unreachable, CanvasError.
         """
-        await self._limiter.grant()
+        await self._limiter.permit()
         asked_at = self._clock.now()
         url = f"{self._options.base_url}/metadata"
         reply = await self._transport.exchange("GET", url, {"Accept": _JSON}, None)
@@ -256,7 +256,7 @@ class Client:
 
     async def reach(self) -> None:
         """Send one request, only to see whether it gets through. Raises CanvasError if a proxy is why not."""
-        await self._limiter.grant()
+        await self._limiter.permit()
         permit = Permit("", self._clock.now())
         url = f"{self._options.base_url}/metadata"
         reply = await self._transport.exchange("GET", url, {"Accept": _JSON}, None)
@@ -423,7 +423,7 @@ class Client:
         try:
             reply = await self._transport.exchange(method, url, headers, body)
         finally:
-            self._places.give_back()
+            self._in_flight.release()
         date = reply.headers.get("date", "")
         self.server_clock.hear(date, permit.granted_at, self._clock.now())
         return reply
@@ -436,7 +436,7 @@ class Client:
         began_s, tries = self._clock.monotonic(), 0
         while True:
             tries += 1
-            await self._limiter.grant()
+            await self._limiter.permit()
             granted = Permit("", self._clock.now())
             reply = await self._transport.exchange("POST", url, headers, form())
             self.exchanges.append(self._exchange("token", granted, reply))

@@ -19,7 +19,7 @@ import orjson
 from pipeline.canvas.hosts import displayed_host, foreign_host
 from pipeline.canvas.proxy import PROXY, PROXY_REFUSES
 from pipeline.canvas.transport import LEASE, Reply
-from pipeline.errors import IngestError, WrongHost, taken
+from pipeline.errors import IngestError, WrongHost, lease_lost
 from pipeline.fhir.datatypes import is_id
 from pipeline.fhir.outcome import issues_of
 from pipeline.records import Verdict
@@ -137,7 +137,7 @@ def _judge(reply: Reply, host: str, resource_type: str, *, proven: bool) -> Judg
                 Verdict.NOT_APPLIED,
                 rule="canvas|unreachable",
                 message=f"not sent: {reply.detail if reply.problem in _PROXIES else reply.problem}",
-                stop=taken() if reply.problem == LEASE else None,
+                stop=lease_lost() if reply.problem == LEASE else None,
             )
         return _lost("no-answer", f"no answer after it was sent ({reply.problem})")
     if refuses_token(reply):

@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 from aiolimiter import AsyncLimiter
 
-from pipeline.canvas.places import Places
+from pipeline.canvas.semaphore import FairSemaphore
 from pipeline.clock import Clock
 from pipeline.errors import Stopped
 
@@ -42,10 +42,10 @@ class Share:
             self.changed_at_s = self.cut_at_s = now_s
 
 
-class Grants(Protocol):
+class Permits(Protocol):
     """Grants requests: `Limiter` in one process, `Slots` across many."""
 
-    async def grant(self) -> None:
+    async def permit(self) -> None:
         """Wait until one request may go. Raises Stopped once `stop` was called."""
 
     def pause(self, seconds: float) -> None:
@@ -79,7 +79,9 @@ class Limiter:
         self._share = Share(changed_at_s=clock.monotonic())
         self._bucket_share = 1.0
         self._bucket = AsyncLimiter(*bucket_of(rate_per_s))
-        self._turn = Places(1)  # one task at a time waits for the bucket: cheaper, and in order
+        self._turn = FairSemaphore(
+            1
+        )  # one task at a time waits for the bucket: cheaper, and in order
         self._last: deque[float] = deque(maxlen=max(int(rate_per_s), 1))
         self._window_s = max(1.0, 1.0 / rate_per_s)
         self._paused_until_s = float("-inf")
@@ -87,9 +89,9 @@ class Limiter:
         self._bucket_wait: asyncio.Timeout | None = None  # while a grant waits for the bucket
         self.pauses = 0
 
-    async def grant(self) -> None:
+    async def permit(self) -> None:
         """Wait until one request may go. Raises Stopped once `stop` was called."""
-        await self._turn.take()
+        await self._turn.acquire()
         try:
             while True:
                 if self._stopped.is_set() or self._clock.monotonic() < self._paused_until_s:
@@ -107,7 +109,7 @@ class Limiter:
                 raise Stopped("the run is stopping")
             self._last.append(now_s)
         finally:
-            self._turn.give_back()
+            self._turn.release()
 
     def pause(self, seconds: float) -> None:
         """Grant nothing for `seconds`."""

@@ -53,7 +53,7 @@ _LOGGERS: Final = ("distributed", "distributed.client", "tornado", "tornado.appl
 
 
 @contextlib.contextmanager
-def workers(options: EngineSettings, folder: Path) -> Iterator[Workers]:
+def open_workers(options: EngineSettings, folder: Path) -> Iterator[Workers]:
     """Yield the workers that are configured. Raises ConfigError, IngestError.
 
     `folder` is for files of workers that are started here; nothing of it stays.

@@ -35,7 +35,7 @@ from pipeline.planning.earlier import EarlierPlans
 from pipeline.planning.store import Plan
 from pipeline.planning.workers import Shared, Workers
 from pipeline.records import Disposition, Intent, State
-from pipeline.sending.session import Sending, connected, intents_of, with_bodies
+from pipeline.sending.session import Session, intents_of, open_session, with_bodies
 
 log = structlog.get_logger()
 
@@ -52,7 +52,7 @@ def piece_of(lane: str) -> int:
     return zlib.crc32(lane.encode()) % _PIECES
 
 
-def dealt(lanes: Iterable[pl.Series], partitions: int) -> tuple[int, ...]:
+def deal(lanes: Iterable[pl.Series], partitions: int) -> tuple[int, ...]:
     """For each piece its partition, from 1, by how many writes it has: the largest first, to the emptiest."""
     sizes = Counter[int]()
     for some in lanes:
@@ -68,7 +68,7 @@ def dealt(lanes: Iterable[pl.Series], partitions: int) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class PartitionTask:
     """What each worker is told, as a file that only we can read. It holds no secret."""
 
     again: Callable[[], Job]  # the configuration, loaded on the worker, with the worker's secrets
@@ -87,7 +87,7 @@ class Order:
         return share + (number <= more)
 
 
-class Sent(NamedTuple):
+class PartitionResult(NamedTuple):
     """How a partition ended: "done" or "stopped"."""
 
     ended: str
@@ -97,19 +97,19 @@ class Sent(NamedTuple):
 # Who began the run -------------------------------------------------------------------------------
 
 
-async def spread(
-    sending: Sending,
+async def run_partitions(
+    session: Session,
     plan: Plan,
     types: Sequence[str],
     shut: Collection[str],
-    hands: Workers,
+    workers: Workers,
     progress: Progress,
 ) -> None:
     """Have a plan sent by workers, each partition by one at a time. Raises what one of them could not go on for.
 
     When this returns no worker can send any more, and nothing is in flight.
     """
-    job, journal = sending.job, sending.journal
+    job, journal = session.job, session.journal
     if job.again is None:
         raise ConfigError(
             "workers load the configuration anew, and this one was not loaded from a file",
@@ -117,13 +117,13 @@ async def spread(
         )
     # Each partition has a request in flight at least, and all of them no more than are allowed.
     count = min(job.engine.partitions, job.upload.concurrency)
-    order = Order(
+    task = PartitionTask(
         job.again,
         job.config_sha256,
-        sending.run_id,
+        session.run_id,
         journal.epoch,
         await asyncio.to_thread(
-            dealt, (lanes for feed in job.feeds for lanes in plan.lanes(feed.name)), count
+            deal, (lanes for feed in job.feeds for lanes in plan.lanes(feed.name)), count
         ),
         tuple(types),
         frozenset(shut),
@@ -132,22 +132,20 @@ async def spread(
     )
     await asyncio.to_thread(journal.offer, count)
     try:
-        await asyncio.to_thread(_carried_out, sending, order, hands, progress)
+        await asyncio.to_thread(_run_tasks, session, task, workers, progress)
     finally:
-        await asyncio.to_thread(_call_in, sending)
-    if sending.stop.is_set():
+        await asyncio.to_thread(_call_in, session)
+    if session.stop.is_set():
         raise Stopped("the run is stopping")
 
 
-def _carried_out(sending: Sending, order: Order, hands: Workers, progress: Progress) -> None:
-    plans = sending.job.state_dir / "plans"
+def _run_tasks(session: Session, task: PartitionTask, workers: Workers, progress: Progress) -> None:
+    plans = session.job.state_dir / "plans"
     with TemporaryDirectory(dir=plans, prefix=".sending-") as folder:
-        shared = hands.share(order, Path(folder))
-        calls = [
-            partial(send_partition, shared, number) for number in sorted(set(order.partitions))
-        ]
-        watch = _Watch(sending, progress)
-        for _, _ in hands.as_they_end(calls, watch):
+        shared = workers.share(task, Path(folder))
+        calls = [partial(send_partition, shared, number) for number in sorted(set(task.partitions))]
+        watch = _Watch(session, progress)
+        for _, _ in workers.as_they_end(calls, watch):
             pass
         watch.see()
 
@@ -155,17 +153,17 @@ def _carried_out(sending: Sending, order: Order, hands: Workers, progress: Progr
 class _Watch:
     """Looks at how far the workers are, and tells them to stop."""
 
-    def __init__(self, sending: Sending, progress: Progress) -> None:
-        self._sending = sending
+    def __init__(self, session: Session, progress: Progress) -> None:
+        self._session = session
         self._progress = progress
         self._seen_s = time.monotonic()
         self._is_told = False
 
     def __call__(self) -> None:
         now_s = time.monotonic()
-        if self._sending.stop.is_set() and not self._is_told:
+        if self._session.stop.is_set() and not self._is_told:
             self._is_told = True
-            self._sending.journal.ask_to_stop()
+            self._session.journal.ask_to_stop()
         if now_s - self._seen_s >= _SEEN_EVERY_S:
             self._seen_s = now_s
             self.see()
@@ -173,36 +171,36 @@ class _Watch:
     def see(self) -> None:
         """What all workers have told so far."""
         counts = Counter[Disposition]()
-        for stint in self._sending.journal.stints(self._sending.run_id):
-            counts.update({Disposition(name): count for name, count in stint.counts.items()})
+        for lease_record in self._session.journal.lease_records(self._session.run_id):
+            counts.update({Disposition(name): count for name, count in lease_record.counts.items()})
         self._progress.dispositions = counts
         self._progress.sent = counts.total()
 
 
-def _call_in(sending: Sending) -> None:
+def _call_in(session: Session) -> None:
     """Wait until no worker sends any more, as long as one that lives may take; then fence them all.
 
     A worker that wakes up, or whose task was begun twice, takes no part any more.
     """
-    journal, job = sending.journal, sending.job
+    journal, job = session.journal, session.job
     journal.ask_to_stop()
     lease_s = job.database.lease_s if job.database else 0.0
     until_s = time.monotonic() + 2 * lease_s + 2 * job.canvas.timeout_s
     while journal.parts_held() and time.monotonic() < until_s:
         time.sleep(_LOOK_EVERY_S)
-    journal.withdraw(sending.run_id, sending.clock.now())
+    journal.withdraw(session.run_id, session.clock.now())
 
 
 # A worker ----------------------------------------------------------------------------------------
 
 
-def send_partition(order: Shared[Order], number: int) -> Sent:
+def send_partition(task: Shared[PartitionTask], number: int) -> PartitionResult:
     """Send a partition, or what is left of it. Raises IngestError.
 
     Where the lease is lost, because this process stood still, nothing more is sent; it is taken anew once
     it is free.
     """
-    told = order.value
+    told = task.value
     job = told.again()
     if job.config_sha256 != told.config_sha256:
         raise ConfigError(
@@ -222,7 +220,7 @@ def send_partition(order: Shared[Order], number: int) -> Sent:
             log.warning("lease_lost", run_id=told.run_id, partition=number)
 
 
-async def _sent(order: Order, job: Job, number: int) -> Sent:
+async def _sent(task: PartitionTask, job: Job, number: int) -> PartitionResult:
     counts = Counter[str]()
     lock = threading.Lock()
 
@@ -240,35 +238,35 @@ async def _sent(order: Order, job: Job, number: int) -> Sent:
         job.canvas.base_url,
         job.database,
         number,
-        order.run_epoch,
+        task.run_epoch,
         told,
     )
     clock, random = SystemClock(), Random()  # noqa: S311 - jitter
     try:
         journal = await asyncio.to_thread(join)
     except Stopped:
-        return Sent("stopped", {})
+        return PartitionResult("stopped", {})
     stop = asyncio.Event()
-    with journal, structlog.contextvars.bound_contextvars(run_id=order.run_id, partition=number):
-        plan = EarlierPlans.of(job.state_dir, journal).open(order.run_id)
-        is_again = any(each.part == number for each in journal.stints(order.run_id))
-        doubted = journal.take_up(order.run_id, clock.now())
+    with journal, structlog.contextvars.bound_contextvars(run_id=task.run_id, partition=number):
+        plan = EarlierPlans.of(job.state_dir, journal).open(task.run_id)
+        is_again = any(each.part == number for each in journal.lease_records(task.run_id))
+        doubted = journal.take_up(task.run_id, clock.now())
         if doubted:
             log.warning("writes_left_in_flight", count=doubted)
         watch = asyncio.ensure_future(_watch_stop(journal, stop))
         ended = ""
         try:
-            async with connected(
-                job, order.run_id, journal, clock, random, stop, permits_of(job, clock)
-            ) as sending:
-                doubts = [each for each in journal.doubts() if each.intent.run_id == order.run_id]
-                batches = _of(intents_of(job, plan), order, number)
-                await sending.upload(
-                    _left(batches, journal, order.run_id) if is_again else batches,
-                    order.types,
+            async with open_session(
+                job, task.run_id, journal, clock, random, stop, permits_of(job, clock)
+            ) as session:
+                doubts = [each for each in journal.doubts() if each.intent.run_id == task.run_id]
+                batches = _of(intents_of(job, plan), task, number)
+                await session.upload(
+                    _left(batches, journal, task.run_id) if is_again else batches,
+                    task.types,
                     seen,
-                    with_bodies(sending.plans, doubts),
-                    order.shut,
+                    with_bodies(session.plans, doubts),
+                    task.shut,
                 )
             ended = "stopped" if stop.is_set() else "done"
         except Stopped:  # before it could send at all
@@ -279,8 +277,8 @@ async def _sent(order: Order, job: Job, number: int) -> Sent:
         finally:
             watch.cancel()
             with suppress(JournalError):  # it is lost: whoever has it now knows more
-                journal.hand_over(order.run_id, ended, told(), clock.now())
-    return Sent(ended, told())
+                journal.hand_over(task.run_id, ended, told(), clock.now())
+    return PartitionResult(ended, told())
 
 
 async def _watch_stop(journal: Journal, stop: asyncio.Event) -> None:
@@ -292,10 +290,12 @@ async def _watch_stop(journal: Journal, stop: asyncio.Event) -> None:
     stop.set()
 
 
-def _of(batches: Iterator[list[Intent]], order: Order, number: int) -> Iterator[list[Intent]]:
+def _of(
+    batches: Iterator[list[Intent]], task: PartitionTask, number: int
+) -> Iterator[list[Intent]]:
     """Those of one partition."""
     for batch in batches:
-        yield [each for each in batch if order.partitions[piece_of(each.lane)] == number]
+        yield [each for each in batch if task.partitions[piece_of(each.lane)] == number]
 
 
 def _left(batches: Iterator[list[Intent]], journal: Journal, run_id: str) -> Iterator[list[Intent]]:

@@ -3,14 +3,14 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from pipeline.canvas.limiter import Grants, Limiter
+from pipeline.canvas.limiter import Limiter, Permits
 from pipeline.clock import Clock
-from pipeline.cluster.slots import Slots, pacing
+from pipeline.cluster.shared_limiter import SharedLimiter, pacing
 from pipeline.job import Job
 
 
 @asynccontextmanager
-async def permits_of(job: Job, clock: Clock) -> AsyncIterator[Grants]:
+async def permits_of(job: Job, clock: Clock) -> AsyncIterator[Permits]:
     """Yield what permits the requests of a job."""
     if job.database is None:
         yield Limiter(job.canvas.rate_per_s, clock)
@@ -18,5 +18,5 @@ async def permits_of(job: Job, clock: Clock) -> AsyncIterator[Grants]:
     from pipeline.cluster.shared_rate import Target  # noqa: PLC0415 - an extra, which SQLite does without
 
     target = Target(job.database.url, pacing(job.canvas.rate_per_s), clock)
-    async with Slots(target, clock) as slots:
+    async with SharedLimiter(target, clock) as slots:
         yield slots

@@ -118,7 +118,7 @@ SELECT pg_notify('canvas_ingest_rate', '') FROM cut
 
 
 class Target:
-    """The row of one Canvas. Calls follow one another; `pacing` is that of cluster/slots.py."""
+    """The row of one Canvas. Calls follow one another; `pacing` is that of cluster/shared_limiter.py."""
 
     def __init__(
         self,

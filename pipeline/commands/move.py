@@ -19,7 +19,7 @@ from pipeline.errors import ConfigError, IngestError, JournalForeign
 from pipeline.job import Job
 from pipeline.journal.journal import Journal, Run
 from pipeline.reporting.verify import Written, differences
-from pipeline.sending.session import connected
+from pipeline.sending.session import open_session
 
 _SAMPLE: Final = 10  # of each resource type, the newest: a copy that is older lacks them
 _TYPES: Final = ("Coverage", "PaymentNotice")
@@ -62,7 +62,7 @@ async def move(job: Job, *, stop: asyncio.Event | None = None) -> Move:
         journal.start_run(run)
         with _finished(journal, run, clock):
             sample = _sample_of(journal)
-            async with connected(
+            async with open_session(
                 job,
                 run.run_id,
                 journal,
@@ -70,8 +70,8 @@ async def move(job: Job, *, stop: asyncio.Event | None = None) -> Move:
                 random,
                 stop or asyncio.Event(),
                 permits_of(job, clock),
-            ) as sending:
-                await _compare(sending.client, sample, base_url)
+            ) as session:
+                await _compare(session.client, sample, base_url)
             before = journal.base_url
             journal.move(run.run_id, base_url, clock.now(), user())
     return Move(before, base_url, len(sample))

@@ -38,7 +38,7 @@ from pipeline.records import (
     usd,
 )
 from pipeline.sending.recover import like_of
-from pipeline.sending.session import Sending, connected, with_bodies
+from pipeline.sending.session import Session, open_session, with_bodies
 
 _DONE: Final = 0
 _REFUSED: Final = 3  # a decision was not carried out
@@ -120,7 +120,7 @@ async def review(
             _allowed(journal, decisions)
             is_deciding = bool(decisions.keys or decisions.resend_absent or decisions.confirm_found)
             if is_deciding or journal.doubts():
-                async with connected(
+                async with open_session(
                     job,
                     begun.run_id,
                     journal,
@@ -128,8 +128,8 @@ async def review(
                     random,
                     stop or asyncio.Event(),
                     permits_of(job, clock),
-                ) as sending:
-                    work = _Work(sending, decisions)
+                ) as session:
+                    work = _Work(session, decisions)
                     if is_deciding:
                         job.canvas.credentials.require()
                         decided = await work.decide()
@@ -179,11 +179,11 @@ def _has_resource(journal: Journal, key: str) -> bool:
 class _Work:
     """The decisions, carried out one after another."""
 
-    def __init__(self, sending: Sending, decisions: Decisions) -> None:
-        self._sending = sending
-        self._journal = sending.journal
+    def __init__(self, session: Session, decisions: Decisions) -> None:
+        self._session = session
+        self._journal = session.journal
         self._decisions = decisions
-        self._plans = sending.plans
+        self._plans = session.plans
 
     async def cases(self) -> tuple[list[Case], str]:
         """What is in doubt now; and why Canvas was not asked, if it was not."""
@@ -194,8 +194,8 @@ class _Work:
         findings: Sequence[Finding | None] = [None] * len(doubts)
         unasked = ""
         try:
-            self._sending.job.canvas.credentials.require()
-            findings = await asyncio.gather(*map(self._sending.recovery.look, doubts))
+            self._session.job.canvas.credentials.require()
+            findings = await asyncio.gather(*map(self._session.recovery.look, doubts))
         except IngestError as error:
             unasked = str(error)
         return [
@@ -231,7 +231,7 @@ class _Work:
         decided += [await self._abandon(key) for key in self._decisions.abandon]
         if self._decisions.confirm_found:
             for doubt in self._left():
-                found = _only_one(await self._sending.recovery.look(doubt))
+                found = _only_one(await self._session.recovery.look(doubt))
                 if found is not None:
                     decided.append(await self._confirm(doubt, found))
         again: list[Doubt] = []
@@ -240,8 +240,8 @@ class _Work:
             step = self._give_up if _has_resource(self._journal, key) else self._release
             decided += await step(doubt, again)
         if self._decisions.resend_absent:
-            await self._sending.clock.sleep(self._sending.job.upload.quiet_s)
-            for doubt in with_bodies(self._sending.plans, self._left()):
+            await self._session.clock.sleep(self._session.job.upload.quiet_s)
+            for doubt in with_bodies(self._session.plans, self._left()):
                 decided += await self._release(doubt, again, is_all=True)
         return decided + await self._send(again)
 
@@ -256,7 +256,7 @@ class _Work:
             raise ConfigError(
                 f"the journal does not know {key}", "see `canvas-ingest review CONFIG`"
             )
-        return with_bodies(self._sending.plans, [doubt])[0]
+        return with_bodies(self._session.plans, [doubt])[0]
 
     def _held_by(self, doubt: Doubt) -> str | None:
         """Another write in doubt of the same patient, behind which this one cannot move."""
@@ -283,7 +283,7 @@ class _Work:
         if held is not None:
             return Decided(key, "refused", held)
         try:
-            found = await self._sending.client.read(intent.resource_type, resource_id)
+            found = await self._session.client.read(intent.resource_type, resource_id)
         except SearchFailed as error:
             return Decided(key, "refused", f"{resource_id} could not be read: {error.message}")
         if found is None:
@@ -306,7 +306,7 @@ class _Work:
             (Candidate(resource_id, like[resource_id], "named"),),
         )
         is_confirmed = await self._journal.found(
-            self._sending.run_id, intent, finding, self._now(), self._decisions.who
+            self._session.run_id, intent, finding, self._now(), self._decisions.who
         )
         if not is_confirmed:
             return Decided(key, "refused", f"{resource_id} belongs to another row already")
@@ -326,7 +326,7 @@ class _Work:
         if resource_id != intent.resource_id:
             named = f"{intent.resource_type}/{intent.resource_id}"
             return Decided(intent.key, "refused", f"it is an update of {named}")
-        finding = await self._sending.recovery.look(doubt)
+        finding = await self._session.recovery.look(doubt)
         if finding.rule == "recover|payer":
             finding = replace(
                 finding,
@@ -337,7 +337,7 @@ class _Work:
         if finding.settlement is not Settlement.FOUND:
             return Decided(intent.key, "refused", finding.message)
         await self._journal.found(
-            self._sending.run_id, intent, finding, self._now(), self._decisions.who
+            self._session.run_id, intent, finding, self._now(), self._decisions.who
         )
         return Decided(intent.key, "confirmed", f"{intent.resource_type}/{resource_id}")
 
@@ -348,7 +348,7 @@ class _Work:
         held = self._held_by(doubt)
         if held is not None:
             return Decided(key, "refused", held)
-        looked = await self._sending.recovery.look(doubt)
+        looked = await self._session.recovery.look(doubt)
         finding = replace(
             looked,
             rule="review|abandoned",
@@ -356,7 +356,7 @@ class _Work:
             resource_id="",
         )
         await self._journal.abandoned(
-            self._sending.run_id, doubt.intent, finding, self._now(), self._decisions.who
+            self._session.run_id, doubt.intent, finding, self._now(), self._decisions.who
         )
         return Decided(key, "abandoned", "it is never sent again")
 
@@ -370,7 +370,7 @@ class _Work:
             return [] if is_all else [Decided(key, "refused", held)]
         if not is_all:
             await self._note_foreign(intent)
-        finding = await self._sending.recovery.look(doubt)
+        finding = await self._session.recovery.look(doubt)
         is_absent = finding.settlement is Settlement.ABSENT or (
             finding.settlement is Settlement.UNCLEAR and not finding.candidates
         )
@@ -383,7 +383,7 @@ class _Work:
         if not intent.body:
             return [Decided(key, "refused", _no_content(intent))]
         await self._journal.absent(
-            self._sending.run_id, intent, finding, self._now(), self._decisions.who
+            self._session.run_id, intent, finding, self._now(), self._decisions.who
         )
         again.append(doubt)
         return []
@@ -399,7 +399,7 @@ class _Work:
             return [Decided(key, "refused", _no_content(intent))]
         await self._note_foreign(intent)
         await self._be_quiet(key)
-        finding = await self._sending.recovery.look_for_gone(intent)
+        finding = await self._session.recovery.look_for_gone(intent)
         if finding.settlement is not Settlement.ABSENT:
             return [Decided(key, "refused", _why_not_given_up(intent, finding))]
         named = f"{intent.resource_type}/{intent.resource_id}"
@@ -407,9 +407,9 @@ class _Work:
             finding, rule="review|gone", message=f"{named} declared gone by {self._decisions.who}"
         )
         at = self._now()
-        since = self._sending.client.server_clock.earliest(at)
+        since = self._session.client.server_clock.earliest(at)
         await self._journal.gone(
-            self._sending.run_id, intent, declared, at, since, self._decisions.who
+            self._session.run_id, intent, declared, at, since, self._decisions.who
         )
         if not is_payment:
             message = f"{named}: the next run whose file has the row creates it again"
@@ -422,13 +422,13 @@ class _Work:
         (settled_at,) = self._journal.writes(pl.Series("key", [key]))["settled_at"]
         if settled_at is not None:
             since_s = (self._now() - datetime.fromisoformat(settled_at)).total_seconds()
-            await self._sending.clock.sleep(max(self._sending.job.upload.quiet_s - since_s, 0.0))
+            await self._session.clock.sleep(max(self._session.job.upload.quiet_s - since_s, 0.0))
 
     async def _note_foreign(self, intent: Intent) -> None:
         """Note the resources of which a person says that they are another's."""
         if self._decisions.foreign:
             await self._journal.note_foreign(
-                self._sending.run_id,
+                self._session.run_id,
                 intent.resource_type,
                 intent.lane,
                 self._decisions.foreign,
@@ -440,7 +440,7 @@ class _Work:
         if not again:
             return []
         intents = [doubt.intent for doubt in again]
-        await self._sending.upload(
+        await self._session.upload(
             iter([intents]), {intent.resource_type for intent in intents}, _nobody
         )
         states = self._journal.states(intent.key for intent in intents)
@@ -450,7 +450,7 @@ class _Work:
         ]
 
     def _now(self) -> datetime:
-        return self._sending.clock.now()
+        return self._session.clock.now()
 
 
 def _only_one(finding: Finding) -> str | None:
@@ -504,7 +504,7 @@ class Inventory:
 def inventory(job: Job, key: str | None = None) -> Inventory:
     """Look at all that is held, and check the whole audit log, and the table of writes against it."""
     with open_journal(job) as journal:
-        history = None if key is None else [line for line, _ in journal.trail(key)]
+        history = None if key is None else [line for line, _ in journal.audit_log(key)]
         return Inventory(
             journal.name,
             journal.census(),

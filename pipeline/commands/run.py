@@ -22,8 +22,8 @@ import polars as pl
 import structlog
 
 from pipeline.clock import Clock, SystemClock, utc_text
-from pipeline.cluster.dask import workers
-from pipeline.cluster.partitions import spread
+from pipeline.cluster.dask import open_workers
+from pipeline.cluster.partitions import run_partitions
 from pipeline.cluster.permits import permits_of
 from pipeline.commands.retention import purge
 from pipeline.errors import (
@@ -41,7 +41,7 @@ from pipeline.job import Job, Progress
 from pipeline.journal.ends import Ends
 from pipeline.journal.journal import Journal, Run
 from pipeline.planning import unchanged as held
-from pipeline.planning.build import planned
+from pipeline.planning.build import build_plan
 from pipeline.planning.earlier import EarlierPlans
 from pipeline.planning.keys import keys_of
 from pipeline.planning.store import Plan
@@ -59,7 +59,7 @@ from pipeline.reporting.metrics import write_metrics
 from pipeline.reporting.notebook import result_table
 from pipeline.reporting.reconcile import Facts, report
 from pipeline.rows.feed import Feed
-from pipeline.sending.session import Sending, connected, intents_of, lanes_owed, with_bodies
+from pipeline.sending.session import Session, intents_of, lanes_owed, open_session, with_bodies
 from pipeline.system.ownership import private_folder
 
 log = structlog.get_logger()
@@ -268,18 +268,20 @@ async def _carry_out(
         is_cut_short = True
         try:
             async with AsyncExitStack() as stack:
-                hands = await stack.enter_async_context(_working(job))
-                to_plan = partial(planned, job, run_id, journal, clock, progress, stop, hands)
+                workers = await stack.enter_async_context(_working(job))
+                to_plan = partial(build_plan, job, run_id, journal, clock, progress, stop, workers)
                 if not asks:
                     await to_plan()
                 else:
-                    sending = await stack.enter_async_context(
-                        connected(job, run_id, journal, clock, random, stop, permits_of(job, clock))
+                    session = await stack.enter_async_context(
+                        open_session(
+                            job, run_id, journal, clock, random, stop, permits_of(job, clock)
+                        )
                     )
                     if command == "plan":
-                        await to_plan(sending, must_ask=must_ask)
+                        await to_plan(session, must_ask=must_ask)
                     else:
-                        await _run(sending, hands, progress, plan_id)
+                        await _run(session, workers, progress, plan_id)
             is_cut_short = stop.is_set()
         except Stopped:
             pass  # asked for: what is left is pending
@@ -307,27 +309,27 @@ async def _carry_out(
 @asynccontextmanager
 async def _working(job: Job) -> AsyncIterator[Workers]:
     """The workers of a job. A cluster takes its time to start and to end, and the loop goes on meanwhile."""
-    opened = workers(job.engine, job.state_dir)
-    hands = await asyncio.to_thread(opened.__enter__)
+    opened = open_workers(job.engine, job.state_dir)
+    workers = await asyncio.to_thread(opened.__enter__)
     try:
-        yield hands
+        yield workers
     finally:
         await asyncio.to_thread(opened.__exit__, None, None, None)
 
 
-async def _run(sending: Sending, hands: Workers, progress: Progress, plan_id: str | None) -> None:
-    job, journal, run_id = sending.job, sending.journal, sending.run_id
+async def _run(session: Session, workers: Workers, progress: Progress, plan_id: str | None) -> None:
+    job, journal, run_id = session.job, session.journal, session.run_id
     progress.stage = "settling"
-    await _settle(sending)  # only looks: what is to be sent again depends on today's files
-    clock, stop = sending.clock, sending.stop
-    sealed = await planned(job, run_id, journal, clock, progress, stop, hands, sending)
+    await _settle(session)  # only looks: what is to be sent again depends on today's files
+    clock, stop = session.clock, session.stop
+    sealed = await build_plan(job, run_id, journal, clock, progress, stop, workers, session)
     if plan_id is not None:
-        await asyncio.to_thread(_must_be, sealed, sending.plans.open(plan_id))
+        await asyncio.to_thread(_must_be, sealed, session.plans.open(plan_id))
     await asyncio.to_thread(journal.enter_feed_keys, run_id, keys_of(sealed.meta["feeds"]))
     owed = await asyncio.to_thread(_owed_elsewhere, journal, sealed)
     if owed:
-        await _settle(sending, owed)
-    await _upload(sending, hands, sealed, progress)
+        await _settle(session, owed)
+    await _upload(session, workers, sealed, progress)
 
 
 def _must_be(sealed: Plan, meant: Plan) -> None:
@@ -373,7 +375,7 @@ def _owed_elsewhere(journal: Journal, plan: Plan) -> set[str]:
     return owed
 
 
-async def _settle(sending: Sending, owed: Collection[str] = ()) -> None:
+async def _settle(session: Session, owed: Collection[str] = ()) -> None:
     """Look for what earlier runs left in doubt: of each patient one after another, each once.
 
     Creates are only looked for; with `owed`, only those are, and go again if they are not there.
@@ -381,8 +383,8 @@ async def _settle(sending: Sending, owed: Collection[str] = ()) -> None:
     behind one that did not go again, for a patient's writes keep their order.
     """
     looked: set[str] = set()
-    while not sending.stop.is_set():
-        doubts = sending.journal.doubts()  # those that are still to be sent again come last
+    while not session.stop.is_set():
+        doubts = session.journal.doubts()  # those that are still to be sent again come last
         held = {
             each.intent.lane
             for each in doubts
@@ -400,9 +402,9 @@ async def _settle(sending: Sending, owed: Collection[str] = ()) -> None:
             doubt
             if doubt.intent.key in owed or doubt.intent.interaction is Interaction.UPDATE
             else replace(doubt, intent=doubt.intent._replace(body=b""))
-            for doubt in with_bodies(sending.plans, list(turn.values()))
+            for doubt in with_bodies(session.plans, list(turn.values()))
         ]
-        await sending.settle(again, lambda *_: None)
+        await session.settle(again, lambda *_: None)
 
 
 def _unreported(error: Exception) -> IngestError:
@@ -417,8 +419,8 @@ def _unreported(error: Exception) -> IngestError:
 # Uploading ----------------------------------------------------------------------------------------
 
 
-async def _upload(sending: Sending, hands: Workers, plan: Plan, progress: Progress) -> None:
-    job = sending.job
+async def _upload(session: Session, workers: Workers, plan: Plan, progress: Progress) -> None:
+    job = session.job
     progress.stage = "sending"
     progress.to_send = sum(meta["to_send"] for meta in plan.meta["feeds"].values())
     types = {
@@ -429,44 +431,44 @@ async def _upload(sending: Sending, hands: Workers, plan: Plan, progress: Progre
         progress.dispositions[disposition] += count
         progress.sent += count
 
-    await _enter(sending, plan)
+    await _enter(session, plan)
     if types:
-        shut = lanes_owed(sending, plan)
+        shut = lanes_owed(session, plan)
         try:
             if job.engine.kind == "embedded":
-                await sending.upload(intents_of(job, plan), types, seen, shut=shut)
+                await session.upload(intents_of(job, plan), types, seen, shut=shut)
             else:
-                await spread(sending, plan, sorted(types), shut, hands, progress)
+                await run_partitions(session, plan, sorted(types), shut, workers, progress)
         finally:
-            await _note_displaced(sending, plan)
+            await _note_displaced(session, plan)
 
 
-async def _enter(sending: Sending, plan: Plan) -> None:
+async def _enter(session: Session, plan: Plan) -> None:
     """What is ours without being sent, and what must not be forgotten though no file asks for it again."""
-    now = sending.clock.now()
+    now = session.clock.now()
     found = Finding(Settlement.FOUND, ADOPTED, "Canvas held it already: taken over")
-    for feed in sending.job.feeds:
+    for feed in session.job.feeds:
         if feed.traits.resource_type != "Coverage":
             continue
         for adopted in plan.adopted(feed.name):
-            await sending.journal.adopt(sending.run_id, adopted, found, now)
-        await sending.journal.intend(sending.run_id, plan.cancels(feed.name), now)
-        await sending.journal.displaced(sending.run_id, plan.kept(feed.name), now)
-    await sending.journal.displaced(sending.run_id, plan.meta["displaced"], now)
+            await session.journal.adopt(session.run_id, adopted, found, now)
+        await session.journal.intend(session.run_id, plan.cancels(feed.name), now)
+        await session.journal.displaced(session.run_id, plan.kept(feed.name), now)
+    await session.journal.displaced(session.run_id, plan.meta["displaced"], now)
 
 
-async def _note_displaced(sending: Sending, plan: Plan) -> None:
+async def _note_displaced(session: Session, plan: Plan) -> None:
     """Which coverages may stand in another order than our books say: the next file writes them again.
 
     Beside those that were reckoned with: all of a patient of whom an order changed, and of whom a
     write did not arrive.
     """
-    journal, lanes = sending.journal, pl.Series("lane", plan.meta["reordered"], dtype=pl.String)
+    journal, lanes = session.journal, pl.Series("lane", plan.meta["reordered"], dtype=pl.String)
     ranks = journal.ranks(lanes)
     failed = ranks.filter(pl.col("state") != State.CONFIRMED.value)["lane"]
     doubtful = ranks.filter(pl.col("lane").is_in(failed.implode()) & pl.col("rank").is_not_null())
     keys = [*plan.meta["displaced"], *doubtful["key"]]
-    await journal.displaced(sending.run_id, keys, sending.clock.now())
+    await journal.displaced(session.run_id, keys, session.clock.now())
 
 
 # Reporting ----------------------------------------------------------------------------------------

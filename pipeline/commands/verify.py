@@ -32,7 +32,7 @@ from pipeline.reporting.verify import (
     unread,
     verify,
 )
-from pipeline.sending.session import Sending, connected
+from pipeline.sending.session import Session, open_session
 
 _PATIENTS_AT_ONCE: Final = 200  # whose plans are looked up together
 _KEYS_SHOWN: Final = 5  # of the missing ones, in the summary
@@ -79,11 +79,11 @@ async def read_back(
         written = _sampled(journal.confirmed(since), sample, random)
         progress.to_send = written.height
         try:
-            async with connected(
+            async with open_session(
                 job, begun.run_id, journal, clock, random, stop, permits_of(job, clock)
-            ) as sending:
-                for part in _parts(sending, written):
-                    groups = [_verified(sending, group, gone, organizations) for group in part]
+            ) as session:
+                for part in _parts(session, written):
+                    groups = [_verified(session, group, gone, organizations) for group in part]
                     for found in await asyncio.gather(*groups):
                         lines += found
                         progress.sent += sum(bool(line.key) for line in found)
@@ -106,23 +106,23 @@ def _sampled(written: pl.DataFrame, sample: int | None, random: Random) -> pl.Da
     return written.filter(pl.col("lane").is_in(chosen.implode()))
 
 
-def _parts(sending: Sending, written: pl.DataFrame) -> Iterator[list[list[Written]]]:
+def _parts(session: Session, written: pl.DataFrame) -> Iterator[list[list[Written]]]:
     """Some patients at a time, each with what was sent: a list of the writes of one type."""
     groups: list[list[Written]] = []
     for group in written.partition_by("resource_type", "lane", maintain_order=True):
         groups.append([Written(*line) for line in group.iter_rows()])
         if len(groups) == _PATIENTS_AT_ONCE:
-            yield _with_content(sending, groups)
+            yield _with_content(session, groups)
             groups = []
     if groups:
-        yield _with_content(sending, groups)
+        yield _with_content(session, groups)
 
 
-def _with_content(sending: Sending, groups: Sequence[list[Written]]) -> list[list[Written]]:
+def _with_content(session: Session, groups: Sequence[list[Written]]) -> list[list[Written]]:
     intents = [_intent(each) for group in groups for each in group]
-    rows = sending.plans.rows(intents)
+    rows = session.plans.rows(intents)
     lanes = {group[0].lane for group in groups if group[0].resource_type == "Coverage"}
-    moved = _moved(sending.journal.ranks(pl.Series("lane", list(lanes), dtype=pl.String)))
+    moved = _moved(session.journal.ranks(pl.Series("lane", list(lanes), dtype=pl.String)))
     return [
         [
             replace(
@@ -185,9 +185,9 @@ def _learn(
 
 
 async def _verified(
-    sending: Sending, written: list[Written], gone: set[str], organizations: Organizations
+    session: Session, written: list[Written], gone: set[str], organizations: Organizations
 ) -> list[Verified]:
-    first, client = written[0], sending.client
+    first, client = written[0], session.client
     try:
         found = await client.persistently(
             lambda: client.of_patient(first.resource_type, first.lane), first.resource_type
@@ -195,7 +195,7 @@ async def _verified(
     except SearchFailed:
         return unread(written)
     ids = [str(each.get("id")) for each in found]
-    known = await sending.journal.claimed(first.resource_type, first.lane, ids)
+    known = await session.journal.claimed(first.resource_type, first.lane, ids)
     ours = {each.resource_id for each in written}
     # One that was declared gone and is shown again is a stray.
     return verify(written, found, known - ours - gone, organizations)

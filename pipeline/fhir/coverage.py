@@ -92,7 +92,7 @@ def payor_of(*, by_payer_id: bool, value: str, display: str | None) -> Json:
     return payor
 
 
-def likeness(resource: Json) -> str:
+def match_key(resource: Json) -> str:
     """What tells a Coverage that is to be sent from another one of the same patient, as text.
 
     It is `<counted>:<32 hex digits>` over beneficiary, member id, status, classes, and what
@@ -115,13 +115,13 @@ def likeness_of(counted: bytes, told: bytes) -> str:
     return f"{counted.decode()}:{fingerprint(told)}"
 
 
-def is_like(resource: Any, likeness: str) -> bool:
+def is_like(resource: Any, match_key: str) -> bool:
     """Whether a Coverage that was found is like the one that was sent.
 
     Any of its identifiers, or its `subscriberId`, may be the member id: where Canvas puts it on a
     read differs between the contracts. What is no Coverage as Canvas writes them is not like it.
     """
-    counted, _, digits = likeness.partition(":")
+    counted, _, digits = match_key.partition(":")
     try:
         return any(
             fingerprint(_told_apart(resource, member_id, counted)) == digits
@@ -131,9 +131,9 @@ def is_like(resource: Any, likeness: str) -> bool:
         return False
 
 
-def names_organization(likeness: str) -> bool:
+def names_organization(match_key: str) -> bool:
     """Return whether the payer's Organization is part of a `likeness`."""
-    return "p" in likeness.partition(":")[0]
+    return "p" in match_key.partition(":")[0]
 
 
 def _told_apart(resource: Json, member_id: str, counted: str) -> bytes:

@@ -27,7 +27,7 @@ from pipeline.journal import loss_detection as amnesia
 from pipeline.journal import states
 from pipeline.journal.audit_log import ORIGIN, Event, Line, first_break, link
 from pipeline.journal.evidence import Contradictions, Group, contradictions
-from pipeline.journal.loss_detection import Anchor
+from pipeline.journal.loss_detection import HighWaterMark
 from pipeline.journal.settling import Settling, settling
 from pipeline.journal.sqlite import SqlitePlace
 from pipeline.journal.store import RUN, Cursor, Database, Place, Store
@@ -132,7 +132,7 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Stint:
+class LeaseRecord:
     """What one process did of a part of a run. `ended` "": it did not come to its end."""
 
     part: int
@@ -362,7 +362,7 @@ class Journal:
     def _anchor(self) -> None:
         if self._store.part != RUN:
             return
-        amnesia.write_anchor(self.folder, Anchor(self.name, *self._head))
+        amnesia.write_anchor(self.folder, HighWaterMark(self.name, *self._head))
         self._anchored_s = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -1050,13 +1050,13 @@ class Journal:
 
         return self._write_now(fence)
 
-    def stints(self, run_id: str) -> list[Stint]:
+    def lease_records(self, run_id: str) -> list[LeaseRecord]:
         """Who sent parts of a run, and how far they came; none where one process did all."""
         if "stints" not in self._sql:
             return []
         asked = {"run_id": run_id}
         lines = self._read(partial(self._all, "stints", asked))
-        return [replace(Stint(*line), counts=orjson.loads(line[7])) for line in lines]
+        return [replace(LeaseRecord(*line), counts=orjson.loads(line[7])) for line in lines]
 
     def requests_of_stints(self, run_id: str) -> dict[tuple[int, int], tuple[int, int]]:
         """How many requests, and writes among them, were made under each part and epoch."""
@@ -1169,7 +1169,7 @@ class Journal:
         lines = self._read(lambda: self._execute("census", {}).fetchall())
         return [Count(State(line[0]), *line[1:]) for line in lines]
 
-    def trail(self, key: str | None = None) -> Iterator[tuple[Line, str]]:
+    def audit_log(self, key: str | None = None) -> Iterator[tuple[Line, str]]:
         """The lines of the trail with their hashes, in order; of one write, or all."""
         after = 0
         while True:
@@ -1194,7 +1194,7 @@ class Journal:
 
     def first_break(self) -> int:
         """The number of the first line of the trail that breaks its chain; 0 where it is whole."""
-        return first_break(self.trail())
+        return first_break(self.audit_log())
 
     def contradictions(self, keys: Iterable[pl.Series] | None = None) -> Contradictions:
         """Return how many writes are not in the table as the audit log implies; of `keys`, or of all if None.
@@ -1424,7 +1424,7 @@ def _entered(intent: Intent) -> dict[str, object]:
         "lane": intent.lane,
         "amount_cents": intent.amount_cents,
         "claim": intent.claim,
-        "likeness": intent.likeness,
+        "likeness": intent.match_key,
         "fingerprint": intent.fingerprint,
         "rank": intent.rank,
         "resource_id": intent.resource_id or None,
@@ -1487,7 +1487,7 @@ def _evidence(finding: Finding) -> str:
 
 
 def _doubt(line: Sequence[Any]) -> Doubt:
-    (state, key, feed, resource_type, lane, fingerprint, cents, claim, likeness, run_id, *rest) = (
+    (state, key, feed, resource_type, lane, fingerprint, cents, claim, match_key, run_id, *rest) = (
         line
     )
     attempts, resent, since, until, ahead_s, rule, message, interaction, *rest = rest
@@ -1503,7 +1503,7 @@ def _doubt(line: Sequence[Any]) -> Doubt:
             fingerprint,
             cents,
             claim,
-            likeness,
+            match_key,
             run_id,
             resource_id,
             rank,
@@ -1556,10 +1556,10 @@ def _connect(
         if place.is_empty():
             loss = "missing" if _was_there(folder, base_url, report_dir) else ""
         if not loss:
-            anchor = amnesia.read_anchor(folder)
+            high_water_mark = amnesia.read_anchor(folder)
             store = place.open(base_url)
             with _closed_on_error(store):
-                loss = amnesia.loss_of(folder, anchor, store, report_dir)
+                loss = amnesia.loss_of(folder, high_water_mark, store, report_dir)
                 if not loss and after_loss and _contradicts_itself(store):
                     loss = "altered"
                 if not loss and after_loss:
@@ -1602,8 +1602,8 @@ def _contradicts_itself(store: Store) -> bool:
 
 def _was_there(folder: Path, base_url: str, report_dir: Path | None) -> bool:
     """Whether a journal that is not there was there before, by what runs left beside it."""
-    anchor = amnesia.read_anchor(folder)
-    return anchor is not None or bool(amnesia.traces(folder, report_dir, base_url, ()))
+    high_water_mark = amnesia.read_anchor(folder)
+    return high_water_mark is not None or bool(amnesia.traces(folder, report_dir, base_url, ()))
 
 
 def _lost(store: Store, folder: Path, base_url: str, report_dir: Path | None, loss: str) -> Store:

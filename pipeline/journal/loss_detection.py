@@ -53,7 +53,7 @@ _WHAT: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Anchor:
+class HighWaterMark:
     """What is known outside of the journal about it."""
 
     journal: str  # its name, a random one
@@ -68,21 +68,21 @@ def lost(loss: str) -> JournalLost:
     )
 
 
-def read_anchor(folder: Path) -> Anchor | None:
+def read_anchor(folder: Path) -> HighWaterMark | None:
     """Return the anchor; None if there is none that can be read. Raises JournalError if it is not ours alone."""
     require_ours(folder / ANCHOR)
     try:
-        return Anchor(**orjson.loads((folder / ANCHOR).read_bytes()))
+        return HighWaterMark(**orjson.loads((folder / ANCHOR).read_bytes()))
     except (OSError, TypeError, orjson.JSONDecodeError):
         return None
 
 
-def write_anchor(folder: Path, anchor: Anchor) -> None:
+def write_anchor(folder: Path, high_water_mark: HighWaterMark) -> None:
     """Put it there in one step. It never runs ahead of what the journal has on disk."""
     part = folder / f".{ANCHOR}"
     part.unlink(missing_ok=True)  # made anew: a link that was planted is not written through
     with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(orjson.dumps(anchor))
+        file.write(orjson.dumps(high_water_mark))
     part.replace(folder / ANCHOR)
 
 
@@ -154,17 +154,17 @@ def _is_blank(summary: Mapping[str, Any]) -> bool:
 
 def loss_of(
     folder: Path,
-    anchor: Anchor | None,
+    high_water_mark: HighWaterMark | None,
     store: "Store",
     report_dir: Path | None,
 ) -> str:
     """How an open journal differs from what is known of it outside; "" where it does not."""
     name = store.execute("SELECT value FROM meta WHERE name = 'journal'").fetchone()[0]
-    if anchor is not None:
-        if anchor.journal != name:
+    if high_water_mark is not None:
+        if high_water_mark.journal != name:
             return "replaced"
-        line = store.execute(store.sql["line_hash"], {"number": anchor.number}).fetchone()
-        if anchor.number and (line is None or line[0] != anchor.hash):
+        line = store.execute(store.sql["line_hash"], {"number": high_water_mark.number}).fetchone()
+        if high_water_mark.number and (line is None or line[0] != high_water_mark.hash):
             return "restored"
     known = {line[0] for line in store.execute(store.sql["run_ids"]).fetchall()}
     if traces(folder, report_dir, name, known):

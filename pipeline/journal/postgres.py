@@ -29,7 +29,7 @@ from pipeline.errors import (
     JournalBusy,
     JournalError,
     Stopped,
-    taken,
+    lease_lost,
 )
 from pipeline.journal.address import parameters_of
 from pipeline.journal.store import (
@@ -229,7 +229,7 @@ class PostgresStore:
         held.nextset()
         if held.fetchone() is None:
             lease.lost.set()
-            raise taken()
+            raise lease_lost()
 
     def commit(self) -> None:
         """Have all of it on disk."""
@@ -268,7 +268,7 @@ class PostgresStore:
         try:
             self._connection = _reached(self._database, lost.is_set)
         except psycopg.OperationalError as error:
-            raise (taken() if lost.is_set() else _told(error)) from None
+            raise (lease_lost() if lost.is_set() else _told(error)) from None
         return True
 
     @property

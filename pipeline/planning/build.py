@@ -44,7 +44,14 @@ from pipeline.planning.keys import keep_order
 from pipeline.planning.limits import are_repeats_accepted, feeds_above_repeats, guard
 from pipeline.planning.lookup import lookup
 from pipeline.planning.missing import REJECTED, REPORTED, Gone, RejectedRows, retire
-from pipeline.planning.parts import Brief, make_part, numbers_of, parts_of, reading_of, with_drafts
+from pipeline.planning.parts import (
+    PartTask,
+    make_part,
+    numbers_of,
+    parts_of,
+    reading_of,
+    with_drafts,
+)
 from pipeline.planning.ranks import can_be_last
 from pipeline.planning.repeats import Found, Repeats
 from pipeline.planning.resolve import BUMPS, POSTED_AT_ANOTHER_TIME, resolve
@@ -101,7 +108,7 @@ class Asking(Protocol):
         """Enter in the journal what was asked so far."""
 
 
-async def planned(
+async def build_plan(
     job: Job,
     run_id: str,
     journal: Journal,
@@ -109,7 +116,7 @@ async def planned(
     progress: Progress,
     stop: asyncio.Event,
     workers: Workers,
-    sending: Asking | None = None,
+    session: Asking | None = None,
     *,
     must_ask: bool = True,
 ) -> Plan:
@@ -121,13 +128,13 @@ async def planned(
     planner = Planner(job, run_id, journal, clock, progress, stop, workers)
     try:
         await asyncio.to_thread(planner.open)
-        if sending is not None and job.references.patient.system:
+        if session is not None and job.references.patient.system:
             progress.stage = "looking up"
-            patient = await planner.looked_up(sending)
+            patient = await planner.looked_up(session)
             planner.crosswalks = replace(planner.crosswalks, patient=patient)
         await asyncio.to_thread(planner.read)
         try:
-            await planner.ask(sending)
+            await planner.ask(session)
         except CanvasError:
             if must_ask:
                 raise
@@ -345,7 +352,7 @@ class Planner:
         """
         is_known = pl.col("disposition") == Disposition.UNCHANGED.value
         known = self._writer.rows(feed.name).where(is_known, ["seq", "key", "time_us"])
-        piles = groups.dealt(
+        piles = groups.deal(
             (part.drop_nulls() for part in known),
             groups.by_hash(["key"]),
             self._copies / f"times-{feed.name}",
@@ -458,9 +465,9 @@ class Planner:
             )
         return sorted({run_id for source in returned for run_id in origins(source)})
 
-    def brief(self, feed: Feed) -> Brief:
+    def brief(self, feed: Feed) -> PartTask:
         """What is needed to make the parts of a feed."""
-        return Brief(
+        return PartTask(
             feed,
             self.sources[feed.name],
             self._held(feed),
@@ -524,7 +531,7 @@ class Planner:
 
     # Asking Canvas --------------------------------------------------------------------------------
 
-    async def looked_up(self, sending: Asking) -> Crosswalk:
+    async def looked_up(self, session: Asking) -> Crosswalk:
         """Return the patients that the files name, searched for in Canvas."""
         reference, options = self._job.references.patient, self._job.canvas
 
@@ -535,10 +542,10 @@ class Planner:
                         self._check_stop()
                         yield feed, batch.frame
 
-        table = await lookup(batches(), reference.system, sending.client, options.concurrency)
+        table = await lookup(batches(), reference.system, session.client, options.concurrency)
         return Crosswalk(reference.target, table, is_search=True)
 
-    async def ask(self, sending: Asking | None) -> None:
+    async def ask(self, session: Asking | None) -> None:
         """Take over what is in Canvas already, and see what is in the way of an order.
 
         Not after the journal was lost: then a person decides on what Canvas seems to hold.
@@ -547,27 +554,27 @@ class Planner:
             return
         piles = await asyncio.to_thread(self._to_adopt)
         self._unasked = sum(pile["lane"].n_unique() for pile in piles)
-        if sending is None or not self._unasked:
+        if session is None or not self._unasked:
             return
-        await sending.client.probe("Coverage")
+        await session.client.probe("Coverage")
         self._progress.stage = "searching"
         self._progress.to_send = self._unasked
         for pile in piles:
             lanes = pile.select(pl.col("lane").unique(maintain_order=True))
             for part in lanes.iter_slices(_PATIENTS_A_READING):
                 rows = pile.join(part, on="lane", how="semi", maintain_order="left")
-                await self._ask_of(rows.with_row_index("number"), sending)
+                await self._ask_of(rows.with_row_index("number"), session)
         self._progress.sent = self._progress.to_send = 0
 
-    async def _ask_of(self, rows: pl.DataFrame, sending: Asking) -> None:
+    async def _ask_of(self, rows: pl.DataFrame, session: Asking) -> None:
         """Search the patients of some rows, and enter what is taken over."""
         bodies = await asyncio.to_thread(self._bodies, rows)
         lanes = rows.select(pl.col("lane").unique(maintain_order=True))
         for part in lanes.iter_slices(_PATIENTS_AT_ONCE):
             self._check_stop()
             mine = rows.join(part, on="lane", how="semi", maintain_order="left")
-            shown = await self._search(sending, _by_lane(mine, bodies))
-            await sending.record()
+            shown = await self._search(session, _by_lane(mine, bodies))
+            await session.record()
             for each in shown:
                 self._take_over(each, mine)
             self._progress.sent += part.height
@@ -585,7 +592,7 @@ class Planner:
             for feed in self._coverages
             for rows in self._without_resource(feed)
         )
-        return groups.dealt(
+        return groups.deal(
             (rows.filter(~pl.col("lane").is_in(shut)) for rows in found),
             groups.by_hash(["lane"]),
             self._copies / "adopt",
@@ -619,11 +626,11 @@ class Planner:
                 bodies |= dict(mine.join(part, on="seq").select("number", "body").iter_rows())
         return bodies
 
-    async def _search(self, sending: Asking, by_lane: Mapping[str, list[Row]]) -> list[Shown]:
+    async def _search(self, session: Asking, by_lane: Mapping[str, list[Row]]) -> list[Shown]:
         """What is in flight when one fails is waited for, so that every request is accounted for."""
         found = await asyncio.gather(
             *(
-                adopt(sending.client, self._journal, sending.clock, lane, rows, self._organizations)
+                adopt(session.client, self._journal, session.clock, lane, rows, self._organizations)
                 for lane, rows in by_lane.items()
             ),
             return_exceptions=True,
@@ -889,7 +896,7 @@ class Planner:
                 fingerprint=held,
                 amount_cents=None,
                 claim="",
-                likeness="",
+                match_key="",
                 run_id=run_id,
             )
             for key, feed, held, run_id in gone.select(
@@ -908,7 +915,7 @@ class Planner:
         most = sum(self._judged[feed.name].meta["rows_read"] for feed in self._coverages)
         folder, at_once = self._copies / "arrange", groups.BOUNDS.narrow
         turned = [pl.DataFrame(schema=_TURNED)]
-        for pile in groups.dealt(rows, groups.by_hash(["lane"]), folder, most, at_once):
+        for pile in groups.deal(rows, groups.by_hash(["lane"]), folder, most, at_once):
             self._check_stop()
             turned.append(self._arrange_some(pile))
         for (name,), mine in pl.concat(turned).group_by("feed", maintain_order=True):
@@ -1051,7 +1058,7 @@ class Planner:
                 "rule": KEPT,
                 "message": "unchanged, and written again: another write would move its order",
                 "slot": slot,
-                "likeness": drafts[seq].likeness if seq in drafts else None,
+                "likeness": drafts[seq].match_key if seq in drafts else None,
                 "body": drafts[seq].body if seq in drafts else None,
             }
             for seq, key, slot in told.select("seq", "key", "slot").iter_rows()

@@ -68,7 +68,7 @@ def find_copies(
 
     most = sum(len(writer.rows(feed.name)) for feed in money) * groups.BOUNDS.whole
     rows, equal, created = Counter[int](), Counter[tuple[int, int]](), Counter[tuple[int, int]]()
-    for pile in groups.dealt(
+    for pile in groups.deal(
         standing(), groups.by_hash(list(_SAME)), folder, most, groups.BOUNDS.narrow
     ):
         counted = pile.group_by(*_SAME, "file").agg(pl.len().alias("n"), pl.col("is_create").sum())

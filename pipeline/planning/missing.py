@@ -12,7 +12,7 @@ from typing import Any, Final
 import orjson
 import polars as pl
 
-from pipeline.fhir.coverage import cancelled, likeness, member_ids
+from pipeline.fhir.coverage import cancelled, match_key, member_ids
 from pipeline.fhir.datatypes import fingerprint
 from pipeline.planning.store import MISSING
 from pipeline.records import Interaction, RowId, State
@@ -111,7 +111,7 @@ def retire(feed: Feed, gone: Gone, rejected: RejectedRows, sent: Sent) -> pl.Dat
             continue
         content = cancelled(orjson.loads(bodies[key]))
         body = orjson.dumps(content)
-        identity = (fingerprint(body), likeness(content), body)
+        identity = (fingerprint(body), match_key(content), body)
         lines.append((key, lane, resource_id, Interaction.UPDATE.value, "", "", *identity, False))
     return pl.DataFrame(lines, schema=MISSING, orient="row")
 

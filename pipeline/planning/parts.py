@@ -36,7 +36,7 @@ class Part(NamedTuple):
     slices: tuple[tuple[int, int], ...]
 
 
-class Made(NamedTuple):
+class PartResult(NamedTuple):
     """What was read of a part: its rows, and the sum of its amounts (`rows/tally.py`)."""
 
     rows: int
@@ -44,7 +44,7 @@ class Made(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Brief:
+class PartTask:
     """What is needed to make the parts of one feed. It holds no secret."""
 
     feed: Feed
@@ -71,7 +71,7 @@ def parts_of(sources: Sequence[Source]) -> Iterator[Part]:
         yield Part(first_seq, tuple(held))
 
 
-def make_part(brief: Shared[Brief], number: int, part: Part) -> Made:
+def make_part(brief: Shared[PartTask], number: int, part: Part) -> PartResult:
     """Read and judge the rows of a part, and write it. Raises InputError."""
     told = brief.value
     batches = []
@@ -81,9 +81,9 @@ def make_part(brief: Shared[Brief], number: int, part: Part) -> Made:
         batch = read_slice(source, source.slices[piece])
         rows += batch.frame.height
         cents += _cents_read(batch, told.feed)
-        batches.append((file, judged(batch, told)))
+        batches.append((file, rows_with_verdicts(batch, told)))
     write_part(told.folder, told.scratch, told.feed.name, number, part.first_seq, batches)
-    return Made(rows, cents)
+    return PartResult(rows, cents)
 
 
 def _cents_read(batch: Batch, feed: Feed) -> int:
@@ -97,7 +97,7 @@ def _cents_read(batch: Batch, feed: Feed) -> int:
     return cents_read(constant if column is None else batch.frame[column], feed.amount_sign)
 
 
-def judged(batch: Batch, brief: Brief) -> PlannedBatch:
+def rows_with_verdicts(batch: Batch, brief: PartTask) -> PlannedBatch:
     """A batch: looked at only where the last run does not tell that a row is unchanged."""
     feed, reading = brief.feed, reading_of(brief.feed, batch.source, brief.reading)
     texts = texts_of(batch.frame, feed)

@@ -114,7 +114,7 @@ class Repeats:
         rows = (part for feed in feeds for part in self._nominated(kind, feed, found[feed.name]))
         most = sum(len(self._writer.rows(feed.name)) for feed in feeds) * groups.BOUNDS.whole
         folder, at_once = self._folder / kind, groups.BOUNDS.narrow
-        for pile in groups.dealt(rows, groups.by_hash(["lane"]), folder, most, at_once):
+        for pile in groups.deal(rows, groups.by_hash(["lane"]), folder, most, at_once):
             former = self._not_in_files(self._former(kind, pile))
             if not former.is_empty():
                 yield pile.join(former, on="lane", how="semi"), former

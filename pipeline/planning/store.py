@@ -244,7 +244,7 @@ def _line(checked: Checked, draft: Draft | None) -> tuple[Any, ...]:
         draft.lane,
         draft.fingerprint,
         draft.claim,
-        draft.likeness,
+        draft.match_key,
         draft.order,
         draft.start_day,
         draft.end_day,
@@ -482,7 +482,7 @@ class Plan:
 
         with TemporaryDirectory(dir=self.folder) as folder:
             most, at_once = rows.spans[-1][1] + 1, groups.BOUNDS.whole
-            for pile in groups.dealt(sent, pile_of, Path(folder), most, at_once):
+            for pile in groups.deal(sent, pile_of, Path(folder), most, at_once):
                 yield pile.sort("sort", "seq")
 
     def adopted(self, feed: str) -> Iterator[list[Intent]]:
@@ -534,7 +534,7 @@ class Plan:
                 fingerprint,
                 cents,
                 claim,
-                likeness,
+                match_key,
                 run_id,
                 resource_id,
                 rank,
@@ -549,7 +549,7 @@ class Plan:
                 fingerprint,
                 cents,
                 claim,
-                likeness,
+                match_key,
                 resource_id,
                 held_at,
                 rank,

@@ -583,12 +583,12 @@ def _warnings(plan: Plan | None, totals: Mapping[str, Totals]) -> list[dict[str,
 
 def _workers(journal: Journal, run_id: str) -> list[dict[str, Any]]:
     """What each process did of the run's sending, where several carried it. `ended` "": it was lost."""
-    stints = journal.stints(run_id)
-    if not stints:
+    lease_records = journal.lease_records(run_id)
+    if not lease_records:
         return []
     requests = journal.requests_of_stints(run_id)
     found = []
-    for each in stints:
+    for each in lease_records:
         host, process, _ = each.holder.split(" ", 2)
         total, writes = requests.get((each.part, each.epoch), (0, 0))
         found.append(

@@ -54,7 +54,7 @@ class Piles:
                 yield pl.concat([pl.read_ipc(path) for path in paths])
 
 
-def dealt(
+def deal(
     frames: Iterable[pl.DataFrame],
     pile_of: Callable[[int], pl.Expr],
     folder: Path,
@@ -151,4 +151,4 @@ def shared(
         part.filter(is_among(part.select(hashed(by)).to_series(), several))
         for part in scan.read(columns)
     )
-    yield from dealt(contested, by_hash(by), folder, scan.most, bounds.narrow)
+    yield from deal(contested, by_hash(by), folder, scan.most, bounds.narrow)

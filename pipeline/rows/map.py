@@ -71,7 +71,7 @@ def _coverage(row: EligibilityRow, mapping: Mapping) -> Draft:
         lane=row.patient,
         body=written.body,
         fingerprint=fingerprint(written.content),
-        likeness=likeness_of(written.counted, written.told),
+        match_key=likeness_of(written.counted, written.told),
         order=row.order,
         start_day=_day_number(row.start_on or mapping.today),
         end_day=_day_number(row.end_on),

@@ -15,7 +15,7 @@ from collections.abc import Collection
 from pipeline.records import Intent
 
 
-class Lanes:
+class PatientQueues:
     """The waiting intents of all patients.
 
     `shut` holds the lanes that are closed from the start: those with a write in doubt.

@@ -310,14 +310,14 @@ def _payers_of(
 
     Payments have none. The Organization of a coverage that was sent with one is part of its match key.
     """
-    if intent.resource_type != "Coverage" or names_organization(intent.likeness):
+    if intent.resource_type != "Coverage" or names_organization(intent.match_key):
         return defaultdict(lambda: Payers.SAME)
     if sent is None:
         return defaultdict(lambda: Payers.UNKNOWN)
     return {
         each["id"]: compare_payers(sent, each, organizations)
         for each in shown
-        if is_like(each, intent.likeness)
+        if is_like(each, intent.match_key)
     }
 
 
@@ -379,7 +379,10 @@ def weigh_update(
             was_moved = is_moved and "order" in (from_before or ())
             is_comparable = was_moved or _is_comparable(like, organizations)
             finding = _unedited(doubt, is_comparable=is_comparable, is_probed=is_probed)
-            is_blind = before is None and not is_comparable and doubt.intent.held_at is None
+            has_no_condition = not is_comparable and doubt.intent.held_at is None
+            is_blind = has_no_condition and (
+                before is None or compare_payers(like, shown, organizations) is not Payers.SAME
+            )
             may_be_ours = was_lost or was_lost_before
             if is_blind or (finding.settlement is Settlement.CONFLICT and may_be_ours):
                 return _unclear_payer("Canvas may have changed it after our last confirmed write")
@@ -450,7 +453,7 @@ def _is_comparable(coverage: Content | None, organizations: Organizations) -> bo
 def like_of(intent: Intent, resources: Collection[dict[str, Any]]) -> Like:
     """Those resources that the intent could be, filtered anew: a search may show others too."""
     if intent.resource_type == "Coverage":
-        return {each["id"]: None for each in resources if is_like(each, intent.likeness)}
+        return {each["id"]: None for each in resources if is_like(each, intent.match_key)}
     like: dict[str, datetime | None] = {}
     for each in resources:
         notice = paid(each)

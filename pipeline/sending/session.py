@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from pipeline.canvas import client as canvas
-from pipeline.canvas.limiter import Grants
+from pipeline.canvas.limiter import Permits
 from pipeline.clock import Clock
 from pipeline.job import Job
 from pipeline.journal.journal import Journal
@@ -19,7 +19,7 @@ from pipeline.sending.recover import Recovery
 
 
 @dataclass(frozen=True, slots=True)
-class Sending:
+class Session:
     """What it takes to send: a connection, a journal, and whoever asks Canvas what it holds."""
 
     job: Job
@@ -71,28 +71,28 @@ class Sending:
 
 
 @asynccontextmanager
-async def connected(
+async def open_session(
     job: Job,
     run_id: str,
     journal: Journal,
     clock: Clock,
     random: Random,
     stop: asyncio.Event,
-    permits: AbstractAsyncContextManager[Grants],
-) -> AsyncIterator[Sending]:
+    limiter: AbstractAsyncContextManager[Permits],
+) -> AsyncIterator[Session]:
     """Yield a connection to Canvas; requests that are no writes are entered in the journal at its end."""
     # Nothing is sent past the end of a lease.
     may_send = None if job.database is None else journal.may_send
     async with (
         canvas.transport_of(job.canvas, may_send) as transport,
-        permits as grants,
+        limiter as permits,
     ):
-        client = canvas.Client(job.canvas, transport, clock, random, grants)
+        client = canvas.Client(job.canvas, transport, clock, random, permits)
         plans = EarlierPlans.of(job.state_dir, journal)
         recovery = Recovery(client, journal, clock, job.upload.quiet_s, run_id, plans.content)
         watch = asyncio.ensure_future(_stop_client(stop, client))
         try:
-            yield Sending(job, run_id, client, journal, recovery, plans, clock, random, stop)
+            yield Session(job, run_id, client, journal, recovery, plans, clock, random, stop)
         finally:
             watch.cancel()
             await journal.record(run_id, client.exchanges)
@@ -114,14 +114,14 @@ async def _stop_client(stop: asyncio.Event, client: canvas.Client) -> None:
     client.stop()
 
 
-def lanes_owed(sending: Sending, plan: Plan) -> set[str]:
+def lanes_owed(session: Session, plan: Plan) -> set[str]:
     """The patients of whom an earlier run's write is still to be sent, and is not among this plan's."""
-    owed = [each for each in sending.journal.doubts() if each.is_owed]
+    owed = [each for each in session.journal.doubts() if each.is_owed]
     keys = [each.intent.key for each in owed]
     planned = {key for feed in plan.meta["feeds"] if keys for key in plan.find(feed, keys)["key"]}
     return {
         each.intent.lane
-        for each in with_bodies(sending.plans, owed)
+        for each in with_bodies(session.plans, owed)
         if each.intent.body and each.intent.key not in planned
     }
 

@@ -19,7 +19,7 @@ from typing import Final, Protocol
 from pipeline.canvas.breaker import TRIPS_MAX, Heard
 from pipeline.canvas.client import Client, Permit
 from pipeline.canvas.judge import BLOCKED, Judgement
-from pipeline.canvas.places import Places
+from pipeline.canvas.semaphore import FairSemaphore
 from pipeline.clock import Clock
 from pipeline.errors import IngestError, JournalError, Stopped, Unreachable
 from pipeline.job import UploadSettings
@@ -36,7 +36,7 @@ from pipeline.records import (
     State,
     Verdict,
 )
-from pipeline.sending.queues import Lanes
+from pipeline.sending.queues import PatientQueues
 from pipeline.sending.refusals import Refusals
 
 _WAITING_MAX: Final = 20_000  # intents held in memory, about 30 MB
@@ -102,7 +102,7 @@ async def upload(
     that are not; `seen` is told how rows ended. Raises IngestError if the run cannot go on; whatever
     is in flight then is waited for and written down first.
     """
-    sender = _Sender(tools, Lanes(shut), seen)
+    sender = _Sender(tools, PatientQueues(shut), seen)
     try:
         await sender.run(batches, doubts)
     except BaseExceptionGroup as group:
@@ -144,7 +144,7 @@ class _Open:
 
 
 class _Sender:
-    def __init__(self, tools: Tools, lanes: Lanes, seen: Seen) -> None:
+    def __init__(self, tools: Tools, lanes: PatientQueues, seen: Seen) -> None:
         self._run_id = tools.run_id
         self._client = tools.client
         self._journal = tools.journal
@@ -157,7 +157,7 @@ class _Sender:
         self._seen = seen
         self._ahead = max(1, min(int(tools.options.rate_per_s * _AHEAD_S), _AHEAD_MAX))
         self._claimed: asyncio.Queue[Intent | None] = asyncio.Queue()  # None: there is no more
-        self._turn = Places(1)  # one sender at a time waits for its permit
+        self._turn = FairSemaphore(1)  # one sender at a time waits for its permit
         self._queued = 0  # senders with a claim and no permit yet
         self._moved = asyncio.Event()  # there may be something to claim
         self._answered = asyncio.Event()  # there may be something to write down
@@ -343,7 +343,7 @@ class _Sender:
             if intent is None:
                 return
             self._queued += 1
-            await self._turn.take()
+            await self._turn.acquire()
             try:
                 if 2 * self._behind_the_next() <= self._ahead:
                     self._moved.set()
@@ -353,7 +353,7 @@ class _Sender:
                 self._fail(error)
                 continue
             finally:
-                self._turn.give_back()
+                self._turn.release()
                 self._queued -= 1
             try:
                 exchange, judgement = await self._write(permit, intent)
@@ -394,7 +394,7 @@ class _Sender:
             ticket = self._breaker.admit()
             if ticket is not None:
                 return permit, ticket
-            self._client.give_back(permit)  # an outage began while it waited
+            self._client.release(permit)  # an outage began while it waited
 
     async def _probe_is_answered(self) -> None:
         while self._breaker.is_probing:

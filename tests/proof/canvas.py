@@ -449,8 +449,9 @@ class SimulatedCanvas:
         and by as much later, after that write or a read, as a gateway's Date is ahead, which only payments of the
         same run show; where that sends no Date, an edit after the read; and an edit of `order`, where a write of ours
         may have moved the patient's coverages meanwhile. A payer that was sent by an id which no read
-        has explained yet cannot be compared: its edit shows only if the time of our last write is known,
-        the probe of one more second is over, and nothing was moved. A coverage entered by hand counts as
+        has explained yet cannot be compared: its edit shows only if it came later than
+        the probe of one more second after our last write, our clock was not set around a lost answer, and
+        nothing was moved. A coverage entered by hand counts as
         ours from our last create on, whose answer was lost. Nor does, to the letter, the undoing of an
         update of ours whose answer was lost: it might never have been carried out.
         """
@@ -481,7 +482,7 @@ class SimulatedCanvas:
         has_moved = is_moved and any(
             each.content["order"] != ours["order"] for each in effect.versions[effect.own + 1 :]
         )
-        is_untold = not self.climate.has_date or (self.client_was_set and not own.is_told)
+        is_untold = self.client_was_set and not own.is_told
         if is_blind and (has_moved or is_untold):
             lost.discard("payor")
         if is_moved:

@@ -106,7 +106,7 @@ class Story:
     pending: int = 0
     fullest_s: int = 0
     """Grants in the fullest second."""
-    stints: int = 0
+    lease_records: int = 0
     violations: list[str] = field(default_factory=list)
 
     def violate(self, what: str) -> None:
@@ -696,7 +696,7 @@ class Struck:
             with Journal.look(
                 state, self.world.url, None, Path(scratch) / "copy", database=held
             ) as journal:
-                trail = [line for line, _ in journal.trail()]
+                audit_log = [line for line, _ in journal.audit_log()]
                 if broken := journal.first_break():
                     yield f"the trail breaks at line {broken}"
                 if found := journal.contradictions().count:
@@ -704,7 +704,7 @@ class Struck:
                 if parts := journal.parts_held():
                     yield f"{parts} parts are held, and the run has ended"
         granted = sorted(
-            datetime.fromisoformat(line.at) for line in trail if line.latency_ms is not None
+            datetime.fromisoformat(line.at) for line in audit_log if line.latency_ms is not None
         )
         story.fullest_s = max(story.fullest_s, fullest_second(granted))
         if story.fullest_s > RATE_PER_S:
@@ -713,8 +713,8 @@ class Struck:
             known = connection.execute(
                 "SELECT key, resource_type, lane, amount_cents, rank, held_rank FROM write"
             ).fetchall()
-            story.stints = connection.execute("SELECT count(*) FROM stint").fetchall()[0][0]
-        yield from unclaimed_effects(self.world, known, trail)
+            story.lease_records = connection.execute("SELECT count(*) FROM stint").fetchall()[0][0]
+        yield from unclaimed_effects(self.world, known, audit_log)
 
 
 def order_amiss(world: World, rows: dict[Place, Row]) -> Iterator[str]:
@@ -732,7 +732,7 @@ def order_amiss(world: World, rows: dict[Place, Row]) -> Iterator[str]:
 
 
 def unclaimed_effects(
-    world: World, known: Sequence[tuple[Any, ...]], trail: Sequence[Any]
+    world: World, known: Sequence[tuple[Any, ...]], audit_log: Sequence[Any]
 ) -> Iterator[str]:
     """Effects of writes that had been doubted by whoever took over, and not been claimed again since."""
     keys: dict[tuple[str, str, object], str] = {}
@@ -741,7 +741,7 @@ def unclaimed_effects(
             resource_type, lane, cents if resource_type == "PaymentNotice" else held_rank or rank
         ] = key
     told: dict[str, list[tuple[datetime, str]]] = {}
-    for line in trail:
+    for line in audit_log:
         if line.key and line.event in {"claim", "crashed"}:
             told.setdefault(line.key, []).append((datetime.fromisoformat(line.at), line.event))
     for effect in world.effects:

@@ -35,7 +35,7 @@ from pipeline.canvas import client as canvas
 from pipeline.canvas.auth import Credentials
 from pipeline.errors import IngestError
 from pipeline.fhir.codes import Contract
-from pipeline.fhir.coverage import coverage, likeness, payor_of
+from pipeline.fhir.coverage import coverage, match_key, payor_of
 from pipeline.fhir.datatypes import fingerprint
 from pipeline.fhir.payment_notice import payment_notice
 from pipeline.job import UploadSettings
@@ -44,7 +44,7 @@ from pipeline.journal.journal import Journal, Run
 from pipeline.planning.earlier import EarlierPlans
 from pipeline.records import Disposition, Doubt, Intent, Interaction, State
 from pipeline.sending.recover import Recovery
-from pipeline.sending.session import Sending
+from pipeline.sending.session import Session
 from tests.proof.canvas import (
     BASE,
     FATES,
@@ -86,7 +86,7 @@ class Row:
     lane: str
     cents: int | None
     body: bytes
-    likeness: str
+    match_key: str
     fingerprint: str
 
     def intent(self, run_id: str, resource_id: str = "") -> Intent:
@@ -100,7 +100,7 @@ class Row:
             self.fingerprint,
             self.cents,
             "",
-            self.likeness,
+            self.match_key,
             run_id,
             resource_id,
         )
@@ -212,7 +212,7 @@ def _coverage(source: Source, insured: Insurance, order: int, ends_on: date | No
         source.lane,
         None,
         sent,
-        likeness(body),
+        match_key(body),
         fingerprint(sent),
     )
 
@@ -520,7 +520,7 @@ class Schedule:
         if not self._is_fair and self.random.random() < 0.1:
             loop.call_later(self.random.uniform(0, 10), stop.set)
         plans = EarlierPlans(Path("no plan is on disk"), journal.plan_sha256)
-        sending = Sending(job, run_id, client, journal, recovery, plans, clock, self.random, stop)
+        sending = Session(job, run_id, client, journal, recovery, plans, clock, self.random, stop)
         await sending.settle([self._with_body(doubt) for doubt in journal.doubts()], _nobody)
         intents = self._plan(run_id, journal)
         types = {intent.resource_type for intent in intents}
@@ -633,7 +633,7 @@ class Schedule:
             self._violated("the chain of the audit log is broken")
         if found := journal.contradictions().count:
             self._violated(f"the table of writes contradicts the audit log about {found}")
-        lines = [line for line, _ in journal.trail()]
+        lines = [line for line, _ in journal.audit_log()]
         self.tell(lines, self.canvas.effects)
         self._found = {line.key for line in lines if line.event == "found"}
         for line in lines:

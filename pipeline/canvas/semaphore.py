@@ -1,29 +1,29 @@
-"""Places that so many can hold at a time: a semaphore that is taken without a wait where one is free.
+"""A fair semaphore that is acquired without a wait if a permit is free.
 
-asyncio's looks through all who wait, cancelled ones too, each time that it is asked.
+`asyncio.Semaphore` looks through all tasks that wait, cancelled ones too, each time it is acquired.
 """
 
 import asyncio
 from collections import deque
 
 
-class Places:
-    """Who waits is let in by turns. What is given back goes to the first of them, past nobody."""
+class FairSemaphore:
+    """Permits for up to `count` holders. Tasks that wait get them in their order."""
 
     def __init__(self, count: int) -> None:
-        self._free = count  # none, while somebody waits
+        self._free = count  # 0 while a task waits
         self._waiting: deque[asyncio.Future[None]] = deque()
 
-    def take_free(self) -> bool:
-        """Take a place if one is free now."""
+    def try_acquire(self) -> bool:
+        """Acquire a permit if one is free now, and return whether one was."""
         if not self._free:
             return False
         self._free -= 1
         return True
 
-    async def take(self) -> None:
-        """Wait for a place, and take it."""
-        if self.take_free():
+    async def acquire(self) -> None:
+        """Wait for a permit."""
+        if self.try_acquire():
             return
         given: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(given)
@@ -31,11 +31,11 @@ class Places:
             await given
         except asyncio.CancelledError:
             if not given.cancelled():  # it was given just before
-                self.give_back()
+                self.release()
             raise
 
-    def give_back(self) -> None:
-        """Leave a place that was taken."""
+    def release(self) -> None:
+        """Return a permit that was acquired: it goes to the task that has waited longest."""
         while self._waiting:
             given = self._waiting.popleft()
             if not given.done():

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.records import Intent, Interaction
-from pipeline.sending.queues import Lanes
+from pipeline.sending.queues import PatientQueues
 
 
 def intent(number: int, lane: str) -> Intent:
@@ -24,7 +24,7 @@ def test_a_patient_has_one_open_write_and_its_order_is_kept(
     names: list[str], seed: int, shut: set[str]
 ) -> None:
     random = Random(seed)
-    lanes = Lanes(shut)
+    lanes = PatientQueues(shut)
     offered = [intent(number, name) for number, name in enumerate(names)]
     refused = [each for each in offered if not lanes.offer(each)]
     assert {each.lane for each in refused} <= shut

@@ -24,7 +24,7 @@ def begin(folder: Path, *run_ids: str) -> Lines:
     with Journal.open(folder, URL) as journal:
         for run_id in run_ids:
             journal.start_run(Run(run_id, "run", NOW))
-        return list(journal.trail())
+        return list(journal.audit_log())
 
 
 def forged(lines: Lines, at: int) -> Lines:

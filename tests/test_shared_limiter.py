@@ -28,8 +28,8 @@ from bench.rounds import ROOT, environment
 from bench.shared import instants
 from pipeline.canvas.limiter import Share
 from pipeline.clock import SystemClock
+from pipeline.cluster.shared_limiter import DatabaseClock, SharedLimiter, pacing
 from pipeline.cluster.shared_rate import Target
-from pipeline.cluster.slots import DatabaseClock, Slots, pacing
 from pipeline.errors import JournalError, Stopped
 from pipeline.records import Reserved
 from pipeline.sandbox import Faults
@@ -334,26 +334,26 @@ async def test_a_clock_of_the_server_that_was_set_back_holds_nobody_for_hours(ur
 async def test_a_hint_reaches_those_who_do_not_ask(url: str) -> None:
     clock = SystemClock()
     async with (
-        Slots(Target(url, pacing(RATE), clock), clock) as one,
-        Slots(Target(url, pacing(RATE), clock), clock) as other,
+        SharedLimiter(Target(url, pacing(RATE), clock), clock) as one,
+        SharedLimiter(Target(url, pacing(RATE), clock), clock) as other,
     ):
-        await one.grant()
-        await other.grant()
+        await one.permit()
+        await other.permit()
         one.slow_down(600.0)
         async with asyncio.timeout(30.0):
             while other._paused_until_s < clock.monotonic() + 500.0:
                 await asyncio.sleep(0.01)
 
 
-async def test_slots_in_hand_are_given_up_for_the_slower_pace(url: str) -> None:
+async def test_shared_limiter_in_hand_are_given_up_for_the_slower_pace(url: str) -> None:
     clock = SystemClock()
     async with (
-        Slots(Target(url, pacing(RATE), clock), clock) as one,
-        Slots(Target(url, pacing(RATE), clock), clock) as other,
+        SharedLimiter(Target(url, pacing(RATE), clock), clock) as one,
+        SharedLimiter(Target(url, pacing(RATE), clock), clock) as other,
     ):
-        await one.grant()
-        await asyncio.gather(*(other.grant() for _ in range(25)))
-        await other.grant()
+        await one.permit()
+        await asyncio.gather(*(other.permit() for _ in range(25)))
+        await other.permit()
         assert other._slots
         one.slow_down(0.0)
         async with asyncio.timeout(30.0):
@@ -366,13 +366,13 @@ async def test_slots_in_hand_are_given_up_for_the_slower_pace(url: str) -> None:
 async def test_a_pause_of_one_is_its_own(url: str) -> None:
     clock = SystemClock()
     async with (
-        Slots(Target(url, pacing(RATE), clock), clock) as one,
-        Slots(Target(url, pacing(RATE), clock), clock) as other,
+        SharedLimiter(Target(url, pacing(RATE), clock), clock) as one,
+        SharedLimiter(Target(url, pacing(RATE), clock), clock) as other,
     ):
         one.pause(600.0)
-        waiting = asyncio.ensure_future(one.grant())
+        waiting = asyncio.ensure_future(one.permit())
         async with asyncio.timeout(60.0):
-            await asyncio.gather(*(other.grant() for _ in range(20)))
+            await asyncio.gather(*(other.permit() for _ in range(20)))
             assert not waiting.done()
             one.stop()
             with pytest.raises(Stopped):
@@ -411,17 +411,17 @@ async def test_while_the_database_is_silent_nothing_is_granted_and_then_it_is_an
         clock = SystemClock()
         url = server.url(connect_timeout="2")
         async with (
-            Slots(Target(url, pacing(1.0), clock, patience_s=0.5), clock) as one,
-            Slots(Target(url, pacing(1.0), clock), clock) as other,
+            SharedLimiter(Target(url, pacing(1.0), clock, patience_s=0.5), clock) as one,
+            SharedLimiter(Target(url, pacing(1.0), clock), clock) as other,
         ):
-            await asyncio.gather(one.grant(), other.grant())
+            await asyncio.gather(one.permit(), other.permit())
             silence(server)
             try:
-                waiting = asyncio.gather(*(other.grant() for _ in range(3)))
+                waiting = asyncio.gather(*(other.permit() for _ in range(3)))
                 async with asyncio.timeout(60.0):
                     with pytest.raises(JournalError) as caught:
                         await asyncio.gather(
-                            *(one.grant() for _ in range(3))
+                            *(one.permit() for _ in range(3))
                         )  # one slot may be in hand
                     assert "[state] url" in caught.value.message
                     assert server.password not in str(caught.value)
@@ -437,9 +437,9 @@ async def test_a_database_without_the_tables_is_an_error_at_once(
 ) -> None:
     monkeypatch.setenv("PGPASSWORD", postgres_server.password)
     clock = SystemClock()
-    async with Slots(Target(database, pacing(RATE), clock), clock) as slots:
+    async with SharedLimiter(Target(database, pacing(RATE), clock), clock) as slots:
         with pytest.raises(JournalError, match="relation"):
-            await slots.grant()
+            await slots.permit()
 
 
 class Far:
@@ -471,13 +471,13 @@ async def test_a_database_that_is_far_away_spaces_the_slots_of_all(
     async with await asyncio.start_server(way, "127.0.0.1") as door:
         far = url.replace(str(postgres_server.port), str(door.sockets[0].getsockname()[1]))
         async with (
-            Slots(Target(far, pacing(RATE), clock), clock) as one,
-            Slots(Target(url, pacing(RATE), clock), clock) as other,
+            SharedLimiter(Target(far, pacing(RATE), clock), clock) as one,
+            SharedLimiter(Target(url, pacing(RATE), clock), clock) as other,
         ):
 
-            async def take(slots: Slots, count: int) -> None:
+            async def take(slots: SharedLimiter, count: int) -> None:
                 for _ in range(count):
-                    await slots.grant()
+                    await slots.permit()
                     log.append(clock.monotonic())
 
             await asyncio.gather(*(take(each, 30) for each in (one, other) for _ in range(5)))

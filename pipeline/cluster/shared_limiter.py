@@ -100,7 +100,7 @@ class DatabaseClock:
         return agrees
 
 
-class Slots:
+class SharedLimiter:
     """Grants, one for each request, out of one rate for many processes. Use it as an async context."""
 
     def __init__(self, row: Row, clock: Clock) -> None:
@@ -137,7 +137,7 @@ class Slots:
         await asyncio.wait({self._talking})
         await self._row.close()
 
-    async def grant(self) -> None:
+    async def permit(self) -> None:
         """Wait until one request may go. Raises Stopped once `stop` was called, JournalError."""
         self._waiting += 1
         try:
