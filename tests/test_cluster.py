@@ -491,7 +491,7 @@ def test_on_a_worker_too_logs_are_an_allow_list(tmp_path: Path) -> None:
     )
     code = (
         "import structlog, sys, pickle\n"
-        "from pipeline import config\n"
+        "from pipeline.app import config\n"
         "again = pickle.loads(pickle.dumps(config.load(sys.argv[1], environment={}).again))\n"
         "again()\n"
         f"structlog.get_logger().warning('lease_lost', partition=3, patient={PLANTED[0]!r})\n"

@@ -54,7 +54,7 @@ def test_what_needs_no_library_imports_none(arguments: tuple[str, ...]) -> None:
 def test_a_command_collects_garbage_once_it_works(fails: bool) -> None:
     """It does not while it imports: that is a tenth of the start."""
     code = (
-        "import gc\nfrom pipeline import cli\nfrom pipeline.errors import IngestError\n"
+        "import gc\nfrom pipeline.app import cli\nfrom pipeline.errors import IngestError\n"
         "async def working(): print(gc.isenabled())\n"
         "def work(progress, stop):\n"
         f"    if {fails}: raise IngestError('no', 'none')\n"

@@ -150,7 +150,7 @@ def rules_in_code() -> set[str]:
                 rules.add(text)
             case ast.Call(func=ast.Name(id="_lost"), args=[ast.Constant(value=str(what)), *_]):
                 rules.add(f"canvas|{what}")
-            case ast.FunctionDef(name="_why_not") if path.name == "retire.py":
+            case ast.FunctionDef(name="_why_not") if path.name == "missing.py":
                 rules |= {
                     f"missing|{each.elts[1].value!s}"
                     for each in ast.walk(node)

@@ -232,7 +232,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path) -> None
 async def test_a_feed_has_a_greatest_number_of_files(
     make_world: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.planning.build.FILES_MAX", 1)
+    monkeypatch.setattr("pipeline.planning.passes.files.FILES_MAX", 1)
     world = await make_world()
     world.write_config(feeds=LEDGER_ONLY.replace("ledger.csv", "ledger*.csv"))
     for number in range(2):

@@ -63,7 +63,7 @@ def test_every_event_and_field_is_in_the_table() -> None:
 @pytest.mark.parametrize("log_format", ["text", "json"])
 def test_nothing_that_is_not_allowed_leaves(log_format: str) -> None:
     code = (
-        "import asyncio, logging, structlog, warnings\nfrom pipeline import logs\n"
+        "import asyncio, logging, structlog, warnings\nfrom pipeline.app import logs\n"
         f"logs.configure({log_format!r}, 10)\n"
         "log = structlog.get_logger()\n"
         f"log.info('progress', patient='{PLANTED}', count='{PLANTED}', sent=3)\n"

@@ -589,7 +589,7 @@ READ = "import sys; del sys.argv[0]; exec(compile(open(sys.argv[0]).read(), sys.
 STAGES = [
     ("pipeline.planning.parts", "validate"),
     ("pipeline.planning.parts", "read_slice"),
-    ("pipeline.planning.build", "resolve"),
+    ("pipeline.planning.passes.rows", "resolve"),
     ("pipeline.sending.upload", "Attempt"),
     ("pipeline.commands.run", "report"),
     ("pipeline.reporting.reconcile", "reconcile"),

@@ -8,7 +8,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipeline.planning.resolve import NEEDED, resolve
+from pipeline.planning.resolve import NEEDED, decisions, resolve
+from pipeline.records import State
 from pipeline.rows.feed import Feed, Kind
 from pipeline.rows.groups import Bounds, Scan
 
@@ -123,3 +124,11 @@ def test_what_the_journal_holds_decides_what_a_row_comes_to() -> None:
     ]  # fmt: skip
     assert verdicts["interaction"].to_list() == ["", "", "", "create", "create", "", "create"]
     assert verdicts["resource_id"].to_list() == ["id0", *[""] * 6]
+
+
+def test_each_situation_has_one_decision() -> None:
+    situations = decisions().select("state", "has_resource", "is_same", "may_update")
+    assert situations.is_unique().all()
+    states = {"", *(state.value for state in State)}
+    assert set(situations["state"]) == states
+    assert situations.height == len(states) * 2**3

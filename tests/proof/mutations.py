@@ -372,7 +372,9 @@ MUTATIONS: Final = (
         "pipeline/journal/loss_detection.py",
         "    if high_water_mark is not None:\n        if high_water_mark.journal != name:\n",
         "    high_water_mark = None\n    if high_water_mark is not None:\n        if high_water_mark.journal != name:\n",
-        ("tests/test_audit_log.py::test_the_anchor_alone_shows_a_journal_that_is_older_or_another",),
+        (
+            "tests/test_audit_log.py::test_the_anchor_alone_shows_a_journal_that_is_older_or_another",
+        ),
     ),
     Mutation(
         "27",
