@@ -22,7 +22,7 @@ def test_a_sliding_second_of_the_bucket_holds_at_most_the_rate(rate: float) -> N
     assert capacity / period_s >= 0.99 * rate
 
 
-@pytest.mark.parametrize(("rate", "grants"), [(20.0, 30), (200.0, 300), (2.5, 4)])
+@pytest.mark.parametrize(("rate", "permits"), [(20.0, 30), (200.0, 300), (2.5, 4)])
 async def test_no_second_of_the_log_of_grants_holds_more_than_the_rate(
     rate: float, permits: int
 ) -> None:
