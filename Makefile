@@ -1,4 +1,6 @@
-# make demo | test | bench | lint | setup: each does all the set-up that it needs.
+# Each command does all the set-up that it needs. `make help` lists them.
+
+.DEFAULT_GOAL := help
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -12,9 +14,13 @@ MARKDOWN ?=
 ROWS_MAX ?=
 GROWTH ?=
 
-.PHONY: setup checks demo test simulate strike mutate bench docs lint format lock audit sbom wheel
+# The text behind ## is what `make help` prints.
+.PHONY: help setup checks demo test simulate strike mutate docs bench lint format lock audit sbom wheel
 
-setup: .venv/ready
+help: ## list the commands
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1 \2/p' $(MAKEFILE_LIST) | while read -r name text; do printf '%-10s %s\n' "$$name" "$$text"; done
+
+setup: .venv/ready ## create .venv from requirements.lock, by hash
 
 # The locked dependencies by hash, with uv where it is there and pip where not; then the project itself.
 .venv/ready: requirements.lock pyproject.toml
@@ -30,7 +36,7 @@ setup: .venv/ready
 	@touch $@
 
 # What the tests of pages and of the examples need on top: Playwright (Chromium is the system's own) and schemas.
-checks: .venv/checks
+checks: .venv/checks ## install what the tests of pages and examples need as well
 
 .venv/checks: .venv/ready requirements-checks.lock
 	@if command -v uv >/dev/null 2>&1; then \
@@ -40,63 +46,64 @@ checks: .venv/checks
 	fi
 	@touch $@
 
-demo: setup
+demo: setup ## serve a local Canvas and load the sample data into it
 	@$(BIN)/canvas-ingest demo; code=$$?; test $$code -eq 0 -o $$code -eq 3   # 3: the sample has rows that are wrong on purpose
 
-test: setup
+test: setup ## run all tests
 	$(BIN)/pytest -n 4   # more than there are cores: many wait for quiet times
 
-# The proof of README, "What is guaranteed", at any length: make simulate N=200000
-simulate: setup
+# The proof of docs/guarantees.md at any length: make simulate N=200000
+simulate: setup ## run N simulated schedules with crashes: make simulate N=200000
 	$(BIN)/python -m tests.proof simulate -n $(N)
 
 # The same over a cluster with PostgreSQL, workers, command, database and lines struck: make strike KILLS=100
-strike: setup
+strike: setup ## the same over a cluster, with KILLS processes killed: make strike KILLS=100
 	$(BIN)/python -m tests.proof cluster --kills $(KILLS)
 
 # Plants each fault that the proof must see, and shows the test that sees it.
-mutate: setup
+mutate: setup ## plant each fault that the proof must find, and show the test that finds it
 	$(BIN)/python -m tests.proof.mutations
 
-# docs/configuration.md, from the options: a test fails where it is stale.
-docs: setup
+# docs/configuration.md from the options, and the pictures of docs/architecture.md: a test fails if one is stale.
+docs: setup ## write the generated pages: configuration.md, and the pictures of architecture.md
 	$(BIN)/python -m docs.reference
+	$(BIN)/python -m docs.drawings
 
 # How fast it is, and how small, as ratios: make bench QUICK=1 NAMES="sending start" MARKDOWN=1
 # OTHERS: the Python of an environment with fhir.resources and fhirpy. GROWTH=1: up to ten million rows, and docs/growth.svg.
-bench: setup
+bench: setup ## measure speed and memory against their goals; QUICK=1 takes a minute
 	@$(BIN)/python -m bench $(if $(QUICK),--quick) $(if $(OTHERS),--others $(OTHERS)) $(if $(MARKDOWN),--markdown) \
 		$(if $(ROWS_MAX),--rows-max $(ROWS_MAX)) $(NAMES) $(if $(GROWTH),growth)
 
-lint: setup
+lint: setup ## ruff, mypy and import-linter
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: setup
+format: setup ## format the code, and fix what ruff can fix
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
 # Needs uv. The lock names no index, so that it can be installed from any.
-lock:
+lock: ## renew requirements.lock and requirements-checks.lock (needs uv)
 	uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-emit-find-links --python-version 3.11 \
 		--all-extras --group dev pyproject.toml -o requirements.lock --custom-compile-command "make lock"
 	uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-emit-find-links --python-version 3.11 \
 		--group checks --constraint requirements.lock -o requirements-checks.lock --custom-compile-command "make lock"
 
 # The locked versions against the known advisories. .ci/audit.py says what its exit codes mean; 3 is "not audited".
-audit: checks
+audit: checks ## compare every locked version with the known advisories
 	@$(BIN)/python .ci/audit.py
 
 # What is locked, as a bill of materials: CycloneDX, checked against its schema, the same bytes for the same lock.
-sbom: checks
+sbom: checks ## write dist/sbom.json, a bill of materials (CycloneDX)
 	@mkdir -p dist
 	@$(BIN)/cyclonedx-py requirements requirements.lock --output-reproducible --of JSON -o dist/sbom.json
 	@echo dist/sbom.json
 
 # From the last commit and nothing else: whoever builds it, wherever and whenever, gets the same bytes.
-wheel: setup
+wheel: setup ## build a reproducible wheel of the last commit
 	@rm -rf dist/source && mkdir -p dist/source && git archive HEAD | tar -x -C dist/source
 	@cd dist/source && SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(CURDIR)/$(BIN)/python -m hatchling build -t wheel -d ..
 	@rm -rf dist/source

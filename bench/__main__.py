@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument(
         "--rows-max", type=int, default=10_000_000, help="of the growth; all: %(default)s"
     )
-    parser.add_argument("--markdown", action="store_true", help="the table for a README")
+    parser.add_argument("--markdown", action="store_true", help="the table of docs/performance.md")
     given = parser.parse_args()
     unknown = set(given.names) - BENCHMARKS.keys()
     if unknown:

@@ -17,6 +17,7 @@ import pytest
 from pipeline.app import demo
 from pipeline.commands import run as engine
 from pipeline.job import Progress
+from pipeline.reporting.terminal import summary_text
 from pipeline.sandbox import Sandbox
 from tests.world import seed
 
@@ -73,6 +74,18 @@ def test_every_wrong_row_breaks_its_rules_and_no_other(
             assert found[place][1][0].startswith("canvas|"), place
         else:
             assert found[place][1] == rules, place
+
+
+def test_the_readme_shows_what_the_demo_prints(result: engine.Result) -> None:
+    block = re.search(r"```text\n(Run .*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert block is not None
+    shown = re.sub(r"\d{8}T\d{6}Z-\w{4}", result.run_id, block[1]).splitlines()
+    printed = summary_text(result.summary, f"demo/reports/{result.run_id}", None).splitlines()
+    assert len(shown) == len(printed)
+    for line, whole in zip(shown, printed, strict=True):
+        if not line.startswith("Requests: "):  # these depend on the machine
+            assert whole.startswith(line.removesuffix("..."))
+            assert line == whole or line.endswith("...")
 
 
 def test_every_rule_of_the_readme_has_a_row(expected: dict[str, Any]) -> None:

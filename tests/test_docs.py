@@ -3,6 +3,7 @@
 import ast
 import re
 import shlex
+import subprocess
 import tomllib
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -14,9 +15,10 @@ import click
 import pytest
 from pydantic import BaseModel, Field, PlainValidator, ValidationError
 
-from docs import reference
+from docs import drawings, reference
 from pipeline.app.cli import cli
 from pipeline.reading import bounds
+from pipeline.records import State
 from pipeline.rows import columns
 from pipeline.rows.columns import Dates, Reading
 from pipeline.rows.crosswalk import Crosswalk, Crosswalks
@@ -24,8 +26,9 @@ from pipeline.rows.feed import TRAITS, Traits
 from tests.world import patient_key
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 RULES = ROOT / "docs" / "rules.md"
+FILES = ROOT / "docs" / "files.md"
 
 
 # The configuration --------------------------------------------------------------------------------
@@ -47,6 +50,29 @@ def test_a_key_without_a_description_is_named() -> None:
 
     with pytest.raises(LookupError, match=r"upload\.untold has no description"):
         reference.page(File)
+
+
+# The architecture ---------------------------------------------------------------------------------
+
+
+def test_the_pictures_of_the_architecture_are_drawn_from_the_code() -> None:
+    assert drawings.PAGE.read_text() == drawings.page(), "docs/architecture.md is stale: make docs"
+
+
+def test_the_pictures_show_every_layer_and_every_state() -> None:
+    shown = {name for layer in drawings.layers_of_contract() for name in layer}
+    modules = {path.stem for path in (ROOT / "pipeline").iterdir() if path.suffix == ".py"}
+    assert shown >= (modules - {"__init__"}) | set(packages())
+    assert {state.value for state in State} <= set(re.findall(r"\w+", drawings.write_states()))
+
+
+def test_the_architecture_describes_every_package() -> None:
+    text = drawings.PAGE.read_text()
+    assert [name for name in packages() if f"| `{name}/` |" not in text] == []
+
+
+def packages() -> list[str]:
+    return sorted(path.parent.name for path in (ROOT / "pipeline").glob("*/__init__.py"))
 
 
 # The rules ----------------------------------------------------------------------------------------
@@ -323,15 +349,29 @@ def test_the_pages_hold_command_lines_at_all() -> None:
 # Links and examples -------------------------------------------------------------------------------
 
 
+def test_the_readme_is_short() -> None:
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert len(lines) <= 170
+    assert [number for number, line in enumerate(lines, 1) if len(line) > 120] == []
+
+
+def test_make_help_lists_every_command_of_the_makefile() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    commands = re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)[0].split()
+    done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    listed = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+    assert list(listed) == commands
+
+
 def test_links_lead_somewhere() -> None:
     dead = []
     for page in PAGES:
         for target in re.findall(r"\]\(([^)\s]+)\)", prose(page.read_text())):
             if re.match(r"[a-z]+:", target):
                 continue
-            path, _, high_water_mark = target.partition("#")
+            path, _, anchor = target.partition("#")
             file = page.parent / path if path else page
-            if not file.exists() or (high_water_mark and high_water_mark not in anchors(file)):
+            if not file.exists() or (anchor and anchor not in anchors(file)):
                 dead.append(f"{page.name}: {target}")
     assert dead == []
 
@@ -401,8 +441,8 @@ def test_toml_and_python_of_the_pages_are_well_formed() -> None:
                 compile(block, page.name, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
 
 
-def test_the_bounds_of_a_file_are_told_as_they_are() -> None:
-    told = RULES.read_text().partition("## A file is too large")[2].partition("\n## ")[0]
+def test_the_bounds_of_a_file_are_those_of_the_code() -> None:
+    table = FILES.read_text().partition("## Bounds\n")[2].partition("\n## ")[0]
     kib = bounds.KIB
     for what in (
         f"| a cell | {bounds.FIELD_BYTES_MAX // kib} KiB |",
@@ -413,14 +453,14 @@ def test_the_bounds_of_a_file_are_told_as_they_are() -> None:
         f"{bounds.UNPACKED_RATIO_MAX:,} times its size, above {bounds.UNPACKED_BYTES_FREE // kib**2} MiB |",
         f"{bounds.DECODING_BYTES_MAX // kib**3} GiB of memory, {bounds.DECODING_S_MAX} s |",
     ):
-        assert what in told
+        assert what in table
 
 
 # The threat model ---------------------------------------------------------------------------------
 
 
 def test_each_line_of_the_threat_model_names_tests_that_there_are() -> None:
-    lines = (ROOT / "docs" / "threat-model.md").read_text().splitlines()
+    lines = (ROOT / "docs" / "security.md").read_text().splitlines()
     table = [line for line in lines if line.startswith("|")][2:]
     assert len(table) >= 8
     for line in table:

@@ -345,6 +345,7 @@ def test_the_image_is_made_of_what_is_locked_and_holds_no_secret() -> None:
     packaged = {
         "pyproject.toml",
         "README.md",
+        "LICENSE",
         "configs",
         "sample_data",
         "pipeline",

@@ -43,7 +43,7 @@ KEY = "5eed5eedfacade5eed5eedfacade5eed"
 AMOUNTS = ("48213.77", "39171.03")
 DAYS = ("1957-08-23", "08/23/1957", "1957-08-24")
 PLANTED = (STEM, TEXT, KEY, *AMOUNTS, *DAYS)
-# What a run leaves for people who work on rows: README, "What a run leaves behind".
+# What a run leaves for people who work on rows: docs/reports.md, "The report folder".
 FOR_ROWS = re.compile(r"(reconciliation|verification)\.\w+|(rejects|missing|changes)-\w+\.csv")
 
 

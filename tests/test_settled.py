@@ -31,7 +31,7 @@ async def in_doubt(make_world: MakeWorld, faults: Faults = LOST) -> tuple[World,
 
 
 def given(world: World, *results: engine.Result) -> None:
-    """The identity of docs/operations.md: created rows of all reports, and what was settled so."""
+    """Compare Canvas with docs/reports.md, "The report folder": created rows of all reports and of what was settled."""
     rows, cents = 0, Decimal(0)
     for result in results:
         for feed in result.summary["feeds"]:

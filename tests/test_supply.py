@@ -57,6 +57,16 @@ def test_every_pin_of_both_locks_has_its_hashes() -> None:
         assert not re.search(r"://|^-|@ ", lock, re.MULTILINE), f"{name} names no address"
 
 
+def test_the_workflow_runs_what_ci_runs_with_few_rights_and_pinned_actions() -> None:
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    uses = re.findall(r"uses: (\S+)", workflow)
+    assert uses
+    assert [each for each in uses if not re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", each)] == []
+    assert re.findall(r"- run: (.*)", workflow) == [".ci/run"]
+    assert "permissions:\n  contents: read\n" in workflow
+    assert "write" not in workflow
+
+
 # The audit ----------------------------------------------------------------------------------------
 
 OLD = "jinja2"  # of which the service has to know
@@ -162,7 +172,7 @@ def test_the_bill_of_materials_lists_what_is_locked(tmp_path: Path) -> None:
 def test_a_wheel_that_is_built_elsewhere_at_another_time_is_the_same_to_the_byte(
     tmp_path: Path,
 ) -> None:
-    named = ("pipeline", "configs", "sample_data", "README.md", "pyproject.toml")
+    named = ("pipeline", "configs", "sample_data", "README.md", "LICENSE", "pyproject.toml")
     digests = []
     for number, (umask, zone) in enumerate(((0o022, "UTC"), (0o077, "Asia/Tokyo"))):
         folder = tmp_path / ("a" * (number + 1)) / "source"

@@ -71,7 +71,7 @@ class SqliteStore:
         if _identity(self._path) != self._file:
             raise JournalError(
                 "the journal was replaced or deleted while a run held it, and what came after is not in it",
-                "put the file back that the run had open; if it is gone, see README, “When the journal is lost”",
+                "put the file back that the run had open; if it is gone, see docs/runbook.md, “The journal is lost”",
             )
         self._connection.execute("BEGIN IMMEDIATE")
 
