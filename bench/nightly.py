@@ -28,7 +28,9 @@ from pipeline.app import config
 from pipeline.clock import SystemClock
 from pipeline.commands.run import open_journal
 from pipeline.job import Progress
-from pipeline.planning.build import Planner
+from pipeline.planning.passes.files import open_files
+from pipeline.planning.passes.rows import part_task, read_rows
+from pipeline.planning.state import Build
 from pipeline.planning.unchanged import digests
 from pipeline.planning.workers import InPlace
 from pipeline.reading.read import read
@@ -175,14 +177,14 @@ def skipping(folder: Path) -> dict[str, float]:
     with open_journal(job) as journal:
         run_id = f"bench-{time.monotonic_ns()}"  # of each round
         stop = asyncio.Event()
-        planner = Planner(job, run_id, journal, SystemClock(), Progress(), stop, InPlace())
+        build = Build(job, run_id, journal, SystemClock(), Progress(), stop, InPlace())
         began_s = time.process_time()
-        planner.open()
+        open_files(build)
         inspected_s = time.process_time()
-        planner.read()
+        read_rows(build)
         planned_s = time.process_time()
         (feed,) = job.feeds
-        brief = planner.brief(feed)
+        brief = part_task(build, feed)
         for source in brief.sources:
             for batch in read(source):
                 brief.held.find(digests(texts_of(batch.frame, feed), {}))

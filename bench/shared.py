@@ -35,7 +35,7 @@ class _Taken(NamedTuple):
 
 def measure(asked: Asked) -> Iterator[Line]:
     """The lines of the table."""
-    from tests import postgres  # noqa: PLC0415 - psycopg is an extra
+    from tests.support import postgres  # noqa: PLC0415 - psycopg is an extra
 
     if why := postgres.missing():
         print(f"{why}: the lines of the shared rate are left out", file=sys.stderr)

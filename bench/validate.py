@@ -25,8 +25,10 @@ from pipeline.app import config
 from pipeline.clock import SystemClock
 from pipeline.commands.run import open_journal
 from pipeline.job import Progress
-from pipeline.planning.build import Planner
 from pipeline.planning.parts import rows_with_verdicts
+from pipeline.planning.passes.files import open_files
+from pipeline.planning.passes.rows import part_task
+from pipeline.planning.state import Build
 from pipeline.planning.workers import InPlace
 from pipeline.reading.read import read
 
@@ -186,9 +188,9 @@ def planning(kind: str, path: Path) -> Iterator[Callable[[], Iterator[pl.DataFra
         (feed,) = job.feeds
         with open_journal(job) as journal:
             stop = asyncio.Event()
-            planner = Planner(job, "bench", journal, SystemClock(), Progress(), stop, InPlace())
-            planner.open()
-            brief = planner.brief(feed)
+            build = Build(job, "bench", journal, SystemClock(), Progress(), stop, InPlace())
+            open_files(build)
+            brief = part_task(build, feed)
             yield lambda: (
                 rows_with_verdicts(batch, brief).lines for batch in read(brief.sources[0])
             )

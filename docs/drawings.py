@@ -1,7 +1,7 @@
 """Draw the pictures of `docs/architecture.md` as mermaid text: `make docs`.
 
 The layers come from the contract of import-linter in `pyproject.toml`, the states of a write from
-`pipeline/journal/states.py`. `tests/test_docs.py` fails if the page is stale.
+`pipeline/journal/states.py`. `tests/project/test_docs.py` fails if the page is stale.
 """
 
 import re

@@ -8,6 +8,11 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
+
+FILE_MODE: Final = 0o600  # for the owner only: files and folders may hold rows of patients
+FOLDER_MODE: Final = 0o700
+OTHERS: Final = 0o077  # what a group and other users may do
 
 
 def displayed(name: str | os.PathLike[str]) -> str:
@@ -16,7 +21,7 @@ def displayed(name: str | os.PathLike[str]) -> str:
 
 
 @contextmanager
-def replacing(path: Path, mode: int = 0o600) -> Iterator[Path]:
+def replacing(path: Path, mode: int = FILE_MODE) -> Iterator[Path]:
     """Yield a new file beside `path` that takes its place once it is written; if it is not, nothing changes.
 
     The file is made anew: what is there by that name, left by a run that was killed or planted as a
@@ -24,7 +29,7 @@ def replacing(path: Path, mode: int = 0o600) -> Iterator[Path]:
     """
     part = path.with_name(f".{path.name}.part")
     part.unlink(missing_ok=True)
-    os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE))
     try:
         yield part
         part.chmod(mode)

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from pipeline.sandbox import Sandbox, serve
-from tests import postgres
-from tests.world import World, seed
+from tests.support import postgres
+from tests.support.journal_steps import journal, url  # noqa: F401 - fixtures
+from tests.support.world import World, seed
 
 
 @pytest.fixture

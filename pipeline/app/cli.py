@@ -124,9 +124,10 @@ def cli() -> None:
 
     Start with: canvas-ingest demo
     """
+    from pipeline.files import OTHERS
     from pipeline.system.confinement import close_memory
 
-    os.umask(0o077)  # what a run leaves behind is for its owner only
+    os.umask(OTHERS)  # what a run leaves behind is for its owner only
     close_memory()
 
 

@@ -41,6 +41,8 @@ from pipeline.canvas.proxy import Proxy, unused
 from pipeline.canvas.trust import trust
 from pipeline.errors import ConfigError
 from pipeline.fhir import codes
+from pipeline.fhir.datatypes import DOLLARS
+from pipeline.files import OTHERS
 from pipeline.job import EngineSettings, Job, Limits, Reference, References, UploadSettings
 from pipeline.journal.store import Database
 from pipeline.reading import fetch
@@ -55,7 +57,7 @@ from pipeline.system.environment import PASSED_ON, cores, is_secret, variables
 from pipeline.system.ownership import require_safe_config
 from pipeline.version import VERSION
 
-_USD: Final = re.compile(r"\d{1,12}(?:\.\d{1,2})?")
+_USD: Final = re.compile(DOLLARS, re.ASCII)
 _NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 _SECRET_BYTES_MAX: Final = 64 * 1024
 _EXIT_CODES: Final = frozenset({0, 1, 2, 3, 4, 5, 130})
@@ -1130,7 +1132,7 @@ def expectations_of(texts: Sequence[str]) -> dict[str, Expected]:
 
 
 def _expectation(text: str) -> tuple[str, str, int]:
-    match = re.fullmatch(r"([^:]+):(rows|total_usd)=(-?)(\d{1,12}(?:\.\d{1,2})?)", text, re.ASCII)
+    match = re.fullmatch(rf"([^:]+):(rows|total_usd)=(-?)({DOLLARS})", text, re.ASCII)
     if match is None or (match[2] == "rows" and ("." in match[4] or match[3])):
         raise ConfigError(
             f"--expect {text}: not understood", "write NAME:rows=5000 or NAME:total_usd=12345.67"
@@ -1237,7 +1239,7 @@ def _is_open_to_others(status: os.stat_result) -> bool:
 
     Root gives one to a service by its group (0640, 0440), as Kubernetes does; PostgreSQL's rule for keys.
     """
-    open_bits = 0o037 if status.st_uid == 0 else 0o077
+    open_bits = 0o037 if status.st_uid == 0 else OTHERS
     return os.name == "posix" and bool(status.st_mode & open_bits)
 
 

@@ -37,11 +37,15 @@ from pipeline.errors import (
     LimitError,
     Unreachable,
 )
+from pipeline.files import FOLDER_MODE, OTHERS
 from pipeline.job import Job, Progress, Reference, References
 from pipeline.journal.journal import Journal
-from pipeline.planning.build import Planner
+from pipeline.planning.build import seal
 from pipeline.planning.diagnose import diagnose, spelt
 from pipeline.planning.lookup import lookup
+from pipeline.planning.passes.files import open_files
+from pipeline.planning.passes.rows import read_rows
+from pipeline.planning.state import Build
 from pipeline.planning.store import Plan
 from pipeline.planning.workers import InPlace
 from pipeline.reading.read import read
@@ -226,7 +230,7 @@ class Examination:
         group, fault = "Folders", fault_of_folder(folder)
         if fault is not None:
             self._note(group, name, State.WRONG, *fault)
-        elif os.name == "posix" and folder.stat().st_mode & 0o077:
+        elif os.name == "posix" and folder.stat().st_mode & OTHERS:
             self._note(
                 group,
                 name,
@@ -284,7 +288,7 @@ class Examination:
             return journal
         self.is_sure = False
         shutil.rmtree(self.scratch / "state", ignore_errors=True)
-        (self.scratch / "state").mkdir(mode=0o700)
+        (self.scratch / "state").mkdir(mode=FOLDER_MODE)
         return Journal.open(self.scratch / "state", job.canvas.base_url)
 
     def _look_into(self, journal: Journal) -> None:
@@ -322,15 +326,15 @@ class Examination:
         self.is_sure = self.is_sure and not (unknown and self.has_past)
         self._plan(planner, folder, job)
 
-    def _planner(self, job: Job, journal: Journal) -> tuple[Planner, Path]:
+    def _planner(self, job: Job, journal: Journal) -> tuple[Build, Path]:
         """A planner whose files are fit, and its folder. Raises InputError."""
         run = new_run("plan", SystemClock(), self.random)
         while (job.state_dir / "plans" / run.run_id).exists():
             run = new_run("plan", SystemClock(), self.random)
         journal.start_run(run)
         clock, progress, stop = SystemClock(), self.progress, self.stop
-        planner = Planner(job, run.run_id, journal, clock, progress, stop, InPlace())
-        planner.open()
+        planner = Build(job, run.run_id, journal, clock, progress, stop, InPlace())
+        open_files(planner)
         return planner, job.state_dir / "plans" / run.run_id
 
     def _reference(self, kind: Kind, job: Job, journal: Journal) -> Reference | None:
@@ -421,7 +425,7 @@ class Examination:
                 "use Linux 5.13 or later, on x86-64 or arm64, with Landlock on and allowed by the container's runtime",
             )
 
-    def _stand_in(self, planner: Planner, feeds: Sequence[Feed], kinds: Sequence[str]) -> None:
+    def _stand_in(self, planner: Build, feeds: Sequence[Feed], kinds: Sequence[str]) -> None:
         """Each id stands for itself where it cannot be looked up, so that all else can be judged."""
         for kind in kinds:
             fields = _FIELDS[kind]
@@ -440,14 +444,14 @@ class Examination:
 
     # Rows -----------------------------------------------------------------------------------------
 
-    def _plan(self, planner: Planner, folder: Path, job: Job) -> None:
+    def _plan(self, planner: Build, folder: Path, job: Job) -> None:
         """All rows, by the code of a plan."""
         exceeded: list[LimitError] = []
         try:
-            planner.read()
+            read_rows(planner)
             only = {feed.name: _left_out(planner.sources[feed.name], feed) for feed in job.feeds}
             try:
-                planner.seal()
+                seal(planner)
             except LimitError as error:
                 exceeded = [error, *error.others]
             plan = Plan.open(folder)

@@ -17,6 +17,7 @@ from typing import Final, Literal
 import polars as pl
 
 from pipeline.errors import ConfigError, InputError
+from pipeline.files import FILE_MODE
 from pipeline.reading.headers import column_text, has_data, is_header
 from pipeline.reading.inspect import headers, inspect
 from pipeline.reading.read import read
@@ -116,7 +117,7 @@ def draft(path: Path, kind: str | None = None, output: Path | None = None) -> Dr
 
 def _write(output: Path, text: str) -> None:
     try:
-        handle = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        handle = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
     except OSError as error:
         raise ConfigError(
             f"{output} cannot be written: {error.strerror}", "name another file with --output"

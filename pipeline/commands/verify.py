@@ -17,7 +17,7 @@ from pipeline.cluster.permits import permits_of
 from pipeline.commands.run import Result, new_run, open_journal
 from pipeline.errors import IngestError, SearchFailed, Stopped
 from pipeline.fhir.coverage import Organizations, organizations_of
-from pipeline.files import replacing, write_private
+from pipeline.files import FOLDER_MODE, replacing, write_private
 from pipeline.job import Job, Progress
 from pipeline.journal.journal import Journal, Run
 from pipeline.planning.ranks import after_all
@@ -238,7 +238,7 @@ def _finish(
         "requests": requests_summary(exchanges),
     }
     folder = job.report_dir / run.run_id
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
     _write_lines(folder / "verification.parquet", run.run_id, lines)
     write_private(folder / "summary.json", orjson.dumps(summary, option=orjson.OPT_INDENT_2))
     write_private(folder / "report.html", page(summary, exchanges, folder).encode())

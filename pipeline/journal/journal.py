@@ -23,6 +23,7 @@ import polars as pl
 
 from pipeline.clock import utc_text
 from pipeline.errors import ConfigError, JournalError, JournalForeign, JournalLost
+from pipeline.files import FOLDER_MODE
 from pipeline.journal import loss_detection as amnesia
 from pipeline.journal import states
 from pipeline.journal.audit_log import ORIGIN, Event, Line, first_break, link
@@ -311,8 +312,8 @@ class Journal:
         Nothing is written in `folder`, and what is done to the journal is lost. The plans come as
         links. Raises as `open`.
         """
-        scratch.mkdir(mode=0o700)
-        (scratch / "plans").mkdir(mode=0o700)
+        scratch.mkdir(mode=FOLDER_MODE)
+        (scratch / "plans").mkdir(mode=FOLDER_MODE)
         place = _place(folder, database)
         try:
             if place.is_empty():

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from pipeline.errors import JournalError, JournalLost
+from pipeline.files import FILE_MODE
 from pipeline.system.ownership import require_ours
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def write_anchor(folder: Path, high_water_mark: HighWaterMark) -> None:
     """Put it there in one step. It never runs ahead of what the journal has on disk."""
     part = folder / f".{ANCHOR}"
     part.unlink(missing_ok=True)  # made anew: a link that was planted is not written through
-    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE), "wb") as file:
         file.write(orjson.dumps(high_water_mark))
     part.replace(folder / ANCHOR)
 

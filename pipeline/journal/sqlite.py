@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipeline.errors import JournalBusy, JournalError
+from pipeline.files import FILE_MODE
 from pipeline.journal import loss_detection as amnesia
 from pipeline.journal.store import (
     OLDER_VERSION,
@@ -130,7 +131,7 @@ class SqlitePlace:
         is_new = False
         is_clean = not path.with_name(f"{FILE}-wal").exists()  # SQLite removes it when it closes
         if not path.exists():
-            path.touch(mode=0o600)
+            path.touch(mode=FILE_MODE)
         is_small = path.stat().st_size < _CHECKED_BYTES_MAX
         connection = sqlite3.connect(path, isolation_level=None, timeout=0)
         store = SqliteStore(connection, path)

@@ -9,7 +9,7 @@ a key, or a patient and an order, only those are held in memory that fit.
 import hashlib
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import groupby
+from itertools import groupby, product
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -351,58 +351,90 @@ _ABANDONED: Final = (
 )
 
 
+class _Decision(NamedTuple):
+    """How a row goes on whose key the journal has in some state. `rule` "": the row keeps its own."""
+
+    disposition: Disposition
+    interaction: Interaction | None = None
+    keeps_resource: bool = False
+    rule: str = ""
+
+
+_NEW: Final = _Decision(Disposition.PENDING, Interaction.CREATE)
+_UPDATED: Final = _Decision(Disposition.PENDING, Interaction.UPDATE, keeps_resource=True)
+_SAME: Final = _Decision(Disposition.UNCHANGED, keeps_resource=True)
+_OTHER: Final = _Decision(Disposition.REJECTED, rule="row|changed")
+_GIVEN_UP: Final = _Decision(Disposition.REJECTED, rule="row|abandoned")
+_UNSETTLED: Final = _Decision(Disposition.IN_DOUBT)
+
+_ANY: Final = (False, True)
+_NOT_SENT: Final = (State.PENDING.value, State.REFUSED.value)
+_SENT: Final = (State.IN_FLIGHT.value, State.IN_DOUBT.value)
+# A write that has a resource is never created again: what was refused or not sent is an update.
+_DECISIONS: Final = (
+    # state           has a resource  same content  may update  decision
+    (("",),                     _ANY,     _ANY,     _ANY,     _NEW),
+    (_NOT_SENT,                 (False,), _ANY,     _ANY,     _NEW),
+    (_NOT_SENT,                 (True,),  _ANY,     (True,),  _UPDATED),
+    (_NOT_SENT,                 (True,),  _ANY,     (False,), _OTHER),
+    ((State.CONFIRMED.value,),  _ANY,     (True,),  _ANY,     _SAME),
+    ((State.CONFIRMED.value,),  _ANY,     (False,), (True,),  _UPDATED),
+    ((State.CONFIRMED.value,),  _ANY,     (False,), (False,), _OTHER),
+    (_SENT,                     _ANY,     _ANY,     _ANY,     _UNSETTLED),
+    ((State.ABANDONED.value,),  _ANY,     _ANY,     _ANY,     _GIVEN_UP),
+)  # fmt: skip
+_SITUATION: Final = ("state", "has_resource", "is_same", "may_update")
+
+
+def decisions() -> pl.DataFrame:
+    """Return the decision for each situation of a row: a line for each combination of `_SITUATION`."""
+    lines = [
+        (
+            *situation,
+            decision.disposition.value,
+            decision.interaction.value if decision.interaction else "",
+            decision.keeps_resource,
+            decision.rule,
+        )
+        for *sets, decision in _DECISIONS
+        for situation in product(*sets)
+    ]
+    decided = ("decided", "interaction", "keeps_resource", "decided_rule")
+    return pl.DataFrame(lines, schema=[*_SITUATION, *decided], orient="row")
+
+
+_DECISION_LINES: Final = decisions()
+
+
 def _against_journal(rows: pl.DataFrame, feed: Feed, known: Known) -> pl.DataFrame:
-    """A write that has a resource is never created again: what was refused or not sent is an update."""
+    """Return the verdicts of rows that were let through or found in the files, given what the journal has."""
     rows = rows.filter(
         (pl.col("disposition") != Disposition.UNCHANGED.value) | (pl.col("rule") != "")
     )
     if rows.is_empty():
         return pl.DataFrame(schema=VERDICT_SCHEMA)
-    standing = pl.col("disposition") == Disposition.PENDING.value
-    held = known(rows.filter(standing)["key"]).rename({"fingerprint": "held_fingerprint"})
-    rows = rows.join(held, on="key", how="left", maintain_order="left")
-    confirmed = standing & (pl.col("state") == State.CONFIRMED.value)
-    same = confirmed & (pl.col("fingerprint") == pl.col("held_fingerprint")).fill_null(value=False)
-    is_open = pl.col("state").is_in([State.PENDING.value, State.REFUSED.value])
-    again = standing & is_open & (pl.col("resource_id") != "")
-    other = (confirmed & ~same) | again
-    may_update = pl.lit(value=feed.update and feed.traits.resource_type == "Coverage")
-    update, changed = other & may_update, other & ~may_update
-    abandoned = standing & (pl.col("state") == State.ABANDONED.value)
-    in_doubt = standing & pl.col("state").is_in([State.IN_DOUBT.value, State.IN_FLIGHT.value])
+    is_open = pl.col("disposition") == Disposition.PENDING.value
+    confirmed = known(rows.filter(is_open)["key"]).rename({"fingerprint": "confirmed"})
+    rows = rows.join(confirmed, on="key", how="left", maintain_order="left").with_columns(
+        pl.col("state").fill_null(""),
+        has_resource=pl.col("resource_id").fill_null("") != "",
+        is_same=(pl.col("fingerprint") == pl.col("confirmed")).fill_null(value=False),
+        may_update=pl.lit(value=feed.update and feed.traits.resource_type == "Coverage"),
+    )
+    rows = rows.join(_DECISION_LINES, on=_SITUATION, how="left", maintain_order="left")
+    messages = {"row|changed": _CHANGED[feed.traits.resource_type], "row|abandoned": _ABANDONED}
+    has_rule = is_open & (pl.col("decided_rule") != "")
+    rule = pl.when(has_rule).then("decided_rule")
     return rows.with_columns(
-        pl.when(same)
-        .then(pl.lit(Disposition.UNCHANGED.value))
-        .when(changed | abandoned)
-        .then(pl.lit(Disposition.REJECTED.value))
-        .when(in_doubt)
-        .then(pl.lit(Disposition.IN_DOUBT.value))
-        .otherwise(pl.col("disposition"))
-        .alias("disposition"),
-        pl.when(update)
-        .then(pl.lit(Interaction.UPDATE.value))
-        .when(standing & (pl.col("state").is_null() | ~(confirmed | again | in_doubt | abandoned)))
-        .then(pl.lit(Interaction.CREATE.value))
-        .otherwise(pl.lit(""))
-        .alias("interaction"),
-        pl.when(same | update)
-        .then(pl.col("resource_id"))
-        .when(standing)
-        .then(pl.lit(""))
-        .alias("resource_id"),
-        pl.when(changed | abandoned).then(pl.lit("row")).otherwise(pl.col("field")).alias("field"),
-        pl.when(changed)
-        .then(pl.lit("row|changed"))
-        .when(abandoned)
-        .then(pl.lit("row|abandoned"))
-        .otherwise(pl.col("rule"))
-        .alias("rule"),
-        pl.when(changed)
-        .then(pl.lit(_CHANGED[feed.traits.resource_type]))
-        .when(abandoned)
-        .then(pl.lit(_ABANDONED))
-        .otherwise(pl.col("message"))
-        .alias("message"),
+        disposition=pl.when(is_open).then("decided").otherwise("disposition"),
+        interaction=pl.when(is_open).then("interaction").otherwise(pl.lit("")),
+        resource_id=pl.when(is_open & pl.col("keeps_resource"))
+        .then("resource_id")
+        .when(is_open)
+        .then(pl.lit("")),
+        field=pl.when(has_rule).then(pl.lit("row")).otherwise("field"),
+        rule=rule.otherwise("rule"),
+        message=rule.replace_strict(messages, default=None).fill_null(pl.col("message")),
     ).select(
         pl.when(pl.col("disposition") == Disposition.REJECTED.value)
         .then(pl.lit(Stage.RESOLVE.value))

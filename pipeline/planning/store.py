@@ -28,7 +28,7 @@ import polars as pl
 import polars.selectors as cs
 
 from pipeline.errors import PlanError
-from pipeline.files import sha256_of, sync, write_private
+from pipeline.files import FILE_MODE, FOLDER_MODE, sha256_of, sync, write_private
 from pipeline.planning.unchanged import DIGESTS, LINE
 from pipeline.records import Disposition, Draft, Intent, Interaction, joined
 from pipeline.rows import groups
@@ -142,7 +142,7 @@ class PlanWriter:
     """A plan that is being made: one feed's parts after the other's, then the verdicts on them, then the seal."""
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, mode=0o700)
+        folder.mkdir(parents=True, mode=FOLDER_MODE)
         self.folder = folder
         self._parts: dict[str, int] = {}
 
@@ -210,7 +210,7 @@ class PlanWriter:
 
 def _write_private(frame: pl.DataFrame, path: Path) -> None:
     frame.write_parquet(path, compression_level=1)  # as small as with more, and a third quicker
-    path.chmod(0o600)
+    path.chmod(FILE_MODE)
 
 
 def lines_of(rows: Sequence[tuple[Checked, Draft | None]]) -> pl.DataFrame:

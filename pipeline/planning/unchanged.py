@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import polars as pl
 
-from pipeline.files import replacing, sha256_of
+from pipeline.files import FOLDER_MODE, replacing, sha256_of
 from pipeline.rows.crosswalk import Crosswalk
 
 DIGESTS: Final = ("digest", "digest_2")  # 128 bits in all
@@ -155,7 +155,7 @@ def write(folder: Path, feed: str, salt: str, mark: Mark, lines: Iterable[pl.Dat
     told |= {"number": str(mark.number), "hash": mark.hash}
     pieces = path.with_name(f".{path.stem}.pieces")
     shutil.rmtree(pieces, ignore_errors=True)
-    pieces.mkdir(mode=0o700)
+    pieces.mkdir(mode=FOLDER_MODE)
     try:
         found = [pieces / "none.parquet"]
         pl.DataFrame(schema=LINE).write_parquet(found[0])

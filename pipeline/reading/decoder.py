@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
+from pipeline.files import FILE_MODE
 from pipeline.system.confinement import close_memory, confine
 
 _LIBRARIES: Final = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache")
@@ -21,7 +22,7 @@ def main() -> None:
     """Read the request, shut everything else, decode, answer."""
     path, copy = json.loads(sys.stdin.buffer.read())
     close_memory()
-    os.close(os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600))
+    os.close(os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, FILE_MODE))
     confine([Path(path), *_program()], [Path(copy)])
     from pipeline.reading.parquet import answer, limit  # noqa: PLC0415 - polars starts threads, which must be shut in too
 

@@ -18,6 +18,7 @@ from obstore import exceptions
 from obstore.store import AzureStore, GCSStore, S3Store
 
 from pipeline.errors import InputError
+from pipeline.files import FILE_MODE, FOLDER_MODE
 from pipeline.reading.address import Address, address_of, is_wild, matches
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def fetch(
     copies = []
     for number, address in enumerate(addresses):
         path = folder / f"{number:05}" / Path(address.key).name
-        path.parent.mkdir(parents=True, mode=0o700)
+        path.parent.mkdir(parents=True, mode=FOLDER_MODE)
         _copy(store, address, path, check_stop)
         copies.append((path, str(address)))
     return copies
@@ -148,7 +149,7 @@ def _copy(store: Store, address: Address, path: Path, check_stop: Callable[[], N
                     part = _part(store, address.key, found, start)
                 file.write(part)
                 start += len(part)
-        path.chmod(0o600)
+        path.chmod(FILE_MODE)
     except OSError as error:
         _refuse(
             str(address),

@@ -14,9 +14,10 @@ from decimal import Decimal
 from typing import Final, NoReturn
 
 from pipeline.errors import InputError
+from pipeline.fhir.datatypes import DOLLARS
 
 _ROWS: Final = re.compile(r"[0-9]{1,12}", re.ASCII)
-_USD: Final = re.compile(r"-?[0-9]{1,12}(?:\.[0-9]{1,2})?", re.ASCII)
+_USD: Final = re.compile(rf"-?{DOLLARS}", re.ASCII)
 _FIX: Final = 'a manifest is {"rows": 5000, "total_usd": "12345.67"}, or the lines rows=5000 and total_usd=12345.67'
 
 

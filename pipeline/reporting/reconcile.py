@@ -20,7 +20,7 @@ import orjson
 import polars as pl
 
 from pipeline.clock import utc_text
-from pipeline.files import replacing, write_private
+from pipeline.files import FOLDER_MODE, replacing, write_private
 from pipeline.journal.ends import Ends
 from pipeline.journal.journal import Journal, Run
 from pipeline.planning.store import SEQ, Plan
@@ -219,7 +219,7 @@ def report(
     `feeds` holds what the plan noted of each feed. `plan` None: the run failed before there was
     one; then the summary says why, and no row is known.
     """
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
     totals = {name: Totals() for name in feeds}
     parts: list[Path] = []
     if plan is not None:

@@ -21,7 +21,7 @@ from pydantic import ValidationInfo
 from pydantic_core import PydanticCustomError
 
 from pipeline.fhir import codes
-from pipeline.fhir.datatypes import AMOUNT_MAX, AMOUNT_MIN, is_id
+from pipeline.fhir.datatypes import AMOUNT_MAX, AMOUNT_MIN, DOLLARS, is_id
 from pipeline.records import usd
 from pipeline.rows.crosswalk import Ambiguous, Crosswalk, Crosswalks, Unknown, is_identifier
 from pipeline.rows.whole import Column, ColumnInfo, Reader, by_value, reader, reader_by_value
@@ -38,7 +38,7 @@ _UNFIT = re.compile(
 )
 # The same for whole columns (polars' regular expressions know no look-ahead, and `\\z` is the end).
 # What else `is_id` or `is_identifier` takes, such as an id that begins with a dot, is left to them.
-_CENTS_TEXT: Final = r"\A-?[0-9]{1,12}(?:\.[0-9]{1,2})?\z"
+_CENTS_TEXT: Final = rf"\A-?{DOLLARS}\z"
 _PLAIN_ID: Final = r"\A[A-Za-z0-9][A-Za-z0-9.-]{0,63}\z"
 _PLAIN_IDENTIFIER: Final = r"\A[ -~]{1,255}\z"
 _DATE_CACHE_MAX = 50_000

@@ -13,6 +13,8 @@ from typing import Final
 
 import polars as pl
 
+from pipeline.files import FILE_MODE, FOLDER_MODE
+
 _PILE: Final = "_pile"
 
 
@@ -82,12 +84,12 @@ def deal(
 
 
 def _flush(held: Sequence[pl.DataFrame], pile: pl.Expr, folder: Path, number: int) -> None:
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
     piles = pl.concat(held).with_columns(pile.alias(_PILE)).partition_by(_PILE, as_dict=True)
     for (of,), rows in piles.items():
         path = folder / f"{of:06}-{number:06}.arrow"
         rows.drop(_PILE).write_ipc(path, compression="lz4")
-        path.chmod(0o600)
+        path.chmod(FILE_MODE)
 
 
 def hashed(by: Sequence[str]) -> pl.Expr:

@@ -2,7 +2,7 @@
 
 Counted from the raw texts by code that shares nothing with the mapping (`rows/columns.py`), so that a
 row which the mapping drops, or an amount which it changes, shows in `balanced`. A spelling of amounts
-that is added there is added here, too; `tests/test_tally.py` holds that the two agree.
+that is added there is added here, too; `tests/reporting/test_tally.py` holds that the two agree.
 """
 
 from decimal import Decimal

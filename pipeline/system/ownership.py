@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.errors import ConfigError, JournalError
-from pipeline.files import displayed
+from pipeline.files import FOLDER_MODE, displayed
 
 
 class Fault(NamedTuple):
@@ -30,7 +30,7 @@ def private_folder(folder: Path) -> None:
     if displayed(folder) != str(folder):
         raise ConfigError(f"{folder}: the path is not UTF-8", "name another folder")
     try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
     except OSError as error:
         raise ConfigError(
             f"{folder} cannot be made: {error.strerror}", "name a folder of your own"
@@ -38,7 +38,7 @@ def private_folder(folder: Path) -> None:
     fault = fault_of_folder(folder)
     if fault is not None:
         raise ConfigError(*fault)
-    folder.chmod(0o700)
+    folder.chmod(FOLDER_MODE)
 
 
 def fault_of_folder(folder: Path) -> Fault | None:

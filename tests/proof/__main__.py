@@ -22,11 +22,11 @@ from typing import Final
 import orjson
 
 from pipeline.journal.audit_log import Line
-from tests import postgres
 from tests.proof import cluster, kills, nights, parquet, places, powerloss
 from tests.proof import input as hostile
 from tests.proof.canvas import Effect
 from tests.proof.simulation import Schedule, outcome, over, quiet, swept
+from tests.support import postgres
 
 # Of so many schedules, one kill, one power loss, and one schedule struck at each of its crash points.
 _SCHEDULES_A_KILL: Final = 1_000

@@ -40,11 +40,11 @@ from bench.rate import fullest_second
 from pipeline.journal.journal import Journal
 from pipeline.journal.store import Database
 from pipeline.sandbox import Faults, Sandbox, serve
-from tests.postgres import Server, served
 from tests.proof import kills
 from tests.proof.kills import ENDED, Place, Row, done, lines, posts, row_of
-from tests.world import CREDENTIALS, World, patient_key
-from tests.world import seed as canvas_of
+from tests.support.postgres import Server, served
+from tests.support.world import CREDENTIALS, World, patient_key
+from tests.support.world import seed as canvas_of
 
 PATIENTS: Final = 80
 WORKERS: Final = 2

@@ -23,8 +23,8 @@ import polars as pl
 
 from pipeline.journal.journal import Journal
 from pipeline.sandbox import Faults, Sandbox, serve
-from tests.world import CREDENTIALS, FEEDS, World, patient_key
-from tests.world import seed as canvas_of
+from tests.support.world import CREDENTIALS, FEEDS, World, patient_key
+from tests.support.world import seed as canvas_of
 
 PATIENTS: Final = 60
 KILLS_A_WORLD: Final = 10

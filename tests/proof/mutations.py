@@ -40,35 +40,31 @@ _POSTGRES: Final = "pipeline/journal/postgres.py"
 _LEASES_SQL: Final = "pipeline/journal/queries_postgres.sql"
 _PARTITIONS: Final = "pipeline/cluster/partitions.py"
 
-_TAKEN_OVER: Final = "tests/test_leases.py::test_a_part_that_is_taken_over_is_doubted_and_its_old_holder_writes_nothing"
-_ORPHANS: Final = "tests/test_leases.py::test_what_is_in_flight_under_a_holder_that_may_live_is_an_orphan_whoever_fences_it"
-_ANSWERS: Final = "tests/test_retry.py::test_each_answer_has_its_class"
-_STOPS: Final = "tests/test_stops.py"
+_TAKEN_OVER: Final = "tests/journal/test_leases.py::test_a_part_that_is_taken_over_is_doubted_and_its_old_holder_writes_nothing"
+_ORPHANS: Final = "tests/journal/test_leases.py::test_what_is_in_flight_under_a_holder_that_may_live_is_an_orphan_whoever_fences_it"
+_ANSWERS: Final = "tests/canvas/test_judge.py::test_each_answer_has_its_class"
+_STOPS: Final = "tests/sending/test_stops.py"
 _FEW_WRITES: Final = (
     f"{_STOPS}::test_few_writes_go_to_a_server_that_answers_reads_and_loses_all_writes"
 )
-_WEIGHED: Final = "tests/test_recover.py::test_only_what_is_certain_is_settled"
-_DATES: Final = (
-    "tests/test_recover.py::test_the_server_is_never_earlier_or_later_than_its_dates_leave_open"
-)
+_WEIGHED: Final = "tests/sending/test_recover.py::test_only_what_is_certain_is_settled"
+_DATES: Final = "tests/sending/test_recover.py::test_the_server_is_never_earlier_or_later_than_its_dates_leave_open"
 _EDITED: Final = (
     "tests/proof/test_simulation.py::test_updates_overwrite_no_edit_and_no_other_insurer"
 )
-_PAYER: Final = "tests/test_recover.py::test_where_a_payer_cannot_be_compared_the_time_of_our_last_write_stays_the_condition"
-_UNDER_FAULTS: Final = "tests/test_run.py::test_never_two_effects_for_a_row_under_faults"
-_SHUT_LANE: Final = "tests/test_run.py::test_a_lane_stays_shut_behind_a_write_in_doubt"
+_PAYER: Final = "tests/sending/test_recover.py::test_where_a_payer_cannot_be_compared_the_time_of_our_last_write_stays_the_condition"
+_UNDER_FAULTS: Final = "tests/commands/test_run.py::test_never_two_effects_for_a_row_under_faults"
+_SHUT_LANE: Final = "tests/commands/test_run.py::test_a_lane_stays_shut_behind_a_write_in_doubt"
 
 _SHARE: Final = "tests/proof/test_input.py::test_a_share_of_each_class"
 _ROWS: Final = f"{_SHARE}[rows]"
 _TEXTS: Final = f"{_SHARE}[texts]"
 _TORN: Final = f"{_SHARE}[torn]"
 _AMOUNTS: Final = "tests/proof/test_input.py::test_an_amount_is_what_a_slow_judge_reads"
-_UNFIT: Final = "tests/test_inspect.py::test_an_unfit_file_is_refused"
-_BOUNDS: Final = "tests/test_inspect.py::test_a_cell_and_a_row_have_a_longest_length"
-_CHILD: Final = "tests/test_parquet.py"
-_PARQUET: Final = (
-    "tests/test_parquet.py::test_an_id_that_was_written_as_a_number_with_decimals_is_refused"
-)
+_UNFIT: Final = "tests/reading/test_inspect.py::test_an_unfit_file_is_refused"
+_BOUNDS: Final = "tests/reading/test_inspect.py::test_a_cell_and_a_row_have_a_longest_length"
+_CHILD: Final = "tests/reading/test_parquet.py"
+_PARQUET: Final = "tests/reading/test_parquet.py::test_an_id_that_was_written_as_a_number_with_decimals_is_refused"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +92,7 @@ MUTATIONS: Final = (
             self._claimed.put_nowait(intent)
         await self._journal.claim(self._run_id, sure, at, since)
 """,
-        ("tests/test_upload.py::test_nothing_is_sent_whose_claim_is_not_on_disk",),
+        ("tests/sending/test_upload.py::test_nothing_is_sent_whose_claim_is_not_on_disk",),
     ),
     Mutation(
         "2",
@@ -104,7 +100,7 @@ MUTATIONS: Final = (
         _QUERIES,
         "state = 'IN_DOUBT', rule = 'canvas|no-answer'",
         "state = 'PENDING', rule = 'canvas|no-answer'",
-        ("tests/test_journal.py::test_what_a_crash_left_in_flight_is_in_doubt",),
+        ("tests/journal/test_journal.py::test_what_a_crash_left_in_flight_is_in_doubt",),
     ),
     Mutation(
         "3",
@@ -136,7 +132,7 @@ MUTATIONS: Final = (
         _UPLOAD,
         'return not doubt.resent and (allowed == "all" or (allowed == "coverage" and is_coverage))',
         "return not doubt.resent",
-        ("tests/test_doubt.py::test_what_is_absent_is_sent_again_as_the_user_decided",),
+        ("tests/sending/test_doubt.py::test_what_is_absent_is_sent_again_as_the_user_decided",),
     ),
     Mutation(
         "6b",
@@ -152,7 +148,7 @@ MUTATIONS: Final = (
         _UPLOAD,
         "return not doubt.resent and (allowed",
         "return (allowed",
-        ("tests/test_upload.py::test_what_is_lost_a_second_time_is_not_sent_a_third",),
+        ("tests/sending/test_upload.py::test_what_is_lost_a_second_time_is_not_sent_a_third",),
     ),
     Mutation(
         "6d",
@@ -160,7 +156,9 @@ MUTATIONS: Final = (
         _UPLOAD,
         "self._doubt(doubt, self._still_quiet_s(doubt))",
         "self._doubt(doubt, 0.0)",
-        ("tests/test_upload.py::test_the_quiet_time_of_a_write_holds_for_the_next_run_too",),
+        (
+            "tests/sending/test_upload.py::test_the_quiet_time_of_a_write_holds_for_the_next_run_too",
+        ),
     ),
     Mutation(
         "7",
@@ -185,7 +183,7 @@ MUTATIONS: Final = (
         "allow_redirects=False",
         "allow_redirects=True",
         (
-            "tests/transport/test_answers.py::test_an_answer_and_the_one_after_it[asyncio-a redirect is not followed]",
+            "tests/canvas/transport/test_answers.py::test_an_answer_and_the_one_after_it[asyncio-a redirect is not followed]",
         ),
     ),
     Mutation(
@@ -194,7 +192,7 @@ MUTATIONS: Final = (
         _CLIENT,
         "            if after is None:\n                return found\n",
         "            return found\n",
-        ("tests/test_recover.py::test_a_search_is_all_of_its_pages",),
+        ("tests/sending/test_recover.py::test_a_search_is_all_of_its_pages",),
     ),
     Mutation(
         "11",
@@ -207,7 +205,7 @@ MUTATIONS: Final = (
         "        ):\n",
         "        if notice is not None:\n",
         (
-            "tests/test_recover.py::test_of_payments_those_are_like_it_that_are_the_patients_to_the_cent_and_claim",
+            "tests/sending/test_recover.py::test_of_payments_those_are_like_it_that_are_the_patients_to_the_cent_and_claim",
         ),
     ),
     Mutation(
@@ -217,7 +215,7 @@ MUTATIONS: Final = (
         "if is_like(each, intent.match_key)}",
         "}",
         (
-            "tests/test_recover.py::test_of_coverages_those_are_like_it_that_say_the_same_of_the_same_patient",
+            "tests/sending/test_recover.py::test_of_coverages_those_are_like_it_that_say_the_same_of_the_same_patient",
         ),
     ),
     Mutation(
@@ -226,7 +224,9 @@ MUTATIONS: Final = (
         _RECOVER,
         "if len(possible) == 1 and possible[0].when == _INSIDE:",
         "if possible and possible[0].when == _INSIDE:",
-        ("tests/test_doubt.py::test_an_equal_payment_made_meanwhile_by_hand_parks_the_row",),
+        (
+            "tests/sending/test_doubt.py::test_an_equal_payment_made_meanwhile_by_hand_parks_the_row",
+        ),
     ),
     Mutation(
         "13",
@@ -234,7 +234,7 @@ MUTATIONS: Final = (
         _CLIENT,
         '        raise SearchFailed(f"{failed} without a Bundle that can be read" if is_odd else failed)\n',
         "        return [], None\n",
-        ("tests/test_recover.py::test_a_page_that_is_none_is_never_an_empty_one",),
+        ("tests/sending/test_recover.py::test_a_page_that_is_none_is_never_an_empty_one",),
     ),
     Mutation(
         "13a",
@@ -243,7 +243,7 @@ MUTATIONS: Final = (
         '            message = f"{_lost_how(doubt)}; Canvas could not be searched: {error.message}"\n'
         '            return Finding(Settlement.UNKNOWN, "recover|unsearchable", message)\n',
         "            like = {}\n",
-        ("tests/test_recover.py::test_a_search_that_fails_says_nothing",),
+        ("tests/sending/test_recover.py::test_a_search_that_fails_says_nothing",),
     ),
     Mutation(
         "13b",
@@ -251,7 +251,9 @@ MUTATIONS: Final = (
         _RECOVER,
         "            if now == before:\n",
         "            if True:\n",
-        ("tests/test_recover.py::test_what_a_search_shows_counts_once_the_next_one_shows_it_too",),
+        (
+            "tests/sending/test_recover.py::test_what_a_search_shows_counts_once_the_next_one_shows_it_too",
+        ),
     ),
     Mutation(
         "14",
@@ -259,7 +261,7 @@ MUTATIONS: Final = (
         _SQLITE,
         'connection.execute("PRAGMA locking_mode = EXCLUSIVE")',
         'connection.execute("PRAGMA locking_mode = NORMAL")',
-        ("tests/test_journal.py::test_only_one_run_holds_it",),
+        ("tests/journal/test_journal.py::test_only_one_run_holds_it",),
     ),
     Mutation(
         "15",
@@ -267,7 +269,7 @@ MUTATIONS: Final = (
         "pipeline/rows/columns.py",
         'cents = int(match[2]) * 100 + int((match[3] or "").ljust(2, "0"))',
         'cents = int(float(f"{match[2]}.{match[3] or 0}") * 100)',
-        ("tests/test_rows.py::test_cents_are_exact",),
+        ("tests/rows/test_rows.py::test_cents_are_exact",),
     ),
     Mutation(
         "15b",
@@ -275,7 +277,7 @@ MUTATIONS: Final = (
         "pipeline/fhir/payment_notice.py",
         'cents = int(amount[1]) * 100 + int((amount[2] or "0").ljust(2, "0"))',
         'cents = int(float(resource["amount"]["value"]) * 100)',
-        ("tests/test_recover.py::test_a_payment_is_known_again_to_the_cent",),
+        ("tests/sending/test_recover.py::test_a_payment_is_known_again_to_the_cent",),
     ),
     Mutation(
         "15c",
@@ -283,7 +285,7 @@ MUTATIONS: Final = (
         "pipeline/fhir/datatypes.py",
         'orjson.Fragment(f"{amount:.2f}")',
         "float(amount)",
-        ("tests/test_fhir.py::test_amounts_are_clean_numbers_of_two_decimals",),
+        ("tests/fhir/test_resources.py::test_amounts_are_clean_numbers_of_two_decimals",),
     ),
     Mutation(
         "16",
@@ -291,7 +293,7 @@ MUTATIONS: Final = (
         "pipeline/rows/validate.py",
         "parts = [canonical(name, values[name], reading) for name in feed.key]",
         "parts = [str(row)]",
-        ("tests/test_rows.py::test_the_key_does_not_depend_on_spelling",),
+        ("tests/rows/test_rows.py::test_the_key_does_not_depend_on_spelling",),
     ),
     Mutation(
         "17",
@@ -299,7 +301,7 @@ MUTATIONS: Final = (
         "pipeline/sending/queues.py",
         "            queue.append(intent)\n            self._waiting_count += 1\n",
         "            self._ready.append(intent)\n",
-        ("tests/test_queues.py",),
+        ("tests/sending/test_queues.py",),
     ),
     Mutation(
         "18",
@@ -356,7 +358,7 @@ MUTATIONS: Final = (
         _JOURNAL,
         "proved.append(each.intent.key not in taken and resource not in given)",
         "proved.append(True)",
-        ("tests/test_journal.py::test_an_id_of_another_row_is_no_proof",),
+        ("tests/journal/test_journal.py::test_an_id_of_another_row_is_no_proof",),
     ),
     Mutation(
         "25",
@@ -364,7 +366,7 @@ MUTATIONS: Final = (
         "pipeline/journal/audit_log.py",
         "hashlib.sha256(before.encode() + orjson.dumps(tuple(line)))",
         "hashlib.sha256(orjson.dumps(tuple(line)))",
-        ("tests/test_audit_log.py::test_a_change_breaks_the_chain_behind_it",),
+        ("tests/journal/test_audit_log.py::test_a_change_breaks_the_chain_behind_it",),
     ),
     Mutation(
         "26",
@@ -373,7 +375,7 @@ MUTATIONS: Final = (
         "    if high_water_mark is not None:\n        if high_water_mark.journal != name:\n",
         "    high_water_mark = None\n    if high_water_mark is not None:\n        if high_water_mark.journal != name:\n",
         (
-            "tests/test_audit_log.py::test_the_anchor_alone_shows_a_journal_that_is_older_or_another",
+            "tests/journal/test_audit_log.py::test_the_anchor_alone_shows_a_journal_that_is_older_or_another",
         ),
     ),
     Mutation(
@@ -382,7 +384,7 @@ MUTATIONS: Final = (
         _SQLITE,
         "PRAGMA synchronous = FULL",
         "PRAGMA synchronous = NORMAL",
-        ("tests/test_journal.py::test_it_is_durable_and_private",),
+        ("tests/journal/test_journal.py::test_it_is_durable_and_private",),
     ),
     Mutation(
         "28",
@@ -401,7 +403,9 @@ MUTATIONS: Final = (
         _BREAKER,
         "self._lost >= lost_max:",
         "self._lost < 0:",
-        ("tests/test_upload.py::test_a_run_ends_where_answers_to_writes_are_lost_again_and_again",),
+        (
+            "tests/sending/test_upload.py::test_a_run_ends_where_answers_to_writes_are_lost_again_and_again",
+        ),
     ),
     Mutation(
         "29b",
@@ -427,7 +431,7 @@ MUTATIONS: Final = (
         _BREAKER,
         "        if ticket != self._period:\n",
         "        if ticket < 0:\n",
-        ("tests/test_breaker.py",),
+        ("tests/canvas/test_breaker.py",),
     ),
     Mutation(
         "29e",
@@ -485,7 +489,7 @@ MUTATIONS: Final = (
         _CLIENT,
         "asked_s = retry_after_s(reply, self._clock.now())",
         "asked_s = None",
-        ("tests/test_run.py::test_nothing_is_sent_for_as_long_as_canvas_asks[seconds]",),
+        ("tests/commands/test_run.py::test_nothing_is_sent_for_as_long_as_canvas_asks[seconds]",),
     ),
     Mutation(
         "31",
@@ -494,7 +498,7 @@ MUTATIONS: Final = (
         "        if finding is None:\n            return True\n        await self._journal.suspected",
         "        return True\n        await self._journal.suspected",
         (
-            "tests/test_review.py::test_a_journal_that_forgot_stops_the_run_and_says_how[missing-drop_missing]",
+            "tests/commands/test_review.py::test_a_journal_that_forgot_stops_the_run_and_says_how[missing-drop_missing]",
         ),
     ),
     Mutation(
@@ -528,7 +532,7 @@ MUTATIONS: Final = (
         "        if others:\n            await self.journal.note_foreign(",
         "        if others and self.journal.was_lost:\n            await self.journal.note_foreign(",
         (
-            "tests/test_recover.py::test_what_is_there_before_our_first_send_is_never_taken_for_ours",
+            "tests/sending/test_recover.py::test_what_is_there_before_our_first_send_is_never_taken_for_ours",
         ),
     ),
     Mutation(
@@ -538,7 +542,7 @@ MUTATIONS: Final = (
         'pl.col("key").is_in(wanted) & pl.col("disposition").is_in(_STANDING)',
         'pl.col("key").is_in(wanted) & ~pl.col("disposition").is_in(_STANDING)',
         (
-            "tests/test_review.py::test_what_goes_again_is_the_row_that_was_sent_and_no_other_of_its_key",
+            "tests/commands/test_review.py::test_what_goes_again_is_the_row_that_was_sent_and_no_other_of_its_key",
         ),
     ),
     Mutation(
@@ -547,7 +551,9 @@ MUTATIONS: Final = (
         "pipeline/commands/review.py",
         'if each.when != "before"]',
         "]",
-        ("tests/test_review.py::test_what_was_there_before_is_never_confirmed_with_the_others",),
+        (
+            "tests/commands/test_review.py::test_what_was_there_before_is_never_confirmed_with_the_others",
+        ),
     ),
     Mutation(
         "36",
@@ -555,7 +561,7 @@ MUTATIONS: Final = (
         "pipeline/sending/upload.py",
         "            except Exception as error:  # noqa: BLE001 - a fault of ours must not cut off the others",
         "            except KeyError as error:",
-        ("tests/test_review.py::test_a_fault_of_ours_while_sending_costs_one_row",),
+        ("tests/commands/test_review.py::test_a_fault_of_ours_while_sending_costs_one_row",),
     ),
     Mutation(
         "37",
@@ -563,7 +569,7 @@ MUTATIONS: Final = (
         "pipeline/journal/loss_detection.py",
         'return "restored" if report_dir and _tells_more(store, report_dir, name) else ""',
         'return ""',
-        ("tests/test_review.py::test_a_backup_that_was_made_during_a_run_is_noticed",),
+        ("tests/commands/test_review.py::test_a_backup_that_was_made_during_a_run_is_noticed",),
     ),
     Mutation(
         "38",
@@ -572,7 +578,7 @@ MUTATIONS: Final = (
         "ahead_s = CASE WHEN write.resent > 0 THEN write.ahead_s ELSE excluded.ahead_s END",
         "ahead_s = excluded.ahead_s",
         (
-            "tests/test_review.py::test_a_resend_after_the_servers_clock_was_set_is_not_sent_a_third_time",
+            "tests/commands/test_review.py::test_a_resend_after_the_servers_clock_was_set_is_not_sent_a_third_time",
         ),
     ),
     Mutation(
@@ -581,7 +587,7 @@ MUTATIONS: Final = (
         "pipeline/commands/run.py",
         "await session.upload(intents_of(job, plan), types, seen, shut=shut)",
         "await session.upload(intents_of(job, plan), types, seen)",
-        ("tests/test_review.py::test_todays_rows_do_not_overtake_what_is_owed",),
+        ("tests/commands/test_review.py::test_todays_rows_do_not_overtake_what_is_owed",),
     ),
     Mutation(
         "41",
@@ -589,7 +595,9 @@ MUTATIONS: Final = (
         _RECOVER,
         "if before is not None and before.resent:",
         "if before is None:",
-        ("tests/test_doubt.py::test_a_resend_that_is_tried_again_may_find_its_own_late_effect",),
+        (
+            "tests/sending/test_doubt.py::test_a_resend_that_is_tried_again_may_find_its_own_late_effect",
+        ),
     ),
     Mutation(
         "42",
@@ -645,7 +653,7 @@ MUTATIONS: Final = (
         _RECOVER,
         "            dated -= timedelta(seconds=int(self.quiet_s))",
         "            dated -= timedelta(seconds=0)",
-        ("tests/test_recover.py::test_a_read_may_be_as_old_as_the_quiet_time",),
+        ("tests/sending/test_recover.py::test_a_read_may_be_as_old_as_the_quiet_time",),
     ),
     Mutation(
         "49",
@@ -662,7 +670,7 @@ MUTATIONS: Final = (
         " or not clock.agrees(doubt.ahead):",
         ":",
         (
-            "tests/test_upload.py::test_the_quiet_time_of_an_earlier_loss_goes_by_no_clock_that_was_set_since",
+            "tests/sending/test_upload.py::test_the_quiet_time_of_an_earlier_loss_goes_by_no_clock_that_was_set_since",
         ),
     ),
     Mutation(
@@ -672,7 +680,7 @@ MUTATIONS: Final = (
         "await self._in_doubt(attempt.intent, self._options.quiet_s)",
         "await self._in_doubt(attempt.intent, 0.0)",
         (
-            "tests/test_nightly.py::test_what_was_refused_for_an_edit_is_looked_at_only_after_the_quiet_time",
+            "tests/commands/test_nightly.py::test_what_was_refused_for_an_edit_is_looked_at_only_after_the_quiet_time",
         ),
     ),
     Mutation(
@@ -682,7 +690,7 @@ MUTATIONS: Final = (
         "await self._in_doubt(intent, wait_s)",
         "await self._in_doubt(intent, 0.0)",
         (
-            "tests/test_upload.py::test_an_update_after_a_lost_create_waits_for_a_read_that_shows_every_edit",
+            "tests/sending/test_upload.py::test_an_update_after_a_lost_create_waits_for_a_read_that_shows_every_edit",
         ),
     ),
     Mutation(
@@ -691,7 +699,9 @@ MUTATIONS: Final = (
         _RECOVER,
         "is_sent_again = intent.run_id == self.run_id",
         "is_sent_again = True",
-        ("tests/test_recover.py::test_a_probe_is_used_up_only_where_this_run_sends_with_it",),
+        (
+            "tests/sending/test_recover.py::test_a_probe_is_used_up_only_where_this_run_sends_with_it",
+        ),
     ),
     Mutation(
         "53b",
@@ -699,7 +709,7 @@ MUTATIONS: Final = (
         _UPLOAD,
         "conditions = dict(self._probes)",
         "conditions, self._probes = self._probes, {}",
-        ("tests/test_upload.py::test_a_probe_that_was_not_carried_out_is_made_again",),
+        ("tests/sending/test_upload.py::test_a_probe_that_was_not_carried_out_is_made_again",),
     ),
     Mutation(
         "54",
@@ -708,7 +718,7 @@ MUTATIONS: Final = (
         "doubt.since is None or doubt.until is None or made_at is None",
         "doubt.since is None or made_at is None",
         (
-            "tests/test_recover.py::test_a_payment_that_was_sent_while_the_servers_clock_was_set_has_no_time",
+            "tests/sending/test_recover.py::test_a_payment_that_was_sent_while_the_servers_clock_was_set_has_no_time",
         ),
     ),
     Mutation(
@@ -717,7 +727,7 @@ MUTATIONS: Final = (
         _SERVER_CLOCK,
         "            self.was_set |= self._most - self._least > _WIDTH_MAX\n",
         "",
-        ("tests/test_recover.py::test_a_clock_that_was_set_decides_nothing[and back]",),
+        ("tests/sending/test_recover.py::test_a_clock_that_was_set_decides_nothing[and back]",),
     ),
     Mutation(
         "55b",
@@ -726,7 +736,7 @@ MUTATIONS: Final = (
         '                self._execute("forget_times", {"keys": _json(keys)})',
         "                pass",
         (
-            "tests/test_doubt.py::test_a_clock_that_was_set_and_set_back_proves_nothing_in_later_runs[heard at once]",
+            "tests/sending/test_doubt.py::test_a_clock_that_was_set_and_set_back_proves_nothing_in_later_runs[heard at once]",
         ),
     ),
     Mutation(
@@ -736,7 +746,7 @@ MUTATIONS: Final = (
         "if any(each.ahead is not None and contradicts(each.ahead) for each in doubts):",
         "if not doubts:",
         (
-            "tests/test_doubt.py::test_a_clock_that_was_set_and_set_back_proves_nothing_in_later_runs[heard in the next run]",
+            "tests/sending/test_doubt.py::test_a_clock_that_was_set_and_set_back_proves_nothing_in_later_runs[heard in the next run]",
         ),
     ),
     Mutation(
@@ -745,7 +755,9 @@ MUTATIONS: Final = (
         _RECOVER,
         "return key in self.lost_before[0]",
         "return False",
-        ("tests/test_payer.py::test_an_update_that_an_earlier_run_lost_is_not_taken_for_an_edit",),
+        (
+            "tests/sending/test_payer.py::test_an_update_that_an_earlier_run_lost_is_not_taken_for_an_edit",
+        ),
     ),
     Mutation(
         "I1",
@@ -858,7 +870,7 @@ MUTATIONS: Final = (
         _SERVER_CLOCK,
         " and at.year in _YEARS",
         "",
-        ("tests/test_answers.py::test_no_date_of_a_server_ends_a_run",),
+        ("tests/canvas/test_answers.py::test_no_date_of_a_server_ends_a_run",),
     ),
     Mutation(
         "57",
@@ -867,7 +879,7 @@ MUTATIONS: Final = (
         'is_id(each["id"])',
         'isinstance(each["id"], str)',
         (
-            "tests/test_answers.py::test_a_resource_without_an_id_that_can_be_trusted_fails_the_search",
+            "tests/canvas/test_answers.py::test_a_resource_without_an_id_that_can_be_trusted_fails_the_search",
         ),
     ),
     Mutation(
@@ -876,7 +888,7 @@ MUTATIONS: Final = (
         _CLIENT,
         "        began_s, tries = self._clock.monotonic(), 0\n",
         "        once = form()\n        form = lambda: once\n        began_s, tries = self._clock.monotonic(), 0\n",
-        ("tests/test_secrets.py::test_each_try_for_a_token_is_signed_anew",),
+        ("tests/app/test_secrets.py::test_each_try_for_a_token_is_signed_anew",),
     ),
     Mutation(
         "59",
@@ -884,7 +896,9 @@ MUTATIONS: Final = (
         "pipeline/app/config.py",
         'return url if match["host"] in _LOOPBACK else None',
         'return url if match["host"].startswith("127.0.0.1") else None',
-        ("tests/test_origins.py::test_what_looks_like_this_machine_or_is_no_address_is_refused",),
+        (
+            "tests/canvas/test_origins.py::test_what_looks_like_this_machine_or_is_no_address_is_refused",
+        ),
     ),
     Mutation(
         "60",
@@ -911,7 +925,7 @@ MUTATIONS: Final = (
         "        if doubt.is_orphan:\n            return False\n",
         "",
         (
-            "tests/test_doubt.py::test_what_a_process_that_may_live_can_still_send_is_not_sent_again",
+            "tests/sending/test_doubt.py::test_what_a_process_that_may_live_can_still_send_is_not_sent_again",
         ),
     ),
     Mutation(
@@ -946,7 +960,9 @@ MUTATIONS: Final = (
     AND EXISTS""",
         """WHERE part = :part
     AND EXISTS""",
-        ("tests/test_leases.py::test_a_part_has_one_holder_at_a_time_however_many_take_it",),
+        (
+            "tests/journal/test_leases.py::test_a_part_has_one_holder_at_a_time_however_many_take_it",
+        ),
     ),
     Mutation(
         "67",
@@ -954,7 +970,7 @@ MUTATIONS: Final = (
         _LEASES_SQL,
         " AND NOT run.is_stopping)",
         ")",
-        ("tests/test_leases.py::test_no_part_of_a_run_that_is_to_end_is_taken",),
+        ("tests/journal/test_leases.py::test_no_part_of_a_run_that_is_to_end_is_taken",),
     ),
     Mutation(
         "68",
@@ -962,7 +978,7 @@ MUTATIONS: Final = (
         _LEASES_SQL,
         "    AND (part = 0 OR EXISTS (SELECT 1",
         "    AND (part = part OR EXISTS (SELECT 1",
-        ("tests/test_leases.py::test_no_part_sends_for_a_run_that_is_gone",),
+        ("tests/journal/test_leases.py::test_no_part_sends_for_a_run_that_is_gone",),
     ),
     Mutation(
         "69",
@@ -970,7 +986,7 @@ MUTATIONS: Final = (
         _PARTITIONS,
         "task.partitions[piece_of(each.lane)] == number",
         "1 + piece_of(each.key) % task.count == number",
-        ("tests/test_partitions.py::test_a_patients_writes_keep_their_order",),
+        ("tests/cluster/test_partitions.py::test_a_patients_writes_keep_their_order",),
     ),
     Mutation(
         "70",
@@ -978,7 +994,10 @@ MUTATIONS: Final = (
         "pipeline/fhir/coverage.py",
         '        "payor": organization_of(resource, organizations),\n',
         "",
-        (_EDITED, "tests/test_payer.py::test_an_edit_of_a_payer_that_is_known_is_a_conflict"),
+        (
+            _EDITED,
+            "tests/sending/test_payer.py::test_an_edit_of_a_payer_that_is_known_is_a_conflict",
+        ),
     ),
     Mutation(
         "71",
@@ -987,7 +1006,7 @@ MUTATIONS: Final = (
         "if sent is not None and from_sent == () and from_before:\n",
         "if sent is not None and from_sent == ():\n        return Finding(Settlement.FOUND, 'recover|found', '', resource_id)\n    if sent is not None and from_before:\n",
         (
-            "tests/test_payer.py::test_a_lost_update_of_the_payer_is_never_taken_for_one_that_arrived",
+            "tests/sending/test_payer.py::test_a_lost_update_of_the_payer_is_never_taken_for_one_that_arrived",
         ),
     ),
     Mutation(
@@ -997,7 +1016,7 @@ MUTATIONS: Final = (
         "is_proven = is_named or (is_ours and _has_same_payer(sent, before))",
         "is_proven = True",
         (
-            "tests/test_recover.py::test_an_edit_equal_to_the_other_changes_does_not_prove_an_unknown_payer",
+            "tests/sending/test_recover.py::test_an_edit_equal_to_the_other_changes_does_not_prove_an_unknown_payer",
         ),
     ),
     Mutation(
@@ -1006,7 +1025,9 @@ MUTATIONS: Final = (
         _RECOVER,
         "return like, {each for each in like if payers[each] is Payers.UNKNOWN}",
         "return like, set()",
-        ("tests/test_payer.py::test_a_lost_create_is_not_found_in_a_coverage_of_another_insurer",),
+        (
+            "tests/sending/test_payer.py::test_a_lost_create_is_not_found_in_a_coverage_of_another_insurer",
+        ),
     ),
     Mutation(
         "74",
@@ -1014,7 +1035,7 @@ MUTATIONS: Final = (
         _RECOVER,
         "if payers[each] is not Payers.OTHER}",
         "}",
-        ("tests/test_payer.py::test_a_lost_create_is_settled_by_a_payer_that_is_known",),
+        ("tests/sending/test_payer.py::test_a_lost_create_is_settled_by_a_payer_that_is_known",),
     ),
     Mutation(
         "75",
@@ -1022,7 +1043,9 @@ MUTATIONS: Final = (
         "pipeline/planning/adopt.py",
         "pairs[payers].append((row.number, resource_id))",
         "pairs[Payers.SAME].append((row.number, resource_id))",
-        ("tests/test_payer.py::test_a_coverage_whose_payer_may_be_another_one_is_not_taken_over",),
+        (
+            "tests/sending/test_payer.py::test_a_coverage_whose_payer_may_be_another_one_is_not_taken_over",
+        ),
     ),
     Mutation(
         "76",
@@ -1031,7 +1054,7 @@ MUTATIONS: Final = (
         "return {each: found[each] for each in found if each not in several}",
         "return {each: found[each] for each in found}",
         (
-            "tests/test_recover.py::test_a_payer_id_that_was_shown_as_two_organizations_is_not_known",
+            "tests/sending/test_recover.py::test_a_payer_id_that_was_shown_as_two_organizations_is_not_known",
         ),
     ),
     Mutation(
@@ -1041,8 +1064,8 @@ MUTATIONS: Final = (
         'and meta["repeats"]["rows"] > allowed',
         "and allowed < 0",
         (
-            "tests/test_identity.py::test_a_changed_key_stops_before_anything_is_sent",
-            "tests/test_identity.py::test_a_renamed_feed_stops_before_anything_is_sent",
+            "tests/planning/test_identity.py::test_a_changed_key_stops_before_anything_is_sent",
+            "tests/planning/test_identity.py::test_a_renamed_feed_stops_before_anything_is_sent",
         ),
     ),
     Mutation(
@@ -1051,7 +1074,9 @@ MUTATIONS: Final = (
         "pipeline/planning/keys.py",
         "    if known is not None and set(known) == set(feed.key):\n        return known\n",
         "    if feed.key:\n        return feed.key\n",
-        ("tests/test_identity.py::test_the_order_of_the_fields_in_a_key_is_no_part_of_it",),
+        (
+            "tests/planning/test_identity.py::test_the_order_of_the_fields_in_a_key_is_no_part_of_it",
+        ),
     ),
     Mutation(
         "79",
@@ -1059,7 +1084,7 @@ MUTATIONS: Final = (
         "pipeline/rows/feed.py",
         "for text in (feed.name, *reading.delivery)]",
         "for text in (feed.name,)]",
-        ("tests/test_deliveries.py::test_equal_rows_of_two_increments_are_two_payments",),
+        ("tests/planning/test_deliveries.py::test_equal_rows_of_two_increments_are_two_payments",),
     ),
 )
 

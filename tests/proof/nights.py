@@ -42,7 +42,7 @@ from tests.proof.practice import (
     setting_of,
     write,
 )
-from tests.world import World, patient_key
+from tests.support.world import World, patient_key
 
 NIGHTS_MAX: Final = 4
 FAULTS: Final = Faults(lose_before=0.15, lose_after=0.15)

@@ -22,8 +22,8 @@ from pipeline.journal import journal as journals
 from pipeline.journal.postgres import Lease, PostgresPlace, PostgresStore, ourselves
 from pipeline.journal.sqlite import SqlitePlace
 from pipeline.journal.store import Database, Store
-from tests.postgres import Server, served
 from tests.proof.canvas import BASE
+from tests.support.postgres import Server, served
 
 SCRATCH: Final = Path("/dev/shm") if Path("/dev/shm").is_dir() else Path(tempfile.gettempdir())  # noqa: S108 - a memory disk
 _LEASE_S: Final = 3_600.0  # of real time, which a schedule does not know

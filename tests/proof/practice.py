@@ -11,7 +11,7 @@ from pathlib import Path
 from random import Random
 from typing import Final
 
-from tests.world import World, patient_key
+from tests.support.world import World, patient_key
 
 PATIENTS: Final = 4
 PAYERS: Final = {"60054": "org-a", "87726": "org-u"}

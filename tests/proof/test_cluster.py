@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.postgres import missing
 from tests.proof import cluster
+from tests.support.postgres import missing
 
 pytest.importorskip("distributed")
 

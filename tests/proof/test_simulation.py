@@ -6,9 +6,9 @@ from functools import partial
 
 import pytest
 
-from tests import postgres
 from tests.proof import places
 from tests.proof.simulation import Outcome, crash_points, is_elsewhere, outcome, over
+from tests.support import postgres
 
 SCHEDULES = 2_400
 UPDATED = 300  # a share of them, for the faults that are planted

@@ -1,0 +1,131 @@
+"""Find rows of the last complete run that are missing from today's files."""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import polars as pl
+
+from pipeline.errors import PlanError
+from pipeline.planning.missing import REJECTED, REPORTED, Gone, RejectedRows, retire
+from pipeline.planning.state import Build
+from pipeline.planning.store import Plan
+from pipeline.records import (
+    State,
+)
+from pipeline.rows import groups
+from pipeline.rows.crosswalk import Ambiguous, Unknown
+from pipeline.rows.feed import Feed
+from pipeline.rows.texts import texts_of
+
+
+def find_missing(build: Build) -> None:
+    """Decide about the rows of the last complete run that are missing, once all rejected rows are known.
+
+    Sets `missing` and `compared_with` of the feeds.
+    """
+    found = {feed.name: gone for feed in build.coverages if (gone := _gone(build, feed))}
+    rejected = _rejected(build, {lane for gone in found.values() for lane in gone.rows["lane"]})
+    for name, gone in found.items():
+        judged = build.feed_plans[name]
+        judged.missing = retire(build.feeds[name], gone, rejected, build.last_sent)
+        judged.compared_with = gone.compared_with
+
+
+def _gone(build: Build, feed: Feed) -> Gone | None:
+    """Return the rows of the last complete run that are missing; None if the feed is not compared."""
+    if feed.missing == "ignore" or feed.name in build.job.inputs:
+        return None
+    runs = build.journal.last_complete(feed.name)
+    if not runs:
+        return None
+    before, open_ = _keys_before(build, feed, runs), build.journal.open_cancels(feed.name)
+    rows = build.writer.rows(feed.name)
+    held, height = [build.journal.active(open_.clear())], 0
+    count = groups.passes(sum(keys.len() for keys in before()), groups.BOUNDS.hashes)
+    for number in range(count):
+        build.check_stop()
+        keys = groups.of_pass(before(), number, count).unique()
+        height += keys.len()
+        candidates = pl.concat([keys, groups.of_pass([open_], number, count)]).unique()
+        today = groups.of_pass((part["key"] for part in rows.judged(["key"])), number, count)
+        gone = candidates.to_frame("key").join(today.to_frame("key"), on="key", how="anti")
+        held.append(build.journal.active(gone["key"]))
+    return Gone(
+        rows=pl.concat(held).sort("key"),
+        before=height,
+        open_=frozenset(open_),
+        compared_with=runs[0],
+        is_short=build.feed_plans[feed.name].is_short,
+    )
+
+
+def _rejected(build: Build, patients: set[str]) -> RejectedRows:
+    """Return the rejected rows of all coverage feeds that may be missing rows of these patients."""
+    rejected = RejectedRows()
+    if not patients:
+        return rejected
+    for feed in build.coverages:
+        files = [Path(source.origin).name for source in build.sources[feed.name]]
+        for rows, source in build.writer.rejected(feed.name):
+            build.check_stop()
+            texts = texts_of(source, feed).select("patient", "member_id")
+            lines = rows.hstack(texts).select(*REJECTED)
+            for line in lines.iter_rows():
+                rejected.add(line, files, partial(_patient, build), patients)
+    return rejected
+
+
+def _patient(build: Build, value: str | None) -> str:
+    """Return the key of the patient that a sender's text names; "" if the patient is not known."""
+    try:
+        return build.crosswalks.patient.find(value) if value else ""
+    except (Unknown, Ambiguous):
+        return ""
+
+
+def payments_gone(build: Build, feed: Feed) -> int:
+    """Return how many payments of the last full delivery are in no row of today's files."""
+    if not feed.counts_over_files:
+        return 0
+    runs = build.journal.last_complete(feed.name)
+    before = _keys_before(build, feed, runs) if runs else _keys_of_journal(build, feed)
+    rows, gone = build.writer.rows(feed.name), 0
+    count = groups.passes(sum(keys.len() for keys in before()), groups.BOUNDS.hashes)
+    for number in range(count):
+        build.check_stop()
+        keys = groups.of_pass(before(), number, count).unique()
+        today = groups.of_pass((part["key"] for part in rows.judged(["key"])), number, count)
+        lacking = keys.to_frame("key").join(today.to_frame("key"), on="key", how="anti")["key"]
+        is_posted = ~pl.col("state").is_in([State.PENDING.value, State.REFUSED.value])
+        gone += build.journal.known(lacking).filter(is_posted).height
+    return gone
+
+
+def _keys_of_journal(build: Build, feed: Feed) -> Callable[[], Iterator[pl.Series]]:
+    """Return the keys of a feed that Canvas has, or may have, by the journal."""
+    is_coverage = feed.traits.resource_type == "Coverage"
+    found = build.journal.active_of if is_coverage else build.journal.payments_sent
+    return lambda: iter([found(feed.name)])
+
+
+def _keys_before(
+    build: Build, feed: Feed, runs: Sequence[str]
+) -> Callable[[], Iterator[pl.Series]]:
+    """Return the keys of the last complete run and of runs after it that ended early, some at a time.
+
+    With the rows that were missing then and were not cancelled. If a plan is gone, all rows of the feed that
+    Canvas has by the journal.
+    """
+    known: list[Callable[[], Iterable[pl.Series]]] = []
+    for run_id in runs:
+        try:
+            plan = Plan.open(build.job.state_dir / "plans" / run_id)
+            kept = plan.missing(feed.name).filter(pl.col("rule") != REPORTED)
+            for _ in plan.keys(feed.name):
+                pass  # all of it is there
+            known += [partial(plan.keys, feed.name), partial(list, [kept["key"]])]
+        except (PlanError, OSError, pl.exceptions.PolarsError):
+            known.append(_keys_of_journal(build, feed))
+    return lambda: itertools.chain.from_iterable(keys() for keys in known)

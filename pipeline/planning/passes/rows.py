@@ -1,0 +1,226 @@
+"""Read every row, and judge it by itself, against the other rows and against the journal."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+import polars as pl
+
+from pipeline.errors import InputError, PlanError
+from pipeline.planning.parts import (
+    PartTask,
+    make_part,
+    parts_of,
+)
+from pipeline.planning.resolve import POSTED_AT_ANOTHER_TIME, resolve
+from pipeline.planning.state import Build, FeedPlan
+from pipeline.planning.unchanged import HeldRows
+from pipeline.reading.read import origins
+from pipeline.records import (
+    Disposition,
+    Stage,
+)
+from pipeline.rows import groups
+from pipeline.rows.feed import Feed
+
+
+def read_rows(build: Build) -> None:
+    """Read and validate every row, then resolve the rows against each other and the journal.
+
+    Sets `feed_plans`. Writes the parts of the plan, and the verdicts of `resolve`: disposition, interaction,
+    resource_id, stage, field, rule and message.
+    """
+    build.progress.stage = "reading"
+    for feed in build.job.feeds:
+        build.feed_plans[feed.name] = _read(build, feed)
+        _count_files(build, feed)
+    build.progress.stage = "planning"
+    files = build.file_names()
+    scans = {
+        name: groups.Scan(judged.meta["rows_read"], build.writer.rows(name).written)
+        for name, judged in build.feed_plans.items()
+    }
+    parts = dict.fromkeys(build.feeds, 0)
+    for name, verdicts in resolve(
+        scans, build.job.feeds, files, build.journal.known, build.new_folder(), groups.BOUNDS
+    ):
+        build.check_stop()
+        build.writer.judge(name, parts[name], verdicts)
+        parts[name] += 1
+    for feed in build.job.feeds:
+        if feed.traits.has_money and build.reading(feed).dates.have_times:
+            _reject_other_times(build, feed)
+
+
+def _read(build: Build, feed: Feed) -> FeedPlan:
+    """Write the parts of a feed. Its control totals are those of the rows as they were read."""
+    sources = build.sources[feed.name]
+    corrected = _corrected_runs(build, feed)
+    cents_read = 0
+    parts = list(parts_of(sources))
+    task = build.workers.share(part_task(build, feed), build.new_folder())
+    calls = (partial(make_part, task, number, part) for number, part in enumerate(parts))
+    for made in build.workers.in_turn(calls, build.check_stop):
+        cents_read += made.cents
+        build.progress.rows_read += made.rows
+    build.writer.has(feed.name, len(parts))
+    columns = list(dict.fromkeys(name for source in sources for name in source.kept))
+    return FeedPlan(
+        {
+            "kind": feed.kind.value,
+            "key": list(feed.key),
+            "encoding": feed.encoding,
+            "files": [
+                {"path": source.origin, "sha256": source.sha256, "rows": source.rows}
+                for source in sources
+            ],
+            "mended_from": corrected,
+            "rows_read": sum(source.rows for source in sources),
+            "cents_read": cents_read,
+            "columns": columns,
+            "delimiter": sources[0].delimiter,
+            "salt": _salt(build, feed),
+        }
+    )
+
+
+def _count_files(build: Build, feed: Feed) -> None:
+    """Note if the feed has fewer files than in its last complete run.
+
+    The same files again have the same verdict, so that running again after it changes nothing.
+    """
+    runs = build.journal.last_complete(feed.name)
+    if not runs or feed.name in build.job.inputs:
+        return
+    judged, before = build.feed_plans[feed.name], build.journal.files_of(runs[0], feed.name)
+    with suppress(PlanError, KeyError):
+        last = build.earlier.open(runs[0]).meta["feeds"][feed.name]
+        if _contents(last["files"]) == _contents(judged.meta["files"]):
+            before = last["files_before"]
+    judged.meta["files_before"] = before
+    count = len(judged.meta["files"])
+    if before is not None and count < before:
+        judged.is_short = True
+        build.notices.append(
+            {
+                "rule": "files|fewer",
+                "feed": feed.name,
+                "count": before - count,
+                "message": f"Feed {feed.name} has {_files(count)}; its last complete run had {before:,}. "
+                "Check that the sender delivered all of them.",
+            }
+        )
+
+
+def _contents(files: Sequence[Mapping[str, Any]]) -> list[str]:
+    return sorted(file["sha256"] for file in files)
+
+
+def _files(count: int) -> str:
+    return "1 file" if count == 1 else f"{count:,} files"
+
+
+def _corrected_runs(build: Build, feed: Feed) -> list[str]:
+    """Return the runs whose rejects files are among the files of a feed.
+
+    Raises:
+        InputError: Rejected rows were corrected that only their whole file tells apart.
+    """
+    rejects = [source for source in build.sources[feed.name] if source.run_column]
+    if rejects and feed.repeats == "count":
+        by = "by their place among the rows of all files"
+        fix = f"correct them in the whole file of feed {feed.name}, and run that"
+        if feed.counts_within_files:
+            by = "by the file that they are in"
+            fix = (
+                f"have the sender put the corrected rows into the next delivery of feed {feed.name}"
+            )
+        raise InputError(
+            f'these are rejected rows of an earlier run, and with repeats = "count" equal rows are told apart {by}',
+            fix,
+            file=rejects[0].name,
+        )
+    return sorted({run_id for source in rejects for run_id in origins(source)})
+
+
+def part_task(build: Build, feed: Feed) -> PartTask:
+    """Return what workers need to make the parts of a feed."""
+    return PartTask(
+        feed,
+        build.sources[feed.name],
+        _last_confirmed(build, feed),
+        build.reading(feed),
+        build.mapping(),
+        build.writer.folder,
+        build.copies,
+    )
+
+
+def _last_confirmed(build: Build, feed: Feed) -> HeldRows:
+    """Return the rows that the last run confirmed or found unchanged; none if equal rows are counted."""
+    if feed.repeats == "count":
+        return HeldRows.none()
+    journal, sha256 = build.journal, build.journal.index_sha256(feed.name)
+    state, salt = build.job.state_dir, _salt(build, feed)
+    return HeldRows.open(state, feed.name, salt, sha256, journal.touched_since)
+
+
+def _salt(build: Build, feed: Feed) -> str:
+    """Return a hash of all settings that decide what a row of a feed becomes."""
+    settings = (
+        build.job.version,
+        pl.__version__,
+        feed.kind,
+        sorted(feed.codes.items()),
+        feed.dates,
+        feed.amount_sign,
+        feed.key,
+        feed.order_by,
+        build.job.contract,
+        build.job.references,
+        build.job.limits.amount_cents_max,
+    )
+    return hashlib.sha256(repr(settings).encode()).hexdigest()
+
+
+def _reject_other_times(build: Build, feed: Feed) -> None:
+    """Reject payments that the journal takes for unchanged, and that were posted at another time of day.
+
+    The journal keeps no time; the plan of the run that posted it does, as long as it is there.
+    """
+    is_known = pl.col("disposition") == Disposition.UNCHANGED.value
+    known = build.writer.rows(feed.name).where(is_known, ["seq", "key", "time_us"])
+    piles = groups.deal(
+        (part.drop_nulls() for part in known),
+        groups.by_hash(["key"]),
+        build.copies / f"times-{feed.name}",
+        build.feed_plans[feed.name].meta["rows_read"],
+        groups.BOUNDS.narrow,
+    )
+    for rows in piles:
+        build.check_stop()
+        before = _times_before(build, feed, rows["key"])
+        other = rows.join(before, on="key").filter(pl.col("time_us") != pl.col("time_us_right"))
+        rule, message = POSTED_AT_ANOTHER_TIME
+        lines = other.select("seq").with_columns(
+            disposition=pl.lit(Disposition.REJECTED.value),
+            resource_id=pl.lit(""),
+            stage=pl.lit(Stage.RESOLVE.value),
+            field=pl.lit("row"),
+            rule=pl.lit(rule),
+            message=pl.lit(message),
+        )
+        build.writer.amend(feed.name, lines)
+
+
+def _times_before(build: Build, feed: Feed, keys: pl.Series) -> pl.DataFrame:
+    """Return key and time_us of payments as they were posted, of those for which it is known."""
+    found = [pl.DataFrame(schema={"key": pl.String, "time_us": pl.Int64})]
+    held = build.journal.held(keys)
+    for (run_id,), mine in held.group_by("held_run"):
+        with suppress(PlanError, KeyError, OSError, pl.exceptions.PolarsError):
+            plan = build.earlier.open(str(run_id))
+            found += [part.join(mine, on="key", how="semi") for part in plan.times(feed.name)]
+    return pl.concat(found).drop_nulls().unique("key")

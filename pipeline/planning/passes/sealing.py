@@ -1,0 +1,78 @@
+"""Seal the plan: count what it comes to, warn, and check it against the limits."""
+
+import itertools
+from dataclasses import asdict
+
+import polars as pl
+
+from pipeline.journal.journal import Journal
+from pipeline.planning.copies import find_copies
+from pipeline.planning.identity import repeats_meta
+from pipeline.planning.limits import guard
+from pipeline.planning.passes.gone import payments_gone
+from pipeline.planning.passes.summary import find_repeats, totals_of, warn
+from pipeline.planning.state import Build
+from pipeline.planning.store import Plan
+
+
+def seal_plan(build: Build) -> Plan:
+    """Seal the plan, enter it in the journal, and check it against the limits.
+
+    Raises:
+        LimitError: The plan exceeds a limit.
+        JournalLost: The journal contradicts itself about a write that the plan sends, or that is in doubt.
+    """
+    copies = find_copies(
+        build.writer,
+        build.job.feeds,
+        build.file_names(),
+        build.copies / "equal",
+        build.check_stop,
+    )
+    repeats = find_repeats(build)
+    metas = {
+        name: {
+            **judged.meta,
+            **totals_of(build.writer, build.feeds[name], judged),
+            "repeats": repeats_meta(
+                build.feeds[name], repeats[name], build.former_keys.get(name), build.feeds
+            ),
+            "gone": payments_gone(build, build.feeds[name]),
+            "copied": asdict(copies[name]) if name in copies else None,
+        }
+        for name, judged in build.feed_plans.items()
+    }
+    warn(build, metas, repeats)
+    plan = build.writer.seal(
+        {name: judged.missing for name, judged in build.feed_plans.items()},
+        {
+            "run_id": build.run_id,
+            "config_sha256": build.job.config_sha256,
+            "feeds": metas,
+            "patients_unasked": build.unasked,
+            "rate_per_s": build.job.upload.rate_per_s,
+            "concurrency": build.job.upload.concurrency,
+            "displaced": build.displaced,
+            "reordered": build.reordered,
+            "notices": build.notices,
+        },
+    )
+    build.journal.enter_plan(build.run_id, plan.sha256(), build.clock.now())
+    _require_evidence(plan, build.journal)
+    guard(build.job, metas, build.expected, build.journal.last_feed)
+    # The next delivery is not compared with a file of --input, unless that must be whole.
+    build.journal.enter_feeds(
+        build.run_id,
+        [
+            (name, meta["rows_read"], meta["cents_read"], len(meta["files"]))
+            for name, meta in metas.items()
+            if name not in build.job.inputs or build.feeds[name].counts_over_files
+        ],
+    )
+    return plan
+
+
+def _require_evidence(plan: Plan, journal: Journal) -> None:
+    doubts = pl.Series("key", [doubt.intent.key for doubt in journal.doubts()], dtype=pl.String)
+    sent = (keys for feed in plan.meta["feeds"] for keys in plan.keys_to_send(feed))
+    journal.require_evidence(itertools.chain([doubts], sent))

@@ -1,0 +1,139 @@
+"""A journal of the schema before is brought up to date when it is opened, and forgets nothing."""
+
+import asyncio
+import sqlite3
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from pipeline.journal.journal import Journal, Run
+from pipeline.journal.sqlite import SqlitePlace
+from pipeline.journal.store import SCHEMA_VERSION, Database, schema
+from pipeline.records import Attempt, Exchange, Intent, Interaction, State, Verdict
+from tests.support.postgres import Server
+
+URL = "https://fumage-example.canvasmedical.com"
+AT = datetime(2026, 11, 21, tzinfo=UTC)
+META = "INSERT INTO meta (name, value) VALUES ('schema_version', '5'), ('base_url', '{}'), ('journal', 'abcd')"
+ROWS = (
+    "INSERT INTO transition VALUES ('PaymentNotice', 'PENDING', 'IN_FLIGHT'), ('PaymentNotice', 'IN_FLIGHT', 'CONFIRMED')",
+    "INSERT INTO run (run_id, command, started_at) VALUES ('r1', 'run', '2026-11-20T00:00:00Z')",
+    "INSERT INTO run_feed (run_id, feed, rows_read, cents_read) VALUES ('r1', 'ledger', 1, 500)",
+    """INSERT INTO write (key, state, run_id, feed, resource_type, lane, amount_cents, claim, likeness, fingerprint)
+        VALUES ('k1', 'PENDING', 'r1', 'ledger', 'PaymentNotice', 'p1', 500, '', '', 'f1')""",
+    "UPDATE write SET state = 'IN_FLIGHT' WHERE key = 'k1'",
+    "UPDATE write SET state = 'CONFIRMED', resource_id = 'n1' WHERE key = 'k1'",
+)
+
+
+def payment(key: str) -> Intent:
+    return Intent(
+        key,
+        "ledger",
+        "PaymentNotice",
+        Interaction.CREATE,
+        "p1",
+        b"{}",
+        "f",
+        500,
+        "",
+        "",
+        "r2",
+        day="2026-11-21",
+    )
+
+
+def check(journal: Journal) -> None:
+    """What was confirmed is still confirmed, and a new payment is entered with its day."""
+    assert journal.states(["k1"]) == {"k1": State.CONFIRMED}
+    assert journal.last_feed("ledger") == (1, 500)
+    journal.start_run(Run("r2", "run", AT.isoformat()))
+    intent = payment("k2")
+    asyncio.run(journal.claim("r2", [intent], AT, None))
+    sent = Attempt(intent, Exchange("write", AT, 0.1, 201), Verdict.ACCEPTED, "n2")
+    ((state, attempts),) = asyncio.run(journal.settle("r2", [sent], AT))
+    assert (state, attempts) == (State.CONFIRMED, 1)
+
+
+def days(lines: list[tuple[str, str | None]]) -> None:
+    assert sorted(lines) == [("k1", None), ("k2", "2026-11-21")]
+
+
+def test_a_file_of_schema_5_is_brought_up_to_date(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.executescript(schema("schema.sql"))
+        for statement in (META.format(URL), *ROWS):
+            connection.execute(statement)
+    connection.close()
+    path.chmod(0o600)
+    with Journal.open(tmp_path, URL) as journal:
+        check(journal)
+    with sqlite3.connect(path) as connection:
+        days(connection.execute("SELECT key, day FROM write").fetchall())
+        version = connection.execute("SELECT value FROM meta WHERE name = 'schema_version'")
+        assert version.fetchone() == (SCHEMA_VERSION,)
+    connection.close()
+
+
+def test_a_file_that_was_upgraded_has_the_schema_of_a_new_one(tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    found = []
+    for folder in (old, new):
+        folder.mkdir()
+        if folder is old:
+            with sqlite3.connect(folder / "journal.sqlite") as connection:
+                connection.executescript(schema("schema.sql"))
+                connection.execute(META.format(URL))
+            connection.close()
+        SqlitePlace(folder).open(URL).close()
+        with sqlite3.connect(folder / "journal.sqlite") as connection:
+            steps = connection.execute("SELECT * FROM transition ORDER BY 1, 2, 3").fetchall()
+            parts = connection.execute("SELECT type, name, sql FROM sqlite_schema ORDER BY 1, 2")
+            found.append((steps, parts.fetchall()))
+        connection.close()
+    assert found[0] == found[1]
+
+
+def test_a_payment_gives_up_its_resource_only_after_a_person_declared_it_gone(
+    tmp_path: Path,
+) -> None:
+    """The database itself refuses to send a confirmed payment again."""
+    store = SqlitePlace(tmp_path).open(URL)
+    for statement in ROWS[1:]:
+        store.execute(statement)
+    back = "UPDATE write SET state = 'PENDING'{} WHERE key = 'k1'"
+    for change in ("", ", resource_id = NULL"):
+        with pytest.raises(sqlite3.IntegrityError):
+            store.execute(back.format(change))
+    store.execute(
+        "INSERT INTO foreign_resource (resource_type, resource_id, lane, run_id) VALUES ('PaymentNotice', 'n1', 'p1', 'r1')"
+    )
+    with pytest.raises(sqlite3.IntegrityError):
+        store.execute(back.format(""))
+    store.execute(back.format(", resource_id = NULL"))
+    assert store.execute("SELECT state, resource_id FROM write").fetchall() == [("PENDING", None)]
+    store.close()
+
+
+def test_a_database_of_schema_5_is_brought_up_to_date(
+    database: str, postgres_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGPASSWORD", postgres_server.password)
+    with psycopg.connect(database, autocommit=True) as connection:
+        for script in ("schema_postgres.sql", "rate.sql"):
+            connection.execute(schema(script).encode())
+        for statement in (META.format(URL), *ROWS):
+            connection.execute(statement.encode())
+    looked = Journal.look(tmp_path, URL, None, tmp_path / "scratch", database=Database(database))
+    assert looked.states(["k1"]) == {"k1": State.CONFIRMED}
+    looked.close()
+    with psycopg.connect(database) as connection:
+        version = "SELECT value FROM meta WHERE name = 'schema_version'"
+        assert connection.execute(version).fetchone() == ("5",)  # a look writes nothing
+    with Journal.open(tmp_path, URL, database=Database(database)) as journal:
+        check(journal)
+    with psycopg.connect(database) as connection:
+        days(connection.execute("SELECT key, day FROM write").fetchall())

@@ -1,0 +1,256 @@
+"""Files that are unfit stop before anything is written: where, what, and what to do."""
+
+import gzip
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from pipeline.errors import InputError
+from pipeline.reading.inspect import inspect
+from pipeline.reading.read import read
+from pipeline.rows.feed import Feed, Kind
+from tests.support.world import LEDGER_ONLY, patient_key
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+COLUMNS = {"patient": "MRN", "amount": "Amount", "transaction_id": "TXN"}
+GOOD = b"MRN,Amount,TXN\n001,5.00,t1\n002,6.00,t2\n"
+
+
+def feed_of(**changes: object) -> Feed:
+    return Feed("ledger", Kind.LEDGER, "", COLUMNS, **changes)  # type: ignore[arg-type]
+
+
+def written(folder: Path, name: str, data: bytes) -> Path:
+    path = folder / name
+    path.write_bytes(data)
+    return path
+
+
+def rows_of(path: Path, feed: Feed, folder: Path) -> list[tuple[str | None, ...]]:
+    source = inspect(path, feed, folder)
+    return [row for batch in read(source) for row in batch.frame.iter_rows()]
+
+
+# What each case of docs/guarantees.md, "Input", and others like it, look like.
+UNFIT: dict[str, tuple[str, bytes, str, str]] = {
+    "an empty file": ("a.csv", b"", "no header", "a.csv:0"),
+    "only a byte order mark": ("a.csv", b"\xef\xbb\xbf", "no header", "a.csv:0"),
+    "only blank lines": ("a.csv", b"\n\n", "no header", "a.csv:0"),
+    "a header and no rows": ("a.csv", b"MRN,Amount,TXN\n", "no rows", "a.csv"),
+    "a header that names a column twice": (
+        "a.csv", b"MRN,Amount,TXN,MRN\n1,2,3,4\n", "twice", 'column "MRN"',
+    ),
+    "a header that names another column twice": (
+        "a.csv", b"MRN,Amount,TXN,x,x\n1,2,3,4,5\n", "twice", 'column "number 5"',
+    ),
+    "a header with broken quotes": ("a.csv", b'"MRN,Amount,TXN\n1,2,3\n', "header's quotes", "a.csv:0"),
+    "more columns than are read": (
+        "a.csv", b"MRN,Amount,TXN," + b",".join(b"c%d" % n for n in range(510)) + b"\n", "513 columns", "a.csv:0",
+    ),
+    "a row that is too short": (
+        "a.csv", b"MRN,Amount,TXN\n1,2,3\n1,2\n", "2 cells where the header has 3", "a.csv:2",
+    ),
+    "a row that is too long": (
+        "a.csv", b"MRN,Amount,TXN\n1,2,3,4\n", "4 cells where the header has 3", "a.csv:1",
+    ),
+    "a blank line": ("a.csv", b"MRN,Amount,TXN\n1,2,3\n\n4,5,6\n", "the line is blank", "a.csv:2"),
+    "a blank last line": ("a.csv", b"MRN,Amount,TXN\n1,2,3\r\n\r\n", "the line is blank", "a.csv:2"),
+    "a quote that is never closed": ("a.csv", b'MRN,Amount,TXN\n1,2,"3\n', "never closed", "a.csv:1"),
+    "a quote in the middle of a cell": ("a.csv", b'MRN,Amount,TXN\n1,2,3"4\n', "middle of a cell", "a.csv:1"),
+    "CR line ends": ("a.csv", b"MRN,Amount,TXN\r1,2,3\r", "carriage returns", "a.csv"),
+    "one CR among LF line ends": ("a.csv", b"MRN,Amount,TXN\n1,2,3\r4,5,6\n", "carriage return (CR)", "a.csv:1"),
+    "UTF-16 with its mark": ("a.csv", "MRN,Amount,TXN\n1,2,3\n".encode("utf-16"), "UTF-16", "a.csv"),
+    "UTF-16 without its mark": (
+        "a.csv", "MRN,Amount,TXN\n1,2,3\n".encode("utf-16-le"), "NUL", "a.csv",
+    ),
+    "a NUL": ("a.csv", b"MRN,Amount,TXN\n1,2,\0\n", "NUL", "a.csv"),
+    "a torn last line": ("a.csv", b"MRN,Amount,TXN\n1,2,3\n2,12", "cut short", "a.csv:2"),
+    "bytes of another encoding": ("a.csv", b"MRN,Amount,TXN\n1,2,\xe9\n", "not utf-8", "a.csv:1"),
+    "the end in the middle of a character": (
+        "a.csv", b"MRN,Amount,TXN\n1,2,3\n\xe2\x82", "middle of a character", "a.csv",
+    ),
+    "another spelling of a column": (
+        "a.csv", b"MRN,amount,TXN\n1,2,3\n", 'did you mean "amount"', 'column "Amount"',
+    ),
+    "no header": ("a.csv", b"1,2,3\n4,5,6\n", "that the file has a header", 'column "MRN"'),
+    "gzip bytes in a .csv": ("a.csv", gzip.compress(GOOD, mtime=0), "compressed", "a.csv"),
+    "text in a .csv.gz": ("a.csv.gz", GOOD, "not compressed so", "a.csv.gz"),
+    "a torn .gz": ("a.csv.gz", gzip.compress(GOOD, mtime=0)[:-9], "damaged or cut short", "a.csv.gz"),
+    "a .gz with rubbish behind it": (
+        "a.csv.gz", gzip.compress(GOOD, mtime=0) + b"rubbish", "damaged or cut short", "a.csv.gz",
+    ),
+    "a torn .zst": ("a.csv.zst", zstd.compress(GOOD)[:-3], "damaged or cut short", "a.csv.zst"),
+    "a compression bomb": (
+        "a.csv.zst", zstd.compress(b"MRN,Amount,TXN\n" + b"1,2,3\n" * 12_000_000), "1,000 times its size", "a.csv.zst",
+    ),
+    "a zip archive": ("a.csv", b"PK\x03\x04rest", "zip archive or an Excel workbook", "a.csv"),
+    "an X12 interchange": ("a.txt", b"ISA*00*          *00*", "X12", "a.txt"),
+    "text in a .parquet": ("a.parquet", GOOD, "not a Parquet", "a.parquet"),
+    "Parquet that is damaged": ("a.parquet", b"PAR1" + GOOD, "damaged", "a.parquet"),
+    "Parquet that is encrypted": ("a.parquet", b"PARE" + GOOD, "encrypted", "a.parquet"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", UNFIT)
+def test_an_unfit_file_is_refused(tmp_path: Path, case: str) -> None:
+    name, data, said, where = UNFIT[case]
+    with pytest.raises(InputError) as caught:
+        inspect(written(tmp_path, name, data), feed_of(), tmp_path)
+    assert said in str(caught.value)
+    assert where in str(caught.value)
+    assert caught.value.fix
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"a\.csv: there is no such file"):
+        inspect(tmp_path / "a.csv", feed_of(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "changes"),
+    [
+        ("a.csv", GOOD, {}),
+        ("a.csv", b"\xef\xbb\xbf" + GOOD, {}),
+        ("a.csv", GOOD.replace(b"\n", b"\r\n"), {}),
+        ("a.csv", GOOD.replace(b",", b"|"), {"delimiter": "|"}),
+        ("a.csv", GOOD.replace(b",", b"|"), {}),
+        ("a.tsv", GOOD.replace(b",", b"\t"), {}),
+        ("a.csv.gz", gzip.compress(GOOD, mtime=0), {}),
+        ("a.csv.zst", zstd.compress(GOOD), {}),
+        ("a.csv", GOOD.decode().encode("utf-16"), {"encoding": "utf-16"}),
+        ("a.csv", GOOD.removesuffix(b"\n"), {"final_newline": "any"}),
+        ("a.csv", GOOD.decode().encode("utf-32"), {"encoding": "utf-32"}),
+        ("a.csv", GOOD.decode().encode("utf-16-le"), {"encoding": "utf-16-le"}),
+        ("a.csv.gz", gzip.compress(GOOD[:20], mtime=0) + gzip.compress(GOOD[20:], mtime=0), {}),
+        ("a.csv.zst", zstd.compress(GOOD[:20]) + zstd.compress(GOOD[20:]), {}),
+    ],
+)
+def test_the_same_rows_come_out_of_every_dialect(
+    tmp_path: Path, name: str, data: bytes, changes: dict[str, object]
+) -> None:
+    rows = rows_of(written(tmp_path, name, data), feed_of(**changes), tmp_path)
+    assert rows == [("001", "5.00", "t1"), ("002", "6.00", "t2")]
+
+
+def test_another_encoding_is_read_as_it_was_written(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.csv", "MRN,Amount,TXN\n001,5.00,Zoë\n".encode("windows-1252"))
+    assert rows_of(path, feed_of(encoding="windows-1252"), tmp_path) == [("001", "5.00", "Zoë")]
+
+
+@pytest.mark.parametrize(
+    ("cells", "said", "column"),
+    [
+        (["x" * 65_536], "", ""),
+        (["x" * 65_537], "a cell of more than 64 KiB", "c0"),
+        (["x" * 60_000] * 5, "a row of more than 256 KiB", ""),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_cell_and_a_row_have_a_longest_length(
+    tmp_path: Path, suffix: str, cells: list[str], said: str, column: str
+) -> None:
+    good = {"MRN": "1", "Amount": "2", "TXN": "3"} | {f"c{n}": "" for n in range(len(cells))}
+    long = good | {f"c{n}": cell for n, cell in enumerate(cells)}
+    frame = pl.DataFrame([good] * 4_500 + [long, good])
+    path = tmp_path / f"a.{suffix}"
+    frame.write_csv(path) if suffix == "csv" else frame.write_parquet(path)
+    if not said:
+        assert len(rows_of(path, feed_of(), tmp_path)) == 4_502
+        return
+    with pytest.raises(InputError, match=said) as caught:
+        rows_of(path, feed_of(), tmp_path)
+    assert (caught.value.row, caught.value.column) == (4_501, column)
+
+
+def test_a_file_has_a_greatest_number_of_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.reading.shape.ROWS_MAX", 1)
+    with pytest.raises(InputError, match="more than 1 rows"):
+        inspect(written(tmp_path, "a.csv", GOOD), feed_of(), tmp_path)
+
+
+def test_zeros_may_follow_what_is_compressed_as_gzip_lets_them(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.csv.gz", gzip.compress(GOOD, mtime=0) + bytes(99))
+    assert rows_of(path, feed_of(), tmp_path) == [("001", "5.00", "t1"), ("002", "6.00", "t2")]
+
+
+def test_an_encoding_that_yields_no_text_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.csv", GOOD + b"\\ud800,1.00,t3\n")
+    with pytest.raises(InputError, match="not unicode_escape"):
+        inspect(path, feed_of(encoding="unicode_escape"), tmp_path)
+
+
+def test_parquet_columns_become_text(tmp_path: Path) -> None:
+    frame = pl.DataFrame(
+        {"MRN": ["001"], "Amount": ["5.00"], "TXN": [7], "Posted": ["2026-11-20"], "n": [[1]]}
+    )
+    frame = frame.with_columns(
+        pl.col("Amount").cast(pl.Decimal(12, 4)), pl.col("Posted").str.to_date()
+    )
+    frame.write_parquet(tmp_path / "a.parquet")
+    assert rows_of(tmp_path / "a.parquet", feed_of(), tmp_path) == [
+        ("001", "5.00", "7", "2026-11-20")
+    ]
+
+
+def test_columns_of_an_earlier_reject_file_are_ignored(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.csv", b"MRN,Amount,TXN,_row,_rule,_run\n1,2,3,4,x,r\n")
+    assert rows_of(path, feed_of(), tmp_path) == [("1", "2", "3")]
+
+
+def test_batches_are_bounded_and_numbered(tmp_path: Path) -> None:
+    lines = b"".join(b"%d,1.00,t%d\n" % (n, n) for n in range(1, 100_001))
+    source = inspect(written(tmp_path, "a.csv", b"MRN,Amount,TXN\n" + lines), feed_of(), tmp_path)
+    batches = list(read(source))
+    assert max(batch.frame.height for batch in batches) <= 16_000
+    assert [batch.frame["MRN"][0] for batch in batches] == [
+        str(batch.first_row) for batch in batches
+    ]
+    assert sum(batch.frame.height for batch in batches) == source.rows == 100_000
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.csv", GOOD)
+    source = inspect(path, feed_of(), tmp_path)
+    path.write_bytes(GOOD + b"003,7.00,t3\n")
+    with pytest.raises(InputError, match="changed while it was read"):
+        list(read(source))
+
+
+# Whole runs ---------------------------------------------------------------------------------------
+
+
+async def test_a_feed_has_a_greatest_number_of_files(
+    make_world: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.planning.passes.files.FILES_MAX", 1)
+    world = await make_world()
+    world.write_config(feeds=LEDGER_ONLY.replace("ledger.csv", "ledger*.csv"))
+    for number in range(2):
+        world.write_ledger([(f"t{number}", patient_key(0), "5.00", "")], f"ledger{number}.csv")
+    result = await world.run()
+    assert (result.exit_code, world.effects) == (1, [])
+    assert "2 files for feed ledger, at most 1 are read" in result.summary["failure"]
+
+
+async def test_a_damaged_parquet_file_ends_a_run_before_anything_is_sent(
+    make_world: Callable[..., Any],
+) -> None:
+    world = await make_world()
+    world.write_config(feeds=LEDGER_ONLY.replace("ledger.csv", "ledger.parquet"))
+    path = world.folder / "ledger.parquet"
+    names = ("TXN", "MRN", "Amount", "Claim")
+    pl.DataFrame([dict.fromkeys(names, "1")]).write_parquet(path)
+    path.write_bytes(path.read_bytes()[:-20])
+    result = await world.run()
+    assert (result.exit_code, world.effects) == (1, [])
+    assert "ledger.parquet: the Parquet file is damaged" in result.summary["failure"]
