@@ -487,7 +487,8 @@ def test_the_page_says_what_the_code_does() -> None:
         for name, (text, labels) in metrics.METRICS.items()
     ]
     assert lines == [*events, *gauges]
-    assert ", ".join(f"`{name}`" for name in logs.FIELDS) in page
+    unwrapped = " ".join(page.split())
+    assert ", ".join(f"`{name}`" for name in logs.FIELDS) in unwrapped
 
 
 async def test_the_page_shows_a_notice_as_it_is(make_world: MakeWorld, hook: Hook) -> None:
