@@ -29,7 +29,7 @@ from tests.support.world import CREDENTIALS, World, patient_key, seed
 
 MakeWorld = Callable[..., Awaitable[World]]
 ROOT = Path(__file__).parents[2]
-SYNTHEA = ROOT / "tests" / "synthea"
+SYNTHEA = ROOT / "tests" / "rows" / "synthea"
 
 
 @dataclass(frozen=True)

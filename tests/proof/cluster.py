@@ -125,7 +125,7 @@ class Story:
             "writes",
             "in_doubt",
             "pending",
-            "stints",
+            "lease_records",
         ):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.fullest_s = max(self.fullest_s, other.fullest_s)
