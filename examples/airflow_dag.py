@@ -3,7 +3,7 @@
 The command runs on the worker, which must keep state.dir from night to night (one worker, or a
 volume of its own). CANVAS_CLIENT_ID and CANVAS_CLIENT_SECRET come from the worker's environment.
 
-Exit code 3 is a load that is done, with rows for people to mend: the task is shown as skipped, not
+Exit code 3 is a load that is done, with rows for people to correct: the task is shown as skipped, not
 failed, and no retry is spent on it. Every other code is red, and is tried again: that is safe
 whatever the code, for nothing is sent twice. When a task is ended Airflow sends SIGTERM and
 waits `killed_task_cleanup_time` (60 s unless set): set it to 120, so that what is in flight is
@@ -34,6 +34,6 @@ with DAG(
     read_back = BashOperator(
         task_id="read_back",
         bash_command="exec canvas-ingest verify /etc/canvas-ingest/nightly.toml --sample 500 --log-format json",
-        trigger_rule="none_failed",  # after a load with rows to mend too
+        trigger_rule="none_failed",  # after a load with rows to correct too
     )
     load >> read_back

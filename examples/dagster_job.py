@@ -3,9 +3,9 @@
 The command runs where the run worker does, which must keep state.dir from night to night.
 CANVAS_CLIENT_ID and CANVAS_CLIENT_SECRET come from its environment.
 
-Exit code 3 is a load that is done, with rows for people to mend: green, with a warning in the run's
+Exit code 3 is a load that is done, with rows for people to correct: green, with a warning in the run's
 log; [notify] of the configuration tells people. 1 and 130 are tried again, for a run goes on where
-the last one ended; 2, 4 and 5 need somebody first. A run that is ended passes SIGTERM on and waits
+the last one ended; 2, 4 and 5 need a person first. A run that is ended passes SIGTERM on and waits
 until what is in flight is finished and reported: give its pod or process two minutes.
 """
 
@@ -29,7 +29,9 @@ def load_canvas(context: dg.OpExecutionContext) -> None:
         process.wait()
         raise
     if code == ROWS_TO_MEND:
-        context.log.warning("Loaded, with rows to mend: see rejects-*.csv in the report's folder.")
+        context.log.warning(
+            "Loaded, with rows to correct: see rejects-*.csv in the report's folder."
+        )
     elif code != DONE:
         raise dg.Failure(f"canvas-ingest ended with {code}", allow_retries=code in AGAIN)
 

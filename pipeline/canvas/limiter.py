@@ -79,9 +79,8 @@ class Limiter:
         self._share = Share(changed_at_s=clock.monotonic())
         self._bucket_share = 1.0
         self._bucket = AsyncLimiter(*bucket_of(rate_per_s))
-        self._turn = FairSemaphore(
-            1
-        )  # one task at a time waits for the bucket: cheaper, and in order
+        # One task at a time waits for the bucket: that is cheaper, and keeps them in order.
+        self._turn = FairSemaphore(1)
         self._last: deque[float] = deque(maxlen=max(int(rate_per_s), 1))
         self._window_s = max(1.0, 1.0 / rate_per_s)
         self._paused_until_s = float("-inf")

@@ -200,9 +200,9 @@ def send_partition(task: Shared[PartitionTask], number: int) -> PartitionResult:
     Where the lease is lost, because this process stood still, nothing more is sent; it is taken anew once
     it is free.
     """
-    told = task.value
-    job = told.again()
-    if job.config_sha256 != told.config_sha256:
+    partition_task = task.value
+    job = partition_task.again()
+    if job.config_sha256 != partition_task.config_sha256:
         raise ConfigError(
             "the configuration on a worker is not the one that the run began with",
             "have the same file at the same path on all workers, and do not change it while a run goes on",
@@ -210,14 +210,14 @@ def send_partition(task: Shared[PartitionTask], number: int) -> PartitionResult:
     job.canvas.credentials.require()
     job = replace(
         job,
-        canvas=replace(job.canvas, concurrency=told.share(number)),
-        upload=replace(job.upload, concurrency=told.share(number)),
+        canvas=replace(job.canvas, concurrency=partition_task.share(number)),
+        upload=replace(job.upload, concurrency=partition_task.share(number)),
     )
     while True:
         try:
-            return asyncio.run(_sent(told, job, number))
+            return asyncio.run(_sent(partition_task, job, number))
         except JournalTaken:
-            log.warning("lease_lost", run_id=told.run_id, partition=number)
+            log.warning("lease_lost", run_id=partition_task.run_id, partition=number)
 
 
 async def _sent(task: PartitionTask, job: Job, number: int) -> PartitionResult:

@@ -15,9 +15,7 @@ Json = dict[str, Any]
 _ID = re.compile(r"(?=.*[^.])[A-Za-z0-9.-]{1,64}", re.ASCII)
 
 FINGERPRINT_DIGITS: Final = 32
-DOLLARS: Final = (
-    r"[0-9]{1,12}(?:\.[0-9]{1,2})?"  # an amount in dollars, as people and files write it
-)
+DOLLARS: Final = r"[0-9]{1,12}(?:\.[0-9]{1,2})?"  # in configurations, arguments and files
 AMOUNT_MIN: Final = Decimal("0.01")
 AMOUNT_MAX: Final = Decimal("999999.99")  # storage holds 8 digits with 2 decimals
 

@@ -5,7 +5,7 @@ import contextlib
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,9 @@ from nbclient import NotebookClient
 
 import pipeline
 from pipeline.errors import ConfigError, InputError, LimitError, PlanError
-from tests.support.world import CREDENTIALS, FEEDS, LEDGER_ONLY, patient_key
+from tests.support.world import CREDENTIALS, FEEDS, LEDGER_ONLY, MakeWorld, patient_key
 
 ROOT = Path(__file__).parents[2]
-MakeWorld = Callable[..., Any]
 ROWS = [(f"T{n}", patient_key(n % 5), f"{n + 1}.25", "") for n in range(10)]
 
 

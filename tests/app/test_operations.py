@@ -6,7 +6,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,8 @@ from pipeline.reporting import metrics
 from pipeline.sandbox import Faults
 from tests.support.journals import forget_plans
 from tests.support.runs import command, effects_reach, payments, start
-from tests.support.world import CREDENTIALS, LEDGER_ONLY, World, patient_key
+from tests.support.world import CREDENTIALS, LEDGER_ONLY, MakeWorld, World, patient_key
 
-MakeWorld = Callable[..., Awaitable[World]]
 ROOT = Path(__file__).parents[2]
 PLANTED = "Zq7planted"
 

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 from base64 import b64encode, urlsafe_b64encode
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, quote
@@ -43,9 +42,8 @@ from pipeline.sandbox.faults import Faults
 from pipeline.sandbox.seed import check_seed
 from pipeline.system.environment import PASSED_ON
 from tests.support.runs import coverages, payments
-from tests.support.world import CREDENTIALS, FEEDS, World, seed
+from tests.support.world import CREDENTIALS, FEEDS, MakeWorld, World, seed
 
-MakeWorld = Callable[..., Awaitable[World]]
 CANARY = "Canary-0f3b/+7e=9"  # stands for a secret; with signs that URLs and JSON spell otherwise
 NAMES = ("CANVAS_CLIENT_ID", "CANVAS_CLIENT_SECRET", "CANVAS_PRIVATE_KEY", "CANVAS_TOKEN")
 

@@ -1,7 +1,6 @@
 """A real nginx as gateway in front of the local Canvas: whole runs through it."""
 
 import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,8 @@ from pipeline.errors import ConfigError
 from pipeline.sandbox import Faults
 from tests.support import nginx
 from tests.support.certificates import Authority
-from tests.support.world import LEDGER_ONLY, World, patient_key
+from tests.support.world import LEDGER_ONLY, MakeWorld, World, patient_key
 
-MakeWorld = Callable[..., Awaitable[World]]
 ROWS = 12
 INNER = "fumage-example.internal"  # the name by which the gateway reaches Canvas
 FROM_INNER = f"proxy_set_header Host {INNER};"

@@ -1,7 +1,6 @@
 """A gateway whose `Date` is of another clock than Canvas' stamps: whole runs through it."""
 
 import time
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,7 +14,7 @@ from pipeline.sandbox import Faults
 from tests.support import postgres
 from tests.support.payers import FEED, ONE, TWO, coverages, write
 from tests.support.runs import counts
-from tests.support.world import LEDGER_ONLY, World, patient_key
+from tests.support.world import LEDGER_ONLY, MakeWorld, World, patient_key
 
 
 class Clock:
@@ -28,7 +27,6 @@ class Clock:
         return time.time() + self.ahead_s
 
 
-MakeWorld = Callable[..., Awaitable[World]]
 PATIENTS = 6
 OFFSETS_S = [-3600, -5, -2, 0, 2, 5, 3600]
 

@@ -16,7 +16,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,12 +39,11 @@ from tests.support.planted import (
     write,
 )
 from tests.support.postgres import Server, missing, served
-from tests.support.world import CREDENTIALS, LEDGER_ONLY, World, patient_key
+from tests.support.world import CREDENTIALS, LEDGER_ONLY, MakeWorld, World, patient_key
 
 distributed = pytest.importorskip("distributed")
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
 
-MakeWorld = Callable[..., Awaitable[World]]
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 SCHEDULER = "dask.example.org"

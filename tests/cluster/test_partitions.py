@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 from collections import Counter
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,7 @@ from pipeline.job import Progress
 from pipeline.sandbox import Faults
 from tests.support.postgres import Server
 from tests.support.runs import check_accounts
-from tests.support.world import CREDENTIALS, World, patient_key
-
-MakeWorld = Callable[..., Any]
+from tests.support.world import CREDENTIALS, MakeWorld, World, patient_key
 
 
 def configure(world: World, database: str, **settings: Any) -> None:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -33,7 +33,7 @@ from pipeline.system import environment
 from tests.support.certificates import Authority
 from tests.support.nightly import nightly, write
 from tests.support.runs import counts
-from tests.support.world import World
+from tests.support.world import MakeWorld
 
 distributed = pytest.importorskip("distributed")
 if sys.version_info >= (3, 14):
@@ -41,7 +41,6 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-MakeWorld = Callable[..., Awaitable[World]]
 ROOT = Path(__file__).parents[2]
 SECRET = "Q7-planted"
 

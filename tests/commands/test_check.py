@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,8 @@ from pipeline.commands.check import Check, State
 from pipeline.journal.journal import Journal
 from pipeline.sandbox import Faults
 from tests.support.runs import coverages, payments
-from tests.support.world import CREDENTIALS, FEEDS, LEDGER_ONLY, World, patient_key
+from tests.support.world import CREDENTIALS, FEEDS, LEDGER_ONLY, MakeWorld, World, patient_key
 
-MakeWorld = Callable[..., Awaitable[World]]
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 

@@ -1,7 +1,6 @@
 """A resource that Canvas no longer has: reported by verify, and written again after a person's word only."""
 
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -18,9 +17,8 @@ from tests.support.doubts import paid_by_hand
 from tests.support.journal_steps import NOW, attempt, claim, intent, settle
 from tests.support.nightly import MANY, coverage, nightly, rules, write
 from tests.support.runs import command, counts
-from tests.support.world import LEDGER_ONLY, World, patient_key
+from tests.support.world import LEDGER_ONLY, MakeWorld, World, patient_key
 
-MakeWorld = Callable[..., Awaitable[World]]
 ABSENT = Finding(Settlement.ABSENT, "review|gone", "declared gone by Pat")
 
 

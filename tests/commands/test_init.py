@@ -7,7 +7,7 @@ import stat
 import subprocess
 import sys
 import tomllib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,9 +25,8 @@ from pipeline.rows.feed import TRAITS, Kind
 from pipeline.rows.formats import fitting
 from pipeline.rows.synonyms import SYNONYMS, kind_of, matches
 from pipeline.sandbox import Sandbox, serve
-from tests.support.world import CREDENTIALS, World, patient_key, seed
+from tests.support.world import CREDENTIALS, MakeWorld, patient_key, seed
 
-MakeWorld = Callable[..., Awaitable[World]]
 ROOT = Path(__file__).parents[2]
 SYNTHEA = ROOT / "tests" / "rows" / "synthea"
 

@@ -1,6 +1,5 @@
 """`journal move`: a Canvas that got another address keeps its journal; another Canvas never gets it."""
 
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, cast
 
 import orjson
@@ -13,12 +12,10 @@ from pipeline.journal.journal import Journal
 from pipeline.sandbox import Sandbox, serve
 from tests.support.database_runs import command
 from tests.support.runs import counts, coverages, payments
-from tests.support.world import FEEDS, LEDGER_ONLY, World, seed
+from tests.support.world import FEEDS, LEDGER_ONLY, MakeWorld, World, seed
 
 if TYPE_CHECKING:
     from tests.support.postgres import Server
-
-MakeWorld = Callable[..., Awaitable[World]]
 
 
 async def loaded(make_world: MakeWorld, feeds: str = FEEDS) -> World:

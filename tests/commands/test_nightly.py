@@ -25,7 +25,6 @@ from tests.support.nightly import (
     FEED,
     MANY,
     Clock,
-    MakeWorld,
     Row,
     coverage,
     enter,
@@ -40,7 +39,7 @@ from tests.support.nightly import (
     writes,
 )
 from tests.support.runs import counts
-from tests.support.world import patient_key
+from tests.support.world import MakeWorld, patient_key
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

@@ -19,7 +19,6 @@ from tests.support.nightly import (
     FEED,
     MANY,
     Clock,
-    MakeWorld,
     Row,
     coverage,
     enter,
@@ -34,7 +33,7 @@ from tests.support.nightly import (
 )
 from tests.support.nightly_corners import CANCEL, two_feeds, write_to
 from tests.support.runs import counts
-from tests.support.world import World, patient_key
+from tests.support.world import MakeWorld, World, patient_key
 
 # What was entered by hand is known to be of the row's payer by its name.
 NAMED = '[feeds.constants]\npayer_name = "Plan"\n'

@@ -6,7 +6,6 @@ import os
 import pty
 import shutil
 import sys
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,9 +19,8 @@ from pipeline.errors import ConfigError, JournalLost, PlanError
 from pipeline.sandbox import Faults
 from pipeline.system.ownership import private_folder
 from tests.support.runs import command, counts, coverages, payments
-from tests.support.world import CREDENTIALS, FEEDS, LEDGER_ONLY, World, patient_key
+from tests.support.world import CREDENTIALS, FEEDS, LEDGER_ONLY, MakeWorld, World, patient_key
 
-MakeWorld = Callable[..., Awaitable[World]]
 YEARS = timedelta(days=4000)
 
 

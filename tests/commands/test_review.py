@@ -22,9 +22,9 @@ from pipeline.journal import loss_detection as amnesia
 from pipeline.journal.journal import Journal
 from pipeline.reporting.doubts import review_text
 from pipeline.sandbox import Faults
-from tests.support.doubts import LOST, THROTTLED, MakeWorld, decide, doubtful, keys, paid_by_hand
+from tests.support.doubts import LOST, THROTTLED, decide, doubtful, keys, paid_by_hand
 from tests.support.runs import counts, effects_reach
-from tests.support.world import CREDENTIALS, LEDGER_ONLY, World, patient_key
+from tests.support.world import CREDENTIALS, LEDGER_ONLY, MakeWorld, World, patient_key
 
 
 async def test_it_lists_what_a_person_needs_to_decide(make_world: MakeWorld) -> None:

@@ -7,7 +7,6 @@ import resource
 import signal
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from decimal import Decimal
 from typing import Any
 
@@ -27,9 +26,7 @@ from tests.support.runs import (
     payments,
     start,
 )
-from tests.support.world import CREDENTIALS, FEEDS, LEDGER_ONLY, World, patient_key
-
-MakeWorld = Callable[..., Awaitable[World]]
+from tests.support.world import CREDENTIALS, FEEDS, LEDGER_ONLY, MakeWorld, patient_key
 
 
 async def test_two_files_arrive_and_a_second_run_sends_nothing(make_world: MakeWorld) -> None:

@@ -2,7 +2,6 @@
 
 import shutil
 from collections import Counter
-from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -14,9 +13,7 @@ from pipeline.sandbox import Faults
 from tests.support.doubts import paid_by_hand
 from tests.support.nightly import coverage, nightly, orders, write
 from tests.support.runs import command, coverages, payments
-from tests.support.world import CREDENTIALS, World, patient_key
-
-MakeWorld = Callable[..., Awaitable[World]]
+from tests.support.world import CREDENTIALS, MakeWorld, World, patient_key
 
 
 async def written(make_world: MakeWorld, **options: object) -> World:

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -26,9 +26,8 @@ from tests.support.database_runs import command
 from tests.support.journal_steps import attempt, intent
 from tests.support.postgres import Server, missing, served
 from tests.support.runs import check_accounts, counts, coverages, payments
-from tests.support.world import FEEDS, LEDGER_ONLY, World, patient_key
+from tests.support.world import FEEDS, LEDGER_ONLY, MakeWorld, World, patient_key
 
-MakeWorld = Callable[..., Awaitable[World]]
 URL = "https://fumage-example.canvasmedical.com"
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
 SECRET = "not-the-password"

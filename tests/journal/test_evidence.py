@@ -1,7 +1,6 @@
 """The table of writes is held against the audit log, before anything is sent and by `journal show`."""
 
 import sqlite3
-from collections.abc import Awaitable, Callable
 from contextlib import closing
 
 import psycopg
@@ -15,9 +14,7 @@ from pipeline.reporting.doubts import inventory_text
 from pipeline.sandbox import Faults
 from tests.support.postgres import Server
 from tests.support.runs import counts
-from tests.support.world import LEDGER_ONLY, World, patient_key
-
-MakeWorld = Callable[..., Awaitable[World]]
+from tests.support.world import LEDGER_ONLY, MakeWorld, World, patient_key
 
 TAMPERED = {
     "deleted": "DELETE FROM write",

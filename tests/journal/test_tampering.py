@@ -1,6 +1,6 @@
 """What lies beside the journal is used only as the run that wrote it left it."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import polars as pl
@@ -14,9 +14,8 @@ from tests.support.missing_lines import missing_lines
 from tests.support.nightly import MANY, coverage, nightly, write
 from tests.support.nightly_corners import CANCEL
 from tests.support.runs import counts
-from tests.support.world import FEEDS, LEDGER_ONLY, World, patient_key
+from tests.support.world import FEEDS, LEDGER_ONLY, MakeWorld, World, patient_key
 
-MakeWorld = Callable[..., Awaitable[World]]
 ELIGIBILITY_ONLY = FEEDS[: FEEDS.rindex("[[feeds]]")]
 
 

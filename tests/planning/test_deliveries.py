@@ -4,7 +4,7 @@ import gzip
 import re
 import shutil
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +13,7 @@ import pytest
 from pipeline.commands import run as engine
 from pipeline.errors import InputError, LimitError
 from tests.support.runs import command, counts
-from tests.support.world import LEDGER_ONLY, World, patient_key
-
-MakeWorld = Callable[..., Awaitable[World]]
+from tests.support.world import LEDGER_ONLY, MakeWorld, World, patient_key
 
 FEED = """
 [[feeds]]

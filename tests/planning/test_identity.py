@@ -2,7 +2,7 @@
 
 import csv
 import sqlite3
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,9 +18,8 @@ from pipeline.rows import groups
 from pipeline.rows.feed import row_key
 from tests.support.postgres import Server
 from tests.support.runs import command, counts
-from tests.support.world import World, patient_key
+from tests.support.world import MakeWorld, World, patient_key
 
-MakeWorld = Callable[..., Awaitable[World]]
 Payment = tuple[str, int, str, str]  # transaction, patient, amount, day
 
 LEDGER = """

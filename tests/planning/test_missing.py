@@ -19,7 +19,6 @@ from tests.support.missing_lines import missing_lines
 from tests.support.nightly import (
     FEED,
     MANY,
-    MakeWorld,
     Row,
     coverage,
     enter,
@@ -31,7 +30,7 @@ from tests.support.nightly import (
     write,
 )
 from tests.support.nightly_corners import CANCEL, two_feeds
-from tests.support.world import LEDGER_ONLY, World, patient_key
+from tests.support.world import LEDGER_ONLY, MakeWorld, World, patient_key
 
 Cells = tuple[str, ...]
 

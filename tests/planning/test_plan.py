@@ -3,7 +3,6 @@
 import csv
 import json
 import shutil
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 
 import click
@@ -16,9 +15,8 @@ from pipeline.reporting.terminal import summary_text
 from pipeline.reporting.words import duration
 from tests.support.nightly import coverage, enter, nightly, write
 from tests.support.runs import command, counts, payments
-from tests.support.world import FEEDS, LEDGER_ONLY, World, patient_key
+from tests.support.world import FEEDS, LEDGER_ONLY, MakeWorld, World, patient_key
 
-MakeWorld = Callable[..., Awaitable[World]]
 ROWS = [(0, "A", 1, ""), (0, "B", 2, ""), (1, "C", 1, ""), (2, "D", 1, "2026-12-31")]
 
 

@@ -2,16 +2,14 @@
 
 import csv
 import shutil
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 
 import pytest
 
 from pipeline.commands import run as engine
 from pipeline.rows.columns import Dates
 from tests.support.runs import counts
-from tests.support.world import World, patient_key
-
-MakeWorld = Callable[..., Awaitable[World]]
+from tests.support.world import MakeWorld, World, patient_key
 
 FEED = """
 [[feeds]]

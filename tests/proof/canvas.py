@@ -7,7 +7,7 @@ commits, by the world's own rules (`coverages.py`).
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -147,6 +147,7 @@ class SimulatedCanvas:
         self.client_was_set = False  # then when an answer was lost proves nothing
         self.trace: Callable[[str], None] = lambda _: None
         self.sent: dict[str, list[float]] = {}  # mark -> true times of its sends
+        self.created_with: dict[str, str] = {}  # mark -> payer id of its last create
         self.unguarded_s = float("inf")  # after the last read, edits count for so long
         self.claimed: Callable[[], set[str]] = set  # ids that the journal holds
         self._numbers = 0
@@ -209,6 +210,8 @@ class SimulatedCanvas:
             return Reply(None, {}, b"", handed_off=False, latency_s=0, problem="connect")
         self.posts += 1
         self.sent.setdefault(mark_of(body), []).append(now_s)
+        if resource_type == "Coverage":
+            self.created_with[mark_of(body)] = payer_id(body)
         self.step("a write has arrived")
         if fate in BEFORE:
             return await self._struck(fate)
@@ -420,7 +423,7 @@ class SimulatedCanvas:
             self.trace(f"412 of {effect.resource_id} at {at_s:.3f}, changed {stamp}, since {since}")
             return 412
         new = stored(body)
-        lost = self._overwritten(effect, new, self.sent.get(mark_of(body), []), seen_s)
+        lost = self._overwritten(effect, new, mark_of(body), seen_s)
         if lost and not self.was_set:
             self.violations.append(
                 f"an update of {effect.resource_id} at {at_s:.3f} is written over a person's {', '.join(lost)}"
@@ -441,7 +444,7 @@ class SimulatedCanvas:
         effect.versions[-1] = replace(effect.versions[-1], is_told=True)
 
     def _overwritten(
-        self, effect: Effect, new: dict[str, Any], sent: Sequence[float], seen_s: float
+        self, effect: Effect, new: dict[str, Any], mark: str, seen_s: float
     ) -> list[str]:
         """The elements of a person's edits, made since our last version, that this update takes back.
 
@@ -451,13 +454,15 @@ class SimulatedCanvas:
         may have moved the patient's coverages meanwhile. A payer that was sent by an id which no read
         has explained yet cannot be compared: its edit shows only if it came later than
         the probe of one more second after our last write, our clock was not set around a lost answer, and
-        nothing was moved. A coverage entered by hand counts as
-        ours from our last create on, whose answer was lost. Nor does, to the letter, the undoing of an
-        update of ours whose answer was lost: it might never have been carried out.
+        nothing was moved. A coverage entered by hand counts as ours, with the payer id that we sent, from our
+        last create on, whose answer was lost. Nor does, to the letter, the undoing of an update of ours whose
+        answer was lost: it might never have been carried out.
         """
         own = effect.versions[effect.own]
-        wrote_s = own.at_s if own.author == OURS else max(sent, default=own.at_s)
-        is_blind = own.payer_id not in {"", *effect.learned}
+        is_ours = own.author == OURS
+        wrote_s = own.at_s if is_ours else max(self.sent.get(mark, []), default=own.at_s)
+        payer_id_sent = own.payer_id if is_ours else self.created_with.get(mark, "")
+        is_blind = payer_id_sent not in {"", *effect.learned}
         ours, lost = own.content, set[str]()
         unseen = timedelta(seconds=max(self.climate.date_skew_s, 0.0))
         first = own.stamp.replace(microsecond=0) + unseen

@@ -77,6 +77,10 @@ def test_updates_overwrite_no_edit_and_no_other_insurer() -> None:
         pytest.param(70000336, id="an update that an earlier run lost is taken for an edit"),
         pytest.param(70008055, id="a clock that was set in one run, and set back before the next"),
         pytest.param(71023423, id="an edit that was found is overwritten the night after"),
+        pytest.param(
+            72032083,
+            id="a coverage entered by hand counts as one whose payer can be compared: the checker's fault",
+        ),
         pytest.param(72002470, id="a payer that is compared by name only, without a Date"),
         pytest.param(
             70002735, id="another insurer after the journal was lost: the checker's fault"

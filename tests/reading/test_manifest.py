@@ -1,6 +1,5 @@
 """The manifest beside the input: the files must match it to the row and the cent, or nothing is written."""
 
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,7 @@ from pipeline.app import config
 from pipeline.commands import run as engine
 from pipeline.errors import ConfigError, InputError, LimitError
 from pipeline.reading.manifest import Expected, manifest_of
-from tests.support.world import CREDENTIALS, FEEDS, LEDGER_ONLY, World, patient_key
-
-MakeWorld = Callable[..., Awaitable[World]]
+from tests.support.world import CREDENTIALS, FEEDS, LEDGER_ONLY, MakeWorld, World, patient_key
 
 WITH_MANIFEST = LEDGER_ONLY.replace(
     'path = "ledger.csv"', 'path = "ledger.csv"\nmanifest = "ledger.manifest"'

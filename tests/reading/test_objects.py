@@ -5,7 +5,7 @@ import gzip
 import hashlib
 import io
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,8 @@ from pipeline.reading.address import address_of
 from pipeline.reading.fetch import fetch
 from tests.support.object_store import VARIABLES, Store, served
 from tests.support.runs import check_accounts, counts, coverages, payments
-from tests.support.world import CREDENTIALS, FEEDS, LEDGER_ONLY, World
+from tests.support.world import CREDENTIALS, FEEDS, LEDGER_ONLY, MakeWorld, World
 
-MakeWorld = Callable[..., Awaitable[World]]
 HERE = fetching.Options(allow_http=True)
 
 

@@ -13,11 +13,11 @@ import pytest
 from pipeline.app import config
 from pipeline.commands import run as engine
 from pipeline.errors import ConfigError
-from tests.support.outputs import MakeWorld, Refusing, cells_of
+from tests.support.outputs import Refusing, cells_of
 from tests.support.planted import mirrored
 from tests.support.reports import planned, write
 from tests.support.runs import command
-from tests.support.world import LEDGER_ONLY, patient_key
+from tests.support.world import LEDGER_ONLY, MakeWorld, patient_key
 
 OURS = ["_row", "_stage", "_field", "_rule", "_message", "_file"]
 INTERNAL = [

@@ -14,10 +14,10 @@ from pipeline.commands import run as engine
 from pipeline.commands import verify as verification
 from pipeline.errors import ConfigError, IngestError
 from pipeline.files import replacing, write_private
-from tests.support.outputs import NASTY, MakeWorld, Refusing, cells_of
+from tests.support.outputs import NASTY, Refusing, cells_of
 from tests.support.planted import mirrored
 from tests.support.runs import command, coverages, payments
-from tests.support.world import FEEDS, LEDGER_ONLY, patient_key
+from tests.support.world import FEEDS, LEDGER_ONLY, MakeWorld, patient_key
 
 FORMULAS = (
     "=1+2",

@@ -40,10 +40,7 @@ from tests.support.planted import (
     payment,
     write,
 )
-from tests.support.world import CREDENTIALS, PAYER, World, patient_key
-
-MakeWorld = Callable[..., Awaitable[World]]
-
+from tests.support.world import CREDENTIALS, PAYER, MakeWorld, World, patient_key
 
 # The search ---------------------------------------------------------------------------------------
 

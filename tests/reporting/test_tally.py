@@ -1,7 +1,6 @@
 """Both sides of `balanced` are counted apart: the reader's from the file, the other from the report."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Literal
 
@@ -18,9 +17,7 @@ from pipeline.rows.tally import cents_read
 from pipeline.rows.texts import texts_of
 from tests.support.journals import enter_index, forget_plans
 from tests.support.reports import planned, write
-from tests.support.world import LEDGER_ONLY, World, patient_key
-
-MakeWorld = Callable[..., Awaitable[World]]
+from tests.support.world import LEDGER_ONLY, MakeWorld, patient_key
 
 HEADER = ["TXN", "MRN", "Amount", "Claim"]
 _pieces = st.sampled_from(

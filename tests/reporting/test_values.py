@@ -4,15 +4,13 @@ import csv
 import json
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
 from tests.support.runs import command, coverages
-from tests.support.world import FEEDS, LEDGER_ONLY, World, patient_key
+from tests.support.world import FEEDS, LEDGER_ONLY, MakeWorld, patient_key
 
-MakeWorld = Callable[..., Awaitable[World]]
 ELIGIBILITY_ONLY = FEEDS[: FEEDS.rindex("[[feeds]]")]
 FORMULAS = "=+-@\uff1d\uff0b\uff0d\uff20"
 

@@ -1,7 +1,7 @@
 """Bounded memory changes nothing: many parts, passes and piles come to what one of each comes to."""
 
 import json
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,9 +23,8 @@ from pipeline.rows.groups import Bounds, Scan, by_hash, deal, is_among, repeated
 from tests.support.known import KNOWN, SCHEMA
 from tests.support.nightly import FEED, enter, nightly, write
 from tests.support.runs import counts
-from tests.support.world import LEDGER_ONLY, World, patient_key
+from tests.support.world import LEDGER_ONLY, MakeWorld, World, patient_key
 
-MakeWorld = Callable[..., Awaitable[World]]
 TINY = Bounds(hashes=3, narrow=3, whole=2)
 FEEDS = (
     Feed("one", Kind.ELIGIBILITY, "", {}),

@@ -3,7 +3,6 @@
 import asyncio
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable
 from contextlib import closing
 from typing import Any
 
@@ -15,9 +14,7 @@ from pipeline.commands import run as engine
 from pipeline.sandbox import Faults
 from tests.support.doubts import LOST, THROTTLED, paid_by_hand
 from tests.support.runs import counts, effects_reach
-from tests.support.world import LEDGER_ONLY, World, patient_key
-
-MakeWorld = Callable[..., Awaitable[World]]
+from tests.support.world import LEDGER_ONLY, MakeWorld, patient_key
 
 
 @pytest.mark.parametrize("ahead_s", [0.0, 7200.0, -90.0])

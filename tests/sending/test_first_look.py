@@ -1,7 +1,7 @@
 """The first look at a server wants FHIR: a login page stops a command before a row leaves."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import replace
 
 import polars as pl
@@ -12,9 +12,8 @@ from pipeline.commands import run as engine
 from pipeline.errors import Unreachable
 from tests.support.between import LOST, Answer, Asked, between, page
 from tests.support.runs import coverages, payments, start
-from tests.support.world import FEEDS, LEDGER_ONLY, World, patient_key
+from tests.support.world import FEEDS, LEDGER_ONLY, MakeWorld, World, patient_key
 
-MakeWorld = Callable[..., Awaitable[World]]
 UPDATING = FEEDS[: FEEDS.rindex("[[feeds]]")].replace(
     "[feeds.columns]", "update = true\n[feeds.columns]"
 )

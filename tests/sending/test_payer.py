@@ -1,6 +1,6 @@
 """The payer is evidence, too: Canvas never returns a payer id, and no payer is taken for another one."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -12,9 +12,7 @@ from pipeline.sandbox import Faults
 from tests.support.nightly import Clock, enter
 from tests.support.payers import FEED, ONE, TWO, coverages, write
 from tests.support.runs import counts
-from tests.support.world import OTHER_PAYER, PAYER, World, patient_key
-
-MakeWorld = Callable[..., Awaitable[World]]
+from tests.support.world import OTHER_PAYER, PAYER, MakeWorld, World, patient_key
 
 
 def payor(insurer: dict[str, str]) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """What a run settles or sends for earlier runs: counted, and never with content that is out of date."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from decimal import Decimal
 
@@ -12,9 +11,8 @@ from pipeline.commands import run as engine
 from pipeline.reporting.words import doubt_notes
 from pipeline.sandbox import Faults
 from tests.support.runs import command, counts, effects_reach
-from tests.support.world import LEDGER_ONLY, World, patient_key
+from tests.support.world import LEDGER_ONLY, MakeWorld, World, patient_key
 
-MakeWorld = Callable[..., Awaitable[World]]
 ROWS = [(f"T{n}", patient_key(n), "5.00", "") for n in range(4)]
 LOST = Faults(lose_before=1.0, resource_types=("PaymentNotice",))
 

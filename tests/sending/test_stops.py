@@ -5,7 +5,7 @@ import errno
 import ssl
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from random import Random
@@ -25,9 +25,7 @@ from pipeline.errors import AuthError, Forbidden, SearchFailed, Stopped, Unreach
 from pipeline.sandbox import Faults
 from tests.support.between import LOST, Answer, Asked, Slow, between, outcome, page
 from tests.support.certificates import Authority
-from tests.support.world import LEDGER_ONLY, World, patient_key
-
-MakeWorld = Callable[..., Awaitable[World]]
+from tests.support.world import LEDGER_ONLY, MakeWorld, World, patient_key
 
 
 def write_payments(world: World, count: int, **settings: Any) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from datetime import timedelta
 from email.utils import format_datetime
@@ -24,9 +23,7 @@ from pipeline.sandbox import Faults
 from pipeline.sending.queues import PatientQueues
 from pipeline.sending.recover import Recovery
 from pipeline.sending.upload import Tools, _Sender
-from tests.support.world import FEEDS, LEDGER_ONLY, World, patient_key
-
-MakeWorld = Callable[..., Awaitable[World]]
+from tests.support.world import FEEDS, LEDGER_ONLY, MakeWorld, World, patient_key
 
 # The payer's name shows that a coverage is of the payer that was sent, before its Organization is known.
 COVERAGES_ONLY = FEEDS[: FEEDS.rindex("[[feeds]]")] + '[feeds.constants]\npayer_name = "Plan"\n'

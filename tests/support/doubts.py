@@ -1,16 +1,12 @@
 """Payments in doubt, made by faults of the local Canvas."""
 
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 from pipeline.canvas.transport import Reply
 from pipeline.commands.review import Decisions, Review, review
 from pipeline.sandbox import Faults
 from tests.support.runs import counts
-from tests.support.world import LEDGER_ONLY, World, patient_key
-
-MakeWorld = Callable[..., Awaitable[World]]
-
+from tests.support.world import LEDGER_ONLY, MakeWorld, World, patient_key
 
 LOST = Reply(None, {}, b"", handed_off=True, latency_s=0.0, problem="disconnected")
 

@@ -3,16 +3,13 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from pipeline.commands import run as engine
 from pipeline.commands.run import Result
 from tests.support.runs import counts
-from tests.support.world import PAYER, World, patient_key
-
-MakeWorld = Callable[..., Awaitable[World]]
-
+from tests.support.world import PAYER, MakeWorld, World, patient_key
 
 FEED = """
 [[feeds]]

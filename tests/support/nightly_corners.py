@@ -1,7 +1,7 @@
 """Nightly configurations that several tests need."""
 
-from tests.support.nightly import FEED, Clock, MakeWorld, Row, write
-from tests.support.world import World
+from tests.support.nightly import FEED, Clock, Row, write
+from tests.support.world import MakeWorld, World
 
 CANCEL = 'missing = "cancel"'
 

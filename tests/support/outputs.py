@@ -1,15 +1,11 @@
 """Reports that are written under odd conditions."""
 
 import csv
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from aiohttp import web
 
 from tests.support.planted import Mirror, outcome
-from tests.support.world import World
-
-MakeWorld = Callable[..., Awaitable[World]]
 
 
 def cells_of(path: Path) -> list[dict[str, str]]:

@@ -1,7 +1,7 @@
 """Real things made small: a local Canvas on loopback, and a configuration that points at it."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,3 +118,6 @@ amount = "Amount"
 claim = "Claim"
 """
 LEDGER_ONLY = FEEDS[FEEDS.rindex("[[feeds]]") :]
+
+
+MakeWorld = Callable[..., Awaitable[World]]

@@ -6,7 +6,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
@@ -14,9 +14,8 @@ import pytest
 
 from pipeline.system import confinement
 from tests.support import without_calls
-from tests.support.world import CREDENTIALS, LEDGER_ONLY, World
+from tests.support.world import CREDENTIALS, LEDGER_ONLY, MakeWorld, World
 
-MakeWorld = Callable[..., Awaitable[World]]
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="Landlock and seccomp are Linux' own"

@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -12,9 +11,8 @@ import pytest
 from pipeline.app import config
 from pipeline.errors import ConfigError, IngestError, JournalError, JournalLost
 from tests.support.runs import counts
-from tests.support.world import LEDGER_ONLY, World, patient_key
+from tests.support.world import LEDGER_ONLY, MakeWorld, World, patient_key
 
-MakeWorld = Callable[..., Awaitable[World]]
 STATE_FILES = ("journal.sqlite", "journal.sqlite-wal", "journal.anchor")
 
 

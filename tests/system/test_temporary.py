@@ -8,16 +8,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from tests.support import read_only
 from tests.support.runs import coverages, payments
-from tests.support.world import CREDENTIALS, World
+from tests.support.world import CREDENTIALS, MakeWorld, World
 
-MakeWorld = Callable[..., Awaitable[World]]
 ROOT = Path(__file__).parents[2]
 NOTICE = '[notify]\non = [0, 1, 2, 3, 4]\ncommand = ["/bin/sh", "-c", "cat > {told}"]\n'
 without_temporary = pytest.mark.skipif(
