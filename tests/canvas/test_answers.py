@@ -75,7 +75,7 @@ class Liar:
 
 
 @asynccontextmanager
-async def asked(liar: Liar) -> AsyncIterator[Client]:
+async def asked(liar: Liar, timeout_s: float = TIMEOUT_S) -> AsyncIterator[Client]:
     """A client of that server, with a token."""
     server = await asyncio.start_server(liar.serve, HOST, 0)
     url = f"http://{HOST}:{server.sockets[0].getsockname()[1]}"
@@ -83,7 +83,7 @@ async def asked(liar: Liar) -> AsyncIterator[Client]:
         url,
         Credentials(url + "/auth/token/", token=TOKEN),
         rate_per_s=1_000.0,
-        timeout_s=TIMEOUT_S,
+        timeout_s=timeout_s,
         backoff=Backoff(0.001, 0.001),
     )
     try:
@@ -476,7 +476,7 @@ def bundle(*resources: Any, after: Any = None, **other: Any) -> bytes:
 
 async def searched(*answers: bytes | Talk) -> tuple[list[dict[str, Any]], Liar]:
     liar = Liar(*answers)
-    async with asked(liar) as client:
+    async with asked(liar, timeout_s=30.0) as client:  # whole answers: only a busy machine is slow
         return await client.search("PaymentNotice", "request", "Patient/x"), liar
 
 
