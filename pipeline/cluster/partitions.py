@@ -30,6 +30,7 @@ from pipeline.cluster.dask import is_closing
 from pipeline.cluster.permits import permits_of
 from pipeline.errors import ConfigError, IngestError, JournalError, JournalTaken, Stopped
 from pipeline.job import Job, Progress
+from pipeline.journal import doubts, leases, lookups, opening
 from pipeline.journal.journal import Journal
 from pipeline.planning.earlier import EarlierPlans
 from pipeline.planning.store import Plan
@@ -130,7 +131,7 @@ async def run_partitions(
         job.upload.concurrency,
         count,
     )
-    await asyncio.to_thread(journal.offer, count)
+    await asyncio.to_thread(leases.offer, journal, count)
     try:
         await asyncio.to_thread(_run_tasks, session, task, workers, progress)
     finally:
@@ -163,7 +164,7 @@ class _Watch:
         now_s = time.monotonic()
         if self._session.stop.is_set() and not self._is_told:
             self._is_told = True
-            self._session.journal.ask_to_stop()
+            leases.ask_to_stop(self._session.journal)
         if now_s - self._seen_s >= _SEEN_EVERY_S:
             self._seen_s = now_s
             self.see()
@@ -171,7 +172,7 @@ class _Watch:
     def see(self) -> None:
         """What all workers have told so far."""
         counts = Counter[Disposition]()
-        for lease_record in self._session.journal.lease_records(self._session.run_id):
+        for lease_record in leases.lease_records(self._session.journal, self._session.run_id):
             counts.update({Disposition(name): count for name, count in lease_record.counts.items()})
         self._progress.dispositions = counts
         self._progress.sent = counts.total()
@@ -183,12 +184,12 @@ def _call_in(session: Session) -> None:
     A worker that wakes up, or whose task was begun twice, takes no part any more.
     """
     journal, job = session.journal, session.job
-    journal.ask_to_stop()
+    leases.ask_to_stop(journal)
     lease_s = job.database.lease_s if job.database else 0.0
     until_s = time.monotonic() + 2 * lease_s + 2 * job.canvas.timeout_s
-    while journal.parts_held() and time.monotonic() < until_s:
+    while leases.count_held(journal) and time.monotonic() < until_s:
         time.sleep(_LOOK_EVERY_S)
-    journal.withdraw(session.run_id, session.clock.now())
+    leases.withdraw(journal, session.run_id, session.clock.now())
 
 
 # A worker ----------------------------------------------------------------------------------------
@@ -233,7 +234,7 @@ async def _sent(task: PartitionTask, job: Job, number: int) -> PartitionResult:
             return dict(counts)
 
     join = partial(
-        Journal.join,
+        opening.join,
         job.state_dir,
         job.canvas.base_url,
         job.database,
@@ -249,8 +250,8 @@ async def _sent(task: PartitionTask, job: Job, number: int) -> PartitionResult:
     stop = asyncio.Event()
     with journal, structlog.contextvars.bound_contextvars(run_id=task.run_id, partition=number):
         plan = EarlierPlans.of(job.state_dir, journal).open(task.run_id)
-        is_again = any(each.part == number for each in journal.lease_records(task.run_id))
-        doubted = journal.take_up(task.run_id, clock.now())
+        is_again = any(each.part == number for each in leases.lease_records(journal, task.run_id))
+        doubted = leases.take_up(journal, task.run_id, clock.now())
         if doubted:
             log.warning("writes_left_in_flight", count=doubted)
         watch = asyncio.ensure_future(_watch_stop(journal, stop))
@@ -259,13 +260,15 @@ async def _sent(task: PartitionTask, job: Job, number: int) -> PartitionResult:
             async with open_session(
                 job, task.run_id, journal, clock, random, stop, permits_of(job, clock)
             ) as session:
-                doubts = [each for each in journal.doubts() if each.intent.run_id == task.run_id]
+                left = [
+                    each for each in doubts.all_doubts(journal) if each.intent.run_id == task.run_id
+                ]
                 batches = _of(intents_of(job, plan), task, number)
                 await session.upload(
                     _left(batches, journal, task.run_id) if is_again else batches,
                     task.types,
                     seen,
-                    with_bodies(session.plans, doubts),
+                    with_bodies(session.plans, left),
                     task.shut,
                 )
             ended = "stopped" if stop.is_set() else "done"
@@ -277,7 +280,7 @@ async def _sent(task: PartitionTask, job: Job, number: int) -> PartitionResult:
         finally:
             watch.cancel()
             with suppress(JournalError):  # it is lost: whoever has it now knows more
-                journal.hand_over(task.run_id, ended, told(), clock.now())
+                leases.hand_over(journal, task.run_id, ended, told(), clock.now())
     return PartitionResult(ended, told())
 
 
@@ -307,7 +310,9 @@ def _left(batches: Iterator[list[Intent]], journal: Journal, run_id: str) -> Ite
     is_refused = is_done & (pl.col("state") == State.REFUSED.value)
     keeping: set[str] = set()
     for batch in batches:
-        known = journal.writes(pl.Series("key", [each.key for each in batch], dtype=pl.String))
+        known = lookups.writes_of(
+            journal, pl.Series("key", [each.key for each in batch], dtype=pl.String)
+        )
         done, refused = set(known.filter(is_done)["key"]), set(known.filter(is_refused)["key"])
         keeping.update(
             each.lane

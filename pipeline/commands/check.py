@@ -39,6 +39,7 @@ from pipeline.errors import (
 )
 from pipeline.files import FOLDER_MODE, OTHERS
 from pipeline.job import Job, Progress, Reference, References
+from pipeline.journal import doubts, history, lookups, opening, runs
 from pipeline.journal.journal import Journal
 from pipeline.planning.build import seal
 from pipeline.planning.diagnose import diagnose, spelt
@@ -268,7 +269,7 @@ class Examination:
         """A copy of the journal, or an empty one where it cannot be looked at."""
         job, group = self.job, "Journal"
         try:
-            journal = Journal.look(
+            journal = opening.look(
                 job.state_dir,
                 job.canvas.base_url,
                 job.report_dir,
@@ -281,7 +282,7 @@ class Examination:
         except JournalError as error:
             self._wrong(group, "journal", error)
         else:
-            if not journal.length:
+            if not history.length(journal):
                 self._note(group, "journal", State.OK, "new: the first run makes it")
             else:
                 self._look_into(journal)
@@ -289,21 +290,23 @@ class Examination:
         self.is_sure = False
         shutil.rmtree(self.scratch / "state", ignore_errors=True)
         (self.scratch / "state").mkdir(mode=FOLDER_MODE)
-        return Journal.open(self.scratch / "state", job.canvas.base_url)
+        return opening.open_journal(self.scratch / "state", job.canvas.base_url)
 
     def _look_into(self, journal: Journal) -> None:
         group, self.has_past = "Journal", True
         self._note(group, "journal", State.OK, f"whole, and of {journal.base_url}")
-        journal.start_run(new_run("plan", SystemClock(), self.random))  # as a run would find it
-        newest = journal.newest_confirmed("PaymentNotice", 1)["run_id"]
-        self.stamped = [each for run_id in newest for each in journal.stamped(run_id)]
-        doubts = len(journal.doubts())
-        if doubts:
+        runs.start_run(
+            journal, new_run("plan", SystemClock(), self.random)
+        )  # as a run would find it
+        newest = lookups.newest_confirmed(journal, "PaymentNotice", 1)["run_id"]
+        self.stamped = [each for run_id in newest for each in doubts.stamped(journal, run_id)]
+        doubted = len(doubts.all_doubts(journal))
+        if doubted:
             self._note(
                 group,
                 "in doubt",
                 State.WARNING,
-                f"{_count(doubts, 'write')} of earlier runs",
+                f"{_count(doubted, 'write')} of earlier runs",
                 "the next run looks for them; canvas-ingest review CONFIG shows them",
             )
 
@@ -331,7 +334,7 @@ class Examination:
         run = new_run("plan", SystemClock(), self.random)
         while (job.state_dir / "plans" / run.run_id).exists():
             run = new_run("plan", SystemClock(), self.random)
-        journal.start_run(run)
+        runs.start_run(journal, run)
         clock, progress, stop = SystemClock(), self.progress, self.stop
         planner = Build(job, run.run_id, journal, clock, progress, stop, InPlace())
         open_files(planner)

@@ -17,7 +17,9 @@ from pipeline.cluster.permits import permits_of
 from pipeline.commands.run import new_run, user
 from pipeline.errors import ConfigError, IngestError, JournalForeign
 from pipeline.job import Job
-from pipeline.journal.journal import Journal, Run
+from pipeline.journal import lookups, opening, runs
+from pipeline.journal.journal import Journal
+from pipeline.journal.runs import Run
 from pipeline.reporting.verify import Written, differences
 from pipeline.sending.session import open_session
 
@@ -55,11 +57,11 @@ async def move(job: Job, *, stop: asyncio.Event | None = None) -> Move:
     job.canvas.credentials.require()
     clock, random = SystemClock(), Random()  # noqa: S311 - jitter and run ids, no secrets
     base_url = job.canvas.base_url
-    with Journal.open_to_move(
+    with opening.open_to_move(
         job.state_dir, base_url, job.report_dir, database=job.database
     ) as journal:
         run = new_run("move", clock, random)
-        journal.start_run(run)
+        runs.start_run(journal, run)
         with _finished(journal, run, clock):
             sample = _sample_of(journal)
             async with open_session(
@@ -73,7 +75,7 @@ async def move(job: Job, *, stop: asyncio.Event | None = None) -> Move:
             ) as session:
                 await _compare(session.client, sample, base_url)
             before = journal.base_url
-            journal.move(run.run_id, base_url, clock.now(), user())
+            opening.move(journal, run.run_id, base_url, clock.now(), user())
     return Move(before, base_url, len(sample))
 
 
@@ -89,16 +91,18 @@ def _finished(journal: Journal, run: Run, clock: SystemClock) -> Iterator[None]:
         raise
     finally:
         finished_at = utc_text(clock.now())
-        journal.finish_run(replace(run, finished_at=finished_at, exit_code=code, failure=failure))
+        runs.finish_run(
+            journal, replace(run, finished_at=finished_at, exit_code=code, failure=failure)
+        )
 
 
 def _sample_of(journal: Journal) -> list[Written]:
     """Return the writes of each type that Canvas confirmed last. Raises ConfigError if there are none."""
-    frames = [journal.newest_confirmed(resource_type, _SAMPLE) for resource_type in _TYPES]
+    frames = [lookups.newest_confirmed(journal, resource_type, _SAMPLE) for resource_type in _TYPES]
     sample = [Written(*line) for frame in frames for line in frame.iter_rows()]
     if sample:
         return sample
-    if journal.census():
+    if lookups.census(journal):
         fix = f"set canvas.base_url back to {journal.base_url}, run until a write is confirmed, and move then"
     else:
         fix = "nothing was ever sent with it: name another state.dir (or state.url)"

@@ -15,6 +15,7 @@ from typing import Final
 
 from pipeline.clock import utc_text
 from pipeline.job import Job
+from pipeline.journal import runs
 from pipeline.journal.journal import Journal
 from pipeline.planning.store import SEAL
 from pipeline.system.temporary import abandoned
@@ -59,7 +60,7 @@ def purge(
     purged = Purged(utc_text(before))
     needed = _needed(job, journal)
     gone: dict[str, list[Path]] = {}
-    for run_id in journal.run_ids():
+    for run_id in runs.run_ids(journal):
         if run_id >= f"{before:%Y%m%dT%H%M%SZ}":
             continue
         paths = list(_of_report(job.report_dir / run_id))
@@ -79,9 +80,9 @@ def purge(
     purged.beside = sorted(path.name for path in job.state_dir.glob("journal.sqlite.*"))
     purged.copies = abandoned(remove=not is_trial)
     if is_trial:
-        purged.words = journal.count_words(purged.before)
+        purged.words = runs.count_messages(journal, purged.before)
         return purged
-    purged.words = journal.purge(list(gone), purged.before, now, who)
+    purged.words = runs.purge(journal, list(gone), purged.before, now, who)
     for path in [*stale, *(path for each in gone.values() for path in each)]:
         _remove(path)
     return purged
@@ -90,11 +91,11 @@ def purge(
 def _needed(job: Job, journal: Journal) -> dict[str, str]:
     """The plans that are kept, by run id, each with the weightiest reason."""
     cancelling = [feed.name for feed in job.feeds if feed.missing == "cancel"]
-    needed = dict.fromkeys(journal.runs_holding(cancelling), CANCELS)
+    needed = dict.fromkeys(runs.runs_holding(journal, cancelling), CANCELS)
     for feed in job.feeds:
         if feed.missing != "ignore":
-            needed |= dict.fromkeys(journal.last_complete(feed.name), COMPARED)
-    return needed | dict.fromkeys(journal.runs_unsettled(), UNSETTLED)
+            needed |= dict.fromkeys(runs.last_complete(journal, feed.name), COMPARED)
+    return needed | dict.fromkeys(runs.runs_unsettled(journal), UNSETTLED)
 
 
 def _of_report(folder: Path) -> Iterator[Path]:

@@ -22,9 +22,12 @@ from pipeline.errors import ConfigError, IngestError, SearchFailed
 from pipeline.fhir.coverage import Payers, compare_payers, organizations_of
 from pipeline.fhir.datatypes import is_id
 from pipeline.job import Job
+from pipeline.journal import decisions, doubts, history, lookups, runs
 from pipeline.journal.audit_log import Line
-from pipeline.journal.evidence import Contradictions
-from pipeline.journal.journal import Count, Journal
+from pipeline.journal.evidence import Contradictions, find_contradictions
+from pipeline.journal.journal import Journal
+from pipeline.journal.lookups import Count
+from pipeline.journal.payers import payers_seen
 from pipeline.planning.earlier import PlannedRow
 from pipeline.records import (
     Candidate,
@@ -113,13 +116,13 @@ async def review(
     clock, random = SystemClock(), Random()  # noqa: S311 - jitter and run ids, no secrets
     with open_journal(job) as journal:
         begun = new_run("review", clock, random)
-        journal.start_run(begun)
+        runs.start_run(journal, begun)
         left, decided, cases, unasked = 1, list[Decided](), list[Case](), ""
         failure = ""
         try:
             _allowed(journal, decisions)
             is_deciding = bool(decisions.keys or decisions.resend_absent or decisions.confirm_found)
-            if is_deciding or journal.doubts():
+            if is_deciding or doubts.all_doubts(journal):
                 async with open_session(
                     job,
                     begun.run_id,
@@ -135,7 +138,7 @@ async def review(
                         decided = await work.decide()
                     cases, unasked = await work.cases()
             is_refused = any(each.what == "refused" for each in decided)
-            left = _LEFT if journal.doubts() else _REFUSED if is_refused else _DONE
+            left = _LEFT if doubts.all_doubts(journal) else _REFUSED if is_refused else _DONE
         except IngestError as error:
             left, failure = error.exit_code, str(error)
             raise
@@ -143,7 +146,7 @@ async def review(
             ended = replace(
                 begun, finished_at=utc_text(clock.now()), exit_code=left, failure=failure
             )
-            journal.finish_run(ended)
+            runs.finish_run(journal, ended)
     return Review(left, cases, decided, unasked)
 
 
@@ -157,11 +160,11 @@ def _allowed(journal: Journal, decisions: Decisions) -> None:
         raise ConfigError(
             "--confirm KEY=ID: that is no id of a resource", "1 to 64 of A-Z a-z 0-9 - ."
         )
-    doubts = {doubt.intent.key: doubt for doubt in journal.doubts()}
+    in_doubt = {doubt.intent.key for doubt in doubts.all_doubts(journal)}
     for key in decisions.keys:
-        state = journal.states([key]).get(key)
+        state = lookups.states_of(journal, [key]).get(key)
         is_resent = key in decisions.resend and _has_resource(journal, key)
-        if key not in doubts and state is not State.ABANDONED and not is_resent:
+        if key not in in_doubt and state is not State.ABANDONED and not is_resent:
             held = f"it is {state.value}" if state else "the journal does not know it"
             raise ConfigError(
                 f"{key} is not in doubt: {held}",
@@ -172,7 +175,7 @@ def _allowed(journal: Journal, decisions: Decisions) -> None:
 
 def _has_resource(journal: Journal, key: str) -> bool:
     """Whether Canvas took the write, and nothing of it is under way."""
-    known = journal.known(pl.Series("key", [key])).filter(pl.col("resource_id") != "")
+    known = lookups.known(journal, pl.Series("key", [key])).filter(pl.col("resource_id") != "")
     return not known.filter(pl.col("state").is_in(_SETTLED)).is_empty()
 
 
@@ -187,20 +190,20 @@ class _Work:
 
     async def cases(self) -> tuple[list[Case], str]:
         """What is in doubt now; and why Canvas was not asked, if it was not."""
-        doubts = self._journal.doubts()
-        rows = self._plans.rows(doubt.intent for doubt in doubts)
-        sent = self._sent_at([doubt.intent.key for doubt in doubts])
-        now = self._rows_now(doubts)
-        findings: Sequence[Finding | None] = [None] * len(doubts)
+        in_doubt = doubts.all_doubts(self._journal)
+        rows = self._plans.rows(doubt.intent for doubt in in_doubt)
+        sent = self._sent_at([doubt.intent.key for doubt in in_doubt])
+        now = self._rows_now(in_doubt)
+        findings: Sequence[Finding | None] = [None] * len(in_doubt)
         unasked = ""
         try:
             self._session.job.canvas.credentials.require()
-            findings = await asyncio.gather(*map(self._session.recovery.look, doubts))
+            findings = await asyncio.gather(*map(self._session.recovery.look, in_doubt))
         except IngestError as error:
             unasked = str(error)
         return [
             Case(doubt, rows.get(key), sent.get(key), finding, now.get(key))
-            for doubt, finding in zip(doubts, findings, strict=True)
+            for doubt, finding in zip(in_doubt, findings, strict=True)
             for key in [doubt.intent.key]
         ], unasked
 
@@ -222,7 +225,7 @@ class _Work:
         return found
 
     def _sent_at(self, keys: Sequence[str]) -> dict[str, str | None]:
-        frame = self._journal.writes(pl.Series("key", list(keys), dtype=pl.String))
+        frame = lookups.writes_of(self._journal, pl.Series("key", list(keys), dtype=pl.String))
         return dict(frame.select("key", "sent_at").iter_rows())
 
     async def decide(self) -> list[Decided]:
@@ -248,10 +251,12 @@ class _Work:
     def _left(self) -> list[Doubt]:
         """What is in doubt and was not decided on by its key."""
         named = self._decisions.keys
-        return [doubt for doubt in self._journal.doubts() if doubt.intent.key not in named]
+        return [
+            doubt for doubt in doubts.all_doubts(self._journal) if doubt.intent.key not in named
+        ]
 
     async def _doubt(self, key: str) -> Doubt:
-        doubt = await self._journal.doubt(key)
+        doubt = await doubts.doubt_of(self._journal, key)
         if doubt is None:
             raise ConfigError(
                 f"the journal does not know {key}", "see `canvas-ingest review CONFIG`"
@@ -260,11 +265,11 @@ class _Work:
 
     def _held_by(self, doubt: Doubt) -> str | None:
         """Another write in doubt of the same patient, behind which this one cannot move."""
-        if self._journal.states([doubt.intent.key])[doubt.intent.key] is State.IN_DOUBT:
+        if lookups.states_of(self._journal, [doubt.intent.key])[doubt.intent.key] is State.IN_DOUBT:
             return None
         others = [
             each.intent.key
-            for each in self._journal.doubts()
+            for each in doubts.all_doubts(self._journal)
             if each.intent.lane == doubt.intent.lane
             and not each.is_owed
             and each.intent.key != doubt.intent.key
@@ -305,8 +310,8 @@ class _Work:
             resource_id,
             (Candidate(resource_id, like[resource_id], "named"),),
         )
-        is_confirmed = await self._journal.found(
-            self._session.run_id, intent, finding, self._now(), self._decisions.who
+        is_confirmed = await decisions.confirm(
+            self._journal, self._session.run_id, intent, finding, self._now(), self._decisions.who
         )
         if not is_confirmed:
             return Decided(key, "refused", f"{resource_id} belongs to another row already")
@@ -316,7 +321,7 @@ class _Work:
         """Return whether Canvas is known to show another payer than the one that was sent."""
         if intent.resource_type != "Coverage" or not intent.body:
             return False
-        organizations = organizations_of(await asyncio.to_thread(self._journal.payers_seen))
+        organizations = organizations_of(await asyncio.to_thread(payers_seen, self._journal))
         sent = orjson.loads(intent.body)
         return compare_payers(sent, found, organizations) is Payers.OTHER
 
@@ -336,14 +341,14 @@ class _Work:
             )
         if finding.settlement is not Settlement.FOUND:
             return Decided(intent.key, "refused", finding.message)
-        await self._journal.found(
-            self._session.run_id, intent, finding, self._now(), self._decisions.who
+        await decisions.confirm(
+            self._journal, self._session.run_id, intent, finding, self._now(), self._decisions.who
         )
         return Decided(intent.key, "confirmed", f"{intent.resource_type}/{resource_id}")
 
     async def _abandon(self, key: str) -> Decided:
         doubt = await self._doubt(key)
-        if self._journal.states([key])[key] is State.ABANDONED:
+        if lookups.states_of(self._journal, [key])[key] is State.ABANDONED:
             return Decided(key, "abandoned", "it was already; it is never sent again")
         held = self._held_by(doubt)
         if held is not None:
@@ -355,8 +360,13 @@ class _Work:
             message=f"{doubt.message}; given up by {self._decisions.who}",
             resource_id="",
         )
-        await self._journal.abandoned(
-            self._session.run_id, doubt.intent, finding, self._now(), self._decisions.who
+        await decisions.abandon(
+            self._journal,
+            self._session.run_id,
+            doubt.intent,
+            finding,
+            self._now(),
+            self._decisions.who,
         )
         return Decided(key, "abandoned", "it is never sent again")
 
@@ -382,8 +392,8 @@ class _Work:
             return [Decided(key, "refused", _why_not_sent(intent, finding))]
         if not intent.body:
             return [Decided(key, "refused", _no_content(intent))]
-        await self._journal.absent(
-            self._session.run_id, intent, finding, self._now(), self._decisions.who
+        await decisions.allow_resend(
+            self._journal, self._session.run_id, intent, finding, self._now(), self._decisions.who
         )
         again.append(doubt)
         return []
@@ -408,8 +418,8 @@ class _Work:
         )
         at = self._now()
         since = self._session.client.server_clock.earliest(at)
-        await self._journal.gone(
-            self._session.run_id, intent, declared, at, since, self._decisions.who
+        await decisions.declare_gone(
+            self._journal, self._session.run_id, intent, declared, at, since, self._decisions.who
         )
         if not is_payment:
             message = f"{named}: the next run whose file has the row creates it again"
@@ -419,7 +429,7 @@ class _Work:
 
     async def _be_quiet(self, key: str) -> None:
         """Wait until a read can no longer be older than the write itself."""
-        (settled_at,) = self._journal.writes(pl.Series("key", [key]))["settled_at"]
+        (settled_at,) = lookups.writes_of(self._journal, pl.Series("key", [key]))["settled_at"]
         if settled_at is not None:
             since_s = (self._now() - datetime.fromisoformat(settled_at)).total_seconds()
             await self._session.clock.sleep(max(self._session.job.upload.quiet_s - since_s, 0.0))
@@ -427,7 +437,8 @@ class _Work:
     async def _note_foreign(self, intent: Intent) -> None:
         """Note the resources of which a person says that they are another's."""
         if self._decisions.foreign:
-            await self._journal.note_foreign(
+            await decisions.note_foreign(
+                self._journal,
                 self._session.run_id,
                 intent.resource_type,
                 intent.lane,
@@ -443,7 +454,7 @@ class _Work:
         await self._session.upload(
             iter([intents]), {intent.resource_type for intent in intents}, _nobody
         )
-        states = self._journal.states(intent.key for intent in intents)
+        states = lookups.states_of(self._journal, [intent.key for intent in intents])
         return [
             Decided(intent.key, "sent again", _HOW_IT_ENDED[states[intent.key]])
             for intent in intents
@@ -504,14 +515,14 @@ class Inventory:
 def inventory(job: Job, key: str | None = None) -> Inventory:
     """Look at all that is held, and check the whole audit log, and the table of writes against it."""
     with open_journal(job) as journal:
-        history = None if key is None else [line for line, _ in journal.audit_log(key)]
+        lines = None if key is None else [line for line, _ in history.read_lines(journal, key)]
         return Inventory(
             journal.name,
-            journal.census(),
-            journal.length,
-            journal.first_break(),
-            journal.contradictions(),
-            history,
+            lookups.census(journal),
+            history.length(journal),
+            history.first_break(journal),
+            find_contradictions(journal),
+            lines,
         )
 
 

@@ -38,8 +38,10 @@ from pipeline.errors import (
 )
 from pipeline.files import sync
 from pipeline.job import Job, Progress
+from pipeline.journal import decisions, doubts, lookups, opening, runs, writes
 from pipeline.journal.ends import Ends
-from pipeline.journal.journal import Journal, Run
+from pipeline.journal.journal import Journal
+from pipeline.journal.runs import Run
 from pipeline.planning import unchanged as held
 from pipeline.planning.build import build_plan
 from pipeline.planning.earlier import EarlierPlans
@@ -190,13 +192,13 @@ async def report_again(job: Job, run_id: str | None = None) -> Result:
     """Write the report of a run (the last one where `run_id` is None) again from the journal."""
     private_folder(job.state_dir)
     with open_journal(job) as journal:
-        known = journal.run(run_id)
+        known = runs.find_run(journal, run_id)
         if known is None:
             raise PlanError(
                 "there is no such run in the journal",
                 "see the folders in report.dir for the runs there are",
             )
-        if journal.was_purged(known.run_id):
+        if runs.was_purged(journal, known.run_id):
             raise PlanError(
                 f"what run {known.run_id} left of rows was removed (journal purge, or [retention] days)",
                 "its summary.json is what there is; of a single write: `canvas-ingest journal show CONFIG KEY`",
@@ -209,7 +211,7 @@ def open_journal(job: Job, *, after_loss: bool = False) -> Journal:
     private_folder(job.state_dir)
     private_folder(job.state_dir / "plans")
     who = user() if after_loss else ""
-    return Journal.open(
+    return opening.open_journal(
         job.state_dir,
         job.canvas.base_url,
         job.report_dir,
@@ -262,7 +264,7 @@ async def _carry_out(
         structlog.contextvars.bound_contextvars(run_id=run_id),
     ):
         progress.run_id = run_id
-        doubted = journal.start_run(begun)
+        doubted = runs.start_run(journal, begun)
         _warn(doubted, job.canvas.unused_proxy if asks else "")
         failure: IngestError | None = None
         is_cut_short = True
@@ -325,7 +327,7 @@ async def _run(session: Session, workers: Workers, progress: Progress, plan_id: 
     sealed = await build_plan(job, run_id, journal, clock, progress, stop, workers, session)
     if plan_id is not None:
         await asyncio.to_thread(_must_be, sealed, session.plans.open(plan_id))
-    await asyncio.to_thread(journal.enter_feed_keys, run_id, keys_of(sealed.meta["feeds"]))
+    await asyncio.to_thread(runs.enter_feed_keys, journal, run_id, keys_of(sealed.meta["feeds"]))
     owed = await asyncio.to_thread(_owed_elsewhere, journal, sealed)
     if owed:
         await _settle(session, owed)
@@ -366,7 +368,7 @@ def _owed_elsewhere(journal: Journal, plan: Plan) -> set[str]:
     """
     owed = {
         each.intent.key
-        for each in journal.doubts()
+        for each in doubts.all_doubts(journal)
         if each.is_owed and each.intent.interaction is Interaction.CREATE
     }
     for feed in plan.meta["feeds"] if owed else ():
@@ -384,14 +386,14 @@ async def _settle(session: Session, owed: Collection[str] = ()) -> None:
     """
     looked: set[str] = set()
     while not session.stop.is_set():
-        doubts = session.journal.doubts()  # those that are still to be sent again come last
+        doubted = doubts.all_doubts(session.journal)  # what may be sent again comes last
         held = {
             each.intent.lane
-            for each in doubts
+            for each in doubted
             if each.intent.key in looked and (owed or not each.is_owed)
         }
         turn: dict[str, Doubt] = {}
-        for doubt in doubts:
+        for doubt in doubted:
             key, lane = doubt.intent.key, doubt.intent.lane
             if key not in looked and lane not in held and (not owed or key in owed):
                 turn.setdefault(lane, doubt)
@@ -451,10 +453,10 @@ async def _enter(session: Session, plan: Plan) -> None:
         if feed.traits.resource_type != "Coverage":
             continue
         for adopted in plan.adopted(feed.name):
-            await session.journal.adopt(session.run_id, adopted, found, now)
-        await session.journal.intend(session.run_id, plan.cancels(feed.name), now)
-        await session.journal.displaced(session.run_id, plan.kept(feed.name), now)
-    await session.journal.displaced(session.run_id, plan.meta["displaced"], now)
+            await decisions.adopt(session.journal, session.run_id, adopted, found, now)
+        await writes.intend(session.journal, session.run_id, plan.cancels(feed.name), now)
+        await writes.mark_moved(session.journal, session.run_id, plan.kept(feed.name), now)
+    await writes.mark_moved(session.journal, session.run_id, plan.meta["displaced"], now)
 
 
 async def _note_displaced(session: Session, plan: Plan) -> None:
@@ -464,11 +466,11 @@ async def _note_displaced(session: Session, plan: Plan) -> None:
     write did not arrive.
     """
     journal, lanes = session.journal, pl.Series("lane", plan.meta["reordered"], dtype=pl.String)
-    ranks = journal.ranks(lanes)
+    ranks = lookups.ranks(journal, lanes)
     failed = ranks.filter(pl.col("state") != State.CONFIRMED.value)["lane"]
     doubtful = ranks.filter(pl.col("lane").is_in(failed.implode()) & pl.col("rank").is_not_null())
     keys = [*plan.meta["displaced"], *doubtful["key"]]
-    await journal.displaced(session.run_id, keys, session.clock.now())
+    await writes.mark_moved(journal, session.run_id, keys, session.clock.now())
 
 
 # Reporting ----------------------------------------------------------------------------------------
@@ -494,7 +496,7 @@ def _finish(
         failure=str(failure) if failure else "",
     )
     result = _report(job, journal, finished)
-    journal.finish_run(replace(finished, exit_code=result.exit_code))
+    runs.finish_run(journal, replace(finished, exit_code=result.exit_code))
     if run.command == "run":
         with suppress(OSError, JournalError):  # without it the next run compares row by row
             _write_held(job, journal, run.run_id)
@@ -541,13 +543,15 @@ def _write_held(job: Job, journal: Journal, run_id: str) -> None:
     for feed in job.feeds:
         if feed.repeats == "count" or feed.name in job.inputs:
             continue
-        displaced = journal.displaced_of(feed.name)
+        displaced = lookups.moved_keys(journal, feed.name)
         is_moved = pl.col("key").is_in(displaced.implode())
         lines = (
             _confirmed(rows, journal).filter(~is_moved) for rows in plan.rows_to_hold(feed.name)
         )
         salt, mark = plan.meta["feeds"][feed.name]["salt"], held.Mark(*journal.head)
-        journal.enter_index(feed.name, held.write(job.state_dir, feed.name, salt, mark, lines))
+        runs.enter_index(
+            journal, feed.name, held.write(job.state_dir, feed.name, salt, mark, lines)
+        )
 
 
 def _confirmed(rows: pl.DataFrame, journal: Journal) -> pl.DataFrame:
@@ -557,7 +561,7 @@ def _confirmed(rows: pl.DataFrame, journal: Journal) -> pl.DataFrame:
     is_sent = pl.col("disposition") == Disposition.PENDING.value
     same = rows.filter(is_unchanged & ~is_adopted)
     sent = rows.filter((is_sent | (is_unchanged & is_adopted)) & pl.col("digest").is_not_null())
-    known = journal.known(sent["key"]).filter(pl.col("state") == State.CONFIRMED.value)
+    known = lookups.known(journal, sent["key"]).filter(pl.col("state") == State.CONFIRMED.value)
     done = sent.drop("resource_id").join(
         known.select("key", "fingerprint", "resource_id"), on=["key", "fingerprint"]
     )

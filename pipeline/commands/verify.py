@@ -19,7 +19,10 @@ from pipeline.errors import IngestError, SearchFailed, Stopped
 from pipeline.fhir.coverage import Organizations, organizations_of
 from pipeline.files import FOLDER_MODE, replacing, write_private
 from pipeline.job import Job, Progress
-from pipeline.journal.journal import Journal, Run
+from pipeline.journal import doubts, lookups, runs
+from pipeline.journal.journal import Journal
+from pipeline.journal.payers import learn_payers, payers_seen
+from pipeline.journal.runs import Run
 from pipeline.planning.ranks import after_all
 from pipeline.records import Intent, Interaction, PayerEvidence, State, usd
 from pipeline.reporting.page import page
@@ -69,14 +72,14 @@ async def read_back(
     progress, stop = progress or Progress(), stop or asyncio.Event()
     with open_journal(job) as journal:
         begun = new_run("verify", clock, random)
-        journal.start_run(begun)
+        runs.start_run(journal, begun)
         progress.run_id = begun.run_id
         progress.stage = "verifying"
         lines: list[Verified] = []
-        organizations = organizations_of(journal.payers_seen())
+        organizations = organizations_of(payers_seen(journal))
         failure: IngestError | None = None
-        gone = journal.gone_ids()
-        written = _sampled(journal.confirmed(since), sample, random)
+        gone = doubts.gone_ids(journal)
+        written = _sampled(lookups.confirmed(journal, since), sample, random)
         progress.to_send = written.height
         try:
             async with open_session(
@@ -122,7 +125,7 @@ def _with_content(session: Session, groups: Sequence[list[Written]]) -> list[lis
     intents = [_intent(each) for group in groups for each in group]
     rows = session.plans.rows(intents)
     lanes = {group[0].lane for group in groups if group[0].resource_type == "Coverage"}
-    moved = _moved(session.journal.ranks(pl.Series("lane", list(lanes), dtype=pl.String)))
+    moved = _moved(lookups.ranks(session.journal, pl.Series("lane", list(lanes), dtype=pl.String)))
     return [
         [
             replace(
@@ -181,7 +184,7 @@ def _learn(
         for payer_id, line in learned.items()
         if line.payer is not None
     ]
-    journal.learn_payers(run_id, evidence, clock.now())
+    learn_payers(journal, run_id, evidence, clock.now())
 
 
 async def _verified(
@@ -195,7 +198,7 @@ async def _verified(
     except SearchFailed:
         return unread(written)
     ids = [str(each.get("id")) for each in found]
-    known = await session.journal.claimed(first.resource_type, first.lane, ids)
+    known = await doubts.assigned_ids(session.journal, first.resource_type, first.lane, ids)
     ours = {each.resource_id for each in written}
     # One that was declared gone and is shown again is a stray.
     return verify(written, found, known - ours - gone, organizations)
@@ -223,7 +226,7 @@ def _finish(
     failed = str(failure) if failure else ""
     if not failed and told["unread"]:
         failed = f"{told['unread']:,} could not be read: Canvas' searches fail\n  run verify again"
-    exchanges = journal.exchanges(run.run_id)
+    exchanges = runs.exchanges(journal, run.run_id)
     summary = {
         "shape": 1,
         "run_id": run.run_id,
@@ -242,7 +245,7 @@ def _finish(
     _write_lines(folder / "verification.parquet", run.run_id, lines)
     write_private(folder / "summary.json", orjson.dumps(summary, option=orjson.OPT_INDENT_2))
     write_private(folder / "report.html", page(summary, exchanges, folder).encode())
-    journal.finish_run(replace(run, exit_code=code, failure=failed))
+    runs.finish_run(journal, replace(run, exit_code=code, failure=failed))
     return Result(run.run_id, code, summary, folder, failure)
 
 

@@ -1,20 +1,22 @@
-"""The audit trail: every claim, request, answer and decision, each line chained to the one before.
+"""The audit log: every request, answer and decision, each line chained to the one before. Pure.
 
-A line's hash is taken over its content and the hash before it, so a line that is changed, left out,
-put in or moved breaks the chain from there on. That lines are cut off at the end shows against the
-anchor, which is kept beside the journal (`journal/loss_detection.py`). Pure.
+A line's hash is taken over its content and the hash before it, so a line that is changed, left out, inserted or moved
+breaks the chain from there on. Lines cut off at the end show against the high-water mark beside the journal
+(`journal/loss_detection.py`).
 """
 
 import hashlib
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import orjson
 
+from pipeline.records import Exchange
+
 
 class Event(StrEnum):
-    """What a line of the trail tells of."""
+    """The kinds of lines in the audit log."""
 
     CLAIM = "claim"  # a write is about to be sent
     RELEASE = "release"  # ... and was not
@@ -27,7 +29,7 @@ class Event(StrEnum):
     FOUND = "found"  # doubt settled: it is there
     ABSENT = "absent"  # doubt settled: it is not there, it may be sent again
     UNCLEAR = "unclear"  # a person has to decide
-    CONFLICT = "conflict"  # somebody else edited what was to be updated
+    CONFLICT = "conflict"  # another user edited what was to be updated
     INTENDED = "intended"  # is to be updated, whatever the next file says
     ADOPTED = "adopted"  # Canvas held it already: it is ours from now on
     ABANDONED = "abandoned"  # a person gave it up
@@ -59,22 +61,56 @@ class Line(NamedTuple):
     resource_id: str = ""
     detail: str = ""
     who: str = ""
-    part: int = 0  # whose chain it belongs to: the run's own, or that of a part of its sending
+    part: int = 0  # its chain: 0 for the run's own, else the number of a partition
 
 
 ORIGIN: Final = "0" * 64  # before the first line
 
 
+def new_line(at: str, run_id: str, event: Event, **content: Any) -> Line:
+    """Return a line that is not numbered yet; `at` is the text of an instant in UTC."""
+    return Line(0, at, run_id, event.value, **content)
+
+
+def request_line(
+    run_id: str,
+    exchange: Exchange,
+    *,
+    attempt: int,
+    key: str = "",
+    verdict: str = "",
+    resource_id: str = "",
+) -> Line:
+    """Return the line of a request and its answer, not numbered yet."""
+    return Line(
+        number=0,
+        at=exchange.sent_at.isoformat(timespec="microseconds"),
+        run_id=run_id,
+        event=exchange.purpose,
+        key=key,
+        attempt=attempt,
+        latency_ms=round(exchange.latency_s * 1000, 3),
+        http_status=exchange.http_status,
+        correlation_id=exchange.correlation_id,
+        verdict=verdict,
+        resource_id=resource_id,
+        detail=exchange.problem,
+    )
+
+
 def link(before: str, line: Sequence[object]) -> str:
-    """The hash of a `Line` that follows the hash `before`: 64 hex digits."""
+    """Return the hash of a `Line` that follows the hash `before`: 64 hex digits."""
     return hashlib.sha256(before.encode() + orjson.dumps(tuple(line))).hexdigest()
 
 
 def first_break(lines: Iterable[tuple[Line, str]], number: int = 0, before: str = ORIGIN) -> int:
-    """The number of the first line that does not follow from the one before; 0 where all do.
+    """Return the number of the first line that does not follow from the one before; 0 if all do.
 
-    `lines` with their hashes, in order, after the run's own line `number` with the hash `before`. The
-    lines of the parts of a run stand among them, each part's in order.
+    Args:
+        lines: Lines and their hashes, in order. Lines of the run's partitions are among them, each partition's in
+            order.
+        number: The number of the run's own line before these.
+        before: The hash of that line.
     """
     heads = {0: (number, before)}
     for line, found in lines:

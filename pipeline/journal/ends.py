@@ -12,7 +12,9 @@ import orjson
 import polars as pl
 
 from pipeline.files import replacing, write_private
+from pipeline.journal import doubts, lookups
 from pipeline.journal.journal import Journal
+from pipeline.journal.settling import settling_of
 from pipeline.records import Disposition, Interaction, State, usd
 
 _CAUSES: Final = ("found", "sent_again", "set_aside", "retried", "compared")
@@ -47,7 +49,7 @@ class Ends:
         path = self._folder / f"ends-{name}.parquet"
         if self._is_kept:
             return pl.read_parquet(path, glob=False)
-        writes = self.journal.writes(keys, self._run_id)
+        writes = lookups.writes_of(self.journal, keys, self._run_id)
         with replacing(path) as part:
             writes.write_parquet(part, compression_level=1)
         return writes
@@ -59,11 +61,11 @@ class Ends:
 
 
 def _facts(journal: Journal, run_id: str) -> dict[str, Any]:
-    found = journal.settling(run_id)
+    found = settling_of(journal, run_id)
     settled: dict[str, dict[str, list[int | None]]] = {}
     again: dict[str, list[int | None]] = {}
     keys = pl.Series("key", sorted(found.ends), dtype=pl.String)
-    for key, last_run, feed, interaction, cents in journal.amounts(keys).iter_rows():
+    for key, last_run, feed, interaction, cents in lookups.amounts(journal, keys).iter_rows():
         is_sent = key in found.sent_again
         if is_sent:
             again.setdefault(feed, []).append(cents)
@@ -73,8 +75,8 @@ def _facts(journal: Journal, run_id: str) -> dict[str, Any]:
                 ending = Disposition.UPDATED
             settled.setdefault(feed, {}).setdefault(ending.value, []).append(cents)
     return {
-        "shut": sorted(journal.shut_lanes()),
-        "doubts": journal.doubt_count(run_id),
+        "shut": sorted(doubts.shut_queues(journal)),
+        "doubts": doubts.count_doubts(journal, run_id),
         "recovered": {cause: found.causes[cause] for cause in _CAUSES},
         "settled": {
             feed: {ending: _sum(cents) for ending, cents in sorted(endings.items())}

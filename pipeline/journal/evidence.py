@@ -1,4 +1,4 @@
-"""Does the table of writes say what the audit log implies?
+"""Compare the table of writes with what the audit log implies.
 
 Only the audit log is chained by hashes. A table of writes that was restored, repaired or edited without it would
 let payments go a second time. The last lines of a write imply its state and its resource, and the table must have
@@ -10,11 +10,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from pipeline.journal import states
+import polars as pl
+
+from pipeline.journal import loss_detection, states
 from pipeline.journal.audit_log import Event
+from pipeline.journal.journal import Journal, as_json
 from pipeline.records import State, Verdict
 
 _ACCEPTED: Final = Verdict.ACCEPTED.value
+_KEYS_MAX: Final = 10_000  # of a query
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,36 @@ class Contradictions:
 
     count: int
     key: str
+
+
+def find_contradictions(
+    journal: Journal, keys: Iterable[pl.Series] | None = None
+) -> Contradictions:
+    """Count the writes that the table has otherwise than the audit log implies.
+
+    Args:
+        journal: The journal.
+        keys: The writes to compare; None for all. Many keys take as long as all, so all are compared then.
+    """
+    asked: list[str] | None = None if keys is None else []
+    for some in keys or ():
+        asked = None if asked is None else [*asked, *some]
+        if asked is None or len(asked) > _KEYS_MAX:
+            asked = None
+            break
+    if asked == []:
+        return Contradictions(0, "")
+    listed = {"keys": as_json(asked or []), "is_whole": int(asked is None)}
+    return contradictions(Group(*line) for line in journal.rows("evidence", listed))
+
+
+def require_evidence(journal: Journal, keys: Iterable[pl.Series]) -> None:
+    """Raise JournalLost if the table has one of these writes otherwise than the audit log implies.
+
+    Not if a person said to go on without what the journal lost.
+    """
+    if not journal.is_loss_accepted and find_contradictions(journal, keys).count:
+        raise loss_detection.lost("altered")
 
 
 def contradictions(groups: Iterable[Group]) -> Contradictions:

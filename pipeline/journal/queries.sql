@@ -187,7 +187,7 @@ ORDER BY settled_at DESC LIMIT 8;
 
 -- name: held_at
 -- When Canvas held what we think it holds of these, the run that wrote it, and whether a read has found an edit since.
-SELECT key, held_at, coalesce(held_run, ''), rule = 'conflict' FROM write WHERE key IN (SELECT value FROM json_each(:keys));
+SELECT key, held_at, coalesce(held_run, '') AS held_run, rule = 'conflict' AS is_edited FROM write WHERE key IN (SELECT value FROM json_each(:keys));
 
 -- name: ranks
 -- The coverages that these patients have by our books: those that are active have a rank.
@@ -399,7 +399,9 @@ ORDER BY settled_at DESC, key LIMIT :most;
 
 -- name: census
 -- What is held: by state, the writes, their cents, and the oldest and the youngest.
-SELECT state, resource_type, count(*), CAST(coalesce(sum(amount_cents), 0) AS BIGINT), min(coalesce(settled_at, sent_at)), max(coalesce(settled_at, sent_at))
+SELECT
+    state, resource_type, count(*) AS count, CAST(coalesce(sum(amount_cents), 0) AS BIGINT) AS cents,
+    min(coalesce(settled_at, sent_at)) AS oldest, max(coalesce(settled_at, sent_at)) AS youngest
 FROM write GROUP BY state, resource_type ORDER BY state, resource_type;
 
 -- name: start_run

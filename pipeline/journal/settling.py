@@ -1,4 +1,4 @@
-"""What a run made of writes that were in doubt or owed, from its lines in the audit log. Pure."""
+"""What became of writes that were in doubt or to be sent again, from a run's lines in the audit log."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -9,6 +9,7 @@ import orjson
 
 from pipeline.journal import states
 from pipeline.journal.audit_log import Event
+from pipeline.journal.journal import Journal
 from pipeline.records import State, Verdict
 
 _UNGUARDED: Final = "update|unguarded"
@@ -35,6 +36,11 @@ class Settling:
     causes: Counter[str] = field(default_factory=Counter)
     ends: dict[str, State] = field(default_factory=dict)
     sent_again: set[str] = field(default_factory=set)
+
+
+def settling_of(journal: Journal, run_id: str) -> Settling:
+    """Return what a run settled."""
+    return settling(journal.rows("settling", {"run_id": run_id}))
 
 
 def settling(lines: Iterable[tuple[str, str, str, str]]) -> Settling:

@@ -8,9 +8,9 @@
     PENDING   --suspected-->   IN_DOUBT     the journal was lost, and Canvas holds one like it
     REFUSED   --retry-->       PENDING      the next run tries refused rows anew
     IN_DOUBT  --found-->       CONFIRMED    a search shows it, or a person names it
-    IN_DOUBT  --absent-->      PENDING      a search after the quiet time shows that it is not there
+    IN_DOUBT  --absent-->      PENDING      a search after the settling delay shows that it is not there
     IN_DOUBT  --abandoned-->   ABANDONED    a person gives it up: the machine never sends it again
-    ABANDONED --reopened-->    IN_DOUBT     the person thought better of it
+    ABANDONED --reopened-->    IN_DOUBT     the person took that back
 
 No path sends twice without `not_applied` or `absent` in between, or Canvas' own refusal. What is
 out of attempts stays PENDING, and the next run takes it up.
@@ -21,7 +21,7 @@ be, for it comes to the same; `resource_id` is what makes a write one, and it ne
     CONFIRMED --changed-->     PENDING      the row has other content
     PENDING   --adopted-->     CONFIRMED    Canvas held it already, as it stands in the file
     IN_FLIGHT --stale-->       IN_DOUBT     412: Canvas holds another version than we think
-    IN_DOUBT  --conflict-->    REFUSED      a read shows that somebody else edited the resource
+    IN_DOUBT  --conflict-->    REFUSED      a read shows that another user edited the resource
 
 One step undoes an effect, and only a person takes it: the database refuses it unless the write gives up its
 resource, which is then listed as not ours.
@@ -29,7 +29,7 @@ resource, which is then listed as not ours.
     CONFIRMED --gone-->        PENDING      a person declared that Canvas no longer has the resource
     REFUSED   --gone-->        PENDING      the same of a Coverage whose update was refused for that
 
-The step (`Journal.gone`) is one transaction, right after a read that answers 404 and two searches. A crash
+The step (`decisions.declare_gone`) is one transaction, right after a read that answers 404 and two searches. A crash
 - before it changes nothing: the write still has its resource;
 - after it finds a payment PENDING and owed (`resent`), as after `absent`: the next run searches once more, and
   sends it only if nothing like it is there, whether or not a file has the row. A coverage is PENDING

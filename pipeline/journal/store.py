@@ -38,6 +38,10 @@ class Cursor(Protocol):
     def rowcount(self) -> int:
         """How many rows it changed."""
 
+    @property
+    def description(self) -> Any:
+        """The columns of its rows, each with its name first."""
+
     def fetchone(self) -> Any:
         """The next row, or None."""
 

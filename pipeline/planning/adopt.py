@@ -25,6 +25,7 @@ from pipeline.fhir.coverage import (
     coverage_differences,
     member_ids,
 )
+from pipeline.journal import doubts
 from pipeline.journal.journal import Journal
 
 Json = dict[str, Any]
@@ -83,7 +84,7 @@ async def adopt(
     """
     seen_at = client.server_clock.earliest(clock.now())
     found = await client.persistently(lambda: client.of_patient("Coverage", lane), "Coverage")
-    claimed = await journal.claimed("Coverage", lane, [each["id"] for each in found])
+    claimed = await doubts.assigned_ids(journal, "Coverage", lane, [each["id"] for each in found])
     free = [each for each in found if each["id"] not in claimed and _is_of(each, lane)]
     adopted = match(rows, free, organizations)
     taken = {each.resource_id for each in adopted}

@@ -7,6 +7,7 @@ journal has the SHA-256 of each plan that was sealed: a plan that is another one
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -14,6 +15,7 @@ import structlog
 
 from pipeline.errors import PlanChanged, PlanError
 from pipeline.journal.journal import Journal
+from pipeline.journal.runs import plan_sha256
 from pipeline.planning.store import SEAL, Plan
 from pipeline.records import Intent, RowId
 
@@ -48,7 +50,7 @@ class EarlierPlans:
     @classmethod
     def of(cls, state_dir: Path, journal: Journal) -> "EarlierPlans":
         """Return the plans of a state folder."""
-        return cls(state_dir / "plans", journal.plan_sha256)
+        return cls(state_dir / "plans", partial(plan_sha256, journal))
 
     def open(self, run_id: str) -> Plan:
         """Open the plan of a run.

@@ -7,6 +7,7 @@ fields is: then no row has the key that it had, and each would be created once m
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
+from pipeline.journal import lookups, runs
 from pipeline.journal.journal import Journal
 from pipeline.rows.feed import Feed, Traits
 
@@ -22,7 +23,7 @@ def keep_order(
     former: dict[str, tuple[str, ...]] = {}
     ordered = []
     for feed in feeds:
-        known = journal.feed_key(feed.name)
+        known = runs.feed_key(journal, feed.name)
         if known is not None and set(known) != set(feed.key):
             former[feed.name] = known
         ordered.append(replace(feed, key=_hashed_order(feed, known, journal)))
@@ -32,7 +33,7 @@ def keep_order(
 def _hashed_order(feed: Feed, known: tuple[str, ...] | None, journal: Journal) -> tuple[str, ...]:
     if known is not None and set(known) == set(feed.key):
         return known
-    if known is None and journal.has_writes(feed.name):
+    if known is None and lookups.has_writes(journal, feed.name):
         return feed.key  # written by schema 5, which hashed the configuration's order
     return canonical_order(feed.key, feed.traits)
 

@@ -13,6 +13,7 @@ bounded by a pile of rows and not by the files.
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ import orjson
 import polars as pl
 
 from pipeline.fhir.coverage import member_ids
+from pipeline.journal import lookups
 from pipeline.journal.journal import Journal
 from pipeline.planning.store import PlanWriter, iso_day
 from pipeline.records import Interaction
@@ -132,7 +134,9 @@ class Repeats:
 
     def _former(self, kind: str, rows: pl.DataFrame) -> pl.DataFrame:
         """Return the writes of these rows' patients that the rows may equal."""
-        ask = self._journal.payments_of if kind == "PaymentNotice" else self._journal.coverages_of
+        ask = partial(
+            lookups.payments_of if kind == "PaymentNotice" else lookups.coverages_of, self._journal
+        )
         lanes = rows.select(pl.col("lane").unique(maintain_order=True))
         parts = [
             ask(some["lane"]).join(rows, on=_same(kind), how="semi")

@@ -21,8 +21,10 @@ import polars as pl
 
 from pipeline.clock import utc_text
 from pipeline.files import FOLDER_MODE, replacing, write_private
+from pipeline.journal import history, leases, runs
 from pipeline.journal.ends import Ends
-from pipeline.journal.journal import Journal, Run
+from pipeline.journal.journal import Journal
+from pipeline.journal.runs import Run
 from pipeline.planning.store import SEQ, Plan
 from pipeline.reading.source import added_columns
 from pipeline.records import ADOPTED, Disposition, Interaction, RowId, Stage, State, usd
@@ -236,7 +238,7 @@ def report(
             _write_text(folder / f"changes-{name}.csv", changes)
     _write_reconciliation(folder, parts)
     _count(folder / "reconciliation.parquet", totals)
-    exchanges = ends.journal.exchanges(facts.run.run_id)
+    exchanges = runs.exchanges(ends.journal, facts.run.run_id)
     summary = _summary(feeds, plan, totals, ends, facts, exchanges)
     write_private(folder / "summary.json", orjson.dumps(summary, option=orjson.OPT_INDENT_2))
     write_private(folder / "report.html", page(summary, exchanges, folder).encode())
@@ -555,7 +557,7 @@ def _summary(
             "id": journal.name,
             "dir": str(journal.folder.resolve()),
             "base_url": journal.base_url,
-            "lines": journal.length_after(facts.run.run_id),
+            "lines": history.length_after(journal, facts.run.run_id),
         },
         "feeds": lines,
         "requests": requests,
@@ -583,10 +585,10 @@ def _warnings(plan: Plan | None, totals: Mapping[str, Totals]) -> list[dict[str,
 
 def _workers(journal: Journal, run_id: str) -> list[dict[str, Any]]:
     """What each process did of the run's sending, where several carried it. `ended` "": it was lost."""
-    lease_records = journal.lease_records(run_id)
+    lease_records = leases.lease_records(journal, run_id)
     if not lease_records:
         return []
-    requests = journal.requests_of_stints(run_id)
+    requests = leases.requests_of_leases(journal, run_id)
     found = []
     for each in lease_records:
         host, process, _ = each.holder.split(" ", 2)

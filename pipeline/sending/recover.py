@@ -37,7 +37,9 @@ from pipeline.fhir.coverage import (
     payer_id_of,
 )
 from pipeline.fhir.payment_notice import paid
+from pipeline.journal import decisions, doubts
 from pipeline.journal.journal import Journal
+from pipeline.journal.payers import learn_payers, payers_seen
 from pipeline.records import (
     Candidate,
     Doubt,
@@ -95,7 +97,7 @@ class Recovery:
         if payer_id is None or self.lessons[payer_id] >= _LESSONS_MAX:
             return
         self.lessons[payer_id] += 1
-        if payer_id in dict(await asyncio.to_thread(self.journal.payers_seen)):
+        if payer_id in dict(await asyncio.to_thread(payers_seen, self.journal)):
             self.lessons[payer_id] = _LESSONS_MAX
             return
         with suppress(CanvasError, Stopped):  # the next create of this payer tries again
@@ -106,8 +108,8 @@ class Recovery:
             if organization is not None:
                 self.lessons[payer_id] = _LESSONS_MAX
                 evidence = PayerEvidence(payer_id, organization, intent.key, resource_id)
-                learn = self.journal.learn_payers
-                await asyncio.to_thread(learn, self.run_id, [evidence], self.clock.now())
+                at = self.clock.now()
+                await asyncio.to_thread(learn_payers, self.journal, self.run_id, [evidence], at)
 
     async def condition(self, held_at: datetime, run_id: str, *, latest: bool = False) -> datetime:
         """Return `held_at`, a `Date` of the run that wrote last, by the clock that Canvas compares with."""
@@ -117,7 +119,7 @@ class Recovery:
     async def _skew(self, run_id: str) -> Skew | None:
         """Return how far the stamps were ahead of `Date` in a run, as its payments show; None: not known."""
         if run_id not in self.skews and len(self.skews) < _SKEWS_MAX:
-            payments = await asyncio.to_thread(self.journal.stamped, run_id)
+            payments = await asyncio.to_thread(doubts.stamped, self.journal, run_id)
             skew = await measure(self.client, payments)
             if skew is None and run_id == self.run_id:
                 return None  # its payments may yet come
@@ -147,7 +149,7 @@ class Recovery:
         return weigh(doubt, like, claimed, quiet, is_told=is_told, unsure=unsure)
 
     async def _organizations(self) -> Organizations:
-        return organizations_of(await asyncio.to_thread(self.journal.payers_seen))
+        return organizations_of(await asyncio.to_thread(payers_seen, self.journal))
 
     async def _look_at_update(self, doubt: Doubt) -> Finding:
         intent = doubt.intent
@@ -160,7 +162,7 @@ class Recovery:
             return Finding(Settlement.UNKNOWN, "recover|unsearchable", message)
         sent, before = await asyncio.to_thread(self._contents, doubt)
         organizations = await self._organizations()
-        is_moved = await self.journal.has_sibling_since(intent.key)
+        is_moved = await doubts.has_sibling_since(self.journal, intent.key)
         weighed = partial(
             weigh_update,
             doubt,
@@ -192,7 +194,7 @@ class Recovery:
     async def _was_lost_before(self, key: str) -> bool:
         """Return whether an answer to this update was lost since our last confirmed write."""
         if not self.lost_before:
-            self.lost_before.append(await asyncio.to_thread(self.journal.lost_updates))
+            self.lost_before.append(await asyncio.to_thread(doubts.lost_updates, self.journal))
         return key in self.lost_before[0]
 
     def _contents(self, doubt: Doubt) -> tuple[Content | None, Content | None]:
@@ -263,7 +265,7 @@ class Recovery:
                 f"the journal was lost, and Canvas holds {len(others)} like it",
                 candidates=tuple(Candidate(each, like[each], _UNTOLD) for each in others),
             )
-        before = await self.journal.doubt(intent.key) if others else None
+        before = await doubts.doubt_of(self.journal, intent.key) if others else None
         if before is not None and before.resent:
             return Finding(
                 Settlement.UNCLEAR,
@@ -272,13 +274,18 @@ class Recovery:
                 candidates=tuple(Candidate(each, like[each], _UNTOLD) for each in others),
             )
         if others:
-            await self.journal.note_foreign(
-                self.run_id, intent.resource_type, intent.lane, others, self.clock.now()
+            await decisions.note_foreign(
+                self.journal,
+                self.run_id,
+                intent.resource_type,
+                intent.lane,
+                others,
+                self.clock.now(),
             )
         return None
 
     async def _claimed(self, intent: Intent, like: Like) -> set[str]:
-        return await self.journal.claimed(intent.resource_type, intent.lane, like)
+        return await doubts.assigned_ids(self.journal, intent.resource_type, intent.lane, like)
 
     async def _agreed(
         self, intent: Intent, sent: Content | None, organizations: Organizations

@@ -10,6 +10,8 @@ from pipeline.canvas import client as canvas
 from pipeline.canvas.limiter import Permits
 from pipeline.clock import Clock
 from pipeline.job import Job
+from pipeline.journal import doubts, writes
+from pipeline.journal.doubts import shut_queues
 from pipeline.journal.journal import Journal
 from pipeline.planning.earlier import EarlierPlans
 from pipeline.planning.store import Plan
@@ -35,7 +37,7 @@ class Session:
     async def record(self) -> None:
         """Write down what was asked so far beside the writes."""
         asked, self.client.exchanges = self.client.exchanges, []
-        await self.journal.record(self.run_id, asked)
+        await writes.record(self.journal, self.run_id, asked)
 
     async def settle(self, doubts: Sequence[Doubt], seen: uploading.Seen) -> None:
         """Settle what earlier runs left in doubt, and send again what may be."""
@@ -66,7 +68,7 @@ class Session:
             self.random,
             self.stop,
         )
-        shut_lanes = (self.journal.shut_lanes() - open_lanes).union(shut)
+        shut_lanes = (shut_queues(self.journal) - open_lanes).union(shut)
         await uploading.upload(batches, tools, seen, doubts=doubts, shut=shut_lanes)
 
 
@@ -95,7 +97,7 @@ async def open_session(
             yield Session(job, run_id, client, journal, recovery, plans, clock, random, stop)
         finally:
             watch.cancel()
-            await journal.record(run_id, client.exchanges)
+            await writes.record(journal, run_id, client.exchanges)
 
 
 def with_bodies(plans: EarlierPlans, doubts: Sequence[Doubt]) -> list[Doubt]:
@@ -116,7 +118,7 @@ async def _stop_client(stop: asyncio.Event, client: canvas.Client) -> None:
 
 def lanes_owed(session: Session, plan: Plan) -> set[str]:
     """The patients of whom an earlier run's write is still to be sent, and is not among this plan's."""
-    owed = [each for each in session.journal.doubts() if each.is_owed]
+    owed = [each for each in doubts.all_doubts(session.journal) if each.is_owed]
     keys = [each.intent.key for each in owed]
     planned = {key for feed in plan.meta["feeds"] if keys for key in plan.find(feed, keys)["key"]}
     return {

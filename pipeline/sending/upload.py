@@ -23,6 +23,7 @@ from pipeline.canvas.semaphore import FairSemaphore
 from pipeline.clock import Clock
 from pipeline.errors import IngestError, JournalError, Stopped, Unreachable
 from pipeline.job import UploadSettings
+from pipeline.journal import decisions, doubts, writes
 from pipeline.journal.journal import Journal
 from pipeline.records import (
     Attempt,
@@ -179,7 +180,7 @@ class _Sender:
     async def run(self, batches: Iterator[list[Intent]], doubts: Sequence[Doubt]) -> None:
         contradicts = self._client.server_clock.contradicts
         if any(each.ahead is not None and contradicts(each.ahead) for each in doubts):
-            await self._journal.forget_times(contradicts)
+            await decisions.forget_times(self._journal, contradicts)
         for doubt in doubts:
             if self._lanes.open(doubt.intent):
                 self._doubt(doubt, self._still_quiet_s(doubt))
@@ -266,7 +267,7 @@ class _Sender:
             is_protected = not (is_money_untold or self._journal.was_lost)
             if is_protected or await self._may_go(intent):
                 sure.append(intent)
-        await self._journal.claim(self._run_id, sure, at, since)
+        await writes.begin(self._journal, self._run_id, sure, at, since)
         for intent in sure:
             self._claimed.put_nowait(intent)
 
@@ -276,7 +277,7 @@ class _Sender:
         And the keys of those of which a read has found an edit: the condition let it pass then, and may again.
         """
         keys = [each.key for each in group if each.interaction is Interaction.UPDATE]
-        known = await self._journal.held_at(keys) if keys else {}
+        known = await doubts.last_confirmed(self._journal, keys) if keys else {}
         conditions = dict(self._probes)
         for key, held in known.items():
             if key not in conditions and held.at is not None:
@@ -301,14 +302,14 @@ class _Sender:
             "update|unguarded",
             "not known when Canvas took the last write of it, or edited by another user since",
         )
-        await self._journal.suspected(self._run_id, intent, untold, self._clock.now())
-        doubt = await self._journal.doubt(intent.key)
+        await decisions.suspect(self._journal, self._run_id, intent, untold, self._clock.now())
+        doubt = await doubts.doubt_of(self._journal, intent.key)
         is_lost = doubt is not None and doubt.until is not None
         wait_s = self._still_quiet_s(doubt) + self._options.quiet_s if doubt and is_lost else 0.0
         await self._in_doubt(intent, wait_s)
 
     async def _in_doubt(self, intent: Intent, wait_s: float) -> None:
-        doubt = await self._journal.doubt(intent.key)
+        doubt = await doubts.doubt_of(self._journal, intent.key)
         if doubt is not None:
             self._doubt(replace(doubt, intent=doubt.intent._replace(body=intent.body)), wait_s)
 
@@ -322,7 +323,7 @@ class _Sender:
             return False
         if finding is None:
             return True
-        await self._journal.suspected(self._run_id, intent, finding, self._clock.now())
+        await decisions.suspect(self._journal, self._run_id, intent, finding, self._clock.now())
         self._end_in_doubt(intent)
         return False
 
@@ -459,14 +460,16 @@ class _Sender:
     async def _write_answers(self, reads: asyncio.TaskGroup) -> None:
         if self._client.server_clock.was_set and not self._has_forgotten_times:
             self._has_forgotten_times = True
-            await self._journal.forget_times(self._client.server_clock.contradicts)
+            await decisions.forget_times(self._journal, self._client.server_clock.contradicts)
         asked, self._client.exchanges = self._client.exchanges, []
         unsent, self._unsent = self._unsent, []
         attempts, self._attempts = self._attempts, []
         pending, self._refusals.not_refused = self._refusals.not_refused, []
         now = self._clock.now()
-        ends = await self._journal.settle(self._run_id, attempts, now, unsent=unsent, asked=asked)
-        await self._journal.take_back(self._run_id, pending, now)
+        ends = await writes.settle(
+            self._journal, self._run_id, attempts, now, unsent=unsent, asked=asked
+        )
+        await writes.take_back(self._journal, self._run_id, pending, now)
         for attempt, (state, tries) in zip(attempts, ends, strict=True):
             if not self._move_on(attempt.intent, state, tries):
                 await self._in_doubt(attempt.intent, self._options.quiet_s)
@@ -572,15 +575,15 @@ class _Sender:
             return
         is_absent = finding.settlement is Settlement.ABSENT
         if doubt.is_owed and not is_absent:
-            await self._journal.suspected(self._run_id, intent, finding, now)
-        is_found = finding.settlement is Settlement.FOUND and await self._journal.found(
-            self._run_id, intent, finding, now
+            await decisions.suspect(self._journal, self._run_id, intent, finding, now)
+        is_found = finding.settlement is Settlement.FOUND and await decisions.confirm(
+            self._journal, self._run_id, intent, finding, now
         )
         if is_found:
             self._lanes.ended(intent)
             self._seen(_DONE[intent.interaction], 1)
         elif finding.settlement is Settlement.CONFLICT:
-            await self._journal.conflict(self._run_id, intent, finding, now)
+            await decisions.refuse_edited(self._journal, self._run_id, intent, finding, now)
             self._refused(intent)
         elif is_absent and (doubt.is_owed or self._may_resend(doubt)):
             await self._resend(doubt, finding)
@@ -588,7 +591,7 @@ class _Sender:
             if finding.settlement is Settlement.FOUND:
                 why = f"{doubt.message}; what a search shows belongs to another row"
                 finding = replace(finding, rule="recover|claimed", message=why, resource_id="")
-            await self._journal.unclear(self._run_id, intent, finding, now)
+            await decisions.keep_in_doubt(self._journal, self._run_id, intent, finding, now)
             self._end_in_doubt(intent)
         self._moved.set()
 
@@ -614,8 +617,8 @@ class _Sender:
 
     async def _resend(self, doubt: Doubt, finding: Finding) -> None:
         intent = doubt.intent
-        note = self._journal.still_absent if doubt.is_owed else self._journal.absent
-        await note(self._run_id, intent, finding, self._clock.now())
+        note = decisions.note_absent if doubt.is_owed else decisions.allow_resend
+        await note(self._journal, self._run_id, intent, finding, self._clock.now())
         is_update = intent.interaction is Interaction.UPDATE
         most = max(self._options.attempts_max, _UPDATES_MIN)
         is_over = is_update and doubt.attempts >= most

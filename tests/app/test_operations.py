@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from pipeline.app import config, logs
 from pipeline.commands import run as engine
 from pipeline.errors import ConfigError, IngestError
+from pipeline.journal import doubts
 from pipeline.reporting import metrics
 from pipeline.sandbox import Faults
 from tests.support.journals import forget_plans
@@ -188,7 +189,7 @@ async def test_the_metrics_say_what_the_summary_says(make_world: MakeWorld) -> N
         assert found["canvas_ingest_last_run_exit_code",] == result.exit_code
         assert found["canvas_ingest_last_run_balanced",] == 1
         with engine.open_journal(world.job()) as journal:
-            in_doubt = journal.doubt_count(result.run_id)
+            in_doubt = doubts.count_doubts(journal, result.run_id)
         assert found["canvas_ingest_writes_in_doubt",] == in_doubt
         assert PLANTED not in path.read_text()
         assert patient_key(1) not in path.read_text()

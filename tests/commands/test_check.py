@@ -18,7 +18,7 @@ from aiohttp import web
 from pipeline.app import config
 from pipeline.commands import check as doctor
 from pipeline.commands.check import Check, State
-from pipeline.journal.journal import Journal
+from pipeline.journal import opening
 from pipeline.sandbox import Faults
 from tests.support.runs import coverages, payments
 from tests.support.world import CREDENTIALS, FEEDS, LEDGER_ONLY, MakeWorld, World, patient_key
@@ -251,7 +251,7 @@ async def test_a_draft_that_is_not_decided_is_told(make_world: MakeWorld) -> Non
 async def test_a_journal_of_another_canvas(make_world: MakeWorld) -> None:
     world = await fit(make_world)
     (world.folder / "state").mkdir(mode=0o700)
-    Journal.open(world.folder / "state", "https://fumage-other.canvasmedical.com").close()
+    opening.open_journal(world.folder / "state", "https://fumage-other.canvasmedical.com").close()
     check = only(await checked(world), "journal")
     assert check.state is State.WRONG
     assert "belongs to https://fumage-other.canvasmedical.com" in check.message
@@ -261,7 +261,7 @@ async def test_a_journal_of_another_canvas(make_world: MakeWorld) -> None:
 async def test_a_journal_that_another_run_holds(make_world: MakeWorld) -> None:
     world = await fit(make_world)
     (world.folder / "state").mkdir(mode=0o700)
-    with Journal.open(world.folder / "state", world.url):
+    with opening.open_journal(world.folder / "state", world.url):
         check = only(await checked(world), "journal")
     assert check.state is State.WARNING
     assert "another run holds the journal" in check.message
@@ -274,7 +274,7 @@ async def test_a_check_beside_a_run_says_that_its_requests_come_on_top(
     assert not [check for check in await checked(world) if check.what == "rate"]
     (world.folder / "state").mkdir(mode=0o700)
     asked = world.sandbox.account()["requests"]["total"]
-    with Journal.open(world.folder / "state", world.url):
+    with opening.open_journal(world.folder / "state", world.url):
         check = only(await checked(world), "rate")
     asked = world.sandbox.account()["requests"]["total"] - asked
     assert check.state is State.WARNING

@@ -9,6 +9,7 @@ from pipeline.commands import run as engine
 from pipeline.commands.review import Decisions, as_json, inventory, review
 from pipeline.commands.verify import read_back
 from pipeline.errors import ConfigError, JournalError
+from pipeline.journal import decisions, doubts, history, lookups
 from pipeline.journal.journal import Journal
 from pipeline.records import Finding, Settlement, State, Verdict
 from pipeline.reporting.terminal import summary_text
@@ -83,7 +84,7 @@ async def test_a_payment_that_is_missing_is_sent_again_by_the_command_that_verif
 async def test_a_payment_that_canvas_still_shows_is_not_sent_again(make_world: MakeWorld) -> None:
     world, _ = await paid(make_world)
     with engine.open_journal(world.job()) as opened:
-        held = opened.confirmed().filter(opened.confirmed()["lane"] == patient_key(1))
+        held = lookups.confirmed(opened).filter(lookups.confirmed(opened)["lane"] == patient_key(1))
     reviewed = await review(world.job(), Decisions(resend=(held["key"][0],), who="Pat"))
     assert reviewed.exit_code == 3
     what, message = await resend(world, held["key"][0])
@@ -139,9 +140,9 @@ async def test_after_a_crash_right_behind_the_decision_the_next_run_sends_it_onc
     world, gone = await paid(make_world)
     key = await missing_key(world)
     with engine.open_journal(world.job()) as opened:
-        doubt = await opened.doubt(key)
+        doubt = await doubts.doubt_of(opened, key)
         assert doubt is not None
-        await opened.gone("r", doubt.intent, ABSENT, NOW, NOW, "Pat")
+        await decisions.declare_gone(opened, "r", doubt.intent, ABSENT, NOW, NOW, "Pat")
     if not is_in_file:
         world.write_ledger([("T1", patient_key(1), "20.00", "")])
     for _ in range(2):
@@ -235,17 +236,21 @@ async def test_the_step_gives_the_resource_up_and_resets_the_write(
     made = intent()._replace(resource_type=resource_type)
     await claim(journal, made)
     await settle(journal, attempt(made, Verdict.ACCEPTED, "n1"))
-    await journal.gone("r1", made._replace(resource_id="n1"), ABSENT, NOW, NOW, "Pat")
-    doubt = await journal.doubt("k1")
+    await decisions.declare_gone(
+        journal, "r1", made._replace(resource_id="n1"), ABSENT, NOW, NOW, "Pat"
+    )
+    doubt = await doubts.doubt_of(journal, "k1")
     assert doubt is not None
     is_payment = resource_type == "PaymentNotice"
     assert (doubt.is_owed, doubt.resent, doubt.attempts) == (True, int(is_payment), 0)
     assert (doubt.since, doubt.until, doubt.held.fingerprint) == (NOW, None, "")
-    assert [each.intent.key for each in journal.doubts()] == (["k1"] if is_payment else [])
-    assert journal.confirmed().is_empty()
-    assert await journal.claimed(resource_type, "p1", ["n1"]) == {"n1"}
-    assert journal.gone_ids() == {"n1"}
-    assert journal.first_break() == 0
+    assert [each.intent.key for each in doubts.all_doubts(journal)] == (
+        ["k1"] if is_payment else []
+    )
+    assert lookups.confirmed(journal).is_empty()
+    assert await doubts.assigned_ids(journal, resource_type, "p1", ["n1"]) == {"n1"}
+    assert doubts.gone_ids(journal) == {"n1"}
+    assert history.first_break(journal) == 0
     await claim(journal, made)
     assert await settle(journal, attempt(made, Verdict.ACCEPTED, "n1")) == [State.IN_DOUBT]
 
@@ -256,6 +261,8 @@ async def test_the_step_changes_nothing_unless_the_write_has_that_resource(
     await claim(journal, intent())
     await settle(journal, attempt(intent(), Verdict.ACCEPTED, "n1"))
     with pytest.raises(JournalError, match="in another state than expected"):
-        await journal.gone("r1", intent()._replace(resource_id="n2"), ABSENT, NOW, NOW, "Pat")
-    assert journal.states(["k1"]) == {"k1": State.CONFIRMED}
-    assert journal.gone_ids() == set()
+        await decisions.declare_gone(
+            journal, "r1", intent()._replace(resource_id="n2"), ABSENT, NOW, NOW, "Pat"
+        )
+    assert lookups.states_of(journal, ["k1"]) == {"k1": State.CONFIRMED}
+    assert doubts.gone_ids(journal) == set()

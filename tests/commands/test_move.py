@@ -7,8 +7,8 @@ import pytest
 
 from pipeline.commands import move as moving
 from pipeline.errors import ConfigError, JournalForeign, Unreachable
+from pipeline.journal import history, opening
 from pipeline.journal.audit_log import Event
-from pipeline.journal.journal import Journal
 from pipeline.sandbox import Sandbox, serve
 from tests.support.database_runs import command
 from tests.support.runs import counts, coverages, payments
@@ -37,9 +37,9 @@ def point_to(world: World, url: str, feeds: str = FEEDS) -> None:
 def moves(world: World, url: str) -> list[str]:
     """What the audit log says of moves."""
     job = world.job()
-    with Journal.open(job.state_dir, url, job.report_dir, database=job.database) as journal:
-        assert journal.first_break() == 0
-        return [line.detail for line, _ in journal.audit_log() if line.event == Event.MOVED]
+    with opening.open_journal(job.state_dir, url, job.report_dir, database=job.database) as journal:
+        assert history.first_break(journal) == 0
+        return [line.detail for line, _ in history.read_lines(journal) if line.event == Event.MOVED]
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

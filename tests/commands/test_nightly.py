@@ -17,6 +17,7 @@ import pytest
 from pipeline.commands import run as engine
 from pipeline.commands.review import Decisions, as_json, review
 from pipeline.commands.verify import read_back
+from pipeline.journal import runs
 from pipeline.planning import parts
 from pipeline.reporting.doubts import review_text
 from pipeline.rows.accept import accept
@@ -162,7 +163,7 @@ async def test_what_was_refused_for_an_edit_is_looked_at_only_after_the_quiet_ti
     write(world, [(0, "a", 1, "2026-12-31")])
     result = await world.run()
     with engine.open_journal(world.job()) as journal:
-        exchanges = journal.exchanges(result.run_id)
+        exchanges = runs.exchanges(journal, result.run_id)
     refused = exchanges.filter(pl.col("http_status") == 412)["sent_at"][0]
     looked = exchanges.filter((pl.col("purpose") == "read") & (pl.col("sent_at") > refused))
     waited = datetime.fromisoformat(looked["sent_at"][0]) - datetime.fromisoformat(refused)

@@ -16,6 +16,7 @@ from pipeline.commands import retention
 from pipeline.commands import run as engine
 from pipeline.commands.retention import CANCELS, COMPARED, UNSETTLED, Purged
 from pipeline.errors import ConfigError, JournalLost, PlanError
+from pipeline.journal import history
 from pipeline.sandbox import Faults
 from pipeline.system.ownership import private_folder
 from tests.support.runs import command, counts, coverages, payments
@@ -28,7 +29,7 @@ def purged(world: World, days: int = 90, *, is_trial: bool = False) -> Purged:
     """A purge in eleven years from now."""
     with engine.open_journal(world.job()) as journal:
         off = "PRAGMA secure_delete = OFF"  # as SQLite is built where no distribution thinks of it
-        journal._read(lambda: journal._store.execute(off).fetchone())
+        journal.read(lambda: journal.store.execute(off).fetchone())
         now = datetime.now(UTC) + YEARS
         return retention.purge(world.job(), journal, days, now, "somebody", is_trial=is_trial)
 
@@ -77,8 +78,8 @@ async def test_what_holds_rows_goes_and_the_next_run_sends_nothing_twice(
         path.read_bytes() for path in journal.parent.glob("journal.sqlite*")
     )
     with engine.open_journal(world.job()) as opened:
-        assert opened.first_break() == 0
-        (line,) = [line for line, _ in opened.audit_log() if line.event == "purged"]
+        assert history.first_break(opened) == 0
+        (line,) = [line for line, _ in history.read_lines(opened) if line.event == "purged"]
         assert (line.detail, line.who) == (first.run_id, "somebody")
 
     again = await world.run()

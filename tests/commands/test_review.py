@@ -19,6 +19,7 @@ from pipeline.commands import run as engine
 from pipeline.commands.review import Decisions, as_json, inventory, review
 from pipeline.errors import ConfigError, IngestError, JournalError, JournalLost
 from pipeline.journal import loss_detection as amnesia
+from pipeline.journal import writes
 from pipeline.journal.journal import Journal
 from pipeline.reporting.doubts import review_text
 from pipeline.sandbox import Faults
@@ -537,7 +538,7 @@ async def test_an_anchor_that_cannot_be_written_stops_nothing(
         write(*what)
 
     monkeypatch.setattr(amnesia, "write_anchor", failing)
-    monkeypatch.setattr("pipeline.journal.journal._ANCHOR_EVERY_S", 0.0)
+    monkeypatch.setattr("pipeline.journal.journal._MARK_EVERY_S", 0.0)
     assert counts(await world.run()) == {"created": 5}
     assert calls[0] > 3
 
@@ -591,18 +592,18 @@ async def test_a_resend_after_the_servers_clock_was_set_is_not_sent_a_third_time
 async def test_a_payment_made_after_the_last_send_is_not_taken_for_what_is_owed(
     make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The resend was claimed, and the run stopped before it left."""
+    """The resend was marked in flight, and the run stopped before it left."""
     world = await doubtful(make_world, Faults(lose_before=1.0), rows=1)
     (key,) = keys(await decide(world)).values()
-    stop, claim = asyncio.Event(), Journal.claim
+    stop, begin = asyncio.Event(), writes.begin
 
-    async def stopped(self: Journal, *what: Any) -> None:
-        await claim(self, *what)
+    async def stopped(journal: Journal, *what: Any) -> None:
+        await begin(journal, *what)
         stop.set()
         await asyncio.sleep(0.05)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Journal, "claim", stopped)
+        patched.setattr(writes, "begin", stopped)
         await review(world.job(), Decisions(resend=(key,), who="Pat"), stop=stop)
     assert world.effects == []
     put_back(world, timedelta(days=3))

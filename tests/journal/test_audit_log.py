@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import JournalError, JournalLost
-from pipeline.journal.audit_log import ORIGIN, Event, Line, first_break, link
-from pipeline.journal.journal import Journal, Run
+from pipeline.journal import history, opening, runs
+from pipeline.journal.audit_log import ORIGIN, Event, Line, first_break, link, new_line
+from pipeline.journal.runs import Run
 
 URL = "https://fumage-example.canvasmedical.com"
 NOW = datetime(2026, 11, 21, tzinfo=UTC).isoformat()
@@ -21,10 +22,10 @@ Lines = list[tuple[Line, str]]
 
 def begin(folder: Path, *run_ids: str) -> Lines:
     """Runs of a journal, one after the other. Returns its trail."""
-    with Journal.open(folder, URL) as journal:
+    with opening.open_journal(folder, URL) as journal:
         for run_id in run_ids:
-            journal.start_run(Run(run_id, "run", NOW))
-        return list(journal.audit_log())
+            runs.start_run(journal, Run(run_id, "run", NOW))
+        return list(history.read_lines(journal))
 
 
 def forged(lines: Lines, at: int) -> Lines:
@@ -72,7 +73,7 @@ def test_the_anchor_alone_shows_a_journal_that_is_older_or_another(tmp_path: Pat
     for source, loss in [(tmp_path / "backup", "restored"), (other / path.name, "replaced")]:
         shutil.copy(source, path)
         with pytest.raises(JournalLost) as caught:
-            Journal.open(folder, URL)
+            opening.open_journal(folder, URL)
         assert caught.value.loss == loss
 
 
@@ -83,23 +84,23 @@ async def test_the_anchor_names_no_line_of_a_write_that_failed(
     """The disk is full; and the run is stopped at once, while that write is still under way."""
     under_way, go_on = threading.Event(), threading.Event()
 
-    with Journal.open(tmp_path, URL) as journal:
-        journal.start_run(Run("r1", "run", NOW))
+    with opening.open_journal(tmp_path, URL) as journal:
+        runs.start_run(journal, Run("r1", "run", NOW))
 
         def fail() -> None:
-            journal._append(datetime.fromisoformat(NOW), "r1", Event.CLAIM, key="k1")
+            journal.append([new_line(NOW, "r1", Event.CLAIM, key="k1")])
             under_way.set()
             go_on.wait()
             raise sqlite3.OperationalError("database or disk is full")
 
-        write = asyncio.create_task(journal._write(fail))
+        write = asyncio.create_task(journal.write(fail))
         await asyncio.to_thread(under_way.wait)
         if is_waited_for:
             go_on.set()
             with pytest.raises(JournalError):
                 await write
-            assert journal.length == 1
+            assert history.length(journal) == 1
         else:
             write.cancel()
             threading.Timer(0.2, go_on.set).start()
-    Journal.open(tmp_path, URL).close()
+    opening.open_journal(tmp_path, URL).close()

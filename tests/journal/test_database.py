@@ -16,9 +16,9 @@ from pipeline.cluster.shared_rate import Target
 from pipeline.commands import run as engine
 from pipeline.errors import ConfigError, JournalError, JournalForeign, JournalLost
 from pipeline.fhir.outcome import issues_of
-from pipeline.journal import postgres
+from pipeline.journal import history, lookups, opening, postgres, runs, writes
 from pipeline.journal.address import parameters_of
-from pipeline.journal.journal import Journal, Run
+from pipeline.journal.runs import Run
 from pipeline.journal.store import Database
 from pipeline.records import Verdict
 from pipeline.sandbox import Faults
@@ -131,8 +131,8 @@ async def test_a_database_that_forgot_is_refused_until_a_person_says_so(
         await world.run()
     other = postgres_server.create()
     there = Database(postgres_server.url(other), 3.0)
-    with Journal.open(world.folder, world.url, database=there) as journal:
-        journal.start_run(Run("r1", "run", NOW.isoformat()))
+    with opening.open_journal(world.folder, world.url, database=there) as journal:
+        runs.start_run(journal, Run("r1", "run", NOW.isoformat()))
     configure(world, postgres_server.url(other), LEDGER_ONLY)
     with pytest.raises(JournalLost, match="another one than the last run wrote"):
         await world.run()
@@ -163,7 +163,7 @@ async def test_without_its_library_the_extra_is_named(make_world: MakeWorld, dat
 
 
 def opened(folder: Path, url: str, base_url: str = URL) -> None:
-    Journal.open(folder, base_url, database=Database(url, 3.0)).close()
+    opening.open_journal(folder, base_url, database=Database(url, 3.0)).close()
 
 
 def refusal(folder: Path, url: str, kind: type[Exception] = JournalError) -> str:
@@ -263,7 +263,7 @@ def test_whoever_may_only_read_is_told_which_rights_it_takes(
     opened(tmp_path, database)
     assert "may not do in its database" in refusal(tmp_path, by_reader)
     with pytest.raises(JournalError, match="may not do in its database"):
-        Journal.look(tmp_path, URL, None, tmp_path / "l", database=Database(by_reader))
+        opening.look(tmp_path, URL, None, tmp_path / "l", database=Database(by_reader))
     name = name_of(database)
     with postgres_server.connect() as connection:
         connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
@@ -363,10 +363,10 @@ async def test_whatever_canvas_says_can_be_written_down(tmp_path: Path, database
     """PostgreSQL holds no NUL: where Canvas' words are taken over, there is none any more."""
     every = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x110000, 61)]))
     texts = [every[start : start + 400] for start in range(0, len(every), 400)]
-    with Journal.open(tmp_path, URL, database=Database(database, 30.0)) as journal:
-        journal.start_run(Run("r1", "run", NOW.isoformat()))
+    with opening.open_journal(tmp_path, URL, database=Database(database, 30.0)) as journal:
+        runs.start_run(journal, Run("r1", "run", NOW.isoformat()))
         ones = [intent(f"k{number}", f"p{number}") for number in range(len(texts))]
-        await journal.claim("r1", ones, NOW, NOW)
+        await writes.begin(journal, "r1", ones, NOW, NOW)
         told = []
         for one, text in zip(ones, texts, strict=True):
             issue = {"code": "invalid", "details": {"text": text}}
@@ -374,9 +374,9 @@ async def test_whatever_canvas_says_can_be_written_down(tmp_path: Path, database
             (found,) = issues_of(json.dumps(body, ensure_ascii=False).encode())
             refused = attempt(one, Verdict.REFUSED)
             told.append(refused._replace(message=found.text))
-        await journal.settle("r1", told, NOW)
-        assert journal.first_break() == 0
-        held = journal.writes(pl.Series([one.key for one in ones])).sort(pl.col("key"))
+        await writes.settle(journal, "r1", told, NOW)
+        assert history.first_break(journal) == 0
+        held = lookups.writes_of(journal, pl.Series([one.key for one in ones])).sort(pl.col("key"))
         assert sorted(held["message"]) == sorted(each.message for each in told)
 
 

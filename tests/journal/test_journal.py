@@ -12,9 +12,10 @@ import polars as pl
 import pytest
 
 from pipeline.errors import JournalBusy, JournalError, JournalForeign
-from pipeline.journal import states
-from pipeline.journal.journal import Journal, Run
+from pipeline.journal import decisions, doubts, lookups, opening, runs, states, writes
+from pipeline.journal.journal import Journal
 from pipeline.journal.loss_detection import file_system_of
+from pipeline.journal.runs import Run
 from pipeline.records import (
     Doubt,
     Finding,
@@ -30,7 +31,7 @@ LATER = NOW + timedelta(days=3)
 
 
 def state_of(journal: Journal, key: str = "k1") -> str:
-    found = journal.known(pl.Series([key]))
+    found = lookups.known(journal, pl.Series([key]))
     return str(found["state"][0])
 
 
@@ -67,15 +68,15 @@ async def test_the_database_allows_the_steps_of_the_table_and_no_other(
         "UPDATE write SET interaction = 'update', resource_id = 'id', state = ? WHERE key = 'k1'"
     )
     for step in ways[old]:
-        await journal._write(partial(journal._store.execute, force, (step,)))
+        await journal.write(partial(journal.store.execute, force, (step,)))
     table = {**states.TRANSITIONS, **(states.OF_COVERAGE if resource_type == "Coverage" else {})}
     allowed = (old, new) in {(first, last) for (first, _), last in table.items()}
     if allowed:
-        await journal._write(lambda: journal._store.execute(force, (new.value,)))
+        await journal.write(lambda: journal.store.execute(force, (new.value,)))
         assert state_of(journal) == new.value
     else:
         with pytest.raises(JournalError, match="refuses a step"):
-            await journal._write(lambda: journal._store.execute(force, (new.value,)))
+            await journal.write(lambda: journal.store.execute(force, (new.value,)))
 
 
 async def test_what_has_a_resource_is_neither_created_again_nor_given_another(
@@ -84,14 +85,14 @@ async def test_what_has_a_resource_is_neither_created_again_nor_given_another(
     covered = intent()._replace(resource_type="Coverage")
     await claim(journal, covered)
     await settle(journal, attempt(covered, Verdict.ACCEPTED, "id1"))
-    run = journal._store.execute
+    run = journal.store.execute
     open_again = "UPDATE write SET state = 'PENDING' WHERE key = 'k1'"
     update = "UPDATE write SET interaction = 'update', state = 'IN_FLIGHT' WHERE key = 'k1'"
-    await journal._write(lambda: (run(open_again), run(update)))
+    await journal.write(lambda: (run(open_again), run(update)))
     for resource_id in ("id2", None):
         change = "UPDATE write SET resource_id = ? WHERE key = 'k1'"
         with pytest.raises(JournalError, match="refuses a step"):
-            journal._read(partial(run, change, (resource_id,)))
+            journal.read(partial(run, change, (resource_id,)))
     await settle(journal, attempt(covered, Verdict.NOT_APPLIED))
     with pytest.raises(JournalError, match="refuses a step"):
         await claim(journal, covered)
@@ -101,7 +102,7 @@ async def test_a_write_lives_from_claim_to_confirmation(journal: Journal) -> Non
     await claim(journal, intent())
     assert state_of(journal) == "IN_FLIGHT"
     assert await settle(journal, attempt(intent(), Verdict.ACCEPTED, "id1")) == [State.CONFIRMED]
-    line = journal.writes(pl.Series(["k1"])).row(0, named=True)
+    line = lookups.writes_of(journal, pl.Series(["k1"])).row(0, named=True)
     assert (line["state"], line["resource_id"], line["attempts"], line["correlation_id"]) == (
         "CONFIRMED",
         "id1",
@@ -159,81 +160,81 @@ async def test_an_id_of_another_row_is_no_proof(journal: Journal) -> None:
 async def test_a_runs_attempts_are_counted(journal: Journal) -> None:
     for tries in (1, 2):
         await claim(journal, intent())
-        ends = await journal.settle("r1", [attempt(intent(), Verdict.NOT_APPLIED)], NOW)
+        ends = await writes.settle(journal, "r1", [attempt(intent(), Verdict.NOT_APPLIED)], NOW)
         assert ends == [(State.PENDING, tries)]
-    journal.start_run(Run("r2", "run", NOW.isoformat()))
+    runs.start_run(journal, Run("r2", "run", NOW.isoformat()))
     await claim(journal, intent(run_id="r2"))
-    assert journal.writes(pl.Series(["k1"]))["attempts"][0] == 1
+    assert lookups.writes_of(journal, pl.Series(["k1"]))["attempts"][0] == 1
 
 
 async def test_a_released_claim_costs_no_attempt(journal: Journal) -> None:
     await claim(journal, intent())
-    await journal.settle("r1", [], NOW, unsent=[intent()])
+    await writes.settle(journal, "r1", [], NOW, unsent=[intent()])
     assert state_of(journal) == "PENDING"
     await claim(journal, intent())
-    assert journal.writes(pl.Series(["k1"]))["attempts"][0] == 1
+    assert lookups.writes_of(journal, pl.Series(["k1"]))["attempts"][0] == 1
 
 
 async def test_what_a_crash_left_in_flight_is_in_doubt(tmp_path: Path, url: str) -> None:
-    with Journal.open(tmp_path, URL, database=database_of(url)) as journal:
-        journal.start_run(Run("r1", "run", NOW.isoformat()))
+    with opening.open_journal(tmp_path, URL, database=database_of(url)) as journal:
+        runs.start_run(journal, Run("r1", "run", NOW.isoformat()))
         await claim(journal, intent("k1"), intent("k2", lane="p2"))
-    with Journal.open(tmp_path, URL, database=database_of(url)) as journal:
-        assert journal.start_run(Run("r2", "run", NOW.isoformat())) == 2
+    with opening.open_journal(tmp_path, URL, database=database_of(url)) as journal:
+        assert runs.start_run(journal, Run("r2", "run", NOW.isoformat())) == 2
         assert state_of(journal) == "IN_DOUBT"
-        assert journal.shut_lanes() == {"p1", "p2"}
+        assert doubts.shut_queues(journal) == {"p1", "p2"}
 
 
 async def owed(journal: Journal, since: datetime) -> Doubt:
     """A write whose answer was lost and which a search did not show: it goes again."""
-    await journal.claim("r1", [intent()], since, since)
+    await writes.begin(journal, "r1", [intent()], since, since)
     sent = attempt(intent(), Verdict.LOST)._replace(since=since, until=since + SOON)
-    await journal.settle("r1", [sent], since)
+    await writes.settle(journal, "r1", [sent], since)
     absent = Finding(Settlement.ABSENT, "recover|absent", "")
-    await journal.absent("r1", intent(), absent, since)
-    return journal.doubts()[0]
+    await decisions.allow_resend(journal, "r1", intent(), absent, since)
+    return doubts.all_doubts(journal)[0]
 
 
 async def test_a_resend_keeps_the_clocks_of_the_first_send(journal: Journal) -> None:
     """`since` is the first send's, and without how far apart the clocks were then it proves nothing."""
     before = await owed(journal, NOW)
-    await journal.claim("r1", [intent()], LATER, LATER - timedelta(hours=1))
+    await writes.begin(journal, "r1", [intent()], LATER, LATER - timedelta(hours=1))
     await settle(journal, attempt(intent(), Verdict.LOST))
-    (after,) = journal.doubts()
+    (after,) = doubts.all_doubts(journal)
     assert (after.since, after.ahead) == (before.since, before.ahead) == (NOW, timedelta())
 
 
 async def test_a_claim_that_is_taken_back_does_not_forget_the_last_send(journal: Journal) -> None:
     before = await owed(journal, NOW)
-    await journal.claim("r1", [intent()], LATER, LATER)
-    await journal.settle("r1", [], LATER, unsent=[intent()])
-    (after,) = journal.doubts()
+    await writes.begin(journal, "r1", [intent()], LATER, LATER)
+    await writes.settle(journal, "r1", [], LATER, unsent=[intent()])
+    (after,) = doubts.all_doubts(journal)
     assert after.until == before.until == NOW + SOON
 
 
 async def test_a_resend_that_a_crash_cut_off_is_dated_to_itself(tmp_path: Path, url: str) -> None:
-    with Journal.open(tmp_path, URL, database=database_of(url)) as journal:
-        journal.start_run(Run("r1", "run", NOW.isoformat()))
+    with opening.open_journal(tmp_path, URL, database=database_of(url)) as journal:
+        runs.start_run(journal, Run("r1", "run", NOW.isoformat()))
         await owed(journal, NOW)
-        await journal.claim("r1", [intent()], LATER, LATER)
-    with Journal.open(tmp_path, URL, database=database_of(url)) as journal:
-        journal.start_run(Run("r2", "run", (LATER + SOON).isoformat()))
-        (doubt,) = journal.doubts()
+        await writes.begin(journal, "r1", [intent()], LATER, LATER)
+    with opening.open_journal(tmp_path, URL, database=database_of(url)) as journal:
+        runs.start_run(journal, Run("r2", "run", (LATER + SOON).isoformat()))
+        (doubt,) = doubts.all_doubts(journal)
     assert doubt.since == NOW
     assert doubt.until is not None
     assert LATER <= doubt.until <= LATER + timedelta(minutes=2)
 
 
 def test_only_one_run_holds_it(tmp_path: Path, url: str) -> None:
-    with Journal.open(tmp_path, URL, database=database_of(url)), pytest.raises(JournalBusy):
-        Journal.open(tmp_path, URL, database=database_of(url))
-    Journal.open(tmp_path, URL, database=database_of(url)).close()
+    with opening.open_journal(tmp_path, URL, database=database_of(url)), pytest.raises(JournalBusy):
+        opening.open_journal(tmp_path, URL, database=database_of(url))
+    opening.open_journal(tmp_path, URL, database=database_of(url)).close()
 
 
 def test_it_belongs_to_one_canvas(tmp_path: Path, url: str) -> None:
-    Journal.open(tmp_path, URL, database=database_of(url)).close()
+    opening.open_journal(tmp_path, URL, database=database_of(url)).close()
     with pytest.raises(JournalForeign, match=r"other\.example"):
-        Journal.open(tmp_path, "https://other.example", database=database_of(url))
+        opening.open_journal(tmp_path, "https://other.example", database=database_of(url))
 
 
 @pytest.mark.parametrize(
@@ -244,10 +245,10 @@ def test_it_belongs_to_one_canvas(tmp_path: Path, url: str) -> None:
     ],
 )
 def test_a_damaged_journal_is_not_started_afresh(tmp_path: Path, damage: bytes) -> None:
-    Journal.open(tmp_path, URL).close()
+    opening.open_journal(tmp_path, URL).close()
     (tmp_path / "journal.sqlite").write_bytes(damage)
     with pytest.raises(JournalError):
-        Journal.open(tmp_path, URL)
+        opening.open_journal(tmp_path, URL)
     assert (tmp_path / "journal.sqlite").read_bytes() == damage
 
 
@@ -255,9 +256,9 @@ def test_a_damaged_journal_is_not_started_afresh(tmp_path: Path, damage: bytes) 
 def test_it_is_durable_and_private(tmp_path: Path, journal: Journal) -> None:
     def settings() -> dict[str, Any]:
         names = ("journal_mode", "synchronous", "locking_mode")
-        return {name: journal._store.execute(f"PRAGMA {name}").fetchone()[0] for name in names}
+        return {name: journal.store.execute(f"PRAGMA {name}").fetchone()[0] for name in names}
 
-    assert journal._read(settings) == {
+    assert journal.read(settings) == {
         "journal_mode": "wal",
         "synchronous": 2,
         "locking_mode": "exclusive",
@@ -272,7 +273,7 @@ async def test_nothing_that_was_sent_is_forgotten(journal: Journal, statement: s
     await claim(journal, intent())
     await settle(journal, attempt(intent(), Verdict.ACCEPTED, "id1"))
     with pytest.raises(JournalError, match="refuses a step"):
-        await journal._write(lambda: journal._store.execute(statement))
+        await journal.write(lambda: journal.store.execute(statement))
 
 
 @pytest.mark.parametrize("url", [""])
@@ -281,7 +282,7 @@ async def test_after_a_failed_write_nothing_more_is_written(journal: Journal) ->
         raise sqlite3.OperationalError("disk I/O error")
 
     with pytest.raises(JournalError, match="cannot be read or written"):
-        await journal._write(fail)
+        await journal.write(fail)
     with pytest.raises(JournalError, match="cannot be read or written"):
         await claim(journal, intent())
 
@@ -289,9 +290,9 @@ async def test_after_a_failed_write_nothing_more_is_written(journal: Journal) ->
 @pytest.mark.parametrize("url", [""])
 @pytest.mark.parametrize("query", ["shut_lanes", "doubt_count", "doubts", "doubts_of", "left_in_flight", "claimed", "ids_of_others", "known", "writes"])  # fmt: skip
 def test_no_question_asked_at_each_start_reads_all_writes(journal: Journal, query: str) -> None:
-    names = dict.fromkeys(re.findall(r":(\w+)", journal._sql[query]), "[]")
-    explained = "EXPLAIN QUERY PLAN " + journal._sql[query]
-    steps = journal._read(lambda: journal._store.execute(explained, names).fetchall())
+    names = dict.fromkeys(re.findall(r":(\w+)", journal.store.sql[query]), "[]")
+    explained = "EXPLAIN QUERY PLAN " + journal.store.sql[query]
+    steps = journal.read(lambda: journal.store.execute(explained, names).fetchall())
     scans = [line[3] for line in steps if line[3].startswith("SCAN write")]
     assert all("USING" in scan for scan in scans), scans
 
@@ -391,13 +392,13 @@ async def test_times_are_forgotten_of_what_is_not_settled_once_a_clock_was_set(
         attempt(rows[3], Verdict.ACCEPTED, "n1"),
     )
     absent = Finding(Settlement.ABSENT, "recover|absent", "a search shows none like it")
-    await journal.absent("r1", rows[2], absent, NOW)
-    await journal.forget_times(lambda ahead: ahead != timedelta())
-    assert [each.ahead for each in journal.doubts()] == [timedelta()] * 2
-    await journal.forget_times(lambda _: True)
-    assert [each.ahead for each in journal.doubts()] == [None] * 2
-    journal.start_run(Run("r2", "run", NOW.isoformat()))
-    crashed = await journal.doubt("flying")
+    await decisions.allow_resend(journal, "r1", rows[2], absent, NOW)
+    await decisions.forget_times(journal, lambda ahead: ahead != timedelta())
+    assert [each.ahead for each in doubts.all_doubts(journal)] == [timedelta()] * 2
+    await decisions.forget_times(journal, lambda _: True)
+    assert [each.ahead for each in doubts.all_doubts(journal)] == [None] * 2
+    runs.start_run(journal, Run("r2", "run", NOW.isoformat()))
+    crashed = await doubts.doubt_of(journal, "flying")
     assert crashed is not None
     assert (crashed.ahead, crashed.until) == (None, None)
 
@@ -407,15 +408,15 @@ async def test_a_lost_update_is_known_until_the_next_confirmed_write(journal: Jo
     row = intent()._replace(resource_type="Coverage", amount_cents=None)
     await claim(journal, row, intent("payment", lane="p2"))
     await settle(journal, attempt(row, Verdict.ACCEPTED, "c1"))
-    assert journal.lost_updates() == frozenset()
+    assert doubts.lost_updates(journal) == frozenset()
     row = row._replace(interaction=Interaction.UPDATE, resource_id="c1", fingerprint="g")
     await claim(journal, row)
     await settle(
         journal, attempt(row, Verdict.LOST), attempt(intent("payment", lane="p2"), Verdict.LOST)
     )
-    assert journal.lost_updates() == {"k1"}
-    await journal.found("r1", row, found, NOW)
-    assert journal.lost_updates() == frozenset()
+    assert doubts.lost_updates(journal) == {"k1"}
+    await decisions.confirm(journal, "r1", row, found, NOW)
+    assert doubts.lost_updates(journal) == frozenset()
     await claim(journal, row._replace(fingerprint="h"))
-    journal.start_run(Run("r2", "run", NOW.isoformat()))
-    assert journal.lost_updates() == {"k1"}, "the run that sent it was killed"
+    runs.start_run(journal, Run("r2", "run", NOW.isoformat()))
+    assert doubts.lost_updates(journal) == {"k1"}, "the run that sent it was killed"

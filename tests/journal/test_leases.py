@@ -18,8 +18,10 @@ import polars as pl
 import pytest
 
 from pipeline.errors import JournalBusy, JournalError, JournalLost, JournalTaken, Stopped
-from pipeline.journal.journal import Journal, Run
+from pipeline.journal import doubts, history, leases, lookups, opening, runs, writes
+from pipeline.journal.journal import Journal
 from pipeline.journal.postgres import Asked, PostgresPlace, is_gone, ourselves
+from pipeline.journal.runs import Run
 from pipeline.journal.store import Database
 from pipeline.records import Attempt, Exchange, Intent, Interaction, State, Verdict
 from tests.support.postgres import Server, missing, served
@@ -37,9 +39,9 @@ def held(database: str, postgres_server: Server, monkeypatch: pytest.MonkeyPatch
 
 @pytest.fixture
 def run(held: Database, tmp_path: Path) -> Iterator[Journal]:
-    with Journal.open(tmp_path, URL, database=held) as journal:
-        journal.start_run(Run("r1", "run", NOW.isoformat()))
-        journal.offer(4)
+    with opening.open_journal(tmp_path, URL, database=held) as journal:
+        runs.start_run(journal, Run("r1", "run", NOW.isoformat()))
+        leases.offer(journal, 4)
         yield journal
 
 
@@ -51,7 +53,7 @@ class Joined:
         self.all: list[Journal] = []
 
     def __call__(self, part: int) -> Journal:
-        found = Journal.join(self.folder, URL, self.held, part, self.run.epoch, dict)
+        found = opening.join(self.folder, URL, self.held, part, self.run.epoch, dict)
         self.all.append(found)
         return found
 
@@ -77,31 +79,31 @@ def answer(of: Intent) -> Attempt:
 
 
 def state_of(journal: Journal, key: str) -> str:
-    return str(journal.known(pl.Series([key]))["state"][0])
+    return str(lookups.known(journal, pl.Series([key]))["state"][0])
 
 
 def frozen(journal: Journal) -> None:
     """As a process that is stopped: its lease is not renewed."""
-    journal._store.lease._over.set()  # type: ignore[attr-defined]
+    journal.store.lease._over.set()  # type: ignore[attr-defined]
 
 
 def test_two_runs_do_not_hold_it_and_the_next_one_does(held: Database, tmp_path: Path) -> None:
-    with Journal.open(tmp_path, URL, database=held) as first:
+    with opening.open_journal(tmp_path, URL, database=held) as first:
         with pytest.raises(JournalBusy, match=rf"process {os.getpid()} on \S+\)"):
-            Journal.open(tmp_path / "other", URL, database=held)
+            opening.open_journal(tmp_path / "other", URL, database=held)
         epoch = first.epoch
-    with Journal.open(tmp_path, URL, database=held) as second:
+    with opening.open_journal(tmp_path, URL, database=held) as second:
         assert second.epoch == epoch + 1
 
 
 def test_whoever_is_gone_is_waited_for(held: Database, tmp_path: Path) -> None:
-    first = Journal.open(tmp_path, URL, database=held)
+    first = opening.open_journal(tmp_path, URL, database=held)
     frozen(first)
-    with Journal.open(tmp_path, URL, database=held) as second:
+    with opening.open_journal(tmp_path, URL, database=held) as second:
         assert second.epoch == first.epoch + 1
         assert not first.may_send()
         with pytest.raises(JournalError, match="another process took over"):
-            first.start_run(Run("r9", "run", NOW.isoformat()))
+            runs.start_run(first, Run("r9", "run", NOW.isoformat()))
         first.close()
         assert second.may_send()
 
@@ -136,44 +138,47 @@ async def test_a_part_that_is_taken_over_is_doubted_and_its_old_holder_writes_no
     run: Journal, join: Joined
 ) -> None:
     old = join(1)
-    assert old.take_up("r1", NOW) == 0
-    await old.claim("r1", [intent("k1"), intent("k2", "p2")], NOW, NOW)
-    await old.settle("r1", [answer(intent("k2", "p2"))], NOW)
+    assert leases.take_up(old, "r1", NOW) == 0
+    await writes.begin(old, "r1", [intent("k1"), intent("k2", "p2")], NOW, NOW)
+    await writes.settle(old, "r1", [answer(intent("k2", "p2"))], NOW)
     frozen(old)
     new = join(1)
-    assert new.take_up("r1", NOW) == 1
+    assert leases.take_up(new, "r1", NOW) == 1
     assert not old.may_send()
-    (doubt,) = new.doubts()
+    (doubt,) = doubts.all_doubts(new)
     assert (doubt.intent.key, doubt.is_orphan) == ("k1", True)
     with pytest.raises(JournalError, match="another process took over"):
-        await old.settle("r1", [answer(intent("k1"))], NOW)
+        await writes.settle(old, "r1", [answer(intent("k1"))], NOW)
     with pytest.raises(JournalError, match="another process took over"):
-        await old.claim("r1", [intent("k3", "p3")], NOW, NOW)
+        await writes.begin(old, "r1", [intent("k3", "p3")], NOW, NOW)
     assert state_of(new, "k1") == State.IN_DOUBT.value
-    assert new.known(pl.Series(["k3"])).is_empty()
-    new.hand_over("r1", "done", {"created": 1}, NOW)
+    assert lookups.known(new, pl.Series(["k3"])).is_empty()
+    leases.hand_over(new, "r1", "done", {"created": 1}, NOW)
     new.close()
-    assert [(each.epoch, each.ended) for each in run.lease_records("r1")] == [(1, ""), (2, "done")]
-    assert run.first_break() == 0
+    assert [(each.epoch, each.ended) for each in leases.lease_records(run, "r1")] == [
+        (1, ""),
+        (2, "done"),
+    ]
+    assert history.first_break(run) == 0
 
 
 async def test_parts_write_side_by_side_each_with_its_own_chain(run: Journal, join: Joined) -> None:
     parts = [join(part) for part in (1, 2, 3)]
     for number, part in enumerate(parts):
-        part.take_up("r1", NOW)
+        leases.take_up(part, "r1", NOW)
         for turn in range(3):
             one = intent(f"k{number}{turn}", f"p{number}{turn}")
-            await part.claim("r1", [one], NOW, NOW)
-            await part.settle("r1", [answer(one)], NOW)
+            await writes.begin(part, "r1", [one], NOW, NOW)
+            await writes.settle(part, "r1", [answer(one)], NOW)
     for part in parts:
         part.close()
-    assert run.first_break() == 0
-    lines = [line for line, _ in run.audit_log()]
+    assert history.first_break(run) == 0
+    lines = [line for line, _ in history.read_lines(run)]
     assert {line.part for line in lines} == {0, 1, 2, 3}
-    assert run.length == len(lines)
+    assert history.length(run) == len(lines)
     assert [line.number for line in lines if line.part == 2] == list(range(1, 8))
     key, count = "k11", sum(line.key == "k11" for line in lines)
-    assert [line.event for line, _ in run.audit_log(key)] == ["claim", "write"]
+    assert [line.event for line, _ in history.read_lines(run, key)] == ["claim", "write"]
     assert count == 2
 
 
@@ -181,17 +186,17 @@ async def test_a_line_that_is_changed_in_any_part_breaks_the_chain(
     run: Journal, join: Joined, held: Database, postgres_server: Server
 ) -> None:
     with join(2) as part:
-        part.take_up("r1", NOW)
-        await part.claim("r1", [intent("k1")], NOW, NOW)
+        leases.take_up(part, "r1", NOW)
+        await writes.begin(part, "r1", [intent("k1")], NOW, NOW)
     with postgres_server.connect(held.url.rsplit("/", 1)[1]) as connection:
         connection.execute("ALTER TABLE trail DISABLE TRIGGER ALL")
         connection.execute("UPDATE trail SET at = 'forged' WHERE part = 2 AND number = 2")
-    assert run.first_break() == 2
+    assert history.first_break(run) == 2
 
 
 async def test_no_part_sends_for_a_run_that_is_gone(run: Journal, join: Joined) -> None:
     part = join(1)
-    part.take_up("r1", NOW)
+    leases.take_up(part, "r1", NOW)
     assert part.may_send()
     frozen(run)
     async with asyncio.timeout(10 * LEASE_S):
@@ -200,7 +205,7 @@ async def test_no_part_sends_for_a_run_that_is_gone(run: Journal, join: Joined) 
 
     async def write() -> None:
         for turn in itertools.count():
-            await part.claim("r1", [intent(f"k{turn}", f"p{turn}")], NOW, NOW)
+            await writes.begin(part, "r1", [intent(f"k{turn}", f"p{turn}")], NOW, NOW)
             await asyncio.sleep(0.1)
 
     with pytest.raises(JournalError, match="another process took over"):
@@ -214,7 +219,7 @@ def test_a_run_does_not_begin_while_a_part_of_the_last_one_is_held(
 ) -> None:
     part = join(1)
     frozen(run)
-    with Journal.open(tmp_path, URL, database=held) as next_run:
+    with opening.open_journal(tmp_path, URL, database=held) as next_run:
         assert not part.may_send()
         assert next_run.epoch == run.epoch + 1
         with pytest.raises(JournalBusy, match="has ended"):
@@ -224,11 +229,11 @@ def test_a_run_does_not_begin_while_a_part_of_the_last_one_is_held(
 async def test_what_is_in_doubt_is_of_the_part_that_sent_it(run: Journal, join: Joined) -> None:
     for number in (1, 2):
         with join(number) as part:
-            part.take_up("r1", NOW)
-            await part.claim("r1", [intent(f"k{number}", f"p{number}")], NOW, NOW)
+            leases.take_up(part, "r1", NOW)
+            await writes.begin(part, "r1", [intent(f"k{number}", f"p{number}")], NOW, NOW)
     with join(2) as part:
-        assert part.take_up("r1", NOW) == 1
-        assert [each.intent.key for each in part.doubts()] == ["k2"]
+        assert leases.take_up(part, "r1", NOW) == 1
+        assert [each.intent.key for each in doubts.all_doubts(part)] == ["k2"]
     assert state_of(run, "k1") == State.IN_FLIGHT.value
 
 
@@ -240,8 +245,8 @@ async def test_a_server_that_is_restarted_loses_nothing_and_nothing_is_done_twic
     with served() as server:
         monkeypatch.setenv("PGPASSWORD", server.password)
         database = Database(server.url(server.create()), 30.0)
-        with Journal.open(tmp_path, URL, database=database) as journal:
-            journal.start_run(Run("r1", "run", NOW.isoformat()))
+        with opening.open_journal(tmp_path, URL, database=database) as journal:
+            runs.start_run(journal, Run("r1", "run", NOW.isoformat()))
             over = threading.Event()
 
             def restart() -> None:
@@ -256,14 +261,14 @@ async def test_a_server_that_is_restarted_loses_nothing_and_nothing_is_done_twic
             rounds = 0
             while not over.is_set():
                 some = [intent(f"k{rounds}-{n}", f"p{rounds}-{n}") for n in range(20)]
-                await journal.claim("r1", some, NOW, NOW)
-                await journal.settle("r1", [answer(one) for one in some], NOW)
+                await writes.begin(journal, "r1", some, NOW, NOW)
+                await writes.settle(journal, "r1", [answer(one) for one in some], NOW)
                 rounds += 1
             restarts.join()
-            assert journal.first_break() == 0
-            events = [line.event for line, _ in journal.audit_log()]
+            assert history.first_break(journal) == 0
+            events = [line.event for line, _ in history.read_lines(journal)]
             assert events.count("claim") == events.count("write") == 20 * rounds
-            (count,) = [each for each in journal.census() if each.state is State.CONFIRMED]
+            (count,) = [each for each in lookups.census(journal) if each.state is State.CONFIRMED]
             assert count.count == 20 * rounds
 
 
@@ -271,7 +276,7 @@ async def test_a_database_that_comes_back_without_what_it_held_is_not_written_to
     run: Journal, held: Database, postgres_server: Server
 ) -> None:
     """As after a failover to a replica that was behind."""
-    await run.claim("r1", [intent("k1")], NOW, NOW)
+    await writes.begin(run, "r1", [intent("k1")], NOW, NOW)
     with postgres_server.connect(held.url.rsplit("/", 1)[1]) as connection:
         connection.execute("SET session_replication_role = replica")
         connection.execute("DELETE FROM trail WHERE number = (SELECT max(number) FROM trail)")
@@ -280,30 +285,30 @@ async def test_a_database_that_comes_back_without_what_it_held_is_not_written_to
             "WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )
     with pytest.raises(JournalLost, match="older than the last run"):
-        await run.claim("r1", [intent("k2", "p2")], NOW, NOW)
+        await writes.begin(run, "r1", [intent("k2", "p2")], NOW, NOW)
     with pytest.raises(JournalLost):
-        await run.settle("r1", [answer(intent("k1"))], NOW)
+        await writes.settle(run, "r1", [answer(intent("k1"))], NOW)
 
 
 async def test_what_is_in_flight_under_a_holder_that_may_live_is_an_orphan_whoever_fences_it(
     run: Journal, join: Joined, held: Database, tmp_path: Path
 ) -> None:
     part = join(1)
-    part.take_up("r1", NOW)
-    await part.claim("r1", [intent("k1")], NOW, NOW)
+    leases.take_up(part, "r1", NOW)
+    await writes.begin(part, "r1", [intent("k1")], NOW, NOW)
     frozen(part)
-    assert run.withdraw("r1", NOW) == 1
-    assert [(each.intent.key, each.is_orphan) for each in run.doubts()] == [("k1", True)]
+    assert leases.withdraw(run, "r1", NOW) == 1
+    assert [(each.intent.key, each.is_orphan) for each in doubts.all_doubts(run)] == [("k1", True)]
 
     other = join(2)
-    other.take_up("r1", NOW)
-    await other.claim("r1", [intent("k2", "p2")], NOW, NOW)
+    leases.take_up(other, "r1", NOW)
+    await writes.begin(other, "r1", [intent("k2", "p2")], NOW, NOW)
     frozen(other)
     frozen(run)
-    Journal.open(tmp_path, URL, database=held).close()  # as to report
-    with Journal.open(tmp_path, URL, database=held) as next_run:
-        assert next_run.start_run(Run("r2", "run", NOW.isoformat())) == 1
-        assert {each.intent.key: each.is_orphan for each in next_run.doubts()} == {
+    opening.open_journal(tmp_path, URL, database=held).close()  # as to report
+    with opening.open_journal(tmp_path, URL, database=held) as next_run:
+        assert runs.start_run(next_run, Run("r2", "run", NOW.isoformat())) == 1
+        assert {each.intent.key: each.is_orphan for each in doubts.all_doubts(next_run)} == {
             "k1": True,
             "k2": True,
         }
@@ -313,23 +318,23 @@ async def test_who_is_gone_leaves_no_orphan(
     run: Journal, join: Joined, held: Database, postgres_server: Server
 ) -> None:
     part = join(1)
-    part.take_up("r1", NOW)
-    await part.claim("r1", [intent("k1")], NOW, NOW)
+    leases.take_up(part, "r1", NOW)
+    await writes.begin(part, "r1", [intent("k1")], NOW, NOW)
     frozen(part)
     gone = gone_process()
     with postgres_server.connect(held.url.rsplit("/", 1)[1]) as connection:
         connection.execute("UPDATE lease SET holder = %s WHERE part = 1", (gone,))
-    assert run.withdraw("r1", NOW) == 1
-    assert [each.is_orphan for each in run.doubts()] == [False]
+    assert leases.withdraw(run, "r1", NOW) == 1
+    assert [each.is_orphan for each in doubts.all_doubts(run)] == [False]
 
 
 def test_no_part_of_a_run_that_is_to_end_is_taken(run: Journal, join: Joined) -> None:
     part = join(1)
-    part.take_up("r1", NOW)
-    run.ask_to_stop()
-    run.withdraw("r1", NOW)
+    leases.take_up(part, "r1", NOW)
+    leases.ask_to_stop(run)
+    leases.withdraw(run, "r1", NOW)
     with pytest.raises(JournalTaken):
-        part.hand_over("r1", "done", {}, NOW)
+        leases.hand_over(part, "r1", "done", {}, NOW)
     with pytest.raises(Stopped):
         join(1)
 
@@ -343,37 +348,37 @@ def test_whoever_joins_while_the_server_is_restarted_waits_and_whoever_is_away_t
         monkeypatch.setenv("PGPASSWORD", server.password)
         database = Database(server.url(server.create()), 30.0)
         short = Database(database.url, LEASE_S)
-        with Journal.open(tmp_path, URL, database=database) as run:
-            run.start_run(Run("r1", "run", NOW.isoformat()))
-            run.offer(2)
-            part = Journal.join(tmp_path, URL, short, 1, run.epoch, dict)
+        with opening.open_journal(tmp_path, URL, database=database) as run:
+            runs.start_run(run, Run("r1", "run", NOW.isoformat()))
+            leases.offer(run, 2)
+            part = opening.join(tmp_path, URL, short, 1, run.epoch, dict)
             server.stop()
             back = threading.Timer(LEASE_S + 1, server.start)
             back.start()
             with pytest.raises(JournalTaken):
-                part.take_up("r1", NOW)
-            with Journal.join(tmp_path, URL, short, 1, run.epoch, dict) as again:
-                assert again.take_up("r1", NOW) == 0
+                leases.take_up(part, "r1", NOW)
+            with opening.join(tmp_path, URL, short, 1, run.epoch, dict) as again:
+                assert leases.take_up(again, "r1", NOW) == 0
             part.close()
             back.join()
 
 
 def test_a_look_changes_nothing(held: Database, tmp_path: Path) -> None:
-    with Journal.open(tmp_path, URL, database=held) as run:
-        run.start_run(Run("r1", "run", NOW.isoformat()))
-        length = run.length
+    with opening.open_journal(tmp_path, URL, database=held) as run:
+        runs.start_run(run, Run("r1", "run", NOW.isoformat()))
+        length = history.length(run)
         with pytest.raises(JournalBusy):
-            Journal.look(tmp_path, URL, None, tmp_path / "a", database=held)
-    with Journal.look(
+            opening.look(tmp_path, URL, None, tmp_path / "a", database=held)
+    with opening.look(
         tmp_path, URL, None, tmp_path / "b", database=replace(held, lease_s=0.1)
     ) as copy:
         time.sleep(0.3)  # it takes as long as it takes: nobody waits for it
-        assert copy.length == length
-        copy.start_run(Run("r2", "plan", NOW.isoformat()))
-        assert copy.length == length + 1
-    with Journal.open(tmp_path, URL, database=held) as again:
-        assert again.length == length
-        assert again.run("r2") is None
+        assert history.length(copy) == length
+        runs.start_run(copy, Run("r2", "plan", NOW.isoformat()))
+        assert history.length(copy) == length + 1
+    with opening.open_journal(tmp_path, URL, database=held) as again:
+        assert history.length(again) == length
+        assert runs.find_run(again, "r2") is None
 
 
 def gone_process() -> str:
@@ -390,9 +395,9 @@ async def test_who_left_it_in_flight_is_remembered_until_it_is_in_doubt(
     """The next holder may itself die before it doubts anything, and that one is known to be gone."""
     name = held.url.rsplit("/", 1)[1]
     with ExitStack() as stack:
-        last = stack.enter_context(Journal.open(tmp_path, URL, database=held))
-        last.start_run(Run("r1", "run", NOW.isoformat()))
-        await last.claim("r1", [intent("k1")], NOW, NOW)
+        last = stack.enter_context(opening.open_journal(tmp_path, URL, database=held))
+        runs.start_run(last, Run("r1", "run", NOW.isoformat()))
+        await writes.begin(last, "r1", [intent("k1")], NOW, NOW)
         for holder in (gone_process() if is_known else ourselves(), gone_process()):
             frozen(last)
             with postgres_server.connect(name) as connection:
@@ -400,9 +405,9 @@ async def test_who_left_it_in_flight_is_remembered_until_it_is_in_doubt(
                     "UPDATE lease SET holder = %s, expires_at = '-infinity' WHERE part = 0",
                     (holder,),
                 )
-            last = stack.enter_context(Journal.open(tmp_path, URL, database=held))
-        assert last.start_run(Run("r2", "run", NOW.isoformat())) == 1
-        assert [each.is_orphan for each in last.doubts()] == [not is_known]
+            last = stack.enter_context(opening.open_journal(tmp_path, URL, database=held))
+        assert runs.start_run(last, Run("r2", "run", NOW.isoformat())) == 1
+        assert [each.is_orphan for each in doubts.all_doubts(last)] == [not is_known]
 
 
 @pytest.mark.parametrize("is_known", [True, False])
@@ -410,13 +415,13 @@ async def test_what_a_part_left_that_is_fenced_is_of_whoever_held_it(
     run: Journal, join: Joined, held: Database, postgres_server: Server, is_known: bool
 ) -> None:
     part = join(1)
-    part.take_up("r1", NOW)
-    await part.claim("r1", [intent("k1")], NOW, NOW)
+    leases.take_up(part, "r1", NOW)
+    await writes.begin(part, "r1", [intent("k1")], NOW, NOW)
     if is_known:
         with postgres_server.connect(held.url.rsplit("/", 1)[1]) as connection:
             connection.execute("UPDATE lease SET holder = %s WHERE part = 1", (gone_process(),))
-    assert run.withdraw("r1", NOW) == 1
-    assert [each.is_orphan for each in run.doubts()] == [not is_known]
+    assert leases.withdraw(run, "r1", NOW) == 1
+    assert [each.is_orphan for each in doubts.all_doubts(run)] == [not is_known]
 
 
 def test_a_process_of_this_machine_is_known_to_be_gone_and_no_other_one() -> None:
@@ -430,15 +435,15 @@ FREEZE = """
 import asyncio, sys
 from datetime import datetime, UTC
 from pathlib import Path
-from pipeline.journal.journal import Journal
+from pipeline.journal import leases, opening
 from pipeline.journal.store import Database
-journal = Journal.join(Path(sys.argv[1]), sys.argv[2], Database(sys.argv[3], 3.0), 1, int(sys.argv[4]), dict)
-journal.take_up("r1", datetime.now(UTC))
+journal = opening.join(Path(sys.argv[1]), sys.argv[2], Database(sys.argv[3], 3.0), 1, int(sys.argv[4]), dict)
+leases.take_up(journal, "r1", datetime.now(UTC))
 def hold():  # in the middle of a transaction
     print("held", flush=True)
     sys.stdin.readline()
 try:
-    journal._write_now(hold)
+    journal.write_now(hold)
 except Exception as error:
     print(type(error).__name__, journal.may_send(), flush=True)
 """
@@ -457,7 +462,7 @@ def test_a_process_that_is_stopped_amid_a_transaction_is_taken_over(
         assert process.stdout.readline() == "held\n"
         os.kill(process.pid, signal.SIGSTOP)
         with join(1) as part:
-            part.take_up("r1", NOW)
+            leases.take_up(part, "r1", NOW)
             os.kill(process.pid, signal.SIGCONT)
             process.stdin.write("\n")
             process.stdin.flush()

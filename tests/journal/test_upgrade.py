@@ -8,7 +8,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from pipeline.journal.journal import Journal, Run
+from pipeline.journal import lookups, opening, runs, writes
+from pipeline.journal.journal import Journal
+from pipeline.journal.runs import Run
 from pipeline.journal.sqlite import SqlitePlace
 from pipeline.journal.store import SCHEMA_VERSION, Database, schema
 from pipeline.records import Attempt, Exchange, Intent, Interaction, State, Verdict
@@ -47,13 +49,13 @@ def payment(key: str) -> Intent:
 
 def check(journal: Journal) -> None:
     """What was confirmed is still confirmed, and a new payment is entered with its day."""
-    assert journal.states(["k1"]) == {"k1": State.CONFIRMED}
-    assert journal.last_feed("ledger") == (1, 500)
-    journal.start_run(Run("r2", "run", AT.isoformat()))
+    assert lookups.states_of(journal, ["k1"]) == {"k1": State.CONFIRMED}
+    assert runs.last_feed(journal, "ledger") == (1, 500)
+    runs.start_run(journal, Run("r2", "run", AT.isoformat()))
     intent = payment("k2")
-    asyncio.run(journal.claim("r2", [intent], AT, None))
+    asyncio.run(writes.begin(journal, "r2", [intent], AT, None))
     sent = Attempt(intent, Exchange("write", AT, 0.1, 201), Verdict.ACCEPTED, "n2")
-    ((state, attempts),) = asyncio.run(journal.settle("r2", [sent], AT))
+    ((state, attempts),) = asyncio.run(writes.settle(journal, "r2", [sent], AT))
     assert (state, attempts) == (State.CONFIRMED, 1)
 
 
@@ -69,7 +71,7 @@ def test_a_file_of_schema_5_is_brought_up_to_date(tmp_path: Path) -> None:
             connection.execute(statement)
     connection.close()
     path.chmod(0o600)
-    with Journal.open(tmp_path, URL) as journal:
+    with opening.open_journal(tmp_path, URL) as journal:
         check(journal)
     with sqlite3.connect(path) as connection:
         days(connection.execute("SELECT key, day FROM write").fetchall())
@@ -127,13 +129,13 @@ def test_a_database_of_schema_5_is_brought_up_to_date(
             connection.execute(schema(script).encode())
         for statement in (META.format(URL), *ROWS):
             connection.execute(statement.encode())
-    looked = Journal.look(tmp_path, URL, None, tmp_path / "scratch", database=Database(database))
-    assert looked.states(["k1"]) == {"k1": State.CONFIRMED}
+    looked = opening.look(tmp_path, URL, None, tmp_path / "scratch", database=Database(database))
+    assert lookups.states_of(looked, ["k1"]) == {"k1": State.CONFIRMED}
     looked.close()
     with psycopg.connect(database) as connection:
         version = "SELECT value FROM meta WHERE name = 'schema_version'"
         assert connection.execute(version).fetchone() == ("5",)  # a look writes nothing
-    with Journal.open(tmp_path, URL, database=Database(database)) as journal:
+    with opening.open_journal(tmp_path, URL, database=Database(database)) as journal:
         check(journal)
     with psycopg.connect(database) as connection:
         days(connection.execute("SELECT key, day FROM write").fetchall())

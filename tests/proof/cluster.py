@@ -37,7 +37,8 @@ import polars as pl
 import psycopg
 
 from bench.rate import fullest_second
-from pipeline.journal.journal import Journal
+from pipeline.journal import history, leases, opening
+from pipeline.journal.evidence import find_contradictions
 from pipeline.journal.store import Database
 from pipeline.sandbox import Faults, Sandbox, serve
 from tests.proof import kills
@@ -693,15 +694,15 @@ class Struck:
         held = Database(self.database, LEASE_S)
         with TemporaryDirectory() as scratch:
             state = self.world.folder / "state"
-            with Journal.look(
+            with opening.look(
                 state, self.world.url, None, Path(scratch) / "copy", database=held
             ) as journal:
-                audit_log = [line for line, _ in journal.audit_log()]
-                if broken := journal.first_break():
+                audit_log = [line for line, _ in history.read_lines(journal)]
+                if broken := history.first_break(journal):
                     yield f"the trail breaks at line {broken}"
-                if found := journal.contradictions().count:
+                if found := find_contradictions(journal).count:
                     yield f"the table of writes contradicts the audit log about {found}"
-                if parts := journal.parts_held():
+                if parts := leases.count_held(journal):
                     yield f"{parts} parts are held, and the run has ended"
         granted = sorted(
             datetime.fromisoformat(line.at) for line in audit_log if line.latency_ms is not None

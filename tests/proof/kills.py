@@ -21,7 +21,8 @@ from typing import Any, Final
 import orjson
 import polars as pl
 
-from pipeline.journal.journal import Journal
+from pipeline.journal import history, opening
+from pipeline.journal.evidence import find_contradictions
 from pipeline.sandbox import Faults, Sandbox, serve
 from tests.support.world import CREDENTIALS, FEEDS, World, patient_key
 from tests.support.world import seed as canvas_of
@@ -437,8 +438,8 @@ def summary_amiss(
 
 def journal_amiss(world: World) -> Iterator[str]:
     """Yield an error if the audit log, or the table of writes, was damaged by what was killed."""
-    with Journal.open(world.folder / "state", world.url) as journal:
-        broken, found = journal.first_break(), journal.contradictions().count
+    with opening.open_journal(world.folder / "state", world.url) as journal:
+        broken, found = history.first_break(journal), find_contradictions(journal).count
     if found:
         yield f"the table of writes contradicts the audit log about {found}"
     if broken:

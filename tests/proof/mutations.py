@@ -34,6 +34,9 @@ _SERVER_CLOCK: Final = "pipeline/canvas/server_clock.py"
 _BREAKER: Final = "pipeline/canvas/breaker.py"
 _REFUSALS: Final = "pipeline/sending/refusals.py"
 _JOURNAL: Final = "pipeline/journal/journal.py"
+_WRITES: Final = "pipeline/journal/writes.py"
+_DECISIONS: Final = "pipeline/journal/decisions.py"
+_LEASES: Final = "pipeline/journal/leases.py"
 _SQLITE: Final = "pipeline/journal/sqlite.py"
 _QUERIES: Final = "pipeline/journal/queries.sql"
 _POSTGRES: Final = "pipeline/journal/postgres.py"
@@ -84,15 +87,15 @@ MUTATIONS: Final = (
         "1",
         "sent before its claim is on disk",
         _UPLOAD,
-        """        await self._journal.claim(self._run_id, sure, at, since)
+        """        await writes.begin(self._journal, self._run_id, sure, at, since)
         for intent in sure:
             self._claimed.put_nowait(intent)
 """,
         """        for intent in sure:
             self._claimed.put_nowait(intent)
-        await self._journal.claim(self._run_id, sure, at, since)
+        await writes.begin(self._journal, self._run_id, sure, at, since)
 """,
-        ("tests/sending/test_upload.py::test_nothing_is_sent_whose_claim_is_not_on_disk",),
+        ("tests/sending/test_upload.py::test_nothing_is_sent_that_is_not_marked_in_flight_on_disk",),
     ),
     Mutation(
         "2",
@@ -339,8 +342,8 @@ MUTATIONS: Final = (
         "22",
         "the next write of a patient goes before a doubt is settled",
         _UPLOAD,
-        "        doubt = await self._journal.doubt(intent.key)\n        if doubt is not None:\n",
-        "        doubt = await self._journal.doubt(intent.key)\n        self._lanes.ended(intent)\n"
+        "        doubt = await doubts.doubt_of(self._journal, intent.key)\n        if doubt is not None:\n",
+        "        doubt = await doubts.doubt_of(self._journal, intent.key)\n        self._lanes.ended(intent)\n"
         "        if doubt is not None:\n",
         (_SHUT_LANE,),
     ),
@@ -355,7 +358,7 @@ MUTATIONS: Final = (
     Mutation(
         "24",
         "an id that another row has is proof",
-        _JOURNAL,
+        _WRITES,
         "proved.append(each.intent.key not in taken and resource not in given)",
         "proved.append(True)",
         ("tests/journal/test_journal.py::test_an_id_of_another_row_is_no_proof",),
@@ -390,8 +393,8 @@ MUTATIONS: Final = (
         "28",
         "a group of writes is no transaction",
         _JOURNAL,
-        "                self._guarded(self._store.begin)\n                ended.append(self._guarded(step))\n"
-        "                self._guarded(self._store.commit)\n",
+        "                self._guarded(self.store.begin)\n                ended.append(self._guarded(step))\n"
+        "                self._guarded(self.store.commit)\n",
         "                ended.append(self._guarded(step))\n",
         (
             "tests/proof/test_powerloss.py::test_nothing_that_was_promised_is_lost_when_the_power_goes",
@@ -495,8 +498,8 @@ MUTATIONS: Final = (
         "31",
         "what Canvas may hold already is sent after the journal was lost",
         _UPLOAD,
-        "        if finding is None:\n            return True\n        await self._journal.suspected",
-        "        return True\n        await self._journal.suspected",
+        "        if finding is None:\n            return True\n        await decisions.suspect(self._journal",
+        "        return True\n        await decisions.suspect(self._journal",
         (
             "tests/commands/test_review.py::test_a_journal_that_forgot_stops_the_run_and_says_how[missing-drop_missing]",
         ),
@@ -529,8 +532,8 @@ MUTATIONS: Final = (
         "33",
         "what was there before is not noted where the server tells no time",
         _RECOVER,
-        "        if others:\n            await self.journal.note_foreign(",
-        "        if others and self.journal.was_lost:\n            await self.journal.note_foreign(",
+        "        if others:\n            await decisions.note_foreign(",
+        "        if others and self.journal.was_lost:\n            await decisions.note_foreign(",
         (
             "tests/sending/test_recover.py::test_what_is_there_before_our_first_send_is_never_taken_for_ours",
         ),
@@ -732,9 +735,9 @@ MUTATIONS: Final = (
     Mutation(
         "55b",
         "that a clock was set is forgotten with the run that heard it",
-        _JOURNAL,
-        '                self._execute("forget_times", {"keys": _json(keys)})',
-        "                pass",
+        _DECISIONS,
+        '            journal.execute("forget_times", {"keys": as_json(keys)})',
+        "            pass",
         (
             "tests/sending/test_doubt.py::test_a_clock_that_was_set_and_set_back_proves_nothing_in_later_runs[heard at once]",
         ),
@@ -911,10 +914,10 @@ MUTATIONS: Final = (
     Mutation(
         "61",
         "what the last holder of a part left in flight is not doubted",
-        _JOURNAL,
-        """            return self._doubt_left(run_id, utc_text(at), f"part {self._store.part}")
+        _LEASES,
+        """        return doubt_in_flight(journal, run_id, utc_text(at), f"part {store.part}")
 """,
-        """            return 0
+        """        return 0
 """,
         (_TAKEN_OVER,),
     ),

@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol
 
 import psycopg
 
-from pipeline.journal import journal as journals
+from pipeline.journal import opening
 from pipeline.journal.postgres import Lease, PostgresPlace, PostgresStore, ourselves
 from pipeline.journal.sqlite import SqlitePlace
 from pipeline.journal.store import Database, Store
@@ -65,7 +65,7 @@ class InFile:
 
     def open(self, *, is_steady: bool = False) -> Store:  # noqa: ARG002 - a file is
         place = SqlitePlace(self._folder)
-        return journals._connect(place, self._folder, BASE, None, after_loss=False)
+        return opening.connect(place, self._folder, BASE, None, after_loss=False)
 
     def leave(self, store: Store, *, is_killed: bool) -> None:  # noqa: ARG002 - a file closes the same
         store.close()

@@ -28,10 +28,12 @@ import apsw
 import polars as pl
 
 from pipeline.errors import JournalError
-from pipeline.journal import journal as journals
+from pipeline.journal import decisions, history, lookups, opening, runs, writes
 from pipeline.journal import sqlite as module
 from pipeline.journal.audit_log import ORIGIN
-from pipeline.journal.journal import Journal, Run
+from pipeline.journal.evidence import find_contradictions
+from pipeline.journal.journal import Journal
+from pipeline.journal.runs import Run
 from pipeline.records import (
     Attempt,
     Exchange,
@@ -292,7 +294,7 @@ class _World:
 
     def _start_run(self) -> None:
         self._run_id = f"r{next(self._runs)}"
-        self._journal.start_run(Run(self._run_id, "run", self._clock.isoformat()))
+        runs.start_run(self._journal, Run(self._run_id, "run", self._clock.isoformat()))
         for key in self._in(State.IN_FLIGHT):
             self._held[key] = (State.IN_DOUBT.value, "")
         self._promise(f"start_run {self._run_id}")
@@ -340,19 +342,19 @@ class _World:
         if again and self._random.random() < 0.5:
             group = (self._some(again) + group)[:6]
         since = self._clock if self._random.random() < 0.8 else None
-        await self._journal.claim(self._run_id, group, self._clock, since)
+        await writes.begin(self._journal, self._run_id, group, self._clock, since)
         self._held |= {intent.key: (State.IN_FLIGHT.value, "") for intent in group}
         return f"claim of {len(group)}"
 
     async def _release(self) -> str:
         group = self._some(self._in(State.IN_FLIGHT))
-        await self._journal.settle(self._run_id, [], self._clock, unsent=group)
+        await writes.settle(self._journal, self._run_id, [], self._clock, unsent=group)
         self._held |= {intent.key: (State.PENDING.value, "") for intent in group}
         return f"release of {len(group)}"
 
     async def _settle(self) -> str:
         attempts = [self._attempt(intent) for intent in self._some(self._in(State.IN_FLIGHT))]
-        ends = await self._journal.settle(self._run_id, attempts, self._clock)
+        ends = await writes.settle(self._journal, self._run_id, attempts, self._clock)
         states = {
             Verdict.ACCEPTED: State.CONFIRMED,
             Verdict.REFUSED: State.REFUSED,
@@ -383,13 +385,15 @@ class _World:
         resource_id = f"id-{next(self._ids)}" if settlement is Settlement.FOUND else ""
         finding = Finding(settlement, "rule", "message", resource_id)
         if settlement is Settlement.FOUND:
-            assert await self._journal.found(self._run_id, intent, finding, self._clock)
+            assert await decisions.confirm(
+                self._journal, self._run_id, intent, finding, self._clock
+            )
             self._held[intent.key] = (State.CONFIRMED.value, resource_id)
         elif settlement is Settlement.ABSENT:
-            await self._journal.absent(self._run_id, intent, finding, self._clock)
+            await decisions.allow_resend(self._journal, self._run_id, intent, finding, self._clock)
             self._held[intent.key] = (State.PENDING.value, "")
         else:
-            await self._journal.unclear(self._run_id, intent, finding, self._clock)
+            await decisions.keep_in_doubt(self._journal, self._run_id, intent, finding, self._clock)
         return settlement.value
 
 
@@ -476,9 +480,9 @@ def _faults(recording: Recording, point: int, image: Mapping[str, bytes], folder
     """What is wrong with an image, opened by the journal itself; "" where nothing is."""
     for name, content in image.items():
         (folder / name).write_bytes(content)
-    inline = patch.object(journals, "ThreadPoolExecutor", lambda **_: _Inline())  # far faster
+    inline = patch.object(opening, "ThreadPoolExecutor", lambda **_: _Inline())  # far faster
     try:
-        with inline, Journal.open(folder, URL) as journal:
+        with inline, opening.open_journal(folder, URL) as journal:
             return "; ".join(_found(recording, point, journal))
     except (JournalError, sqlite3.Error) as error:
         return f"it cannot be used: {error}"
@@ -488,23 +492,23 @@ def _found(recording: Recording, point: int, journal: Journal) -> Iterator[str]:
     promises = recording.promises
     last = bisect_right(promises, point, key=lambda promise: promise.point) - 1
     permitted = promises[last : last + 2]  # the second: the call that was under way
-    rows = journal.known(recording.keys).iter_rows()
+    rows = lookups.known(journal, recording.keys).iter_rows()
     held: Held = {key: (state, resource_id) for key, state, _, resource_id in rows}
-    check = journal._read(lambda: journal._store.execute("PRAGMA integrity_check").fetchone()[0])
+    check = journal.read(lambda: journal.store.execute("PRAGMA integrity_check").fetchone()[0])
     if check != "ok":
         yield f"integrity_check says {check}"
     if last > 0 and journal.name != recording.name:
         yield "it is another journal"
-    if broken := journal.first_break():
+    if broken := history.first_break(journal):
         yield f"the trail breaks at line {broken}"
-    if found := journal.contradictions().count:
+    if found := find_contradictions(journal).count:
         yield f"the table of writes contradicts the audit log about {found}"
     if (journal._head, held) not in [(promise.head, promise.held) for promise in permitted]:
         yield _difference(permitted[0], journal._head[0], held)
     in_flight = sum(state == State.IN_FLIGHT for state, _ in held.values())
-    if journal.start_run(Run("after", "run", _NOW.isoformat())) != in_flight:
+    if runs.start_run(journal, Run("after", "run", _NOW.isoformat())) != in_flight:
         yield "start_run found another number in flight"
-    if State.IN_FLIGHT in journal.known(recording.keys)["state"].to_list():
+    if State.IN_FLIGHT in lookups.known(journal, recording.keys)["state"].to_list():
         yield "start_run left rows in flight"
 
 

@@ -22,6 +22,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from decimal import Decimal
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from random import Random
@@ -39,8 +40,10 @@ from pipeline.fhir.coverage import coverage, match_key, payor_of
 from pipeline.fhir.datatypes import fingerprint
 from pipeline.fhir.payment_notice import payment_notice
 from pipeline.job import UploadSettings
-from pipeline.journal import journal as journals
-from pipeline.journal.journal import Journal, Run
+from pipeline.journal import doubts, history, lookups, opening, runs, writes
+from pipeline.journal.evidence import find_contradictions
+from pipeline.journal.journal import Journal
+from pipeline.journal.runs import Run
 from pipeline.planning.earlier import EarlierPlans
 from pipeline.records import Disposition, Doubt, Intent, Interaction, State
 from pipeline.sending.recover import Recovery
@@ -497,7 +500,9 @@ class Schedule:
         self.outcome.losses += 1
         self.now_s += 60 + self.climate.late_s + self.climate.stale_s
         self.place.renew()
-        journals._lost(self.place.open(is_steady=True), self.folder, BASE, None, "missing").close()
+        opening.enter_loss(
+            self.place.open(is_steady=True), self.folder, BASE, None, "missing"
+        ).close()
         self._claimed_in.clear()
 
     async def _main(self, loop: VirtualLoop, clock: LoopClock, journal: Journal) -> None:
@@ -505,7 +510,7 @@ class Schedule:
 
         run_id = f"r{self._run}"
         self.trace(f"life {self._run} at {loop.time():.3f}")
-        journal.start_run(Run(run_id, "run", clock.now().isoformat()))
+        runs.start_run(journal, Run(run_id, "run", clock.now().isoformat()))
         options = canvas.Options(
             BASE,
             Credentials("https://sim/auth/token/", "id", "secret"),
@@ -519,19 +524,21 @@ class Schedule:
         stop = asyncio.Event()
         if not self._is_fair and self.random.random() < 0.1:
             loop.call_later(self.random.uniform(0, 10), stop.set)
-        plans = EarlierPlans(Path("no plan is on disk"), journal.plan_sha256)
+        plans = EarlierPlans(Path("no plan is on disk"), partial(runs.plan_sha256, journal))
         sending = Session(job, run_id, client, journal, recovery, plans, clock, self.random, stop)
-        await sending.settle([self._with_body(doubt) for doubt in journal.doubts()], _nobody)
+        await sending.settle(
+            [self._with_body(doubt) for doubt in doubts.all_doubts(journal)], _nobody
+        )
         intents = self._plan(run_id, journal)
         types = {intent.resource_type for intent in intents}
         if intents and not stop.is_set():
             await sending.upload(iter([intents]), types, _nobody)
-        await journal.record(run_id, client.exchanges)
+        await writes.record(journal, run_id, client.exchanges)
 
     def _plan(self, run_id: str, journal: Journal) -> list[Intent]:
         """What each row comes to, as `planning/resolve.py` has it."""
         keys = pl.Series("key", [row.key for row in self.rows], dtype=pl.String)
-        known = {line["key"]: line for line in journal.known(keys).to_dicts()}
+        known = {line["key"]: line for line in lookups.known(journal, keys).to_dicts()}
         intents = []
         for row in self.rows:
             line = known.get(row.key, {"state": "PENDING", "fingerprint": "", "resource_id": ""})
@@ -576,7 +583,7 @@ class Schedule:
     def _check(self, wrote: int) -> None:
         store = self.place.open()
         journal = Journal(store, Inline(), self.folder)
-        written = journal.writes(pl.Series("key", [row.key for row in self.rows]))
+        written = lookups.writes_of(journal, pl.Series("key", [row.key for row in self.rows]))
         ends = {line["key"]: line for line in written.to_dicts()}
         self._check_trail(journal)
         store.close()
@@ -629,11 +636,11 @@ class Schedule:
                 self.outcome.payers["sent by id"] += 1
 
     def _check_trail(self, journal: Journal) -> None:
-        if journal.first_break():
+        if history.first_break(journal):
             self._violated("the chain of the audit log is broken")
-        if found := journal.contradictions().count:
+        if found := find_contradictions(journal).count:
             self._violated(f"the table of writes contradicts the audit log about {found}")
-        lines = [line for line, _ in journal.audit_log()]
+        lines = [line for line, _ in history.read_lines(journal)]
         self.tell(lines, self.canvas.effects)
         self._found = {line.key for line in lines if line.event == "found"}
         for line in lines:

@@ -24,7 +24,9 @@ from pipeline.errors import SearchFailed
 from pipeline.fhir.codes import Contract
 from pipeline.fhir.coverage import coverage, match_key, organizations_of, payor_of
 from pipeline.fhir.payment_notice import payment_notice
-from pipeline.journal.journal import Journal, Run
+from pipeline.journal import opening, runs
+from pipeline.journal.journal import Journal
+from pipeline.journal.runs import Run
 from pipeline.records import Doubt, Finding, Intent, Interaction, Settlement
 from pipeline.sending.recover import Recovery, like_of, weigh, weigh_update
 
@@ -209,8 +211,8 @@ Look = Callable[..., Recovery]
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Iterator[Journal]:
-    with Journal.open(tmp_path, BASE) as opened:
-        opened.start_run(Run("r1", "run", SINCE.isoformat()))
+    with opening.open_journal(tmp_path, BASE) as opened:
+        runs.start_run(opened, Run("r1", "run", SINCE.isoformat()))
         yield opened
 
 

@@ -17,6 +17,7 @@ from pipeline.clock import HandClock
 from pipeline.commands import run as engine
 from pipeline.errors import JournalError, Unreachable
 from pipeline.job import UploadSettings
+from pipeline.journal import history, opening, writes
 from pipeline.journal.journal import Journal
 from pipeline.records import Doubt, Intent, Interaction
 from pipeline.sandbox import Faults
@@ -56,7 +57,7 @@ async def test_the_quiet_time_of_an_earlier_loss_goes_by_no_clock_that_was_set_s
     assert earliest is not None
     until = earliest - timedelta(seconds=20)
     doubt = Doubt(COVERAGE, 1, 0, until, until, False, ahead_then, "canvas|500", "lost")
-    with Journal.open(tmp_path, CANVAS.base_url) as journal:
+    with opening.open_journal(tmp_path, CANVAS.base_url) as journal:
         assert sender_of(client, journal, clock)._still_quiet_s(doubt) == pytest.approx(left_s)
 
 
@@ -64,7 +65,7 @@ async def test_a_probe_that_was_not_carried_out_is_made_again(tmp_path: Path) ->
     clock = HandClock()
     client = canvas.Client(CANVAS, Transport(1.0, 1), clock, Random(1))
     update = COVERAGE._replace(interaction=Interaction.UPDATE, resource_id="c1")
-    with Journal.open(tmp_path, CANVAS.base_url) as journal:
+    with opening.open_journal(tmp_path, CANVAS.base_url) as journal:
         sender = sender_of(client, journal, clock)
         sender._probes["k1"] = clock.now()
         for _ in range(2):  # a 429 came in between
@@ -87,7 +88,7 @@ def arrivals(world: World) -> int:
     return sum(len(each) for each in world.sandbox.account()["writes_of"].values())
 
 
-async def test_nothing_is_sent_whose_claim_is_not_on_disk(
+async def test_nothing_is_sent_that_is_not_marked_in_flight_on_disk(
     make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fail(*_: object) -> None:
@@ -97,7 +98,7 @@ async def test_nothing_is_sent_whose_claim_is_not_on_disk(
     world = await make_world()
     world.write_config(feeds=LEDGER_ONLY)
     write_payments(world, 20)
-    monkeypatch.setattr(Journal, "claim", fail)
+    monkeypatch.setattr(writes, "begin", fail)
     with suppress(JournalError):
         assert (await world.run()).exit_code == 1
     assert arrivals(world) == 0
@@ -117,8 +118,8 @@ async def test_no_more_is_claimed_ahead_than_the_next_one_and_one_behind_it(
             await asyncio.sleep(0.005)
     stop.set()
     assert (await run).exit_code == 130
-    with Journal.open(world.folder / "state", world.url) as journal:
-        events = Counter(line.event for line, _ in journal.audit_log())
+    with opening.open_journal(world.folder / "state", world.url) as journal:
+        events = Counter(line.event for line, _ in history.read_lines(journal))
     assert events["claim"] - events["write"] == events["release"]
     assert 1 <= events["release"] <= 2
 

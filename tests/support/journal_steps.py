@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.journal.journal import Journal, Run
+from pipeline.journal import opening, runs, writes
+from pipeline.journal.journal import Journal
+from pipeline.journal.runs import Run
 from pipeline.journal.store import Database
 from pipeline.records import (
     Attempt,
@@ -38,8 +40,8 @@ def database_of(url: str) -> Database | None:
 
 @pytest.fixture
 def journal(tmp_path: Path, url: str) -> Iterator[Journal]:
-    with Journal.open(tmp_path, URL, database=database_of(url)) as opened:
-        opened.start_run(Run("r1", "run", NOW.isoformat()))
+    with opening.open_journal(tmp_path, URL, database=database_of(url)) as opened:
+        runs.start_run(opened, Run("r1", "run", NOW.isoformat()))
         yield opened
 
 
@@ -68,8 +70,8 @@ def attempt(of: Intent, verdict: Verdict, resource_id: str = "") -> Attempt:
 
 
 async def settle(journal: Journal, *attempts: Attempt) -> list[State]:
-    return [state for state, _ in await journal.settle("r1", attempts, NOW)]
+    return [state for state, _ in await writes.settle(journal, "r1", attempts, NOW)]
 
 
 async def claim(journal: Journal, *intents: Intent) -> None:
-    await journal.claim("r1", intents, NOW, NOW)
+    await writes.begin(journal, "r1", intents, NOW, NOW)

@@ -11,6 +11,7 @@ from pipeline.fhir.coverage import organizations_of
 from pipeline.fhir.datatypes import is_id
 from pipeline.files import FILE_MODE, displayed
 from pipeline.job import Reference, References
+from pipeline.journal.payers import learn_payers, payers_seen
 from pipeline.planning.expect import expect
 from pipeline.planning.keys import keep_order
 from pipeline.planning.state import Build
@@ -41,7 +42,7 @@ def open_files(build: Build) -> None:
         feed.name: _expected(build, feed) for feed in job.feeds if feed.name not in job.inputs
     }
     build.crosswalks = _crosswalks(build, job.references)
-    build.organizations = organizations_of(build.journal.payers_seen())
+    build.organizations = organizations_of(payers_seen(build.journal))
     build.sources = {feed.name: _inspected(build, feed) for feed in job.feeds}
     for feed in job.feeds:
         _refuse_equal_files(feed, build.sources[feed.name])
@@ -143,4 +144,4 @@ def _learn(build: Build, pairs: Iterable[tuple[str | None, str | None]]) -> None
         for payer_id, organization in named.items()
         if is_id(organization)
     ]
-    build.journal.learn_payers(build.run_id, evidence, build.now)
+    learn_payers(build.journal, build.run_id, evidence, build.now)

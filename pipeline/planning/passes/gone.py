@@ -8,6 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from pipeline.errors import PlanError
+from pipeline.journal import lookups, runs
 from pipeline.planning.missing import REJECTED, REPORTED, Gone, RejectedRows, retire
 from pipeline.planning.state import Build
 from pipeline.planning.store import Plan
@@ -37,12 +38,15 @@ def _gone(build: Build, feed: Feed) -> Gone | None:
     """Return the rows of the last complete run that are missing; None if the feed is not compared."""
     if feed.missing == "ignore" or feed.name in build.job.inputs:
         return None
-    runs = build.journal.last_complete(feed.name)
-    if not runs:
+    run_ids = runs.last_complete(build.journal, feed.name)
+    if not run_ids:
         return None
-    before, open_ = _keys_before(build, feed, runs), build.journal.open_cancels(feed.name)
+    before, open_ = (
+        _keys_before(build, feed, run_ids),
+        lookups.cancel_keys(build.journal, feed.name),
+    )
     rows = build.writer.rows(feed.name)
-    held, height = [build.journal.active(open_.clear())], 0
+    held, height = [lookups.active(build.journal, open_.clear())], 0
     count = groups.passes(sum(keys.len() for keys in before()), groups.BOUNDS.hashes)
     for number in range(count):
         build.check_stop()
@@ -51,12 +55,12 @@ def _gone(build: Build, feed: Feed) -> Gone | None:
         candidates = pl.concat([keys, groups.of_pass([open_], number, count)]).unique()
         today = groups.of_pass((part["key"] for part in rows.judged(["key"])), number, count)
         gone = candidates.to_frame("key").join(today.to_frame("key"), on="key", how="anti")
-        held.append(build.journal.active(gone["key"]))
+        held.append(lookups.active(build.journal, gone["key"]))
     return Gone(
         rows=pl.concat(held).sort("key"),
         before=height,
         open_=frozenset(open_),
-        compared_with=runs[0],
+        compared_with=run_ids[0],
         is_short=build.feed_plans[feed.name].is_short,
     )
 
@@ -89,8 +93,8 @@ def payments_gone(build: Build, feed: Feed) -> int:
     """Return how many payments of the last full delivery are in no row of today's files."""
     if not feed.counts_over_files:
         return 0
-    runs = build.journal.last_complete(feed.name)
-    before = _keys_before(build, feed, runs) if runs else _keys_of_journal(build, feed)
+    run_ids = runs.last_complete(build.journal, feed.name)
+    before = _keys_before(build, feed, run_ids) if run_ids else _keys_of_journal(build, feed)
     rows, gone = build.writer.rows(feed.name), 0
     count = groups.passes(sum(keys.len() for keys in before()), groups.BOUNDS.hashes)
     for number in range(count):
@@ -99,15 +103,15 @@ def payments_gone(build: Build, feed: Feed) -> int:
         today = groups.of_pass((part["key"] for part in rows.judged(["key"])), number, count)
         lacking = keys.to_frame("key").join(today.to_frame("key"), on="key", how="anti")["key"]
         is_posted = ~pl.col("state").is_in([State.PENDING.value, State.REFUSED.value])
-        gone += build.journal.known(lacking).filter(is_posted).height
+        gone += lookups.known(build.journal, lacking).filter(is_posted).height
     return gone
 
 
 def _keys_of_journal(build: Build, feed: Feed) -> Callable[[], Iterator[pl.Series]]:
     """Return the keys of a feed that Canvas has, or may have, by the journal."""
     is_coverage = feed.traits.resource_type == "Coverage"
-    found = build.journal.active_of if is_coverage else build.journal.payments_sent
-    return lambda: iter([found(feed.name)])
+    keys_of = lookups.active_keys if is_coverage else lookups.payment_keys
+    return lambda: iter([keys_of(build.journal, feed.name)])
 
 
 def _keys_before(

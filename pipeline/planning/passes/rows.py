@@ -9,6 +9,8 @@ from typing import Any
 import polars as pl
 
 from pipeline.errors import InputError, PlanError
+from pipeline.journal import lookups, runs
+from pipeline.journal.history import touched_since
 from pipeline.planning.parts import (
     PartTask,
     make_part,
@@ -44,7 +46,12 @@ def read_rows(build: Build) -> None:
     }
     parts = dict.fromkeys(build.feeds, 0)
     for name, verdicts in resolve(
-        scans, build.job.feeds, files, build.journal.known, build.new_folder(), groups.BOUNDS
+        scans,
+        build.job.feeds,
+        files,
+        partial(lookups.known, build.journal),
+        build.new_folder(),
+        groups.BOUNDS,
     ):
         build.check_stop()
         build.writer.judge(name, parts[name], verdicts)
@@ -91,12 +98,15 @@ def _count_files(build: Build, feed: Feed) -> None:
 
     The same files again have the same verdict, so that running again after it changes nothing.
     """
-    runs = build.journal.last_complete(feed.name)
-    if not runs or feed.name in build.job.inputs:
+    run_ids = runs.last_complete(build.journal, feed.name)
+    if not run_ids or feed.name in build.job.inputs:
         return
-    judged, before = build.feed_plans[feed.name], build.journal.files_of(runs[0], feed.name)
+    judged, before = (
+        build.feed_plans[feed.name],
+        runs.files_of(build.journal, run_ids[0], feed.name),
+    )
     with suppress(PlanError, KeyError):
-        last = build.earlier.open(runs[0]).meta["feeds"][feed.name]
+        last = build.earlier.open(run_ids[0]).meta["feeds"][feed.name]
         if _contents(last["files"]) == _contents(judged.meta["files"]):
             before = last["files_before"]
     judged.meta["files_before"] = before
@@ -162,9 +172,9 @@ def _last_confirmed(build: Build, feed: Feed) -> HeldRows:
     """Return the rows that the last run confirmed or found unchanged; none if equal rows are counted."""
     if feed.repeats == "count":
         return HeldRows.none()
-    journal, sha256 = build.journal, build.journal.index_sha256(feed.name)
+    journal, sha256 = build.journal, runs.index_sha256(build.journal, feed.name)
     state, salt = build.job.state_dir, _salt(build, feed)
-    return HeldRows.open(state, feed.name, salt, sha256, journal.touched_since)
+    return HeldRows.open(state, feed.name, salt, sha256, partial(touched_since, journal))
 
 
 def _salt(build: Build, feed: Feed) -> str:
@@ -218,7 +228,7 @@ def _reject_other_times(build: Build, feed: Feed) -> None:
 def _times_before(build: Build, feed: Feed, keys: pl.Series) -> pl.DataFrame:
     """Return key and time_us of payments as they were posted, of those for which it is known."""
     found = [pl.DataFrame(schema={"key": pl.String, "time_us": pl.Int64})]
-    held = build.journal.held(keys)
+    held = lookups.contents(build.journal, keys)
     for (run_id,), mine in held.group_by("held_run"):
         with suppress(PlanError, KeyError, OSError, pl.exceptions.PolarsError):
             plan = build.earlier.open(str(run_id))

@@ -2,9 +2,12 @@
 
 import itertools
 from dataclasses import asdict
+from functools import partial
 
 import polars as pl
 
+from pipeline.journal import doubts, runs
+from pipeline.journal.evidence import require_evidence
 from pipeline.journal.journal import Journal
 from pipeline.planning.copies import find_copies
 from pipeline.planning.identity import repeats_meta
@@ -57,11 +60,12 @@ def seal_plan(build: Build) -> Plan:
             "notices": build.notices,
         },
     )
-    build.journal.enter_plan(build.run_id, plan.sha256(), build.clock.now())
+    runs.enter_plan(build.journal, build.run_id, plan.sha256(), build.clock.now())
     _require_evidence(plan, build.journal)
-    guard(build.job, metas, build.expected, build.journal.last_feed)
+    guard(build.job, metas, build.expected, partial(runs.last_feed, build.journal))
     # The next delivery is not compared with a file of --input, unless that must be whole.
-    build.journal.enter_feeds(
+    runs.enter_feeds(
+        build.journal,
         build.run_id,
         [
             (name, meta["rows_read"], meta["cents_read"], len(meta["files"]))
@@ -73,6 +77,8 @@ def seal_plan(build: Build) -> Plan:
 
 
 def _require_evidence(plan: Plan, journal: Journal) -> None:
-    doubts = pl.Series("key", [doubt.intent.key for doubt in journal.doubts()], dtype=pl.String)
+    doubted = pl.Series(
+        "key", [doubt.intent.key for doubt in doubts.all_doubts(journal)], dtype=pl.String
+    )
     sent = (keys for feed in plan.meta["feeds"] for keys in plan.keys_to_send(feed))
-    journal.require_evidence(itertools.chain([doubts], sent))
+    require_evidence(journal, itertools.chain([doubted], sent))

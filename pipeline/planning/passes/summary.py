@@ -9,6 +9,7 @@ from typing import Any, Final
 import polars as pl
 
 from pipeline.errors import PlanError
+from pipeline.journal import lookups
 from pipeline.planning import arrange as arranging
 from pipeline.planning.compare import Pair, compare
 from pipeline.planning.identity import Warned, key_changed, warnings_of
@@ -45,7 +46,7 @@ def _compare(build: Build, feed: Feed) -> None:
 
 def _pairs(build: Build, updates: pl.DataFrame) -> Iterator[Pair]:
     """Yield (seq, what Canvas showed or was last sent, what is to be sent) of each update."""
-    before = build.last_sent(build.journal.held(updates["key"]))
+    before = build.last_sent(lookups.contents(build.journal, updates["key"]))
     for seq, key, shown, body in updates.iter_rows():
         yield seq, shown or before.get(key), body
 
@@ -94,7 +95,9 @@ def warn(build: Build, metas: Mapping[str, dict[str, Any]], repeats: Mapping[str
 def _key_changed(build: Build, feed: Feed) -> Iterator[Warned]:
     """Yield the warning about a key that has other fields now, if Canvas confirmed writes of the feed."""
     former = build.former_keys.get(feed.name)
-    left = build.journal.confirmed_of(feed.name) if former else pl.Series(dtype=pl.String)
+    left = (
+        lookups.confirmed_keys(build.journal, feed.name) if former else pl.Series(dtype=pl.String)
+    )
     if former is None or left.is_empty():
         return
     for keys in _keys_today(build):

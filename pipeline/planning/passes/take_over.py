@@ -8,6 +8,7 @@ from typing import Any, Final
 import orjson
 import polars as pl
 
+from pipeline.journal import doubts, lookups
 from pipeline.planning import arrange as arranging
 from pipeline.planning.adopt import Adopted, Ambiguity, Row, Shown, adopt
 from pipeline.planning.lookup import lookup
@@ -123,7 +124,7 @@ def _to_take_over(build: Build) -> groups.Piles:
     Lines with seq null are patients to search for because an order of theirs changes: a coverage that no row
     has may have that order.
     """
-    shut = list(build.journal.shut_lanes())
+    shut = list(doubts.shut_queues(build.journal))
     found = (
         rows.select(pl.lit(feed.name).alias("feed"), "seq", "lane")
         for feed in build.coverages
@@ -145,7 +146,7 @@ def _without_resource(build: Build, feed: Feed) -> Iterator[pl.DataFrame]:
         if feed.adopt:
             yield going.filter(pl.col("interaction") == Interaction.CREATE.value)
         updated = going.filter(pl.col("interaction") == Interaction.UPDATE.value)
-        ranks = build.journal.ranks(updated["lane"].unique()).select("key", "rank")
+        ranks = lookups.ranks(build.journal, updated["lane"].unique()).select("key", "rank")
         moves = updated.join(ranks, on="key", how="left").filter(
             pl.col("active") & pl.col("order").ne_missing(pl.col("rank"))
         )

@@ -6,6 +6,7 @@ from typing import Final
 import orjson
 import polars as pl
 
+from pipeline.journal import lookups
 from pipeline.planning import arrange as arranging
 from pipeline.planning.arrange import Turn, arrange, lanes_to_arrange
 from pipeline.planning.passes.again import read_again
@@ -65,7 +66,7 @@ def _lanes_in_question(build: Build) -> pl.Series:
         rows = build.writer.rows(feed.name)
         for going in build.to_write(feed, ["lane"]):
             build.check_stop()
-            ranks = build.journal.ranks(going["lane"].unique())
+            ranks = lookups.ranks(build.journal, going["lane"].unique())
             lanes.append(_hashes(ranks.drop_nulls("rank")["lane"]))
         is_beside = (pl.col("rule") == BUMPS) | pl.col("shown").is_not_null()
         lanes += [_hashes(beside["lane"]) for beside in rows.where(is_beside, ["lane"])]
@@ -102,7 +103,7 @@ def _order_shown(shown: bytes | None) -> int | None:
 def _arrange_some(build: Build, pile: pl.DataFrame) -> pl.DataFrame:
     """Return the turns (_TURNED) of some patients, given all their rows."""
     going = pile.filter(pl.col("interaction") != "")["lane"].unique()
-    ranks = build.journal.ranks(going)
+    ranks = lookups.ranks(build.journal, going)
     before = _before(build, ranks, pile)
     standing = {feed.name: pile.filter(pl.col("feed") == feed.name) for feed in build.coverages}
     lanes = lanes_to_arrange(standing, before)

@@ -1,0 +1,51 @@
+"""Read the audit log."""
+
+from collections.abc import Iterator
+from typing import Final
+
+from pipeline.journal import audit_log
+from pipeline.journal.audit_log import Line
+from pipeline.journal.journal import Journal
+
+_LINES_A_QUERY: Final = 50_000
+
+
+def read_lines(journal: Journal, key: str | None = None) -> Iterator[tuple[Line, str]]:
+    """Yield the lines of one write, or all, and their hashes, in order."""
+    after = 0
+    while True:
+        lines = journal.rows("trail", {"after": after, "key": key, "count": _LINES_A_QUERY})
+        yield from ((Line(*line[1:-1]), line[-1]) for line in lines)
+        if len(lines) < _LINES_A_QUERY:
+            return
+        after = lines[-1][0]
+
+
+def length(journal: Journal) -> int:
+    """Count the lines, those of partitions too."""
+    own = journal.read(lambda: journal.head[0])
+    if "lines_of_parts" not in journal.store.sql:
+        return own
+    return own + int(journal.rows("lines_of_parts", {})[0][0])
+
+
+def length_after(journal: Journal, run_id: str) -> int:
+    """Count the lines up to the last of a run but for its end."""
+    return int(journal.rows("length_after", {"run_id": run_id})[0][0])
+
+
+def first_break(journal: Journal) -> int:
+    """Return the number of the first line that breaks the chain of hashes; 0 if it is whole."""
+    return audit_log.first_break(read_lines(journal))
+
+
+def touched_since(journal: Journal, number: int, hashed: str) -> set[str] | None:
+    """Return the keys that the log has after a line; None if it does not have that line with that hash."""
+
+    def read() -> set[str] | None:
+        line = journal.execute("line_hash", {"number": number}).fetchone()
+        if number and (line is None or line[0] != hashed):
+            return None
+        return {found[0] for found in journal.select("touched", {"number": number})}
+
+    return journal.read(read)

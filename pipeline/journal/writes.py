@@ -1,0 +1,234 @@
+"""The steps of sending: mark a write in flight, settle it by its answer, enter one that is to be sent.
+
+Each function is one transaction of its own, or runs inside one ("in a step"). `states.py` has the states.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+import orjson
+
+from pipeline.clock import utc_text
+from pipeline.journal import states
+from pipeline.journal.audit_log import Event, new_line, request_line
+from pipeline.journal.instants import instant_text, second_text
+from pipeline.journal.journal import Journal, as_json
+from pipeline.records import Attempt, Exchange, Intent, Interaction, State
+
+
+async def begin(
+    journal: Journal, run_id: str, intents: Sequence[Intent], at: datetime, since: datetime | None
+) -> None:
+    """Mark a group of writes in flight (PENDING -> IN_FLIGHT), durably, before any of it is sent.
+
+    Args:
+        journal: The journal.
+        run_id: The run that sends.
+        intents: The writes.
+        at: Our clock.
+        since: The earliest that the server's clock can show at that instant; None if not known.
+    """
+    at_text = utc_text(at)
+    begun = {
+        "at": at_text,
+        "since": instant_text(since),
+        "ahead_s": None if since is None else (since - at).total_seconds(),
+        "part": journal.store.part,
+    }
+
+    def begin() -> None:
+        _reopen(journal, intents)
+        journal.change_each("claim", [{**_entered(intent), **begun} for intent in intents])
+        journal.append(new_line(at_text, run_id, Event.CLAIM, key=each.key) for each in intents)
+
+    await journal.write(begin)
+
+
+async def take_back(journal: Journal, run_id: str, intents: Sequence[Intent], at: datetime) -> None:
+    """Set refused writes to be sent again (REFUSED -> PENDING): the refusal was not about these rows."""
+    if not intents:
+        return
+    at_text = utc_text(at)
+
+    def take_back() -> None:
+        _reopen(journal, intents)
+        journal.append(
+            new_line(at_text, run_id, Event.RELEASE, key=each.key, detail="refused like all others")
+            for each in intents
+        )
+
+    await journal.write(take_back)
+
+
+async def settle(
+    journal: Journal,
+    run_id: str,
+    attempts: Sequence[Attempt],
+    at: datetime,
+    *,
+    unsent: Sequence[Intent] = (),
+    asked: Sequence[Exchange] = (),
+) -> list[tuple[State, int]]:
+    """Settle writes by their answers.
+
+    An id that another row already has is no proof: that write is then in doubt.
+
+    Args:
+        journal: The journal.
+        run_id: The run that sends.
+        attempts: Writes and their answers.
+        at: Our clock.
+        unsent: Writes in flight that were never handed to a socket: they are pending again.
+        asked: Requests that were no writes of rows.
+
+    Returns:
+        The state of each write of `attempts`, and its attempts so far.
+    """
+    if not (attempts or unsent or asked):
+        return []
+    at_text = utc_text(at)
+
+    def settle() -> list[tuple[State, int]]:
+        journal.append(request_line(run_id, exchange, attempt=1) for exchange in asked)
+        journal.change_each("release", [{"key": each.key} for each in unsent])
+        journal.append(new_line(at_text, run_id, Event.RELEASE, key=each.key) for each in unsent)
+        return _settle(journal, run_id, attempts, at_text)
+
+    return await journal.write(settle)
+
+
+def _settle(
+    journal: Journal, run_id: str, attempts: Sequence[Attempt], at: str
+) -> list[tuple[State, int]]:
+    keys = as_json([attempt.intent.key for attempt in attempts])
+    numbers = dict(journal.select("attempts", {"keys": keys}))
+    ends, lines, entries = [], [], []
+    for attempt, is_proved in zip(attempts, _proved(journal, attempts), strict=True):
+        intent, exchange = attempt.intent, attempt.exchange
+        state, rule, message = states.settled(attempt.verdict), attempt.rule, attempt.message
+        if state is State.CONFIRMED and not is_proved:
+            state, rule = State.IN_DOUBT, "canvas|id-of-another-row"
+            message = "Canvas answered with the id of another row's resource"
+        number = numbers.get(intent.key, 0)
+        ends.append((state, number))
+        lines.append(
+            {
+                "key": intent.key,
+                "state": state.value,
+                "resource_id": attempt.resource_id if state is State.CONFIRMED else None,
+                "rule": rule,
+                "message": message,
+                "since": instant_text(attempt.since),
+                "until": instant_text(attempt.until),
+                "dated": None if exchange.dated is None else second_text(exchange.dated),
+                "http_status": exchange.http_status,
+                "correlation_id": exchange.correlation_id,
+                "sent_at": utc_text(exchange.sent_at),
+                "settled_at": at,
+            }
+        )
+        entries.append(
+            request_line(
+                run_id,
+                exchange,
+                key=intent.key,
+                attempt=number,
+                verdict=attempt.verdict.value,
+                resource_id=attempt.resource_id,
+            )
+        )
+    journal.change_each("settle", lines)
+    journal.append(entries)
+    return ends
+
+
+def _proved(journal: Journal, attempts: Sequence[Attempt]) -> list[bool]:
+    """Return for each answer True if its id is no other write's, in the journal or among these."""
+    taken = ids_of_others(journal, [(each.intent, each.resource_id) for each in attempts])
+    proved, given = [], set[tuple[str, str]]()
+    for each in attempts:
+        resource = (each.intent.resource_type, each.resource_id)
+        proved.append(each.intent.key not in taken and resource not in given)
+        if proved[-1]:
+            given.add(resource)
+    return proved
+
+
+def ids_of_others(journal: Journal, answers: Iterable[tuple[Intent, str]]) -> set[str]:
+    """Return the keys of those writes whose id, given beside each, another write has already. In a step."""
+    listed = [
+        {
+            "key": intent.key,
+            "resource_type": intent.resource_type,
+            "lane": intent.lane,
+            "resource_id": resource_id,
+        }
+        for intent, resource_id in answers
+    ]
+    found = journal.select("ids_of_others", {"answers": orjson.dumps(listed).decode()})
+    return {line[0] for line in found}
+
+
+async def record(journal: Journal, run_id: str, exchanges: Sequence[Exchange]) -> None:
+    """Record requests that were no writes of rows."""
+    if exchanges:
+        lines = [request_line(run_id, exchange, attempt=1) for exchange in exchanges]
+        await journal.write(lambda: journal.append(lines))
+
+
+async def intend(journal: Journal, run_id: str, intents: Sequence[Intent], at: datetime) -> None:
+    """Enter updates that no later file may ask for again, so that none is forgotten (CONFIRMED -> PENDING)."""
+
+    def intend() -> None:
+        enter(journal, intents)
+        journal.append(
+            new_line(utc_text(at), run_id, Event.INTENDED, key=intent.key) for intent in intents
+        )
+
+    await journal.write(intend)
+
+
+async def mark_moved(journal: Journal, run_id: str, keys: Sequence[str], at: datetime) -> None:
+    """Note coverages whose order another write of ours moves, or may have: the next file writes them again."""
+
+    def mark() -> None:
+        for key in keys:
+            if journal.execute("displaced", {"key": key}).rowcount:
+                journal.append([new_line(utc_text(at), run_id, Event.INTENDED, key=key)])
+
+    await journal.write(mark)
+
+
+def enter(journal: Journal, intents: Sequence[Intent]) -> None:
+    """Enter writes as PENDING. In a step."""
+    _reopen(journal, intents)
+    for intent in intents:
+        journal.execute("enter", _entered(intent))
+
+
+def _reopen(journal: Journal, intents: Sequence[Intent]) -> None:
+    """Set writes to PENDING again: refused ones are tried anew, confirmed ones are to be updated."""
+    for interaction in Interaction:
+        keys = [each.key for each in intents if each.interaction is interaction]
+        if keys:
+            opened = {"keys": as_json(keys), "interaction": interaction.value}
+            journal.execute("open_again", opened)
+
+
+def _entered(intent: Intent) -> dict[str, object]:
+    return {
+        "key": intent.key,
+        "run_id": intent.run_id,
+        "feed": intent.feed,
+        "interaction": intent.interaction.value,
+        "resource_type": intent.resource_type,
+        "lane": intent.lane,
+        "amount_cents": intent.amount_cents,
+        "claim": intent.claim,
+        "likeness": intent.match_key,
+        "fingerprint": intent.fingerprint,
+        "rank": intent.rank,
+        "resource_id": intent.resource_id or None,
+        "held_at": instant_text(intent.held_at),
+        "day": intent.day,
+    }
