@@ -160,6 +160,8 @@ class Recovery:
         except SearchFailed as error:
             message = f"{_lost_how(doubt)}; Canvas could not be asked: {error.message}"
             return Finding(Settlement.UNKNOWN, "recover|unsearchable", message)
+        # A read may be as old as a search may.
+        read_at = None if dated is None else dated - timedelta(seconds=int(self.quiet_s))
         sent, before = await asyncio.to_thread(self._contents, doubt)
         organizations = await self._organizations()
         is_moved = await doubts.has_sibling_since(self.journal, intent.key)
@@ -174,6 +176,7 @@ class Recovery:
             is_moved=is_moved,
             is_probed=intent.key in self.probed,
             was_lost=intent.key in self.lost,
+            read_at=read_at,
         )
         finding = weighed()
         if finding.settlement is Settlement.CONFLICT and await self._was_lost_before(intent.key):
@@ -185,11 +188,10 @@ class Recovery:
             finding = replace(finding, probe_at=probe_at)
         if finding.probe_at is not None and is_sent_again:
             self.probed.add(intent.key)
-        if dated is None or finding.held_at is not None:
+        if finding.held_at is not None:
             return finding
-        if finding.settlement is Settlement.ABSENT or _is_comparable(sent, organizations):
-            dated -= timedelta(seconds=int(self.quiet_s))  # a read may be as old, as a search may
-        return replace(finding, held_at=dated)
+        is_unseen = finding.settlement is Settlement.ABSENT or _is_comparable(sent, organizations)
+        return replace(finding, held_at=read_at if is_unseen else dated)
 
     async def _was_lost_before(self, key: str) -> bool:
         """Return whether an answer to this update was lost since our last confirmed write."""
@@ -340,6 +342,7 @@ def weigh_update(
     is_probed: bool = False,
     was_lost: bool = False,
     was_lost_before: bool = False,
+    read_at: datetime | None = None,
 ) -> Finding:
     """Decide what a read of a resource that was to be updated means. Pure.
 
@@ -356,10 +359,16 @@ def weigh_update(
         was_lost: An answer to it was lost in this run.
         was_lost_before: An answer to it was lost in an earlier run: what Canvas changed since our last
             confirmed write may be that update.
+        read_at: The oldest instant, by `Date`, of which `shown` may be; None if it is not known. An edit
+            after it was not compared, so the condition is no later.
     """
     resource_id = doubt.intent.resource_id
+    latest = None
     if doubt.intent.held_at is None and doubt.until is not None:
-        doubt = replace(doubt, intent=doubt.intent._replace(held_at=doubt.until + quiet))
+        # It may have been carried out as late as this; a run that was killed, long after the read.
+        held_at = doubt.until + quiet
+        latest = held_at if read_at is None else min(held_at, read_at)
+        doubt = replace(doubt, intent=doubt.intent._replace(held_at=latest))
     if shown is None:
         message = (
             "Canvas does not have this resource any more: another user removed it. To create it again: "
@@ -385,7 +394,9 @@ def weigh_update(
         if like is not None and different is not None and not set(different) - not_ours:
             was_moved = is_moved and "order" in (from_before or ())
             is_comparable = was_moved or _is_comparable(like, organizations)
-            finding = _unedited(doubt, is_comparable=is_comparable, is_probed=is_probed)
+            finding = _unedited(
+                doubt, is_comparable=is_comparable, is_probed=is_probed, latest=latest
+            )
             has_no_condition = not is_comparable and doubt.intent.held_at is None
             is_blind = has_no_condition and (
                 before is None or compare_payers(like, shown, organizations) is not Payers.SAME
@@ -419,20 +430,23 @@ def _unclear_payer(what: str) -> Finding:
     return Finding(Settlement.UNCLEAR, _UNKNOWN_PAYER, message)
 
 
-def _unedited(doubt: Doubt, *, is_comparable: bool, is_probed: bool) -> Finding:
+def _unedited(
+    doubt: Doubt, *, is_comparable: bool, is_probed: bool, latest: datetime | None
+) -> Finding:
     """Decide how to send an update again of which no element that can be compared was edited.
 
     If the payer cannot be compared, Canvas has to confirm that nothing happened since our last write, and
     not since this read: once with the second after it, because its clock shows no fractions; if it still
     refuses, the payer was edited. That later condition is for one send only, so that nights do not add up
-    to the edit. If we moved the coverage ourselves, no condition can tell.
+    to the edit. If we moved the coverage ourselves, no condition can tell. No condition is later than `latest`.
     """
     again = Finding(Settlement.ABSENT, "recover|absent", "a read shows what was there before")
     held_at = doubt.intent.held_at
     if is_comparable or held_at is None:
         return again
     again = replace(again, held_at=held_at)
-    probing = replace(again, probe_at=held_at + timedelta(seconds=1))
+    probe_at = held_at + timedelta(seconds=1)
+    probing = replace(again, probe_at=probe_at if latest is None else min(probe_at, latest))
     if doubt.rule != "conflict":
         return probing if is_probed else again  # it was lost on its one send: it goes once more
     if not is_probed:

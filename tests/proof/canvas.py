@@ -148,6 +148,7 @@ class SimulatedCanvas:
         self.trace: Callable[[str], None] = lambda _: None
         self.sent: dict[str, list[float]] = {}  # mark -> true times of its sends
         self.created_with: dict[str, str] = {}  # mark -> payer id of its last create
+        self.kills_s: list[float] = []  # when lives ended amid their work
         self.unguarded_s = float("inf")  # after the last read, edits count for so long
         self.claimed: Callable[[], set[str]] = set  # ids that the journal holds
         self._numbers = 0
@@ -432,7 +433,7 @@ class SimulatedCanvas:
         return 200
 
     def forget(self, since_s: float) -> None:
-        """Who was told what since then is dead."""
+        """Forget what the process that was killed had been answered since its start."""
         for effect in self.effects:
             effect.versions = [
                 replace(each, is_told=each.is_told and each.at_s < since_s)
@@ -455,13 +456,16 @@ class SimulatedCanvas:
         has explained yet cannot be compared: its edit shows only if it came later than
         the probe of one more second after our last write, our clock was not set around a lost answer, and
         nothing was moved. A coverage entered by hand counts as ours, with the payer id that we sent, from our
-        last create on, whose answer was lost. Nor does, to the letter, the undoing of an update of ours whose
+        last create on, whose answer was lost; a create of a process that was killed may not even have arrived.
+        Nor does, to the letter, the undoing of an update of ours whose
         answer was lost: it might never have been carried out.
         """
         own = effect.versions[effect.own]
         is_ours = own.author == OURS
-        wrote_s = own.at_s if is_ours else max(self.sent.get(mark, []), default=own.at_s)
-        payer_id_sent = own.payer_id if is_ours else self.created_with.get(mark, "")
+        sends_s = self.sent.get(mark) or self.kills_s
+        wrote_s = own.at_s if is_ours else max(sends_s, default=own.at_s)
+        first_said = payer_id(self.said[mark][0]) if self.kills_s and mark in self.said else ""
+        payer_id_sent = own.payer_id if is_ours else self.created_with.get(mark, first_said)
         is_blind = payer_id_sent not in {"", *effect.learned}
         ours, lost = own.content, set[str]()
         unseen = timedelta(seconds=max(self.climate.date_skew_s, 0.0))

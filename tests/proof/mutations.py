@@ -95,7 +95,9 @@ MUTATIONS: Final = (
             self._claimed.put_nowait(intent)
         await writes.begin(self._journal, self._run_id, sure, at, since)
 """,
-        ("tests/sending/test_upload.py::test_nothing_is_sent_that_is_not_marked_in_flight_on_disk",),
+        (
+            "tests/sending/test_upload.py::test_nothing_is_sent_that_is_not_marked_in_flight_on_disk",
+        ),
     ),
     Mutation(
         "2",

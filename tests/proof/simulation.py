@@ -480,6 +480,7 @@ class Schedule:
         except CrashedError:
             killed = True
             self.canvas.forget(self.now_s)
+            self.canvas.kills_s.append(loop.time())
             self.outcome.crashes += 1
         except IngestError as error:
             self.trace(f"ended: {type(error).__name__}")

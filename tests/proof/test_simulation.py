@@ -81,6 +81,11 @@ def test_updates_overwrite_no_edit_and_no_other_insurer() -> None:
             72032083,
             id="a coverage entered by hand counts as one whose payer can be compared: the checker's fault",
         ),
+        pytest.param(
+            73039295,
+            id="a create of a process that was killed never arrived: the checker's fault",
+        ),
+        pytest.param(73032354, id="a condition later than the read that compared"),
         pytest.param(72002470, id="a payer that is compared by name only, without a Date"),
         pytest.param(
             70002735, id="another insurer after the journal was lost: the checker's fault"

@@ -311,6 +311,24 @@ def test_where_a_payer_cannot_be_compared_the_time_of_our_last_write_stays_the_c
     assert (found.settlement, found.held_at, found.probe_at) == expected
 
 
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [("update|unguarded", (Settlement.ABSENT, None)), ("conflict", (Settlement.ABSENT, UNTIL))],
+)
+def test_the_condition_of_an_update_is_never_later_than_the_read_that_compared_it(
+    rule: str, expected: tuple[object, ...]
+) -> None:
+    """The create was killed: it may have been carried out until a minute later than the read."""
+    update = updating(rule, None)
+    update = replace(update, until=UNTIL + timedelta(minutes=1))
+    shown = {**covered(), "payor": [{"reference": "Organization/another"}]}
+    found = weigh_update(
+        update, {**covered(), "order": 2}, covered(), shown, {}, is_moved=False, read_at=UNTIL
+    )
+    assert found.held_at == UNTIL
+    assert (found.settlement, found.probe_at) == expected
+
+
 @pytest.mark.parametrize("known", [{}, {"60054": "Organization/one"}], ids=["none", "the first"])
 @pytest.mark.parametrize("rule", ["conflict", "canvas|500"])
 def test_an_edit_equal_to_the_other_changes_does_not_prove_an_unknown_payer(
