@@ -24,7 +24,7 @@ import orjson
 
 from bench.rounds import ROOT, Asked, Contestant, Line, Usage, compete, interleaved, used
 from bench.server import fast_server
-from pipeline.app import config
+from pipeline.app.config.load import load
 from pipeline.clock import SystemClock
 from pipeline.commands.run import open_journal
 from pipeline.job import Progress
@@ -173,7 +173,7 @@ def skipping(folder: Path) -> dict[str, float]:
     Seconds of CPU. Skipping is what is done for each of them: read, trimmed, digested, found. Planning
     is that with being written into the plan and held against each other.
     """
-    job = config.load(folder / "config.toml", environment=CREDENTIALS)
+    job = load(folder / "config.toml", environment=CREDENTIALS)
     with open_journal(job) as journal:
         run_id = f"bench-{time.monotonic_ns()}"  # of each round
         stop = asyncio.Event()

@@ -27,7 +27,8 @@ from bench.rounds import (
 )
 from bench.server import fast_server
 from bench.validate import feed_of, planning, write
-from pipeline.app import config, logs
+from pipeline.app import logs
+from pipeline.app.config.load import load
 from pipeline.app.progress import Display, watch
 from pipeline.commands import run as engine
 from pipeline.job import Progress
@@ -111,9 +112,7 @@ def main() -> None:
                 CONFIG.format(url=url, rate_per_s=100_000, concurrency=CONCURRENCY)
                 + feed_of("ledger")
             )
-            job = config.load(
-                toml, inputs={"ledger": source}, environment={"CANVAS_TOKEN": "bench"}
-            )
+            job = load(toml, inputs={"ledger": source}, environment={"CANVAS_TOKEN": "bench"})
             progress = Timed()
             result = watch(
                 lambda _, stop: engine.run(job, progress=progress, stop=stop), Display.NONE

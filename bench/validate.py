@@ -21,7 +21,7 @@ import polars as pl
 
 from bench.reference import by_pydantic
 from bench.rounds import Asked, Contestant, Line, compete, has, interleaved, times_as_fast
-from pipeline.app import config
+from pipeline.app.config.load import load
 from pipeline.clock import SystemClock
 from pipeline.commands.run import open_journal
 from pipeline.job import Progress
@@ -184,7 +184,7 @@ def planning(kind: str, path: Path) -> Iterator[Callable[[], Iterator[pl.DataFra
     with TemporaryDirectory() as name:
         toml = Path(name) / "config.toml"
         toml.write_text(NOWHERE + feed_of(kind))
-        job = config.load(toml, inputs={kind: path}, environment={})
+        job = load(toml, inputs={kind: path}, environment={})
         (feed,) = job.feeds
         with open_journal(job) as journal:
             stop = asyncio.Event()

@@ -1,7 +1,6 @@
 """`docs/configuration.md`, made from the options themselves: `make docs`.
 
-What a key is for stands beside the key (`pipeline/app/config.py`), what a field is for beside the field
-(`pipeline/rows/`). `tests/project/test_docs.py` fails where a description is missing or the page is stale.
+A key is described beside the key (`pipeline/app/config/`, `pipeline/job.py`), a field beside the field (`pipeline/rows/`). `tests/project/test_docs.py` fails where a description is missing or the page is stale.
 """
 
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel
 
-from pipeline.app import config
+from pipeline.app.config.file import File
 from pipeline.rows.feed import TRAITS
 
 Json = dict[str, Any]
@@ -57,9 +56,9 @@ _BOUNDS: Final = (
 )
 
 
-def page(file: type[BaseModel] = config.File) -> str:
+def page(file: type[BaseModel] = File) -> str:
     """The whole page of a configuration. Raises LookupError where a key or a field has no description."""
-    schema = file.model_json_schema()
+    schema = file.model_json_schema(mode="serialization")
     sections: list[str] = []
     for name, key in schema["properties"].items():
         sections += _section(name, key, schema["$defs"])
@@ -116,7 +115,7 @@ def _description(name: str, key: Json) -> str:
         return str(key["description"])
     except KeyError:
         raise LookupError(
-            f"{name} has no description: give it one, Field(description=...), in pipeline/app/config.py; then `make docs`"
+            f"{name} has no description: give it one, Field(description=...), in pipeline/app/config/ or pipeline/job.py; then `make docs`"
         ) from None
 
 

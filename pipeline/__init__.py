@@ -134,12 +134,12 @@ async def check(
     `todo`. `show_values`: name the spellings in coded columns, not only how many there are. Raises
     `errors.ConfigError` if the configuration cannot be read.
     """
-    from pipeline.app import config as configuration
     from pipeline.app import logs
+    from pipeline.app.config.load import load_to_check
     from pipeline.commands import check as doctor
 
     logs.configure_unless_configured()
-    job, no_secrets = configuration.load_to_check(config, inputs=inputs)
+    job, no_secrets = load_to_check(config, inputs=inputs)
     return await doctor.check(job, no_secrets=no_secrets, show_values=show_values)
 
 
@@ -217,15 +217,16 @@ def _job(
     expected: Sequence[str] = (),
     accept_repeats: int | None = None,
 ) -> Job:
-    from pipeline.app import config as configuration
     from pipeline.app import logs
+    from pipeline.app.config.arguments import expectations_of
+    from pipeline.app.config.load import load
 
     logs.configure_unless_configured()
-    return configuration.load(
+    return load(
         config,
         inputs=inputs,
         only_feeds=tuple(only_feeds),
-        expected=configuration.expectations_of(expected),
+        expected=expectations_of(expected),
         accept_repeats=accept_repeats,
     )
 

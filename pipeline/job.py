@@ -1,16 +1,33 @@
-"""What a run needs to know, composed of each part's own options, and where it stands."""
+"""Everything a run needs to know, composed of the options of each part, and its progress.
 
+The settings here are sections of the configuration file, used as the file has them: each option is
+declared once, with its default, its bounds and its description.
+"""
+
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Final, Literal, Self
 
 import polars as pl
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 from pipeline.canvas import client as canvas
-from pipeline.canvas.judge import OUTAGE_S_MAX, Backoff
+from pipeline.canvas.hosts import LOOPBACK
 from pipeline.fhir.codes import Contract
+from pipeline.fhir.datatypes import DOLLARS
 from pipeline.journal.store import Database
 from pipeline.reading import fetch as fetching
 from pipeline.reading.manifest import Expected
@@ -18,26 +35,191 @@ from pipeline.records import Disposition
 from pipeline.rows.crosswalk import Target
 from pipeline.rows.feed import Feed
 from pipeline.rows.shares import Ceiling
+from pipeline.system.environment import cores
+
+_USD: Final = re.compile(DOLLARS, re.ASCII)
+_SCHEDULER: Final = re.compile(
+    r"(?P<scheme>tcp|tls)://(?P<host>[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:]+\]):(?P<port>[0-9]{1,5})",
+    re.ASCII,
+)
+_PORT_MAX: Final = 65_535
+_PARTITIONS_A_WORKER: Final = 4
+
+# A share of rows, such as "10%", or a count.
+Share = Annotated[
+    Ceiling,
+    PlainValidator(Ceiling.parse),
+    PlainSerializer(str),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "integer"}]}),
+]
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a run may not exceed; above it nothing is written. None: no limit."""
+class Section(BaseModel):
+    """A section of the configuration file: frozen, and an unknown key is an error."""
 
-    rejects_max: Ceiling | None = None  # of a feed's rows without the filtered ones
-    amount_cents_max: int | None = None  # one payment
-    total_cents_max: int | None = None  # all payments of the plan
-    writes_max: int | None = None
-    repeats_max: Ceiling | None = None  # of a feed's creates, and a share of them allows 3 at least
-    change_max: float | None = None  # factor between this and the last file's rows or dollars
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class UploadSettings(Section):
+    """The section `[upload]`: how fast a run sends, and how often it tries a write."""
+
+    rate_per_s: float = Field(
+        default=5.0,
+        gt=0,
+        le=100_000,
+        description="Requests a second, never more in any second, reads and searches included. Canvas publishes no limit: raise it with care. 429 and 503 slow a run down by themselves.",
+    )
+    concurrency: int = Field(
+        default=4,
+        ge=1,
+        le=1_000,
+        description="Requests in flight. A patient has one open write at a time, whatever this is.",
+    )
+    attempts_max: int = Field(
+        default=5,
+        ge=1,
+        le=100,
+        description="Sends of one write that Canvas is known not to have made (429, 401, no connection). After them it is pending until the next run.",
+    )
+    quiet_s: float = Field(
+        default=30.0,
+        ge=0,
+        le=3_600,
+        description="Seconds after a lost answer before a search that shows nothing can mean that it was not applied.",
+    )
+    resend_absent: Literal["none", "coverage", "all"] = Field(
+        default="coverage",
+        description="What goes once more when a search after the quiet time shows that it is not there: nothing, coverages, or payments too (at your risk: a payment cannot be taken back).",
+    )
+    doubts_max: int = Field(
+        default=3,
+        ge=1,
+        le=1_000,
+        description="After this many lost answers in a row nothing is sent until Canvas answers a read; then one write goes first, and the others after its answer.",
+    )
+
+
+class LimitSettings(Section):
+    """The section `[limits]`: above one of them nothing is written. None is no limit."""
+
+    rejects_max: Share | None = Field(
+        default=None,
+        description='Rows of a feed that we may reject: a share of its rows without the filtered ones, such as `"10%"`, or a count.',
+    )
+    amount_usd_max: str | None = Field(
+        default=None,
+        description="Dollars, in quotes: one payment above it is rejected (`amount|limit`), the others go.",
+    )
+    total_usd_max: str | None = Field(
+        default=None, description="Dollars, in quotes: what all payments of a run may come to."
+    )
+    writes_max: int | None = Field(
+        default=None, ge=0, description="Writes of a run, creates and updates together."
+    )
+    change_max: float | None = Field(
+        default=None,
+        ge=1,
+        description="A factor: the rows, or the dollars, of a feed may not be that many times more or fewer than the last time. Not looked at for a file that `--input` names.",
+    )
+    repeats_max: Share = Field(
+        default=Ceiling.parse("5%"),
+        description="Rows about to be created that equal a write of an earlier run (payments: same patient, amount, claim and day; coverages: same content) under a key that no row of today's files has: a share of the feed's creates, never fewer than 3, or a count. Above it the cause is a changed key, feed name or spelling of ids; `--accept-repeats N` lets N of them pass. Up to it they are a warning.",
+    )
+
+    @field_validator("amount_usd_max", "total_usd_max")
+    @classmethod
+    def _is_usd(cls, value: str | None) -> str | None:
+        if value is not None and not _USD.fullmatch(value):
+            raise ValueError('must be an amount in quotes, such as "10000.00"')
+        return value
+
+    @property
+    def amount_cents_max(self) -> int | None:
+        """Return the largest amount of one payment, in cents."""
+        return _cents(self.amount_usd_max)
+
+    @property
+    def total_cents_max(self) -> int | None:
+        """Return the largest sum of all payments of a run, in cents."""
+        return _cents(self.total_usd_max)
+
+
+def _cents(usd: str | None) -> int | None:
+    return None if usd is None else int(Decimal(usd).scaleb(2))
+
+
+class EngineSettings(Section):
+    """The section `[engine]`: the process or the workers that read and judge the rows."""
+
+    kind: Literal["embedded", "dask"] = Field(
+        default="embedded",
+        description="Where the rows are read and judged: in the command's own process, or by the workers of a Dask cluster (the extra `dask`).",
+    )
+    scheduler: str = Field(
+        default="",
+        description="With `dask`: the scheduler, `tls://host:port` (`tcp://` for this machine only). `state.dir` and the files are then at the same path on all workers. Empty: workers are started on this machine, and end with the command.",
+    )
+    workers: int | None = Field(
+        default=None,
+        ge=1,
+        le=1_000,
+        description="With `dask` and no scheduler: how many processes are started. Left out: one for each core.",
+    )
+    partitions: int | None = Field(
+        default=None,
+        ge=1,
+        le=10_000,
+        description="With `dask`: parts of the sending that are under way at a time, no more than `upload.concurrency`, which they share. Left out: four for each worker.",
+    )
+    ca_file: str = Field(
+        default="",
+        description="PEM file with the certificate of the cluster's own authority: whatever it signed is trusted.",
+    )
+    cert_file: str = Field(
+        default="",
+        description="PEM file with the certificate that this machine shows to the scheduler.",
+    )
+    key_file: str = Field(
+        default="", description="PEM file with its key, mode 0600 (root's own: 0640)."
+    )
+
+    @model_validator(mode="after")
+    def _is_reachable(self) -> Self:
+        if self.scheduler and self.workers is not None:
+            raise ValueError("scheduler and workers: a scheduler has its own workers, keep one")
+        match = _SCHEDULER.fullmatch(self.scheduler)
+        if self.scheduler and (match is None or int(match["port"]) > _PORT_MAX):
+            raise ValueError(
+                "scheduler: must be tls://host:port, such as tls://dask.example.org:8786"
+            )
+        if match is None:
+            return self
+        if match["scheme"] == "tcp" and match["host"] not in LOOPBACK:
+            raise ValueError(
+                "scheduler: tcp:// is for this machine only: whoever reaches a scheduler without TLS can have it "
+                "carry out anything; set the cluster up with TLS and write tls://"
+            )
+        if match["scheme"] == "tls" and not (self.ca_file and self.cert_file and self.key_file):
+            raise ValueError("scheduler: tls:// needs ca_file, cert_file and key_file")
+        return self
+
+    @property
+    def worker_count(self) -> int:
+        """Return how many processes are started if no scheduler is configured."""
+        return self.workers or cores()
+
+    @property
+    def partition_count(self) -> int:
+        """Return how many parts of the sending may be under way at a time."""
+        return self.partitions or _PARTITIONS_A_WORKER * self.worker_count
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """How a source's id becomes a Canvas id.
+    """The way from a source's id to a Canvas id.
 
-    By the table at `path`, or by searching Canvas for the identifier in `system`; without either the
-    source's value is the id.
+    The table at `path` maps it, or a search in Canvas for the identifier in `system`. Without either,
+    the source's value is the id.
     """
 
     target: Target = "key"
@@ -50,7 +232,7 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class References:
-    """How each kind of reference is resolved."""
+    """The way each kind of reference is resolved."""
 
     patient: Reference = Reference()
     payer: Reference = Reference("payer_id")
@@ -58,42 +240,14 @@ class References:
 
 
 @dataclass(frozen=True, slots=True)
-class UploadSettings:
-    """How many requests run at once, and how often and for how long a write is tried."""
-
-    concurrency: int = 4  # requests in flight
-    rate_per_s: float = 5.0
-    attempts_max: int = 5  # sends of one write that is known not to have happened
-    doubts_max: int = 3  # lost answers in a row; then nothing is sent until a read succeeds
-    outage_s_max: float = OUTAGE_S_MAX  # how long to wait for that
-    quiet_s: float = 30.0  # after a lost answer, before "not found" can mean "not applied"
-    resend_absent: Literal["none", "coverage", "all"] = "coverage"
-    # between reads while it lasts, and between searches that fail
-    backoff: Backoff = field(default_factory=lambda: Backoff(longest_s=10.0))
-
-
-@dataclass(frozen=True, slots=True)
-class EngineSettings:
-    """The workers of a run. With `scheduler` "", `workers` processes are started and ended by the run."""
-
-    kind: Literal["embedded", "dask"] = "embedded"
-    scheduler: str = ""
-    workers: int = 1
-    partitions: int = 4  # calls that may run at the same time, if each takes long
-    ca_file: Path | None = None
-    cert_file: Path | None = None
-    key_file: Path | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Job:
-    """All that a run needs to know: the configuration, composed of each part's own options."""
+    """Everything a run needs to know: the configuration, composed of the options of each part."""
 
     feeds: tuple[Feed, ...]
     contract: Contract
     canvas: canvas.Options
     upload: UploadSettings
-    limits: Limits
+    limits: LimitSettings
     state_dir: Path
     report_dir: Path
     config_sha256: str
@@ -116,7 +270,7 @@ class Job:
 
 @dataclass(slots=True)
 class Progress:
-    """Where a run stands, for whoever shows it. Written by the conductor, read by the edge."""
+    """The progress of a run. The command writes it, and the display reads it."""
 
     stage: Literal[
         "starting",

@@ -234,7 +234,7 @@ def review(**options: Any) -> None:
         return reviewing.review(_job(options), decisions, stop=stop)
 
     reviewed = _watch(work, {**options, "no_progress": True})
-    from pipeline.app import config
+    from pipeline.app.config.load import load
     from pipeline.commands import review
     from pipeline.reporting.doubts import review_text
 
@@ -244,7 +244,7 @@ def review(**options: Any) -> None:
 
         click.echo(orjson.dumps(told).decode())
     else:
-        base_url = config.load(options["config"]).canvas.base_url
+        base_url = load(options["config"]).canvas.base_url
         _say(review_text(told, _shown(options["config"]), base_url))
     sys.exit(reviewed.exit_code)
 
@@ -416,12 +416,13 @@ def check(**options: Any) -> None:
     """
 
     def work(progress: Progress, stop: asyncio.Event) -> Any:
-        from pipeline.app import config
+        from pipeline.app.config.arguments import inputs_of
+        from pipeline.app.config.load import load_to_check
         from pipeline.commands import check as doctor
 
-        job, no_secrets = config.load_to_check(
+        job, no_secrets = load_to_check(
             options["config"],
-            inputs=config.inputs_of(options["inputs"]),
+            inputs=inputs_of(options["inputs"]),
             only_feeds=options["only_feeds"],
         )
         return doctor.check(
@@ -571,17 +572,18 @@ def _plan_or_run(command: str, options: dict[str, Any], *, journal_lost: bool = 
 
 
 def _job(options: dict[str, Any]) -> Job:
-    from pipeline.app import config
+    from pipeline.app.config.arguments import engine_of, expectations_of, inputs_of
+    from pipeline.app.config.load import load
     from pipeline.errors import ConfigError
     from pipeline.system.environment import SPILL
 
     engine = {name: options.get(name) for name in ("engine", "scheduler", "workers")}
-    job = config.load(
+    job = load(
         options["config"],
-        inputs=config.inputs_of(options.get("inputs", ())),
+        inputs=inputs_of(options.get("inputs", ())),
         only_feeds=options.get("only_feeds", ()),
-        expected=config.expectations_of(options.get("expected", ())),
-        overrides={"engine": config.engine_of(**engine)},
+        expected=expectations_of(options.get("expected", ())),
+        overrides={"engine": engine_of(**engine)},
         accept_repeats=options.get("accept_repeats"),
     )
     os.environ.setdefault(SPILL, str(job.state_dir / ".spill"))
@@ -646,12 +648,12 @@ def _notify(summary: dict[str, Any], folder: str, options: dict[str, Any]) -> No
         return
     import asyncio
 
-    from pipeline.app import config
+    from pipeline.app.config.notice import load_recipients
     from pipeline.app.notify import notify
     from pipeline.app.progress import Display, watch
     from pipeline.reporting.notice import notice_of
 
-    whom = config.notify_options(options["config"])
+    whom = load_recipients(options["config"])
     if whom is None:
         return
     notice = notice_of(options["config"].stem, summary, folder)

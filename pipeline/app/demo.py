@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 import pipeline
-from pipeline.app import config
+from pipeline.app.config.load import load
 from pipeline.commands import run as engine
 from pipeline.errors import ConfigError
 from pipeline.job import Progress
@@ -60,7 +60,7 @@ async def run_demo(
     root = _root()
     sandbox = make_sandbox(root / "sample_data" / "canvas_seed.json", faults, 0, "2025-10", None)
     async with serve(sandbox, port=0) as url:
-        job = config.load(
+        job = load(
             root / "configs" / "demo.toml",
             environment=_ENVIRONMENT,
             overrides={

@@ -1,6 +1,6 @@
-"""Sends the notice of how a command ended: to a command's stdin, and to a webhook.
+"""Send the notice of how a command ended: to the stdin of a command, and to a webhook.
 
-Whatever goes wrong here is a warning in the log. The webhook's address is a secret and is never
+Any failure here is a warning in the log. The webhook's address is a secret and is never
 shown; the command gets only what it needs of our environment.
 """
 
@@ -13,6 +13,7 @@ from typing import Any, Final
 import orjson
 import structlog
 
+from pipeline.app.config.sections import NotifySection
 from pipeline.canvas.transport import Transport
 from pipeline.system.environment import of_command
 
@@ -22,24 +23,22 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """Whom to tell, and on which exit codes. An empty command or webhook is none."""
+class Recipients:
+    """The command of `[notify]`, and a webhook. Each may be empty."""
 
-    on: frozenset[int]
-    command: tuple[str, ...] = ()
-    webhook: str = field(default="", repr=False)
-    timeout_s: float = 10.0
-    env: tuple[str, ...] = ()  # variables that the command gets beside the usual ones
+    settings: NotifySection
+    webhook: str = field(repr=False)
 
 
-async def notify(notice: Mapping[str, Any], options: Options) -> None:
-    """Tell both, at the same time, if the exit code is one of those to be told."""
-    if notice["exit_code"] not in options.on:
+async def notify(notice: Mapping[str, Any], recipients: Recipients) -> None:
+    """Send a notice to both at the same time, if its exit code is one of those to be reported."""
+    settings, webhook = recipients.settings, recipients.webhook
+    if notice["exit_code"] not in settings.on:
         return
     body = orjson.dumps(notice)
     ways = {
-        "command": _run(options, body) if options.command else None,
-        "webhook": _post(options.webhook, body, options.timeout_s) if options.webhook else None,
+        "command": _run(settings, body) if settings.command else None,
+        "webhook": _post(webhook, body, settings.timeout_s) if webhook else None,
     }
     asked = {how: way for how, way in ways.items() if way is not None}
     for how, why in zip(asked, await asyncio.gather(*asked.values()), strict=True):
@@ -49,23 +48,23 @@ async def notify(notice: Mapping[str, Any], options: Options) -> None:
             log.info("notice_sent", run_id=notice["run_id"], how=how)
 
 
-async def _run(options: Options, body: bytes) -> str:
+async def _run(settings: NotifySection, body: bytes) -> str:
     """Run the command with the notice on its stdin. Returns why it failed, or ""."""
     try:
         process = await asyncio.create_subprocess_exec(
-            *options.command,
+            *settings.command,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.DEVNULL,  # ours is for the summary
             stderr=asyncio.subprocess.DEVNULL,  # and ours for the log
-            env=of_command(options.env),
+            env=of_command(settings.env),
         )
     except OSError as error:
         return f"it cannot be started: {error.strerror}"
     try:
-        async with asyncio.timeout(options.timeout_s):
+        async with asyncio.timeout(settings.timeout_s):
             await process.communicate(body)  # it need not read it
     except TimeoutError:
-        return f"not done after {options.timeout_s:g} s"
+        return f"not done after {settings.timeout_s:g} s"
     finally:
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):

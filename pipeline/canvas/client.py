@@ -81,7 +81,7 @@ class Options:
     concurrency: int = 4
     timeout_s: float = 30.0
     backoff: Backoff = field(default_factory=Backoff)
-    outage_s_max: float = OUTAGE_S_MAX  # how long a new token is waited for
+    outage_s_max: float = OUTAGE_S_MAX  # how long an outage is waited for
     ca_file: Path | None = None  # the only authorities that are trusted; None: the machine's
     certificate: tuple[Path, Path] | None = None  # shown to a gateway, and its key
     proxy: Proxy | None = None

@@ -14,6 +14,7 @@ from pipeline.errors import WrongHost
 _LABEL: Final = r"[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?"  # RFC 1123, 2.1; `_` as in container names
 _NAME: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*", re.ASCII)
 _NAME_MAX: Final = 253  # RFC 1035, 3.1, as text
+LOOPBACK: Final = frozenset({"127.0.0.1", "[::1]", "localhost"})  # this machine, in a URL
 FOREIGN_MAX: Final = 3  # creates in a row: one may be a stray answer, three are a setting
 
 

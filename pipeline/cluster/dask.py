@@ -353,8 +353,8 @@ def _without_signals() -> Iterator[None]:
 def _cluster_of(options: EngineSettings, distributed: Any, scratch: str) -> Any:
     try:
         return distributed.LocalCluster(
-            n_workers=options.workers,
-            threads_per_worker=-(-options.partitions // options.workers),
+            n_workers=options.worker_count,
+            threads_per_worker=-(-options.partition_count // options.worker_count),
             processes=True,
             host="127.0.0.1",
             protocol="tls://",
@@ -367,7 +367,7 @@ def _cluster_of(options: EngineSettings, distributed: Any, scratch: str) -> Any:
             silence_logs=_SILENT,
             # Through a pipe, and not in the environment that the process is started with.
             env={
-                "POLARS_MAX_THREADS": max(1, cores() // options.workers),
+                "POLARS_MAX_THREADS": max(1, cores() // options.worker_count),
                 "TMPDIR": scratch,
                 SPILL: scratch,
                 **secrets(),
@@ -376,7 +376,7 @@ def _cluster_of(options: EngineSettings, distributed: Any, scratch: str) -> Any:
         )
     except Exception as error:  # noqa: BLE001 - what it says is about addresses and processes
         raise IngestError(
-            f"{options.workers} workers could not be started on this machine ({type(error).__name__})",
+            f"{options.worker_count} workers could not be started on this machine ({type(error).__name__})",
             'try fewer (--workers); a program of your own that plans must do so under `if __name__ == "__main__":`, for each worker imports it',
         ) from None
 
@@ -386,9 +386,9 @@ def _client_of(options: EngineSettings, distributed: Any) -> Any:
     if options.scheduler.startswith("tls://"):
         security = distributed.Security(
             require_encryption=True,
-            tls_ca_file=str(options.ca_file),
-            tls_client_cert=str(options.cert_file),
-            tls_client_key=str(options.key_file),
+            tls_ca_file=options.ca_file,
+            tls_client_cert=options.cert_file,
+            tls_client_key=options.key_file,
         )
     try:
         return distributed.Client(

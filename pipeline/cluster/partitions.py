@@ -117,7 +117,7 @@ async def run_partitions(
             "load it with `pipeline.app.config.load`, or use the embedded engine",
         )
     # Each partition has a request in flight at least, and all of them no more than are allowed.
-    count = min(job.engine.partitions, job.upload.concurrency)
+    count = min(job.engine.partition_count, job.upload.concurrency)
     task = PartitionTask(
         job.again,
         job.config_sha256,
@@ -212,7 +212,7 @@ def send_partition(task: Shared[PartitionTask], number: int) -> PartitionResult:
     job = replace(
         job,
         canvas=replace(job.canvas, concurrency=partition_task.share(number)),
-        upload=replace(job.upload, concurrency=partition_task.share(number)),
+        upload=job.upload.model_copy(update={"concurrency": partition_task.share(number)}),
     )
     while True:
         try:

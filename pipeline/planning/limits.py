@@ -1,13 +1,13 @@
-"""What a plan may not be: too much, too little, or not what the sender announced. Pure.
+"""Check a plan: not too much, not too little, and what the sender announced. Pure.
 
-Whatever is wrong here is found before the first write.
+An error here is found before the first write.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from pipeline.errors import LimitError
-from pipeline.job import Job, Limits
+from pipeline.job import Job, LimitSettings
 from pipeline.reading.manifest import Expected
 from pipeline.records import Disposition, usd
 
@@ -19,10 +19,10 @@ Last = Callable[[str], tuple[int, int] | None]  # feed -> its rows and cents the
 def guard(
     job: Job, metas: Mapping[str, Mapping[str, Any]], said: Mapping[str, Expected], last_feed: Last
 ) -> None:
-    """Raises LimitError where a plan exceeds what the configuration allows, or is not what was `said`.
+    """Raise LimitError if a plan exceeds what the configuration allows, or is not what was `said`.
 
-    `metas`: what the plan says of each feed; `said`: what manifests say. Where several limits are
-    exceeded the first is raised, with the others in it.
+    `metas`: what the plan says of each feed; `said`: what manifests say. If several limits are
+    exceeded, the first is raised, with the others in it.
     """
     exceeded = list(_exceeded(job, metas, said, last_feed))
     if exceeded:
@@ -90,7 +90,7 @@ def _unaccounted(name: str, meta: Mapping[str, Any]) -> Iterator[LimitError]:
         )
 
 
-def _rejected(name: str, planned: Mapping[str, int], limits: Limits) -> Iterator[LimitError]:
+def _rejected(name: str, planned: Mapping[str, int], limits: LimitSettings) -> Iterator[LimitError]:
     most = limits.rejects_max
     rejected = planned[Disposition.REJECTED.value]
     rows = sum(planned.values()) - planned[Disposition.FILTERED.value]
@@ -166,13 +166,12 @@ def _changed(
             )
 
 
-def feeds_above_repeats(limits: Limits, metas: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def feeds_above_repeats(limits: LimitSettings, metas: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return the feeds that have more probable repeats than `limits.repeats_max` allows."""
     return [
         name
         for name, meta in metas.items()
-        if (allowed := _repeats_allowed(limits, meta["repeats"]["creates"])) is not None
-        and meta["repeats"]["rows"] > allowed
+        if meta["repeats"]["rows"] > _repeats_allowed(limits, meta["repeats"]["creates"])
     ]
 
 
@@ -185,20 +184,17 @@ def _repeats(metas: Mapping[str, Mapping[str, Any]]) -> int:
     return sum(meta["repeats"]["rows"] for meta in metas.values())
 
 
-def _repeats_allowed(limits: Limits, creates: int) -> int | None:
+def _repeats_allowed(limits: LimitSettings, creates: int) -> int:
     most = limits.repeats_max
-    if most is None or most.share is None:
-        return None if most is None else most.count
-    return max(_REPEATS_MIN, most.of(creates))
+    return most.count if most.share is None else max(_REPEATS_MIN, most.of(creates))
 
 
 def _repeated(job: Job, name: str, metas: Mapping[str, Mapping[str, Any]]) -> LimitError:
     """The error says how many, what looks changed as far as it can be seen, and what to do."""
     limits, found, total = job.limits, metas[name]["repeats"], _repeats(metas)
     most, allowed = limits.repeats_max, _repeats_allowed(limits, found["creates"])
-    is_share = most is not None and most.share is not None
     of_all = " (of all feeds)" if total > found["rows"] else ""
-    limit = f"{most}, which allows {allowed:,}" if is_share else f"{most}"
+    limit = f"{most}, which allows {allowed:,}" if most.share is not None else f"{most}"
     accepted = (
         ""
         if job.accept_repeats is None

@@ -67,6 +67,7 @@ class Session:
             self.clock,
             self.random,
             self.stop,
+            self.job.canvas.outage_s_max,
         )
         shut_lanes = (shut_queues(self.journal) - open_lanes).union(shut)
         await uploading.upload(batches, tools, seen, doubts=doubts, shut=shut_lanes)

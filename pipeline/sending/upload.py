@@ -18,7 +18,7 @@ from typing import Final, Protocol
 
 from pipeline.canvas.breaker import TRIPS_MAX, Heard
 from pipeline.canvas.client import Client, Permit
-from pipeline.canvas.judge import BLOCKED, Judgement
+from pipeline.canvas.judge import BLOCKED, OUTAGE_S_MAX, Backoff, Judgement
 from pipeline.canvas.semaphore import FairSemaphore
 from pipeline.clock import Clock
 from pipeline.errors import IngestError, JournalError, Stopped, Unreachable
@@ -50,6 +50,8 @@ _UPDATES_MIN: Final = (
     3  # sends of an update, whatever attempts_max says: they tell an edit from a move
 )
 _LOOKS_AT_ONCE: Final = 4  # doubts that are being settled: the rest of the rate is for sending
+# Between the reads of an outage, and between searches that fail.
+_BACKOFF: Final = Backoff(longest_s=10.0)
 
 _DONE: Final = {
     Interaction.CREATE: Disposition.CREATED,
@@ -87,6 +89,7 @@ class Tools:
     clock: Clock
     random: Random
     stop: asyncio.Event
+    outage_s_max: float = OUTAGE_S_MAX  # how long an answer to a read is waited for
 
 
 async def upload(
@@ -151,6 +154,7 @@ class _Sender:
         self._journal = tools.journal
         self._asks = tools.asks
         self._options = tools.options
+        self._outage_s_max = tools.outage_s_max
         self._clock = tools.clock
         self._random = tools.random
         self._stop = tools.stop
@@ -414,13 +418,13 @@ class _Sender:
         since_s = self._clock.monotonic()
         tries = 1
         while not await self._client.is_answering(
-            resource_type, after_s=self._options.backoff.delay_s(tries, self._random)
+            resource_type, after_s=_BACKOFF.delay_s(tries, self._random)
         ):
             tries += 1
             self._answered.set()  # so that the reads are written down as they come
-            if self._clock.monotonic() - since_s > self._options.outage_s_max:
+            if self._clock.monotonic() - since_s > self._outage_s_max:
                 raise Unreachable(
-                    f"Canvas has not answered for {self._options.outage_s_max:.0f} s",
+                    f"Canvas has not answered for {self._outage_s_max:.0f} s",
                     "run again once it does",
                 )
         self._breaker.read_succeeded()
@@ -512,7 +516,7 @@ class _Sender:
         """Have it settled, `wait_s` seconds from now. Its lane is open until then."""
         due_s = self._clock.monotonic() + max(wait_s, 0.0)
         number = len(self._open)
-        opened = _Open(due_s, number, doubt, due_s + self._options.outage_s_max)
+        opened = _Open(due_s, number, doubt, due_s + self._outage_s_max)
         heapq.heappush(self._open, opened)
         self._stirred.set()
 
@@ -568,7 +572,7 @@ class _Sender:
         if self._may_look_again(opened, finding):
             opened.tries += 1
             opened.creates = self._creates
-            delay_s = self._options.backoff.delay_s(opened.tries, self._random)
+            delay_s = _BACKOFF.delay_s(opened.tries, self._random)
             opened.due_s = self._clock.monotonic() + delay_s
             heapq.heappush(self._open, opened)
             self._stirred.set()

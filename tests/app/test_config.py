@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.app import config
+from pipeline.app.config.arguments import expectations_of
+from pipeline.app.config.load import load
 from pipeline.errors import ConfigError
 from pipeline.journal.store import Database
 from pipeline.rows.feed import Kind
@@ -49,14 +50,14 @@ KEYS = {
 }
 
 
-def load(folder: Path, text: str, **options: Any) -> Any:
+def job_of(folder: Path, text: str, **options: Any) -> Any:
     path = folder / "nightly.toml"
     path.write_text(text)
-    return config.load(path, **{"environment": {}, **options})
+    return load(path, **{"environment": {}, **options})
 
 
 def test_defaults_are_those_of_the_interface(tmp_path: Path) -> None:
-    job = load(tmp_path, BASE + LEDGER)
+    job = job_of(tmp_path, BASE + LEDGER)
     assert job.contract == "2025-10"
     assert job.canvas.base_url == "https://fumage-example.canvasmedical.com"
     assert (
@@ -78,7 +79,7 @@ def test_defaults_are_those_of_the_interface(tmp_path: Path) -> None:
 def test_every_key_of_the_interface_is_known(tmp_path: Path) -> None:
     """A key that was renamed or removed would break configurations that are in use."""
     with pytest.raises(ConfigError) as caught:
-        load(tmp_path, with_every_key_wrong())
+        job_of(tmp_path, with_every_key_wrong())
     said = str(caught.value)
     assert "no such key" not in said
     for section, names in KEYS.items():
@@ -150,14 +151,14 @@ def with_every_key_wrong() -> str:
 )
 def test_what_is_wrong_is_said(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        load(tmp_path, text)
+        job_of(tmp_path, text)
     assert said in str(caught.value)
     assert caught.value.exit_code == 2
 
 
 def test_a_missing_file_is_said(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot read"):
-        config.load(tmp_path / "none.toml", environment={})
+        load(tmp_path / "none.toml", environment={})
 
 
 def test_secrets_come_from_the_environment_or_a_private_file(tmp_path: Path) -> None:
@@ -165,23 +166,23 @@ def test_secrets_come_from_the_environment_or_a_private_file(tmp_path: Path) -> 
     secret.write_text("s3cret\n")
     secret.chmod(0o600)
     environment = {"CANVAS_CLIENT_ID": "me", "CANVAS_CLIENT_SECRET_FILE": str(secret)}
-    credentials = load(tmp_path, BASE + LEDGER, environment=environment).canvas.credentials
+    credentials = job_of(tmp_path, BASE + LEDGER, environment=environment).canvas.credentials
     assert (credentials.client_id, credentials.client_secret) == ("me", "s3cret")
     assert "s3cret" not in repr(credentials)
     secret.chmod(0o644)
     with pytest.raises(ConfigError, match="others may read"):
-        load(tmp_path, BASE + LEDGER, environment=environment)
+        job_of(tmp_path, BASE + LEDGER, environment=environment)
 
 
 def test_without_credentials_a_run_says_what_to_set(tmp_path: Path) -> None:
-    job = load(tmp_path, BASE + LEDGER)
+    job = job_of(tmp_path, BASE + LEDGER)
     with pytest.raises(ConfigError, match="CANVAS_CLIENT_ID"):
         job.canvas.credentials.require()
 
 
 def test_unknown_feeds_on_the_command_line_are_said(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r'no feed leger.* Did you mean "ledger"'):
-        load(tmp_path, BASE + LEDGER, inputs={"leger": "x.csv"})
+        job_of(tmp_path, BASE + LEDGER, inputs={"leger": "x.csv"})
 
 
 @pytest.mark.parametrize(
@@ -189,24 +190,24 @@ def test_unknown_feeds_on_the_command_line_are_said(tmp_path: Path) -> None:
 )
 def test_a_control_total_that_is_not_understood_is_said(text: str) -> None:
     with pytest.raises(ConfigError, match="not understood"):
-        config.expectations_of([text])
+        expectations_of([text])
 
 
 def test_control_totals_are_read() -> None:
-    expected = config.expectations_of(["ledger:rows=5000", "ledger:total_usd=12345.67"])["ledger"]
+    expected = expectations_of(["ledger:rows=5000", "ledger:total_usd=12345.67"])["ledger"]
     assert (expected.rows, expected.total_cents) == (5000, 1_234_567)
 
 
 @pytest.mark.parametrize("name", ["demo", "nightly", "migration"])
 def test_the_configurations_that_come_along_are_taken(name: str) -> None:
-    job = config.load(Path(__file__).parents[2] / "configs" / f"{name}.toml", environment={})
+    job = load(Path(__file__).parents[2] / "configs" / f"{name}.toml", environment={})
     assert len(job.feeds) >= 2
 
 
 def test_a_path_that_begins_above_the_configuration_is_told_without_dots(tmp_path: Path) -> None:
     (tmp_path / "configs").mkdir()
     text = BASE + LEDGER.replace('path = "', 'path = "../../')
-    (feed,) = load(tmp_path / "configs", text).feeds
+    (feed,) = job_of(tmp_path / "configs", text).feeds
     assert feed.path.startswith(f"{tmp_path.resolve().parent}/")
     assert ".." not in feed.path
 
@@ -224,7 +225,7 @@ def test_a_path_that_begins_above_the_configuration_is_told_without_dots(tmp_pat
 )
 def test_a_database_that_is_not_fit_is_refused(url: str, why: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=why) as refused:
-        load(tmp_path, f'{BASE}[state]\nurl = "{url}"\n{LEDGER}')
+        job_of(tmp_path, f'{BASE}[state]\nurl = "{url}"\n{LEDGER}')
     assert "secret" not in str(refused.value)
 
 
@@ -237,7 +238,7 @@ def test_a_database_that_is_not_fit_is_refused(url: str, why: str, tmp_path: Pat
     ],
 )
 def test_a_database_that_is_fit_is_taken(url: str, tmp_path: Path) -> None:
-    job = load(tmp_path, f'{BASE}[state]\nurl = "{url}"\n{LEDGER}')
+    job = job_of(tmp_path, f'{BASE}[state]\nurl = "{url}"\n{LEDGER}')
     assert job.database == Database(url, 15.0)
 
 
@@ -389,7 +390,7 @@ def with_feed_key(text: str, line: str) -> str:
 )
 def test_configuration_that_does_nothing_is_refused(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        load(tmp_path, text)
+        job_of(tmp_path, text)
     assert said in str(caught.value)
     assert caught.value.exit_code == 2
 
@@ -400,7 +401,7 @@ def test_configuration_that_does_what_it_says_is_accepted(tmp_path: Path) -> Non
         '[feeds.codes.status]\n"A" = "active"\n[feeds.constants]\nstatus = "A"\n'
     )
     forms = [*FORMATS, "%Y%j", "%G-W%V-%u", "%d.%m.%y %H:%M:%S %Z"]
-    job = load(tmp_path, with_feed_key(CODES, f"dates = {json.dumps(forms)}") + more)
+    job = job_of(tmp_path, with_feed_key(CODES, f"dates = {json.dumps(forms)}") + more)
     assert job.feeds[0].dates == tuple(forms)
     assert job.feeds[0].codes["relationship"] == {"18": "SELF"}
 
@@ -408,7 +409,7 @@ def test_configuration_that_does_what_it_says_is_accepted(tmp_path: Path) -> Non
 def test_a_default_that_is_written_out_is_accepted(tmp_path: Path) -> None:
     """What changes nothing for any feed may stand in a template."""
     written = 'update = true\nadopt = true\nmissing_max = "5%"\ndelivery = "full"'
-    job = load(tmp_path, BASE + with_feed_key(LEDGER, written))
+    job = job_of(tmp_path, BASE + with_feed_key(LEDGER, written))
     assert job.feeds[0].repeats == "reject"
 
 

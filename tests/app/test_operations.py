@@ -15,7 +15,8 @@ import pytest
 from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
 
-from pipeline.app import config, logs
+from pipeline.app import logs
+from pipeline.app.config.load import load
 from pipeline.commands import run as engine
 from pipeline.errors import ConfigError, IngestError
 from pipeline.journal import doubts
@@ -396,7 +397,7 @@ async def test_what_is_set_wrong_is_said_at_once(
     world = await make_world()
     world.write_config(feeds=text + LEDGER_ONLY)
     with pytest.raises(ConfigError) as caught:
-        config.load(world.config, environment={**CREDENTIALS, **variables})
+        load(world.config, environment={**CREDENTIALS, **variables})
     assert said in str(caught.value)
     assert "secret" not in str(caught.value)
 

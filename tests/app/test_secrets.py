@@ -25,7 +25,8 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from pipeline.app import config
+import pipeline
+from pipeline.app.config.load import load
 from pipeline.canvas.assertion import TYPE, private_key_of
 from pipeline.canvas.auth import Credentials, Tokens
 from pipeline.canvas.client import Client, Options
@@ -65,7 +66,7 @@ def loaded(folder: Path, environment: dict[str, str], canvas: str = "") -> Job:
     path.write_text(
         f'[canvas]\nbase_url = "https://a.example"\ntoken_url = "https://b.example/"\n{canvas}\n{FEEDS}'
     )
-    return config.load(path, environment=environment)
+    return load(path, environment=environment)
 
 
 def kept(path: Path, content: str | bytes = CANARY) -> Path:
@@ -270,7 +271,7 @@ async def test_an_error_that_nobody_catches_shows_no_secret(make_world: MakeWorl
         text=True,
         check=False,
         cwd=world.folder,
-        env={**os.environ, **environment, "PYTHONPATH": str(Path(config.__file__).parents[2])},
+        env={**os.environ, **environment, "PYTHONPATH": str(Path(pipeline.__file__).parents[1])},
     )
     assert "Traceback (most recent call last)" in done.stderr
     assert "Planted" in done.stderr
@@ -507,7 +508,7 @@ async def test_a_run_with_a_key_in_place_of_a_secret(tmp_path: Path, keys: Keys,
         world.write_eligibility(coverages())
         world.write_ledger(payments(30))
         world.write_config(canvas=f'key_id = "{"one" if kind == "rsa" else "two"}"')
-        job = config.load(world.config, environment=environment)
+        job = load(world.config, environment=environment)
         checks = {check.what: check for check in await doctor.check(job)}
         algorithm = "RS384" if kind == "rsa" else "ES384"
         told = f"CANVAS_CLIENT_ID and CANVAS_PRIVATE_KEY ({algorithm}): there"
@@ -517,7 +518,7 @@ async def test_a_run_with_a_key_in_place_of_a_secret(tmp_path: Path, keys: Keys,
         assert len(world.effects) == 70
 
         world.write_config(canvas='key_id = "unknown"')
-        job = config.load(world.config, environment=environment)
+        job = load(world.config, environment=environment)
         checks = {check.what: check for check in await doctor.check(job)}
         assert checks["token"].state is doctor.State.WRONG
         assert "(invalid_client)" in checks["token"].message

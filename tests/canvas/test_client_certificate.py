@@ -11,7 +11,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from pipeline.app import config
+from pipeline.app.config.load import load
 from pipeline.canvas.transport import TLS, Transport
 from pipeline.errors import ConfigError
 from pipeline.job import Job
@@ -114,10 +114,10 @@ FILES: dict[str, tuple[Callable[[bytes], bytes], Callable[[bytes], bytes], str]]
 }  # fmt: skip
 
 
-def load(folder: Path, lines: str) -> Job:
+def job_of(folder: Path, lines: str) -> Job:
     path = folder / "config.toml"
     path.write_text(f'[canvas]\nbase_url = "https://a.example"\n{lines}\n{FEEDS}')
-    return config.load(path, environment=CREDENTIALS)
+    return load(path, environment=CREDENTIALS)
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -130,22 +130,22 @@ def test_a_file_that_is_not_what_it_should_be(
         (tmp_path / file).write_bytes(content)
         (tmp_path / file).chmod(0o600)
     with pytest.raises(ConfigError, match=told):
-        load(tmp_path, 'cert_file = "own.pem"\nkey_file = "own.key"')
+        job_of(tmp_path, 'cert_file = "own.pem"\nkey_file = "own.key"')
 
 
 def test_a_key_that_others_may_read(tmp_path: Path, authority: Authority) -> None:
     own = authority.pem()
     lines = f'cert_file = "{own.name}"\nkey_file = "{own.name}"'
-    assert load(tmp_path, lines).canvas.certificate == (own, own)
+    assert job_of(tmp_path, lines).canvas.certificate == (own, own)
     own.chmod(0o644)
     with pytest.raises(ConfigError, match=r"canvas\.key_file: others may read that file"):
-        load(tmp_path, lines)
+        job_of(tmp_path, lines)
     own.unlink()
     with pytest.raises(ConfigError, match=r"canvas\.cert_file: No such file"):
-        load(tmp_path, lines)
+        job_of(tmp_path, lines)
 
 
 @pytest.mark.parametrize("line", ['cert_file = "x"', 'key_file = "x"'])
 def test_one_of_the_two_is_not_enough(line: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cert_file and key_file go together"):
-        load(tmp_path, line)
+        job_of(tmp_path, line)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.app import config
+from pipeline.app.config.load import load
 from pipeline.canvas.auth import Credentials
 from pipeline.canvas.client import Client, Options
 from pipeline.canvas.judge import Judgement
@@ -139,7 +139,7 @@ def loaded(folder: Path, url: str, key: str = "base_url") -> str:
     lines = "".join(f"{name} = {value!r}\n" for name, value in {**other, key: url}.items())
     path = folder / "config.toml"
     path.write_text("[canvas]\n" + lines.replace("\\x", "\\u00").replace("'", '"') + FEEDS)
-    job = config.load(path, environment=CREDENTIALS)
+    job = load(path, environment=CREDENTIALS)
     return job.canvas.base_url if key == "base_url" else job.canvas.credentials.token_url
 
 
@@ -165,7 +165,7 @@ def test_a_webhook_is_held_to_the_same_addresses(tmp_path: Path, url: str) -> No
     (tmp_path / "config.toml").write_text(f'[canvas]\nbase_url = "https://a.example"\n{FEEDS}')
     environment = {**CREDENTIALS, "CANVAS_INGEST_WEBHOOK_URL": url}
     with pytest.raises(ConfigError, match="CANVAS_INGEST_WEBHOOK_URL: ") as refused:
-        config.load(tmp_path / "config.toml", environment=environment)
+        load(tmp_path / "config.toml", environment=environment)
     assert "evil" not in str(refused.value)
     assert "password" not in str(refused.value)
 
@@ -174,7 +174,7 @@ def test_a_webhook_may_have_a_query(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text(f'[canvas]\nbase_url = "https://a.example"\n{FEEDS}')
     url = "https://hooks.example:443/a/b?code=x%2Fy&z=~1"
     environment = {**CREDENTIALS, "CANVAS_INGEST_WEBHOOK_URL": url}
-    assert config.load(tmp_path / "config.toml", environment=environment)
+    assert load(tmp_path / "config.toml", environment=environment)
 
 
 def test_localhost_is_127_0_0_1_and_no_name_service_is_asked(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_a_store_is_asked_over_http_on_this_machine_only(
 ) -> None:
     (tmp_path / "config.toml").write_text(f'[canvas]\nbase_url = "https://a.example"\n{FEEDS}')
     environment = {**CREDENTIALS, "AWS_ENDPOINT_URL": endpoint}
-    job = config.load(tmp_path / "config.toml", environment=environment)
+    job = load(tmp_path / "config.toml", environment=environment)
     assert job.objects.allow_http is allowed
 
 
@@ -358,7 +358,7 @@ def test_a_file_without_certificates_is_refused_before_anything_is_asked(
         f'[canvas]\nbase_url = "https://a.example"\nca_file = "ca.pem"\n{FEEDS}'
     )
     with pytest.raises(ConfigError, match=r"canvas\.ca_file: "):
-        config.load(tmp_path / "config.toml", environment=CREDENTIALS)
+        load(tmp_path / "config.toml", environment=CREDENTIALS)
 
 
 async def test_the_keys_of_a_session_are_written_nowhere(

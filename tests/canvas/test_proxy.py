@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.app import config
+from pipeline.app.config.load import load
 from pipeline.canvas.judge import judge_create
 from pipeline.canvas.proxy import PROXY, PROXY_REFUSES, Proxy, unused
 from pipeline.canvas.transport import TLS, Transport
@@ -212,10 +212,10 @@ async def test_what_it_is_shown_is_in_no_repr() -> None:
 # Configuration ------------------------------------------------------------------------------------
 
 
-def load(folder: Path, line: str, **variables: str) -> Any:
+def job_of(folder: Path, line: str, **variables: str) -> Any:
     path = folder / "config.toml"
     path.write_text(f'[canvas]\nbase_url = "https://a.example"\n{line}\n{FEEDS}')
-    return config.load(path, environment={**CREDENTIALS, **variables})
+    return load(path, environment={**CREDENTIALS, **variables})
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ def load(folder: Path, line: str, **variables: str) -> Any:
 )
 def test_only_a_host_and_a_port_are_taken(url: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"canvas\.proxy: must be http://host:port") as refused:
-        load(tmp_path, f'proxy = "{url}"')
+        job_of(tmp_path, f'proxy = "{url}"')
     assert CANARY not in str(refused.value)
 
 
@@ -248,7 +248,7 @@ def test_only_a_host_and_a_port_are_taken(url: str, tmp_path: Path) -> None:
 )
 def test_credentials_are_a_pair(variables: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="CANVAS_PROXY_USERNAME and CANVAS_PROXY_PASSWORD") as why:
-        load(tmp_path, 'proxy = "http://proxy.example:3128"', **variables)
+        job_of(tmp_path, 'proxy = "http://proxy.example:3128"', **variables)
     assert CANARY not in str(why.value)
 
 
@@ -257,12 +257,12 @@ def test_a_password_from_a_file(tmp_path: Path) -> None:
     secret.write_text(f"{CANARY}\n")
     secret.chmod(0o600)
     variables = {"CANVAS_PROXY_USERNAME": USER, "CANVAS_PROXY_PASSWORD_FILE": str(secret)}
-    job = load(tmp_path, 'proxy = "http://proxy.example:3128"', **variables)
+    job = job_of(tmp_path, 'proxy = "http://proxy.example:3128"', **variables)
     assert job.canvas.proxy == Proxy("http://proxy.example:3128", USER, CANARY)
     assert CANARY not in repr(job)
     secret.chmod(0o644)
     with pytest.raises(ConfigError, match="CANVAS_PROXY_PASSWORD_FILE: others may read that file"):
-        load(tmp_path, 'proxy = "http://proxy.example:3128"', **variables)
+        job_of(tmp_path, 'proxy = "http://proxy.example:3128"', **variables)
 
 
 # The environment's --------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession
 
-from pipeline.app.config import load
+from pipeline.app.config.load import load
 from pipeline.sandbox.faults import Faults
 from tests.support.certificates import Authority
 from tests.support.planted import (
@@ -457,8 +457,8 @@ def test_the_configuration_of_the_page_is_one(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text(text)
     job = load(tmp_path / "config.toml", environment=CREDENTIALS)
     assert job.database is not None
-    assert (job.engine.kind, job.engine.partitions) == ("dask", 8)
-    assert job.engine.key_file == tmp_path / "tls" / "host.key"
+    assert (job.engine.kind, job.engine.partition_count) == ("dask", 8)
+    assert job.engine.key_file == str(tmp_path / "tls" / "host.key")
 
 
 def test_certificates_are_made_once_and_for_names_only(tmp_path: Path) -> None:
@@ -490,8 +490,8 @@ def test_on_a_worker_too_logs_are_an_allow_list(tmp_path: Path) -> None:
     )
     code = (
         "import structlog, sys, pickle\n"
-        "from pipeline.app import config\n"
-        "again = pickle.loads(pickle.dumps(config.load(sys.argv[1], environment={}).again))\n"
+        "from pipeline.app.config.load import load\n"
+        "again = pickle.loads(pickle.dumps(load(sys.argv[1], environment={}).again))\n"
         "again()\n"
         f"structlog.get_logger().warning('lease_lost', partition=3, patient={PLANTED[0]!r})\n"
         f"structlog.get_logger().warning({PLANTED[1]!r})\n"

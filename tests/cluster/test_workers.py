@@ -20,7 +20,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipeline.app import config
+from pipeline.app.config.load import load
 from pipeline.cluster.dask import _loaded, open_workers
 from pipeline.commands import run as engine
 from pipeline.errors import ConfigError, IngestError, InputError
@@ -67,7 +67,9 @@ def by_dask(cluster: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def hands(cluster: Any, tmp_path: Path) -> Iterator[Workers]:
-    with open_workers(EngineSettings("dask", cluster.scheduler_address), tmp_path) as found:
+    with open_workers(
+        EngineSettings(kind="dask", scheduler=cluster.scheduler_address), tmp_path
+    ) as found:
         yield found
 
 
@@ -148,7 +150,7 @@ def job_of(
         (folder / "in" / name).write_bytes(content)
     path = folder / "config.toml"
     path.write_text(NOWHERE + FEED.format(more=more, columns=columns))
-    return config.load(path, environment={}, overrides=overrides)
+    return load(path, environment={}, overrides=overrides)
 
 
 def outputs(job: Job, result: engine.Result) -> dict[str, Any]:
@@ -191,7 +193,7 @@ async def test_the_sample_data_are_planned_alike(
     tmp_path: Path, by_dask: dict[str, Any], tiny: Callable[[], None]
 ) -> None:
     folders = {"state": {"dir": str(tmp_path / "state")}, "report": {"dir": str(tmp_path / "out")}}
-    demo = partial(config.load, ROOT / "configs" / "demo.toml", environment={})
+    demo = partial(load, ROOT / "configs" / "demo.toml", environment={})
     job, spread_job = demo(overrides=folders), demo(overrides={**folders, **by_dask})
     whole = await engine.plan(job)
     assert {feed["name"] for feed in whole.summary["feeds"]} >= {"eligibility", "ledger"}
@@ -410,7 +412,7 @@ def held_by(_: int) -> int:
 def test_what_is_shared_travels_as_a_file_and_is_forgotten_at_the_end(
     cluster: Any, tmp_path: Path
 ) -> None:
-    options = EngineSettings("dask", cluster.scheduler_address)
+    options = EngineSettings(kind="dask", scheduler=cluster.scheduler_address)
     with open_workers(options, tmp_path) as hands:
         shared = hands.share("twelve bytes", tmp_path)
         assert "twelve" not in repr(shared)
@@ -444,9 +446,9 @@ def engine_of(folder: Path, **keys: Any) -> EngineSettings:
 def test_workers_are_one_for_each_core_and_partitions_four_times_as_many(tmp_path: Path) -> None:
     assert engine_of(tmp_path).kind == "embedded"
     found = engine_of(tmp_path, kind="dask", workers=3)
-    assert (found.scheduler, found.workers, found.partitions) == ("", 3, 12)
-    assert engine_of(tmp_path, kind="dask", partitions=5).partitions == 5
-    assert engine_of(tmp_path, kind="dask").workers >= 1
+    assert (found.scheduler, found.worker_count, found.partition_count) == ("", 3, 12)
+    assert engine_of(tmp_path, kind="dask", partitions=5).partition_count == 5
+    assert engine_of(tmp_path, kind="dask").worker_count >= 1
 
 
 @pytest.mark.parametrize(
@@ -677,7 +679,7 @@ def test_workers_get_secrets_through_a_pipe_and_show_them_to_nobody(
 ) -> None:
     secret = "Canary-0f3b/+7e=9"
     monkeypatch.setenv(name, secret)
-    with open_workers(EngineSettings("dask", workers=1), tmp_path) as hands:
+    with open_workers(EngineSettings(kind="dask", workers=1), tmp_path) as hands:
         assert environment.variables()[name] == secret
         (first,) = hands.in_turn([partial(seen_of, secret)], nothing)
         (second,) = hands.in_turn([partial(seen_after, str(tmp_path / "died"), secret)], nothing)

@@ -15,7 +15,7 @@ import polars as pl
 import pytest
 from aiohttp import web
 
-from pipeline.app import config
+from pipeline.app.config.load import load_to_check
 from pipeline.commands import check as doctor
 from pipeline.commands.check import Check, State
 from pipeline.journal import opening
@@ -34,7 +34,7 @@ async def checked(
     show_values: bool = False,
     **options: Any,
 ) -> list[Check]:
-    job, no_secrets = config.load_to_check(world.config, environment=environment, **options)
+    job, no_secrets = load_to_check(world.config, environment=environment, **options)
     before = written(world)
     checks = await doctor.check(
         job, no_secrets=no_secrets, step_s_max=step_s_max, show_values=show_values
@@ -97,7 +97,7 @@ async def test_where_all_is_well_nothing_is_wrong(make_world: MakeWorld) -> None
 async def test_after_a_run_what_is_there_is_unchanged(make_world: MakeWorld) -> None:
     world = await fit(make_world)
     await world.run()
-    job, _ = config.load_to_check(world.config, environment=CREDENTIALS)
+    job, _ = load_to_check(world.config, environment=CREDENTIALS)
     before, effects = written(world), len(world.effects)
     checks = await doctor.check(job)
     assert (written(world), len(world.effects)) == (before, effects)

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.app import config
+from pipeline.app.config.load import load
 from pipeline.commands import check as doctor
 from pipeline.commands import init as drafting
 from pipeline.commands import run as engine
@@ -208,15 +208,15 @@ async def test_a_real_header_becomes_a_draft_that_loads_checks_and_plans(
     file, output = export.write(world.folder), world.folder / "draft.toml"
     drafted = drafting.draft(file, None, output)
     assert stat.S_IMODE(output.stat().st_mode) == 0o600
-    (feed,) = config.load(output, environment={}).feeds
+    (feed,) = load(output, environment={}).feeds
     assert (feed.kind, dict(feed.columns)) == (export.kind, export.columns)
     for text in ("Sample Person", key(3), "W3", "made", "1980"):
         assert text not in drafted.text, "no value goes into the draft but codes"
 
-    left = await doctor.check(config.load(output, environment=CREDENTIALS))
+    left = await doctor.check(load(output, environment=CREDENTIALS))
     assert any("still to be decided" in check.message for check in left)
 
-    job = config.load(at(output, world.url), environment=CREDENTIALS)
+    job = load(at(output, world.url), environment=CREDENTIALS)
     wrong = [check for check in await doctor.check(job) if check.state is doctor.State.WRONG]
     assert not wrong
     planned = await engine.plan(job)
@@ -232,7 +232,7 @@ async def test_synthea_as_it_is_published(make_world: MakeWorld) -> None:
         shutil.copyfile(SYNTHEA / f"{name}.csv", world.folder / f"{name}.csv")
         output = world.folder / f"{name}.toml"
         drafted = drafting.draft(world.folder / f"{name}.csv", None, output)
-        (feed,) = config.load(output, environment={}).feeds
+        (feed,) = load(output, environment={}).feeds
         assert feed.kind == kind
         assert drafted.undecided
     assert feed.columns["amount"] == "PAYMENTS"
@@ -416,7 +416,7 @@ def test_for_any_header_of_known_names_the_draft_loads(
     frame = pl.DataFrame({name: ["x", "y"] for name in header})
     frame.write_csv(folder / "in.csv")
     drafting.draft(folder / "in.csv", kind.value, folder / "draft.toml")
-    (feed,) = config.load(folder / "draft.toml", environment={}).feeds
+    (feed,) = load(folder / "draft.toml", environment={}).feeds
     given_ = {**feed.columns, **feed.constants}
     assert set(TRAITS[kind].required) <= set(given_)
     columns = [name for name in feed.columns.values() if not name.startswith("DECIDE")]
@@ -475,7 +475,7 @@ async def test_canvas_own_template_works_with_its_configuration(
             "canvas": {"base_url": url, "token_url": f"{url}/auth/token/"},
             "limits": {"rejects_max": "50%"},
         }
-        job = config.load(path, environment=CREDENTIALS, overrides=overrides)
+        job = load(path, environment=CREDENTIALS, overrides=overrides)
         first = await engine.run(job)
         rejects = (first.folder / "rejects-coverages.csv").read_text()
         mended = tmp_path / "mended.csv"
@@ -484,9 +484,7 @@ async def test_canvas_own_template_works_with_its_configuration(
                 f"Sample Plan{delimiter}{delimiter}G1", f"Sample Plan{delimiter}1{delimiter}G1"
             )
         )
-        job = config.load(
-            path, environment=CREDENTIALS, overrides=overrides, inputs={"coverages": mended}
-        )
+        job = load(path, environment=CREDENTIALS, overrides=overrides, inputs={"coverages": mended})
         second = await engine.run(job)
     (feed,) = first.summary["feeds"]
     assert (feed["dispositions"]["created"], feed["dispositions"]["rejected"]) == (9, 2)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.app import config
+from pipeline.app.config.load import load
 from pipeline.canvas.transport import TLS, Reply, Transport
 from pipeline.commands import run as engine
 from pipeline.commands.review import Decisions, as_json, inventory, review
@@ -134,7 +134,7 @@ async def test_a_key_that_is_not_in_doubt_is_an_error(make_world: MakeWorld) -> 
 
 async def test_without_credentials_it_lists_without_evidence(make_world: MakeWorld) -> None:
     world = await doubtful(make_world, Faults(lose_before=1.0), rows=1)
-    reviewed = await review(config.load(world.config, environment={}))
+    reviewed = await review(load(world.config, environment={}))
     assert (reviewed.cases[0].finding, reviewed.exit_code) == (None, 4)
     assert "CANVAS_CLIENT_ID" in reviewed.unasked
 

@@ -14,6 +14,7 @@ import polars as pl
 import pytest
 
 import pipeline
+from pipeline.app.config.arguments import expectations_of
 from pipeline.commands import run as engine
 from pipeline.errors import InputError, LimitError, WrongHost
 from pipeline.sandbox import Faults
@@ -291,9 +292,9 @@ async def test_the_senders_control_totals_must_match(make_world: MakeWorld, expe
     world = await make_world()
     world.write_config(feeds=LEDGER_ONLY)
     world.write_ledger([(f"T{n}", patient_key(n), "5.00", "") for n in range(5)])
-    result = await world.run(expected=pipeline.app.config.expectations_of([expected]))
+    result = await world.run(expected=expectations_of([expected]))
     assert (result.exit_code, world.effects) == (1, [])
-    right = pipeline.app.config.expectations_of(["ledger:rows=5", "ledger:total_usd=25.00"])
+    right = expectations_of(["ledger:rows=5", "ledger:total_usd=25.00"])
     assert (await world.run(expected=right)).exit_code == 0
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 import pipeline
-from pipeline.app import config
+from pipeline.app.config.load import load
 from pipeline.commands.verify import read_back
 from pipeline.reporting.terminal import summary_text
 from pipeline.sandbox import Faults
@@ -123,7 +123,7 @@ async def test_from_python(make_world: MakeWorld, monkeypatch: pytest.MonkeyPatc
     world = await written(make_world)
     for name, value in CREDENTIALS.items():
         monkeypatch.setenv(name, value)
-    assert config.load(world.config).canvas.base_url == world.url
+    assert load(world.config).canvas.base_url == world.url
     assert (await pipeline.verify(world.config, sample=2)).exit_code == 0
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.app import config
+from pipeline.app.config.load import load
 from pipeline.canvas.judge import Backoff
 from pipeline.commands import run as engine
 from pipeline.errors import CanvasError, ConfigError, Unreachable, WrongHost
@@ -264,7 +264,7 @@ async def test_a_plan_asks_canvas_and_only_reads(make_clinic: MakeClinic) -> Non
 async def test_looking_up_needs_credentials(make_clinic: MakeClinic, command: str) -> None:
     world = await make_clinic(mrns(1))
     world.write_ledger(payments(["A00000"]))
-    job = config.load(world.config, environment={})
+    job = load(world.config, environment={})
     with pytest.raises(ConfigError, match="CANVAS_CLIENT_ID"):
         await getattr(engine, command)(job)
     assert searches(world) == 0
@@ -275,7 +275,7 @@ async def test_a_search_needs_a_system(make_clinic: MakeClinic, system: str) -> 
     world = await make_clinic(mrns(1))
     world.write_config(feeds=SEARCH.replace(MRN, system) + LEDGER_ONLY)
     with pytest.raises(ConfigError, match="needs system"):
-        config.load(world.config, environment=CREDENTIALS)
+        load(world.config, environment=CREDENTIALS)
 
 
 async def test_a_second_run_asks_again_and_sends_nothing(make_clinic: MakeClinic) -> None:

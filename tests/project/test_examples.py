@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from pipeline.app.cli import cli
-from pipeline.app.config import StateSection
+from pipeline.app.config.sections import StateSection
 from pipeline.reporting.words import _MEANING
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -908,8 +908,8 @@ MUTATIONS: Final = (
     Mutation(
         "59",
         "what begins like this machine's address is this machine",
-        "pipeline/app/config.py",
-        'return url if match["host"] in _LOOPBACK else None',
+        "pipeline/app/config/addresses.py",
+        'return url if match["host"] in LOOPBACK else None',
         'return url if match["host"].startswith("127.0.0.1") else None',
         (
             "tests/canvas/test_origins.py::test_what_looks_like_this_machine_or_is_no_address_is_refused",
@@ -1076,8 +1076,8 @@ MUTATIONS: Final = (
         "77",
         "a run goes on however many rows were probably sent before",
         "pipeline/planning/limits.py",
-        'and meta["repeats"]["rows"] > allowed',
-        "and allowed < 0",
+        'if meta["repeats"]["rows"] > _repeats_allowed(',
+        "if 0 > _repeats_allowed(",
         (
             "tests/planning/test_identity.py::test_a_changed_key_stops_before_anything_is_sent",
             "tests/planning/test_identity.py::test_a_renamed_feed_stops_before_anything_is_sent",

@@ -307,7 +307,6 @@ def options_of(random: Random) -> UploadSettings:
         rate_per_s=random.choice((20.0, 200.0, 2000.0)),
         attempts_max=random.choice((1, 3)),
         doubts_max=random.choice((1, 3)),
-        outage_s_max=60.0,
         quiet_s=QUIET_S,
         resend_absent=random.choice(("none", "coverage", "all")),
     )
@@ -521,7 +520,9 @@ class Schedule:
         transport = cast("Any", self.canvas)
         client = canvas.Client(options, transport, clock, self.random)
         recovery = Recovery(client, journal, clock, QUIET_S, run_id, self._planned_body)
-        job = cast("Any", SimpleNamespace(upload=self.options))
+        job = cast(
+            "Any", SimpleNamespace(upload=self.options, canvas=replace(options, outage_s_max=60.0))
+        )
         stop = asyncio.Event()
         if not self._is_fair and self.random.random() < 0.1:
             loop.call_later(self.random.uniform(0, 10), stop.set)

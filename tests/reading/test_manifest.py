@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 import pipeline
-from pipeline.app import config
+from pipeline.app.config.arguments import expectations_of
 from pipeline.commands import run as engine
 from pipeline.errors import ConfigError, InputError, LimitError
 from pipeline.reading.manifest import Expected, manifest_of
@@ -95,7 +95,7 @@ async def test_a_manifest_and_expect_must_both_match(make_world: MakeWorld) -> N
     world = await told(make_world, "rows=3")
     for manifest, expect in (("rows=3", "ledger:rows=4"), ("rows=4", "ledger:rows=3")):
         (world.folder / "ledger.manifest").write_text(manifest)
-        result = await world.run(expected=config.expectations_of([expect]))
+        result = await world.run(expected=expectations_of([expect]))
         assert (result.exit_code, world.effects) == (1, [])
         assert "rows=4, the files hold 3" in result.summary["failure"]
 
@@ -201,7 +201,7 @@ async def test_an_eligibility_feed_has_rows_and_no_dollars(make_world: MakeWorld
     (world.folder / "e.manifest").write_text("rows=1")
     assert (await world.run()).exit_code == 0
     with pytest.raises(ConfigError, match="an eligibility feed has no amounts"):
-        world.job(expected=config.expectations_of(["eligibility:total_usd=0.00"]))
+        world.job(expected=expectations_of(["eligibility:total_usd=0.00"]))
 
 
 async def test_it_says_nothing_of_another_input(

@@ -66,9 +66,9 @@ def environment() -> dict[str, str]:
 
 
 async def run(world: World, **options: Any) -> engine.Result:
-    from pipeline.app import config  # noqa: PLC0415
+    from pipeline.app.config.load import load  # noqa: PLC0415
 
-    return await engine.run(config.load(world.config, environment=environment(), **options))
+    return await engine.run(load(world.config, environment=environment(), **options))
 
 
 # Whole runs ---------------------------------------------------------------------------------------

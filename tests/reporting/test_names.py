@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from pipeline.app import config
+from pipeline.app.config.load import load
 from pipeline.commands import run as engine
 from pipeline.errors import ConfigError
 from tests.support.outputs import Refusing, cells_of
@@ -52,7 +52,7 @@ def test_a_rejected_row_is_returned_as_sent_whatever_its_columns_are_called(
 
     again = tmp_path / "again.csv"
     again.write_text(rejects.read_text().replace(",x,", ",5.00,", 2))
-    job = config.load(tmp_path / "config.toml", environment={}, inputs={"ledger": again})
+    job = load(tmp_path / "config.toml", environment={}, inputs={"ledger": again})
     second = asyncio.run(engine.plan(job))
     assert second.frame["disposition"].to_list() == ["pending", "pending", "rejected"]
     assert second.summary["feeds"][0]["mended_from"] == [result.run_id]
@@ -187,7 +187,7 @@ def test_cells_of_parquet_beyond_the_feeds_encoding_are_returned_as_sent(tmp_pat
         (line,) = csv.DictReader(text.splitlines())
         assert (line["*"], line["^D.*$"]) == ("\u0142\U0001f600", "2026-11-01")
         again = {"ledger": result.folder / "rejects-ledger.csv"}
-        job = config.load(tmp_path / "config.toml", environment={}, inputs=again)
+        job = load(tmp_path / "config.toml", environment={}, inputs=again)
         result = asyncio.run(engine.plan(job))
         assert result.frame["rule"].to_list() == ["amount|form"]
 

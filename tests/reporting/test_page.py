@@ -23,7 +23,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.app import config
+from pipeline.app.config.load import load
 from pipeline.commands import run as engine
 from pipeline.commands.verify import read_back
 from pipeline.reporting.findings import findings
@@ -381,7 +381,7 @@ def test_of_what_needs_attention_no_more_either_and_it_says_so(
 
 def test_the_same_run_gives_the_same_page_and_each_row_is_in_it(faulty: engine.Result) -> None:
     text = text_of(faulty)
-    job = config.load(faulty.folder.parents[1] / "config.toml", environment=CREDENTIALS)
+    job = load(faulty.folder.parents[1] / "config.toml", environment=CREDENTIALS)
     again = apart(lambda: engine.report_again(job, faulty.run_id))
     assert text_of(again) == text
     rows, frame = rows_of(text), faulty.frame

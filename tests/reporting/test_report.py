@@ -12,7 +12,7 @@ import polars as pl
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.app import config
+from pipeline.app.config.load import load
 from pipeline.commands import run as engine
 from tests.support.reports import CONFIG, planned, write
 from tests.support.world import FEEDS, LEDGER_ONLY
@@ -81,9 +81,7 @@ def test_rejects_keep_the_senders_encoding_and_delimiter(tmp_path: Path) -> None
     rejects = (first.folder / "rejects-ledger.csv").read_bytes().decode("windows-1252")
     assert rejects.splitlines()[1].startswith("t1;p1;5,00;;Zoë;1;validate;amount;amount|form;")
     (tmp_path / "mended.csv").write_bytes(rejects.replace("5,00", "5.00").encode("windows-1252"))
-    job = config.load(
-        tmp_path / "config.toml", environment={}, inputs={"ledger": tmp_path / "mended.csv"}
-    )
+    job = load(tmp_path / "config.toml", environment={}, inputs={"ledger": tmp_path / "mended.csv"})
     assert asyncio.run(engine.plan(job)).frame["disposition"].to_list() == ["pending"]
 
 
@@ -126,9 +124,9 @@ def test_a_run_of_one_feed_can_be_reported_again(tmp_path: Path) -> None:
     write(tmp_path / "ledger.csv", ["TXN", "MRN", "Amount", "Claim"], [("t1", "p1", "5.00", "")])
     (tmp_path / "config.toml").write_text(CONFIG + FEEDS)
     one = asyncio.run(
-        engine.plan(config.load(tmp_path / "config.toml", environment={}, only_feeds=("ledger",)))
+        engine.plan(load(tmp_path / "config.toml", environment={}, only_feeds=("ledger",)))
     )
-    again = asyncio.run(engine.report_again(config.load(tmp_path / "config.toml", environment={})))
+    again = asyncio.run(engine.report_again(load(tmp_path / "config.toml", environment={})))
     assert again.summary == one.summary
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.app import config
+from pipeline.app.config.load import load
 from pipeline.commands import run as engine
 from pipeline.rows.columns import cents_in, cents_of
 from pipeline.rows.feed import Feed, Kind
@@ -58,7 +58,7 @@ def change(
 
 
 def reported(folder: Path) -> engine.Result:
-    return asyncio.run(engine.report_again(config.load(folder / "config.toml", environment={})))
+    return asyncio.run(engine.report_again(load(folder / "config.toml", environment={})))
 
 
 @pytest.mark.parametrize(

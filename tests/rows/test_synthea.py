@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipeline.app import config
+from pipeline.app.config.load import load
 from pipeline.commands import run as engine
 from pipeline.sandbox import Sandbox, serve
 from tests.support.world import CREDENTIALS
@@ -72,7 +72,7 @@ async def test_synthea_arrives_to_the_cent_and_a_second_run_sends_nothing(folder
     sandbox = Sandbox(seed_of(folder))
     async with serve(sandbox) as url:
         overrides = {"canvas": {"base_url": url, "token_url": f"{url}/auth/token/"}}
-        job = config.load(folder / "synthea.toml", environment=CREDENTIALS, overrides=overrides)
+        job = load(folder / "synthea.toml", environment=CREDENTIALS, overrides=overrides)
         result = await engine.run(job)
         again = await engine.run(job)
 

@@ -213,7 +213,7 @@ async def test_a_login_page_is_no_end_of_an_outage(make_world: MakeWorld) -> Non
         world.write_config(feeds=LEDGER_ONLY, concurrency=1, doubts_max=2, resend_absent="none")
         world.write_ledger([(f"T{n}", patient_key(n), f"{n + 1}.00", "") for n in range(40)])
         job = world.job()
-        job = replace(job, upload=replace(job.upload, outage_s_max=2.0))
+        job = replace(job, canvas=replace(job.canvas, outage_s_max=2.0))
         result = await engine.run(job)
     assert isinstance(result.failure, Unreachable)
     assert len(server.writes) <= down - 1 + 2, "a page let a probe through"

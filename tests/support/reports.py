@@ -5,7 +5,7 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.app import config
+from pipeline.app.config.load import load
 from pipeline.commands import run as engine
 from tests.support.world import CREDENTIALS, FEEDS
 
@@ -14,7 +14,7 @@ CONFIG = '[canvas]\nbase_url = "http://127.0.0.1:1"\ntoken_url = "http://127.0.0
 
 def planned(folder: Path, feeds: str = FEEDS) -> engine.Result:
     (folder / "config.toml").write_text(CONFIG + feeds)
-    return asyncio.run(engine.plan(config.load(folder / "config.toml", environment=CREDENTIALS)))
+    return asyncio.run(engine.plan(load(folder / "config.toml", environment=CREDENTIALS)))
 
 
 def write(path: Path, header: list[str], rows: Sequence[tuple[str, ...]]) -> None:

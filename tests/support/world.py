@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.app import config
+from pipeline.app.config.load import load
 from pipeline.commands import run as engine
 from pipeline.job import Job
 from pipeline.sandbox import Sandbox
@@ -82,7 +82,7 @@ class World:
         return path
 
     def job(self, **options: Any) -> Job:
-        return config.load(self.config, environment=CREDENTIALS, **options)
+        return load(self.config, environment=CREDENTIALS, **options)
 
     async def run(self, **options: Any) -> engine.Result:
         return await engine.run(self.job(**options))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.app import config
+from pipeline.app.config.load import load
 from pipeline.errors import ConfigError, IngestError, JournalError, JournalLost
 from tests.support.runs import counts
 from tests.support.world import LEDGER_ONLY, MakeWorld, World, patient_key
@@ -120,7 +120,7 @@ def test_a_configuration_in_a_folder_that_all_users_can_write_to_is_refused(tmp_
     with pytest.raises(
         ConfigError, match=r"a folder above nightly\.toml, can be written to by all"
     ):
-        config.load(folder / "nightly.toml", environment={})
+        load(folder / "nightly.toml", environment={})
 
 
 @pytest.mark.parametrize("is_moved", [False, True])

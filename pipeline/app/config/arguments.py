@@ -1,0 +1,83 @@
+"""The options of the command line that stand for parts of the configuration."""
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from pipeline.errors import ConfigError
+from pipeline.fhir.datatypes import DOLLARS
+from pipeline.reading.address import address_of, is_address
+from pipeline.reading.manifest import Expected
+
+
+def inputs_of(texts: Sequence[str]) -> dict[str, str]:
+    """Return the paths of --input (`NAME=PATH`) by feed."""
+    pairs = [text.partition("=") for text in texts]
+    for text, (name, equals, path) in zip(texts, pairs, strict=True):
+        if not (name and equals and path):
+            raise ConfigError(
+                f"--input {text}: not understood", "write NAME=PATH, with the name of a feed"
+            )
+    return {name: path for name, _, path in pairs}
+
+
+def engine_of(engine: str | None, scheduler: str | None, workers: int | None) -> dict[str, Any]:
+    """Return the keys of [engine] that --engine, --scheduler and --workers replace.
+
+    --scheduler removes a configured number of workers, and --workers a configured scheduler.
+    """
+    if scheduler is not None and workers is not None:
+        raise ConfigError("--scheduler and --workers: a scheduler has its own workers", "keep one")
+    given: dict[str, Any] = {} if engine is None else {"kind": engine}
+    if scheduler is not None:
+        given |= {"scheduler": scheduler, "workers": None}
+    if workers is not None:
+        given |= {"scheduler": "", "workers": workers}
+    return given
+
+
+def expectations_of(texts: Sequence[str]) -> dict[str, Expected]:
+    """Return the control totals of --expect (`NAME:rows=5000`, `NAME:total_usd=12345.67`) by feed."""
+    expected: dict[str, Expected] = {}
+    for text in texts:
+        name, what, number = _expectation(text)
+        expected[name] = replace(expected.get(name, Expected()), **{what: number})
+    return expected
+
+
+def _expectation(text: str) -> tuple[str, str, int]:
+    match = re.fullmatch(rf"([^:]+):(rows|total_usd)=(-?)({DOLLARS})", text, re.ASCII)
+    if match is None or (match[2] == "rows" and ("." in match[4] or match[3])):
+        raise ConfigError(
+            f"--expect {text}: not understood", "write NAME:rows=5000 or NAME:total_usd=12345.67"
+        )
+    if match[2] == "rows":
+        return match[1], "rows", int(match[4])
+    cents = int(Decimal(match[4]).scaleb(2))
+    return match[1], "total_cents", -cents if match[3] else cents
+
+
+def input_of(name: str, value: object) -> Path | str | pl.DataFrame:
+    """Return what is read in place of the path of feed `name`: a path, an address of an object, or rows."""
+    if isinstance(value, pl.DataFrame):
+        return value
+    if isinstance(value, str) and is_address(value):
+        try:
+            return str(address_of(value))
+        except ValueError as error:
+            raise ConfigError(
+                f"--input {name}: {error}", f"write --input {name}=s3://bucket/key"
+            ) from None
+    if isinstance(value, str | os.PathLike):
+        return Path(value).resolve()
+    kind = f"{type(value).__module__.partition('.')[0]} {type(value).__name__}"
+    raise ConfigError(
+        f"the input of feed {name} is a {kind}",
+        "give a path or a polars DataFrame: lazy_frame.collect(), or polars.from_pandas(frame)",
+    )

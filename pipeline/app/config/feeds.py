@@ -1,0 +1,221 @@
+"""The sections `[[feeds]]`: the files of a feed, and what their columns mean."""
+
+from pathlib import Path
+from typing import Final, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from pipeline.app.config.addresses import Location, located
+from pipeline.app.config.names import did_you_mean
+from pipeline.job import Section, Share
+from pipeline.rows import settings
+from pipeline.rows.columns import FULL_DATE
+from pipeline.rows.feed import TRAITS, Feed, Kind
+from pipeline.rows.shares import Ceiling
+
+_NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
+
+
+class FeedSection(Section):
+    name: str = Field(
+        pattern=_NAME,
+        description="By this name the journal knows the feed: a renamed feed is a new one, and its rows are new rows: `limits.repeats_max` stops such a run. Letters, digits, `_` and `-`, at most 64.",
+    )
+    kind: Kind = Field(
+        description="What its rows become: `eligibility` Coverage, `ledger` PaymentNotice."
+    )
+    path: Location = Field(
+        description="A file, or a glob: then all files that it matches are one feed. .csv .tsv .txt .parquet, and .gz or .zst for text; here, or in an object store (`s3://`, `gs://`, `az://`)."
+    )
+    manifest: Location = Field(
+        "",
+        description="A file, or a glob, with the sender's control totals: `rows=5000`, `total_usd=12345.67`, as lines or as a JSON object. The files must match it to the row and the cent.",
+    )
+    delimiter: str | None = Field(
+        None,
+        description="One ASCII character. Left out: the one of `,` tab `|` `;` under which the mapped columns appear.",
+    )
+    encoding: str = Field(
+        "utf-8",
+        description="Of a text file, by Python's name; `windows-1252` for many older exports.",
+    )
+    final_newline: Literal["require", "any"] = Field(
+        "require", description="`any` takes a file whose last line has no end, and so may be torn."
+    )
+    dates: tuple[str, ...] = Field(
+        (FULL_DATE,),
+        description="Formats of days, by the signs of strptime. A day that two of them read differently is rejected, never guessed.",
+    )
+    key: tuple[str, ...] = Field(
+        (),
+        description="Our fields that make a row the same row tomorrow, in any order. Empty: `patient`, `payer`, `member_id`, `start_on` (where mapped), or `transaction_id`. Another set of fields makes every row a new one: `limits.repeats_max` stops such a run.",
+    )
+    repeats: Literal["reject", "count"] = Field(
+        "reject",
+        description="For a ledger without ids: `count` takes the second equal row for a second payment; `reject` for a duplicate of the first. `count` needs `delivery`, and a `key` with patient, posted_on, amount and (where mapped) claim.",
+    )
+    delivery: Literal["full", "increment"] | None = Field(
+        None,
+        description='What the files hold: `full`, all rows of the deliveries before, too; `increment`, new rows only, and then the bytes of a file are part of what its counted rows are. Required with `repeats = "count"`.',
+    )
+    update: bool = Field(
+        default=True,
+        description="What becomes of a known coverage whose content changed: written again whole, or (false) rejected as `row|changed`. A payment is never changed.",
+    )
+    adopt: bool = Field(
+        default=True,
+        description="Whether Canvas is searched for an unknown coverage before it is created: one search a patient. false is quicker for a first load into an empty Canvas.",
+    )
+    missing: Literal["ignore", "report", "cancel"] = Field(
+        "ignore",
+        description="Coverages of the last complete run that are in no row of today's files: left alone, listed, or cancelled. A ledger allows `ignore` only.",
+    )
+    missing_max: Share = Field(
+        Ceiling.parse("5%"),
+        description="Where more of them are gone, nothing is cancelled: a share of the last run's rows, or a count.",
+    )
+    amount_sign: Literal["positive", "negative"] = Field(
+        "positive",
+        description="How a payment is written. With `negative` credits are negative numbers, and a positive one is rejected.",
+    )
+    order_by: tuple[str, ...] = Field(
+        (),
+        description="Our fields by which a patient's payments are sorted before they go out. Empty: the file's order. Not for eligibility.",
+    )
+    columns: dict[str, str] = Field(
+        description="Our field = the sender's column. See [fields](#fields)."
+    )
+    constants: dict[str, str] = Field(
+        {}, description="Our field = one value for all rows, in place of a column."
+    )
+    codes: dict[str, dict[str, str]] = Field(
+        {},
+        description="Our field, then the sender's spelling = Canvas' code: `[feeds.codes.relationship]`. For relationship, type, status and order.",
+    )
+    only: dict[str, tuple[str, ...]] = Field(
+        {},
+        description="Our field = the sender's values that are loaded. Rows with others are `filtered`, and counted.",
+    )
+
+    @field_validator("dates")
+    @classmethod
+    def _read_days(cls, formats: tuple[str, ...]) -> tuple[str, ...]:
+        settings.check_dates(formats)
+        return formats
+
+    @field_validator("delimiter")
+    @classmethod
+    def _is_one_character(cls, value: str | None) -> str | None:
+        if value is not None and (len(value) != 1 or not value.isascii() or value in '"\r\n'):
+            raise ValueError('must be one ASCII character, such as "," or "|" or "\\t"')
+        return value
+
+    @field_validator("encoding")
+    @classmethod
+    def _is_known(cls, value: str) -> str:
+        try:
+            "".encode(value)  # a codec of bytes, such as base64, is refused too
+        except (LookupError, UnicodeError):
+            raise ValueError('must be an encoding, such as "utf-8" or "windows-1252"') from None
+        return value
+
+    @property
+    def _changed(self) -> frozenset[str]:
+        """Return the names of the settings that differ from their defaults."""
+        fields = type(self).model_fields
+        return frozenset(
+            name for name in self.model_fields_set if getattr(self, name) != fields[name].default
+        )
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> Self:
+        traits = TRAITS[self.kind]
+        given = {**self.columns, **self.constants}
+        for table in ("columns", "constants", "codes", "only"):
+            for name in getattr(self, table):
+                _known_field(name, traits.fields, f"{table}.{name}")
+        for name in (*self.key, *self.order_by, *self.only):
+            _known_field(name, traits.fields, name)
+            if name not in given:
+                raise ValueError(
+                    f"{name} is used in key, order_by or only, and in neither columns nor constants"
+                )
+        both = sorted(set(self.columns) & set(self.constants))
+        if both:
+            raise ValueError(f"{both[0]} stands in columns and in constants: keep one")
+        for name, values in (
+            ("key", self.key),
+            ("order_by", self.order_by),
+            ("dates", self.dates),
+            *((f"only.{name}", values) for name, values in self.only.items()),
+        ):
+            settings.check_names(name, values)
+        settings.check_effects(self.kind.value, self.missing, self._changed)
+        if self.order_by and self.kind is Kind.ELIGIBILITY:
+            raise ValueError("order_by: a patient's coverages go out by their order; leave it out")
+        if self.missing != "ignore" and self.kind is Kind.LEDGER:
+            raise ValueError("missing: a payment cannot be taken back, so only ignore is allowed")
+        if self.missing == "cancel" and self.final_newline == "any":
+            raise ValueError(
+                'missing = "cancel" needs final_newline = "require": a file that was cut short could not be told'
+            )
+        settings.check_repeats(
+            self.kind.value,
+            self.repeats,
+            self.delivery,
+            self.missing,
+            self.key or traits.key,
+            given,
+        )
+        settings.check_codes(self.codes, given)
+        settings.check_only(self.only, self.constants)
+        settings.check_constants(
+            self.constants, traits.model, self.dates, self.codes, self.amount_sign
+        )
+        missing = [
+            name for name in (*traits.required, *(self.key or traits.key)) if name not in given
+        ]
+        if missing and (not self.key and self.kind is Kind.ELIGIBILITY) and missing == ["start_on"]:
+            return self
+        if missing:
+            raise ValueError(
+                f"columns: {missing[0]} is required for {self.kind.value}, name the sender's column for it"
+            )
+        return self
+
+
+def _known_field(name: str, fields: tuple[str, ...], where: str) -> None:
+    if name not in fields:
+        raise ValueError(
+            f"{where}: no such field.{did_you_mean(name, fields)} Fields: {', '.join(fields)}"
+        )
+
+
+def feed_of(section: FeedSection, folder: Path) -> Feed:
+    """Return the feed of a section; its relative paths start at `folder`."""
+    traits = TRAITS[section.kind]
+    given = {**section.columns, **section.constants}
+    key = section.key or tuple(name for name in traits.key if name in given)
+    return Feed(
+        name=section.name,
+        kind=section.kind,
+        path=str(located(section.path, folder)),
+        manifest=str(located(section.manifest, folder)) if section.manifest else "",
+        columns=section.columns,
+        constants=section.constants,
+        codes=section.codes,
+        only=section.only,
+        key=key,
+        dates=section.dates,
+        amount_sign=section.amount_sign,
+        repeats=section.repeats,
+        delivery=section.delivery or "full",
+        order_by=section.order_by,
+        delimiter=section.delimiter,
+        encoding=section.encoding,
+        final_newline=section.final_newline,
+        update=section.update,
+        adopt=section.adopt,
+        missing=section.missing,
+        missing_max=section.missing_max,
+    )
