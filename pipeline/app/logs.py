@@ -1,9 +1,9 @@
-"""Logs: structlog on stderr, and the guard that keeps source values out.
+"""Logs: structlog on stderr, and the allow-list that keeps source values out.
 
 Logging is by allow-list: an event that is not named here loses its name, and a field that is not
 named here, or is not of the type named here, does not leave the program. Nothing of a row but its
-id, its field and its rule is on the list. What libraries log is told by the library's name and the
-level; their texts hold addresses, headers and reprs.
+id, its field and its rule is on the list. Of a library's log line only the library's name and the level
+are logged, because the text may hold addresses, headers and reprs.
 """
 
 import logging
@@ -87,7 +87,7 @@ def _guard(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
 
 
 def _lead(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """What every JSON line has, in the order in which people look for it."""
+    """Put the fields that every JSON line has first, in the order in which people look for them."""
     first = ("timestamp", "level", "event", "run_id")
     return {**{name: event.get(name, "") for name in first}, **event}
 
@@ -96,7 +96,7 @@ class _Libraries(logging.Handler):
     """Takes what libraries log, and says only that they did."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """One record."""
+        """Log that a library logged a record."""
         known = {10: 10, 20: 20, 30: 30, 40: 40, 50: 50}
         level = known.get(record.levelno, logging.WARNING)
         structlog.get_logger().log(level, "library_logged", logger=record.name)
@@ -113,7 +113,7 @@ def configure(log_format: str, level: int) -> None:
 
 
 def configure_unless_configured() -> None:
-    """For the Python API: warnings and errors on stderr, where the program has set up nothing."""
+    """Log warnings and errors to stderr if the program that uses the Python API set nothing up."""
     if not structlog.is_configured():
         # stderr as it is when something is logged: a notebook's own
         _set_up(_text(), logging.WARNING, lambda *_: structlog.PrintLogger(sys.stderr))
@@ -127,7 +127,7 @@ def _text() -> list[Any]:
 
 
 def _spelt(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """Without what would turn a terminal round; JSON spells it out by itself."""
+    """Escape characters that would change a terminal's state; the JSON renderer escapes them itself."""
     return {
         name: spelt(value) if isinstance(value, str) else value for name, value in event.items()
     }

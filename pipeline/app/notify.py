@@ -1,7 +1,7 @@
-"""Sends the notice of how a command ended: to a command's stdin, and to a webhook.
+"""Send the notice of how a command ended: to a command's stdin, and to a webhook.
 
-Whatever goes wrong here is a warning in the log. The webhook's address is a secret and is never
-shown; the command gets only what it needs of our environment.
+A failure here is a warning in the log. The webhook's address is a secret and is never shown; the
+command gets only the part of our environment that it needs.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Whom to tell, and on which exit codes. An empty command or webhook is none."""
+    """Recipients of the notice, and the exit codes that it is sent for. "" and () mean none."""
 
     on: frozenset[int]
     command: tuple[str, ...] = ()
@@ -33,7 +33,7 @@ class Options:
 
 
 async def notify(notice: Mapping[str, Any], options: Options) -> None:
-    """Tell both, at the same time, if the exit code is one of those to be told."""
+    """Send the notice to both recipients at the same time, if its exit code is one of `options.on`."""
     if notice["exit_code"] not in options.on:
         return
     body = orjson.dumps(notice)

@@ -1,6 +1,6 @@
 """A client of one Canvas: no request without a permit, and every request is accounted for.
 
-A permit is a free place among the requests in flight, one grant of the rate limiter, and a valid
+A permit is a free place among the requests in flight, one permit of the rate limiter, and a valid
 token. A write takes its permit first, so that nothing waits between the decision to send and the
 sending.
 """
@@ -73,7 +73,7 @@ _NO_SUCH_ID: Final = "00000000-0000-0000-0000-000000000000"
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Where Canvas is, and how it is spoken to."""
+    """The address of Canvas and the settings of the connection to it."""
 
     base_url: str  # without a slash at the end
     credentials: Credentials
@@ -113,7 +113,7 @@ class Permit:
 
 
 class Client:
-    """Requests to one Canvas, through one transport. `grants`: where None, the rate is for it alone."""
+    """Requests to one Canvas, through one transport. `permits` None: the client has a rate limiter of its own."""
 
     def __init__(
         self,
@@ -150,7 +150,7 @@ class Client:
         self._limiter.stop()
 
     async def permit(self) -> Permit:
-        """Wait for a place, a token and a grant. Raises AuthError, Unreachable or Stopped.
+        """Wait for a free place, a token and the rate limiter. Raises AuthError, Unreachable or Stopped.
 
         The place is returned when its request has ended.
         """
