@@ -1,7 +1,7 @@
-"""The rules that a plan's rows break: how often, where, and what would correct them. Pure, but for the plan.
+"""The rules that a plan's rows break: how often, where, and what would fix them. Pure, except for the plan.
 
-Shows row numbers, counts and rules. Of a row's values it shows only the codes of coded fields, only if
-it is asked to, and only if they look like codes (`feeds.spellings`).
+Output has row numbers, counts and rules. The only values of rows in it are codes of coded fields, on
+request, and only if they look like codes (`rows.spellings`).
 """
 
 from collections import Counter
@@ -21,7 +21,7 @@ from pipeline.rows.spellings import CODED, shown
 from pipeline.rows.texts import texts_of
 
 _ROWS_SHOWN: Final = 3
-_FORMATS_TRIED: Final = 50_000  # different dates that are held to see which format fits them
+_FORMATS_TRIED: Final = 50_000  # distinct dates that are kept to find the format that fits them
 # The rules of coded fields, and what is allowed.
 _ALLOWED: Final = {
     "relationship|code": ", ".join(codes.RELATIONSHIPS),
@@ -33,9 +33,9 @@ _ALLOWED: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """A rule, the rows that break it, and what to do where the message does not say it.
+    """A rule, the rows that break it, and what to do if the message does not say it.
 
-    `is_configuration`: a setting would mend it.
+    `is_configuration`: a setting would fix it.
     """
 
     rule: str
@@ -48,7 +48,7 @@ class Broken:
 
 @dataclass(slots=True)
 class _Seen:
-    """What was seen of one rule. `texts`: what stands in the field, with counts; not for all rules."""
+    """The rows that break one rule. `texts`: the texts of the field, with counts; not for all rules."""
 
     message: str
     count: int = 0
@@ -122,7 +122,7 @@ def _broken(rule: str, seen: _Seen, feed: Feed, *, show_values: bool) -> Broken:
 
 
 def _on_dates(feed: Feed, texts: Counter[str]) -> tuple[str, bool]:
-    """What to do about dates, and whether the configuration would mend it."""
+    """Return what to do about dates, and whether the configuration would fix it."""
     forms = fitting(list(texts))
     named = " and ".join(f'"{form}"' for form in forms)
     if len(forms) == 1:
@@ -143,7 +143,7 @@ def _on_dates(feed: Feed, texts: Counter[str]) -> tuple[str, bool]:
 def _texts_by_seq(
     rejected: pl.DataFrame, source: pl.DataFrame, feed: Feed
 ) -> dict[int, dict[str, str | None]]:
-    """Our fields of the rejected rows of a part."""
+    """Return our fields of the rejected rows of a part."""
     seqs = rejected.select(pl.col("seq").alias(SEQ))
     mine = source.join(seqs, on=SEQ, how="semi", maintain_order="left")
     texts = texts_of(mine.drop(SEQ), feed)
@@ -151,7 +151,7 @@ def _texts_by_seq(
 
 
 def _parted(told: str, rules: Sequence[str], feed: Feed) -> Iterator[str]:
-    """The messages of a row that breaks several rules, one for each, without the name of the field."""
+    """Yield the messages of a row that breaks several rules, one for each, without the name of the field."""
     left = told
     for number, rule in enumerate(rules, 1):
         left = left.removeprefix(_prefix(rule, feed))

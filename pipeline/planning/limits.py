@@ -1,6 +1,6 @@
-"""What a plan may not be: too much, too little, or not what the sender announced. Pure.
+"""The limits of a plan: too much, too little, or not what the sender announced. Pure.
 
-Whatever is wrong here is found before the first write.
+They are checked before the first write.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -11,18 +11,18 @@ from pipeline.job import Job, Limits
 from pipeline.reading.manifest import Expected
 from pipeline.records import Disposition, usd
 
-_REPEATS_MIN: Final = 3  # a share of few creates is no reason to stop
+_REPEATS_MIN: Final = 3  # a share of few creates does not stop a run
 
-Last = Callable[[str], tuple[int, int] | None]  # feed -> its rows and cents the last time
+Last = Callable[[str], tuple[int, int] | None]  # feed -> its rows and cents in the last run
 
 
 def guard(
     job: Job, metas: Mapping[str, Mapping[str, Any]], said: Mapping[str, Expected], last_feed: Last
 ) -> None:
-    """Raises LimitError where a plan exceeds what the configuration allows, or is not what was `said`.
+    """Raise LimitError if a plan exceeds a limit of the configuration, or is not what was `said`.
 
-    `metas`: what the plan says of each feed; `said`: what manifests say. Where several limits are
-    exceeded the first is raised, with the others in it.
+    `metas`: the plan's metadata of each feed; `said`: the totals of manifests. If several limits are
+    exceeded, the first is raised, with the others in it.
     """
     exceeded = list(_exceeded(job, metas, said, last_feed))
     if exceeded:
@@ -79,7 +79,7 @@ def _unexpected(name: str, expected: str, found: str) -> LimitError:
 
 
 def _unaccounted(name: str, meta: Mapping[str, Any]) -> Iterator[LimitError]:
-    """The reader and the mapping count apart (`rows/tally.py`): they must agree before a write."""
+    """Yield an error if the reader and the mapping, which count apart (`rows/tally.py`), do not agree."""
     read = (meta["rows_read"], meta["cents_read"])
     planned = (sum(meta["planned"].values()), meta["planned_cents"])
     if read != planned:
@@ -138,7 +138,7 @@ def _payments(count: int) -> str:
 
 
 def _copied(name: str, copied: Mapping[str, Any] | None, accepted: int) -> Iterator[LimitError]:
-    """Where keys do not tell: most rows of a file are in another file, too."""
+    """Yield an error if most rows of a file are in another file, too, although their keys differ."""
     if copied is not None and copied["rows"] > accepted:
         rows = copied["rows"]
         yield LimitError(
@@ -193,7 +193,7 @@ def _repeats_allowed(limits: Limits, creates: int) -> int | None:
 
 
 def _repeated(job: Job, name: str, metas: Mapping[str, Mapping[str, Any]]) -> LimitError:
-    """The error says how many, what looks changed as far as it can be seen, and what to do."""
+    """Return the error: how many, what looks changed as far as it can be seen, and what to do."""
     limits, found, total = job.limits, metas[name]["repeats"], _repeats(metas)
     most, allowed = limits.repeats_max, _repeats_allowed(limits, found["creates"])
     is_share = most is not None and most.share is not None

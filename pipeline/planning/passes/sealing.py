@@ -1,4 +1,4 @@
-"""Seal the plan: count what it comes to, warn, and check it against the limits."""
+"""Seal the plan: count its rows and writes, warn, and check it against the limits."""
 
 import itertools
 from dataclasses import asdict
