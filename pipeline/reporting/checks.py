@@ -1,4 +1,4 @@
-"""What `check` prints: a line for each thing, grouped, and below it what to do."""
+"""The output of `check`: a line for each check, grouped, and below it what to do."""
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby
@@ -8,7 +8,7 @@ _WIDTH_MAX: Final = 28  # of the names; a longer one moves its own line
 
 
 def checks_text(told: Mapping[str, Any], config: str, given: str = "") -> str:
-    """`told` is what `doctor.as_json` makes; `given` the options that named feeds and files."""
+    """Return the output for the result of `check` as JSON; `given`: the options that named feeds and files."""
     checks: Sequence[Mapping[str, str]] = told["checks"]
     width = min(max(len(check["what"]) for check in checks), _WIDTH_MAX)
     lines = []

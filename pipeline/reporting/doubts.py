@@ -1,4 +1,4 @@
-"""What `review` and `journal show` print: for a person who has to decide, with all that it takes."""
+"""The output of `review` and `journal show`, for a person who has to decide."""
 
 import re
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ or all at once:
 
 
 def review_text(review: Mapping[str, Any], config: str, base_url: str) -> str:
-    """The decisions that were carried out, and what is left to decide."""
+    """Return the decisions that were carried out, and what is left to decide."""
     lines = [f"{each['key']}: {each['what']}: {each['message']}" for each in review["decided"]]
     cases = review["in_doubt"]
     if lines:
@@ -57,7 +57,7 @@ def _case(case: Mapping[str, Any], base_url: str) -> list[str]:
 
 
 def _now(case: Mapping[str, Any]) -> list[str]:
-    """The row's amount by now, if it is another one than that of the write in doubt."""
+    """Return a line about the row's present amount, if it differs from that of the write in doubt."""
     now = case["now"]
     if now is None:
         return []
@@ -163,7 +163,7 @@ _KEPT: Final = {
 
 
 def purged_text(purged: Mapping[str, Any], *, is_trial: bool) -> str:
-    """What a purge removed, or would; and what stays, and why."""
+    """Return what a purge removed, or would remove; and what stays, and why."""
     verb = "Would remove" if is_trial else "Removed"
     runs, size = len(purged["runs"]), purged["size_bytes"] / 1e6
     lines = [f"Older than {purged['days']:,} days, from before {purged['before'][:19]} UTC:"]

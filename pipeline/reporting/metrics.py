@@ -1,8 +1,8 @@
 """The last run as Prometheus text, for a node exporter's textfile collector.
 
-All are gauges of the last `run` that ended, whichever way: a file that is written anew has no
-counters. The label `config` keeps the files of several configurations apart on one machine. There
-is no run id and no file name among the labels, for each would begin a new series every night.
+All are gauges of the last `run` that ended, with or without success: a file that is rewritten each time
+has no counters. The label `config` separates several configurations on one machine. No run id and no
+file name is a label, because each would begin a new series every night.
 """
 
 from collections.abc import Mapping
@@ -45,9 +45,9 @@ METRICS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
 
 
 def metrics_text(config: str, summary: Mapping[str, Any]) -> bytes:
-    """What the file holds for a summary.
+    """Return the content of the file for a summary.
 
-    A run that left none is `started_at`, `finished_at` and `exit_code`; nothing more is said of it.
+    For a run without a summary it has only `started_at`, `finished_at` and `exit_code`.
     """
     from prometheus_client import (  # noqa: PLC0415 - few want metrics, and all wait for imports
         CollectorRegistry,
@@ -94,7 +94,7 @@ def metrics_text(config: str, summary: Mapping[str, Any]) -> bytes:
 
 
 def write_metrics(path: Path, config: str, summary: Mapping[str, Any]) -> None:
-    """All of the file or nothing of it; for everybody to read, as the node exporter is somebody else.
+    """Write the whole file or nothing of it, readable for all, as the node exporter is another user.
 
     Raises OSError.
     """

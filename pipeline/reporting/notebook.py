@@ -1,4 +1,4 @@
-"""What a notebook shows of a result: how it ended, and a small table. Counts and dollars, no row."""
+"""The HTML of a result in a notebook: how it ended, and a small table. Counts and dollars, no row."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
@@ -9,7 +9,7 @@ from pipeline.reporting.words import OUTCOMES, WORDS, verdict
 
 
 def result_table(summary: Mapping[str, Any], folder: Path) -> str:
-    """HTML without style or script: a line a feed and a column for each ending that occurs."""
+    """Return HTML without style or script: a line a feed and a column for each ending that occurs."""
     head, rows = _verification(summary) if "verification" in summary else _feeds(summary["feeds"])
     failure = f"<p>{escape(summary['failure'])}</p>" if summary["failure"] else ""
     return (

@@ -1,4 +1,4 @@
-"""The summary on a terminal: some ten lines that a tired person understands at 6 a.m."""
+"""The summary on a terminal, in about ten lines."""
 
 from collections.abc import Mapping
 from decimal import Decimal
@@ -12,7 +12,7 @@ _RULES_SHOWN: Final = 5
 def summary_text(
     summary: Mapping[str, Any], folder: str, config: str | None, given: str = ""
 ) -> str:
-    """What `run`, `plan` and `verify` print at their end. `config` None: it was a demo.
+    """Return what `run`, `plan` and `verify` print at their end. `config` None: it was a demo.
 
     `given`: the options that named feeds and files, to be typed again.
     """
@@ -68,7 +68,7 @@ def _verification_text(summary: Mapping[str, Any], folder: str, config: str | No
 
 
 def headline(summary: Mapping[str, Any]) -> str:
-    """What it is about: of a plan, what would be done."""
+    """Return the run, or for a plan what would be done."""
     if summary["command"] != "plan":
         return f"Run {summary['run_id']}"
     feeds = summary["feeds"]
@@ -87,7 +87,7 @@ def headline(summary: Mapping[str, Any]) -> str:
 
 
 def _table(feeds: list[Mapping[str, Any]]) -> list[str]:
-    """A line a feed, and one for its dollars; a column for each ending that occurs."""
+    """Return a line a feed, and one for its dollars; a column for each ending that occurs."""
     words = [word for word, _ in WORDS if any(feed["dispositions"][word] for feed in feeds)]
     rows = [["", "read", *(word.replace("_", " ") for word in words)]]
     for feed in feeds:
@@ -146,7 +146,7 @@ def _requests(requests: Mapping[str, Any]) -> str:
 
 
 def _ending(summary: Mapping[str, Any], folder: str, config: str | None, given: str) -> list[str]:
-    """Why it failed if it did; then the exit code, its reason, and the next command to type."""
+    """Return why it failed if it did; then the exit code, its reason, and the next command to type."""
     failure = [f"Failed: {summary['failure']}"] if summary["failure"] else []
     code = summary["exit_code"]
     return [
@@ -159,7 +159,7 @@ def _ending(summary: Mapping[str, Any], folder: str, config: str | None, given: 
 def next_steps(
     summary: Mapping[str, Any], folder: str, config: str | None, given: str = ""
 ) -> list[str]:
-    """What to do next, in lines; a command to type is indented."""
+    """Return what to do next, in lines; a command to type is indented."""
     if "verification" in summary:
         differs = (
             f"Next: see {folder}/verification.parquet for each resource, then look it up in Canvas."

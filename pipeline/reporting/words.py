@@ -1,4 +1,4 @@
-"""What the exit codes and the dispositions mean, in one place for terminal and page."""
+"""The meanings of exit codes and dispositions, in one place for terminal and page."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -36,7 +36,7 @@ OUTCOMES: Final = (
     ("stray", "strays (like one of ours, and not made by us)"),
     ("unread", "unread (Canvas' searches failed)"),
 )
-# Told in this order.
+# Shown in this order.
 WORDS: Final = (
     ("created", "created"),
     ("updated", "updated"),
@@ -51,7 +51,7 @@ WORDS: Final = (
 
 
 def verdict(summary: Mapping[str, Any]) -> str:
-    """How it ended, in a few words."""
+    """Return how it ended, in a few words."""
     meanings = {**_MEANING, **_BY_COMMAND.get(summary["command"], {})}
     told = meanings[summary["exit_code"]]
     if summary["exit_code"] == 3 and is_kept(summary) and not _is_returned(summary):  # noqa: PLR2004
@@ -60,7 +60,7 @@ def verdict(summary: Mapping[str, Any]) -> str:
 
 
 def is_kept(summary: Mapping[str, Any]) -> bool:
-    """Whether something is gone from a file that should have been cancelled, and was not."""
+    """Return whether a coverage that is gone from a file should have been cancelled, and was not."""
     return any(feed["missing"]["not_cancelled"] for feed in summary.get("feeds", []))
 
 
@@ -100,7 +100,7 @@ def _warning(rule: str, count: int, name: str, feed: Mapping[str, Any]) -> str:
 
 
 def notes(summary: Mapping[str, Any]) -> list[str]:
-    """What is to be known beside the counts, in sentences."""
+    """Return what a reader needs to know beside the counts, in sentences."""
     is_plan = summary["command"] == "plan"
     told = [f"Warning: {each['message']}" for each in summary.get("warnings", [])]
     told += [note for feed in summary["feeds"] for note in _feed_notes(feed, is_plan=is_plan)]
@@ -114,7 +114,7 @@ def notes(summary: Mapping[str, Any]) -> list[str]:
 
 
 def duration(seconds: float) -> str:
-    """How long, as people say it: `40 s`, `12 min`, `3 h 20 min`."""
+    """Return a duration as people say it: `40 s`, `12 min`, `3 h 20 min`."""
     if seconds < _MINUTE_S:
         return f"{seconds:.0f} s"
     minutes = round(seconds / _MINUTE_S)
@@ -124,7 +124,7 @@ def duration(seconds: float) -> str:
 
 
 def needs(summary: Mapping[str, Any]) -> str:
-    """What carrying out a plan takes, in a sentence; "" where nothing is to be sent."""
+    """Return what carrying out a plan takes, in a sentence; "" if nothing is to be sent."""
     told = summary["needs"]
     if not told or not told["writes"]:
         return ""
@@ -201,7 +201,7 @@ _ENDINGS: Final = {"in_doubt": "in doubt", "pending": "to be sent again"}
 
 
 def unread(summary: Mapping[str, Any]) -> str:
-    """Return what is true of a run that ended before its files were read, in a sentence."""
+    """Return the state of a run that ended before its files were read, in a sentence."""
     writes = summary["requests"]["writes"]
     if not writes:
         return "Stopped before anything was sent."
@@ -215,7 +215,7 @@ def _rows(told: Mapping[str, Any]) -> str:
 
 
 def doubt_notes(summary: Mapping[str, Any]) -> list[str]:
-    """Return what became of lost answers and of writes of earlier runs, in sentences."""
+    """Return the results of lost answers and of writes of earlier runs, in sentences."""
     recovered = summary["recovered"]
     notes = [
         one if recovered[name] == 1 else many.format(f"{recovered[name]:,}")
