@@ -10,10 +10,10 @@ from pipeline.rows import columns
 
 
 class EligibilityRow(BaseModel):
-    """What an eligibility row says, in Canvas' terms. Validated with `context=Reading(...)`.
+    """The content of an eligibility row, in Canvas' terms. Validated with `context=Reading(...)`.
 
-    `patient` and `subscriber` are Patient keys and `payer` is what the payer crosswalk gives,
-    already looked up; days are calendar days with both boundaries inclusive, None is open.
+    `patient` and `subscriber` are Patient keys and `payer` is the result of the payer crosswalk; days are
+    calendar days with both boundaries inclusive, None is open.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)

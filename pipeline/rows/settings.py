@@ -1,4 +1,4 @@
-"""What is wrong with a feed's settings: what can never have an effect, or only a wrong one. Pure.
+"""Check a feed's settings for those that can have no effect, or only a wrong one. Pure.
 
 Each function raises ValueError that names the key and says what is allowed. No message holds more
 than the configuration itself does.
@@ -15,7 +15,7 @@ from pipeline.rows.columns import TRANSLATED, AmountSign, Dates, Reading
 from pipeline.rows.crosswalk import Crosswalks
 from pipeline.rows.spellings import is_taken
 
-# Days that only a format with year, month and day reads back, whatever else it holds.
+# Days that only a format with year, month and day reads back, whatever else it has.
 _DAYS: Final = (
     datetime(2031, 11, 28, 13, 7, 9, tzinfo=UTC),
     datetime(1987, 2, 3, 4, 5, 6, tzinfo=UTC),
@@ -26,7 +26,7 @@ _ALLOWED: Final = {
     "status": f"one of {', '.join(codes.STATUSES)}",
     "order": "1 to 5, or primary, secondary, tertiary, quaternary, quinary",
 }
-# What these may be depends on tables and on Canvas, so only a plan can tell.
+# Valid values of these depend on tables and on Canvas, so only a plan can check them.
 _REFERENCES: Final = frozenset({"patient", "subscriber", "payer", "claim"})
 
 
@@ -97,10 +97,10 @@ def check_repeats(
     identity: Sequence[str],
     given: Collection[str],
 ) -> None:
-    """Raise ValueError where equal rows cannot be counted, or not as it is configured.
+    """Raise ValueError if equal rows cannot be counted, or not as it is configured.
 
-    Which payment an equal row is depends on its place among the rows of its patient, day, amount and
-    claim, so these must all be in the key (`identity`); and on what else the file holds.
+    The place of an equal row among the rows of its patient, day, amount and claim identifies its payment, so
+    these must all be in the key (`identity`). It also depends on the other rows of the file.
     """
     if missing != "ignore" and delivery == "increment":
         raise ValueError(
@@ -126,7 +126,7 @@ def check_repeats(
         )
 
 
-# Settings that another kind, or another setting, leaves without effect, and why.
+# Settings that have no effect with another kind, and why.
 _ONLY_FOR: Final = {
     "amount_sign": ("ledger", "a coverage has no amount"),
     "update": ("eligibility", "a payment is never changed in Canvas"),
