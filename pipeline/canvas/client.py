@@ -383,7 +383,7 @@ class Client:
         return content, dated
 
     async def _get(self, path: str, purpose: str) -> Reply:
-        """Read, again while that can help."""
+        """Read, and repeat while that can help."""
         for tries in range(1, _TRIES_MAX + 1):
             reply = await self._get_once(path, purpose)
             if not _is_passing(reply):

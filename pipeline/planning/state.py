@@ -44,11 +44,11 @@ class Asking(Protocol):
 
     @property
     def client(self) -> Client:
-        """The client of the FHIR API."""
+        """Return the client of the FHIR API."""
 
     @property
     def clock(self) -> Clock:
-        """The clock by which reads are timed."""
+        """Return the clock by which reads are timed."""
 
     async def record(self) -> None:
         """Enter in the journal what was asked so far."""
