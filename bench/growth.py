@@ -32,11 +32,11 @@ def measure(asked: Asked) -> Iterator[Line]:
         before: tuple[int, float] | None = None
         for size, each in usages.items():
             seconds = [usage.clock_s for usage in each]
-            told = f"{median(seconds) / size * 1e6:,.1f} us a row, peak {peak_mb(each):,.0f} MB"
+            note = f"{median(seconds) / size * 1e6:,.1f} us a row, peak {peak_mb(each):,.0f} MB"
             if before is not None:
                 power = math.log(median(seconds) / before[1]) / math.log(size / before[0])
-                told += f"; time grows by the power {power:.2f}"
-            yield Line(f"plan, {kind}", f"{size:,} rows", seconds, "s", note=told)
+                note += f"; time grows by the power {power:.2f}"
+            yield Line(f"plan, {kind}", f"{size:,} rows", seconds, "s", note=note)
             before = size, median(seconds)
     picture = _picture(taken)
     if not asked.quick:

@@ -184,10 +184,10 @@ def skipping(folder: Path) -> dict[str, float]:
         read_rows(build)
         planned_s = time.process_time()
         (feed,) = job.feeds
-        brief = part_task(build, feed)
-        for source in brief.sources:
+        task = part_task(build, feed)
+        for source in task.sources:
             for batch in read(source):
-                brief.held.find(digests(texts_of(batch.frame, feed), {}))
+                task.held.find(digests(texts_of(batch.frame, feed), {}))
         skipped_s = time.process_time()
     return {
         "inspecting_s": inspected_s - began_s,

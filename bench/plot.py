@@ -62,9 +62,10 @@ def _panel(panel: Panel, left: float) -> str:
         places = [(xs.place(x, x0, x1), ys.place(y, y0, y1)) for x, y in line]
         path = "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
         parts.append(f'<path d="M{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        told = zip(places, line, strict=True)
+        marks = zip(places, line, strict=True)
         parts += [
-            _mark(mark, colour, place, f"{name}: {x:,.0f} rows, {y:,.4g}") for place, (x, y) in told
+            _mark(mark, colour, place, f"{name}: {x:,.0f} rows, {y:,.4g}")
+            for place, (x, y) in marks
         ]
         x, y = places[-1]
         parts.append(
@@ -73,14 +74,14 @@ def _panel(panel: Panel, left: float) -> str:
     return "\n".join(parts)
 
 
-def _mark(mark: str, colour: str, place: tuple[float, float], told: str) -> str:
+def _mark(mark: str, colour: str, place: tuple[float, float], title: str) -> str:
     x, y = place
     shape = (
         f'<circle class="mark" cx="{x:.1f}" cy="{y:.1f}" r="4.5" fill="{colour}">'
         if mark == "circle"
         else f'<rect class="mark" x="{x - 4:.1f}" y="{y - 4:.1f}" width="8" height="8" fill="{colour}">'
     )
-    return f"{shape}<title>{escape(told)}</title></{shape[1:].split(maxsplit=1)[0]}>"
+    return f"{shape}<title>{escape(title)}</title></{shape[1:].split(maxsplit=1)[0]}>"
 
 
 class _Axis:

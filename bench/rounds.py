@@ -61,7 +61,7 @@ class Line:
     against: str
     rounds: Sequence[float]
     unit: str = "x"
-    goal: float | None = None  # None: only told
+    goal: float | None = None  # None: only done
     at_most: bool = False  # else the goal is the least
     always: bool = False  # it has to be met in each round; else by the median
     note: str = ""
@@ -161,14 +161,14 @@ def used(
 @cache
 def has(python: str, module: str) -> bool:
     """Whether that Python has that library; says so where it has not."""
-    told = subprocess.run([python, "-c", f"import {module}"], capture_output=True, check=False)
-    if told.returncode:
+    done = subprocess.run([python, "-c", f"import {module}"], capture_output=True, check=False)
+    if done.returncode:
         print(
             f"{module} is not installed for {python}: its lines are left out; "
             "OTHERS=PYTHON (--others) names the Python of an environment that has it",
             file=sys.stderr,
         )
-    return told.returncode == 0
+    return done.returncode == 0
 
 
 def interleaved(contestants: Mapping[str, Contestant], rounds: int) -> Taken:

@@ -190,10 +190,8 @@ def planning(kind: str, path: Path) -> Iterator[Callable[[], Iterator[pl.DataFra
             stop = asyncio.Event()
             build = Build(job, "bench", journal, SystemClock(), Progress(), stop, InPlace())
             open_files(build)
-            brief = part_task(build, feed)
-            yield lambda: (
-                rows_with_verdicts(batch, brief).lines for batch in read(brief.sources[0])
-            )
+            task = part_task(build, feed)
+            yield lambda: (rows_with_verdicts(batch, task).lines for batch in read(task.sources[0]))
 
 
 def check(kind: str, path: Path) -> None:

@@ -140,12 +140,12 @@ def _type_of(part: Json) -> str:
 
 
 def _allowed(key: Json, models: Json) -> str:
-    told = []
+    allowed = []
     for part in _parts(key, models):
-        told += [f"`{_toml(value)}`" for value in part.get("enum", ())]
+        allowed += [f"`{_toml(value)}`" for value in part.get("enum", ())]
         bounds = [text.format(f"{part[name]:,}") for name, text in _BOUNDS if name in part]
-        told += [", ".join(bounds)] if bounds else []
-    return ", ".join(told)
+        allowed += [", ".join(bounds)] if bounds else []
+    return ", ".join(allowed)
 
 
 def _shown(default: object, *, is_required: bool) -> str:

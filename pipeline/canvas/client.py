@@ -205,12 +205,12 @@ class Client:
         """
         whole = body[:-1] + b',"id":' + orjson.dumps(resource_id) + b"}"
         url = f"{self._options.base_url}/{resource_type}/{resource_id}"
-        guard = {}
+        precondition = {}
         if unmodified_since is not None:
-            guard["If-Unmodified-Since"] = format_datetime(
+            precondition["If-Unmodified-Since"] = format_datetime(
                 unmodified_since.astimezone(UTC), usegmt=True
             )
-        reply = await self._send("PUT", url, permit, whole, guard)
+        reply = await self._send("PUT", url, permit, whole, precondition)
         proven = resource_type in self.proven
         judgement = judge_update(reply, resource_id, self.host, resource_type, proven=proven)
         return self._written(permit, resource_type, reply, judgement)
@@ -413,13 +413,13 @@ class Client:
         url: str,
         permit: Permit,
         body: bytes | None,
-        guard: Mapping[str, str] | None = None,
+        precondition: Mapping[str, str] | None = None,
     ) -> Reply:
         headers = {"Authorization": f"Bearer {permit.token}", "Accept": _JSON}
         if body is not None:
             headers["Content-Type"] = _JSON
-        if guard:
-            headers.update(guard)
+        if precondition:
+            headers.update(precondition)
         try:
             reply = await self._transport.exchange(method, url, headers, body)
         finally:

@@ -27,16 +27,16 @@ class ServerClock:
             False  # the clock was set, and may be set back: from then on it decides nothing
         )
         self._text = ""  # the Date heard last, and what it says
-        self._told: datetime | None = None
+        self._dated: datetime | None = None
 
     def hear(self, date: str, sent_at: datetime, answered_at: datetime) -> None:
         """Take an answer's `Date` into account; the instants are ours. An unusable Date is ignored."""
         if date != self._text:
-            self._text, self._told = date, _instant(date)
-        told = self._told
-        if told is None:
+            self._text, self._dated = date, _instant(date)
+        dated = self._dated
+        if dated is None:
             return
-        least, most = told - answered_at - _SLACK, told + _TICK - sent_at + _SLACK
+        least, most = dated - answered_at - _SLACK, dated + _TICK - sent_at + _SLACK
         if self._least is None or self._most is None:
             self._least, self._most = least, most
         elif least <= self._most and self._least <= most:

@@ -157,12 +157,12 @@ class _Watch:
         self._session = session
         self._progress = progress
         self._seen_s = time.monotonic()
-        self._is_told = False
+        self._is_asked_to_stop = False
 
     def __call__(self) -> None:
         now_s = time.monotonic()
-        if self._session.stop.is_set() and not self._is_told:
-            self._is_told = True
+        if self._session.stop.is_set() and not self._is_asked_to_stop:
+            self._is_asked_to_stop = True
             self._session.journal.ask_to_stop()
         if now_s - self._seen_s >= _SEEN_EVERY_S:
             self._seen_s = now_s
@@ -228,7 +228,7 @@ async def _sent(task: PartitionTask, job: Job, number: int) -> PartitionResult:
         with lock:
             counts[disposition.value] += count
 
-    def told() -> dict[str, int]:
+    def counted() -> dict[str, int]:
         with lock:
             return dict(counts)
 
@@ -239,7 +239,7 @@ async def _sent(task: PartitionTask, job: Job, number: int) -> PartitionResult:
         job.database,
         number,
         task.run_epoch,
-        told,
+        counted,
     )
     clock, random = SystemClock(), Random()  # noqa: S311 - jitter
     try:
@@ -277,8 +277,8 @@ async def _sent(task: PartitionTask, job: Job, number: int) -> PartitionResult:
         finally:
             watch.cancel()
             with suppress(JournalError):  # the lease is lost: its holder knows more
-                journal.hand_over(task.run_id, ended, told(), clock.now())
-    return PartitionResult(ended, told())
+                journal.hand_over(task.run_id, ended, counted(), clock.now())
+    return PartitionResult(ended, counted())
 
 
 async def _watch_stop(journal: Journal, stop: asyncio.Event) -> None:

@@ -179,7 +179,7 @@ class Target:
                 return asked_s, self._clock.monotonic(), row
             except psycopg.ProgrammingError as error:
                 raise JournalError(
-                    f"the database cannot say how fast may be sent: {_told(error)}",
+                    f"the database cannot say how fast may be sent: {_first_line(error)}",
                     "see [state] url: the journal of this program has to be there, and its user may read and write it",
                 ) from None
             except psycopg.Error as error:
@@ -187,7 +187,7 @@ class Target:
                 silent_s = self._clock.monotonic() - began_s
                 if silent_s > self._patience_s:
                     raise JournalError(
-                        f"the database of [state] url has not said for {silent_s:.0f} s how fast may be sent: {_told(error)}",
+                        f"the database of [state] url has not said for {silent_s:.0f} s how fast may be sent: {_first_line(error)}",
                         "see that it runs and can be reached from here, then run again: nothing was sent in the meantime",
                     ) from None
             await self._clock.sleep(retry_s)
@@ -248,6 +248,6 @@ class Target:
             asyncio.get_running_loop().remove_reader(connection.fileno())
 
 
-def _told(error: psycopg.Error) -> str:
+def _first_line(error: psycopg.Error) -> str:
     """Return the first line of the server's or the network's error: it names hosts and tables, never a row."""
     return str(error).partition("\n")[0] or type(error).__name__

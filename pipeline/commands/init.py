@@ -233,10 +233,12 @@ class _Drafting:
             path=os.path.relpath(self._path.resolve(), where),
             lines=self._lines,
         )
-        told = f"{self._path.name}: {self._source.rows:,} rows, {len(self._source.header)} columns"
+        described = (
+            f"{self._path.name}: {self._source.rows:,} rows, {len(self._source.header)} columns"
+        )
         if not self._source.is_parquet:
-            told += f', delimiter "{_spelt(self._source.delimiter)}", {self._feed.encoding}'
-        return Drafted(text, output, told, self._guessed, self._undecided)
+            described += f', delimiter "{_spelt(self._source.delimiter)}", {self._feed.encoding}'
+        return Drafted(text, output, described, self._guessed, self._undecided)
 
     def _name(self) -> str:
         stem = _NAME_BAD.sub("_", self._path.name.partition(".")[0]).strip("_-")
@@ -354,14 +356,14 @@ class _Drafting:
             if not odd:
                 self._guessed.append((name, "its values are codes of Canvas as they are"))
                 continue
-            told = shown(name, odd)
+            visible = shown(name, odd)
             meanings = _MEANINGS.get(name, {})
             sure = {text: meanings[text.casefold()] for text in odd if text.casefold() in meanings}
             self._lines.codes[name] = [(text, code, odd[text]) for text, code in sure.items()]
             self._lines.maybe_codes[name] = [
-                (text, count) for text, count in told.items() if text not in sure
+                (text, count) for text, count in visible.items() if text not in sure
             ]
-            hidden = len(odd) - len(set(told) | set(sure))
+            hidden = len(odd) - len(set(visible) | set(sure))
             if hidden:
                 self._lines.hidden_codes[name] = hidden
             if sure:
@@ -412,11 +414,11 @@ class _Drafting:
         texts = self._counts(name)
         best = max(FORMATS, key=lambda form: sum(reads(form, text) for text in texts))
         read_ = sum(count for text, count in texts.items() if reads(best, text))
-        told = f"no format reads all of {_safe(self._columns[name])}"
+        problem = f"no format reads all of {_safe(self._columns[name])}"
         if read_:
-            told += f'; "{best}" reads {read_:,} of {texts.total():,}'
-        self._lines.maybe_dates.append(f"DECIDE: {told}")
-        self._decide(f"dates: {told}")
+            problem += f'; "{best}" reads {read_:,} of {texts.total():,}'
+        self._lines.maybe_dates.append(f"DECIDE: {problem}")
+        self._decide(f"dates: {problem}")
 
     # Money ----------------------------------------------------------------------------------------
 
@@ -425,10 +427,10 @@ class _Drafting:
         if "entry_type" not in self._columns:
             return
         counts = self._counts("entry_type")
-        told = shown("entry_type", counts)
-        payments = [text for text in told if text.casefold() in _PAYMENTS]
-        others = [(text, count) for text, count in told.items() if text not in payments]
-        hidden = len(counts) - len(told)
+        visible = shown("entry_type", counts)
+        payments = [text for text in visible if text.casefold() in _PAYMENTS]
+        others = [(text, count) for text, count in visible.items() if text not in payments]
+        hidden = len(counts) - len(visible)
         if payments and not others and not hidden:
             self._guessed.append(("entry_type", "all rows are payments"))
             return

@@ -223,15 +223,17 @@ def _finish(
     *,
     is_stopped: bool,
 ) -> Result:
-    told = _totals(lines, written)
+    totals = _totals(lines, written)
     code = 130 if is_stopped else 0
-    if failure is not None or told["unread"]:
+    if failure is not None or totals["unread"]:
         code = 1 if failure is None else failure.exit_code
-    elif not code and any(told[outcome.value] for outcome in _DIFFERING):
+    elif not code and any(totals[outcome.value] for outcome in _DIFFERING):
         code = 3
     failed = str(failure) if failure else ""
-    if not failed and told["unread"]:
-        failed = f"{told['unread']:,} could not be read: Canvas' searches fail\n  run verify again"
+    if not failed and totals["unread"]:
+        failed = (
+            f"{totals['unread']:,} could not be read: Canvas' searches fail\n  run verify again"
+        )
     exchanges = journal.exchanges(run.run_id)
     summary = {
         "shape": 1,
@@ -243,7 +245,7 @@ def _finish(
         "exit_code": code,
         "failure": failed,
         "config_sha256": job.config_sha256,
-        "verification": told,
+        "verification": totals,
         "requests": requests_summary(exchanges),
     }
     folder = job.report_dir / run.run_id

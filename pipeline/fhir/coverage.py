@@ -113,19 +113,19 @@ def match_key(resource: Json) -> str:
     `p` the payor's Organization, `s` the start, each only if it is sent, because Canvas fills them in.
     `order`, which Canvas changes, and displays are no part of it (docs/guarantees.md, "Settling doubt").
     """
-    return likeness_of(*told_apart(resource))
+    return match_key_of(*match_parts(resource))
 
 
-def told_apart(resource: Json) -> tuple[bytes, bytes]:
+def match_parts(resource: Json) -> tuple[bytes, bytes]:
     """Return what `match_key` is computed from: `counted`, and the rest as JSON."""
     payor, start = resource["payor"][0].get("reference"), resource.get("period", {}).get("start")
     counted = ("p" if payor else "") + ("s" if start else "")
-    return counted.encode(), _told_apart(resource, member_ids(resource)[0], counted)
+    return counted.encode(), _match_content(resource, member_ids(resource)[0], counted)
 
 
-def likeness_of(counted: bytes, told: bytes) -> str:
-    """Return the match key of what `told_apart` returns."""
-    return f"{counted.decode()}:{fingerprint(told)}"
+def match_key_of(counted: bytes, content: bytes) -> str:
+    """Return the match key of what `match_parts` returns."""
+    return f"{counted.decode()}:{fingerprint(content)}"
 
 
 def is_like(resource: Any, match_key: str) -> bool:
@@ -137,7 +137,7 @@ def is_like(resource: Any, match_key: str) -> bool:
     counted, _, digits = match_key.partition(":")
     try:
         return any(
-            fingerprint(_told_apart(resource, member_id, counted)) == digits
+            fingerprint(_match_content(resource, member_id, counted)) == digits
             for member_id in member_ids(resource)
         )
     except (AttributeError, IndexError, KeyError, TypeError, orjson.JSONEncodeError):
@@ -149,7 +149,7 @@ def names_organization(match_key: str) -> bool:
     return "p" in match_key.partition(":")[0]
 
 
-def _told_apart(resource: Json, member_id: str, counted: str) -> bytes:
+def _match_content(resource: Json, member_id: str, counted: str) -> bytes:
     classes = [[_code(each["type"]), each["value"]] for each in resource.get("class", [])]
     parts = [
         resource["beneficiary"]["reference"],

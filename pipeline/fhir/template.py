@@ -37,10 +37,10 @@ def write_rows(
         A column for each name. A row's shape follows from its None fields, `constants` and `equals`.
     """
     constants, equals = constants or {}, equals or {}
-    told = pl.DataFrame([_as_written(column) for column in rows])
-    told = told.with_columns(_shapes(rows, constants, equals)).with_row_index("_at")
-    parts = [pl.DataFrame(schema={"_at": told.schema["_at"], **dict.fromkeys(names, pl.String)})]
-    for part in told.partition_by("_shape"):
+    written = pl.DataFrame([_as_written(column) for column in rows])
+    written = written.with_columns(_shapes(rows, constants, equals)).with_row_index("_at")
+    parts = [pl.DataFrame(schema={"_at": written.schema["_at"], **dict.fromkeys(names, pl.String)})]
+    for part in written.partition_by("_shape"):
         first = rows.row(part["_at"][0], named=True)
         marks = {name: _mark(at, value) for at, (name, value) in enumerate(first.items(), 1)}
         marks |= {name: marks[by] for name, by in equals.items() if first[name] == first[by]}
@@ -60,12 +60,15 @@ def _shapes(
     rows: pl.DataFrame, constants: Mapping[str, str], equals: Mapping[str, str]
 ) -> pl.Series:
     """Return a number for each row, the same for rows of one shape: a bit for each difference."""
-    told = [
+    differences = [
         *(pl.col(name).is_null() for name in rows.columns if rows[name].has_nulls()),
         *(pl.col(name) == pl.lit(value) for name, value in constants.items()),
         *(pl.col(name) == pl.col(other) for name, other in equals.items()),
     ]
-    bits = [each.fill_null(value=False).cast(pl.UInt32) * (1 << at) for at, each in enumerate(told)]
+    bits = [
+        each.fill_null(value=False).cast(pl.UInt32) * (1 << at)
+        for at, each in enumerate(differences)
+    ]
     none = pl.lit(0, dtype=pl.UInt32)
     return rows.with_columns(pl.sum_horizontal(none, *bits).alias("_shape"))["_shape"]
 

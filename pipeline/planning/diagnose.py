@@ -64,9 +64,9 @@ def diagnose(plan: Plan, feed: Feed, *, show_values: bool) -> list[Broken]:
         rejected = part.filter(pl.col("disposition") == Disposition.REJECTED.value)
         texts = _texts_by_seq(rejected, source, feed)
         columns = rejected.select("seq", "file", "row", "rule", "message")
-        for seq, file, row, rules, told in columns.iter_rows():
+        for seq, file, row, rules, messages in columns.iter_rows():
             names = rules.split("; ")
-            for rule, message in zip(names, _parted(told, names, feed), strict=True):
+            for rule, message in zip(names, _parted(messages, names, feed), strict=True):
                 one = seen.setdefault(rule, _Seen(message))
                 one.count += 1
                 if len(one.rows) < _ROWS_SHOWN:
@@ -86,8 +86,8 @@ def spelt(name: str, counts: Counter[str], *, show_values: bool) -> str:
     if not show_values:
         spellings = "1 spelling" if len(filled) == 1 else f"{len(filled):,} spellings"
         return f"{spellings} (to see them: --show-values)"
-    told = shown(name, filled)
-    named = [f'"{text}" ({count:,})' for text, count in told.items()]
+    visible = shown(name, filled)
+    named = [f'"{text}" ({count:,})' for text, count in visible.items()]
     hidden = len(filled) - len(named)
     if hidden:
         named.append(f"{hidden:,} more (not shown: no codes by their looks)")
@@ -150,9 +150,9 @@ def _texts_by_seq(
     return dict(zip(mine[SEQ], texts.iter_rows(named=True), strict=True))
 
 
-def _parted(told: str, rules: Sequence[str], feed: Feed) -> Iterator[str]:
+def _parted(messages: str, rules: Sequence[str], feed: Feed) -> Iterator[str]:
     """Yield the messages of a row that breaks several rules, one for each, without the name of the field."""
-    left = told
+    left = messages
     for number, rule in enumerate(rules, 1):
         left = left.removeprefix(_prefix(rule, feed))
         part = left

@@ -16,7 +16,7 @@ _REPEATS_MIN: Final = 3  # a share of few creates does not stop a run
 Last = Callable[[str], tuple[int, int] | None]  # feed -> its rows and cents in the last run
 
 
-def guard(
+def check_limits(
     job: Job, metas: Mapping[str, Mapping[str, Any]], said: Mapping[str, Expected], last_feed: Last
 ) -> None:
     """Raise LimitError if a plan exceeds a limit of the configuration, or is not what was `said`.

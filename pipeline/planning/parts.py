@@ -71,18 +71,18 @@ def parts_of(sources: Sequence[Source]) -> Iterator[Part]:
         yield Part(first_seq, tuple(held))
 
 
-def make_part(brief: Shared[PartTask], number: int, part: Part) -> PartResult:
+def make_part(shared: Shared[PartTask], number: int, part: Part) -> PartResult:
     """Read and judge the rows of a part, and write it. Raises InputError."""
-    told = brief.value
+    task = shared.value
     batches = []
     rows = cents = 0
     for file, piece in part.slices:
-        source = told.sources[file]
+        source = task.sources[file]
         batch = read_slice(source, source.slices[piece])
         rows += batch.frame.height
-        cents += _cents_read(batch, told.feed)
-        batches.append((file, rows_with_verdicts(batch, told)))
-    write_part(told.folder, told.scratch, told.feed.name, number, part.first_seq, batches)
+        cents += _cents_read(batch, task.feed)
+        batches.append((file, rows_with_verdicts(batch, task)))
+    write_part(task.folder, task.scratch, task.feed.name, number, part.first_seq, batches)
     return PartResult(rows, cents)
 
 
@@ -97,12 +97,12 @@ def _cents_read(batch: Batch, feed: Feed) -> int:
     return cents_read(constant if column is None else batch.frame[column], feed.amount_sign)
 
 
-def rows_with_verdicts(batch: Batch, brief: PartTask) -> PlannedBatch:
+def rows_with_verdicts(batch: Batch, task: PartTask) -> PlannedBatch:
     """Judge a batch. Only rows that the last run did not find unchanged are looked at."""
-    feed, reading = brief.feed, reading_of(brief.feed, batch.source, brief.reading)
+    feed, reading = task.feed, reading_of(task.feed, batch.source, task.reading)
     texts = texts_of(batch.frame, feed)
     is_wanted = wanted(texts, feed)
-    walks = brief.reading.crosswalks
+    walks = task.reading.crosswalks
     tables = {
         "patient": walks.patient,
         "subscriber": walks.patient,
@@ -110,7 +110,7 @@ def rows_with_verdicts(batch: Batch, brief: PartTask) -> PlannedBatch:
         "claim": walks.claim,
     }
     digests = digests_of(texts, tables)
-    found, known = brief.held.find(digests)
+    found, known = task.held.find(digests)
     is_held = found & is_wanted
     numbers = numbers_of(batch)
     rest = ~is_held
@@ -121,7 +121,7 @@ def rows_with_verdicts(batch: Batch, brief: PartTask) -> PlannedBatch:
             numbers.filter(rest),
             feed,
             reading,
-            brief.mapping,
+            task.mapping,
         )
         if rest.any()
         else pl.DataFrame(schema=LINE_SCHEMA)

@@ -187,8 +187,8 @@ class _Beside:
                 "after",
             ).alias("message"),
         )
-        told = lines.select("seq", "disposition", "field", "rule", "message")
-        return rows.with_columns(blank).update(told, on="seq")
+        verdicts = lines.select("seq", "disposition", "field", "rule", "message")
+        return rows.with_columns(blank).update(verdicts, on="seq")
 
 
 _RULE_LINES: Final = pl.DataFrame(

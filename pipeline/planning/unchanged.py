@@ -95,10 +95,10 @@ class HeldRows:
         try:
             if sha256_of(path) != sha256:
                 return cls.none()
-            told = pl.read_parquet_metadata(path)
-            if (told["format"], told["salt"]) != (_FORMAT, salt):
+            metadata = pl.read_parquet_metadata(path)
+            if (metadata["format"], metadata["salt"]) != (_FORMAT, salt):
                 return cls.none()
-            since = touched(int(told["number"]), told["hash"])
+            since = touched(int(metadata["number"]), metadata["hash"])
             return cls.none() if since is None else cls(path, since)
         except (OSError, KeyError, ValueError, pl.exceptions.PolarsError):
             return cls.none()
@@ -150,8 +150,8 @@ class HeldRows:
 def write(folder: Path, feed: str, salt: str, mark: Mark, lines: Iterable[pl.DataFrame]) -> str:
     """Write an index in one step, from an iterable of lines. Returns its SHA-256."""
     path = _path(folder, feed)
-    told = {"format": _FORMAT, "salt": salt}
-    told |= {"number": str(mark.number), "hash": mark.hash}
+    metadata = {"format": _FORMAT, "salt": salt}
+    metadata |= {"number": str(mark.number), "hash": mark.hash}
     pieces = path.with_name(f".{path.stem}.pieces")
     shutil.rmtree(pieces, ignore_errors=True)
     pieces.mkdir(mode=FOLDER_MODE)
@@ -164,7 +164,7 @@ def write(folder: Path, feed: str, salt: str, mark: Mark, lines: Iterable[pl.Dat
         every = pl.scan_parquet(found, glob=False)
         with replacing(path) as part:
             every.with_columns(pl.when(_SOURCE_ID != "").then(_SOURCE_ID)).sink_parquet(
-                part, metadata=told, row_group_size=_CHUNK, compression_level=1
+                part, metadata=metadata, row_group_size=_CHUNK, compression_level=1
             )
     finally:
         shutil.rmtree(pieces, ignore_errors=True)

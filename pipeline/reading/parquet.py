@@ -162,8 +162,8 @@ def answer(path: str, copy: str) -> dict[str, Any]:
     except pl.exceptions.DuplicateError:
         return {"refused": _TWICE, "count": 0}
     except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        told = _OS_ERROR.search(str(error))
-        number = int(told[1]) if told else 0
+        matched = _OS_ERROR.search(str(error))
+        number = int(matched[1]) if matched else 0
         return {"refused": _NO_ROOM if number in _FULL else _DAMAGED, "count": number}
 
 
@@ -215,8 +215,8 @@ def _as_text(name: str, kind: pl.DataType) -> pl.Expr:
         unit = _DAY_OF[kind.time_unit] if isinstance(kind, pl.Datetime) else 1
         least, most = (max(-_INTEGER_MAX, min(each * unit, _INTEGER_MAX)) for each in _DAYS)
         is_day = day.to_physical().is_between(least, most)
-        told = pl.when(is_day).then(day).dt.strftime(form)
-        return pl.when(~is_day).then(pl.lit(_NO_DAY)).otherwise(told).alias(name)
+        day_text = pl.when(is_day).then(day).dt.strftime(form)
+        return pl.when(~is_day).then(pl.lit(_NO_DAY)).otherwise(day_text).alias(name)
     text = cs.by_name(name).cast(pl.String)
     if kind.is_decimal():
         return text.str.replace(r"(\.\d\d)0+$", "$1")

@@ -7,16 +7,16 @@ from typing import Any, Final
 _WIDTH_MAX: Final = 28  # of the names; a longer one moves its own line
 
 
-def checks_text(told: Mapping[str, Any], config: str, given: str = "") -> str:
+def checks_text(result: Mapping[str, Any], config: str, given: str = "") -> str:
     """Return the output for the result of `check` as JSON; `given`: the options that named feeds and files."""
-    checks: Sequence[Mapping[str, str]] = told["checks"]
+    checks: Sequence[Mapping[str, str]] = result["checks"]
     width = min(max(len(check["what"]) for check in checks), _WIDTH_MAX)
     lines = []
     for group, members in groupby(checks, key=lambda check: check["group"]):
         lines.append(group)
         for check in members:
             lines += _lines(check, width)
-    return "\n".join([*lines, "", *_ending(told, config, given)])
+    return "\n".join([*lines, "", *_ending(result, config, given)])
 
 
 def _lines(check: Mapping[str, str], width: int) -> list[str]:
@@ -27,8 +27,8 @@ def _lines(check: Mapping[str, str], width: int) -> list[str]:
     return lines
 
 
-def _ending(told: Mapping[str, Any], config: str, given: str) -> list[str]:
-    counts = told["counts"]
+def _ending(result: Mapping[str, Any], config: str, given: str) -> list[str]:
+    counts = result["counts"]
     warnings = "1 warning" if counts["warning"] == 1 else f"{counts['warning']:,} warnings"
     line = f"{counts['wrong']:,} wrong, {warnings}, {counts['ok']:,} ok."
     if counts["wrong"]:

@@ -106,9 +106,9 @@ def _where(case: Mapping[str, Any], base_url: str) -> str:
 def inventory_text(inventory: Mapping[str, Any]) -> str:
     """Return what a journal holds, whether it is whole, and the history of one write if it was asked for."""
     if inventory["history"] is not None:
-        told = [_line(line) for line in inventory["history"]]
+        lines = [_line(line) for line in inventory["history"]]
         return "\n".join(
-            [*(told or ["The audit log has no line of this key."]), "", _chain(inventory)]
+            [*(lines or ["The audit log has no line of this key."]), "", _chain(inventory)]
         )
     rows = [("state", "resource", "writes", "USD", "oldest", "newest")]
     for each in inventory["held"]:

@@ -110,8 +110,8 @@ def _commented(setting: str, comment: str) -> str:
 
 def _quoted(text: str) -> str:
     """Return a TOML basic string."""
-    told = json.dumps(text, ensure_ascii=False)
-    return "".join(each if each.isprintable() else f"\\U{ord(each):08x}" for each in told)
+    quoted = json.dumps(text, ensure_ascii=False)
+    return "".join(each if each.isprintable() else f"\\U{ord(each):08x}" for each in quoted)
 
 
 def _list(texts: Sequence[str]) -> str:

@@ -123,12 +123,12 @@ def _group(
     """Take in the rows of one ending: equal ones together, so that few become Python objects."""
     alike = ["feed", "rule", "message", "http_status", "interaction"]
     named = ["file", "row", "source_id", "correlation_id"]
-    told = (
+    alike_rows = (
         rows.filter(pl.col("disposition") == disposition)
         .group_by(alike, maintain_order=True)
         .agg(pl.len().alias("rows"), *(pl.col(name).head(_EXAMPLES_MAX) for name in named))
     )
-    for line in told.iter_rows(named=True):
+    for line in alike_rows.iter_rows(named=True):
         examples = [
             Example(shown(file), row, shown(source_id or ""), shown(correlation_id or ""))
             for file, row, source_id, correlation_id in zip(

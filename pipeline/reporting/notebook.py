@@ -36,9 +36,9 @@ def _feeds(feeds: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str
 
 
 def _verification(summary: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    told = summary["verification"]
+    totals = summary["verification"]
     words = [word for word, _ in OUTCOMES]
-    return ["written", *words], [[f"{told[word]:,}" for word in ("written", *words)]]
+    return ["written", *words], [[f"{totals[word]:,}" for word in ("written", *words)]]
 
 
 def _line(kind: str, cells: Iterable[str]) -> str:

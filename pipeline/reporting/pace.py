@@ -105,14 +105,14 @@ def _width(span_s: float, bins_max: int) -> int:
 def _bins(lines: pl.DataFrame, start: float, end: float, width_s: int) -> tuple[Bin, ...]:
     first = start // width_s
     number = (pl.col("at") / width_s).floor().cast(pl.Int64) - int(first)
-    told = lines.group_by(number.alias("number")).agg(
+    grouped = lines.group_by(number.alias("number")).agg(
         pl.len(),
         pl.col("latency_ms").quantile(0.5, "nearest").alias("p50"),
         pl.col("latency_ms").quantile(0.95, "nearest").alias("p95"),
         pl.col("retried").sum(),
         pl.col("lost").sum(),
     )
-    found = {line[0]: line[1:] for line in told.iter_rows()}
+    found = {line[0]: line[1:] for line in grouped.iter_rows()}
     count = int(end // width_s - first) + 1
     return tuple(
         Bin(

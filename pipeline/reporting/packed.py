@@ -39,12 +39,12 @@ def packed(rows: Sequence[pl.DataFrame]) -> str:
     parts = [squeeze.compress(b'{"count":%d' % count)]
     for name in COLUMNS:
         column = pl.concat([part[name] for part in rows]) if rows else pl.Series(name, [])
-        parts.append(squeeze.compress(b',"%s":' % name.encode() + orjson.dumps(_told(column))))
+        parts.append(squeeze.compress(b',"%s":' % name.encode() + orjson.dumps(_as_json(column))))
     parts += [squeeze.compress(b"}"), squeeze.flush()]
     return base64.b64encode(b"".join(parts)).decode()
 
 
-def _told(column: pl.Series) -> object:
+def _as_json(column: pl.Series) -> object:
     """Return a column as a list; a repeating one as its values and the number of each row's value."""
     if column.dtype != pl.String:
         return column.to_list()

@@ -87,8 +87,8 @@ def page(summary: Mapping[str, Any], exchanges: pl.DataFrame, folder: Path) -> s
     feeds = [] if is_verification else summary["feeds"]
     files = [Path(file["path"]).name for feed in feeds for file in feed["files"]]
     found = Findings() if is_verification else findings(folder / "reconciliation.parquet", files)
-    told = pace(exchanges)
-    is_drawn = told is not None and told.is_drawn
+    run_pace = pace(exchanges)
+    is_drawn = run_pace is not None and run_pace.is_drawn
     scripts = [
         *(_OF_CHART if is_drawn else ()),
         *(_OF_TABLE if found.in_table else ()),
@@ -112,8 +112,8 @@ def page(summary: Mapping[str, Any], exchanges: pl.DataFrame, folder: Path) -> s
         found=found,
         rows_max=ROWS_MAX,
         rows=packed(found.table) if found.in_table else "",
-        pace=told,
-        chart=orjson.dumps(told.chart).decode() if told and is_drawn else "",
+        pace=run_pace,
+        chart=orjson.dumps(run_pace.chart).decode() if run_pace and is_drawn else "",
         styles=[_asset(name) for name in _STYLES],
         scripts=[_asset(name) for name in scripts],
         policy=_policy(scripts),
@@ -194,8 +194,8 @@ def _usd(amount: Decimal | int) -> str:
 def _tally(feeds: Sequence[Mapping[str, Any]]) -> str:
     """Return the endings of all rows, in a sentence."""
     counts = {word: sum(feed["dispositions"][word] for feed in feeds) for word, _ in WORDS}
-    told = [f"{rows:,} {word.replace('_', ' ')}" for word, rows in counts.items() if rows]
-    return f"{sum(feed['rows_read'] for feed in feeds):,} rows read: {', '.join(told)}."
+    endings = [f"{rows:,} {word.replace('_', ' ')}" for word, rows in counts.items() if rows]
+    return f"{sum(feed['rows_read'] for feed in feeds):,} rows read: {', '.join(endings)}."
 
 
 def _times(summary: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ import polars as pl
 from pydantic import BaseModel
 
 from pipeline.fhir import codes
-from pipeline.fhir.coverage import coverage, likeness_of, payor_of, told_apart
+from pipeline.fhir.coverage import coverage, match_key_of, match_parts, payor_of
 from pipeline.fhir.datatypes import FINGERPRINT_DIGITS, fingerprint
 from pipeline.fhir.payment_notice import payment_notice
 from pipeline.fhir.template import write_rows
@@ -46,8 +46,8 @@ class _Written(NamedTuple):
 
     body: bytes
     content: bytes  # for `fingerprint`
-    counted: bytes = b""  # for the match key, from `told_apart`
-    told: bytes = b""
+    counted: bytes = b""  # for the match key, from `match_parts`
+    matched: bytes = b""
 
 
 def map_row(row: BaseModel, mapping: Mapping, order_by: Sequence[str] = ()) -> Draft:
@@ -71,7 +71,7 @@ def _coverage(row: EligibilityRow, mapping: Mapping) -> Draft:
         lane=row.patient,
         body=written.body,
         fingerprint=fingerprint(written.content),
-        match_key=likeness_of(written.counted, written.told),
+        match_key=match_key_of(written.counted, written.matched),
         order=row.order,
         start_day=_day_number(row.start_on or mapping.today),
         end_day=_day_number(row.end_on),
@@ -110,7 +110,7 @@ def _write_coverage(row: EligibilityRow, mapping: Mapping) -> _Written:
         classes=classes,
     )
     body = orjson.dumps(resource)
-    return _Written(body, body, *told_apart(resource))
+    return _Written(body, body, *match_parts(resource))
 
 
 def _write_payment_notice(row: LedgerRow, mapping: Mapping) -> _Written:
@@ -174,7 +174,7 @@ def _coverages(rows: pl.DataFrame, mapping: Mapping) -> pl.DataFrame:
         written["body"].cast(pl.Binary),
         _fingerprints(written["content"]).alias("fingerprint"),
         pl.lit("").alias("claim"),
-        (written["counted"] + ":" + _fingerprints(written["told"])).alias("likeness"),
+        (written["counted"] + ":" + _fingerprints(written["matched"])).alias("likeness"),
         pl.col("order"),
         pl.col("start_on").fill_null(mapping.today).to_physical().alias("start_day"),
         pl.col("end_on").to_physical().alias("end_day"),

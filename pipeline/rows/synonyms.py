@@ -117,8 +117,8 @@ def kind_of(header: Sequence[str]) -> Kind | None:
     """Return the kind of a file with this header; None if its names do not decide."""
     scores = {kind: _score(header, kind) for kind in Kind}
     best = max(scores, key=lambda kind: scores[kind])
-    is_told = scores[best] > 1 and list(scores.values()).count(scores[best]) == 1
-    return best if is_told else None
+    is_clear = scores[best] > 1 and list(scores.values()).count(scores[best]) == 1
+    return best if is_clear else None
 
 
 def known(header: Sequence[str]) -> int:

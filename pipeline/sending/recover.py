@@ -136,7 +136,7 @@ class Recovery:
             message = f"{_lost_how(doubt)}; Canvas could not be searched: {error.message}"
             return Finding(Settlement.UNKNOWN, "recover|unsearchable", message)
         claimed = await self._claimed(doubt.intent, like)
-        is_told = (
+        is_time_known = (
             self.client.server_clock.agrees(doubt.ahead)
             if doubt.since is not None
             else doubt.intent.run_id == self.run_id
@@ -144,7 +144,7 @@ class Recovery:
         quiet = timedelta(seconds=self.quiet_s)
         if doubt.intent.resource_type == "PaymentNotice" and any(like.values()):
             doubt = _by_stamps(doubt, await self._skew(doubt.intent.run_id))
-        return weigh(doubt, like, claimed, quiet, is_told=is_told, unsure=unsure)
+        return weigh(doubt, like, claimed, quiet, is_time_known=is_time_known, unsure=unsure)
 
     async def _organizations(self) -> Organizations:
         return organizations_of(await asyncio.to_thread(self.journal.payers_seen))
@@ -472,7 +472,7 @@ def weigh(
     claimed: Collection[str],
     quiet: timedelta,
     *,
-    is_told: bool,
+    is_time_known: bool,
     unsure: Collection[str] = (),
 ) -> Finding:
     """Decide what a search means. Pure.
@@ -482,12 +482,12 @@ def weigh(
         like: What is like it in Canvas, with the time at which it was made.
         claimed: Ids that belong to other rows, or are known not to be ours.
         quiet: The settling delay: how much later than known it may have been made.
-        is_told: The server's clock is known, and neither it nor ours was set since the sends; or there is
+        is_time_known: The server's clock is known, and neither it nor ours was set since the sends; or there is
             none, but this run sent it, after all that was there had been noted.
         unsure: Ids of coverages that may be those of another payer.
     """
     candidates = tuple(
-        Candidate(each, made_at, _when(doubt, made_at, quiet, is_told=is_told))
+        Candidate(each, made_at, _when(doubt, made_at, quiet, is_time_known=is_time_known))
         for each, made_at in like.items()
         if each not in claimed
     )
@@ -526,11 +526,11 @@ def _lost_how(doubt: Doubt) -> str:
     return doubt.message.partition("; ")[0]
 
 
-def _when(doubt: Doubt, made_at: datetime | None, quiet: timedelta, *, is_told: bool) -> str:
+def _when(doubt: Doubt, made_at: datetime | None, quiet: timedelta, *, is_time_known: bool) -> str:
     """Return when a resource was made in relation to the sends, by the server's clock."""
-    if doubt.intent.resource_type == "Coverage" or (doubt.since is None and is_told):
+    if doubt.intent.resource_type == "Coverage" or (doubt.since is None and is_time_known):
         return _INSIDE
-    if doubt.since is None or doubt.until is None or made_at is None or not is_told:
+    if doubt.since is None or doubt.until is None or made_at is None or not is_time_known:
         return _UNTOLD  # no `until`: the server's clock was set while it was being sent
     if made_at < doubt.since:
         return _BEFOREHAND

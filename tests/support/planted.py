@@ -111,7 +111,7 @@ class Shown:
         return {where: found for where, text in self.texts.items() if (found := found_in(text))}
 
 
-_LEFT = {"reports", "ingest.prom", "told", "cmdline", "environ"}
+_LEFT = {"reports", "ingest.prom", "outcome", "cmdline", "environ"}
 
 
 ELIGIBILITY = list(EligibilityRow.model_fields)
@@ -134,14 +134,14 @@ TELL = (
 
 
 KEEP = (
-    "import os, sys; f = sys.argv[1]; p = open(f + '/told', 'ab'); p.write(sys.stdin.buffer.read());"
+    "import os, sys; f = sys.argv[1]; p = open(f + '/outcome', 'ab'); p.write(sys.stdin.buffer.read());"
     " q = f'/proc/{os.getppid()}/'; open(f + '/cmdline', 'ab').write(open(q + 'cmdline', 'rb').read());"
     " open(f + '/environ', 'ab').write(open(q + 'environ', 'rb').read())"
 )
 
 
 def configure(world: World, *, more: str = "", limits: str = "", **settings: Any) -> None:
-    """Every field of both feeds has a column of the same name; whoever can be told is told."""
+    """Every field of both feeds has a column of the same name; whoever can be outcome is outcome."""
     feeds = TELL.format(python=sys.executable, code=KEEP, folder=world.folder) + more
     for kind, fields in (("eligibility", ELIGIBILITY), ("ledger", LEDGER)):
         lines = "".join(f'{name} = "{name}"\n' for name in fields)
@@ -266,8 +266,8 @@ def outcome(status: int, said: str, code: str, headers: dict[str, str]) -> web.R
         "diagnostics": said,
         "expression": [said],
     }
-    told = {"resourceType": "OperationOutcome", "id": STEM, "issue": [issue, issue]}
-    return web.json_response(told, status=status, headers=headers)
+    resource = {"resourceType": "OperationOutcome", "id": STEM, "issue": [issue, issue]}
+    return web.json_response(resource, status=status, headers=headers)
 
 
 @contextlib.asynccontextmanager

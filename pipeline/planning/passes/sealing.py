@@ -8,7 +8,7 @@ import polars as pl
 from pipeline.journal.journal import Journal
 from pipeline.planning.copies import find_copies
 from pipeline.planning.identity import repeats_meta
-from pipeline.planning.limits import guard
+from pipeline.planning.limits import check_limits
 from pipeline.planning.passes.gone import payments_gone
 from pipeline.planning.passes.summary import find_repeats, totals_of, warn
 from pipeline.planning.state import Build
@@ -59,7 +59,7 @@ def seal_plan(build: Build) -> Plan:
     )
     build.journal.enter_plan(build.run_id, plan.sha256(), build.clock.now())
     _require_evidence(plan, build.journal)
-    guard(build.job, metas, build.expected, build.journal.last_feed)
+    check_limits(build.job, metas, build.expected, build.journal.last_feed)
     # The next delivery is not compared with a file of --input, unless that must be whole.
     build.journal.enter_feeds(
         build.run_id,
