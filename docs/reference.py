@@ -24,7 +24,7 @@ _HEAD: Final = """\
 One TOML file. `configs/nightly.toml` is a whole one with comments, to copy from; here is every key. An unknown key is an
 error, with a "did you mean". Relative paths start at the file's folder.
 
-**Secrets never stand in it.** They come from the environment, or from a file of mode 0600 that the same name with `_FILE`
+**It never holds secrets.** They come from the environment, or from a file of mode 0600 that the same name with `_FILE`
 at its end names:
 
 | variable | is |
@@ -37,7 +37,7 @@ at its end names:
 _FIELDS: Final = """\
 ## Fields
 
-What `[feeds.columns]` maps, in the order in which a row is read; **required** ones stand in `columns` or `constants`. Cells are
+What `[feeds.columns]` maps, in the order in which a row is read; **required** ones are in `columns` or `constants`. Cells are
 text, and blanks around them are no part of a value. What a wrong one breaks: [the rules](rules.md).
 """
 _WORDS: Final = {

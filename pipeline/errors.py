@@ -120,7 +120,7 @@ def lease_lost() -> JournalTaken:
     """Return the error of a process that stood still for longer than others wait for it."""
     return JournalTaken(
         "another process took over, or may have: nothing more is sent or written by this one",
-        "what it had sent last is in doubt, and is settled by whoever took over, or by the next run",
+        "what it had sent last is in doubt, and is settled by the process that took over, or by the next run",
     )
 
 

@@ -42,7 +42,7 @@ async def serve_until(
         say(f"  base_url = {url}    token_url = {url}/auth/token/")
         if not sandbox.store.resources["Patient"]:
             say("  It holds no patient, so every row is refused: give it some with --seed FILE,")
-            say("  at each start, for --state keeps only what was written since.")
+            say("  at each start, because --state keeps only what was written since.")
         say("  CANVAS_CLIENT_ID=sandbox CANVAS_CLIENT_SECRET=sandbox")
         say(f"  its own account of what it did: {url}/_sandbox/account    (Ctrl-C ends it)")
         await stop.wait()

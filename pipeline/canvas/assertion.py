@@ -95,7 +95,7 @@ def _of_pem(text: str) -> Any:
     try:
         return load_pem_private_key(text.encode(), password=None)
     except TypeError:
-        raise _unfit("it is encrypted, and nobody is there at night to type its password") from None
+        raise _unfit("it is encrypted, and a nightly run cannot ask for its password") from None
     except (ValueError, UnsupportedAlgorithm):
         raise _unfit("it is neither PEM nor a JWK") from None
 

@@ -120,7 +120,7 @@ _CERTIFICATES: Final = {
     2: "the authority that signed it was itself signed by one that is not trusted here: its root certificate is missing",
     9: "its certificate is not valid yet",
     10: "its certificate has expired",
-    18: "its certificate is signed by nobody but itself",
+    18: "its certificate is self-signed",
     19: "its certificate is signed by an authority that is not trusted here",
     20: "its certificate is signed by an authority that is not trusted here",
     21: "its certificate is signed by an authority that is not trusted here",

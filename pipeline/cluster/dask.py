@@ -379,7 +379,7 @@ def _cluster_of(options: EngineSettings, distributed: Any, scratch: str) -> Any:
     except Exception as error:  # noqa: BLE001 - its text is about addresses and processes
         raise IngestError(
             f"{options.workers} workers could not be started on this machine ({type(error).__name__})",
-            'try fewer (--workers); a program of your own that plans must do so under `if __name__ == "__main__":`, for each worker imports it',
+            'try fewer (--workers); a program of your own that plans must do so under `if __name__ == "__main__":`, because each worker imports it',
         ) from None
 
 

@@ -43,7 +43,7 @@ _ENTER: Final = (
 # slot comes after all that may have been handed out before. An instant further ahead than any that is ever
 # written means that the server's clock was set back.
 _RESERVE: Final = """
-WITH told AS (
+WITH reported AS (
     INSERT INTO taker (holder, taken_at, width_s) VALUES (%(holder)s, clock_timestamp(), %(width_s)s)
     ON CONFLICT (holder) DO UPDATE SET taken_at = excluded.taken_at, width_s = excluded.width_s
 ), others AS (

@@ -324,10 +324,14 @@ class _Drafting:
         by_values = None if match else self._by_values(name)
         if name == "order" and match is None and by_values is None:
             self._lines.constants.append(
-                (name, "1", "DECIDE: no column tells primary from secondary; 1 for all rows?")
+                (
+                    name,
+                    "1",
+                    "DECIDE: no column distinguishes primary from secondary; 1 for all rows?",
+                )
             )
-            self._decide("order: no column tells it; the draft says 1 for all rows")
-            self._guessed.append((name, "1 for all rows, for no column tells it"))
+            self._decide("order: no column has it; the draft says 1 for all rows")
+            self._guessed.append((name, "1 for all rows, because no column has it"))
             return
         perhaps = "no column has a name for it"
         if match or by_values:
@@ -517,7 +521,7 @@ class _Drafting:
             self._lines.delimiter = source.delimiter
         if feed.encoding != "utf-8":
             self._lines.encoding = feed.encoding
-            self._guessed.append(("encoding", f"{feed.encoding}, for the bytes are not UTF-8"))
+            self._guessed.append(("encoding", f"{feed.encoding}, because the bytes are not UTF-8"))
         if feed.final_newline == "any" and not source.is_parquet:
             self._lines.final_newline = "any"
             self._decide("final_newline: the last line does not end; was the file cut short?")

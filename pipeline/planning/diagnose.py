@@ -90,7 +90,7 @@ def spelt(name: str, counts: Counter[str], *, show_values: bool) -> str:
     named = [f'"{text}" ({count:,})' for text, count in visible.items()]
     hidden = len(filled) - len(named)
     if hidden:
-        named.append(f"{hidden:,} more (not shown: no codes by their looks)")
+        named.append(f"{hidden:,} more (not shown: they do not look like codes)")
     return ", ".join(named)
 
 
@@ -136,7 +136,7 @@ def _on_dates(feed: Feed, texts: Counter[str]) -> tuple[str, bool]:
     best = ""
     if fits:
         best = f' ("{fits[0][0]}" fits {fits[0][1]:,} of the {len(texts):,} different ones)'
-    todo = f"no one format fits all of them{best}: mend these rows (no day is a blank cell, not zeros), or add formats to dates of {feed.name}"
+    todo = f"no one format fits all of them{best}: fix these rows (no day is a blank cell, not zeros), or add formats to dates of {feed.name}"
     return todo, False
 
 

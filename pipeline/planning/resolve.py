@@ -80,7 +80,7 @@ _RULES: Final = {
     "order|collides": _Rule(
         Disposition.REJECTED,
         "order",
-        "another active coverage of the patient has this order in an overlapping period: mend the order or "
+        "another active coverage of the patient has this order in an overlapping period: fix the order or "
         "the period of one of the two; the other is {}",
     ),
     BUMPS: _Rule(

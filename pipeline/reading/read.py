@@ -43,7 +43,7 @@ def _frame(source: Source, piece: Slice, columns: Sequence[str]) -> pl.DataFrame
         frame = _scan(source, piece).select(cs.by_name(*columns)).collect()
     except FileNotFoundError:
         raise InputError(
-            "the file is not there, where it was when it was inspected",
+            "the file is no longer where it was when it was inspected",
             "run again once it is back; workers of a cluster need it, and state.dir, at the same path",
             file=source.name,
         ) from None

@@ -132,7 +132,7 @@ class Shape:
             self._fail(
                 self._lines,
                 what,
-                "mend or remove the row; a cell that holds the delimiter must be quoted",
+                "fix or remove the row; a cell that holds the delimiter must be quoted",
             )
 
     def _refuse_long_row(self) -> NoReturn:

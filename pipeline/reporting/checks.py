@@ -32,5 +32,5 @@ def _ending(result: Mapping[str, Any], config: str, given: str) -> list[str]:
     warnings = "1 warning" if counts["warning"] == 1 else f"{counts['warning']:,} warnings"
     line = f"{counts['wrong']:,} wrong, {warnings}, {counts['ok']:,} ok."
     if counts["wrong"]:
-        return [f"{line} Next, once that is mended:", f"  canvas-ingest check {config}{given}"]
+        return [f"{line} Next, once that is fixed:", f"  canvas-ingest check {config}{given}"]
     return [f"{line} Next:", f"  canvas-ingest plan {config}{given}"]

@@ -154,10 +154,10 @@ def _line(line: Mapping[str, Any]) -> str:
 
 _STAYS: Final = """\
 Always kept: summary.json of each run (no row in it), and the journal (hashes of rows, Patient keys and other
-ids of Canvas, amounts and times), for without it a payment could be sent twice."""
+ids of Canvas, amounts and times), because without it a payment could be sent twice."""
 _KEPT: Final = {
     "unsettled": "what they sent is not settled: canvas-ingest review",
-    "compared": "the next file is compared with them, for what is gone from it",
+    "compared": "the next file is compared with them, to find what is gone from it",
     "cancels": "they hold what would be cancelled, once it is gone from the file",
 }
 
@@ -169,18 +169,18 @@ def purged_text(purged: Mapping[str, Any], *, is_trial: bool) -> str:
     lines = [f"Older than {purged['days']:,} days, from before {purged['before'][:19]} UTC:"]
     if runs or purged["size_bytes"] or purged["words"]:
         lines.append(
-            f"  {verb} what runs left of rows ({runs:,}; {size:,.1f} MB), and what was said of writes ({purged['words']:,})."
+            f"  {verb} row data of runs ({runs:,}; {size:,.1f} MB), and messages of writes ({purged['words']:,})."
         )
     elif not purged["copies"]:
         lines.append("  There is nothing to remove.")
     for why, run_ids in purged["kept"].items():
         shown = ", ".join(run_ids[:3]) + (", ..." if len(run_ids) > 3 else "")  # noqa: PLR2004
-        lines.append(f"  Kept: {len(run_ids):,} plans, for {_KEPT[why]} ({shown}).")
+        lines.append(f"  Kept: {len(run_ids):,} plans, because {_KEPT[why]} ({shown}).")
     lines += [
         f"  {verb} copies that a killed command left: {folder}" for folder in purged["copies"]
     ]
     lines += [
-        f"  Kept: {name} in state.dir, an old journal set aside: delete it by hand once nobody needs it."
+        f"  Kept: {name} in state.dir, an old journal set aside: delete it by hand once it is no longer needed."
         for name in purged["beside"]
     ]
     return "\n".join([*lines, _STAYS])

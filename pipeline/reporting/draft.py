@@ -37,8 +37,8 @@ def draft_text(*, name: str, kind: str, file: str, rows: int, path: str, lines: 
     """Return the whole file."""
     parts = [
         f"# Drafted by `canvas-ingest init` from {_comment(file)} ({rows:,} rows).",
-        "# Where DECIDE stands a person must decide. `canvas-ingest check` with this file says what is left;",
-        "# configs/nightly.toml explains every key. Secrets never stand here, but in the environment.",
+        "# A person must decide each line with DECIDE. `canvas-ingest check` with this file says what is left;",
+        "# configs/nightly.toml explains every key. Secrets belong in the environment, never here.",
         "",
         "[canvas]",
         _line(
@@ -140,7 +140,7 @@ _REFERENCES: Final = {
     ],
     ("payer", "file"): [
         "# DECIDE: how the sender's payers become Canvas' payer ids: by a table with two columns, as here; or",
-        '#   how = "payer_id"                         # where the values are payer ids already',
+        '#   how = "payer_id"                         # if the values are payer ids already',
         'how = "file"',
         'path = "crosswalks/payers.csv"',
         'from = "sender_payer"',

@@ -17,19 +17,19 @@ METRICS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "canvas_ingest_last_run_timestamp_seconds": ("When the last run ended, as Unix time.", ()),
     "canvas_ingest_last_run_duration_seconds": ("How long it took.", ()),
     "canvas_ingest_last_run_exit_code": (
-        "0 reconciled, 1 failed, 2 configuration, 3 rows to mend, 4 in doubt, 5 journal held, 130 interrupted.",
+        "0 reconciled, 1 failed, 2 configuration, 3 rows to fix, 4 in doubt, 5 journal held, 130 interrupted.",
         (),
     ),
     "canvas_ingest_last_run_balanced": (
-        "1 where rows and cents add up in every feed, else 0.",
+        "1 if rows and cents add up in every feed, else 0.",
         (),
     ),
     "canvas_ingest_last_run_rows": (
-        "Rows read, by what became of them.",
+        "Rows read, by disposition.",
         ("feed", "disposition"),
     ),
     "canvas_ingest_last_run_amount_dollars": (
-        "US dollars read, by what became of their rows.",
+        "US dollars read, by disposition of their rows.",
         ("feed", "disposition"),
     ),
     "canvas_ingest_writes_in_doubt": (
@@ -37,7 +37,7 @@ METRICS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
         (),
     ),
     "canvas_ingest_last_run_requests": (
-        "Requests to Canvas, by status; none where no answer came.",
+        "Requests to Canvas, by status; none if there was no answer.",
         ("status",),
     ),
     "canvas_ingest_last_run_requests_per_second": ("Their mean rate.", ()),

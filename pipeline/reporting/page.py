@@ -33,8 +33,8 @@ _KINDS: Final = {
     Disposition.CREATED.value: "good",
     Disposition.UPDATED.value: "good",
     Disposition.UNCHANGED.value: "good",
-    Disposition.REJECTED.value: "mend",
-    Disposition.REFUSED.value: "mend",
+    Disposition.REJECTED.value: "fix",
+    Disposition.REFUSED.value: "fix",
     Disposition.IN_DOUBT.value: "person",
 }
 _BAR: Final = 1000  # units that a bar is long

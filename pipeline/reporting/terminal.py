@@ -132,7 +132,7 @@ def _reasons(summary: Mapping[str, Any]) -> list[str]:
                 if len(feed["rules"]) > _RULES_SHOWN
                 else ""
             )
-            lines.append(f"Why rows of {feed['name']} came back: {', '.join(shown)}{more}")
+            lines.append(f"Top rejection reasons ({feed['name']}): {', '.join(shown)}{more}")
         if feed.get("amounts_unreadable"):
             count = feed["amounts_unreadable"]
             amounts = "1 amount" if count == 1 else f"{count:,} amounts"
@@ -189,7 +189,7 @@ def next_steps(
     ]
     if returned and code in {0, 3, 4}:
         rejects = f"{folder}/rejects-{returned[0]}.csv"
-        steps.append(f"Next: mend {rejects}, then")
+        steps.append(f"Next: fix {rejects}, then")
         steps.append(
             f"  canvas-ingest run {config} --feed {returned[0]} --input {returned[0]}={rejects}"
         )

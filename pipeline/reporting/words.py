@@ -14,7 +14,7 @@ _MEANING: Final = {
     3: "finished, with rows rejected or refused",
     4: "finished, with writes in doubt",
     5: "another run holds the journal",
-    130: "interrupted; the journal is true",
+    130: "interrupted; everything sent so far is recorded",
 }
 _MEANING_OF_PLAN: Final = {
     0: "planned",
@@ -162,7 +162,7 @@ def _feed_notes(feed: Mapping[str, Any], *, is_plan: bool) -> list[str]:
 
 def _corrected(feed: Mapping[str, Any]) -> str:
     runs = ", ".join(feed["mended_from"])
-    return f"The rows of {feed['name']} are those that came back in {runs}."
+    return f"The rows of {feed['name']} are those rejected in {runs}."
 
 
 _GONE: Final = {

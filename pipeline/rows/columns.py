@@ -58,7 +58,7 @@ _YEARS = range(1880, 2200)  # from births to end dates; a date outside it is a t
 _UNKNOWN: Final = {
     False: "no line for it in the {kind} crosswalk (references.{kind}.path): add one",
     True: "no Patient in Canvas has this identifier in the system of references.{kind}.system: "
-    "mend it, or enter the patient (or the identifier) in Canvas, and run again",
+    "correct it, or enter the patient (or the identifier) in Canvas, and run again",
 }
 _AMBIGUOUS: Final = {
     False: "several different ids for it in the {kind} crosswalk: keep one",

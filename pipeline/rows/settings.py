@@ -85,7 +85,7 @@ def check_only(only: Mapping[str, Sequence[str]], constants: Mapping[str, str]) 
             )
         if name in constants and constants[name] not in values:
             raise ValueError(
-                f"{where}: no row can pass, for the constant is none of these values: remove one of the two"
+                f"{where}: no row can pass, because the constant is none of these values: remove one of the two"
             )
 
 
@@ -110,7 +110,7 @@ def check_repeats(
         return
     if kind == "eligibility":
         raise ValueError(
-            "repeats: eligibility has no equal rows to count, for a coverage is there once: leave it out"
+            "repeats: eligibility has no equal rows to count, because a coverage is there once: leave it out"
         )
     needed = ("patient", "posted_on", "amount", *(("claim",) if "claim" in given else ()))
     lacking = next((name for name in needed if name not in identity), None)
@@ -139,11 +139,11 @@ def check_effects(kind: str, missing: str, changed: Collection[str]) -> None:
     for name, (only_kind, why) in _ONLY_FOR.items():
         if name in changed and kind != only_kind:
             raise ValueError(
-                f"{name}: has no effect on a feed of kind {kind}, for {why}: remove it"
+                f"{name}: has no effect on a feed of kind {kind}, because {why}: remove it"
             )
     if "missing_max" in changed and missing == "ignore":
         raise ValueError(
-            'missing_max: has no effect with missing = "ignore", for nothing is cancelled: remove it, '
+            'missing_max: has no effect with missing = "ignore", because nothing is cancelled: remove it, '
             'or set missing = "cancel"'
         )
 

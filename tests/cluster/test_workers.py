@@ -325,7 +325,7 @@ def crash(secret: str) -> None:
 
 
 def refuse() -> None:
-    raise InputError("it is unfit", "mend it", file="a.csv", row=7, column="Amount")
+    raise InputError("it is unfit", "fix it", file="a.csv", row=7, column="Amount")
 
 
 def seconds(length: float) -> float:
