@@ -1,4 +1,4 @@
-"""A picture of how something grows: panels with logarithmic axes, as SVG that needs nothing else."""
+"""A picture of growth: panels with logarithmic axes, as self-contained SVG."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ class Panel:
 
 
 def log_log(title: str, panels: Sequence[Panel]) -> str:
-    """The panels beside each other, x and y by powers of ten."""
+    """Draw the panels beside each other, x and y by powers of ten."""
     width = _WIDTH * len(panels)
     drawn = [_panel(panel, _WIDTH * number) for number, panel in enumerate(panels)]
     return "\n".join(
@@ -93,7 +93,7 @@ class _Axis:
         self.ticks = [10.0**power for power in range(self._low, self._high + 1)]
 
     def place(self, value: float, first: float, last: float) -> float:
-        """Where a value stands between the two ends."""
+        """Return the position of a value between the two ends."""
         return first + (last - first) * (math.log10(value) - self._low) / (self._high - self._low)
 
 

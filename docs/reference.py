@@ -58,7 +58,7 @@ _BOUNDS: Final = (
 
 
 def page(file: type[BaseModel] = config.File) -> str:
-    """The whole page of a configuration. Raises LookupError where a key or a field has no description."""
+    """Return the whole page of a configuration. Raises LookupError if a key or a field has no description."""
     schema = file.model_json_schema()
     sections: list[str] = []
     for name, key in schema["properties"].items():
@@ -67,7 +67,7 @@ def page(file: type[BaseModel] = config.File) -> str:
 
 
 def _section(name: str, key: Json, models: Json, default: Json | None = None) -> list[str]:
-    """A heading, what the section is for, and its keys; then the sections inside of it."""
+    """Return a heading, the purpose of the section, and its keys; then the sections inside of it."""
     model = _model(key, models) or _model(key["items"], models)
     if model is None:
         raise LookupError(f"{name} is no section")
@@ -101,7 +101,7 @@ def _section(name: str, key: Json, models: Json, default: Json | None = None) ->
 
 
 def _model(key: Json, models: Json) -> Json | None:
-    """The section that a key holds; None where it holds a value."""
+    """Return the section that a key holds; None if it holds a value."""
     reference = key.get("$ref", "")
     found: Json | None = models.get(reference.rpartition("/")[2])
     return found if found is not None and "properties" in found else None
@@ -121,7 +121,7 @@ def _description(name: str, key: Json) -> str:
 
 
 def _parts(key: Json, models: Json) -> list[Json]:
-    """The types that a value may have, but null."""
+    """Return the types that a value may have, without null."""
     every = key.get("anyOf", [key])
     resolved = [
         models[part["$ref"].rpartition("/")[2]] if "$ref" in part else part for part in every
@@ -155,7 +155,7 @@ def _shown(default: object, *, is_required: bool) -> str:
 
 
 def _toml(value: object) -> str:
-    """A value as TOML writes it."""
+    """Return a value as TOML writes it."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list | tuple):

@@ -45,7 +45,7 @@ FOR_ROWS = re.compile(r"(reconciliation|verification)\.\w+|(rejects|missing|chan
 
 
 def forms_of(value: str) -> dict[str, bytes]:
-    """All ways in which a value may be written; of base64 what does not depend on its neighbours."""
+    """Return all ways in which a value may be written; of base64 the part that does not depend on its neighbours."""
     raw = value.encode()
     forms = {
         "raw": raw,
@@ -77,14 +77,14 @@ FORMS = [
 
 
 def found_in(content: bytes) -> set[str]:
-    """The forms in which planted values are in a text, whatever the case of its letters."""
+    """Return the forms in which planted values are in a text, in any case."""
     lowered = content.lower()
     return {f"{name} of {planted[:20]}" for name, form, planted in FORMS if form in lowered}
 
 
 @dataclass
 class Shown:
-    """What was shown and left behind, by where it was."""
+    """The outputs of a run, by place."""
 
     texts: dict[str, bytes] = field(default_factory=dict)
 
@@ -93,7 +93,7 @@ class Shown:
         self.texts[f"{len(self.texts)} {where}"] = raw
 
     def left_in(self, folder: Path) -> None:
-        """All that a run left but the files for rows; names of files too. Packed blocks are unpacked."""
+        """Take all that a run left except the files for rows, and the names of files. Packed blocks are unpacked."""
         for path in sorted(folder.rglob("*")):
             self.add("the name of a file", str(path.relative_to(folder)))
             inside = path.relative_to(folder).parts[0]
@@ -141,7 +141,7 @@ KEEP = (
 
 
 def configure(world: World, *, more: str = "", limits: str = "", **settings: Any) -> None:
-    """Every field of both feeds has a column of the same name; whoever can be outcome is outcome."""
+    """Configure both feeds with a column of the same name for every field."""
     feeds = TELL.format(python=sys.executable, code=KEEP, folder=world.folder) + more
     for kind, fields in (("eligibility", ELIGIBILITY), ("ledger", LEDGER)):
         lines = "".join(f'{name} = "{name}"\n' for name in fields)
@@ -161,7 +161,7 @@ def write(world: World, kind: str, rows: list[dict[str, str]]) -> None:
 
 
 def coverage(number: int, **changes: str) -> dict[str, str]:
-    """A row that Canvas takes, of nothing but planted values where their form allows it."""
+    """Return a row that Canvas takes, of only planted values if their form allows it."""
     named = ("member_id", "subscriber_id", "payer_name", "plan", "subplan", "group", "subgroup")
     return {
         "patient": patient_key(number),
@@ -186,7 +186,7 @@ def payment(number: int, **changes: str) -> dict[str, str]:
 
 
 class Mirror:
-    """Stands before a local Canvas and answers with all that it was asked, and more of that kind."""
+    """A server in front of a local Canvas that answers with all parts of the request, and more of that kind."""
 
     def __init__(self, canvas: str, *, reads: bool = False) -> None:
         self.canvas, self.reads, self.turn = canvas, reads, 0
