@@ -101,7 +101,7 @@ async def run(
         expected: As for `plan`.
         plan_id: Carry out this plan. If the same files would now give another plan, nothing is sent.
         until: An instant with a time zone at which sending stops; the remaining rows are pending.
-        journal_lost: Go on after `errors.JournalLost`. Content that Canvas already holds is then set aside.
+        journal_lost: Go on after `errors.JournalLost`. Rows that Canvas seems to hold are then set aside.
         accept_repeats: As for `plan`.
 
     Returns:

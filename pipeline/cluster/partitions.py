@@ -105,9 +105,22 @@ async def run_partitions(
     workers: Workers,
     progress: Progress,
 ) -> None:
-    """Have workers send a plan, each partition by one at a time. Raises the error of a worker that cannot go on.
+    """Have workers send a plan, each partition by one worker at a time.
 
-    When this returns no worker can send any more, and nothing is in flight.
+    When this returns, no worker can send any more, and nothing is in flight.
+
+    Args:
+        session: The connection of the command that began the run.
+        plan: The plan.
+        types: The resource types to send.
+        shut: The patients for whom nothing may be sent.
+        workers: The workers of the cluster.
+        progress: Updated from the workers' counts.
+
+    Raises:
+        ConfigError: The configuration was not loaded from a file.
+        IngestError: A worker cannot go on.
+        Stopped: The run is stopping.
     """
     job, journal = session.job, session.journal
     if job.again is None:

@@ -228,7 +228,7 @@ class SharedLimiter:
             self._news.set()
 
     def _wanted(self) -> int:
-        """Return the number of useful slots: twice as many as lately, and at least one for each waiting task."""
+        """Return the number of useful slots: twice the recent number, and at least one for each waiting task."""
         now_s = self._clock.monotonic()
         least_s, _ = self._database.at(now_s)
         is_short = not self._slots or self._slots[-1] - least_s < _AHEAD_S

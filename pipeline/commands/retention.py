@@ -50,10 +50,24 @@ class Purged:
 def purge(
     job: Job, journal: Journal, days: int, now: datetime, who: str, *, is_trial: bool = False
 ) -> Purged:
-    """Remove the data of runs that began `days` ago or earlier. `is_trial`: only return what would be removed.
+    """Remove row data of runs that began `days` ago or earlier.
 
-    Each run is noted in the audit log before its data is removed. Raises OSError and JournalError; the
-    next purge removes what this one did not.
+    Each run is noted in the audit log before its data is removed. The next purge removes what this one did not.
+
+    Args:
+        job: The configuration.
+        journal: Its journal.
+        days: The age from which data is removed.
+        now: The present instant.
+        who: The user, for the audit log; "" for the configuration.
+        is_trial: Remove nothing.
+
+    Returns:
+        The removed data, or with `is_trial` the data to remove.
+
+    Raises:
+        OSError: A file cannot be removed.
+        JournalError: The journal cannot be used.
     """
     before = now - timedelta(days=days)
     purged = Purged(utc_text(before))

@@ -76,7 +76,20 @@ async def adopt(
     rows: Sequence[Row],
     organizations: Organizations,
 ) -> Shown:
-    """Search one patient's coverages, without those of other rows or known not to be ours.
+    """Search one patient's coverages, and match them with rows that have no resource.
+
+    Coverages of other rows, and those known not to be ours, are left out.
+
+    Args:
+        client: The client of Canvas.
+        journal: Knows the resources of other rows.
+        clock: The clock by which the search is timed.
+        lane: The patient's key.
+        rows: The patient's rows without a resource.
+        organizations: The Organizations of payer ids, as far as they are known.
+
+    Returns:
+        What becomes of the rows, and the orders of coverages that no row takes over.
 
     Raises:
         SearchFailed: The search keeps failing, which never means that nothing is there.

@@ -61,7 +61,9 @@ class Turn:
 def lanes_to_arrange(rows: Mapping[str, pl.DataFrame], occupied: Collection[str]) -> pl.Series:
     """Return the patients whose turns matter: there is a write, and a coverage that it may move.
 
-    `rows` holds the columns NEEDED by feed, `occupied` the patients who have a coverage in Canvas.
+    Args:
+        rows: NEEDED by feed.
+        occupied: The patients who have a coverage in Canvas.
     """
     every = pl.concat(
         [pl.DataFrame(schema=_SHAPE), *(frame.select(list(_SHAPE)) for frame in rows.values())]
@@ -78,10 +80,13 @@ def lanes_to_arrange(rows: Mapping[str, pl.DataFrame], occupied: Collection[str]
 
 
 def arrange(rows: Mapping[str, pl.DataFrame], before: Mapping[str, Mapping[str, int]]) -> Arranged:
-    """Return the turns of these patients' rows. `rows` holds NEEDED by feed, with all rows of each patient.
+    """Return the turns of these patients' rows.
 
-    `before`: by lane, the orders that Canvas holds, by key, or by `canvas:<id>` if no row has it.
     A patient's rows go in turn within each feed; feeds go as they are configured.
+
+    Args:
+        rows: NEEDED by feed, with all rows of each patient.
+        before: By lane, the orders that Canvas holds, by key, or by `canvas:<id>` if no row has it.
     """
     arranged = Arranged()
     frames = [

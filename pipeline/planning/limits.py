@@ -19,10 +19,16 @@ Last = Callable[[str], tuple[int, int] | None]  # feed -> its rows and cents in 
 def check_limits(
     job: Job, metas: Mapping[str, Mapping[str, Any]], said: Mapping[str, Expected], last_feed: Last
 ) -> None:
-    """Raise LimitError if a plan exceeds a limit of the configuration, or is not what was `said`.
+    """Raise LimitError if a plan exceeds a limit of the configuration, or is not what the sender announced.
 
-    `metas`: the plan's metadata of each feed; `said`: the totals of manifests. If several limits are
-    exceeded, the first is raised, with the others in it.
+    Args:
+        job: The configuration.
+        metas: The plan's metadata of each feed.
+        said: The control totals of manifests, by feed.
+        last_feed: Returns rows and cents of a feed in the last run; None if there is none.
+
+    Raises:
+        LimitError: The first limit that is exceeded, with the others in it.
     """
     exceeded = list(_exceeded(job, metas, said, last_feed))
     if exceeded:

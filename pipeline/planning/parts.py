@@ -155,8 +155,18 @@ def look_at(
 ) -> pl.DataFrame:
     """Judge and map rows: by whole columns, and one by one for those that may not be good.
 
-    Both ways give the same result; columns are faster. The lines are as `store.lines_of` yields them, in any
-    order.
+    Both ways give the same result; columns are faster.
+
+    Args:
+        texts: The rows from `texts.texts_of`.
+        is_wanted: Whether `only` keeps each row.
+        numbers: The number of each row within its file.
+        feed: The feed.
+        reading: The settings for reading its cells.
+        mapping: The data that resources depend on beside their rows.
+
+    Returns:
+        Lines as `store.lines_of` yields them, in any order.
     """
     known = identities(texts, feed, reading).with_columns(numbers.alias("row"))
     filtered = as_lines(known.filter(~is_wanted), Disposition.FILTERED)

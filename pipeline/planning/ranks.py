@@ -27,7 +27,7 @@ def sequence(
         wanted: The orders of the file's active coverages.
         written: The keys that are created or updated anyway. A key of `wanted` that is not in it is an
             unchanged row, in `before` at exactly its wanted order. It is written again if the writes
-            before it move it. If it is at another order, or in no order, it is left alone, as is one that
+            before it move it. If it is at another order, or not in `before`, it is left alone, as is one that
             shares its wanted order with another key of `wanted`. Of written keys that share an order, the
             last one given gets it.
     """

@@ -148,7 +148,18 @@ class HeldRows:
 
 
 def write(folder: Path, feed: str, salt: str, mark: Mark, lines: Iterable[pl.DataFrame]) -> str:
-    """Write an index in one step, from an iterable of lines. Returns its SHA-256."""
+    """Write an index in one step.
+
+    Args:
+        folder: `state.dir`.
+        feed: The name of the feed.
+        salt: A hash of the settings that the digests depend on.
+        mark: The last line of the journal's audit log.
+        lines: Frames of LINE, in the order of the file.
+
+    Returns:
+        The SHA-256 of the index.
+    """
     path = _path(folder, feed)
     metadata = {"format": _FORMAT, "salt": salt}
     metadata |= {"number": str(mark.number), "hash": mark.hash}

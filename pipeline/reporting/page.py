@@ -82,7 +82,13 @@ class Account:
 
 
 def page(summary: Mapping[str, Any], exchanges: pl.DataFrame, folder: Path) -> str:
-    """Return the page for the content of `summary.json`, the run's requests, and the rows in `folder`."""
+    """Return the page of a run, a plan or a verification.
+
+    Args:
+        summary: The content of `summary.json`.
+        exchanges: The run's requests.
+        folder: The folder of the report, with `reconciliation.parquet`.
+    """
     is_verification, is_plan = "verification" in summary, summary["command"] == "plan"
     feeds = [] if is_verification else summary["feeds"]
     files = [Path(file["path"]).name for feed in feeds for file in feed["files"]]

@@ -12,9 +12,13 @@ _RULES_SHOWN: Final = 5
 def summary_text(
     summary: Mapping[str, Any], folder: str, config: str | None, given: str = ""
 ) -> str:
-    """Return what `run`, `plan` and `verify` print at their end. `config` None: it was a demo.
+    """Return what `run`, `plan` and `verify` print at their end.
 
-    `given`: the options that named feeds and files, to be typed again.
+    Args:
+        summary: The content of `summary.json`.
+        folder: The folder of the report.
+        config: The path of the configuration; None for a demo.
+        given: The options that named feeds and files, to be typed again.
     """
     if "verification" in summary:
         return _verification_text(summary, folder, config)

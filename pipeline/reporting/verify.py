@@ -81,7 +81,14 @@ def verify(
 ) -> list[Verified]:
     """Compare one patient's writes of one resource type with all that Canvas shows of them. Pure.
 
-    `foreign` are ids that a person declared not to be ours.
+    Args:
+        written: The writes that the journal holds as confirmed.
+        found: The resources that Canvas shows.
+        foreign: Ids that a person declared not to be ours.
+        organizations: The Organizations of payer ids, as far as they are known.
+
+    Returns:
+        A line for each write, and one for each stray.
     """
     by_id = {str(each.get("id")): each for each in found}
     lines = [_compared(each, by_id.get(each.resource_id), organizations) for each in written]

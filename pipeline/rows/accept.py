@@ -12,10 +12,17 @@ from pipeline.rows.whole import Column, ColumnInfo, whole_reader
 
 
 def accept(texts: pl.DataFrame, feed: Feed, reading: Reading) -> tuple[pl.Series, pl.DataFrame]:
-    """Return which rows are accepted (a mask), and what the model makes of those, field by field.
+    """Read whole columns.
 
-    `texts` are the rows as `texts.texts_of` yields them. A field that has no reader of whole columns
-    leaves all rows to the model.
+    A field that has no reader of whole columns leaves all rows to the model.
+
+    Args:
+        texts: The rows from `texts.texts_of`.
+        feed: The feed.
+        reading: The settings for reading its cells.
+
+    Returns:
+        Which rows are accepted (a mask), and the model's values of those, field by field.
     """
     mask = pl.repeat(True, texts.height, dtype=pl.Boolean, eager=True)
     none = ~mask

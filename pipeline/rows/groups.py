@@ -63,10 +63,14 @@ def deal(
     most: int,
     at_once: int,
 ) -> Piles:
-    """Deal rows to piles of about `at_once` rows. There are no more than `most` rows.
+    """Deal rows to piles of about `at_once` rows.
 
-    `pile_of` returns the expression of a row's pile, given the number of piles. If all rows fit into one,
-    nothing is written to `folder`; otherwise it is made, and the caller deletes it.
+    Args:
+        frames: The rows.
+        pile_of: Returns the expression of a row's pile, given the number of piles.
+        folder: Made if the rows do not fit into one pile; the caller deletes it.
+        most: The maximum number of rows.
+        at_once: The number of rows in memory.
     """
     piles = passes(most, at_once)
     held: list[pl.DataFrame] = []
@@ -137,9 +141,16 @@ def is_among(hashes: pl.Series, ordered: pl.Series) -> pl.Series:
 def shared(
     scan: Scan, by: Sequence[str], columns: Sequence[str], folder: Path, bounds: Bounds
 ) -> Iterator[pl.DataFrame]:
-    """Yield these columns of the rows that share the values of `by` with another one, in piles of whole groups.
+    """Yield the rows that share the values of `by` with another row, in piles of whole groups.
 
     There may be rows among them that share nothing, because hashes may collide.
+
+    Args:
+        scan: The rows.
+        by: The columns to compare.
+        columns: The columns to yield.
+        folder: For rows that do not fit into memory; the caller deletes it.
+        bounds: The number of rows in memory.
     """
 
     def hashes() -> Iterator[pl.Series]:

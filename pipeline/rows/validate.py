@@ -17,10 +17,17 @@ from pipeline.rows.feed import Checked, Feed, canonical, row_key, time_of
 def validate(
     texts: pl.DataFrame, wanted: pl.Series, numbers: pl.Series, feed: Feed, reading: Reading
 ) -> list[Checked]:
-    """Return one Checked for each row, in order.
+    """Validate rows one by one.
 
-    `texts` are the rows from `texts.texts_of`, `wanted` whether `only` keeps each, and `numbers` the number
-    of each within its file.
+    Args:
+        texts: The rows from `texts.texts_of`.
+        wanted: Whether `only` keeps each row.
+        numbers: The number of each row within its file.
+        feed: The feed.
+        reading: The settings for reading its cells.
+
+    Returns:
+        One Checked for each row, in order.
     """
     rows = zip(texts.iter_rows(named=True), wanted, numbers, strict=True)
     return [_check(row, values, feed, reading, wanted=keep) for values, keep, row in rows]

@@ -80,7 +80,19 @@ async def open_session(
     stop: asyncio.Event,
     limiter: AbstractAsyncContextManager[Permits],
 ) -> AsyncIterator[Session]:
-    """Yield a connection to Canvas; requests that are not writes are entered in the journal at its end."""
+    """Yield a connection to Canvas.
+
+    Requests that are not writes are entered in the journal at its end.
+
+    Args:
+        job: The configuration.
+        run_id: The run.
+        journal: Its journal.
+        clock: Of this process.
+        random: For jitter.
+        stop: Ends the sending once it is set.
+        limiter: The source of permits, as an async context.
+    """
     # Nothing is sent past the end of a lease.
     may_send = None if job.database is None else journal.may_send
     async with (
