@@ -1,7 +1,7 @@
 """`docs/configuration.md`, made from the options themselves: `make docs`.
 
 What a key is for stands beside the key (`pipeline/app/config.py`), what a field is for beside the field
-(`pipeline/rows/`). `tests/project/test_docs.py` fails where a description is missing or the page is stale.
+(`pipeline/rows/`). `tests/project/test_docs.py` fails if a description is missing or the page is stale.
 """
 
 from pathlib import Path
