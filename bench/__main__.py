@@ -1,4 +1,4 @@
-"""`make bench`: how fast it is and how small, as ratios measured in one run on one core.
+"""`make bench`: speed and memory as ratios, measured in one run on one core.
 
     python -m bench [--quick] [--others PYTHON] [--markdown] [NAMES]
 

@@ -1,4 +1,4 @@
-"""How time and memory of a plan grow with the file, from ten thousand rows to ten million.
+"""Growth of a plan's time and memory with the file, from ten thousand rows to ten million.
 
 Each plan is the command, `canvas-ingest plan`, in a process of its own: start, inspection, plan and
 report are in it. The full form writes the picture, `docs/growth.svg`.
@@ -20,23 +20,23 @@ from bench.validate import MAPPED, NOWHERE, feed_of, grown
 _SIZES: Final = (10_000, 30_000, 100_000, 300_000, 1_000_000, 3_000_000, 10_000_000)
 _SIZES_QUICK: Final = (500, 2_000)
 _ROUNDS: Final = 3
-_OFTEN_MAX: Final = 300_000  # rows; what takes longer is measured once
+_OFTEN_MAX: Final = 300_000  # rows; larger files are measured once
 _PICTURE: Final = ROOT / "docs" / "growth.svg"
 
 
 def measure(asked: Asked) -> Iterator[Line]:
-    """The lines of the table, and the picture."""
+    """Yield the lines of the table, and draw the picture."""
     sizes = [size for size in _SIZES if size <= asked.rows_max] if not asked.quick else _SIZES_QUICK
     taken = {kind: plans(kind, sizes, 1 if asked.quick else _ROUNDS) for kind in MAPPED}
     for kind, usages in taken.items():
         before: tuple[int, float] | None = None
         for size, each in usages.items():
             seconds = [usage.clock_s for usage in each]
-            told = f"{median(seconds) / size * 1e6:,.1f} us a row, peak {peak_mb(each):,.0f} MB"
+            note = f"{median(seconds) / size * 1e6:,.1f} us a row, peak {peak_mb(each):,.0f} MB"
             if before is not None:
                 power = math.log(median(seconds) / before[1]) / math.log(size / before[0])
-                told += f"; time grows by the power {power:.2f}"
-            yield Line(f"plan, {kind}", f"{size:,} rows", seconds, "s", note=told)
+                note += f"; time grows by the power {power:.2f}"
+            yield Line(f"plan, {kind}", f"{size:,} rows", seconds, "s", note=note)
             before = size, median(seconds)
     picture = _picture(taken)
     if not asked.quick:
@@ -45,7 +45,7 @@ def measure(asked: Asked) -> Iterator[Line]:
 
 
 def plans(kind: str, sizes: Sequence[int], rounds: int = 1) -> dict[int, list[Usage]]:
-    """What planning a file of so many rows takes, by rows; the largest files once."""
+    """Return the usage of planning, by number of rows; the largest files once."""
     taken: dict[int, list[Usage]] = {}
     with TemporaryDirectory() as name:
         path = Path(name) / f"{kind}.csv"
@@ -56,7 +56,7 @@ def plans(kind: str, sizes: Sequence[int], rounds: int = 1) -> dict[int, list[Us
 
 
 def planned(kind: str, path: Path) -> Usage:
-    """What one plan takes, as a command in a process of its own."""
+    """Return the usage of one plan, as a command in a process of its own."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "config.toml").write_text(NOWHERE + feed_of(kind))
@@ -68,7 +68,7 @@ def planned(kind: str, path: Path) -> Usage:
 
 
 def peak_mb(usages: Sequence[Usage]) -> float:
-    """The median of the peaks."""
+    """Return the median of the peaks."""
     return median(usage.peak_mb for usage in usages)
 
 

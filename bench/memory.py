@@ -22,7 +22,7 @@ _GROWTH_MAX: Final = 1.25
 
 
 def measure(asked: Asked) -> Iterator[Line]:
-    """The lines of the table."""
+    """Yield the lines of the table."""
     sizes = _SIZES_QUICK if asked.quick else _SIZES
     *_, before, most = sizes
     for kind in MAPPED:
@@ -36,7 +36,7 @@ def measure(asked: Asked) -> Iterator[Line]:
 
 
 def peaks(kind: str, sizes: Sequence[int]) -> dict[str, dict[int, float]]:
-    """The peak in MB of planning a file of so many rows, by its form and its rows."""
+    """Return the peaks in MB of planning, by form of the file and number of rows."""
     taken: dict[str, dict[int, float]] = {"CSV": {}, "Parquet": {}}
     with TemporaryDirectory() as name:
         text = Path(name) / f"{kind}.csv"

@@ -1,4 +1,4 @@
-"""The nightly file: loaded once, then again. How fast are rows skipped that did not change?
+"""The nightly file, loaded once, then again: the speed of skipping unchanged rows.
 
     python -m bench.nightly --rows 1000000
 
@@ -64,7 +64,7 @@ plan = "Plan"
 
 
 def measure(asked: Asked) -> Iterator[Line]:
-    """The lines of the table: a night on which nothing changed."""
+    """Yield the lines of the table: a night without changes."""
     rows = _ROWS_QUICK if asked.quick else _ROWS
     with TemporaryDirectory() as name, fast_server() as url:
         folder = Path(name)
@@ -124,7 +124,7 @@ def write(path: Path, rows: int, every: int) -> None:
 
 @contextmanager
 def served(folder: Path, rows: int) -> Iterator[str]:
-    """A local Canvas in a process of its own."""
+    """Yield the address of a local Canvas in a process of its own."""
     people = [{"id": patient(number), "identifiers": []} for number in range(rows // 2 + 1)]
     (folder / "seed.json").write_bytes(orjson.dumps({"patients": people, "organizations": [PAYER]}))
     command = [sys.executable, "-m", "pipeline", "sandbox", "--port", "0", "--seed", "seed.json"]
@@ -143,7 +143,7 @@ def served(folder: Path, rows: int) -> Iterator[str]:
 
 
 def run(folder: Path) -> tuple[dict[str, Any], Usage]:
-    """One night of the command, in a process of its own."""
+    """Run one night of the command, in a process of its own."""
     command = [sys.executable, "-m", "pipeline", "run", "config.toml", "--json", "-q"]
     with (folder / "summary").open("wb") as output:
         usage = used(command, folder, _variables(), output)
@@ -151,12 +151,12 @@ def run(folder: Path) -> tuple[dict[str, Any], Usage]:
 
 
 def _variables() -> dict[str, str]:
-    """This tree, on as many cores as there are."""
+    """Return the environment: this tree, on as many cores as there are."""
     return {**os.environ, **CREDENTIALS, "PYTHONPATH": str(ROOT)}
 
 
 def tell(night: str, folder: Path, rows: int) -> None:
-    """What one night came to."""
+    """Print the figures of one night."""
     summary, usage = run(folder)
     found = {word: count for word, count in summary["feeds"][0]["dispositions"].items() if count}
     print(
@@ -168,7 +168,7 @@ def tell(night: str, folder: Path, rows: int) -> None:
 
 
 def skipping(folder: Path) -> dict[str, float]:
-    """How long unchanged rows take to be inspected, planned, and known again as what Canvas holds.
+    """Measure the time to inspect, plan and recognize unchanged rows.
 
     Seconds of CPU. Skipping is what is done for each of them: read, trimmed, digested, found. Planning
     is that with being written into the plan and held against each other.
@@ -184,10 +184,10 @@ def skipping(folder: Path) -> dict[str, float]:
         read_rows(build)
         planned_s = time.process_time()
         (feed,) = job.feeds
-        brief = part_task(build, feed)
-        for source in brief.sources:
+        task = part_task(build, feed)
+        for source in task.sources:
             for batch in read(source):
-                brief.held.find(digests(texts_of(batch.frame, feed), {}))
+                task.held.find(digests(texts_of(batch.frame, feed), {}))
         skipped_s = time.process_time()
     return {
         "inspecting_s": inspected_s - began_s,
@@ -197,7 +197,7 @@ def skipping(folder: Path) -> dict[str, float]:
 
 
 def tell_skipping(folder: Path, rows: int) -> None:
-    """The same in rows a second."""
+    """Print the same in rows a second."""
     took = skipping(folder)
     both_s = took["inspecting_s"] + took["planning_s"]
     print(

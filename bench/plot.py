@@ -1,4 +1,4 @@
-"""A picture of how something grows: panels with logarithmic axes, as SVG that needs nothing else."""
+"""A picture of growth: panels with logarithmic axes, as self-contained SVG."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ class Panel:
 
 
 def log_log(title: str, panels: Sequence[Panel]) -> str:
-    """The panels beside each other, x and y by powers of ten."""
+    """Draw the panels beside each other, x and y by powers of ten."""
     width = _WIDTH * len(panels)
     drawn = [_panel(panel, _WIDTH * number) for number, panel in enumerate(panels)]
     return "\n".join(
@@ -62,9 +62,10 @@ def _panel(panel: Panel, left: float) -> str:
         places = [(xs.place(x, x0, x1), ys.place(y, y0, y1)) for x, y in line]
         path = "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
         parts.append(f'<path d="M{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        told = zip(places, line, strict=True)
+        marks = zip(places, line, strict=True)
         parts += [
-            _mark(mark, colour, place, f"{name}: {x:,.0f} rows, {y:,.4g}") for place, (x, y) in told
+            _mark(mark, colour, place, f"{name}: {x:,.0f} rows, {y:,.4g}")
+            for place, (x, y) in marks
         ]
         x, y = places[-1]
         parts.append(
@@ -73,14 +74,14 @@ def _panel(panel: Panel, left: float) -> str:
     return "\n".join(parts)
 
 
-def _mark(mark: str, colour: str, place: tuple[float, float], told: str) -> str:
+def _mark(mark: str, colour: str, place: tuple[float, float], title: str) -> str:
     x, y = place
     shape = (
         f'<circle class="mark" cx="{x:.1f}" cy="{y:.1f}" r="4.5" fill="{colour}">'
         if mark == "circle"
         else f'<rect class="mark" x="{x - 4:.1f}" y="{y - 4:.1f}" width="8" height="8" fill="{colour}">'
     )
-    return f"{shape}<title>{escape(told)}</title></{shape[1:].split(maxsplit=1)[0]}>"
+    return f"{shape}<title>{escape(title)}</title></{shape[1:].split(maxsplit=1)[0]}>"
 
 
 class _Axis:
@@ -92,7 +93,7 @@ class _Axis:
         self.ticks = [10.0**power for power in range(self._low, self._high + 1)]
 
     def place(self, value: float, first: float, last: float) -> float:
-        """Where a value stands between the two ends."""
+        """Return the position of a value between the two ends."""
         return first + (last - first) * (math.log10(value) - self._low) / (self._high - self._low)
 
 

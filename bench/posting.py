@@ -1,4 +1,4 @@
-"""What people write instead of a run: a script that posts what it has.
+"""Scripts that people write instead of a run: each only posts its rows.
 
     python -m bench.posting WAY URL FILE CONCURRENCY      WAY: bare, naive, fhirpy
 
@@ -30,7 +30,7 @@ _CREATED: Final = 201
 
 
 async def bare(url: str, bodies: list[bytes], concurrency: int) -> int:
-    """As many workers as connections, bytes out, the answer's body read."""
+    """Post by one worker per connection: bytes out, the answer's body read."""
     import aiohttp  # noqa: PLC0415 - each way needs its own library
 
     left, ids = iter(bodies), []
@@ -53,7 +53,7 @@ async def bare(url: str, bodies: list[bytes], concurrency: int) -> int:
 
 
 async def naive(url: str, bodies: list[bytes], concurrency: int) -> int:
-    """A task a row, a commit before and one after."""
+    """Post by one task per row, with a commit before and one after."""
     import aiohttp  # noqa: PLC0415
 
     with TemporaryDirectory() as folder:
@@ -85,7 +85,7 @@ async def naive(url: str, bodies: list[bytes], concurrency: int) -> int:
 
 
 async def fhirpy(url: str, bodies: list[bytes], concurrency: int) -> int:
-    """As its documentation shows it."""
+    """Post with fhirpy, as its documentation shows it."""
     client = import_module("fhirpy").AsyncFHIRClient(url, authorization=HEADERS["Authorization"])
     places, count = asyncio.Semaphore(concurrency), 0
 

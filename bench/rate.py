@@ -1,4 +1,4 @@
-"""How near a run keeps to its rate, and that it never goes above it, by the journal's log of grants.
+"""The rate of a run: how close it comes to its limit, and that it never exceeds it, by the journal's log.
 
 Each request's grant stands in the trail. The share is that of the writes, from the first grant to the
 last; the fullest second is looked for among the grants of all requests, wherever it begins.
@@ -29,7 +29,7 @@ _GRANTS: Final = (
 
 
 def measure(asked: Asked) -> Iterator[Line]:
-    """The lines of the table."""
+    """Yield the lines of the table."""
     seconds = _SECONDS_QUICK if asked.quick else _SECONDS
     rounds = range(_ROUNDS_QUICK if asked.quick else _ROUNDS)
     with fast_server() as url:
@@ -47,7 +47,7 @@ def measure(asked: Asked) -> Iterator[Line]:
 
 
 def _grants(url: str, rate: int, seconds: int) -> list[tuple[str, datetime]]:
-    """The grants of one run, in order: what for, and when."""
+    """Return the permits of one run, in order: their purpose and instant."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         write("ledger", folder / "ledger.csv", rate * seconds)
@@ -68,12 +68,12 @@ def _grants(url: str, rate: int, seconds: int) -> list[tuple[str, datetime]]:
 
 
 def share_of(granted: Sequence[datetime], rate: int) -> float:
-    """Which share of the rate these grants made use of."""
+    """Return the share of the rate that these permits used."""
     return (len(granted) - 1) / (granted[-1] - granted[0]).total_seconds() / rate
 
 
 def fullest_second(granted: Sequence[datetime]) -> int:
-    """The most grants in any second, the first included."""
+    """Return the most permits in any second, the first included."""
     fullest = first = 0
     for last, at in enumerate(granted):
         while at - granted[first] >= timedelta(seconds=1):

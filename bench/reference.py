@@ -1,4 +1,4 @@
-"""What people write instead: csv.DictReader, a pydantic model or fhir.resources, json.dumps.
+"""The code that people write instead: csv.DictReader, a pydantic model or fhir.resources, json.dumps.
 
     python -m bench.reference WAY KIND FILE ROWS      WAY: pydantic, fhir.resources
 
@@ -113,7 +113,7 @@ def _coding(system: str, code: str) -> dict[str, Any]:
 
 
 def coverage(row: EligibilityRow) -> dict[str, Any]:
-    """The Coverage of a row, in the contract of 2025-10."""
+    """Return the Coverage of a row, in the contract of 2025-10."""
     terminology = "http://terminology.hl7.org/CodeSystem"
     subscriber = row.subscriber or row.patient
     resource: dict[str, Any] = {
@@ -155,7 +155,7 @@ def coverage(row: EligibilityRow) -> dict[str, Any]:
 
 
 def payment_notice(row: LedgerRow) -> dict[str, Any]:
-    """The PaymentNotice of a row."""
+    """Return the PaymentNotice of a row."""
     resource: dict[str, Any] = {"resourceType": "PaymentNotice"}
     if row.claim:
         claim = {"url": "claim", "valueReference": {"reference": f"Claim/{row.claim}"}}
@@ -185,7 +185,7 @@ FHIR_RESOURCES = {
 
 
 def by_pydantic(kind: str, path: Path, rows: int) -> Iterator[str]:
-    """The JSON of each row's resource."""
+    """Yield the JSON of each row's resource."""
     model, resource_of = KINDS[kind]
     with path.open(newline="", encoding="utf-8") as file:
         for cells in islice(csv.DictReader(file), rows):
@@ -193,7 +193,7 @@ def by_pydantic(kind: str, path: Path, rows: int) -> Iterator[str]:
 
 
 def by_fhir_resources(kind: str, path: Path, rows: int) -> Iterator[str]:
-    """The same through the resource classes of fhir.resources, which do the checking."""
+    """Yield the same through the resource classes of fhir.resources, which do the checks."""
     model, resource_of = KINDS[kind]
     home, name = FHIR_RESOURCES[kind]
     resource_type = getattr(import_module(home), name)
@@ -207,7 +207,7 @@ def by_fhir_resources(kind: str, path: Path, rows: int) -> Iterator[str]:
 
 
 def _as_they_are(model: type[BaseModel], cells: dict[str, str]) -> dict[str, Any]:
-    """Cells by field, only converted: what is wrong with them, fhir.resources shall find."""
+    """Return cells by field, only converted: fhir.resources has to find their errors."""
     read: dict[str, Any] = {
         name: cells[field.alias or name] or None for name, field in model.model_fields.items()
     }

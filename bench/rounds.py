@@ -33,7 +33,7 @@ Taken = Mapping[str, Mapping[str, Sequence[float]]]  # contestant -> measure -> 
 
 @dataclass(frozen=True)
 class Asked:
-    """What was asked for on the command line."""
+    """The arguments of the command line."""
 
     quick: bool
     others: str  # the Python of an environment with fhir.resources and fhirpy
@@ -41,7 +41,7 @@ class Asked:
 
     @property
     def rounds(self) -> int:
-        """How many rounds."""
+        """Return the number of rounds."""
         return _ROUNDS_QUICK if self.quick else _ROUNDS
 
 
@@ -55,20 +55,20 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Line:
-    """A line of the table: what was measured, round by round, beside its goal."""
+    """A line of the table: a measurement, round by round, beside its goal."""
 
     what: str
     against: str
     rounds: Sequence[float]
     unit: str = "x"
-    goal: float | None = None  # None: only told
+    goal: float | None = None  # None: only done
     at_most: bool = False  # else the goal is the least
     always: bool = False  # it has to be met in each round; else by the median
     note: str = ""
 
     @property
     def met(self) -> str:
-        """Whether it reaches its goal."""
+        """Return whether it reaches its goal."""
         if self.goal is None:
             return ""
         judged = median(self.rounds)
@@ -77,7 +77,7 @@ class Line:
         return "yes" if (judged <= self.goal if self.at_most else judged >= self.goal) else "NO"
 
     def cells(self, *, is_judged: bool) -> tuple[str, ...]:
-        """As the table shows it; without whether the goal is met, where it was not measured for that."""
+        """Return the cells of the table; without the verdict on the goal if this run does not measure it."""
         low, middle, high = min(self.rounds), median(self.rounds), max(self.rounds)
         count = len(self.rounds)
         spread = f"{_figure(low)} to {_figure(high)}" if count > 1 else ""
@@ -92,7 +92,7 @@ HEADER: Final = ("what", "against", "median", "spread", "rounds", "goal", "met",
 
 
 def _figure(value: float) -> str:
-    """A number with as many digits as say something."""
+    """Return a number with its significant digits."""
     if value >= 100 or value == int(value):  # noqa: PLR2004 - three digits
         return f"{value:,.0f}"
     return f"{value:.3f}" if value < 1 else f"{value:.2f}"
@@ -100,7 +100,7 @@ def _figure(value: float) -> str:
 
 @contextmanager
 def alone_on(core: int) -> Iterator[None]:
-    """What is started in here runs on that core only: the last one (-1), or the one before (-2).
+    """Pin processes started in this context to one core: the last one (-1), or the one before (-2).
 
     Where there is one core all share it, and where the system cannot pin, it decides.
     """
@@ -117,7 +117,7 @@ def alone_on(core: int) -> Iterator[None]:
 
 @contextmanager
 def on_all_cores() -> Iterator[None]:
-    """What is started in here may run anywhere: several processes that are measured together."""
+    """Let processes started in this context use all cores: several that are measured together."""
     if not _PINNABLE:
         yield
         return
@@ -130,7 +130,7 @@ def on_all_cores() -> Iterator[None]:
 
 
 def environment() -> dict[str, str]:
-    """The environment of what is measured: one core, and modules that are compiled once."""
+    """Return the environment of a measured process: one core, and modules that are compiled once."""
     own = {**os.environ, "POLARS_MAX_THREADS": "1", "PYTHONPATH": str(ROOT)}
     own.pop("PYTHONDONTWRITEBYTECODE", None)
     return own
@@ -138,7 +138,7 @@ def environment() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Usage:
-    """What a command took, from its start to its end."""
+    """The usage of a command, from its start to its end."""
 
     clock_s: float
     cpu_s: float
@@ -149,7 +149,7 @@ class Usage:
 def used(
     command: Sequence[str], folder: Path, variables: Mapping[str, str], output: IO[bytes] | int
 ) -> Usage:
-    """Carry out a command in a folder."""
+    """Run a command in a folder, and return its usage."""
     began_s = time.monotonic()
     with subprocess.Popen(command, cwd=folder, env=variables, stdout=output) as process:
         _, status, usage = os.wait4(process.pid, 0)
@@ -160,19 +160,19 @@ def used(
 
 @cache
 def has(python: str, module: str) -> bool:
-    """Whether that Python has that library; says so where it has not."""
-    told = subprocess.run([python, "-c", f"import {module}"], capture_output=True, check=False)
-    if told.returncode:
+    """Return whether that Python has that library; if not, print so."""
+    done = subprocess.run([python, "-c", f"import {module}"], capture_output=True, check=False)
+    if done.returncode:
         print(
             f"{module} is not installed for {python}: its lines are left out; "
             "OTHERS=PYTHON (--others) names the Python of an environment that has it",
             file=sys.stderr,
         )
-    return told.returncode == 0
+    return done.returncode == 0
 
 
 def interleaved(contestants: Mapping[str, Contestant], rounds: int) -> Taken:
-    """Microseconds a row of each contestant, by measure and round. The first round is not counted."""
+    """Return microseconds a row of each contestant, by measure and round. The first round is not counted."""
     with ExitStack() as stack:
         processes = {
             name: stack.enter_context(
@@ -211,7 +211,7 @@ def _once(name: str, process: "subprocess.Popen[str]") -> dict[str, float]:
 
 
 def compete(work: Callable[[], object]) -> None:
-    """What a contestant does: the work, for each line that it is given.
+    """Do the work of a contestant for each line on stdin.
 
     Work that measures a part of itself returns it: a mapping of a name to seconds.
     """
@@ -236,7 +236,7 @@ def times_as_fast(
     by: str = CPU,
     ours_by: str = "",
 ) -> Line:
-    """How many times as fast ours is as another, by one measure (and ours by another, if so), round by round."""
+    """Return the ratio of another's time to ours (and the inverse, if so), by one measure, round by round."""
     own, other = taken[ours][ours_by or by], taken[theirs][by]
     rounds = [slow / fast for fast, slow in zip(own, other, strict=True)]
     note = f"{median(own):,.1f} and {median(other):,.1f} us a row"

@@ -1,4 +1,4 @@
-"""The whole run against a server that is faster than it, held against scripts that only post.
+"""The whole run against a server that is faster, compared with scripts that only post.
 
 Ours is the run of the command: plan, journal with `synchronous=FULL`, report, at a rate that never
 holds it up. "Sending" is the part of it that the scripts do too: from the moment at which the plan is
@@ -52,7 +52,7 @@ concurrency = {concurrency}
 
 
 def measure(asked: Asked) -> Iterator[Line]:
-    """The lines of the table."""
+    """Yield the lines of the table."""
     rows = _ROWS_QUICK if asked.quick else _ROWS
     with TemporaryDirectory() as name, fast_server() as url:
         folder = Path(name)
@@ -90,19 +90,19 @@ class Timed(Progress):
         super().__init__()
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """A stage begins; all else as it was."""
+        """Note the time if a stage begins; set the attribute."""
         if name == "stage":
             self.began[value] = time.perf_counter(), time.process_time()
         super().__setattr__(name, value)
 
     def between(self, first: str, last: str) -> tuple[float, float]:
-        """Seconds by the clock and of CPU from one stage's beginning to another's."""
+        """Return seconds by the clock and of CPU from one stage's beginning to another's."""
         began, ended = self.began[first], self.began[last]
         return ended[0] - began[0], ended[1] - began[1]
 
 
 def main() -> None:
-    """Ours: `python -m bench.sending FOLDER URL`, in which `ledger.csv` is."""
+    """Run ours: `python -m bench.sending FOLDER URL`, with `ledger.csv` in the folder."""
     source, url = Path(sys.argv[1]) / "ledger.csv", sys.argv[2]
 
     def work() -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""A server that answers faster than any client asks, so that the client is what is measured.
+"""A server that is faster than any client, so that the client is measured.
 
 nginx, where it is installed; else the small one below, which is also what tells when the first write
 arrived. Both take every token, find nothing, and give a created resource an id in `Location`.
@@ -51,13 +51,13 @@ http {{
 
 
 def has_nginx() -> bool:
-    """Whether the system has one."""
+    """Return whether the system has nginx."""
     return shutil.which("nginx") is not None
 
 
 @contextmanager
 def fast_server() -> Iterator[str]:
-    """The address of a server on a core of its own."""
+    """Yield the address of a server on a core of its own."""
     if not has_nginx():
         with own_server() as (url, _):
             yield url
@@ -76,7 +76,7 @@ def fast_server() -> Iterator[str]:
 
 @contextmanager
 def own_server() -> Iterator[tuple[str, "subprocess.Popen[str]"]]:
-    """The address of the small one, and its process, for what it prints."""
+    """Yield the address of the small server, and its process, for its output."""
     with _started([sys.executable, "-m", "bench.server"]) as process:
         assert process.stdout is not None
         yield process.stdout.readline().strip(), process
@@ -111,16 +111,16 @@ def _wait_for(port: int, process: "subprocess.Popen[str]") -> None:
 
 
 class _Answering(asyncio.Protocol):
-    """HTTP/1.1 with as much of it as our clients use: a request has a length or no body."""
+    """HTTP/1.1, limited to the needs of our clients: a request has a length or no body."""
 
     numbers = itertools.count(1)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Somebody came."""
+        """Keep the transport of a new connection."""
         self._transport, self._waiting = cast("asyncio.Transport", transport), b""
 
     def data_received(self, data: bytes) -> None:
-        """Answer each request that is there as a whole."""
+        """Answer each request that has arrived as a whole."""
         self._waiting += data
         while (end := self._waiting.find(b"\r\n\r\n")) >= 0:
             head = self._waiting[:end]

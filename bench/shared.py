@@ -1,4 +1,4 @@
-"""How near several workers keep to the one rate that they share, and that they never go above it together.
+"""The shared rate of several workers: how close they come to it, and that they never exceed it together.
 
 Each worker (bench/taker.py) is a process that takes grants from a PostgreSQL started for this, and logs
 the machine's monotonic clock. The share is told of all logs together, from their first grant to the last,
@@ -34,7 +34,7 @@ class _Taken(NamedTuple):
 
 
 def measure(asked: Asked) -> Iterator[Line]:
-    """The lines of the table."""
+    """Yield the lines of the table."""
     from tests.support import postgres  # noqa: PLC0415 - psycopg is an extra
 
     if why := postgres.missing():
@@ -85,7 +85,7 @@ def _taken(url: str, rate: int, count: int, seconds: float, *, is_killed: bool) 
 
 
 def instants(log: Iterable[float]) -> list[datetime]:
-    """Monotonic seconds as instants of some day."""
+    """Return monotonic seconds as instants of some day."""
     return [datetime.fromtimestamp(at, UTC) for at in log]
 
 

@@ -1,4 +1,4 @@
-"""How soon it answers: `--help`, and the first write of a run of a small file.
+"""The start-up time: of `--help`, and until the first write of a run of a small file.
 
 A first write is the moment at which the request arrives at a local server, counted from the start of
 the process: imports, configuration, a new journal, the plan, a token and a search are all in it.
@@ -29,7 +29,7 @@ _CREDENTIALS: Final = {"CANVAS_CLIENT_ID": "bench", "CANVAS_CLIENT_SECRET": "ben
 
 
 def measure(asked: Asked) -> Iterator[Line]:
-    """The lines of the table."""
+    """Yield the lines of the table."""
     ways: dict[str, Callable[[], float]] = {
         _BARE: lambda: _seconds("-c", "pass"),
         "--help": lambda: _seconds(*_COMMAND, "--help"),

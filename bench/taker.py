@@ -1,4 +1,4 @@
-"""A worker that does nothing but take grants out of the rate that all workers share.
+"""A worker that only takes permits out of the rate that all workers share.
 
     python -m bench.taker URL RATE [--takers N] [--zero SECONDS]
 
@@ -21,18 +21,18 @@ from pipeline.errors import Stopped
 
 
 class _OffClock(SystemClock):
-    """The real clock, so far off."""
+    """The real clock, with an offset."""
 
     def __init__(self, off_s: float) -> None:
         super().__init__()
         self._off_s = off_s
 
     def now(self) -> datetime:
-        """The present instant, UTC."""
+        """Return the present instant, UTC."""
         return super().now() + timedelta(seconds=self._off_s)
 
     def monotonic(self) -> float:
-        """Seconds that never run backwards."""
+        """Return seconds that never run backwards."""
         return super().monotonic() + self._off_s
 
 

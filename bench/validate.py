@@ -1,4 +1,4 @@
-"""Validate and map: from a file's text to the plan's columns, against what people write instead.
+"""Validate and map, from a file's text to the plan's columns, compared with the code that people write instead.
 
 Ours is the planner itself: rows read, checked, mapped, keys and hashes and all. What it does for a
 file before that (bench.nightly tells it) has no counterpart in the others. fhir.resources is no
@@ -70,7 +70,7 @@ _PAYERS: Final = [
 
 
 def measure(asked: Asked) -> Iterator[Line]:
-    """The lines of the table."""
+    """Yield the lines of the table."""
     rows = _ROWS_QUICK if asked.quick else _ROWS
     with TemporaryDirectory() as name:
         for kind in MAPPED:
@@ -104,12 +104,12 @@ def _measure(kind: str, path: Path, rows: int, asked: Asked) -> Iterator[Line]:
 
 
 def write(kind: str, path: Path, rows: int) -> None:
-    """A file of synthetic rows, the same each time: 22 columns of eligibility, 13 of a ledger."""
+    """Write a file of synthetic rows, the same each time: 22 columns of eligibility, 13 of a ledger."""
     deque(grown(kind, path, [rows]), maxlen=0)
 
 
 def grown(kind: str, path: Path, sizes: Sequence[int]) -> Iterator[int]:
-    """The same file at one size after another."""
+    """Yield the same file at one size after another."""
     random = Random(20261121)  # noqa: S311 - rows, no secrets
     make = _eligibility if kind == "eligibility" else _ledger
     done = 0
@@ -170,7 +170,7 @@ def _ledger(number: int, random: Random) -> dict[str, str]:
 
 
 def feed_of(kind: str) -> str:
-    """The part of a configuration that reads such a file."""
+    """Return the part of a configuration that reads such a file."""
     columns = "\n".join(f'{name} = "{column}"' for name, column in MAPPED[kind].items())
     return _FEED.format(kind=kind, columns=columns)
 
@@ -180,7 +180,7 @@ def feed_of(kind: str) -> str:
 
 @contextmanager
 def planning(kind: str, path: Path) -> Iterator[Callable[[], Iterator[pl.DataFrame]]]:
-    """The planner over one file, up to the point where a batch of rows goes into the plan."""
+    """Yield a planner of one file, up to the point where a batch of rows is written to the plan."""
     with TemporaryDirectory() as name:
         toml = Path(name) / "config.toml"
         toml.write_text(NOWHERE + feed_of(kind))
@@ -190,14 +190,12 @@ def planning(kind: str, path: Path) -> Iterator[Callable[[], Iterator[pl.DataFra
             stop = asyncio.Event()
             build = Build(job, "bench", journal, SystemClock(), Progress(), stop, InPlace())
             open_files(build)
-            brief = part_task(build, feed)
-            yield lambda: (
-                rows_with_verdicts(batch, brief).lines for batch in read(brief.sources[0])
-            )
+            task = part_task(build, feed)
+            yield lambda: (rows_with_verdicts(batch, task).lines for batch in read(task.sources[0]))
 
 
 def check(kind: str, path: Path) -> None:
-    """Both write the same resources, or the comparison says nothing."""
+    """Check that both write the same resources: otherwise the comparison is meaningless."""
     few = path.with_name(f"few-{kind}.csv")
     few.write_text("".join(path.read_text().splitlines(keepends=True)[: _CHECKED + 1]))
     theirs = [json.loads(text) for text in by_pydantic(kind, few, _CHECKED)]
@@ -207,7 +205,7 @@ def check(kind: str, path: Path) -> None:
 
 
 def main() -> None:
-    """One contestant: `python -m bench.validate KIND FILE`."""
+    """Run one contestant: `python -m bench.validate KIND FILE`."""
     kind, path = sys.argv[1:]
     with planning(kind, Path(path)) as batches:
         compete(lambda: deque(batches(), maxlen=0))

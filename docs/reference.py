@@ -1,6 +1,7 @@
 """`docs/configuration.md`, made from the options themselves: `make docs`.
 
-A key is described beside the key (`pipeline/app/config/`, `pipeline/job.py`), a field beside the field (`pipeline/rows/`). `tests/project/test_docs.py` fails where a description is missing or the page is stale.
+A key is described beside the key (`pipeline/app/config/`, `pipeline/job.py`), a field beside the field
+(`pipeline/rows/`). `tests/project/test_docs.py` fails if a description is missing or the page is stale.
 """
 
 from pathlib import Path
@@ -23,7 +24,7 @@ _HEAD: Final = """\
 One TOML file. `configs/nightly.toml` is a whole one with comments, to copy from; here is every key. An unknown key is an
 error, with a "did you mean". Relative paths start at the file's folder.
 
-**Secrets never stand in it.** They come from the environment, or from a file of mode 0600 that the same name with `_FILE`
+**It never holds secrets.** They come from the environment, or from a file of mode 0600 that the same name with `_FILE`
 at its end names:
 
 | variable | is |
@@ -36,7 +37,7 @@ at its end names:
 _FIELDS: Final = """\
 ## Fields
 
-What `[feeds.columns]` maps, in the order in which a row is read; **required** ones stand in `columns` or `constants`. Cells are
+What `[feeds.columns]` maps, in the order in which a row is read; **required** ones are in `columns` or `constants`. Cells are
 text, and blanks around them are no part of a value. What a wrong one breaks: [the rules](rules.md).
 """
 _WORDS: Final = {
@@ -57,7 +58,7 @@ _BOUNDS: Final = (
 
 
 def page(file: type[BaseModel] = File) -> str:
-    """The whole page of a configuration. Raises LookupError where a key or a field has no description."""
+    """Return the whole page of a configuration. Raises LookupError if a key or a field has no description."""
     schema = file.model_json_schema(mode="serialization")
     sections: list[str] = []
     for name, key in schema["properties"].items():
@@ -66,7 +67,7 @@ def page(file: type[BaseModel] = File) -> str:
 
 
 def _section(name: str, key: Json, models: Json, default: Json | None = None) -> list[str]:
-    """A heading, what the section is for, and its keys; then the sections inside of it."""
+    """Return a heading, the purpose of the section, and its keys; then the sections inside of it."""
     model = _model(key, models) or _model(key["items"], models)
     if model is None:
         raise LookupError(f"{name} is no section")
@@ -100,7 +101,7 @@ def _section(name: str, key: Json, models: Json, default: Json | None = None) ->
 
 
 def _model(key: Json, models: Json) -> Json | None:
-    """The section that a key holds; None where it holds a value."""
+    """Return the section that a key holds; None if it holds a value."""
     reference = key.get("$ref", "")
     found: Json | None = models.get(reference.rpartition("/")[2])
     return found if found is not None and "properties" in found else None
@@ -120,7 +121,7 @@ def _description(name: str, key: Json) -> str:
 
 
 def _parts(key: Json, models: Json) -> list[Json]:
-    """The types that a value may have, but null."""
+    """Return the types that a value may have, without null."""
     every = key.get("anyOf", [key])
     resolved = [
         models[part["$ref"].rpartition("/")[2]] if "$ref" in part else part for part in every
@@ -139,12 +140,12 @@ def _type_of(part: Json) -> str:
 
 
 def _allowed(key: Json, models: Json) -> str:
-    told = []
+    allowed = []
     for part in _parts(key, models):
-        told += [f"`{_toml(value)}`" for value in part.get("enum", ())]
+        allowed += [f"`{_toml(value)}`" for value in part.get("enum", ())]
         bounds = [text.format(f"{part[name]:,}") for name, text in _BOUNDS if name in part]
-        told += [", ".join(bounds)] if bounds else []
-    return ", ".join(told)
+        allowed += [", ".join(bounds)] if bounds else []
+    return ", ".join(allowed)
 
 
 def _shown(default: object, *, is_required: bool) -> str:
@@ -154,7 +155,7 @@ def _shown(default: object, *, is_required: bool) -> str:
 
 
 def _toml(value: object) -> str:
-    """A value as TOML writes it."""
+    """Return a value as TOML writes it."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list | tuple):

@@ -4,11 +4,11 @@
     result = pipeline.run_sync("configs/nightly.toml", inputs={"ledger": frame})
     result.summary, result.frame                            # as in summary.json, reconciliation.parquet
 
-What is wrong with files, limits or Canvas is in `result.failure`, with a report beside it; what leaves
-no report is raised, an `errors.IngestError`. Warnings go to stderr, unless the program has set
-structlog up itself.
+If files, limits or Canvas stop a run, `result.failure` says why and there is a report. Errors that leave
+no report are raised as `errors.IngestError`. Warnings go to stderr, unless the program has configured
+structlog.
 
-Everything is imported when it is first needed, so that `canvas-ingest --help` answers at once.
+Modules are imported on first use, so that `canvas-ingest --help` answers at once.
 """
 
 from __future__ import annotations
@@ -57,13 +57,24 @@ async def plan(
     expected: Sequence[str] = (),
     accept_repeats: int | None = None,
 ) -> Result:
-    """Read, validate, map and resolve everything; write a plan and a report, nothing to Canvas.
+    """Read, validate, map and resolve every row; write a plan and a report, nothing to Canvas.
 
-    `inputs` gives a feed another file, or a polars frame in its place: its columns as the sender's,
-    row 1 the first. `only_feeds` leaves all others out. `expected` are the sender's control totals,
-    as `--expect` has them: `"ledger:rows=5000"`, `"ledger:total_usd=12345.67"`. `accept_repeats`: go on if
-    up to that many rows equal a write of an earlier run (`limits.repeats_max`). Raises
-    `errors.ConfigError` and `errors.JournalError`.
+    Args:
+        config: The configuration file (TOML).
+        inputs: By feed, another file or a polars frame in place of the configured files. A frame has the
+            sender's columns, and its first row is row 1.
+        only_feeds: The feeds to read; all if empty.
+        expected: The sender's control totals, in the form of `--expect`: `"ledger:rows=5000"`,
+            `"ledger:total_usd=12345.67"`.
+        accept_repeats: Go on if up to that many rows equal a write of an earlier run
+            (`limits.repeats_max`).
+
+    Returns:
+        The result of the plan; `run_id` is the id to give to `run`.
+
+    Raises:
+        ConfigError: The configuration cannot be used.
+        JournalError: The journal cannot be used.
     """
     from pipeline.commands import run as engine
 
@@ -83,11 +94,23 @@ async def run(
 ) -> Result:
     """Settle doubts, plan, upload and report. Running it again resumes: nothing is sent twice.
 
-    `inputs`, `only_feeds`, `expected` and `accept_repeats` as for `plan`. `plan_id`: that plan is carried out, or,
-    where it would be another one by now, nothing of these files. `until`: an instant with its time
-    zone, by which sending stops; what is left is pending. `journal_lost`: go on after
-    `errors.JournalLost`; what Canvas seems to hold is then set aside. Raises `errors.ConfigError`,
-    `errors.PlanError` (there is no such plan) and `errors.JournalError`.
+    Args:
+        config: The configuration file (TOML).
+        inputs: As for `plan`.
+        only_feeds: As for `plan`.
+        expected: As for `plan`.
+        plan_id: Carry out this plan. If the same files would now give another plan, nothing is sent.
+        until: An instant with a time zone at which sending stops; the remaining rows are pending.
+        journal_lost: Go on after `errors.JournalLost`. Rows that Canvas seems to hold are then set aside.
+        accept_repeats: As for `plan`.
+
+    Returns:
+        The result of the run.
+
+    Raises:
+        ConfigError: The configuration cannot be used, or `until` has no time zone.
+        PlanError: There is no plan `plan_id`.
+        JournalError: The journal cannot be used.
     """
     from pipeline.commands import run as engine
     from pipeline.errors import ConfigError
@@ -103,9 +126,19 @@ async def run(
 
 
 async def report(config: str | Path, *, run_id: str | None = None) -> Result:
-    """Write the report of the last run (or of `run_id`) again from the journal.
+    """Write the report of a run again from the journal.
 
-    Raises `errors.PlanError` where there is no such run, `errors.ConfigError`, `errors.JournalError`.
+    Args:
+        config: The configuration file (TOML).
+        run_id: The run; None for the last one.
+
+    Returns:
+        The result of that run.
+
+    Raises:
+        ConfigError: The configuration cannot be used.
+        PlanError: There is no such run.
+        JournalError: The journal cannot be used.
     """
     from pipeline.commands import run as engine
 
@@ -115,10 +148,19 @@ async def report(config: str | Path, *, run_id: str | None = None) -> Result:
 async def verify(
     config: str | Path, *, sample: int | None = None, since: str | None = None
 ) -> Result:
-    """Read back what the journal says was written, and compare it element by element.
+    """Read written resources back from Canvas and compare them element by element.
 
-    `sample`: so many patients, at random; `since`: an ISO day (UTC). `result.frame` has a line a
-    resource. Raises `errors.ConfigError` and `errors.JournalError`.
+    Args:
+        config: The configuration file (TOML).
+        sample: The number of patients to read, chosen at random; None for all.
+        since: An ISO day (UTC): only writes since then.
+
+    Returns:
+        The result; its `frame` has a line for each resource.
+
+    Raises:
+        ConfigError: The configuration cannot be used.
+        JournalError: The journal cannot be used.
     """
     from pipeline.commands import verify as verification
 
@@ -128,11 +170,20 @@ async def verify(
 async def check(
     config: str | Path, *, inputs: Inputs | None = None, show_values: bool = False
 ) -> list[Check]:
-    """Look at everything that a run needs: what would go wrong, and what to do about it.
+    """Check everything that a run needs, and say what would go wrong and how to fix it.
 
-    Writes nothing. Each check has `group`, `what`, `state` ("ok", "warning", "wrong"), `message` and
-    `todo`. `show_values`: name the spellings in coded columns, not only how many there are. Raises
-    `errors.ConfigError` if the configuration cannot be read.
+    Nothing is written.
+
+    Args:
+        config: The configuration file (TOML).
+        inputs: As for `plan`.
+        show_values: Name the spellings in coded columns, not only their number.
+
+    Returns:
+        Checks with `group`, `what`, `state` ("ok", "warning", "wrong"), `message` and `todo`.
+
+    Raises:
+        ConfigError: The configuration cannot be read.
     """
     from pipeline.app import logs
     from pipeline.app.config.load import load_to_check
@@ -151,7 +202,7 @@ def plan_sync(
     expected: Sequence[str] = (),
     accept_repeats: int | None = None,
 ) -> Result:
-    """`plan`, for a program without an event loop."""
+    """Call `plan` from a program without an event loop."""
     return _alone(
         "plan",
         lambda: plan(
@@ -175,7 +226,7 @@ def run_sync(
     journal_lost: bool = False,
     accept_repeats: int | None = None,
 ) -> Result:
-    """`run`, for a program without an event loop."""
+    """Call `run` from a program without an event loop."""
     return _alone(
         "run",
         lambda: run(
@@ -194,19 +245,19 @@ def run_sync(
 def check_sync(
     config: str | Path, *, inputs: Inputs | None = None, show_values: bool = False
 ) -> list[Check]:
-    """`check`, for a program without an event loop."""
+    """Call `check` from a program without an event loop."""
     return _alone("check", lambda: check(config, inputs=inputs, show_values=show_values))
 
 
 def report_sync(config: str | Path, *, run_id: str | None = None) -> Result:
-    """`report`, for a program without an event loop."""
+    """Call `report` from a program without an event loop."""
     return _alone("report", lambda: report(config, run_id=run_id))
 
 
 def verify_sync(
     config: str | Path, *, sample: int | None = None, since: str | None = None
 ) -> Result:
-    """`verify`, for a program without an event loop."""
+    """Call `verify` from a program without an event loop."""
     return _alone("verify", lambda: verify(config, sample=sample, since=since))
 
 
@@ -232,7 +283,7 @@ def _job(
 
 
 def _alone(name: str, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Carry it out in an event loop of its own. Raises RuntimeError where one runs already."""
+    """Run `work` in a new event loop. Raises RuntimeError if a loop is running already."""
     import asyncio
 
     try:

@@ -11,13 +11,13 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """What the rest of the program may know of time."""
+    """Time, for the rest of the program."""
 
     def now(self) -> datetime:
-        """The present instant, UTC."""
+        """Return the present instant, UTC."""
 
     def monotonic(self) -> float:
-        """Seconds that never run backwards."""
+        """Return seconds that never run backwards."""
 
     async def sleep(self, seconds: float) -> None:
         """Return after that many seconds."""
@@ -26,18 +26,18 @@ class Clock(Protocol):
 class SystemClock:
     """The real clock. Its instants are one wall-clock reading plus monotonic seconds.
 
-    So a wall clock that is set during a run cannot put two sends in the wrong order.
+    A wall clock that is set during a run cannot put two sends in the wrong order.
     """
 
     def __init__(self) -> None:
         self._zero_s = time.time() - time.monotonic()
 
     def now(self) -> datetime:
-        """The present instant, UTC."""
+        """Return the present instant, UTC."""
         return datetime.fromtimestamp(self._zero_s + time.monotonic(), UTC)
 
     def monotonic(self) -> float:
-        """Seconds that never run backwards."""
+        """Return seconds that never run backwards."""
         return time.monotonic()
 
     async def sleep(self, seconds: float) -> None:
@@ -46,18 +46,18 @@ class SystemClock:
 
 
 class HandClock:
-    """A clock that only moves when told to, or when somebody sleeps on it."""
+    """A clock that moves only when it is wound or slept on."""
 
     def __init__(self, started_at: datetime = datetime(2026, 11, 21, tzinfo=UTC)) -> None:
         self._started_at = started_at
         self._elapsed_s = 0.0
 
     def now(self) -> datetime:
-        """The present instant, UTC."""
+        """Return the present instant, UTC."""
         return self._started_at + timedelta(seconds=self._elapsed_s)
 
     def monotonic(self) -> float:
-        """Seconds since the clock was made."""
+        """Return the seconds since the clock was made."""
         return self._elapsed_s
 
     def wind(self, seconds: float) -> None:
@@ -73,8 +73,8 @@ class HandClock:
 def next_time(at: time_of_day, now: datetime, zone: tzinfo | None = None) -> datetime:
     """Return the next instant at which a local clock reaches a time of day.
 
-    A time that the clock skips is reached when it skips it; of a time that is there twice the next
-    one counts. Days of 23 or 25 hours need no other rule.
+    A skipped time is reached at the moment of the skip; of a time that occurs twice, the next one
+    counts. Days of 23 or 25 hours need no other rule.
 
     Args:
         at: The time of day, to the minute.
@@ -92,6 +92,6 @@ def next_time(at: time_of_day, now: datetime, zone: tzinfo | None = None) -> dat
 
 
 def utc_text(at: datetime) -> str:
-    """`2026-11-21T02:30:00.000Z`: an instant as every output of the program shows it."""
+    """Return an instant as every output of the program shows it: `2026-11-21T02:30:00.000Z`."""
     at = at if at.tzinfo is UTC else at.astimezone(UTC)
     return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -9,11 +9,11 @@
     │   ├── JournalBusy         5  another run holds it
     │   ├── JournalForeign      2  it belongs to another Canvas
     │   ├── JournalTaken        1  another process took over
-    │   └── JournalLost         1  what it knew of earlier runs is missing
+    │   └── JournalLost         1  its data of earlier runs is missing
     ├── PlanError               1  a plan is missing or was never finished
     └── CanvasError             1  Canvas cannot be worked with
         ├── AuthError           1  no token, or one that is not taken
-        ├── WrongHost           1  what answers is not the FHIR API that is configured
+        ├── WrongHost           1  the server that answers is not the configured FHIR API
         ├── Forbidden           1  the application may not do this
         ├── Unreachable         1  no answer for too long
         ├── SearchFailed        1  a search or a read gave no answer that says anything
@@ -32,7 +32,7 @@ from pipeline.files import displayed
 
 
 class IngestError(Exception):
-    """Whatever ends a run before it is done.
+    """An error that ends a run before it is done.
 
     `message` says what happened and where; `fix` what to do next.
     """
@@ -45,11 +45,11 @@ class IngestError(Exception):
         super().__init__(self.message)
 
     def __str__(self) -> str:
-        """One text for a terminal."""
+        """Return message and fix as one text for a terminal."""
         return f"{self.message}\n  {self.fix}" if self.fix else self.message
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """The very same in another process, whatever its kind is made of."""
+        """Restore the same error in another process, whatever its arguments."""
         return _again, (type(self), self.args, self.__dict__)
 
 
@@ -83,8 +83,8 @@ class InputError(IngestError):
 class ColumnsMissing(InputError):
     """Columns that are mapped are not in a file's header.
 
-    `missing`: our field, the column that is mapped to it, and how a message names the column of the
-    header that is nearly called so ("" if there is none).
+    `missing`: our field, the column that is mapped to it, and the name, for a message, of a similar
+    column of the header ("" if there is none).
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class ColumnsMissing(InputError):
 
 
 class LimitError(IngestError):
-    """A limit of the configuration is exceeded: nothing was written. `others`: those beside it."""
+    """A limit of the configuration is exceeded: nothing was written. `others`: further limits exceeded."""
 
     def __init__(self, message: str, fix: str, others: Sequence["LimitError"] = ()) -> None:
         super().__init__(message, fix)
@@ -117,15 +117,15 @@ class JournalTaken(JournalError):
 
 
 def lease_lost() -> JournalTaken:
-    """The error of a process that stood still for longer than others wait for it."""
+    """Return the error of a process that stood still for longer than others wait for it."""
     return JournalTaken(
         "another process took over, or may have: nothing more is sent or written by this one",
-        "what it had sent last is in doubt, and is settled by whoever took over, or by the next run",
+        "what it had sent last is in doubt, and is settled by the process that took over, or by the next run",
     )
 
 
 class JournalForeign(JournalError):
-    """The journal belongs to another Canvas, or to another address of the same: `base_url` is that one."""
+    """The journal belongs to another Canvas, or to another address of the same one: `base_url`."""
 
     exit_code = 2
 
@@ -135,7 +135,7 @@ class JournalForeign(JournalError):
 
 
 class JournalLost(JournalError):
-    """What the journal knew of earlier runs is missing: `loss` says in which way."""
+    """Data of earlier runs is missing in the journal: `loss` says in which way."""
 
     def __init__(self, loss: str, message: str, fix: str) -> None:
         super().__init__(message, fix)
@@ -159,7 +159,7 @@ class AuthError(CanvasError):
 
 
 class WrongHost(CanvasError):
-    """What answers is not the FHIR API that is configured."""
+    """The server that answers is not the configured FHIR API."""
 
 
 class Forbidden(CanvasError):
@@ -179,7 +179,7 @@ class Stopped(CanvasError):
 
 
 def fault(error: BaseException) -> IngestError:
-    """An error that nobody foresaw: its kind and place, and not its text, which may hold values."""
+    """Return the error for an unforeseen exception: its kind and place, not its text, which may hold values."""
     frames = traceback.extract_tb(error.__traceback__)
     where = (
         f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "an unknown place"

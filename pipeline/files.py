@@ -1,6 +1,6 @@
 """Files that are there whole or not at all, for their owner only, and still there after a power loss.
 
-A file's name is bytes, and need not be UTF-8: `displayed` decides how it is shown.
+A file's name is bytes and need not be UTF-8: `displayed` decides how it is shown.
 """
 
 import hashlib
@@ -24,8 +24,8 @@ def displayed(name: str | os.PathLike[str]) -> str:
 def replacing(path: Path, mode: int = FILE_MODE) -> Iterator[Path]:
     """Yield a new file beside `path` that takes its place once it is written; if it is not, nothing changes.
 
-    The file is made anew: what is there by that name, left by a run that was killed or planted as a
-    link to elsewhere, is never written to.
+    The file is new: an existing file of that name, left by a killed run or planted as a link, is never
+    written to.
     """
     part = path.with_name(f".{path.name}.part")
     part.unlink(missing_ok=True)
@@ -42,7 +42,7 @@ def replacing(path: Path, mode: int = FILE_MODE) -> Iterator[Path]:
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """All of a file or nothing of it, for its owner only."""
+    """Write a whole file or nothing of it, for its owner only."""
     with replacing(path) as part:
         part.write_bytes(content)
 

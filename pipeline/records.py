@@ -1,7 +1,7 @@
 """The types that travel the pipe, in travel order. Frozen, and free of any library of ours.
 
-Where a row is named for people, `RowId` names it; where a row is refused, `Rejection` says why.
-Neither ever holds a value of the row.
+`RowId` names a row for people; `Rejection` says why a row is refused. Neither ever holds a value of the
+row.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 
 class Disposition(StrEnum):
-    """How a row ended. Every row read has exactly one."""
+    """The end of a row. Every row read has exactly one."""
 
     CREATED = "created"  # Canvas took it in this run
     UPDATED = "updated"  # Canvas holds it, with new content since this run
@@ -27,24 +27,24 @@ class Disposition(StrEnum):
 
 
 class Interaction(StrEnum):
-    """The FHIR interaction that a row comes to."""
+    """The FHIR interaction of a row."""
 
     CREATE = "create"
     UPDATE = "update"
 
 
 class Verdict(StrEnum):
-    """What an answer says of a write: the only thing the sender decides (docs/guarantees.md)."""
+    """The meaning of an answer to a write: the only thing the sender decides (docs/guarantees.md)."""
 
     NOT_APPLIED = "not_applied"  # known not to have happened: may be sent again
     REFUSED = "refused"  # Canvas said no to this resource: never sent again
     ACCEPTED = "accepted"  # created, and the id is known
-    STALE = "stale"  # 412: Canvas holds another version than we think; a read has to tell
+    STALE = "stale"  # 412: Canvas holds another version than we think; a read has to settle it
     LOST = "lost"  # all else: the write may have happened, never sent again blindly
 
 
 class Stage(StrEnum):
-    """Where a row was turned away."""
+    """The stage that turned a row away."""
 
     VALIDATE = "validate"
     RESOLVE = "resolve"
@@ -62,7 +62,7 @@ class RowId:
     row: int  # within its file; 1 is the first row of data
 
     def __str__(self) -> str:
-        """`eligibility.csv:17`."""
+        """Return `eligibility.csv:17`."""
         return f"{self.file}:{self.row}"
 
 
@@ -77,7 +77,7 @@ class Rejection:
 
 
 def joined(rejections: Sequence[Rejection]) -> tuple[str, str, str, str]:
-    """Stage, fields, rules and messages of one row's rejections, several parted by "; "."""
+    """Return stage, fields, rules and messages of one row's rejections; "; " separates several."""
     if not rejections:
         return "", "", "", ""
     return (
@@ -90,13 +90,13 @@ def joined(rejections: Sequence[Rejection]) -> tuple[str, str, str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A mapped row: what Canvas would be sent."""
+    """A mapped row: the resource for Canvas."""
 
     lane: str  # the patient's key: one open write at a time
     body: bytes  # the resource, JSON
     fingerprint: str  # 32 hex digits over the content; the day of sending is no part of it
     claim: str = ""  # PaymentNotice: the copay's claim id
-    match_key: str = ""  # Coverage: how a search recognises it (`fhir.coverage.match_key`)
+    match_key: str = ""  # Coverage: identifies it in a search (`fhir.coverage.match_key`)
     order: int | None = None  # Coverage: the rest is for finding collisions of `order`
     start_day: int | None = (
         None  # days since 1970-01-01; None: open. PaymentNotice: its day in the file
@@ -107,7 +107,7 @@ class Draft:
 
 
 class Intent(NamedTuple):
-    """A write that we mean to make."""
+    """A write that we intend to make."""
 
     key: str  # 16 hex digits; the row's identity in the journal
     feed: str
@@ -120,9 +120,9 @@ class Intent(NamedTuple):
     claim: str
     match_key: str
     run_id: str  # the run whose plan it belongs to
-    resource_id: str = ""  # of an UPDATE; so is what follows
+    resource_id: str = ""  # of an UPDATE, as is the rest
     rank: int | None = None  # Coverage: its `order`, where it is active
-    held_at: datetime | None = None  # when Canvas held what we think it holds, by its own clock
+    held_at: datetime | None = None  # when Canvas held the last confirmed content, by its own clock
     day: str | None = (
         None  # PaymentNotice: its day in the file, ISO; "": the file gives none; None: not known
     )
@@ -131,7 +131,7 @@ class Intent(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Reserved:
-    """What the database answers about the rate that all workers share.
+    """The database's answer about the rate that all workers share.
 
     All in seconds. `asked_s` and `answered_s` are of our monotonic clock, the others of the server's.
     """
@@ -144,15 +144,15 @@ class Reserved:
     interval_s: float  # from one slot to the next
     count: int  # slots; 0: none now, ask again at `again_s`
     again_s: float
-    blocked_until_s: float  # nobody sends before
+    blocked_until_s: float  # no worker sends before
     cut_s: float  # when the rate was last halved
 
 
 class Exchange(NamedTuple):
-    """One request and what came back. Never a body of a write, never a URL."""
+    """One request and its answer. Never a body of a write, never a URL."""
 
     purpose: str  # "write", "read", "search", "token"
-    sent_at: datetime  # the instant of the rate limiter's grant
+    sent_at: datetime  # the instant of the rate limiter's permit
     latency_s: float
     http_status: int | None  # None: no answer
     correlation_id: str = ""
@@ -175,15 +175,15 @@ class Attempt(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What Canvas was last known to hold of a row: the content of a write that was confirmed."""
+    """The last confirmed content of a row in Canvas."""
 
-    run_id: str  # whose plan has the content
+    run_id: str  # the run whose plan has the content
     fingerprint: str  # "": not known, as of a coverage that was taken over
 
 
 @dataclass(frozen=True, slots=True)
 class LastHeld:
-    """When Canvas held what it was last known to hold of a row.
+    """The instant of the last confirmed content of a row.
 
     Attributes:
         at: By `Date`; None if it is not known.
@@ -200,9 +200,9 @@ class LastHeld:
 class Doubt:
     """A write whose fate is unknown, and what a search needs to settle it.
 
-    `since` and `until` are the earliest instant of its first send and the latest of its last one,
-    by the server's clock; None where that is not known, and then all that Canvas held before was noted.
-    `intent.body` is empty where its plan is gone.
+    `since` and `until` are the earliest instant of its first send and the latest of its last one, by the
+    server's clock; None if not known, in which case all that Canvas held before was noted.
+    `intent.body` is empty if its plan is gone.
     """
 
     intent: Intent
@@ -211,17 +211,17 @@ class Doubt:
     since: datetime | None
     until: datetime | None
     is_owed: bool  # a search showed that it is not there, and it is still to be sent again
-    ahead: timedelta | None  # of the server's clock before ours, as it was when it was sent
+    ahead: timedelta | None  # the lead of the server's clock over ours when it was sent
     rule: str
     message: str
-    held: Held = Held("", "")  # of an update: what was there before it
+    held: Held = Held("", "")  # of an update: the content before it
     is_orphan: bool = (
-        False  # whoever sent it may be alive still, and send it later than anybody waits
+        False  # its sender may still be alive, and send it later than any search waits
     )
 
 
 class Stamped(NamedTuple):
-    """A payment of which Canvas confirmed the create: the `Date` of that answer, and our times around it."""
+    """A confirmed create of a payment: the `Date` of the answer, and our times around it."""
 
     resource_id: str
     dated: datetime
@@ -230,12 +230,12 @@ class Stamped(NamedTuple):
 
 
 class Settlement(StrEnum):
-    """What a search says of a write in doubt."""
+    """The result of a search for a write in doubt."""
 
     FOUND = "found"  # it is there, and only it can be meant
     ABSENT = "absent"  # nothing like it is there
     UNCLEAR = "unclear"  # several, or one at the wrong time: a person decides
-    CONFLICT = "conflict"  # of an update: somebody else edited the resource in between
+    CONFLICT = "conflict"  # of an update: another user edited the resource in between
     UNKNOWN = "unknown"  # the search failed, or two of them did not agree: it says nothing
 
 
@@ -244,7 +244,7 @@ class Candidate:
     """A resource in Canvas that may be a write in doubt."""
 
     resource_id: str
-    created_at: datetime | None  # by the server's clock; a Coverage does not tell
+    created_at: datetime | None  # by the server's clock; a Coverage has none
     when: str  # "inside", "before", "late" or "untold": against the time of the sends
 
 
@@ -262,7 +262,7 @@ class Finding:
 
 
 class PayerEvidence(NamedTuple):
-    """What showed which Organization a payer id is."""
+    """Evidence of which Organization a payer id is."""
 
     payer_id: str
     organization: str  # `Organization/<id>`
@@ -271,7 +271,7 @@ class PayerEvidence(NamedTuple):
 
 
 class State(StrEnum):
-    """A write's state in the journal. `journal/states.py` says which may follow which."""
+    """A write's state in the journal. `journal/states.py` has the allowed transitions."""
 
     PENDING = "PENDING"
     IN_FLIGHT = "IN_FLIGHT"
@@ -285,5 +285,5 @@ CENT = Decimal("0.01")
 
 
 def usd(cents: int) -> str:
-    """`12.50`: an amount as every output shows it."""
+    """Return an amount as every output shows it: `12.50`."""
     return str(Decimal(cents) * CENT)

@@ -223,7 +223,7 @@ def _spoil_in_place(rows: list[Row]) -> None:
     slips: list[tuple[str, str, str, str]] = [
         ("COB", "N/A", "order|range", "an order that a person typed"),
         ("Eff Date", "00/00/0000", "start_on|date", "an empty date of an old system"),
-        ("Payer ID", "SELF-PAY", "payer|unknown", "a payer code that nobody mapped"),
+        ("Payer ID", "SELF-PAY", "payer|unknown", "a payer code without a mapping"),
         ("Rel Code", "self ", "", ""),  # trimmed, and a code of Canvas: taken as it is
         ("Member ID", "", "member_id|required", "no member id"),
     ]

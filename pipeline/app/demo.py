@@ -19,7 +19,7 @@ _ENVIRONMENT: Final = {"CANVAS_CLIENT_ID": "sandbox", "CANVAS_CLIENT_SECRET": "s
 def make_sandbox(
     seed: Path | None, faults: str, fault_seed: int, contract: str, state: Path | None
 ) -> Sandbox:
-    """A local Canvas. Raises ConfigError for a fault profile that there is not."""
+    """Return a local Canvas. Raises ConfigError if there is no such fault profile."""
     try:
         profile = load_faults(faults)
     except ValueError as error:
@@ -42,7 +42,7 @@ async def serve_until(
         say(f"  base_url = {url}    token_url = {url}/auth/token/")
         if not sandbox.store.resources["Patient"]:
             say("  It holds no patient, so every row is refused: give it some with --seed FILE,")
-            say("  at each start, for --state keeps only what was written since.")
+            say("  at each start, because --state keeps only what was written since.")
         say("  CANVAS_CLIENT_ID=sandbox CANVAS_CLIENT_SECRET=sandbox")
         say(f"  its own account of what it did: {url}/_sandbox/account    (Ctrl-C ends it)")
         await stop.wait()
@@ -56,7 +56,7 @@ async def run_demo(
     *,
     rate_per_s: float = 500.0,
 ) -> engine.Result:
-    """The sample data into a fresh local Canvas. What it leaves behind goes into `folder`."""
+    """Load the sample data into a fresh local Canvas; write state and reports into `folder`."""
     root = _root()
     sandbox = make_sandbox(root / "sample_data" / "canvas_seed.json", faults, 0, "2025-10", None)
     async with serve(sandbox, port=0) as url:
@@ -74,6 +74,6 @@ async def run_demo(
 
 
 def _root() -> Path:
-    """Where `configs/` and `sample_data/` are: in the package when installed, else beside it."""
+    """Return the folder of `configs/` and `sample_data/`: in the package if installed, else beside it."""
     package = Path(pipeline.__file__).parent
     return package / "_demo" if (package / "_demo").is_dir() else package.parent

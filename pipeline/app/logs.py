@@ -1,9 +1,9 @@
-"""Logs: structlog on stderr, and the guard that keeps source values out.
+"""Logs: structlog on stderr, and the allow-list that keeps source values out.
 
 Logging is by allow-list: an event that is not named here loses its name, and a field that is not
 named here, or is not of the type named here, does not leave the program. Nothing of a row but its
-id, its field and its rule is on the list. What libraries log is told by the library's name and the
-level; their texts hold addresses, headers and reprs.
+id, its field and its rule is on the list. Of a library's log line only the library's name and the level
+are logged, because the text may hold addresses, headers and reprs.
 """
 
 import logging
@@ -19,22 +19,22 @@ from pipeline.reporting.masking import shown as spelt
 # event -> what it says. docs/operations.md shows it.
 EVENTS: Final[dict[str, str]] = {
     "run_started": "a `plan`, `run` or `verify` begins (JSON only, as `run_finished`)",
-    "writes_left_in_flight": "so many writes of an earlier run were cut off: they are in doubt, and settled first",
+    "writes_left_in_flight": "`count` writes of an earlier run were cut off: they are in doubt, and settled first",
     "proxy_unused": "the environment names a proxy (`HTTPS_PROXY`), and `canvas.proxy` is empty: it is not used",
-    "progress": "where it stands, every 30 s where there is no terminal",
+    "progress": "the state of the run, every 30 s if there is no terminal",
     "stopping": "the first SIGINT or SIGTERM: what is in flight is finished",
     "stopped_at_once": "the second one: what was in flight is in doubt",
     "run_failed": "it failed, by which kind of error; it is still reported",
     "run_finished": "how it ended and why, with the counts of all feeds by disposition",
     "command_failed": "why it ended without a report",
     "workers_awaited": "the Dask cluster has no worker yet; after 300 s without one the run fails",
-    "workers_lost": "so many workers of the Dask cluster are gone; what they had under way is done by others",
+    "workers_lost": "`count` workers of the Dask cluster are gone; other workers run their calls",
     "lease_lost": "a worker stood still, or was without the database, for longer than `[state] lease_s`: it sends nothing more of that part until it has taken it anew",
     "copies_removed": "the number of folders with copies that were removed, which an `init` or a `check` left when it was killed",
     "plan_changed": "the plan of an earlier run was changed after it was made, and is not used",
     "metrics_unwritten": "the metrics file could not be written; the run is not concerned",
     "latest_unlinked": "the link `latest` in `report.dir` could not be set; the report is whole",
-    "purged": "what so many runs left of rows was removed, for it is older than `[retention] days`",
+    "purged": "the row data of `count` runs was removed, because it is older than `[retention] days`",
     "purge_failed": "it could not be; the next run tries again",
     "notice_sent": "the notice went out, by `command` or by `webhook`",
     "notice_failed": "it did not; the exit code stays what it is",
@@ -87,7 +87,7 @@ def _guard(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
 
 
 def _lead(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """What every JSON line has, in the order in which people look for it."""
+    """Put the fields that every JSON line has first, in the order in which people look for them."""
     first = ("timestamp", "level", "event", "run_id")
     return {**{name: event.get(name, "") for name in first}, **event}
 
@@ -96,7 +96,7 @@ class _Libraries(logging.Handler):
     """Takes what libraries log, and says only that they did."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """One record."""
+        """Log that a library logged a record."""
         known = {10: 10, 20: 20, 30: 30, 40: 40, 50: 50}
         level = known.get(record.levelno, logging.WARNING)
         structlog.get_logger().log(level, "library_logged", logger=record.name)
@@ -113,7 +113,7 @@ def configure(log_format: str, level: int) -> None:
 
 
 def configure_unless_configured() -> None:
-    """For the Python API: warnings and errors on stderr, where the program has set up nothing."""
+    """Log warnings and errors to stderr if the program that uses the Python API set nothing up."""
     if not structlog.is_configured():
         # stderr as it is when something is logged: a notebook's own
         _set_up(_text(), logging.WARNING, lambda *_: structlog.PrintLogger(sys.stderr))
@@ -127,7 +127,7 @@ def _text() -> list[Any]:
 
 
 def _spelt(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """Without what would turn a terminal round; JSON spells it out by itself."""
+    """Escape characters that would change a terminal's state; the JSON renderer escapes them itself."""
     return {
         name: spelt(value) if isinstance(value, str) else value for name, value in event.items()
     }

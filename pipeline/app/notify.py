@@ -1,7 +1,7 @@
-"""Send the notice of how a command ended: to the stdin of a command, and to a webhook.
+"""Send the notice of how a command ended: to a command's stdin, and to a webhook.
 
-Any failure here is a warning in the log. The webhook's address is a secret and is never
-shown; the command gets only what it needs of our environment.
+A failure here is a warning in the log. The webhook's address is a secret and is never shown; the
+command gets only the part of our environment that it needs.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Recipients:
-    """The command of `[notify]`, and a webhook. Each may be empty."""
+    """The recipients of the notice: the command of `[notify]` and a webhook, each may be empty."""
 
     settings: NotifySection
     webhook: str = field(repr=False)

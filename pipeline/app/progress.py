@@ -1,6 +1,6 @@
-"""Runs a command's coroutine: the event loop, the signals, and the display of progress on stderr.
+"""Run a command's coroutine: the event loop, the signals, and the display of progress on stderr.
 
-The core only counts (`job.Progress`); here the counts are looked at now and then and shown.
+The core only counts (`job.Progress`); here the counts are read at intervals and shown.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ log = structlog.get_logger()
 
 
 class Display(StrEnum):
-    """How progress is shown."""
+    """The ways to show progress."""
 
     BAR = "bar"  # on a terminal
     LINES = "lines"  # a log line now and then
@@ -35,16 +35,21 @@ class Display(StrEnum):
 
 
 def display_for(*, quiet: bool, is_logged: bool) -> Display:
-    """A bar on a terminal, a line now and then elsewhere, nothing where it is not wanted."""
+    """Return the display: a bar on a terminal, log lines elsewhere, none if `quiet`."""
     if quiet:
         return Display.NONE
     return Display.BAR if sys.stderr.isatty() and not is_logged else Display.LINES
 
 
 def watch(work: Work[T], display: Display, *, is_logged: bool = False) -> T:
-    """Carry out `work`. The first Ctrl-C, SIGTERM or SIGHUP lets it finish what is in flight, the second stops it.
+    """Run `work` and show its progress.
 
-    `is_logged`: stderr is a log for machines, so its beginning is told there, and nothing as text.
+    The first Ctrl-C, SIGTERM or SIGHUP lets it finish what is in flight, the second stops it.
+
+    Args:
+        work: Makes the coroutine, given the counts and the event that asks it to stop.
+        display: The way to show progress.
+        is_logged: stderr is a log for machines: the start is logged there, and no text is written.
     """
     return _runner()(_watched(work, display, is_logged=is_logged))
 

@@ -1,1 +1,1 @@
-"""How to speak to Canvas. Knows requests and answers, never rows."""
+"""HTTP to Canvas: requests and answers, never rows."""

@@ -1,8 +1,8 @@
 """A client that signs for itself in place of a secret: private_key_jwt (RFC 7523, 2.2 and 3).
 
-As SMART Backend Services have it: RS384 or ES384, a key id in the header, the client's id as issuer
+As in SMART Backend Services: RS384 or ES384, a key id in the header, the client's id as issuer
 and subject, the token endpoint as audience, an id that is used once, and a life of minutes. The
-library's own errors hold the key, and are never shown.
+library's own errors hold the key and are never shown.
 """
 
 from dataclasses import dataclass, field
@@ -28,7 +28,7 @@ class PrivateKey:
     key_id: str
 
     def assertion(self, client_id: str, token_url: str, now: datetime) -> str:
-        """A signed assertion for one request of a token."""
+        """Return a signed assertion for one request of a token."""
         import jwt  # noqa: PLC0415 - takes 0.1 s, and only those who sign need it
 
         at_s = int(now.timestamp())
@@ -95,7 +95,7 @@ def _of_pem(text: str) -> Any:
     try:
         return load_pem_private_key(text.encode(), password=None)
     except TypeError:
-        raise _unfit("it is encrypted, and nobody is there at night to type its password") from None
+        raise _unfit("it is encrypted, and a nightly run cannot ask for its password") from None
     except (ValueError, UnsupportedAlgorithm):
         raise _unfit("it is neither PEM nor a JWK") from None
 

@@ -48,12 +48,12 @@ class Credentials:
 
     @property
     def are_given(self) -> bool:
-        """Whether there are credentials."""
+        """Return whether there are credentials."""
         return bool(self.token or (self._are_of_a_client and self.token_url))
 
     @property
     def named(self) -> str:
-        """What they are called, for messages."""
+        """Return the names of the environment variables, for messages."""
         if self.token:
             return "CANVAS_TOKEN"
         if self.private_key is None:
@@ -100,7 +100,7 @@ class Tokens:
 
     @property
     def has_been_given(self) -> bool:
-        """Whether there has been a token: the address and the credentials are right."""
+        """Return whether a token was issued, so that the address and the credentials are right."""
         return bool(self._token)
 
     async def current(self) -> str:

@@ -18,7 +18,7 @@ TRIPS_MAX: Final = 3  # outages that a read ends and the next write does not: th
 
 
 class Heard(Enum):
-    """What an answer to a write says about the server."""
+    """An answer to a write, by what it says about the server."""
 
     ANSWERED = "answered"  # it answers writes
     LOST = "lost"  # it does not
@@ -38,7 +38,7 @@ class Breaker:
 
     @property
     def is_probing(self) -> bool:
-        """Whether the answer to a probe is awaited: until then nothing else may be sent."""
+        """Return whether the answer to a probe is awaited: until then nothing else may be sent."""
         return self._is_half_open and self._has_probe
 
     def admit(self) -> int | None:
@@ -49,7 +49,7 @@ class Breaker:
         return self._period
 
     def read_succeeded(self) -> None:
-        """The server answers reads: one write may go."""
+        """Let one write go, because the server answers reads."""
         if self.is_open:
             self._enter(is_half_open=True)
 

@@ -1,4 +1,4 @@
-"""Why a request got no answer, in words: from the errors of the operating system and of the parser.
+"""The reason why a request got no answer, from the errors of the operating system and of the parser.
 
 The texts of those errors are never repeated, because they hold addresses and parts of answers.
 """
@@ -19,7 +19,7 @@ _BY_NUMBER: Final = {
     errno.EMFILE: "too many open files on this machine",
     errno.EADDRNOTAVAIL: "no free local port or address",
 }
-_NUMBER: Final = re.compile(r"\[Errno (\d{1,4})\]")  # of an error that stands for several
+_NUMBER: Final = re.compile(r"\[Errno (\d{1,4})\]")  # of an error that wraps several
 # The repr of an HTTP/2 SETTINGS frame of stream 0 (RFC 9113, 3.4), with which such a server begins.
 _SETTINGS: Final = re.compile(r"b['\"]\\x00\\x00(?:\\x..|\\?.)\\x04\\x00\\x00\\x00\\x00\\x00")
 _TEXT_MAX: Final = 2_000  # characters of an error's text that are looked at

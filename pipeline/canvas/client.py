@@ -1,6 +1,6 @@
 """A client of one Canvas: no request without a permit, and every request is accounted for.
 
-A permit is a free place among the requests in flight, one grant of the rate limiter, and a valid
+A permit is a free place among the requests in flight, one permit of the rate limiter, and a valid
 token. A write takes its permit first, so that nothing waits between the decision to send and the
 sending.
 """
@@ -73,7 +73,7 @@ _NO_SUCH_ID: Final = "00000000-0000-0000-0000-000000000000"
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Where Canvas is, and how it is spoken to."""
+    """The address of Canvas and the settings of the connection to it."""
 
     base_url: str  # without a slash at the end
     credentials: Credentials
@@ -113,7 +113,7 @@ class Permit:
 
 
 class Client:
-    """Requests to one Canvas, through one transport. `grants`: where None, the rate is for it alone."""
+    """Requests to one Canvas, through one transport. `permits` None: the client has a rate limiter of its own."""
 
     def __init__(
         self,
@@ -150,7 +150,7 @@ class Client:
         self._limiter.stop()
 
     async def permit(self) -> Permit:
-        """Wait for a place, a token and a grant. Raises AuthError, Unreachable or Stopped.
+        """Wait for a free place, a token and the rate limiter. Raises AuthError, Unreachable or Stopped.
 
         The place is returned when its request has ended.
         """
@@ -205,12 +205,12 @@ class Client:
         """
         whole = body[:-1] + b',"id":' + orjson.dumps(resource_id) + b"}"
         url = f"{self._options.base_url}/{resource_type}/{resource_id}"
-        guard = {}
+        precondition = {}
         if unmodified_since is not None:
-            guard["If-Unmodified-Since"] = format_datetime(
+            precondition["If-Unmodified-Since"] = format_datetime(
                 unmodified_since.astimezone(UTC), usegmt=True
             )
-        reply = await self._send("PUT", url, permit, whole, guard)
+        reply = await self._send("PUT", url, permit, whole, precondition)
         proven = resource_type in self.proven
         judgement = judge_update(reply, resource_id, self.host, resource_type, proven=proven)
         return self._written(permit, resource_type, reply, judgement)
@@ -383,7 +383,7 @@ class Client:
         return content, dated
 
     async def _get(self, path: str, purpose: str) -> Reply:
-        """Read, again while that can help."""
+        """Read, and repeat while that can help."""
         for tries in range(1, _TRIES_MAX + 1):
             reply = await self._get_once(path, purpose)
             if not _is_passing(reply):
@@ -413,13 +413,13 @@ class Client:
         url: str,
         permit: Permit,
         body: bytes | None,
-        guard: Mapping[str, str] | None = None,
+        precondition: Mapping[str, str] | None = None,
     ) -> Reply:
         headers = {"Authorization": f"Bearer {permit.token}", "Accept": _JSON}
         if body is not None:
             headers["Content-Type"] = _JSON
-        if guard:
-            headers.update(guard)
+        if precondition:
+            headers.update(precondition)
         try:
             reply = await self._transport.exchange(method, url, headers, body)
         finally:

@@ -1,4 +1,4 @@
-"""Which hosts a URL in an answer may name, and how any other host is named in a message. Pure.
+"""The hosts that a URL in an answer may name, and the name that a message gives any other host. Pure.
 
 A URL in an answer is hostile input: it is compared, and its host is printed only if it is a plain name.
 """
@@ -33,7 +33,7 @@ def foreign_host(url: str, hosts: frozenset[str]) -> str:
 
 
 def displayed_host(host: str) -> str:
-    """Return how a message names a host of an answer: never with a text that is no plain name."""
+    """Return the name of an answer's host for a message; a text that is no plain name is not repeated."""
     return f"the host {masked_host(host)}" if is_host_name(host) else "a host that is no plain name"
 
 

@@ -1,7 +1,7 @@
-"""What an answer to a write means: the only place where that is decided. Pure.
+"""Judge an answer to a write: the only place where its meaning is decided. Pure.
 
-There are four classes: accepted, refused, not applied, lost. In doubt it is `LOST`: then nothing is
-sent again until a search has settled it.
+There are four classes: accepted, refused, not applied, lost. An answer that fits none for certain is
+`LOST`: nothing is sent again until a search has settled it.
 """
 
 import re
@@ -51,7 +51,7 @@ class Refusal(Enum):
 
 
 class Judgement(NamedTuple):
-    """What one answer means.
+    """The meaning of one answer.
 
     `too_fast`: Canvas asks for a slower pace. `stop`: why nothing more can be sent at all.
     """
@@ -217,11 +217,11 @@ def _lost(what: str, message: str) -> Judgement:
 
 
 def location_id(location: str, resource_type: str, hosts: frozenset[str]) -> str | None:
-    """The id in a Location, or None if it has none that can be trusted.
+    """Return the id in a Location, or None if it has none that can be trusted.
 
     Canvas sends `/Coverage/<id>`, or an absolute http or https URL, with or without `/_history/1`: the
     id is the segment after the resource type. A Location of a host outside `hosts` is not trusted, nor is
-    one that is no URL (two Locations in one answer are joined by a blank).
+    one that is not a URL (two Locations in one answer are joined by a blank).
     """
     head, found, tail = location.rpartition(f"{resource_type}/")
     if not found or not _is_of(head, hosts):
@@ -251,13 +251,13 @@ def _is_of(head: str, hosts: frozenset[str]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """How long to wait before trying again: doubled each time, with jitter, up to a bound."""
+    """The wait before another attempt: doubled each time, with jitter, up to a bound."""
 
     first_s: float = 1.0
     longest_s: float = 30.0
 
     def delay_s(self, tries: int, random: Random) -> float:
-        """Seconds to wait after `tries` (from 1) failures: half of the step to the whole of it."""
+        """Return the seconds to wait after `tries` (from 1) failures: 50 to 100 % of the step."""
         step = min(self.first_s * 2 ** min(tries - 1, 16), self.longest_s)
         return random.uniform(step / 2, step)
 

@@ -1,8 +1,8 @@
-"""How fast: never more than `rate_per_s` requests in any second, less when Canvas says so.
+"""The rate limiter: never more than `rate_per_s` requests in any second, fewer if Canvas asks for it.
 
 The bucket is an aiolimiter with measured settings: `AsyncLimiter(b, b / r)` with r = 0.992 R and
-b = 0.008 R + 0.99, so that a sliding second has at most floor(r + b) grants, the first second
-included. An exact check of the log of the last grants follows, because the clock of a bucket can lag
+b = 0.008 R + 0.99, so that a sliding second has at most floor(r + b) permits, the first second
+included. An exact check of the log of the last permits follows, because the clock of a bucket can lag
 on a machine that stalls.
 """
 
@@ -43,19 +43,19 @@ class Share:
 
 
 class Permits(Protocol):
-    """Grants requests: `Limiter` in one process, `Slots` across many."""
+    """Source of permits: `Limiter` in one process, `SharedLimiter` across many."""
 
     async def permit(self) -> None:
         """Wait until one request may go. Raises Stopped once `stop` was called."""
 
     def pause(self, seconds: float) -> None:
-        """Grant nothing in this process for `seconds`."""
+        """Give no permit in this process for `seconds`."""
 
     def slow_down(self, pause_s: float) -> None:
-        """Grant nothing for `pause_s` seconds, then half as much: Canvas asks for a slower pace."""
+        """Give no permit for `pause_s` seconds, then half as many: Canvas asks for a slower pace."""
 
     def stop(self) -> None:
-        """Grant no more: each waiting `grant` raises Stopped now."""
+        """Give no more permits: each waiting `permit` raises Stopped now."""
 
 
 def whole_of(rate_per_s: float) -> float:
@@ -71,7 +71,7 @@ def bucket_of(rate_per_s: float) -> tuple[float, float]:
 
 
 class Limiter:
-    """Grants, one for each request."""
+    """Permits, one for each request."""
 
     def __init__(self, rate_per_s: float, clock: Clock) -> None:
         self._rate_per_s = rate_per_s
@@ -85,7 +85,7 @@ class Limiter:
         self._window_s = max(1.0, 1.0 / rate_per_s)
         self._paused_until_s = float("-inf")
         self._stopped = asyncio.Event()
-        self._bucket_wait: asyncio.Timeout | None = None  # while a grant waits for the bucket
+        self._bucket_wait: asyncio.Timeout | None = None  # while a permit waits for the bucket
         self.pauses = 0
 
     async def permit(self) -> None:
@@ -111,7 +111,7 @@ class Limiter:
             self._turn.release()
 
     def pause(self, seconds: float) -> None:
-        """Grant nothing for `seconds`."""
+        """Give no permit for `seconds`."""
         self._paused_until_s = max(self._paused_until_s, self._clock.monotonic() + seconds)
         self.pauses += 1
 
@@ -121,7 +121,7 @@ class Limiter:
         self.pause(pause_s)
 
     def stop(self) -> None:
-        """Grant no more: each waiting `grant` raises Stopped now, also one that waits for the bucket."""
+        """Give no more permits: each waiting `permit` raises Stopped now, even one that waits for the bucket."""
         self._stopped.set()
         if self._bucket_wait is not None:
             self._bucket_wait.reschedule(asyncio.get_running_loop().time())
@@ -148,7 +148,7 @@ class Limiter:
             raise Stopped("the run is stopping")
 
     async def _renew_bucket(self) -> None:
-        """Make a bucket for the present share; it starts full, so that the change grants no extra."""
+        """Make a bucket for the present share; it is drained first, so that the change gives no extra permit."""
         share = self._share.at(self._clock.monotonic())
         if abs(share - self._bucket_share) < _RENEW_AT and not (share == 1.0 != self._bucket_share):
             return

@@ -24,7 +24,7 @@ _HOST: Final = re.compile(r"[A-Za-z0-9.:-]{1,253}", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """Where the proxy is, and what it is shown. Both credentials are "" if it asks for none."""
+    """The proxy's address and credentials. Both credentials are "" if it asks for none."""
 
     url: str  # http://host:port
     username: str = field(default="", repr=False)
@@ -32,12 +32,12 @@ class Proxy:
 
     @property
     def address(self) -> str:
-        """The proxy's host and port."""
+        """Return the proxy's host and port."""
         return self.url.removeprefix("http://")
 
     @property
     def headers(self) -> dict[str, str]:
-        """What the proxy is shown with each request that it reads (RFC 7617)."""
+        """Return the headers that the proxy gets with each request that it reads (RFC 7617)."""
         if not self.username:
             return {}
         pair = f"{self.username}:{self.password}".encode()

@@ -1,7 +1,7 @@
-"""The server's clock, as its `Date` headers tell it: what instant was it there? Pure.
+"""The server's clock, estimated from its `Date` headers. Pure.
 
-Canvas stamps a PaymentNotice with the time of its row, so whether one was there before our send is
-a question of that clock, not of ours (docs/guarantees.md, "Settling doubt"). Each answer narrows how far
+Canvas stamps a PaymentNotice with the time of its row, so only that clock, not ours, decides whether one
+was there before our send (docs/guarantees.md, "Settling doubt"). Each answer narrows how far
 the two are apart: a `Date` was true, to the second, at some moment between request and answer.
 """
 
@@ -16,25 +16,27 @@ _YEARS: Final = range(2000, 3000)  # of a clock that says anything; others are n
 
 
 class ServerClock:
-    """How far the server's clock is ahead of ours, as an interval."""
+    """The lead of the server's clock over ours, as an interval."""
 
     def __init__(self) -> None:
         self._least: timedelta | None = None
         self._most: timedelta | None = None
-        # How far it is ahead of ours, at least. None: not known well enough to decide anything.
+        # The least lead over our clock. None: not known well enough to decide anything.
         self.ahead: timedelta | None = None
-        self.was_set = False  # and may be set back: from then on it decides nothing
+        self.was_set = (
+            False  # the clock was set, and may be set back: from then on it decides nothing
+        )
         self._text = ""  # the Date heard last, and what it says
-        self._told: datetime | None = None
+        self._dated: datetime | None = None
 
     def hear(self, date: str, sent_at: datetime, answered_at: datetime) -> None:
-        """An answer with that `Date`; the instants are ours. One without a usable Date says nothing."""
+        """Take an answer's `Date` into account; the instants are ours. An unusable Date is ignored."""
         if date != self._text:
-            self._text, self._told = date, _instant(date)
-        told = self._told
-        if told is None:
+            self._text, self._dated = date, _instant(date)
+        dated = self._dated
+        if dated is None:
             return
-        least, most = told - answered_at - _SLACK, told + _TICK - sent_at + _SLACK
+        least, most = dated - answered_at - _SLACK, dated + _TICK - sent_at + _SLACK
         if self._least is None or self._most is None:
             self._least, self._most = least, most
         elif least <= self._most and self._least <= most:
@@ -46,7 +48,7 @@ class ServerClock:
         self.ahead = self._least if is_known else None
 
     def agrees(self, ahead: timedelta | None) -> bool:
-        """Whether it is as far ahead as it was told before: neither clock was set in between."""
+        """Return whether the lead is still `ahead`: neither clock was set in between."""
         now = self.ahead
         return now is not None and ahead is not None and abs(now - ahead) <= _WIDTH_MAX
 
@@ -55,11 +57,11 @@ class ServerClock:
         return self.was_set or (self.ahead is not None and not self.agrees(ahead))
 
     def earliest(self, at: datetime) -> datetime | None:
-        """The earliest that it can be there at an instant of ours; None: not known."""
+        """Return the earliest server time at an instant of our clock; None: not known."""
         return None if self.ahead is None else at + self.ahead
 
     def latest(self, at: datetime) -> datetime | None:
-        """The latest that it can be there."""
+        """Return the latest server time at an instant of our clock; None: not known."""
         return None if self.ahead is None or self._most is None else at + self._most
 
 

@@ -1,4 +1,4 @@
-"""How far the clock that stamps resources is ahead of the clock of `Date`.
+"""The lead of the clock that stamps resources over the clock of `Date`.
 
 A gateway may replace the `Date` of Canvas' answers with its own (nginx does). Canvas compares
 If-Unmodified-Since, and stamps `PaymentNotice.created`, by its own clock. A payment that was created in a
@@ -22,7 +22,7 @@ _ENOUGH = 2  # one alone may be a stray
 
 
 class Skew(NamedTuple):
-    """How far the stamps are ahead of `Date`, at least and at most. Negative: they are behind."""
+    """The lead of the stamps over `Date`, at least and at most. Negative: they are behind."""
 
     least: timedelta
     most: timedelta

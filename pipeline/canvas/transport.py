@@ -37,7 +37,7 @@ OWN_HEADERS: Final = {"Accept-Encoding": "identity", "User-Agent": "canvas-inges
 
 
 class Reply(NamedTuple):
-    """What came back. `status` None: no answer, and `problem` says why in a word of ours.
+    """An answer, or the reason why there is none: `status` is None, and `problem` names it.
 
     `handed_off` is False only if no byte of the request can have left, or a proxy passed nothing on.
     A body that is cut short, too long or cannot be decoded is b"" and `problem` is `BODY`. `detail`
@@ -165,7 +165,7 @@ class Transport:
         )
 
     def _check(self, method: str, headers: Mapping[str, str]) -> None:
-        """Raises ValueError for a header that would not stay a line of plain text."""
+        """Raise ValueError if a header would not stay one line of plain text."""
         if not (method.isascii() and method.isalpha()):
             raise ValueError("not a method")
         if headers != self._plain:
@@ -182,7 +182,7 @@ _PLAIN_URL: Final = re.compile(r"https?://[!-~]+", re.ASCII)
 
 @lru_cache(maxsize=64)
 def _address(url: str) -> URL:
-    """The URL as it is sent, not quoted again. Raises ValueError for what is none of http or https."""
+    """Return the URL as it is sent, not quoted again. Raises ValueError if it is not http or https."""
     address = URL(url, encoded=True)
     if not (_PLAIN_URL.fullmatch(url) and address.raw_host) or address.raw_user is not None:
         raise ValueError("not an address of http or https")
@@ -201,7 +201,7 @@ class _Answer:
         self.problem = self.detail = ""
 
     def fail(self, error: BaseException, *, handed_off: bool) -> None:
-        """Say what went wrong, in words of ours."""
+        """Set the problem and its detail, in words of ours."""
         self.detail = distrust(_below(error), handed_off=handed_off)
         self.body, self.problem = b"", TLS if self.detail else _problem(error)
         self.detail = self.detail or cause(_below(error))
@@ -260,7 +260,7 @@ def _of_proxy(error: BaseException, proxy: Proxy, address: URL) -> tuple[str, st
 
 
 def _problem(error: BaseException) -> str:
-    """A word for it; never the error's own text, which holds addresses and tokens."""
+    """Return a word for the error; never its own text, which holds addresses and tokens."""
     match error:
         case TimeoutError() | asyncio.TimeoutError():
             return "timeout"

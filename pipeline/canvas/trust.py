@@ -1,4 +1,4 @@
-"""TLS: whom we trust, what we show, and why a connection is not trusted."""
+"""TLS: the authorities that are trusted, our certificate, and why a connection is not trusted."""
 
 import ssl
 from functools import cache
@@ -10,9 +10,9 @@ from pipeline.errors import ConfigError
 
 
 def trust(ca_file: Path | None, certificate: tuple[Path, Path] | None = None) -> ssl.SSLContext:
-    """Return what a peer must show: a certificate for its name, of a trusted authority, by TLS 1.2 or later.
+    """Return a context that requires a certificate for the peer's name, of a trusted authority, by TLS 1.2 or later.
 
-    There is no way to do without.
+    This cannot be switched off.
 
     Args:
         ca_file: The only authorities that are trusted; None: those of the machine.
@@ -80,14 +80,14 @@ def _refuse_password() -> str:
 
 @cache
 def _trust_as_the_machine() -> ssl.SSLContext:
-    """Read once: it holds some hundred authorities, and takes 20 ms."""
+    """Return the machine's context, loaded once: it holds some hundred authorities, and takes 20 ms."""
     context = _strict()
     context.load_default_certs()
     return context
 
 
 def _strict() -> ssl.SSLContext:
-    """Not `ssl.create_default_context`, which writes the session's keys where SSLKEYLOGFILE says."""
+    """Return a context without `ssl.create_default_context`, which writes session keys to SSLKEYLOGFILE."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
@@ -120,7 +120,7 @@ _CERTIFICATES: Final = {
     2: "the authority that signed it was itself signed by one that is not trusted here: its root certificate is missing",
     9: "its certificate is not valid yet",
     10: "its certificate has expired",
-    18: "its certificate is signed by nobody but itself",
+    18: "its certificate is self-signed",
     19: "its certificate is signed by an authority that is not trusted here",
     20: "its certificate is signed by an authority that is not trusted here",
     21: "its certificate is signed by an authority that is not trusted here",

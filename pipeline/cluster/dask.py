@@ -38,8 +38,8 @@ _LOOK_EVERY_S: Final = 1.0
 _CONNECT_S_MAX: Final = 30
 _SILENT: Final = logging.CRITICAL + 1
 _WORKERLESS_S_MAX: Final = 300.0
-# Of a cluster that is started here: a worker that is silent for so long is taken for lost, and under
-# one call so many may die.
+# Of a cluster that is started here: `worker-ttl` is the silence after which a worker counts as lost,
+# `allowed-failures` the number of workers that may die under one call.
 _SETTINGS: Final = {
     "distributed.scheduler.worker-ttl": "60s",
     "distributed.scheduler.allowed-failures": 100,
@@ -54,9 +54,9 @@ _LOGGERS: Final = ("distributed", "distributed.client", "tornado", "tornado.appl
 
 @contextlib.contextmanager
 def open_workers(options: EngineSettings, folder: Path) -> Iterator[Workers]:
-    """Yield the workers that are configured. Raises ConfigError, IngestError.
+    """Yield the configured workers. Raises ConfigError, IngestError.
 
-    `folder` is for files of workers that are started here; nothing of it stays.
+    `folder` takes the files of workers that are started here; they are removed at the end.
     """
     if options.kind == "embedded":
         yield InPlace()
@@ -75,7 +75,7 @@ class _OnDisk(Generic[T]):
 
     @property
     def value(self) -> T:
-        """Read once by each process, as long as it is asked for no other."""
+        """Return the value. Each process reads it once, until it asks for another one."""
         with _loading:
             found: T = _loaded(self.path)
         return found
@@ -98,13 +98,13 @@ def _loaded(path: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class _Raised:
-    """What a call ended with in place of a result: were it raised there, the worker would log its text."""
+    """The error with which a call ended: if the worker raised it, the worker would log its text."""
 
     error: IngestError
 
 
 def _outcome(call: Call[T], versions: Versions) -> T | _Raised:
-    """What a call comes to, on a worker."""
+    """Return what a call returns, or the error that it raises; runs on a worker."""
     if _versions() != versions:
         here, there = ", ".join(_versions()), ", ".join(versions)
         return _Raised(
@@ -123,14 +123,14 @@ def _outcome(call: Call[T], versions: Versions) -> T | _Raised:
     except Exception as error:  # noqa: BLE001 - its own text may hold values
         found = _Raised(fault(error))
     if is_closing():
-        raise Reschedule  # another worker is to carry it out, or what is left of it
+        raise Reschedule  # another worker runs it, or what is left of it
     return found
 
 
 def is_closing() -> bool:
-    """Whether the worker that carries out this call, in this thread, is to end as soon as it can.
+    """Return whether the worker that runs this call, in this thread, is to end as soon as it can.
 
-    What a call returns from then on is lost, and it is carried out again by another.
+    From then on the result of a call is lost, and another worker makes the call again.
     """
     try:
         from distributed import get_worker
@@ -143,7 +143,7 @@ def is_closing() -> bool:
 
 
 def _versions() -> Versions:
-    """What must be the same for the same to come out."""
+    """Return the versions that must be equal everywhere for equal results."""
     python = ".".join(platform.python_version_tuple()[:2])
     return (
         f"canvas-ingest {VERSION}",
@@ -159,18 +159,20 @@ class Cluster:
         self._client = client
         self._versions = _versions()
         self._workers = set(client.nthreads())
-        self._looked_s = self._seen_s = time.monotonic()  # when, and when there was a worker
+        self._looked_s = self._seen_s = (
+            time.monotonic()
+        )  # the last look, and the last with a worker
         if not self._workers:
             log.warning("workers_awaited")
 
     def share(self, value: T, folder: Path) -> Shared[T]:
-        """As a file: nothing of it passes the scheduler."""
+        """Write the value to a file in `folder`, so that nothing of it passes the scheduler."""
         path = folder / f"{uuid4().hex}.shared"
         write_private(path, pickle.dumps(value))
         return _OnDisk(str(path))
 
     def in_turn(self, calls: Iterable[Call[T]], look: Look) -> Iterator[T]:
-        """What they return; so many ahead that no worker waits, and results do not pile up."""
+        """Yield the results in order; up to `_AHEAD` calls per worker run ahead, so that results do not pile up."""
         under_way: deque[Any] = deque()
         try:
             for call in calls:
@@ -185,7 +187,7 @@ class Cluster:
             self._drop(under_way)
 
     def as_they_end(self, calls: Iterable[Call[T]], look: Look) -> Iterator[tuple[int, T]]:
-        """What they return, all under way at once."""
+        """Yield (number, result) of calls that all run at once, as they end."""
         under_way = {number: self._submit(call) for number, call in enumerate(calls)}
         try:
             while under_way:
@@ -230,7 +232,7 @@ class Cluster:
             return found
 
     def _look(self, look: Look) -> None:
-        """Whether it is to end, and (now and then) whether anybody is there to work."""
+        """Call `look`, and now and then check that there are workers. Raises IngestError if not."""
         look()
         now_s = time.monotonic()
         if now_s - self._looked_s < _LOOK_EVERY_S:
@@ -252,12 +254,12 @@ class Cluster:
             )
 
     def forget(self) -> None:
-        """Workers that go on when this ends hold nothing of what was shared with them."""
-        with contextlib.suppress(Exception):  # nor do those that are gone
+        """Drop shared values on workers that go on after this run."""
+        with contextlib.suppress(Exception):  # workers that are gone hold nothing either
             self._client.run(_loaded.cache_clear)
 
     def _drop(self, futures: Iterable[Any]) -> None:
-        """What nobody waits for any more need not be done."""
+        """Cancel calls that no caller waits for."""
         with contextlib.suppress(Exception):  # a scheduler that is lost does nothing anyhow
             self._client.cancel(list(futures))
 
@@ -271,7 +273,7 @@ def _lost(error: BaseException) -> IngestError:
 
 @contextlib.contextmanager
 def _connected(options: EngineSettings, folder: Path) -> Iterator[Any]:
-    """A client of the scheduler that is configured, or of one that is started here with its workers."""
+    """Yield a client of the configured scheduler, or of one that is started here with its workers."""
     try:
         import dask
         import distributed
@@ -321,7 +323,7 @@ def dask_setup(worker: Any) -> None:  # noqa: ARG001 - Dask calls it so
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """What Dask logs holds addresses, arguments and reprs; what matters of it is told here."""
+    """Silence Dask's loggers: they log addresses, arguments and reprs. This module logs what matters."""
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -335,14 +337,14 @@ def _silent() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _without_signals() -> Iterator[None]:
-    """What is started in here does not hear what a terminal or a service manager tells the whole group.
+    """Keep processes that start in this context from the signals of a terminal or a service manager.
 
-    The command hears it, lets its workers finish what is in flight, and ends them.
+    The command gets the signal, lets its workers finish what is in flight, and ends them.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    resource_tracker.ensure_running()  # it would let the thread hear them again that starts it
+    resource_tracker.ensure_running()  # its start would unblock them in this thread
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
         yield
@@ -358,14 +360,14 @@ def _cluster_of(options: EngineSettings, distributed: Any, scratch: str) -> Any:
             processes=True,
             host="127.0.0.1",
             protocol="tls://",
-            # Whoever can connect can have anything carried out, other users of this machine too.
+            # A client that can connect can run any code, and that includes other users of this machine.
             security=distributed.Security.temporary(),
             scheduler_kwargs={"dashboard": False, "dashboard_address": "127.0.0.1:0"},
             worker_dashboard_address=None,
-            memory_limit=None,  # what calls return is small, and what they hold is theirs to bound
+            memory_limit=None,  # results are small, and calls bound their own memory
             local_directory=scratch,
             silence_logs=_SILENT,
-            # Through a pipe, and not in the environment that the process is started with.
+            # Passed through a pipe, not in the environment that the process is started with.
             env={
                 "POLARS_MAX_THREADS": max(1, cores() // options.worker_count),
                 "TMPDIR": scratch,
@@ -374,10 +376,10 @@ def _cluster_of(options: EngineSettings, distributed: Any, scratch: str) -> Any:
             },
             preload=[__name__],  # see dask_setup
         )
-    except Exception as error:  # noqa: BLE001 - what it says is about addresses and processes
+    except Exception as error:  # noqa: BLE001 - its text is about addresses and processes
         raise IngestError(
             f"{options.worker_count} workers could not be started on this machine ({type(error).__name__})",
-            'try fewer (--workers); a program of your own that plans must do so under `if __name__ == "__main__":`, for each worker imports it',
+            'try fewer (--workers); a program of your own that plans must do so under `if __name__ == "__main__":`, because each worker imports it',
         ) from None
 
 

@@ -1,9 +1,9 @@
 """The sending of a plan by several workers: cut by patient, one task and one lease for each partition.
 
-A patient's writes are all in one partition, in order, for Canvas takes a payment up to the balance that
-the one before it left. Which partition a patient is in decides a hash of the Patient key; the pieces
-are dealt so that partitions come out even. A task that is carried out again, because its worker died or
-seemed to, takes the lease once it is free, settles what was in flight, and goes on with what is left
+A patient's writes are all in one partition, in order, because Canvas takes a payment up to the balance
+that the one before it left. A hash of the Patient key decides the partition of a patient; the pieces are
+dealt so that partitions come out even. A task that runs again, because its worker died or seemed to,
+takes the lease once it is free, settles what was in flight, and goes on with what is left
 (docs/guarantees.md, "Workers").
 """
 
@@ -40,7 +40,7 @@ from pipeline.sending.session import Session, intents_of, open_session, with_bod
 
 log = structlog.get_logger()
 
-_PIECES: Final = 4_096  # what is dealt to partitions: patients with the same hash
+_PIECES: Final = 4_096  # dealt to partitions; a piece has the patients with one hash
 _LOOK_EVERY_S: Final = 0.25
 _SEEN_EVERY_S: Final = 1.0
 _DONE: Final = frozenset(
@@ -49,12 +49,12 @@ _DONE: Final = frozenset(
 
 
 def piece_of(lane: str) -> int:
-    """Which piece a patient belongs to, whoever asks."""
+    """Return the number of the piece that a patient belongs to, the same in every process."""
     return zlib.crc32(lane.encode()) % _PIECES
 
 
 def deal(lanes: Iterable[pl.Series], partitions: int) -> tuple[int, ...]:
-    """For each piece its partition, from 1, by how many writes it has: the largest first, to the emptiest."""
+    """Return the partition (from 1) of each piece: the largest piece first, to the emptiest partition."""
     sizes = Counter[int]()
     for some in lanes:
         for lane, count in some.value_counts(name="_count").iter_rows():
@@ -70,7 +70,7 @@ def deal(lanes: Iterable[pl.Series], partitions: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True, slots=True)
 class PartitionTask:
-    """What each worker is told, as a file that only we can read. It holds no secret."""
+    """The task of each worker, as a file that only we can read. It holds no secret."""
 
     again: Callable[[], Job]  # the configuration, loaded on the worker, with the worker's secrets
     config_sha256: str
@@ -78,24 +78,24 @@ class PartitionTask:
     run_epoch: int
     partitions: tuple[int, ...]  # by piece
     types: tuple[str, ...]  # of resources that are to be sent
-    shut: frozenset[str]  # patients of whom nothing may go
+    shut: frozenset[str]  # patients for whom nothing may be sent
     concurrency: int  # requests in flight, of all partitions together
     count: int  # of partitions
 
     def share(self, number: int) -> int:
-        """How many requests of a partition may be in flight."""
+        """Return the number of requests of a partition that may be in flight."""
         share, more = divmod(self.concurrency, self.count)
         return share + (number <= more)
 
 
 class PartitionResult(NamedTuple):
-    """How a partition ended: "done" or "stopped"."""
+    """The end of a partition: "done" or "stopped"."""
 
     ended: str
-    counts: dict[str, int]  # by disposition, of the last worker that had it
+    counts: dict[str, int]  # by disposition, of its last worker
 
 
-# Who began the run -------------------------------------------------------------------------------
+# The command --------------------------------------------------------------------------------------
 
 
 async def run_partitions(
@@ -106,9 +106,22 @@ async def run_partitions(
     workers: Workers,
     progress: Progress,
 ) -> None:
-    """Have a plan sent by workers, each partition by one at a time. Raises what one of them could not go on for.
+    """Have workers send a plan, each partition by one worker at a time.
 
-    When this returns no worker can send any more, and nothing is in flight.
+    When this returns, no worker can send any more, and nothing is in flight.
+
+    Args:
+        session: The connection of the command that began the run.
+        plan: The plan.
+        types: The resource types to send.
+        shut: The patients for whom nothing may be sent.
+        workers: The workers of the cluster.
+        progress: Updated from the workers' counts.
+
+    Raises:
+        ConfigError: The configuration was not loaded from a file.
+        IngestError: A worker cannot go on.
+        Stopped: The run is stopping.
     """
     job, journal = session.job, session.journal
     if job.again is None:
@@ -116,7 +129,7 @@ async def run_partitions(
             "workers load the configuration anew, and this one was not loaded from a file",
             "load it with `pipeline.app.config.load`, or use the embedded engine",
         )
-    # Each partition has a request in flight at least, and all of them no more than are allowed.
+    # Each partition may have at least one request in flight, and all of them together `concurrency`.
     count = min(job.engine.partition_count, job.upload.concurrency)
     task = PartitionTask(
         job.again,
@@ -152,25 +165,25 @@ def _run_tasks(session: Session, task: PartitionTask, workers: Workers, progress
 
 
 class _Watch:
-    """Looks at how far the workers are, and tells them to stop."""
+    """Looks at the workers' progress, and has them stop."""
 
     def __init__(self, session: Session, progress: Progress) -> None:
         self._session = session
         self._progress = progress
         self._seen_s = time.monotonic()
-        self._is_told = False
+        self._is_asked_to_stop = False
 
     def __call__(self) -> None:
         now_s = time.monotonic()
-        if self._session.stop.is_set() and not self._is_told:
-            self._is_told = True
+        if self._session.stop.is_set() and not self._is_asked_to_stop:
+            self._is_asked_to_stop = True
             leases.ask_to_stop(self._session.journal)
         if now_s - self._seen_s >= _SEEN_EVERY_S:
             self._seen_s = now_s
             self.see()
 
     def see(self) -> None:
-        """What all workers have told so far."""
+        """Add up what all workers have reported."""
         counts = Counter[Disposition]()
         for lease_record in leases.lease_records(self._session.journal, self._session.run_id):
             counts.update({Disposition(name): count for name, count in lease_record.counts.items()})
@@ -179,7 +192,7 @@ class _Watch:
 
 
 def _call_in(session: Session) -> None:
-    """Wait until no worker sends any more, as long as one that lives may take; then fence them all.
+    """Wait until no worker sends any more, for as long as a live worker may take; then fence them all.
 
     A worker that wakes up, or whose task was begun twice, takes no part any more.
     """
@@ -198,8 +211,8 @@ def _call_in(session: Session) -> None:
 def send_partition(task: Shared[PartitionTask], number: int) -> PartitionResult:
     """Send a partition, or what is left of it. Raises IngestError.
 
-    Where the lease is lost, because this process stood still, nothing more is sent; it is taken anew once
-    it is free.
+    If the lease is lost, because this process stood still, nothing more is sent until the lease is free
+    and was taken again.
     """
     partition_task = task.value
     job = partition_task.again()
@@ -229,7 +242,7 @@ async def _sent(task: PartitionTask, job: Job, number: int) -> PartitionResult:
         with lock:
             counts[disposition.value] += count
 
-    def told() -> dict[str, int]:
+    def counted() -> dict[str, int]:
         with lock:
             return dict(counts)
 
@@ -240,7 +253,7 @@ async def _sent(task: PartitionTask, job: Job, number: int) -> PartitionResult:
         job.database,
         number,
         task.run_epoch,
-        told,
+        counted,
     )
     clock, random = SystemClock(), Random()  # noqa: S311 - jitter
     try:
@@ -279,9 +292,9 @@ async def _sent(task: PartitionTask, job: Job, number: int) -> PartitionResult:
             raise
         finally:
             watch.cancel()
-            with suppress(JournalError):  # it is lost: whoever has it now knows more
-                leases.hand_over(journal, task.run_id, ended, told(), clock.now())
-    return PartitionResult(ended, told())
+            with suppress(JournalError):  # the lease is lost: its holder knows more
+                leases.hand_over(journal, task.run_id, ended, counted(), clock.now())
+    return PartitionResult(ended, counted())
 
 
 async def _watch_stop(journal: Journal, stop: asyncio.Event) -> None:
@@ -296,15 +309,15 @@ async def _watch_stop(journal: Journal, stop: asyncio.Event) -> None:
 def _of(
     batches: Iterator[list[Intent]], task: PartitionTask, number: int
 ) -> Iterator[list[Intent]]:
-    """Those of one partition."""
+    """Yield the intents of one partition."""
     for batch in batches:
         yield [each for each in batch if task.partitions[piece_of(each.lane)] == number]
 
 
 def _left(batches: Iterator[list[Intent]], journal: Journal, run_id: str) -> Iterator[list[Intent]]:
-    """Those that no worker has sent to an end in this run.
+    """Yield the intents that no worker has brought to an end in this run.
 
-    As in `Lanes`, no coverage is cancelled after another one of its patient was refused.
+    As in `PatientQueues`, no coverage is cancelled after another one of its patient was refused.
     """
     is_done = (pl.col("run_id") == run_id) & pl.col("state").is_in(list(_DONE))
     is_refused = is_done & (pl.col("state") == State.REFUSED.value)

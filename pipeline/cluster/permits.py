@@ -11,7 +11,7 @@ from pipeline.job import Job
 
 @asynccontextmanager
 async def permits_of(job: Job, clock: Clock) -> AsyncIterator[Permits]:
-    """Yield what permits the requests of a job."""
+    """Yield the source of permits for the requests of a job."""
     if job.database is None:
         yield Limiter(job.canvas.rate_per_s, clock)
         return

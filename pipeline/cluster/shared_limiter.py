@@ -1,14 +1,14 @@
 """One rate for all workers: slots in time, handed out in batches by the database they share.
 
-The database spaces the slots evenly (a GCRA with a burst of 1) by its own clock, and a worker grants
-each of its slots within 10 ms, or drops it. So a sliding second of grants holds the slots of at most
+The database spaces the slots evenly (a GCRA with a burst of 1) by its own clock, and a worker uses
+each of its slots within 10 ms, or drops it. A sliding second of permits then holds the slots of at most
 1.01 s, at 0.998 R / 1.01 a second never more than R (docs/guarantees.md, "One rate for all workers").
 
-What is known of the database's clock is an interval, narrowed by each answer as `ServerClock` does it.
-A slot is granted when it has certainly come, and dropped when it may be too late. Where the answers
-take so long that the interval is wide, the database is told and spaces all slots accordingly.
+The database's clock is known as an interval, narrowed by each answer as in `ServerClock`. A slot is used
+when it has certainly come, and dropped when it may be too late. If answers take so long that the
+interval is wide, the worker reports the width, and the database spaces all slots accordingly.
 
-Nothing is granted that was not reserved: while the database is silent, nobody sends.
+No request is sent without a reserved slot: while the database is silent, no worker sends.
 """
 
 import asyncio
@@ -23,28 +23,28 @@ from pipeline.clock import Clock
 from pipeline.errors import Stopped
 from pipeline.records import Reserved
 
-_BATCH_S: Final = 0.25  # slots for so long: four messages a second and worker
-_LATE_S: Final = 0.010  # a slot that is later is dropped
-_USED: Final = 0.998  # of the rate: what is left is room for `_WIDTH_S`
-_WIDTH_S: Final = 0.001  # so well the database's clock is known where answers are quick
+_BATCH_S: Final = 0.25  # seconds of slots in a batch: four messages a second and worker
+_LATE_S: Final = 0.010  # a slot that is this late is dropped
+_USED: Final = 0.998  # of the rate; the rest is room for `_WIDTH_S`
+_WIDTH_S: Final = 0.001  # width of the clock's interval if answers are quick
 _WIDTH_STEP_S: Final = (
-    0.005  # where they are not, the slots are wider apart for so much more, or twice that ...
+    0.005  # if they are slow, slots are spaced wider by this step, or twice that ...
 )
-_LOOKS: Final = 8  # answers in a row before it is said that they are not quick
-_SETTLE_S: Final = 1.0  # then nobody's slots are spaced by what was known before
+_LOOKS: Final = 8  # answers in a row before they count as slow
+_SETTLE_S: Final = 1.0  # after it no slot is spaced by an earlier width
 _DRIFT: Final = 0.0002  # of two clocks, in seconds a second
-_AHEAD_S: Final = 0.1  # so long before its last slot a worker asks for more
+_AHEAD_S: Final = 0.1  # a worker asks for more this long before its last slot
 _REACH_S: Final = 0.002  # no slot begins sooner: the answer has to arrive
 
 
 def pacing(rate_per_s: float, batch_s: float = _BATCH_S) -> dict[str, float]:
-    """The figures by which the database hands out slots."""
+    """Return the figures by which the database hands out slots."""
     return {
         "rate_per_s": whole_of(rate_per_s),
         "used": _USED,
         "late_s": _LATE_S,
         "batch_s": batch_s,
-        "ahead_s": 2 * batch_s,  # no batch begins later than so from now
+        "ahead_s": 2 * batch_s,  # no batch begins later than this from now
         "restart_s": max(1.0, 4 * batch_s),  # after a restart: past all that was handed out before
         "reach_s": _REACH_S,
         "share_min": SHARE_MIN,
@@ -54,42 +54,42 @@ def pacing(rate_per_s: float, batch_s: float = _BATCH_S) -> dict[str, float]:
 
 
 class Row(Protocol):
-    """The row of the database from which slots are taken. Each call may wait, and raises JournalError."""
+    """The row of the database from which slots are taken. Each call may wait, and may raise JournalError."""
 
     hinted: Callable[[], None]  # called when another worker has changed the row
 
     async def look(self) -> Reserved:
-        """No slots, only what there is to know; answered at once."""
+        """Ask for the clock and the state, without slots; answered at once."""
 
     async def reserve(self, wanted: int, width_s: float) -> Reserved:
-        """At most so many slots; 0 where only `width_s` is to be told: how badly we know the clock."""
+        """Reserve up to `wanted` slots; 0 only reports `width_s`, the width of the clock's interval."""
 
     async def slow_down(self, pause_s: float) -> None:
-        """Halve the rate, and hand out nothing for so long."""
+        """Halve the rate, and hand out no slot for `pause_s` seconds."""
 
     async def close(self) -> None:
-        """Let go of the database."""
+        """Close the connection to the database."""
 
 
 class DatabaseClock:
-    """How far the database's clock is ahead of our monotonic one, as an interval. Pure."""
+    """The lead of the database's clock over our monotonic one, as an interval. Pure."""
 
     def __init__(self) -> None:
         self._least_s, self._most_s = float("-inf"), float("inf")
         self._heard_s = 0.0
 
     def at(self, moment_s: float) -> tuple[float, float]:
-        """The least and the most that the database's clock can show at a moment of ours."""
+        """Return the least and the most that the database's clock can show at a moment of ours."""
         drift_s = _DRIFT * (moment_s - self._heard_s)
         return moment_s + self._least_s - drift_s, moment_s + self._most_s + drift_s
 
     def width_s(self, moment_s: float) -> float:
-        """How far the two are apart."""
+        """Return the width of that interval."""
         least_s, most_s = self.at(moment_s)
         return most_s - least_s
 
     def hear(self, reserved: Reserved) -> bool:
-        """Take an answer in. False where it contradicts the earlier ones, which are then forgotten."""
+        """Take an answer into account. Returns False if it contradicts earlier ones, which are then forgotten."""
         heard_s = reserved.answered_s
         least_s, most_s = (edge_s - heard_s for edge_s in self.at(heard_s))
         low_s, high_s = reserved.now_s - heard_s, reserved.now_s - reserved.asked_s
@@ -101,7 +101,7 @@ class DatabaseClock:
 
 
 class SharedLimiter:
-    """Grants, one for each request, out of one rate for many processes. Use it as an async context."""
+    """Permits, one for each request, out of one rate for many processes. Use it as an async context."""
 
     def __init__(self, row: Row, clock: Clock) -> None:
         self._row = row
@@ -109,20 +109,20 @@ class SharedLimiter:
         self._database = DatabaseClock()
         self._started_s = self._cut_s = 0.0  # of the last answer
         self._slots: deque[float] = deque()  # by the database's clock
-        self._width_s = 0.0  # what the database was told, beyond `_WIDTH_S`
+        self._width_s = 0.0  # reported to the database, beyond `_WIDTH_S`
         self._turn = asyncio.Lock()  # one at a time waits for a slot: in order
         self._waiting = 0
         self._used = 0  # slots, since the last batch was asked for
         self._paused_until_s = self._again_s = float("-inf")
         self._pause_to_tell_s: float | None = None
-        self._call = asyncio.Event()  # there is something to ask or to tell
-        self._news = asyncio.Event()  # whoever has the turn looks again
+        self._call = asyncio.Event()  # there is something to ask or to report
+        self._news = asyncio.Event()  # the task that has the turn looks again
         self._is_stopped = False
         self._failure: Exception | None = None
         row.hinted = self._call.set
 
     async def __aenter__(self) -> Self:
-        """Begin to speak with the database, as soon as there is a reason."""
+        """Start the task that speaks with the database."""
         self._talking = asyncio.ensure_future(self._talk())
         return self
 
@@ -132,7 +132,7 @@ class SharedLimiter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Let go of it."""
+        """Stop the task and close the connection."""
         self._talking.cancel()
         await asyncio.wait({self._talking})
         await self._row.close()
@@ -148,18 +148,18 @@ class SharedLimiter:
             self._waiting -= 1
 
     def pause(self, seconds: float) -> None:
-        """Nobody in this process gets a grant for so long."""
+        """Give no permit in this process for `seconds`."""
         self._paused_until_s = max(self._paused_until_s, self._clock.monotonic() + seconds)
 
     def slow_down(self, pause_s: float) -> None:
-        """Canvas said that it is too fast: no worker gets a grant for so long, then half as many."""
+        """Give no permit to any worker for `pause_s` seconds, then half as many: Canvas asks for a slower pace."""
         self.pause(pause_s)
         self._slots.clear()
         self._pause_to_tell_s = max(pause_s, self._pause_to_tell_s or 0.0)
         self._call.set()
 
     def stop(self) -> None:
-        """No more grants: whoever waits is told."""
+        """Give no more permits: each waiting `permit` raises Stopped."""
         self._is_stopped = True
         self._news.set()
 
@@ -192,13 +192,13 @@ class SharedLimiter:
         return True
 
     def _ask_ahead(self, now_s: float, database_s: float) -> None:
-        """Ask for the next batch where others wait; an idle worker's slots would be wasted."""
+        """Ask for the next batch if other tasks wait; an idle worker's slots would be wasted."""
         is_short = not self._slots or self._slots[-1] - database_s < _AHEAD_S
         if is_short and self._waiting > 1 and now_s >= self._again_s:
             self._call.set()
 
     async def _wait(self, seconds: float | None) -> None:
-        """Until there is news, at most so long."""
+        """Wait for news, at most `seconds`."""
         self._news.clear()
         try:
             async with asyncio.timeout(seconds):
@@ -223,12 +223,12 @@ class SharedLimiter:
                     self._hear(await self._row.reserve(wanted, self._width_s))
                 else:
                     self._hear(await self._row.look())
-        except Exception as error:  # noqa: BLE001 - whatever it is, whoever waits is told
+        except Exception as error:  # noqa: BLE001 - whatever it is, waiting tasks raise it
             self._failure = error
             self._news.set()
 
     def _wanted(self) -> int:
-        """How many slots can be made use of: twice as many as lately, and at least one for each who waits."""
+        """Return the number of useful slots: twice the recent number, and at least one for each waiting task."""
         now_s = self._clock.monotonic()
         least_s, _ = self._database.at(now_s)
         is_short = not self._slots or self._slots[-1] - least_s < _AHEAD_S
@@ -236,7 +236,7 @@ class SharedLimiter:
         return max(self._waiting, 2 * self._used) if may_ask else 0
 
     async def _know_the_clock(self) -> None:
-        """Look until the database's clock is known well enough, or say that it cannot be."""
+        """Look until the database's clock is known well enough, or report that it cannot be."""
         for _ in range(_LOOKS):
             beyond_s = self._database.width_s(self._clock.monotonic()) - _WIDTH_S - self._width_s
             if beyond_s <= 0:
@@ -247,7 +247,7 @@ class SharedLimiter:
         await self._clock.sleep(_SETTLE_S)
 
     def _hear(self, reserved: Reserved) -> None:
-        """What the database said: slots, and whether those in hand still count."""
+        """Take the database's answer into account: slots, and whether those in hand still count."""
         if reserved.started_s != self._started_s:
             self._database = DatabaseClock()
         is_same = self._database.hear(reserved) and reserved.started_s == self._started_s
@@ -256,7 +256,7 @@ class SharedLimiter:
         self._started_s, self._cut_s = reserved.started_s, reserved.cut_s
         behind_s = (
             reserved.now_s - reserved.answered_s
-        )  # a moment of the server's, at the latest, is ours
+        )  # a moment of the server's clock, minus this, is one of ours at the latest
         self._paused_until_s = max(self._paused_until_s, reserved.blocked_until_s - behind_s)
         slots = (
             reserved.first_s + number * reserved.interval_s for number in range(reserved.count)

@@ -1,9 +1,9 @@
 """The rate that all workers share, as one row of PostgreSQL: short statements on one connection.
 
-Each is a transaction of its own, and all of a batch is computed under the row's lock, by the server's
-clock: two workers never get the same slot. Nothing of a row of data ever stands here.
+Each is a transaction of its own, and a batch is computed under the row's lock, by the server's clock:
+two workers never get the same slot. No data of source rows is sent here.
 A statement that fails is made again, on a new connection, until the database has been silent for a
-minute: a reservation that was made and never heard of costs its slots, and grants nothing.
+minute: a reservation whose answer was lost costs its slots, and permits nothing.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ _RETRY_S: Final = 0.1  # doubled with each failure
 _RETRY_S_MAX: Final = 2.0
 _CONNECTION: Final = {"connect_timeout": "5", "application_name": "canvas-ingest rate"}
 
-# The commit is waited for, whatever the server's default: slots that it forgot would be handed out twice.
+# The commit is awaited, whatever the server's default: slots that a crash forgot would be handed out twice.
 _ENTER: Final = (
     f"SET statement_timeout = '{_ANSWERS_WITHIN_S:.0f}s'; SET synchronous_commit = on; LISTEN {_CHANNEL}",
     "DELETE FROM taker WHERE taken_at < now() - interval '1 hour'",
@@ -39,11 +39,11 @@ _ENTER: Final = (
     """,
 )
 
-# The share is that of `Share` in canvas/limiter.py. Each worker may hold a batch that is yet to come, and after
-# a restart all that may have been handed out before is over. An instant further ahead than any that is ever
+# `share` works as `Share` in canvas/limiter.py. Each worker may hold a future batch; after a restart the next
+# slot comes after all that may have been handed out before. An instant further ahead than any that is ever
 # written means that the server's clock was set back.
 _RESERVE: Final = """
-WITH told AS (
+WITH reported AS (
     INSERT INTO taker (holder, taken_at, width_s) VALUES (%(holder)s, clock_timestamp(), %(width_s)s)
     ON CONFLICT (holder) DO UPDATE SET taken_at = excluded.taken_at, width_s = excluded.width_s
 ), others AS (
@@ -89,7 +89,7 @@ SELECT
 FROM batch
 """
 
-# Writes nothing, so that the answer comes at once: it says best what the server's clock shows.
+# Writes nothing, so that the answer comes at once and shows the server's clock best.
 _LOOK: Final = """
 SELECT
     extract(epoch FROM clock_timestamp())::double precision, extract(epoch FROM pg_postmaster_start_time())::double precision,
@@ -128,7 +128,7 @@ class Target:
         *,
         patience_s: float = _PATIENCE_S,
     ) -> None:
-        """`url`: without a password, which libpq takes from the environment."""
+        """Keep the settings; the connection opens with the first call. libpq takes a password from the environment."""
         self._conninfo = make_conninfo("", **{**_CONNECTION, **parameters_of(url)})
         self._pacing = pacing
         self._clock = clock
@@ -138,20 +138,20 @@ class Target:
         self.hinted: Callable[[], None] = lambda: None
 
     async def look(self) -> Reserved:
-        """No slots, only what there is to know. Raises JournalError."""
+        """Ask for the clock and the state, without slots. Raises JournalError."""
         return await self._reserved(_LOOK, {})
 
     async def reserve(self, wanted: int, width_s: float) -> Reserved:
-        """At most so many slots. Raises JournalError."""
+        """Reserve up to `wanted` slots. Raises JournalError."""
         asked = {**self._pacing, "holder": self._holder, "wanted": wanted, "width_s": width_s}
         return await self._reserved(_RESERVE, asked)
 
     async def slow_down(self, pause_s: float) -> None:
-        """Halve the rate and hand out nothing for so long; the others get a hint. Raises JournalError."""
+        """Halve the rate and hand out no slot for `pause_s` seconds; other workers get a hint. Raises JournalError."""
         await self._persistently(_SLOW_DOWN, {**self._pacing, "pause_s": pause_s})
 
     async def close(self) -> None:
-        """Let go of the database."""
+        """Close the connection."""
         connection, self._connection = self._connection, None
         if connection is not None:
             self._hear_nothing(connection)
@@ -169,7 +169,7 @@ class Target:
     async def _persistently(
         self, statement: str, parameters: Mapping[str, Any]
     ) -> tuple[float, float, Any]:
-        """When it was asked, when it was answered, and what: by the first of many tries that succeeds."""
+        """Return when it was asked, when it was answered, and the row, of the first attempt that succeeds."""
         began_s, retry_s = self._clock.monotonic(), _RETRY_S
         while True:
             try:
@@ -179,7 +179,7 @@ class Target:
                 return asked_s, self._clock.monotonic(), row
             except psycopg.ProgrammingError as error:
                 raise JournalError(
-                    f"the database cannot say how fast may be sent: {_told(error)}",
+                    f"the database cannot say how fast may be sent: {_first_line(error)}",
                     "see [state] url: the journal of this program has to be there, and its user may read and write it",
                 ) from None
             except psycopg.Error as error:
@@ -187,7 +187,7 @@ class Target:
                 silent_s = self._clock.monotonic() - began_s
                 if silent_s > self._patience_s:
                     raise JournalError(
-                        f"the database of [state] url has not said for {silent_s:.0f} s how fast may be sent: {_told(error)}",
+                        f"the database of [state] url has not said for {silent_s:.0f} s how fast may be sent: {_first_line(error)}",
                         "see that it runs and can be reached from here, then run again: nothing was sent in the meantime",
                     ) from None
             await self._clock.sleep(retry_s)
@@ -208,9 +208,11 @@ class Target:
         statement: str,
         parameters: Mapping[str, Any] | None,
     ) -> Any:
-        """The first row of the answer. Where none comes in time, or nobody waits for it any more, the
-        connection is cut: to ask the server to cancel would be to wait for it again.
-        """  # noqa: D205
+        """Return the first row of the answer.
+
+        If none comes in time, or the caller was cancelled, the connection is cut: a request to cancel
+        would have to wait for the server again.
+        """
         self._hear_nothing(connection)
         asking = asyncio.ensure_future(connection.execute(statement, parameters))
         try:
@@ -226,7 +228,7 @@ class Target:
         return await cursor.fetchone() if cursor.description else None
 
     def _hear_hints(self, connection: "psycopg.AsyncConnection[Any]") -> None:
-        """Between statements nobody reads from the connection; a hint that came there is looked for."""
+        """Look for hints that arrive between statements, when no other code reads the connection."""
         loop, line = asyncio.get_running_loop(), connection.pgconn
 
         def hear() -> None:
@@ -246,6 +248,6 @@ class Target:
             asyncio.get_running_loop().remove_reader(connection.fileno())
 
 
-def _told(error: psycopg.Error) -> str:
-    """The first line of what the server or the network said: it names hosts and tables, never a row."""
+def _first_line(error: psycopg.Error) -> str:
+    """Return the first line of the server's or the network's error: it names hosts and tables, never a row."""
     return str(error).partition("\n")[0] or type(error).__name__

@@ -1,6 +1,6 @@
-"""The conductor of `init`: a draft of a configuration, from a file's own header and a sample of it.
+"""The command `init`: a draft of a configuration, from a file's own header and a sample of it.
 
-What is sure becomes a setting; what is not is a comment with DECIDE in it, for a person. A required
+A sure guess becomes a setting; an unsure one is a comment with DECIDE in it, for a person. A required
 field without a column is mapped to a column that no file has, so that nothing can be sent before a
 person has decided. No value of the file goes into the draft except codes of coded fields, and none is
 printed. Names of columns that may be values, because the file may have no header, are left out.
@@ -59,7 +59,7 @@ _MEANINGS: Final[dict[str, dict[str, str]]] = {
         **dict.fromkeys(("03", "3rd", "ter", "tert", "third"), "3"),
     },
 }
-# Entries that are money which a patient paid.
+# Entries that are payments of a patient.
 _PAYMENTS: Final = frozenset(
     [
         "payment",
@@ -80,20 +80,29 @@ _PAYMENTS: Final = frozenset(
 
 @dataclass(slots=True)
 class Drafted:
-    """A draft, and what is to be told of it. `path` None: it goes to stdout."""
+    """A draft, and a report about it. `path` None: it goes to stdout."""
 
     text: str
     path: Path | None
     source: str  # the file, in words
-    guessed: list[tuple[str, str]] = field(default_factory=list)  # what, and from what
+    guessed: list[tuple[str, str]] = field(default_factory=list)  # the setting, and its source
     undecided: list[str] = field(default_factory=list)
 
 
 def draft(path: Path, kind: str | None = None, output: Path | None = None) -> Drafted:
-    """Draft a configuration for a file, and write it to `output`, mode 0600; None: nowhere.
+    """Draft a configuration for a file, and write it with mode 0600.
 
-    Raises InputError for a file that is unfit, and ConfigError where `output` is there already, or
-    the names of the columns do not tell what `kind` ("eligibility" or "ledger") the file is.
+    Args:
+        path: The file.
+        kind: "eligibility" or "ledger"; None: the names of the columns decide.
+        output: The configuration to write; None: write nothing.
+
+    Returns:
+        The draft.
+
+    Raises:
+        InputError: The file is unfit.
+        ConfigError: `output` exists, or the kind cannot be known.
     """
     if output is not None and output.exists():
         raise ConfigError(
@@ -130,7 +139,7 @@ def _write(output: Path, text: str) -> None:
 
 
 def _found(path: Path, scratch: Path) -> tuple[Feed, Source]:
-    """How the file is written, tried out by the inspection of a run. Raises the first InputError."""
+    """Inspect the file as a run does, with each encoding and ending. Raises the first InputError."""
     first: InputError | None = None
     for encoding in _encodings(path):
         for ending in _ENDINGS:
@@ -157,13 +166,13 @@ def _encodings(path: Path) -> Sequence[str]:
 
 
 def _delimiter(path: Path, encoding: str) -> str:
-    """The one under which most names are known; then the one with most columns."""
+    """Return the delimiter under which most names are known; then the one with most columns."""
     found = headers(path, encoding)
     return max(found, key=lambda one: (synonyms.known(found[one]), len(found[one])))
 
 
 def _refuse_data(source: Source) -> None:
-    """Without a header its first row would be taken for one, and go into the draft."""
+    """Raise InputError if the file has no header: its first row would be taken for one, and go into the draft."""
     if has_data(source.header):
         raise InputError(
             "the first line holds numbers or dates, and seems to be a row",
@@ -174,7 +183,7 @@ def _refuse_data(source: Source) -> None:
 
 
 def _sample(source: Source) -> pl.DataFrame:
-    """The first rows, trimmed; null where blank."""
+    """Return the first rows, trimmed; null where blank."""
     parts: list[pl.DataFrame] = []
     for batch in read(source):
         parts.append(batch.frame)
@@ -188,7 +197,7 @@ def _sample(source: Source) -> pl.DataFrame:
 
 
 class _Drafting:
-    """One draft: what is guessed becomes lines, with what it was guessed from."""
+    """One draft: each guess becomes a line, with its source."""
 
     def __init__(
         self, path: Path, feed: Feed, source: Source, kind: Kind, sample: pl.DataFrame
@@ -205,7 +214,7 @@ class _Drafting:
         self._undecided: list[str] = []
 
     def draft(self, output: Path | None) -> Drafted:
-        """All of it, in the order in which one part needs another."""
+        """Return the whole draft. The order matters: one guess needs another."""
         self._guess_columns()
         self._guess_codes()
         self._guess_dates()
@@ -224,10 +233,12 @@ class _Drafting:
             path=os.path.relpath(self._path.resolve(), where),
             lines=self._lines,
         )
-        told = f"{self._path.name}: {self._source.rows:,} rows, {len(self._source.header)} columns"
+        described = (
+            f"{self._path.name}: {self._source.rows:,} rows, {len(self._source.header)} columns"
+        )
         if not self._source.is_parquet:
-            told += f', delimiter "{_spelt(self._source.delimiter)}", {self._feed.encoding}'
-        return Drafted(text, output, told, self._guessed, self._undecided)
+            described += f', delimiter "{_spelt(self._source.delimiter)}", {self._feed.encoding}'
+        return Drafted(text, output, described, self._guessed, self._undecided)
 
     def _name(self) -> str:
         stem = _NAME_BAD.sub("_", self._path.name.partition(".")[0]).strip("_-")
@@ -275,21 +286,21 @@ class _Drafting:
             self._lines.unused = [_safe(name) for name in unused]
 
     def _is_sure(self, name: str, match: synonyms.Match) -> bool:
-        """By its name; or by its values, where they are codes of the field, and no other field has it."""
+        """Return whether the name or the values (codes of the field) settle the column of a field."""
         if match.is_sure:
             return self._may_be(name, match.column)
         is_free = match.column not in self._columns.values()
         return is_free and self._share(name, match.column) > _SHARE_SURE
 
     def _share(self, name: str, column: str) -> float:
-        """How many of a column's values are known as codes of a coded field; 0 where all are the same."""
+        """Return the share of a column's values that are codes of a coded field; 0 if all are the same."""
         texts = self._sample[column].drop_nulls()
         if name not in _MEANINGS or texts.n_unique() < 2:  # noqa: PLR2004 - different ones
             return 0.0
         return sum(_means(name, text) for text in texts) / texts.len()
 
     def _may_be(self, name: str, column: str) -> bool:
-        """Whether what stands in a column does not speak against its name."""
+        """Return whether the values of a column fit its name."""
         texts = self._sample[column].drop_nulls()
         if name == "transaction_id":
             return bool(texts.len()) and texts.is_unique().all()
@@ -309,14 +320,18 @@ class _Drafting:
         return "its name may mean something else"
 
     def _ask_for(self, name: str, match: synonyms.Match | None) -> None:
-        """A required field that has no column for sure."""
+        """Note a required field that has no certain column."""
         by_values = None if match else self._by_values(name)
         if name == "order" and match is None and by_values is None:
             self._lines.constants.append(
-                (name, "1", "DECIDE: no column tells primary from secondary; 1 for all rows?")
+                (
+                    name,
+                    "1",
+                    "DECIDE: no column distinguishes primary from secondary; 1 for all rows?",
+                )
             )
-            self._decide("order: no column tells it; the draft says 1 for all rows")
-            self._guessed.append((name, "1 for all rows, for no column tells it"))
+            self._decide("order: no column has it; the draft says 1 for all rows")
+            self._guessed.append((name, "1 for all rows, because no column has it"))
             return
         perhaps = "no column has a name for it"
         if match or by_values:
@@ -326,7 +341,7 @@ class _Drafting:
         self._decide(f"{name}, which is required: {perhaps}")
 
     def _by_values(self, name: str) -> str | None:
-        """A column without a name that is known, whose values are codes of this field."""
+        """Return a column of unknown name whose values are codes of this field."""
         taken = {match.column for match in self._matches.values()}
         shares = {
             column: self._share(name, column) for column in self._source.kept if column not in taken
@@ -345,14 +360,14 @@ class _Drafting:
             if not odd:
                 self._guessed.append((name, "its values are codes of Canvas as they are"))
                 continue
-            told = shown(name, odd)
+            visible = shown(name, odd)
             meanings = _MEANINGS.get(name, {})
             sure = {text: meanings[text.casefold()] for text in odd if text.casefold() in meanings}
             self._lines.codes[name] = [(text, code, odd[text]) for text, code in sure.items()]
             self._lines.maybe_codes[name] = [
-                (text, count) for text, count in told.items() if text not in sure
+                (text, count) for text, count in visible.items() if text not in sure
             ]
-            hidden = len(odd) - len(set(told) | set(sure))
+            hidden = len(odd) - len(set(visible) | set(sure))
             if hidden:
                 self._lines.hidden_codes[name] = hidden
             if sure:
@@ -370,7 +385,7 @@ class _Drafting:
     # Dates ----------------------------------------------------------------------------------------
 
     def _guess_dates(self) -> None:
-        """One format for each column; where several fit, the one that another column settles."""
+        """Choose one format for each column; if several fit, the one that another column settles."""
         fits = {
             name: fitting(list(texts))
             for name in self._columns
@@ -403,23 +418,23 @@ class _Drafting:
         texts = self._counts(name)
         best = max(FORMATS, key=lambda form: sum(reads(form, text) for text in texts))
         read_ = sum(count for text, count in texts.items() if reads(best, text))
-        told = f"no format reads all of {_safe(self._columns[name])}"
+        problem = f"no format reads all of {_safe(self._columns[name])}"
         if read_:
-            told += f'; "{best}" reads {read_:,} of {texts.total():,}'
-        self._lines.maybe_dates.append(f"DECIDE: {told}")
-        self._decide(f"dates: {told}")
+            problem += f'; "{best}" reads {read_:,} of {texts.total():,}'
+        self._lines.maybe_dates.append(f"DECIDE: {problem}")
+        self._decide(f"dates: {problem}")
 
     # Money ----------------------------------------------------------------------------------------
 
     def _guess_only(self) -> None:
-        """Only what a patient surely paid is let through; a person adds the rest."""
+        """Let through only what a patient surely paid; a person adds the rest."""
         if "entry_type" not in self._columns:
             return
         counts = self._counts("entry_type")
-        told = shown("entry_type", counts)
-        payments = [text for text in told if text.casefold() in _PAYMENTS]
-        others = [(text, count) for text, count in told.items() if text not in payments]
-        hidden = len(counts) - len(told)
+        visible = shown("entry_type", counts)
+        payments = [text for text in visible if text.casefold() in _PAYMENTS]
+        others = [(text, count) for text, count in visible.items() if text not in payments]
+        hidden = len(counts) - len(visible)
         if payments and not others and not hidden:
             self._guessed.append(("entry_type", "all rows are payments"))
             return
@@ -506,7 +521,7 @@ class _Drafting:
             self._lines.delimiter = source.delimiter
         if feed.encoding != "utf-8":
             self._lines.encoding = feed.encoding
-            self._guessed.append(("encoding", f"{feed.encoding}, for the bytes are not UTF-8"))
+            self._guessed.append(("encoding", f"{feed.encoding}, because the bytes are not UTF-8"))
         if feed.final_newline == "any" and not source.is_parquet:
             self._lines.final_newline = "any"
             self._decide("final_newline: the last line does not end; was the file cut short?")
@@ -522,7 +537,7 @@ def _also(match: synonyms.Match) -> str:
 
 
 def _safe(name: str) -> str:
-    """A column's name as a comment may hold it."""
+    """Return a column's name as a comment may hold it."""
     return '"' + "".join(letter if letter.isprintable() else " " for letter in name) + '"'
 
 

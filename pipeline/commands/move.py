@@ -1,7 +1,7 @@
 """The move of a journal to another address of the same Canvas (`journal move`).
 
-A new address may be another Canvas, to which the journal's rows were never sent, or a copy of it. So
-the resources that were confirmed last are read back through the new address before anything is bound.
+A new address may be another Canvas, to which the journal's rows were never sent, or a copy of it. The
+resources that were confirmed last are therefore read back through the new address before it is bound.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ _TYPES: Final = ("Coverage", "PaymentNotice")
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """A journal that was moved. `compared`: how many resources were read back."""
+    """A journal that was moved. `compared`: the number of resources that were read back."""
 
     bound_before: str
     base_url: str
@@ -81,7 +81,7 @@ async def move(job: Job, *, stop: asyncio.Event | None = None) -> Move:
 
 @contextmanager
 def _finished(journal: Journal, run: Run, clock: SystemClock) -> Iterator[None]:
-    """Enter how the run ended."""
+    """Enter in the journal how the run ended."""
     code, failure = 1, ""
     try:
         yield

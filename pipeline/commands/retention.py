@@ -1,8 +1,8 @@
-"""Removes what runs left behind of rows, once it is old enough: `journal purge`, and `[retention] days`.
+"""Remove old data of rows that runs left: `journal purge`, and `[retention] days`.
 
-Never what keeps a payment from being sent twice: the journal's writes and its trail stay, and so does
-each plan of which something is still needed. Of a report stays `summary.json`: it holds no row, and is
-a witness of the journal (`journal/loss_detection.py`).
+What keeps a payment from being sent twice is never removed: the journal's writes and its audit log stay,
+and so does each plan of which something is still needed. `summary.json` of a report stays, because it
+holds no row and helps to detect the loss of the journal (`journal/loss_detection.py`).
 """
 
 import os
@@ -29,7 +29,7 @@ _REPLACEABLE: Final = (  # in state.dir: made anew when it is needed
     "plans/.sending-*",
 )
 
-# Why a plan is kept, however old it is.
+# The reasons to keep a plan of any age.
 UNSETTLED: Final = "unsettled"
 COMPARED: Final = "compared"
 CANCELS: Final = "cancels"
@@ -37,13 +37,13 @@ CANCELS: Final = "cancels"
 
 @dataclass(slots=True)
 class Purged:
-    """What was removed, or would be. `beside`: files that only a person can judge."""
+    """Removed data, or data to remove. `beside`: files that only a person can judge."""
 
     before: str
     runs: list[str] = field(default_factory=list)
     size_bytes: int = 0
-    words: int = 0  # writes whose message, which may be Canvas' own, was taken out of the journal
-    kept: dict[str, list[str]] = field(default_factory=dict)  # run ids, by why
+    words: int = 0  # writes whose message (it may be Canvas' own) was removed from the journal
+    kept: dict[str, list[str]] = field(default_factory=dict)  # run ids, by reason
     beside: list[str] = field(default_factory=list)
     copies: list[str] = field(default_factory=list)  # folders that a killed `init` or `check` left
 
@@ -51,10 +51,24 @@ class Purged:
 def purge(
     job: Job, journal: Journal, days: int, now: datetime, who: str, *, is_trial: bool = False
 ) -> Purged:
-    """Remove what runs that began `days` ago or earlier left. `is_trial`: only say what it would be.
+    """Remove row data of runs that began `days` ago or earlier.
 
-    Each run is noted in the trail before anything of it goes. Raises OSError and JournalError; what
-    was not removed then is removed the next time.
+    Each run is noted in the audit log before its data is removed. The next purge removes what this one did not.
+
+    Args:
+        job: The configuration.
+        journal: Its journal.
+        days: The age from which data is removed.
+        now: The present instant.
+        who: The user, for the audit log; "" for the configuration.
+        is_trial: Remove nothing.
+
+    Returns:
+        The removed data, or with `is_trial` the data to remove.
+
+    Raises:
+        OSError: A file cannot be removed.
+        JournalError: The journal cannot be used.
     """
     before = now - timedelta(days=days)
     purged = Purged(utc_text(before))
@@ -89,7 +103,7 @@ def purge(
 
 
 def _needed(job: Job, journal: Journal) -> dict[str, str]:
-    """The plans that are kept, by run id, each with the weightiest reason."""
+    """Return the plans to keep, by run id, each with its weightiest reason."""
     cancelling = [feed.name for feed in job.feeds if feed.missing == "cancel"]
     needed = dict.fromkeys(runs.runs_holding(journal, cancelling), CANCELS)
     for feed in job.feeds:
@@ -104,7 +118,7 @@ def _of_report(folder: Path) -> Iterator[Path]:
 
 
 def _is_folder(path: Path) -> bool:
-    """A folder itself: what a link leads to is not ours to remove."""
+    """Return whether the path is a folder itself: the target of a link is not ours to remove."""
     return path.is_dir() and not path.is_symlink()
 
 

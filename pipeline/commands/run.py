@@ -1,9 +1,9 @@
-"""The conductor of a run.
+"""The commands `plan`, `run` and `report`.
 
     (recover) -> plan (`planning`) -> upload and recover -> report
 
-A run first settles what earlier ones left in doubt. Of its own files nothing is written before there
-is a sealed plan, so whatever is wrong with a file, a limit or the configuration is found before that.
+A run first settles what earlier ones left in doubt. Nothing of its own files is written before there is a
+sealed plan, so an error in a file, a limit or the configuration is found before that.
 """
 
 import asyncio
@@ -71,7 +71,7 @@ INTERRUPTED: Final = 130
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How a run ended. `summary` is what `summary.json` holds, `folder` where everything is."""
+    """The result of a run. `summary` is the content of `summary.json`, `folder` the folder of the report."""
 
     run_id: str
     exit_code: int
@@ -80,12 +80,12 @@ class Result:
     failure: IngestError | None = None
 
     def _repr_html_(self) -> str:
-        """What a notebook shows of it."""
+        """Return the HTML that a notebook shows."""
         return result_table(self.summary, self.folder)
 
     @property
     def frame(self) -> pl.DataFrame:
-        """`reconciliation.parquet`, one line a source row; of `verify` `verification.parquet`."""
+        """Return `reconciliation.parquet`, one line a source row; of `verify`, `verification.parquet`."""
         name = "verification" if "verification" in self.summary else "reconciliation"
         return pl.read_parquet(self.folder / f"{name}.parquet", glob=False)
 
@@ -96,9 +96,9 @@ class Result:
 async def plan(
     job: Job, *, progress: Progress | None = None, stop: asyncio.Event | None = None
 ) -> Result:
-    """Read, validate, map and resolve everything, and report. Writes nothing to Canvas.
+    """Read, validate, map and resolve every row, and report. Writes nothing to Canvas.
 
-    Asks it only where patients are looked up by searching.
+    Canvas is asked only if patients are looked up by searching.
     """
     return await _carry_out(job, "plan", progress or Progress(), stop or asyncio.Event())
 
@@ -114,10 +114,19 @@ async def run(
 ) -> Result:
     """Settle what is in doubt, plan, upload and report.
 
-    Set `stop` to end early, or say `until` when: what is in flight is finished first, and what is
-    left is pending. `plan_id`: that plan is carried out, or, where the files or anything else would
-    make it another one, nothing. `journal_lost`: a person says to go on without a journal that is
-    lost; what Canvas seems to hold already is then set aside.
+    Args:
+        job: The configuration.
+        journal_lost: A person lets the run go on without a journal that is lost; what Canvas seems to hold
+            already is then set aside.
+        plan_id: Carry out this plan; if the same files would now give another one, send nothing.
+        until: The instant at which `stop` is set.
+        progress: Updated during the run.
+        stop: Set it to end early: what is in flight is finished first, and the rest is pending.
+
+    Raises:
+        ConfigError: The engine and the journal do not fit each other, or the credentials are missing.
+        PlanError: There is no plan `plan_id`.
+        JournalError: The journal cannot be used.
     """
     stop = stop or asyncio.Event()
     if job.engine.kind != "embedded" and job.database is None:
@@ -144,7 +153,7 @@ async def run(
 
 @contextmanager
 def _measured(job: Job) -> Iterator[dict[str, Any]]:
-    """Write the metrics at the end, whatever comes; into what it yields goes the summary if there is one."""
+    """Write the metrics at the end, whatever happens, from the summary that the caller puts into the dict."""
     summary: dict[str, Any] = {"started_at": utc_text(datetime.now(UTC)), "exit_code": 1}
     try:
         yield summary
@@ -169,7 +178,7 @@ def _measured(job: Job) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def _deadline(until: datetime | None, stop: asyncio.Event) -> Iterator[Callable[[], bool]]:
-    """Set `stop` at that instant. Yields whether that is why it is set."""
+    """Set `stop` at that instant. Yields a function that returns whether that is why it is set."""
     if until is None:
         yield lambda: False
         return
@@ -189,7 +198,7 @@ def _deadline(until: datetime | None, stop: asyncio.Event) -> Iterator[Callable[
 
 
 async def report_again(job: Job, run_id: str | None = None) -> Result:
-    """Write the report of a run (the last one where `run_id` is None) again from the journal."""
+    """Write the report of a run (the last one if `run_id` is None) again from the journal."""
     private_folder(job.state_dir)
     with open_journal(job) as journal:
         known = runs.find_run(journal, run_id)
@@ -207,7 +216,7 @@ async def report_again(job: Job, run_id: str | None = None) -> Result:
 
 
 def open_journal(job: Job, *, after_loss: bool = False) -> Journal:
-    """The journal of a job; one that is lost only with `after_loss`. Raises JournalError, ConfigError."""
+    """Open the journal of a job; a lost one only with `after_loss`. Raises JournalError, ConfigError."""
     private_folder(job.state_dir)
     private_folder(job.state_dir / "plans")
     who = user() if after_loss else ""
@@ -221,7 +230,7 @@ def open_journal(job: Job, *, after_loss: bool = False) -> Journal:
 
 
 def user() -> str:
-    """Who is at the machine, for the trail."""
+    """Return the user of this machine, for the audit log."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's user may have no name
@@ -229,7 +238,7 @@ def user() -> str:
 
 
 def new_run(command: str, clock: Clock, random: Random) -> Run:
-    """A run that begins now. Its id sorts by time."""
+    """Return a run that begins now. Its id sorts by time."""
     run_id = f"{clock.now():%Y%m%dT%H%M%SZ}-{random.getrandbits(16):04x}"
     return Run(run_id, command, utc_text(clock.now()))
 
@@ -286,7 +295,7 @@ async def _carry_out(
                         await _run(session, workers, progress, plan_id)
             is_cut_short = stop.is_set()
         except Stopped:
-            pass  # asked for: what is left is pending
+            pass  # asked for: the rest is pending
         except IngestError as error:
             failure = error
         except Exception as error:  # noqa: BLE001 - whatever it is, the rows are to be accounted for
@@ -303,14 +312,14 @@ async def _carry_out(
             return await asyncio.to_thread(
                 _finish, job, journal, begun, clock, failure, stopped=stop.is_set()
             )
-        except Exception as error:  # noqa: BLE001 - the first cause is what is told
+        except Exception as error:  # noqa: BLE001 - the first cause is reported
             first = failure or (error if isinstance(error, IngestError) else _unreported(error))
             raise first from None
 
 
 @asynccontextmanager
 async def _working(job: Job) -> AsyncIterator[Workers]:
-    """The workers of a job. A cluster takes its time to start and to end, and the loop goes on meanwhile."""
+    """Yield the workers of a job. A cluster takes time to start and to end, and the loop goes on meanwhile."""
     opened = open_workers(job.engine, job.state_dir)
     workers = await asyncio.to_thread(opened.__enter__)
     try:
@@ -322,7 +331,7 @@ async def _working(job: Job) -> AsyncIterator[Workers]:
 async def _run(session: Session, workers: Workers, progress: Progress, plan_id: str | None) -> None:
     job, journal, run_id = session.job, session.journal, session.run_id
     progress.stage = "settling"
-    await _settle(session)  # only looks: what is to be sent again depends on today's files
+    await _settle(session)  # searches only: what is sent again depends on today's files
     clock, stop = session.clock, session.stop
     sealed = await build_plan(job, run_id, journal, clock, progress, stop, workers, session)
     if plan_id is not None:
@@ -335,7 +344,7 @@ async def _run(session: Session, workers: Workers, progress: Progress, plan_id: 
 
 
 def _must_be(sealed: Plan, meant: Plan) -> None:
-    """Raise PlanError if a plan is not the very one that was to be carried out."""
+    """Raise PlanError if a plan is not the one that was to be carried out."""
     why = _what_differs(meant.meta, sealed.meta)
     if not why and meant.digest() != sealed.digest():
         why = "the journal, or what Canvas holds, came to differ since"
@@ -362,7 +371,7 @@ def _what_differs(meant: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 def _owed_elsewhere(journal: Journal, plan: Plan) -> set[str]:
-    """The creates that are to be sent again and whose rows are in no file of today.
+    """Return the keys of creates to be sent again whose rows are in no file of today.
 
     A row that is in a file goes with the content that it has there, or not at all.
     """
@@ -378,11 +387,11 @@ def _owed_elsewhere(journal: Journal, plan: Plan) -> set[str]:
 
 
 async def _settle(session: Session, owed: Collection[str] = ()) -> None:
-    """Look for what earlier runs left in doubt: of each patient one after another, each once.
+    """Search for what earlier runs left in doubt: of each patient one write after another, each once.
 
-    Creates are only looked for; with `owed`, only those are, and go again if they are not there.
-    Behind one that stays in doubt nothing of its patient is looked at, for it may be its twin; nor
-    behind one that did not go again, for a patient's writes keep their order.
+    Creates are only searched for; with `owed`, only those are, and they are sent again if they are not
+    there. After one that stays in doubt no other write of the patient is settled, because it may be its
+    twin; nor after one that was not sent again, because a patient's writes keep their order.
     """
     looked: set[str] = set()
     while not session.stop.is_set():
@@ -410,7 +419,7 @@ async def _settle(session: Session, owed: Collection[str] = ()) -> None:
 
 
 def _unreported(error: Exception) -> IngestError:
-    """The report could not be written. What was sent stands in the journal all the same."""
+    """Return the error of a report that could not be written. The journal still has what was sent."""
     why = error.strerror if isinstance(error, OSError) else fault(error).message
     return IngestError(
         f"the report could not be written: {why}",
@@ -446,7 +455,7 @@ async def _upload(session: Session, workers: Workers, plan: Plan, progress: Prog
 
 
 async def _enter(session: Session, plan: Plan) -> None:
-    """What is ours without being sent, and what must not be forgotten though no file asks for it again."""
+    """Enter what is ours without being sent, and what must be remembered although no file asks for it again."""
     now = session.clock.now()
     found = Finding(Settlement.FOUND, ADOPTED, "Canvas held it already: taken over")
     for feed in session.job.feeds:
@@ -460,10 +469,10 @@ async def _enter(session: Session, plan: Plan) -> None:
 
 
 async def _note_displaced(session: Session, plan: Plan) -> None:
-    """Which coverages may stand in another order than our books say: the next file writes them again.
+    """Note the coverages that Canvas may have moved: the next file writes them again.
 
-    Beside those that were reckoned with: all of a patient of whom an order changed, and of whom a
-    write did not arrive.
+    These are the ones that the plan expects, and all of a patient with a changed order and a write that
+    did not arrive.
     """
     journal, lanes = session.journal, pl.Series("lane", plan.meta["reordered"], dtype=pl.String)
     ranks = lookups.ranks(journal, lanes)
@@ -485,7 +494,7 @@ def _finish(
     *,
     stopped: bool,
 ) -> Result:
-    """Enter how the run ended, and report; but for a run that another one took over from, which reports."""
+    """Enter how the run ended, and report. If another process took over, that one reports."""
     if isinstance(failure, JournalTaken):
         raise failure
     decided = failure.exit_code if failure is not None else INTERRUPTED if stopped else None
@@ -505,7 +514,7 @@ def _finish(
 
 
 def _purge_old(job: Job, journal: Journal, clock: Clock) -> None:
-    """What is older than the configuration lets it be. It never fails the run, which is done."""
+    """Remove data older than `[retention] days`. A failure does not fail the run, which is done."""
     if job.retention_days is None:
         return
     try:
@@ -518,7 +527,7 @@ def _purge_old(job: Job, journal: Journal, clock: Clock) -> None:
 
 
 def _report(job: Job, journal: Journal, run: Run) -> Result:
-    """Write the report of a run. What decides its exit code, unless the run failed, are its rows."""
+    """Write the report of a run. Its rows decide its exit code, unless the run failed."""
     try:
         plan = EarlierPlans.of(job.state_dir, journal).open(run.run_id)
     except PlanChanged:
@@ -535,7 +544,7 @@ def _report(job: Job, journal: Journal, run: Run) -> Result:
 
 
 def _write_held(job: Job, journal: Journal, run_id: str) -> None:
-    """Note which rows Canvas holds as they stand, so that the next run can skip them in bulk."""
+    """Write the unchanged index, so that the next run can skip these rows in bulk."""
     try:
         plan = Plan.open(job.state_dir / "plans" / run_id)
     except PlanError:
@@ -555,7 +564,7 @@ def _write_held(job: Job, journal: Journal, run_id: str) -> None:
 
 
 def _confirmed(rows: pl.DataFrame, journal: Journal) -> pl.DataFrame:
-    """The rows of a part that Canvas holds as they stand."""
+    """Return the rows of a part that Canvas holds as they are in the file."""
     is_unchanged = pl.col("disposition") == Disposition.UNCHANGED.value
     is_adopted = pl.col("rule") == ADOPTED
     is_sent = pl.col("disposition") == Disposition.PENDING.value
@@ -569,7 +578,7 @@ def _confirmed(rows: pl.DataFrame, journal: Journal) -> pl.DataFrame:
 
 
 def _unread(feed: Feed) -> dict[str, Any]:
-    """What is known of a feed that was never planned."""
+    """Return the metadata of a feed that was never planned."""
     return {"kind": feed.kind.value, "files": [], "rows_read": 0, "cents_read": 0, "warnings": {}}
 
 

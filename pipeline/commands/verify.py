@@ -1,4 +1,4 @@
-"""The conductor of `verify`: what the journal holds as written, read back patient by patient."""
+"""The command `verify`: what the journal holds as written, read back patient by patient."""
 
 import asyncio
 from collections import Counter
@@ -63,9 +63,18 @@ async def read_back(
 ) -> Result:
     """Read back what the journal holds as written, and compare it.
 
-    `sample`: that many patients, drawn at random; `since`: what was settled on that day (ISO) or
-    later. Writes `verification.parquet`, `summary.json` and `report.html`. Raises JournalError,
-    CanvasError.
+    Writes `verification.parquet`, `summary.json` and `report.html`.
+
+    Args:
+        job: The configuration.
+        sample: The number of patients to read, drawn at random; None for all.
+        since: An ISO day: only writes settled on that day or later.
+        progress: Updated while resources are read.
+        stop: Ends the reading early once it is set.
+
+    Raises:
+        JournalError: The journal cannot be used.
+        CanvasError: Canvas cannot be used.
     """
     job.canvas.credentials.require()
     clock, random = SystemClock(), Random()  # noqa: S311 - jitter, run ids and the sample
@@ -91,7 +100,7 @@ async def read_back(
                         lines += found
                         progress.sent += sum(bool(line.key) for line in found)
         except Stopped:
-            pass  # what was read so far is told
+            pass  # what was read so far is reported
         except IngestError as error:
             failure = error
         lines, learned = compare_unknown_payers(lines)
@@ -101,7 +110,7 @@ async def read_back(
 
 
 def _sampled(written: pl.DataFrame, sample: int | None, random: Random) -> pl.DataFrame:
-    """All, or the writes of so many patients."""
+    """Return all writes, or those of `sample` patients."""
     if sample is None:
         return written
     patients = written["lane"].unique().sort()
@@ -110,7 +119,7 @@ def _sampled(written: pl.DataFrame, sample: int | None, random: Random) -> pl.Da
 
 
 def _parts(session: Session, written: pl.DataFrame) -> Iterator[list[list[Written]]]:
-    """Some patients at a time, each with what was sent: a list of the writes of one type."""
+    """Yield some patients at a time, each with its writes of one type and what was sent."""
     groups: list[list[Written]] = []
     for group in written.partition_by("resource_type", "lane", maintain_order=True):
         groups.append([Written(*line) for line in group.iter_rows()])
@@ -154,7 +163,7 @@ def _moved(ranks: pl.DataFrame) -> dict[str, int]:
 
 
 def _written_at(line: Mapping[str, Any]) -> float:
-    """When Canvas took the last confirmed write of a coverage: `sent_at`, unless a later one failed."""
+    """Return when Canvas took the last confirmed write of a coverage: `sent_at`, unless a later one failed."""
     is_last = line["state"] == State.CONFIRMED.value and line["sent_at"]
     at = line["sent_at"] if is_last else line["held_at"]
     return datetime.fromisoformat(at).timestamp() if at else 0.0
@@ -217,15 +226,17 @@ def _finish(
     *,
     is_stopped: bool,
 ) -> Result:
-    told = _totals(lines, written)
+    totals = _totals(lines, written)
     code = 130 if is_stopped else 0
-    if failure is not None or told["unread"]:
+    if failure is not None or totals["unread"]:
         code = 1 if failure is None else failure.exit_code
-    elif not code and any(told[outcome.value] for outcome in _DIFFERING):
+    elif not code and any(totals[outcome.value] for outcome in _DIFFERING):
         code = 3
     failed = str(failure) if failure else ""
-    if not failed and told["unread"]:
-        failed = f"{told['unread']:,} could not be read: Canvas' searches fail\n  run verify again"
+    if not failed and totals["unread"]:
+        failed = (
+            f"{totals['unread']:,} could not be read: Canvas' searches fail\n  run verify again"
+        )
     exchanges = runs.exchanges(journal, run.run_id)
     summary = {
         "shape": 1,
@@ -237,7 +248,7 @@ def _finish(
         "exit_code": code,
         "failure": failed,
         "config_sha256": job.config_sha256,
-        "verification": told,
+        "verification": totals,
         "requests": requests_summary(exchanges),
     }
     folder = job.report_dir / run.run_id
@@ -250,7 +261,7 @@ def _finish(
 
 
 def _totals(lines: Sequence[Verified], written: pl.DataFrame) -> dict[str, Any]:
-    """Counts by outcome, differing elements, and the money: ours against Canvas' own answers."""
+    """Count by outcome and differing element, and add up the money: ours against Canvas' own answers."""
     counts = Counter(line.outcome for line in lines)
     elements = Counter(name for line in lines for name in line.elements)
     shown = sum(line.cents or 0 for line in lines if line.key)

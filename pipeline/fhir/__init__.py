@@ -1,1 +1,1 @@
-"""What Canvas takes, as data and pure functions. Each rule cites the page that it comes from."""
+"""The resources that Canvas takes, as data and pure functions. Each rule cites its page."""

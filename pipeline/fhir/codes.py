@@ -54,7 +54,7 @@ class Contract(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CoverageShape:
-    """Where the two contracts differ."""
+    """The differences between the two contracts."""
 
     type_system: str
     self_pay_system: str  # of the type code `pay`

@@ -21,7 +21,7 @@ from pipeline.fhir.codes import (
 )
 from pipeline.fhir.datatypes import Json, concept, fingerprint, period, reference
 
-# Payer id -> the reference of its Organization, `Organization/<id>`, for the payer ids of which it is known.
+# Payer id -> the reference of its Organization, `Organization/<id>`, for the payer ids whose Organization is known.
 Organizations = Mapping[str, str]
 
 
@@ -41,11 +41,25 @@ def coverage(
     end_on: date | None,
     classes: Mapping[str, str],
 ) -> Json:
-    """The whole resource. `beneficiary` and `subscriber` are Patient keys, `order` is 1 to 5.
+    """Return the resource.
 
-    `payor` comes from `payor_of`; `classes` maps plan, subplan, group, subgroup to their values.
-    In the contract of 2025-10 the member id is an identifier of type MB, and `subscriberId`
-    defaults to it when the patient is the subscriber; in that of 2023 it is `subscriberId`.
+    In the contract of 2025-10 the member id is an identifier of type MB, and `subscriberId` defaults to it
+    if the patient is the subscriber; in that of 2023 it is `subscriberId`.
+
+    Args:
+        contract: The shape of the resource.
+        status: "active" or "cancelled".
+        beneficiary: A Patient key.
+        subscriber: A Patient key.
+        member_id: The member id.
+        subscriber_id: The subscriber's id; None for the default of the contract.
+        relationship: One of RELATIONSHIPS.
+        payor: From `payor_of`.
+        order: 1 to 5.
+        type_code: One of TYPES; None for none.
+        start_on: The first day; None for none.
+        end_on: The last day; None for an open end.
+        classes: Values by plan, subplan, group, subgroup.
     """
     shape = SHAPES[contract]
     resource: Json = {"resourceType": "Coverage", "status": status, "order": order}
@@ -76,12 +90,12 @@ def coverage(
 
 
 def cancelled(resource: Json) -> Json:
-    """The same coverage, taken back: there is no delete (docs/canvas.md, "Coverage")."""
+    """Return the coverage with status cancelled: there is no delete (docs/canvas.md, "Coverage")."""
     return {**resource, "status": "cancelled"}
 
 
 def payor_of(*, by_payer_id: bool, value: str, display: str | None) -> Json:
-    """The first entry of `payor`: a payer id as identifier, or an Organization reference."""
+    """Return the first entry of `payor`: a payer id as identifier, or an Organization reference."""
     payor: Json = (
         {"identifier": {"system": PAYER_ID_SYSTEM, "value": value}}
         if by_payer_id
@@ -93,38 +107,37 @@ def payor_of(*, by_payer_id: bool, value: str, display: str | None) -> Json:
 
 
 def match_key(resource: Json) -> str:
-    """What tells a Coverage that is to be sent from another one of the same patient, as text.
+    """Return a text that identifies a Coverage among those of the same patient.
 
-    It is `<counted>:<32 hex digits>` over beneficiary, member id, status, classes, and what
-    `counted` names: `p` the payor's Organization, `s` the start, each only where it is sent, for
-    Canvas fills them in. Neither `order`, which Canvas changes, nor any display (docs/guarantees.md,
-    "Settling doubt").
+    It is `<counted>:<32 hex digits>` over beneficiary, member id, status, classes, and what `counted` names:
+    `p` the payor's Organization, `s` the start, each only if it is sent, because Canvas fills them in.
+    `order`, which Canvas changes, and displays are no part of it (docs/guarantees.md, "Settling doubt").
     """
-    return likeness_of(*told_apart(resource))
+    return match_key_of(*match_parts(resource))
 
 
-def told_apart(resource: Json) -> tuple[bytes, bytes]:
-    """What `likeness` is taken of: `counted`, and the rest as JSON."""
+def match_parts(resource: Json) -> tuple[bytes, bytes]:
+    """Return what `match_key` is computed from: `counted`, and the rest as JSON."""
     payor, start = resource["payor"][0].get("reference"), resource.get("period", {}).get("start")
     counted = ("p" if payor else "") + ("s" if start else "")
-    return counted.encode(), _told_apart(resource, member_ids(resource)[0], counted)
+    return counted.encode(), _match_content(resource, member_ids(resource)[0], counted)
 
 
-def likeness_of(counted: bytes, told: bytes) -> str:
-    """`likeness` of what `told_apart` yields."""
-    return f"{counted.decode()}:{fingerprint(told)}"
+def match_key_of(counted: bytes, content: bytes) -> str:
+    """Return the match key of what `match_parts` returns."""
+    return f"{counted.decode()}:{fingerprint(content)}"
 
 
 def is_like(resource: Any, match_key: str) -> bool:
-    """Whether a Coverage that was found is like the one that was sent.
+    """Return whether a Coverage that was found has the match key of the one that was sent.
 
-    Any of its identifiers, or its `subscriberId`, may be the member id: where Canvas puts it on a
-    read differs between the contracts. What is no Coverage as Canvas writes them is not like it.
+    Any of its identifiers, or its `subscriberId`, may be the member id: Canvas puts it in another place on a
+    read in each contract. A resource that is not as Canvas writes Coverages does not match.
     """
     counted, _, digits = match_key.partition(":")
     try:
         return any(
-            fingerprint(_told_apart(resource, member_id, counted)) == digits
+            fingerprint(_match_content(resource, member_id, counted)) == digits
             for member_id in member_ids(resource)
         )
     except (AttributeError, IndexError, KeyError, TypeError, orjson.JSONEncodeError):
@@ -132,11 +145,11 @@ def is_like(resource: Any, match_key: str) -> bool:
 
 
 def names_organization(match_key: str) -> bool:
-    """Return whether the payer's Organization is part of a `likeness`."""
+    """Return whether the payer's Organization is part of a match key."""
     return "p" in match_key.partition(":")[0]
 
 
-def _told_apart(resource: Json, member_id: str, counted: str) -> bytes:
+def _match_content(resource: Json, member_id: str, counted: str) -> bytes:
     classes = [[_code(each["type"]), each["value"]] for each in resource.get("class", [])]
     parts = [
         resource["beneficiary"]["reference"],
@@ -150,13 +163,13 @@ def _told_apart(resource: Json, member_id: str, counted: str) -> bytes:
 
 
 def member_ids(resource: Json) -> list[str]:
-    """What may be the member id: the identifiers (2025-10), then `subscriberId` (2023)."""
+    """Return what may be the member id: the identifiers (2025-10), then `subscriberId` (2023)."""
     values = [identifier["value"] for identifier in resource.get("identifier", [])]
     return [*values, *([resource["subscriberId"]] if "subscriberId" in resource else [])]
 
 
 class Payers(Enum):
-    """How the payers of two coverages compare."""
+    """The result of comparing the payers of two coverages."""
 
     SAME = "same"
     OTHER = "other"
@@ -203,7 +216,7 @@ def _folded(name: str | None) -> str:
 
 
 def coverage_differences(sent: Json, shown: Any, organizations: Organizations) -> tuple[str, ...]:
-    """Return the elements in which what Canvas shows is not what was sent; sorted, never their values.
+    """Return the elements that differ between what was sent and what Canvas shows; sorted, never their values.
 
     Elements that Canvas fills in do not count: a missing start becomes the day of ingestion. A payer
     id counts only if its Organization is known.

@@ -1,4 +1,4 @@
-"""OperationOutcome: what Canvas says when it refuses.
+"""OperationOutcome: the reason when Canvas refuses.
 
 Source: docs/canvas.md, "Answers": one or more issues with `code` and `details.text`. Canvas leaves
 `diagnostics` empty, but a gateway may use it: it is read if `details.text` is missing. HTML and

@@ -16,10 +16,13 @@ _AMOUNT: Final = re.compile(r"(\d{1,12})(?:\.(\d{1,2})0*)?", re.ASCII)
 
 
 def payment_notice(*, patient: str, amount: Decimal, created_on: date, claim: str | None) -> Json:
-    """The whole resource. `amount` is 0.01 to 999,999.99 USD with at most two decimals.
+    """Return the resource.
 
-    `created_on` is required by FHIR and ignored by Canvas. A claim makes it a copay; exactly one
-    is taken.
+    Args:
+        patient: A Patient key.
+        amount: 0.01 to 999,999.99 USD with at most two decimals.
+        created_on: Required by FHIR and ignored by Canvas.
+        claim: A Claim id, which makes it a copay; exactly one is taken.
     """
     resource: Json = {"resourceType": "PaymentNotice"}
     if claim is not None:
@@ -36,16 +39,16 @@ def payment_notice(*, patient: str, amount: Decimal, created_on: date, claim: st
 
 @dataclass(frozen=True, slots=True)
 class Paid:
-    """What a PaymentNotice that was read says. `created_at` None: not told, or not readable."""
+    """A PaymentNotice that was read. `created_at` None: missing, or not readable."""
 
     patient: str  # reference, `Patient/<key>`
     cents: int
-    claim: str  # "" where it is no copay
+    claim: str  # "" if it is no copay
     created_at: datetime | None  # the time of the row, by the server's clock
 
 
 def paid(resource: Any) -> Paid | None:
-    """Read a PaymentNotice; None where it is none as Canvas writes them."""
+    """Read a PaymentNotice; None if it is not as Canvas writes them."""
     try:
         amount = _AMOUNT.fullmatch(str(resource["amount"]["value"]))
         patient = resource["request"]["reference"]
@@ -66,7 +69,7 @@ def _claim(resource: Json) -> str:
 
 
 def _instant(text: Any) -> datetime | None:
-    """An instant with its zone; a bare day is none."""
+    """Return an instant with its zone; None for a bare day."""
     try:
         at = datetime.fromisoformat(text)
         return None if at.tzinfo is None else at.astimezone(UTC)

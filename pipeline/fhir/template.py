@@ -1,7 +1,7 @@
 """Resources for many rows by the code that builds one: it is called once, with marks for values.
 
-What it wrote is cut at the marks, and the values of each row are put there. That holds for rows of
-one shape: those whose resources have the same elements, so that only the values in them differ.
+Its text is cut at the marks, and the values of each row are put there. That works for rows of one
+shape: their resources have the same elements and differ only in the values.
 """
 
 import re
@@ -14,7 +14,7 @@ import polars as pl
 
 Value = str | int | date | Decimal | None
 Write = Callable[[Mapping[str, Any]], Sequence[bytes]]
-_MARKED: Final = 9_000_000  # an amount or an order that is none
+_MARKED: Final = 9_000_000  # no amount and no order is that high
 
 
 def write_rows(
@@ -24,16 +24,23 @@ def write_rows(
     constants: Mapping[str, str] | None = None,
     equals: Mapping[str, str] | None = None,
 ) -> pl.DataFrame:
-    """The texts that `write` makes of each row, as columns of these `names`, in the rows' order.
+    """Return the texts that `write` makes of each row, in the rows' order.
 
-    A row's shape is told by which of its fields are None; by whether a field of `constants` has the
-    value named there; and by whether a field of `equals` is the same as the other one named there.
+    Args:
+        rows: The rows.
+        names: The names of the columns of the result, one for each text.
+        write: Makes the texts of one row.
+        constants: By field, a value that gives a row another shape.
+        equals: By field, another field whose equal value gives a row another shape.
+
+    Returns:
+        A column for each name. A row's shape follows from its None fields, `constants` and `equals`.
     """
     constants, equals = constants or {}, equals or {}
-    told = pl.DataFrame([_as_written(column) for column in rows])
-    told = told.with_columns(_shapes(rows, constants, equals)).with_row_index("_at")
-    parts = [pl.DataFrame(schema={"_at": told.schema["_at"], **dict.fromkeys(names, pl.String)})]
-    for part in told.partition_by("_shape"):
+    written = pl.DataFrame([_as_written(column) for column in rows])
+    written = written.with_columns(_shapes(rows, constants, equals)).with_row_index("_at")
+    parts = [pl.DataFrame(schema={"_at": written.schema["_at"], **dict.fromkeys(names, pl.String)})]
+    for part in written.partition_by("_shape"):
         first = rows.row(part["_at"][0], named=True)
         marks = {name: _mark(at, value) for at, (name, value) in enumerate(first.items(), 1)}
         marks |= {name: marks[by] for name, by in equals.items() if first[name] == first[by]}
@@ -52,19 +59,22 @@ def write_rows(
 def _shapes(
     rows: pl.DataFrame, constants: Mapping[str, str], equals: Mapping[str, str]
 ) -> pl.Series:
-    """A number for each row, the same for rows of one shape: a bit for each thing that tells it."""
-    told = [
+    """Return a number for each row, the same for rows of one shape: a bit for each difference."""
+    differences = [
         *(pl.col(name).is_null() for name in rows.columns if rows[name].has_nulls()),
         *(pl.col(name) == pl.lit(value) for name, value in constants.items()),
         *(pl.col(name) == pl.col(other) for name, other in equals.items()),
     ]
-    bits = [each.fill_null(value=False).cast(pl.UInt32) * (1 << at) for at, each in enumerate(told)]
+    bits = [
+        each.fill_null(value=False).cast(pl.UInt32) * (1 << at)
+        for at, each in enumerate(differences)
+    ]
     none = pl.lit(0, dtype=pl.UInt32)
     return rows.with_columns(pl.sum_horizontal(none, *bits).alias("_shape"))["_shape"]
 
 
 def _mark(number: int, value: Value) -> Value:
-    """A value of the same type that stands nowhere else; as a text it can be a resource's id."""
+    """Return a value of the same type that is in no row; as a text it can be a resource's id."""
     if value is None:
         return None
     if isinstance(value, str):
@@ -75,7 +85,7 @@ def _mark(number: int, value: Value) -> Value:
 
 
 def _filled(text: str, fields: Mapping[str, str]) -> pl.Expr:
-    """The text with the values of `fields`, which are named by their marks."""
+    """Return the text with the values of `fields`, which are named by their marks."""
     pieces = re.split(f"({'|'.join(map(re.escape, fields))})", text)
     values = [fields[mark] for mark in pieces[1::2]]
     pieces[0::2] = [piece.replace("{", "{{").replace("}", "}}") for piece in pieces[0::2]]
@@ -88,7 +98,7 @@ def _in_json(mark: Value) -> str:
 
 
 def _as_written(column: pl.Series) -> pl.Series:
-    """Values as they stand in JSON: texts without their quotes, days as ISO, amounts with cents."""
+    """Return values as JSON has them: texts without their quotes, days as ISO, amounts with cents."""
     if column.dtype != pl.String:
         return column.cast(pl.String)
     if not column.str.contains(r'["\\]').any():

@@ -1,10 +1,10 @@
-"""Is it in Canvas already? Coverages that a person entered are taken over, not created again.
+"""Take over coverages that a person entered in Canvas, instead of creating them again.
 
-One search a patient shows all of their coverages in Canvas. A row without a resource of its own takes
-over the one that has its member id, its payer and an overlapping period; several are told apart by
-start, end and order, or the row is rejected. So is a row for which only a coverage is there whose payer
-cannot be compared: two insurers may use the same member id. The orders of those that no row takes over
-are reported, because they may be in the way.
+One search per patient shows all of their coverages in Canvas. A row without a resource of its own takes
+over the one that has its member id, its payer and an overlapping period. If there are several, start,
+end and order decide, or the row is rejected. A row is also rejected if the only such coverage has a payer
+that cannot be compared, because two insurers may use the same member id. The orders of coverages that
+no row takes over are reported, because a write may move them.
 """
 
 from collections import Counter
@@ -35,14 +35,14 @@ _OPEN: Final = ("", "9999-12-31")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row without a resource of its own: what it would be sent as."""
+    """A row without a resource of its own, and the resource that would be sent for it."""
 
     number: int
     body: Json = field(repr=False)
 
 
 class Ambiguity(StrEnum):
-    """Why a row takes over none of the coverages that it could be."""
+    """The reason why a row takes over none of the coverages that it could be."""
 
     SEVERAL = "several"  # it could be several, or several rows could be one
     PAYER = "payer"  # the payer of the only one cannot be compared
@@ -50,18 +50,18 @@ class Ambiguity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Adopted:
-    """What becomes of a row. `resource_id` "": it takes over none, and `ambiguity` says why."""
+    """The result for one row. `resource_id` "": it takes over none, and `ambiguity` says why."""
 
     number: int
     resource_id: str
     ambiguity: Ambiguity | None = None
-    is_same: bool = False  # Canvas holds it as the row has it
+    is_same: bool = False  # Canvas holds the row's content
     shown: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """What one patient's search came to. `unknown`: orders of active coverages that no row has."""
+    """The result of one patient's search. `unknown`: orders of active coverages that no row has."""
 
     lane: str
     adopted: Sequence[Adopted]
@@ -77,7 +77,20 @@ async def adopt(
     rows: Sequence[Row],
     organizations: Organizations,
 ) -> Shown:
-    """Search one patient's coverages; those that belong to other rows, or are known not to be ours, are left out.
+    """Search one patient's coverages, and match them with rows that have no resource.
+
+    Coverages of other rows, and those known not to be ours, are left out.
+
+    Args:
+        client: The client of Canvas.
+        journal: Knows the resources of other rows.
+        clock: The clock by which the search is timed.
+        lane: The patient's key.
+        rows: The patient's rows without a resource.
+        organizations: The Organizations of payer ids, as far as they are known.
+
+    Returns:
+        What becomes of the rows, and the orders of coverages that no row takes over.
 
     Raises:
         SearchFailed: The search keeps failing, which never means that nothing is there.
@@ -169,7 +182,7 @@ def _agreement(body: Json, shown: Json) -> tuple[bool, ...]:
 
 
 def _period(coverage: Json) -> tuple[str, str]:
-    """ISO days sort as they follow one another."""
+    """Return start and end; ISO days sort in order of time."""
     period = coverage.get("period", {})
     return str(period.get("start", _OPEN[0])), str(period.get("end", _OPEN[1]))
 

@@ -1,9 +1,9 @@
-"""In which turn a patient's coverages are written, and which must be written beside them. Pure.
+"""Arrange the turn in which a patient's coverages are written, and those to write again. Pure.
 
-Canvas keeps one coverage an `order`, and bumps the older one down (docs/canvas.md, "Coverage"), so
-a swap of primary and secondary comes out right only in the right turn (`ranks.sequence`). Where a
-write would move a coverage that the file does not change, that one is written again; where it
-would move one that no row of today's files has, a warning says so before anything is sent.
+Canvas keeps one coverage per `order`, and moves the older one down (docs/canvas.md, "Coverage"), so a
+swap of primary and secondary succeeds only in the right turn (`ranks.sequence`). If a write would move a
+coverage that the file does not change, that one is written again; if it would move one that no row of
+today's files has, a warning says so before anything is sent.
 """
 
 from collections import Counter
@@ -36,10 +36,10 @@ MESSAGES: Final = {
 
 @dataclass(slots=True)
 class Arranged:
-    """What was decided. `displaced`: keys of rows that the writes leave in another order than they had.
+    """The result. `displaced`: keys of rows that the writes leave in another order than they had.
 
-    `reordered`: the patients of whom a write takes an order that another one has. If a write of
-    theirs fails, others of theirs may end elsewhere than was reckoned with.
+    `reordered`: the patients for whom a write takes an order that another coverage has. If a write for such a
+    patient fails, the patient's other coverages may end in another order than expected.
     """
 
     turns: list["Turn"] = field(default_factory=list)
@@ -49,19 +49,21 @@ class Arranged:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One row's place. `slot` is the place in its feed; `is_forced`: it is unchanged, and written again."""
+    """The turn of one row. `slot` is the place in its feed; `is_forced`: it is unchanged, and written again."""
 
     feed: str
     seq: int
     slot: int
     is_forced: bool
-    moves: str  # whose coverage has its order, and is in no row: "unknown", "ours" (by our books) or ""
+    moves: str  # the owner of a coverage of no row that has its order: "unknown", "ours" (by the journal) or ""
 
 
 def lanes_to_arrange(rows: Mapping[str, pl.DataFrame], occupied: Collection[str]) -> pl.Series:
-    """The patients whose turns matter: something is written, and something may be in its way.
+    """Return the patients whose turns matter: there is a write, and a coverage that it may move.
 
-    `rows` holds the columns NEEDED by feed, `occupied` the patients of whom Canvas holds a coverage.
+    Args:
+        rows: NEEDED by feed.
+        occupied: The patients who have a coverage in Canvas.
     """
     every = pl.concat(
         [pl.DataFrame(schema=_SHAPE), *(frame.select(list(_SHAPE)) for frame in rows.values())]
@@ -78,10 +80,13 @@ def lanes_to_arrange(rows: Mapping[str, pl.DataFrame], occupied: Collection[str]
 
 
 def arrange(rows: Mapping[str, pl.DataFrame], before: Mapping[str, Mapping[str, int]]) -> Arranged:
-    """The turns of these patients' rows. `rows` holds NEEDED by feed, with all rows of each patient.
+    """Return the turns of these patients' rows.
 
-    `before`: by lane, the orders that Canvas holds, by key, or by `canvas:<id>` where no row has it.
     A patient's rows go in turn within each feed; feeds go as they are configured.
+
+    Args:
+        rows: NEEDED by feed, with all rows of each patient.
+        before: By lane, the orders that Canvas holds, by key, or by `canvas:<id>` if no row has it.
     """
     arranged = Arranged()
     frames = [
@@ -97,7 +102,7 @@ def arrange(rows: Mapping[str, pl.DataFrame], before: Mapping[str, Mapping[str, 
 
 
 def _arrange(rows: pl.DataFrame, held: Mapping[str, int], arranged: Arranged) -> None:
-    """One patient's rows. What is made inactive by the file itself goes first, and takes no order."""
+    """Arrange one patient's rows. Rows that become inactive by the file itself go first and take no order."""
     written = rows.filter(pl.col("interaction") != "")
     active = rows.filter("active")
     ended = set(written.filter(~pl.col("active"))["key"])
@@ -129,7 +134,7 @@ def _arrange(rows: pl.DataFrame, held: Mapping[str, int], arranged: Arranged) ->
 
 
 def _others(held: Mapping[str, int], orders: Mapping[str, int], key: str) -> set[int]:
-    """The orders that others of the patient had, or have by now; what is created tonight aside."""
+    """Return the orders that others of the patient had, or have by now, without new coverages."""
     others = {other: order for other, order in held.items() if other != key}
     return {*others.values(), *(orders[other] for other in others if other in orders)}
 
@@ -137,7 +142,7 @@ def _others(held: Mapping[str, int], orders: Mapping[str, int], key: str) -> set
 def _displaced(
     before: Mapping[str, int], wanted: Mapping[str, int], orders: Mapping[str, int]
 ) -> list[str]:
-    """The keys whose order ends as neither the file has it nor it was."""
+    """Return the keys whose order ends neither as the file has it nor as it was."""
     claims = Counter(wanted.values())
     return [
         key

@@ -1,4 +1,4 @@
-"""What updates would change, element by element: the plan as a diff. Pure."""
+"""The plan as a diff: what updates would change, element by element. Pure."""
 
 from collections.abc import Iterable
 from typing import Final
@@ -9,10 +9,10 @@ import polars as pl
 from pipeline.fhir.coverage import Organizations, coverage_changes
 from pipeline.planning.store import CHANGES
 
-UNKNOWN: Final = "unknown"  # in place of an element: what Canvas holds is not known any more
-_OTHER: Final = "resource"  # nothing of it has a name
+UNKNOWN: Final = "unknown"  # in place of an element: the content in Canvas is no longer known
+_OTHER: Final = "resource"  # the difference has no named element
 
-Pair = tuple[int, bytes | None, bytes]  # seq, what Canvas holds by our books, what is to be sent
+Pair = tuple[int, bytes | None, bytes]  # seq, the last confirmed content, the content to send
 
 
 def compare(pairs: Iterable[Pair], organizations: Organizations) -> pl.DataFrame:

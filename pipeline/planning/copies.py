@@ -1,8 +1,8 @@
 """Files of one plan that hold the same payments, although the keys of their rows differ.
 
 With repeats = "count" an equal row of another file is another payment, and so is one of another feed. A
-few such rows are honest pairs. A file most of whose rows are in another file is the same delivery in
-another form: compressed, with other line ends or columns, as part of a larger file, or under two feeds.
+few such rows are true pairs. If most rows of a file are in another file, the two are one delivery in two
+forms: compressed, with other line ends or columns, as part of a larger file, or under two feeds.
 """
 
 from collections import Counter
@@ -18,7 +18,7 @@ from pipeline.records import Disposition, Interaction
 from pipeline.rows import groups
 from pipeline.rows.feed import Feed
 
-_FEW: Final = 3  # of larger files: as many equal rows may be honest pairs
+_FEW: Final = 3  # up to that many equal rows of larger files may be true pairs
 _SAME: Final = ("lane", "amount_cents", "claim", "start_day", "source_id")
 _COLUMNS: Final = (*_SAME, "file", "disposition", "interaction")
 _STANDING: Final = (Disposition.PENDING.value, Disposition.UNCHANGED.value)

@@ -1,7 +1,7 @@
-"""The rules that a plan's rows break: how often, where, and what would correct them. Pure, but for the plan.
+"""The rules that a plan's rows break: how often, where, and what would fix them. Pure, except for the plan.
 
-Shows row numbers, counts and rules. Of a row's values it shows only the codes of coded fields, only if
-it is asked to, and only if they look like codes (`feeds.spellings`).
+Output has row numbers, counts and rules. The only values of rows in it are codes of coded fields, on
+request, and only if they look like codes (`rows.spellings`).
 """
 
 from collections import Counter
@@ -21,7 +21,7 @@ from pipeline.rows.spellings import CODED, shown
 from pipeline.rows.texts import texts_of
 
 _ROWS_SHOWN: Final = 3
-_FORMATS_TRIED: Final = 50_000  # different dates that are held to see which format fits them
+_FORMATS_TRIED: Final = 50_000  # distinct dates that are kept to find the format that fits them
 # The rules of coded fields, and what is allowed.
 _ALLOWED: Final = {
     "relationship|code": ", ".join(codes.RELATIONSHIPS),
@@ -33,9 +33,9 @@ _ALLOWED: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """A rule, the rows that break it, and what to do where the message does not say it.
+    """A rule, the rows that break it, and what to do if the message does not say it.
 
-    `is_configuration`: a setting would mend it.
+    `is_configuration`: a setting would fix it.
     """
 
     rule: str
@@ -48,7 +48,7 @@ class Broken:
 
 @dataclass(slots=True)
 class _Seen:
-    """What was seen of one rule. `texts`: what stands in the field, with counts; not for all rules."""
+    """The rows that break one rule. `texts`: the texts of the field, with counts; not for all rules."""
 
     message: str
     count: int = 0
@@ -64,9 +64,9 @@ def diagnose(plan: Plan, feed: Feed, *, show_values: bool) -> list[Broken]:
         rejected = part.filter(pl.col("disposition") == Disposition.REJECTED.value)
         texts = _texts_by_seq(rejected, source, feed)
         columns = rejected.select("seq", "file", "row", "rule", "message")
-        for seq, file, row, rules, told in columns.iter_rows():
+        for seq, file, row, rules, messages in columns.iter_rows():
             names = rules.split("; ")
-            for rule, message in zip(names, _parted(told, names, feed), strict=True):
+            for rule, message in zip(names, _parted(messages, names, feed), strict=True):
                 one = seen.setdefault(rule, _Seen(message))
                 one.count += 1
                 if len(one.rows) < _ROWS_SHOWN:
@@ -86,11 +86,11 @@ def spelt(name: str, counts: Counter[str], *, show_values: bool) -> str:
     if not show_values:
         spellings = "1 spelling" if len(filled) == 1 else f"{len(filled):,} spellings"
         return f"{spellings} (to see them: --show-values)"
-    told = shown(name, filled)
-    named = [f'"{text}" ({count:,})' for text, count in told.items()]
+    visible = shown(name, filled)
+    named = [f'"{text}" ({count:,})' for text, count in visible.items()]
     hidden = len(filled) - len(named)
     if hidden:
-        named.append(f"{hidden:,} more (not shown: no codes by their looks)")
+        named.append(f"{hidden:,} more (not shown: they do not look like codes)")
     return ", ".join(named)
 
 
@@ -122,7 +122,7 @@ def _broken(rule: str, seen: _Seen, feed: Feed, *, show_values: bool) -> Broken:
 
 
 def _on_dates(feed: Feed, texts: Counter[str]) -> tuple[str, bool]:
-    """What to do about dates, and whether the configuration would mend it."""
+    """Return what to do about dates, and whether the configuration would fix it."""
     forms = fitting(list(texts))
     named = " and ".join(f'"{form}"' for form in forms)
     if len(forms) == 1:
@@ -136,23 +136,23 @@ def _on_dates(feed: Feed, texts: Counter[str]) -> tuple[str, bool]:
     best = ""
     if fits:
         best = f' ("{fits[0][0]}" fits {fits[0][1]:,} of the {len(texts):,} different ones)'
-    todo = f"no one format fits all of them{best}: mend these rows (no day is a blank cell, not zeros), or add formats to dates of {feed.name}"
+    todo = f"no one format fits all of them{best}: fix these rows (no day is a blank cell, not zeros), or add formats to dates of {feed.name}"
     return todo, False
 
 
 def _texts_by_seq(
     rejected: pl.DataFrame, source: pl.DataFrame, feed: Feed
 ) -> dict[int, dict[str, str | None]]:
-    """Our fields of the rejected rows of a part."""
+    """Return our fields of the rejected rows of a part."""
     seqs = rejected.select(pl.col("seq").alias(SEQ))
     mine = source.join(seqs, on=SEQ, how="semi", maintain_order="left")
     texts = texts_of(mine.drop(SEQ), feed)
     return dict(zip(mine[SEQ], texts.iter_rows(named=True), strict=True))
 
 
-def _parted(told: str, rules: Sequence[str], feed: Feed) -> Iterator[str]:
-    """The messages of a row that breaks several rules, one for each, without the name of the field."""
-    left = told
+def _parted(messages: str, rules: Sequence[str], feed: Feed) -> Iterator[str]:
+    """Yield the messages of a row that breaks several rules, one for each, without the name of the field."""
+    left = messages
     for number, rule in enumerate(rules, 1):
         left = left.removeprefix(_prefix(rule, feed))
         part = left

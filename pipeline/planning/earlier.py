@@ -1,7 +1,7 @@
 """The plans of earlier runs, from which writes in doubt are sent again.
 
-A plan is a folder of files that anything with access to `state.dir` can change, and what it holds may be sent. The
-journal has the SHA-256 of each plan that was sealed: a plan that is another one by now is not used.
+A plan is a folder of files that any process with access to `state.dir` can change, and its content may be
+sent. The journal has the SHA-256 of each sealed plan: a plan that was changed is not used.
 """
 
 import itertools
@@ -26,7 +26,7 @@ _UNREADABLE = (PlanError, OSError, pl.exceptions.PolarsError)
 
 @dataclass(frozen=True, slots=True)
 class PlannedRow:
-    """What a plan has of a row that was sent. `row` None: it was missing from the file."""
+    """A plan's data of a row that was sent. `row` None: it was missing from the file."""
 
     row: RowId | None
     source_id: str
@@ -39,8 +39,8 @@ class EarlierPlans:
 
     Attributes:
         folder: `state.dir/plans`.
-        sha256_of: Returns what the journal has as a plan's SHA-256, by run id; "" if it has none, because an older
-            version made the plan: it is taken as it is.
+        sha256_of: Returns a plan's SHA-256 in the journal, by run id; "" if it has none, because an older version made
+            the plan, which is then used unchecked.
     """
 
     folder: Path

@@ -1,4 +1,4 @@
-"""What the manifests beside a feed's files say that these must hold: rows and dollars, added up."""
+"""Add up the rows and dollars that the manifests beside a feed's files announce."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ _BYTES_MAX: Final = 65_536
 
 
 def expect(feed: Feed, paths: Sequence[Path]) -> Expected:
-    """The control totals of a feed's manifests; none where it has no manifest. Raises InputError."""
+    """Return the control totals of a feed's manifests; none if it has no manifest. Raises InputError."""
     if not feed.manifest:
         return Expected()
     if not paths:
@@ -48,7 +48,7 @@ def _read(path: Path) -> bytes:
 
 
 def _sum(name: str, numbers: Sequence[int | None], paths: Sequence[Path]) -> int | None:
-    """The sum, if all manifests name it. Some of them without it leave nothing to compare with."""
+    """Return the sum if all manifests name it. If only some do, there is nothing to compare with."""
     given = [number for number in numbers if number is not None]
     if given and len(given) < len(numbers):
         raise InputError(

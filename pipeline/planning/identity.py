@@ -1,4 +1,4 @@
-"""What is reported about rows that earlier runs may have sent under another key. Pure: texts and counts."""
+"""Reports about rows that earlier runs may have sent under another key. Pure: texts and counts."""
 
 from collections.abc import Collection, Sequence
 from typing import Any, Final, NamedTuple
@@ -96,7 +96,7 @@ def _equal_in(feed: Feed, found: Found) -> str:
 
 
 def warnings_of(feed: Feed, found: Found, accepted: int | None) -> list[Warned]:
-    """Return the warnings about a feed's rows; `accepted`: how many a person let pass, if it took that."""
+    """Return the warnings about a feed's rows; `accepted`: the number that a person accepted, if needed."""
     warned = []
     if found.rows:
         rows = _rows(found.rows, found.rows_named)

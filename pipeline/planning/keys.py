@@ -1,7 +1,7 @@
 """The key of each feed: its fields in the order in which the journal's keys of that feed were hashed.
 
-The order in which the configuration names the fields is no part of a row's identity. Another set of
-fields is: then no row has the key that it had, and each would be created once more.
+The order in which the configuration names the fields is not part of a row's identity. The set of fields
+is: with another set no row keeps its key, and each would be created once more.
 """
 
 from collections.abc import Collection, Mapping, Sequence

@@ -1,6 +1,6 @@
-"""Check a plan: not too much, not too little, and what the sender announced. Pure.
+"""Check the limits of a plan: too much, too little, or not what the sender announced. Pure.
 
-An error here is found before the first write.
+They are checked before the first write.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -11,18 +11,24 @@ from pipeline.job import Job, LimitSettings
 from pipeline.reading.manifest import Expected
 from pipeline.records import Disposition, usd
 
-_REPEATS_MIN: Final = 3  # a share of few creates is no reason to stop
+_REPEATS_MIN: Final = 3  # a share of few creates does not stop a run
 
-Last = Callable[[str], tuple[int, int] | None]  # feed -> its rows and cents the last time
+Last = Callable[[str], tuple[int, int] | None]  # feed -> its rows and cents in the last run
 
 
-def guard(
+def check_limits(
     job: Job, metas: Mapping[str, Mapping[str, Any]], said: Mapping[str, Expected], last_feed: Last
 ) -> None:
-    """Raise LimitError if a plan exceeds what the configuration allows, or is not what was `said`.
+    """Raise LimitError if a plan exceeds a limit of the configuration, or is not what the sender announced.
 
-    `metas`: what the plan says of each feed; `said`: what manifests say. If several limits are
-    exceeded, the first is raised, with the others in it.
+    Args:
+        job: The configuration.
+        metas: The plan's metadata of each feed.
+        said: The control totals of manifests, by feed.
+        last_feed: Returns rows and cents of a feed in the last run; None if there is none.
+
+    Raises:
+        LimitError: The first limit that is exceeded, with the others in it.
     """
     exceeded = list(_exceeded(job, metas, said, last_feed))
     if exceeded:
@@ -79,7 +85,7 @@ def _unexpected(name: str, expected: str, found: str) -> LimitError:
 
 
 def _unaccounted(name: str, meta: Mapping[str, Any]) -> Iterator[LimitError]:
-    """The reader and the mapping count apart (`rows/tally.py`): they must agree before a write."""
+    """Yield an error if the reader and the mapping, which count apart (`rows/tally.py`), do not agree."""
     read = (meta["rows_read"], meta["cents_read"])
     planned = (sum(meta["planned"].values()), meta["planned_cents"])
     if read != planned:
@@ -138,7 +144,7 @@ def _payments(count: int) -> str:
 
 
 def _copied(name: str, copied: Mapping[str, Any] | None, accepted: int) -> Iterator[LimitError]:
-    """Where keys do not tell: most rows of a file are in another file, too."""
+    """Yield an error if most rows of a file are in another file, too, although their keys differ."""
     if copied is not None and copied["rows"] > accepted:
         rows = copied["rows"]
         yield LimitError(
@@ -190,7 +196,7 @@ def _repeats_allowed(limits: LimitSettings, creates: int) -> int:
 
 
 def _repeated(job: Job, name: str, metas: Mapping[str, Mapping[str, Any]]) -> LimitError:
-    """The error says how many, what looks changed as far as it can be seen, and what to do."""
+    """Return the error: how many, what looks changed as far as it can be seen, and what to do."""
     limits, found, total = job.limits, metas[name]["repeats"], _repeats(metas)
     most, allowed = limits.repeats_max, _repeats_allowed(limits, found["creates"])
     of_all = " (of all feeds)" if total > found["rows"] else ""

@@ -1,9 +1,9 @@
 """Patients by identifier: Canvas is asked for the keys of the patients and subscribers of all feeds.
 
-Few values are searched one by one. For many the whole namespace is read in pages, unless it has more
-pages than there are values: so it never takes more than twice as many searches as values
-(docs/canvas.md, "References"). Canvas ignores what it does not know, so every hit is filtered again.
-A search that fails is tried again, and in the end stops the run: it is never "nothing found".
+Few values are searched one by one. For many, the whole namespace is read in pages, unless it has more
+pages than there are values, so the lookup takes at most two searches per value (docs/canvas.md,
+"References"). Canvas ignores parameters that it does not know, so every hit is filtered again. A search
+that fails is repeated, and in the end stops the run: it never counts as "nothing found".
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from pipeline.rows.texts import texts_of, wanted
 _FIELDS: Final = ("patient", "subscriber")
 _FEW: Final = 100  # values that are searched one by one, however small the namespace
 _COUNT: Final = 100  # of a page: the most that Canvas gives
-_PAGES_MAX: Final = 10  # of one value; with more, Canvas does not heed the identifier
+_PAGES_MAX: Final = 10  # of one value; with more, Canvas ignores the identifier
 
 Pairs = list[tuple[str, str]]  # identifier, Patient key
 
@@ -34,9 +34,12 @@ async def lookup(
 ) -> dict[str, str | None]:
     """Return each value of the batches that a Patient has in `system`, with its key; None if several have it.
 
-    What is in no search is left out. The first search names no value: a server that is not the FHIR API
-    gets none. Raises CanvasError, and Stopped where the client was stopped;
-    whatever goes wrong with a batch passes through.
+    Values that no search shows are left out. The first search names no value, so that a server that is not
+    the FHIR API gets none.
+
+    Raises:
+        CanvasError: Canvas cannot be searched.
+        Stopped: The client was stopped.
     """
     values = await asyncio.to_thread(_values, batches)
     await client.probe("Patient")
@@ -47,7 +50,7 @@ async def lookup(
 
 
 def _values(batches: Iterable[tuple[Feed, pl.DataFrame]]) -> set[str]:
-    """The distinct values of all rows that `only` keeps, without what can be no identifier."""
+    """Return the distinct values of all rows that `only` keeps, without those that cannot be identifiers."""
     values = set[str]()
     for feed, frame in batches:
         texts = texts_of(frame, feed)
@@ -66,7 +69,7 @@ async def _namespace(system: str, values: Collection[str], client: Client) -> Pa
 async def _one_by_one(
     system: str, values: Collection[str], client: Client, concurrency: int
 ) -> Pairs:
-    """What is in flight when one fails is waited for, so that every request is accounted for."""
+    """Search each value. If one search fails, those in flight are awaited, so that each is recorded."""
     pairs: Pairs = []
     left = deque(sorted(values))
 
@@ -74,7 +77,7 @@ async def _one_by_one(
         while left:
             try:
                 pairs.extend(await _one(system, left.popleft(), client))
-            except Exception:  # where it is cancelled, all are
+            except Exception:  # a cancellation cancels all
                 left.clear()
                 raise
 
@@ -99,7 +102,7 @@ async def _one(system: str, value: str, client: Client) -> Pairs:
 async def _searched(
     query: str, system: str, values: Collection[str], pages_max: int, client: Client
 ) -> Pairs | None:
-    """What all pages of a search show of the values; None where they do not end in so many."""
+    """Return what all pages of a search show of the values; None if there are more than `pages_max`."""
     pairs: Pairs = []
     seen = set[str]()
     after: str | None = query
@@ -119,7 +122,7 @@ async def _searched(
 
 
 def _identifiers(patient: Mapping[str, Any], system: str) -> list[str]:
-    """The values that a Patient has in exactly this system."""
+    """Return the values that a Patient has in exactly this system."""
     identifiers = patient.get("identifier")
     return [
         each["value"]

@@ -1,8 +1,8 @@
 """Decide which coverages to cancel among the rows of the last complete run that are gone from today's files.
 
-Pure. A coverage is cancelled only if nothing speaks against it. These do: there are fewer files than
-the last time; more rows are gone than `missing_max` allows; a rejected row may be this coverage under
-another key; its last write is not settled; what was sent is no longer known.
+Pure. A coverage is not cancelled if there are fewer files than in the last complete run; if more rows are
+gone than `missing_max` allows; if a rejected row may be this coverage under another key; if its last
+write is not settled; or if its sent content is no longer known.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -22,7 +22,7 @@ REPORTED: Final = "missing|reported"
 REJECTED: Final = ("file", "row", "lane", "field", "patient", "member_id")  # what `add` reads
 _UNSETTLED: Final = (State.IN_FLIGHT.value, State.IN_DOUBT.value, State.ABANDONED.value)
 
-Sent = Callable[[pl.DataFrame], dict[str, bytes]]  # rows -> key: what Canvas was last sent
+Sent = Callable[[pl.DataFrame], dict[str, bytes]]  # rows -> key: the body sent last
 
 
 @dataclass(frozen=True, slots=True)

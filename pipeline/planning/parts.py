@@ -1,7 +1,7 @@
 """The parts of a plan, each made of some slices of a feed's files: read, judged, mapped and written.
 
-A part is made without looking at any other, here or by another process, and comes out the same
-whoever makes it, and however often: so many rows, with these numbers, into this file.
+A part is made without looking at any other, in this process or another one. The result is always the
+same: the same rows, with the same numbers, in the same file.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,14 +30,14 @@ from pipeline.rows.validate import validate
 
 
 class Part(NamedTuple):
-    """Which rows: the `seq` of the first, and the slices by number of file and number within the file."""
+    """The rows of a part: the `seq` of the first, and the slices by number of file and within the file."""
 
     first_seq: int
     slices: tuple[tuple[int, int], ...]
 
 
 class PartResult(NamedTuple):
-    """What was read of a part: its rows, and the sum of its amounts (`rows/tally.py`)."""
+    """The number of rows that were read of a part, and the sum of their amounts (`rows/tally.py`)."""
 
     rows: int
     cents: int
@@ -45,11 +45,11 @@ class PartResult(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PartTask:
-    """What is needed to make the parts of one feed. It holds no secret."""
+    """The input for making the parts of one feed. It holds no secret."""
 
     feed: Feed
     sources: Sequence[Source]
-    held: HeldRows  # what the last run found unchanged
+    held: HeldRows  # rows that the last run found unchanged
     reading: Reading
     mapping: RowMapping
     folder: Path  # the plan's
@@ -57,7 +57,7 @@ class PartTask:
 
 
 def parts_of(sources: Sequence[Source]) -> Iterator[Part]:
-    """All rows of a feed's files, cut into parts: of small files some together."""
+    """Yield all rows of a feed's files, cut into parts; small files share a part."""
     first_seq = rows = 0
     held: list[tuple[int, int]] = []
     for file, source in enumerate(sources):
@@ -71,23 +71,23 @@ def parts_of(sources: Sequence[Source]) -> Iterator[Part]:
         yield Part(first_seq, tuple(held))
 
 
-def make_part(brief: Shared[PartTask], number: int, part: Part) -> PartResult:
+def make_part(shared: Shared[PartTask], number: int, part: Part) -> PartResult:
     """Read and judge the rows of a part, and write it. Raises InputError."""
-    told = brief.value
+    task = shared.value
     batches = []
     rows = cents = 0
     for file, piece in part.slices:
-        source = told.sources[file]
+        source = task.sources[file]
         batch = read_slice(source, source.slices[piece])
         rows += batch.frame.height
-        cents += _cents_read(batch, told.feed)
-        batches.append((file, rows_with_verdicts(batch, told)))
-    write_part(told.folder, told.scratch, told.feed.name, number, part.first_seq, batches)
+        cents += _cents_read(batch, task.feed)
+        batches.append((file, rows_with_verdicts(batch, task)))
+    write_part(task.folder, task.scratch, task.feed.name, number, part.first_seq, batches)
     return PartResult(rows, cents)
 
 
 def _cents_read(batch: Batch, feed: Feed) -> int:
-    """What a batch's amounts add up to as they were read, whatever becomes of the rows."""
+    """Return the sum of a batch's amounts as they were read, whatever happens to the rows."""
     if not feed.traits.has_money:
         return 0
     column = feed.columns.get("amount")
@@ -97,12 +97,12 @@ def _cents_read(batch: Batch, feed: Feed) -> int:
     return cents_read(constant if column is None else batch.frame[column], feed.amount_sign)
 
 
-def rows_with_verdicts(batch: Batch, brief: PartTask) -> PlannedBatch:
-    """A batch: looked at only where the last run does not tell that a row is unchanged."""
-    feed, reading = brief.feed, reading_of(brief.feed, batch.source, brief.reading)
+def rows_with_verdicts(batch: Batch, task: PartTask) -> PlannedBatch:
+    """Judge a batch. Only rows that the last run did not find unchanged are looked at."""
+    feed, reading = task.feed, reading_of(task.feed, batch.source, task.reading)
     texts = texts_of(batch.frame, feed)
     is_wanted = wanted(texts, feed)
-    walks = brief.reading.crosswalks
+    walks = task.reading.crosswalks
     tables = {
         "patient": walks.patient,
         "subscriber": walks.patient,
@@ -110,7 +110,7 @@ def rows_with_verdicts(batch: Batch, brief: PartTask) -> PlannedBatch:
         "claim": walks.claim,
     }
     digests = digests_of(texts, tables)
-    found, known = brief.held.find(digests)
+    found, known = task.held.find(digests)
     is_held = found & is_wanted
     numbers = numbers_of(batch)
     rest = ~is_held
@@ -121,7 +121,7 @@ def rows_with_verdicts(batch: Batch, brief: PartTask) -> PlannedBatch:
             numbers.filter(rest),
             feed,
             reading,
-            brief.mapping,
+            task.mapping,
         )
         if rest.any()
         else pl.DataFrame(schema=LINE_SCHEMA)
@@ -135,12 +135,12 @@ def rows_with_verdicts(batch: Batch, brief: PartTask) -> PlannedBatch:
 
 
 def reading_of(feed: Feed, source: Source, reading: Reading) -> Reading:
-    """Return how the rows of one file are read: with the file's hash where that is part of their identity."""
+    """Return how the rows of one file are read: with the file's hash if that is part of their identity."""
     return replace(reading, delivery=(source.sha256,)) if feed.counts_within_files else reading
 
 
 def numbers_of(batch: Batch) -> pl.Series:
-    """What each row of a batch is within its file."""
+    """Return the number of each row of a batch within its file."""
     end = batch.first_row + batch.frame.height
     return pl.int_range(batch.first_row, end, dtype=pl.UInt32, eager=True)
 
@@ -153,9 +153,20 @@ def look_at(
     reading: Reading,
     mapping: RowMapping,
 ) -> pl.DataFrame:
-    """What is meant for rows: by whole columns, and one by one for those that are not surely good.
+    """Judge and map rows: by whole columns, and one by one for those that may not be good.
 
-    Which of the two is only a matter of time. As `plans.lines_of` yields it, in no certain order.
+    Both ways give the same result; columns are faster.
+
+    Args:
+        texts: The rows from `texts.texts_of`.
+        is_wanted: Whether `only` keeps each row.
+        numbers: The number of each row within its file.
+        feed: The feed.
+        reading: The settings for reading its cells.
+        mapping: The data that resources depend on beside their rows.
+
+    Returns:
+        Lines as `store.lines_of` yields them, in any order.
     """
     known = identities(texts, feed, reading).with_columns(numbers.alias("row"))
     filtered = as_lines(known.filter(~is_wanted), Disposition.FILTERED)
@@ -175,7 +186,7 @@ def look_at(
 def with_drafts(
     rows: Iterable[Checked], feed: Feed, mapping: RowMapping
 ) -> list[tuple[Checked, Draft | None]]:
-    """Rows that were validated, with what they become."""
+    """Return validated rows with the resources that they become."""
     return [
         (row, None if row.content is None else map_row(row.content, mapping, feed.order_by))
         for row in rows

@@ -1,8 +1,8 @@
-"""In which turn a patient's coverages are written, so that their orders end as the file says. Pure.
+"""The turn in which a patient's coverages are written, so that their orders end as the file says. Pure.
 
-An active coverage that takes an `order` which another one of the patient has bumps the older one
-down (docs/canvas.md, "Coverage"). Whether that one bumps the next in turn, and whether an update
-bumps at all, is not said there: what is decided here comes out right either way.
+An active coverage that takes an `order` which another one of the patient has moves the older one down
+(docs/canvas.md, "Coverage"). Canvas does not document whether that one moves the next in turn, and
+whether an update moves others at all: the turns found here give the right result either way.
 """
 
 from collections import Counter
@@ -15,19 +15,21 @@ ORDER_MAX: Final = 5  # docs/canvas.md, "Coverage"
 def sequence(
     before: Mapping[str, int], wanted: Mapping[str, int], written: Collection[str]
 ) -> list[str]:
-    """The keys to write, in turn, so that the orders end as `wanted`.
+    """Return the keys to write, in turn, so that the orders end as `wanted`.
 
-    `before` holds the orders of the active coverages in Canvas, also of those that the file does
-    not know; `wanted` what the file says of its active ones; `written` the keys that are created or
-    updated anyway. Precondition: a key of `wanted` that is not in `written` is an unchanged row, in
-    `before` at exactly its wanted order. It is written again if the writes ahead of it move it. One
-    that stands elsewhere, or nowhere, is left alone; so is one that shares its wanted order with
-    another key of `wanted`. Of written keys that share one, the last one given gets it.
+    A write at an order moves only coverages at that order and below (greater), so in ascending order the
+    written ones stay. For the same reason a key that was moved before its turn only moves further without a
+    write of its own, and one that was not moved by then is never moved: one pass forces all writes that are
+    needed and no others.
 
-    A write at an order moves only what stands there and below (greater), so in ascending order what
-    was written stays. So too a key that was moved before its turn only moves further without a
-    write of its own, and one that was not is not moved any more: one pass forces all that it must
-    and nothing else.
+    Args:
+        before: The orders of the active coverages in Canvas, also of those that the file does not know.
+        wanted: The orders of the file's active coverages.
+        written: The keys that are created or updated anyway. A key of `wanted` that is not in it is an
+            unchanged row, in `before` at exactly its wanted order. It is written again if the writes
+            before it move it. If it is at another order, or not in `before`, it is left alone, as is one that
+            shares its wanted order with another key of `wanted`. Of written keys that share an order, the
+            last one given gets it.
     """
     claims = Counter(wanted.values())
     orders = dict(before)
@@ -41,11 +43,11 @@ def sequence(
 
 
 def after(orders: Mapping[str, int], key: str, order: int) -> dict[str, int]:
-    """The orders of a patient's coverages after a write of `key` with `order`.
+    """Return the orders of a patient's coverages after a write of `key` with `order`.
 
-    The bump of docs/canvas.md, "Coverage", read at its widest: an update bumps as a create does, and
-    who is bumped bumps in turn, up to the first free order; at ORDER_MAX they stay together. A
-    write that keeps its order bumps nobody.
+    docs/canvas.md, "Coverage", is read at its widest: an update moves others as a create does, and a moved
+    coverage moves the next in turn, up to the first free order; at ORDER_MAX they stay together. A write
+    that keeps its order moves none.
     """
     free = first_free(orders, key, order)
     moved = {other: held + (order <= held < free) for other, held in orders.items()}
@@ -61,7 +63,7 @@ def after_all(writes: Iterable[tuple[str, int]]) -> dict[str, int]:
 
 
 def first_free(orders: Mapping[str, int], key: str, order: int) -> int:
-    """Return the first order, from `order` up, that no other coverage has: none beyond it is bumped.
+    """Return the first order, from `order` up, that no other coverage has: none beyond it is moved.
 
     `order` itself if the write keeps its order.
     """
@@ -76,8 +78,8 @@ def can_be_last(
 ) -> set[str]:
     """Return the keys of `gone` whose cancellation can go behind all writes of the patient.
 
-    None of the writes may take the order of such a coverage, or bump it: then they end as if it were
-    cancelled before them.
+    None of the writes may take the order of such a coverage, or move it: then the orders end as if it were
+    cancelled before the writes.
 
     Args:
         before: The orders of the patient's other active coverages in Canvas.
@@ -93,7 +95,7 @@ def can_be_last(
 def _touched(
     orders: Mapping[str, int], kept: Mapping[str, int], writes: Sequence[tuple[str, int | None]]
 ) -> set[str]:
-    """The keys of `kept` whose order one of the writes takes, or bumps."""
+    """Return the keys of `kept` whose order one of the writes takes, or moves."""
     touched: set[str] = set()
     for key, order in writes:
         if order is None:

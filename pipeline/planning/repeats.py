@@ -1,10 +1,10 @@
 """Rows about to be created that equal a write of an earlier run under a key that no row of today's files has.
 
-A payment equals another one of the same patient, amount, claim and day; a coverage another one with
-the same content. If both keys are in today's files, the two are an honest pair. If the older key is
-gone, the row is probably the same one under another key, because something that the key is made of
-has changed. A coverage of the same patient, payer and member id with another start is a second one
-beside an active one of ours, which is reported, too.
+A payment equals another one of the same patient, amount, claim and day; a coverage equals another one with
+the same content. If both keys are in today's files, the two are a true pair. If the older key is gone, the
+row is probably the same one under another key, because a part of the key has changed. A coverage of the
+same patient, payer and member id with another start is a second one beside an active one of ours, which
+is reported, too.
 
 The journal is asked patient by patient, and today's keys are read part by part, so that memory is
 bounded by a pile of rows and not by the files.
@@ -55,11 +55,11 @@ Sent = Callable[[pl.DataFrame], Mapping[str, bytes]]  # key, feed, held, held_ru
 
 @dataclass(slots=True)
 class Found:
-    """What was found of one feed. `former`: rows by the feed whose writes they equal."""
+    """The repeats of one feed. `former`: rows by the feed whose writes they equal."""
 
     creates: int = 0
     rows: int = 0
-    undated: int = 0  # of them, those that a day could tell apart, and does not
+    undated: int = 0  # of them, those without a known day on both sides
     former: Counter[str] = field(default_factory=Counter)
     second_periods: int = 0
     rows_named: list[str] = field(default_factory=list)
@@ -67,7 +67,7 @@ class Found:
 
 
 class Repeats:
-    """Finds such rows, and notes on each what it is."""
+    """Finds such rows, and notes their rule."""
 
     def __init__(
         self,
@@ -80,14 +80,14 @@ class Repeats:
         folder: Path,
         check_stop: Callable[[], None],
     ) -> None:
-        """Take what to look at.
+        """Keep the arguments.
 
         Args:
             writer: The plan, with all verdicts but these.
             journal: What earlier runs sent.
             files: The names of each feed's files, by number.
             todays: Yields the keys of today's files, part by part.
-            cancelled: The keys of coverages that this run cancels: their place is taken, not doubled.
+            cancelled: The keys of coverages that this run cancels: a row replaces them and is no repeat.
             sent: Looks up the contents of coverages in the plans that sent them.
             folder: For rows that do not fit into memory.
             check_stop: Raises Stopped if the run is to end.
@@ -176,7 +176,7 @@ class Repeats:
         return pl.concat([repeats, *compared])
 
     def _compared(self, rows: pl.DataFrame, former: pl.DataFrame) -> pl.DataFrame:
-        """Compare the contents of some rows with those that were sent formerly, as far as they are known."""
+        """Compare the contents of some rows with those that were sent earlier, as far as they are known."""
         self._check_stop()
         bodies = self._sent(former)
         held: dict[str, list[tuple[str, Json]]] = {}
@@ -275,7 +275,7 @@ def _payer(coverage: Json) -> tuple[str | None, str | None]:
 
 
 def _period(coverage: Json) -> tuple[str, str]:
-    """Return start and end; ISO days sort as they follow one another."""
+    """Return start and end; ISO days sort in order of time."""
     period = coverage.get("period", {})
     return str(period.get("start", _OPEN[0])), str(period.get("end", _OPEN[1]))
 

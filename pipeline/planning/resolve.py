@@ -1,9 +1,9 @@
-"""Drafts against each other, and against the journal: which write does each row come to?
+"""Decide the write of each row, by comparing drafts with each other and with the journal.
 
-A resource's own id is one more id to look up: unknown -> create; known with the same content ->
-unchanged; known with other content -> update, or rejected where there is no update. Before that, what contradicts itself within the
-files is turned away: nothing of it was sent yet. Over narrow columns, part by part; of rows that share
-a key, or a patient and an order, only those are held in memory that fit.
+Unknown to the journal: create; known with the same content: unchanged; known with other content: update,
+or rejected if there is no update. Before that, rows that contradict each other within the files are
+rejected: nothing of them was sent yet. The work is done over narrow columns, part by part; of rows that
+share a key, or a patient and an order, only as many are in memory as fit.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ NEEDED: Final = (
     "active",
 )
 
-BUMPS: Final = "order|bumps"  # the rule of each that stands beside an earlier one of its order
+BUMPS: Final = "order|bumps"  # the rule of a row with an earlier one of the same order
 _STANDING: Final = (Disposition.PENDING.value, Disposition.UNCHANGED.value)
 
 _LATER: Final = ("slot", "held_at", "shown", "likeness", "body")
@@ -44,12 +44,12 @@ _LATER: Final = ("slot", "held_at", "shown", "likeness", "body")
 _OPEN_END: Final = 1 << 30
 
 
-# keys -> key, state, the fingerprint that Canvas holds, resource_id
+# keys -> key, state, the last confirmed fingerprint, resource_id
 Known = Callable[[pl.Series], pl.DataFrame]
 
 
 class _Rule(NamedTuple):
-    """What a row comes to beside the other one, which `message` names at its {}."""
+    """The verdict on a row beside another one, which `message` names at its {}."""
 
     disposition: Disposition | None  # None: as it was
     field: str
@@ -80,7 +80,7 @@ _RULES: Final = {
     "order|collides": _Rule(
         Disposition.REJECTED,
         "order",
-        "another active coverage of the patient has this order in an overlapping period: mend the order or "
+        "another active coverage of the patient has this order in an overlapping period: fix the order or "
         "the period of one of the two; the other is {}",
     ),
     BUMPS: _Rule(
@@ -90,7 +90,7 @@ _RULES: Final = {
     ),
 }
 _RULE: Final = pl.Enum(list(_RULES))
-# A row beside another one: a few bytes, for in a bad file each row may be one. `file` and `where` are
+# A row beside another one: a few bytes, because in a bad file each row may be one. `file` and `where` are
 # the file and the row of the other, the files of all feeds numbered together.
 _FOUND: Final[dict[str, Any]] = {
     "seq": pl.UInt32,
@@ -109,11 +109,20 @@ def resolve(
     folder: Path,
     bounds: Bounds,
 ) -> Iterator[tuple[str, pl.DataFrame]]:
-    """Judge the rows of all feeds, part by part: the feed, and lines in VERDICT_SCHEMA, for those that validation let through.
+    """Judge the rows that validation let through, of all feeds, part by part.
 
-    `rows` yields NEEDED by feed, `files` holds the names by file number; `folder` takes what is not held
-    in memory. A row that is known to be unchanged already stays so, and has no line, unless the files
-    contradict it.
+    A row that is already known to be unchanged stays so, and has no line, unless the files contradict it.
+
+    Args:
+        rows: Scans of NEEDED by feed.
+        feeds: All feeds of the run.
+        files: The names of each feed's files, by number.
+        known: Returns what the journal has of some keys.
+        folder: For rows that do not fit into memory.
+        bounds: The number of rows in memory.
+
+    Yields:
+        The feed, and lines in VERDICT_SCHEMA.
     """
     beside: dict[str, _Beside] = {}
     names: list[str] = []
@@ -133,7 +142,7 @@ def resolve(
 
 
 def _standing(scan: Scan) -> Scan:
-    """The rows that validation let through. Empty parts are yielded too."""
+    """Return the rows that validation let through. Empty parts are yielded too."""
 
     def standing(columns: Sequence[str]) -> Iterator[pl.DataFrame]:
         for part in scan.read(list(dict.fromkeys([*columns, "disposition"]))):
@@ -146,7 +155,7 @@ def _standing(scan: Scan) -> Scan:
 
 
 class _Beside:
-    """What was found of the rows of a feed that share something with others."""
+    """The rows of a feed that share a key or an order with others."""
 
     def __init__(self, first_file: int) -> None:
         self.first_file = first_file
@@ -154,12 +163,12 @@ class _Beside:
         self.repeats = pl.DataFrame(schema=_REPEATS)  # by number: 1 is the second of its key
 
     def in_order(self) -> "_Beside":
-        """The same, in the order of the rows."""
+        """Sort by row, and return this object."""
         self.found, self.repeats = self.found.sort("seq"), self.repeats.sort("seq")
         return self
 
     def put_in(self, rows: pl.DataFrame, feed: str, names: Sequence[str]) -> pl.DataFrame:
-        """One part's rows, in order, with the key, disposition, field, rule and message that they come to."""
+        """Return one part's rows, in order, with their key, disposition, field, rule and message."""
         blank = [pl.lit("").alias(name) for name in ("field", "rule", "message")]
         repeats, found = _between(self.repeats, rows), _between(self.found, rows)
         if not repeats.is_empty():
@@ -178,8 +187,8 @@ class _Beside:
                 "after",
             ).alias("message"),
         )
-        told = lines.select("seq", "disposition", "field", "rule", "message")
-        return rows.with_columns(blank).update(told, on="seq")
+        verdicts = lines.select("seq", "disposition", "field", "rule", "message")
+        return rows.with_columns(blank).update(verdicts, on="seq")
 
 
 _RULE_LINES: Final = pl.DataFrame(
@@ -193,7 +202,7 @@ _RULE_LINES: Final = pl.DataFrame(
 
 
 def _between(lines: pl.DataFrame, rows: pl.DataFrame) -> pl.DataFrame:
-    """Those of lines in order that are of a part's rows."""
+    """Return the lines (in order) of a part's rows."""
     if rows.is_empty() or lines.is_empty():
         return lines.clear()
     first = lines["seq"].search_sorted(rows["seq"][0], side="left")
@@ -213,10 +222,10 @@ def _numbered(rows: pl.DataFrame, repeats: pl.DataFrame, feed: str) -> pl.DataFr
 
 
 def _of_one_key(stands: Scan, feed: Feed, first_file: int, folder: Path, bounds: Bounds) -> _Beside:
-    """Judge a later row of a key: it is a duplicate of the first, or contradicts it, or is counted.
+    """Judge a later row of a key: it is a duplicate of the first, contradicts it, or is counted.
 
-    Where equal rows are counted file by file, the n-th of one file is a duplicate of the n-th of
-    another with this key: its bytes are the same, for they are part of the key.
+    If equal rows are counted file by file, the n-th of one file is a duplicate of the n-th of another file
+    with this key: the files have the same bytes, because their hash is part of the key.
     """
     beside = _Beside(first_file)
     columns = ["seq", "file", "row", "key", "time_us", "fingerprint"]
@@ -259,11 +268,10 @@ def _of_one_key(stands: Scan, feed: Feed, first_file: int, folder: Path, bounds:
 def _collide(
     rows: Mapping[str, Scan], beside: Mapping[str, _Beside], folder: Path, bounds: Bounds
 ) -> None:
-    """Two active coverages of one patient with one `order`: never in the same period.
+    """Judge two active coverages of one patient with one `order`: never in the same period.
 
-    The later row is rejected where the periods share more than a boundary day; where they do not,
-    it is warned (docs/canvas.md, "Coverage": the new one takes the order, and the older is bumped
-    down).
+    The later row is rejected if the periods share more than a boundary day; if not, it gets a warning
+    (docs/canvas.md, "Coverage": the new one takes the order, and the older one is moved down).
     """
     later = {name: each.in_order().found.select("seq") for name, each in beside.items()}
 
@@ -310,14 +318,14 @@ _Where = tuple[int, int]  # file and row
 
 
 class _Periods:
-    """The periods of one patient and one order that stand; they share boundary days at most."""
+    """The accepted periods of one patient and one order; they share boundary days at most."""
 
     def __init__(self) -> None:
         self._spans: list[tuple[int, int, _Where]] = []
         self.last: _Where | None = None  # the row before, whichever it was
 
     def take(self, start: int, end: int, row: _Where) -> _Where | None:
-        """Add a period, or say which row's period it overlaps. Only neighbours can overlap."""
+        """Add a period, or return the row whose period it overlaps. Only neighbours can overlap."""
         at = bisect_left(self._spans, (start, end, (-1, -1)))
         for first, last, other in self._spans[max(at - 2, 0) : at + 2]:
             if _overlap(start, end, first, last):
@@ -327,7 +335,7 @@ class _Periods:
 
 
 def _overlap(start: int, end: int, first: int, last: int) -> bool:
-    """Whether two periods share more than one boundary day (all days inclusive)."""
+    """Return whether two periods share more than one boundary day (all days inclusive)."""
     begins, ends = max(start, first), min(end, last)
     return begins < ends or (
         begins == ends and begins not in {_boundary(end, first), _boundary(last, start)}
@@ -352,7 +360,7 @@ _ABANDONED: Final = (
 
 
 class _Decision(NamedTuple):
-    """How a row goes on whose key the journal has in some state. `rule` "": the row keeps its own."""
+    """The decision on a row whose key the journal has in some state. `rule` "": the row keeps its own."""
 
     disposition: Disposition
     interaction: Interaction | None = None
@@ -370,7 +378,7 @@ _UNSETTLED: Final = _Decision(Disposition.IN_DOUBT)
 _ANY: Final = (False, True)
 _NOT_SENT: Final = (State.PENDING.value, State.REFUSED.value)
 _SENT: Final = (State.IN_FLIGHT.value, State.IN_DOUBT.value)
-# A write that has a resource is never created again: what was refused or not sent is an update.
+# A write that has a resource is never created again: if it was refused or not sent, it is an update.
 _DECISIONS: Final = (
     # state           has a resource  same content  may update  decision
     (("",),                     _ANY,     _ANY,     _ANY,     _NEW),

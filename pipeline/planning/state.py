@@ -44,11 +44,11 @@ class Asking(Protocol):
 
     @property
     def client(self) -> Client:
-        """The client of the FHIR API."""
+        """Return the client of the FHIR API."""
 
     @property
     def clock(self) -> Clock:
-        """The clock by which reads are timed."""
+        """Return the clock by which reads are timed."""
 
     async def record(self) -> None:
         """Enter in the journal what was asked so far."""
@@ -56,7 +56,7 @@ class Asking(Protocol):
 
 @dataclass(slots=True)
 class FeedPlan:
-    """What is known of one feed while the plan is built."""
+    """The data of one feed while the plan is built."""
 
     meta: dict[str, Any]
     missing: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=MISSING))
@@ -66,7 +66,7 @@ class FeedPlan:
 
 @dataclass(slots=True)
 class Build:
-    """What the passes of one plan share. Each pass says what it sets."""
+    """The state that the passes of one plan share. Each pass says what it sets."""
 
     job: Job
     run_id: str
@@ -93,8 +93,8 @@ class Build:
     adopted: dict[str, list[tuple[Any, ...]]] = field(
         default_factory=dict
     )  # not yet in the verdicts
-    unknown: Orders = field(default_factory=dict)  # of coverages that Canvas has and no row has
-    unasked: int = 0  # patients of whom Canvas may have coverages that no row has
+    unknown: Orders = field(default_factory=dict)  # of coverages in Canvas that no row has
+    unasked: int = 0  # patients who may have coverages in Canvas that no row has
     cancels: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=_CANCELS))
     displaced: list[str] = field(default_factory=list)
     reordered: list[str] = field(default_factory=list)
@@ -162,7 +162,7 @@ class Build:
         return self.writer.rows(feed.name).where(pl.col("interaction") != "", columns)
 
     def last_sent(self, rows: pl.DataFrame) -> dict[str, bytes]:
-        """Return the bodies that Canvas was last sent of rows (key, feed, held, held_run), if their plans are still there."""
+        """Return the bodies sent last of rows (key, feed, held, held_run), if their plans are still there."""
         intents = [
             Intent(
                 key=key,

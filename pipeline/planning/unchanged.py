@@ -2,12 +2,11 @@
 
     state.dir/held-<feed>.parquet    a line for each row that the last run confirmed or found unchanged
 
-A row's digest is taken over our fields as text, trimmed, and what the crosswalks answer for them:
-another quoting, column order or row order does not change it. What is true of the whole feed, its
-mapping above all, is the `salt`: an index with another one is not used. The journal has the SHA-256
-of the index: one that was changed is not used. Nor is a line whose write the journal has touched
-since, so that what the journal knows always wins. The index can be removed at any time: rows are
-then compared one by one, with the same result.
+A row's digest covers our fields as text, trimmed, and the answers of the crosswalks for them: another
+quoting, column order or row order does not change it. Settings of the whole feed, above all its mapping,
+are the `salt`: an index with another salt is not used. The journal has the SHA-256 of the index: a changed
+index is not used, nor is a line whose write the journal has touched since, so that the journal always
+wins. The index can be removed at any time: rows are then compared one by one, with the same result.
 """
 
 import shutil
@@ -41,9 +40,9 @@ LINE: Final[dict[str, Any]] = {
 _SOURCE_ID: Final = pl.col("source_id")
 _FORMAT: Final = "3"
 _CHUNK: Final = 16_384  # lines that are read together
-_CHUNKS_MAX: Final = 48  # to read as many takes as long as to look at some thousand rows one by one
+_CHUNKS_MAX: Final = 48  # reading this many takes as long as judging some thousand rows one by one
 _ROW: Final = "_row"
-_PART: Final = "\x1f"  # a text with one more of it than there are fields is no other row's
+_PART: Final = "\x1f"  # separates fields; a text that contains it cannot make two rows equal
 _NULL: Final = "\x00"  # no file that is read holds it
 
 # (number, hash of a line of the audit log) -> keys touched since; None if that line is not there
@@ -52,17 +51,17 @@ Touched = Callable[[int, str], Collection[str] | None]
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """When an index was written: after which line of the journal's audit log."""
+    """The line of the journal's audit log after which an index was written."""
 
     number: int
     hash: str
 
 
 class HeldRows:
-    """The lines of one feed. In memory are twelve bytes for each; the rest is read where it is asked for.
+    """The lines of one feed. Twelve bytes of each are in memory; the rest is read on demand.
 
-    Lines lie in the order of the last file. A file in quite another order would have most of them read
-    again and again: what is asked for beyond `_CHUNKS_MAX` pieces at a time is not found.
+    Lines are in the order of the last file. A file in quite another order would read most pieces again and
+    again, so lines beyond `_CHUNKS_MAX` pieces at a time are not found.
     """
 
     def __init__(self, path: Path | None, touched: Collection[str] = ()) -> None:
@@ -78,15 +77,15 @@ class HeldRows:
         self._last = (
             -1,
             pl.DataFrame(),
-        )  # the piece that was read last: the next rows may want it too
+        )  # the piece that was read last: the next rows may need it too
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Another process reads the file itself."""
+        """Have another process read the file itself."""
         return HeldRows, (self._path, self._touched)
 
     @classmethod
     def none(cls) -> "HeldRows":
-        """No row is known."""
+        """Return an index without lines."""
         return cls(None)
 
     @classmethod
@@ -96,16 +95,16 @@ class HeldRows:
         try:
             if sha256_of(path) != sha256:
                 return cls.none()
-            told = pl.read_parquet_metadata(path)
-            if (told["format"], told["salt"]) != (_FORMAT, salt):
+            metadata = pl.read_parquet_metadata(path)
+            if (metadata["format"], metadata["salt"]) != (_FORMAT, salt):
                 return cls.none()
-            since = touched(int(told["number"]), told["hash"])
+            since = touched(int(metadata["number"]), metadata["hash"])
             return cls.none() if since is None else cls(path, since)
         except (OSError, KeyError, ValueError, pl.exceptions.PolarsError):
             return cls.none()
 
     def find(self, digests: pl.DataFrame) -> tuple[pl.Series, pl.DataFrame]:
-        """Which rows are held (a mask), and the lines of those that are, in the rows' order."""
+        """Return which rows are held (a mask), and the lines of those, in the rows' order."""
         mask = pl.repeat(False, digests.height, dtype=pl.Boolean, eager=True)
         if self._digests.is_empty():
             return mask, pl.DataFrame(schema=LINE)
@@ -120,7 +119,7 @@ class HeldRows:
         return mask.scatter(found[_ROW], True), found.drop(_ROW)
 
     def _lines(self, places: pl.Series, rows: pl.Series) -> pl.DataFrame:
-        """The lines at these places, each with the row that it may be of; in the order of the rows."""
+        """Return the lines at these places, each with the row that it may be of; in the order of the rows."""
         pieces = places // _CHUNK
         if pieces.min() == pieces.max():
             return self._taken(pieces, places, rows)
@@ -133,7 +132,7 @@ class HeldRows:
         return pl.concat(found).sort(_ROW)
 
     def _taken(self, pieces: pl.Series, places: pl.Series, rows: pl.Series) -> pl.DataFrame:
-        """Lines of one piece; none where it is torn, or gone, or nothing is asked for."""
+        """Return lines of one piece; none if it is torn or gone, or no line is asked for."""
         with suppress(IndexError, OSError, pl.exceptions.PolarsError):
             piece = pieces[0]
             lines: pl.DataFrame = self._piece(piece)[places - piece * _CHUNK]
@@ -141,7 +140,7 @@ class HeldRows:
         return pl.DataFrame(schema={**LINE, _ROW: rows.dtype})
 
     def _piece(self, piece: int) -> pl.DataFrame:
-        last = self._last  # taken once: another thread may ask for another piece
+        last = self._last  # read once: another thread may replace it
         if last[0] != piece and self._path is not None:
             lines = pl.scan_parquet(self._path, glob=False).slice(piece * _CHUNK, _CHUNK)
             last = self._last = piece, lines.select(list(LINE)).collect()
@@ -149,10 +148,21 @@ class HeldRows:
 
 
 def write(folder: Path, feed: str, salt: str, mark: Mark, lines: Iterable[pl.DataFrame]) -> str:
-    """Write an index in one step, from some lines at a time. Returns its SHA-256."""
+    """Write an index in one step.
+
+    Args:
+        folder: `state.dir`.
+        feed: The name of the feed.
+        salt: A hash of the settings that the digests depend on.
+        mark: The last line of the journal's audit log.
+        lines: Frames of LINE, in the order of the file.
+
+    Returns:
+        The SHA-256 of the index.
+    """
     path = _path(folder, feed)
-    told = {"format": _FORMAT, "salt": salt}
-    told |= {"number": str(mark.number), "hash": mark.hash}
+    metadata = {"format": _FORMAT, "salt": salt}
+    metadata |= {"number": str(mark.number), "hash": mark.hash}
     pieces = path.with_name(f".{path.stem}.pieces")
     shutil.rmtree(pieces, ignore_errors=True)
     pieces.mkdir(mode=FOLDER_MODE)
@@ -165,7 +175,7 @@ def write(folder: Path, feed: str, salt: str, mark: Mark, lines: Iterable[pl.Dat
         every = pl.scan_parquet(found, glob=False)
         with replacing(path) as part:
             every.with_columns(pl.when(_SOURCE_ID != "").then(_SOURCE_ID)).sink_parquet(
-                part, metadata=told, row_group_size=_CHUNK, compression_level=1
+                part, metadata=metadata, row_group_size=_CHUNK, compression_level=1
             )
     finally:
         shutil.rmtree(pieces, ignore_errors=True)
@@ -181,7 +191,7 @@ def _path(folder: Path, feed: str) -> Path:
 
 
 def digests(texts: pl.DataFrame, crosswalks: Mapping[str, Crosswalk]) -> pl.DataFrame:
-    """The digest of each row. `texts` are our fields, `crosswalks` those of them that have one."""
+    """Return the digest of each row. `texts` are our fields, `crosswalks` those of them that have one."""
     answers = [
         pl.Series(f"{name}_id", [table.get(value) for value in texts[name]], dtype=pl.String)
         for name, crosswalk in crosswalks.items()

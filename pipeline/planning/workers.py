@@ -1,9 +1,9 @@
-"""Calls that are carried out in this process or, by `cluster.dask`, on the workers of a cluster.
+"""Calls that run in this process or, by `cluster.dask`, on the workers of a cluster.
 
-A call is a `functools.partial` of a function at the top of a module, over numbers and paths: its name
-and its arguments are what a dashboard shows. It may be carried out more than once, also twice at the
-same time, because a worker that seems lost may be alive: a call writes its files in one step, and the
-same bytes each time. An error that it raises is raised here, as if it were carried out in this process.
+A call is a `functools.partial` of a function at the top of a module, over numbers and paths, because a
+dashboard shows its name and arguments. It may run more than once, even twice at the same time, because a
+worker that seems lost may be alive: a call writes its files in one step, and the same bytes each time. An
+error that it raises is raised here, as if it ran in this process.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -23,17 +23,17 @@ class Shared(Protocol[T_co]):
 
     @property
     def value(self) -> T_co:
-        """The value."""
+        """Return the value."""
 
 
 class Workers(Protocol):
-    """Carries out calls."""
+    """Runs calls."""
 
     def share(self, value: T, folder: Path) -> Shared[T]:
         """Let calls read a value. It travels as a file in `folder`, which all workers reach."""
 
     def in_turn(self, calls: Iterable[Call[T]], look: Look) -> Iterator[T]:
-        """Yield what many short calls return, in their order; some are carried out ahead.
+        """Yield what many short calls return, in their order; some run ahead.
 
         `look` is called now and then, and ends the iteration by raising.
         """
@@ -48,7 +48,7 @@ class _Here(Generic[T]):
 
 
 class InPlace:
-    """Carries out each call in this process when its turn comes."""
+    """Runs each call in this process when its turn comes."""
 
     def share(self, value: T, folder: Path) -> Shared[T]:  # noqa: ARG002 - as all workers have it
         """Return the value as it is."""

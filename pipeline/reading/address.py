@@ -16,24 +16,24 @@ _WILD: Final = re.compile(r"[*?\[]")
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where an object is, or which objects: `key` may hold wildcards."""
+    """The address of an object, or of several: `key` may hold wildcards."""
 
     scheme: str
     bucket: str
     key: str
 
     def __str__(self) -> str:
-        """As it is configured, and as reports show it."""
+        """Return the address as it is configured, and as reports show it."""
         return f"{self.scheme}://{self.bucket}/{self.key}"
 
 
 def is_address(text: str) -> bool:
-    """Whether it is meant as an address, and not as a path."""
+    """Return whether a text is an address, not a path."""
     return _SCHEME.match(text) is not None
 
 
 def address_of(text: str) -> Address:
-    """Raises ValueError that says what is allowed."""
+    """Parse an address. Raises ValueError that says what is allowed."""
     found = _SCHEME.match(text)
     scheme = found[1] if found else ""
     bucket, _, key = text.removeprefix(f"{scheme}://").partition("/")
@@ -50,10 +50,10 @@ def address_of(text: str) -> Address:
 
 
 def is_wild(segment: str) -> bool:
-    """Whether it holds a wildcard."""
+    """Return whether a segment holds a wildcard."""
     return _WILD.search(segment) is not None
 
 
 def matches(name: str, segment: str) -> bool:
-    """Whether one part of a key is meant. As with files, a leading dot must be written."""
+    """Return whether a segment of a pattern matches a name. As with files, `*` does not match a leading dot."""
     return fnmatchcase(name, segment) and (segment.startswith(".") or not name.startswith("."))

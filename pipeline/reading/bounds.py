@@ -1,7 +1,7 @@
-"""How much of anything a file may hold: each bound of the input, in one place.
+"""The bounds of the input, in one place.
 
-No file that people load comes near them. They are what keeps memory and time finite whatever a file
-holds, and each is refused with its name and its value (docs/guarantees.md, "Input").
+No real file comes near them. They keep memory and time finite for any content, and a refusal names the
+bound and its value (docs/guarantees.md, "Input").
 """
 
 from typing import Final
@@ -15,7 +15,7 @@ ROWS_MAX: Final = 100_000_000  # of one file; rows are numbered in 32 bits
 FILES_MAX: Final = 1_000  # of one feed
 # Of .gz and .zst: text packs ten to one, the most regular a hundred to one. A bomb packs more.
 UNPACKED_RATIO_MAX: Final = 1_000
-UNPACKED_BYTES_FREE: Final = 64 * KIB * KIB  # so much is unpacked whatever the ratio
+UNPACKED_BYTES_FREE: Final = 64 * KIB * KIB  # unpacked at any ratio
 # For the process that decodes a Parquet file: a million rows take about a second and 400 MB.
 DECODING_BYTES_MAX: Final = 4 * KIB * KIB * KIB
 DECODING_S_MAX: Final = 600

@@ -1,9 +1,9 @@
-"""The checksums of a Parquet file's pages, which the library that decodes it does not look at. Pure.
+"""The checksums of a Parquet file's pages, which the library that decodes it does not check. Pure.
 
 Programs of the Hadoop family (Spark, Hive, Trino) write a CRC-32 for each page, most others none. This
-reads as much of the format as it takes to find them: Thrift's compact protocol, and of the structures
-in parquet.thrift the few fields that say where a page is. It judges nothing but checksums: where it
-does not understand a file, the decoder may.
+module reads only the part of the format that is needed to find them: Thrift's compact protocol, and the
+few fields of parquet.thrift that locate a page. It judges only checksums: a file that it does not
+understand is left to the decoder.
 """
 
 import struct
@@ -20,7 +20,7 @@ Fields = dict[int, Any]
 
 
 def has_wrong_checksum(data: Any) -> bool:
-    """Whether a page differs from its checksum. `data` is the whole file, as bytes or mapped memory."""
+    """Return whether a page differs from its checksum. `data` is the whole file, as bytes or mapped memory."""
     try:
         first, _ = _struct(data, _MAGIC_BYTES)
         if _CRC not in first:
@@ -37,7 +37,7 @@ _PAGE_SIZE, _CRC = 3, 4
 
 
 def _chunks(data: Any) -> Iterator[tuple[int, int]]:
-    """Where each column of each row group begins and ends."""
+    """Yield begin and end of each column of each row group."""
     (length,) = struct.unpack("<I", data[-8:-4])
     footer, _ = _struct(data, len(data) - 8 - length)
     for group in footer[_ROW_GROUPS]:
@@ -63,7 +63,7 @@ def _differs(data: Any, at: int, end: int) -> bool:
 
 
 def _struct(data: Any, at: int, depth: int = 0) -> tuple[Fields, int]:
-    """A structure's fields by id, and where it ends."""
+    """Return a structure's fields by id, and its end."""
     if depth > _DEPTH_MAX:
         raise ValueError("nested too deep")
     fields: Fields = {}

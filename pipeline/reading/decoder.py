@@ -1,6 +1,6 @@
-"""The child that decodes a Parquet file of a stranger: it shuts itself in before it loads what reads the file.
+"""The child process that decodes an untrusted Parquet file: it confines itself before it loads the decoder.
 
-It reads the file and writes the copy, and can open nothing else but its own program: no other file, no socket.
+It reads the file and writes the copy, and can open only its own program besides: no other file, no socket.
 """
 
 import json
@@ -19,19 +19,19 @@ _POLARS: Final = ("polars", "_polars_runtime_32")
 
 
 def main() -> None:
-    """Read the request, shut everything else, decode, answer."""
+    """Read the request, confine this process, decode, answer."""
     path, copy = json.loads(sys.stdin.buffer.read())
     close_memory()
     os.close(os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, FILE_MODE))
     confine([Path(path), *_program()], [Path(copy)])
-    from pipeline.reading.parquet import answer, limit  # noqa: PLC0415 - polars starts threads, which must be shut in too
+    from pipeline.reading.parquet import answer, limit  # noqa: PLC0415 - polars starts threads, which must be confined, too
 
     limit()
     sys.stdout.write(json.dumps(answer(path, copy)))
 
 
 def _program() -> list[Path]:
-    """Return where Python, polars and we are."""
+    """Return the folders of Python, polars and this package."""
     folders = [
         Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")
     ]

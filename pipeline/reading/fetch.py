@@ -1,9 +1,9 @@
-"""Objects out of a store, byte for byte, into the run's own folder: from there on they are files.
+"""Copy objects out of a store, byte for byte, into the run's own folder; from then on they are files.
 
 The only home of obstore, which takes credentials and endpoints from the variables that the stores'
 own tools use (AWS_..., GOOGLE_..., AZURE_...). An object is read in ranges of one version, so that
-memory is bounded and a change is seen. The library's own texts hold addresses and what the store
-said, and are never shown.
+memory is bounded and a change is seen. The library's own texts hold addresses and the store's answers,
+and are never shown.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from obstore.store import ClientConfig
 
 _STORES: Final = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}
-_PART_BYTES: Final = 8 << 20  # held in memory at once; a request must be done within the timeout
+_PART_BYTES: Final = 8 << 20  # in memory at once; a request for it must be done within the timeout
 _RETRIES: Final = 3
 _THIS_MACHINE: Final = "127.0.0.1,localhost,::1"
 _OBJECTS_MAX: Final = 10_000  # that one pattern may name
@@ -36,7 +36,7 @@ Store = S3Store | GCSStore | AzureStore
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How stores are asked. `allow_http` only where the endpoint is this machine."""
+    """Settings of requests to stores. `allow_http` only if the endpoint is this machine."""
 
     allow_http: bool = False
     timeout_s: float = 60.0  # for each range of 8 MiB, sent again up to three times
@@ -45,10 +45,20 @@ class Options:
 def fetch(
     pattern: str, what: str, folder: Path, options: Options, check_stop: Callable[[], None]
 ) -> list[tuple[Path, str]]:
-    """The objects that an address or a pattern names, sorted by key: (the copy, its own address).
+    """Copy the objects that an address or a pattern names into `folder`.
 
-    `what` says whose they are. `check_stop` is called between two ranges, and may raise. Raises
-    InputError.
+    Args:
+        pattern: The address; its key may hold wildcards.
+        what: The owner of the objects, for messages.
+        folder: For the copies.
+        options: Settings of requests.
+        check_stop: Called between two ranges; may raise.
+
+    Returns:
+        (path of the copy, address of the object), sorted by key.
+
+    Raises:
+        InputError: There is no object, or it cannot be read.
     """
     wanted = address_of(pattern)
     with _explained(str(wanted)):
@@ -76,8 +86,8 @@ def _open(address: Address, options: Options) -> Store:
     }
     if options.allow_http:
         client["allow_http"] = True
-        # Without encryption nothing leaves this machine, so no proxy of the environment is asked. Only
-        # one that is named can have exceptions: this one is never asked either.
+        # Without encryption nothing leaves this machine, so no proxy of the environment is used. Only
+        # a proxy that is named here can have exceptions; this one is never used either.
         client["proxy_url"], client["proxy_excludes"] = "http://127.0.0.1:9", _THIS_MACHINE
     store: Store = _STORES[address.scheme](
         address.bucket, client_options=client, retry_config={"max_retries": _RETRIES}
@@ -89,7 +99,7 @@ def _open(address: Address, options: Options) -> Store:
 
 
 def _find(store: Store, wanted: Address) -> list[Address]:
-    """One without wildcards is itself; else folder by folder, so that no other one is walked through."""
+    """Return the addresses that a pattern names. The search goes folder by folder, and only into folders that match."""
     segments = wanted.key.split("/")
     if not any(map(is_wild, segments)):
         return [wanted]
@@ -105,7 +115,7 @@ def _find(store: Store, wanted: Address) -> list[Address]:
 
 
 def _keys(store: Store, above: list[str], segments: Sequence[str]) -> Iterator[str]:
-    """The keys below the folder `above` that the rest of the pattern names."""
+    """Yield the keys below the folder `above` that the rest of the pattern names."""
     fixed = next(number for number, each in enumerate([*segments, "*"]) if is_wild(each))
     above = [*above, *segments[:fixed]]
     if fixed == len(segments):
@@ -137,7 +147,7 @@ def _is_there(store: Store, key: str) -> bool:
 
 
 def _copy(store: Store, address: Address, path: Path, check_stop: Callable[[], None]) -> None:
-    """All bytes of one version of an object, into a file for its owner only."""
+    """Copy all bytes of one version of an object into a file for its owner only."""
     with _explained(str(address)):
         found = _head(store, address)
     size, start = found["size"], 0
@@ -159,14 +169,14 @@ def _copy(store: Store, address: Address, path: Path, check_stop: Callable[[], N
 
 
 def _head(store: Store, address: Address) -> "ObjectMeta":
-    """What an object is. One that is not there is told from a bucket that is not."""
+    """Return an object's metadata. A missing object and a missing bucket give different errors."""
     try:
         return obstore.head(store, address.key)
     except FileNotFoundError:
         above = address.key.rpartition("/")[0]
         try:
             obstore.list_with_delimiter(store, above or None)
-        except exceptions.BaseError as error:  # it may read and not list
+        except exceptions.BaseError as error:  # the credentials may read and not list
             if _why(error) == _NO_BUCKET:
                 raise error from None
         _refuse(
@@ -177,11 +187,11 @@ def _head(store: Store, address: Address) -> "ObjectMeta":
 
 
 def _part(store: Store, key: str, found: "ObjectMeta", start: int) -> memoryview:
-    """The range that begins at `start`, of the version that was found."""
+    """Return the range that begins at `start`, of the version that was found."""
     end = min(start + _PART_BYTES, found["size"])
     got = obstore.get(store, key, options={"range": (start, end), "if_match": found["e_tag"]})
     if (got.meta["e_tag"], got.meta["size"]) != (found["e_tag"], found["size"]):
-        raise exceptions.PreconditionError  # a store that did not mind the If-Match
+        raise exceptions.PreconditionError  # a store that ignored If-Match
     part = memoryview(got.bytes())
     if len(part) != end - start:
         raise exceptions.GenericError("error decoding response body")
@@ -207,12 +217,12 @@ _NO_BUCKET: Final = ("there is no such bucket", "check its name, and the region 
 _OF_TYPE: Final = (
     ((exceptions.PermissionDeniedError, exceptions.UnauthenticatedError), *_FORBIDDEN),
     (
-        (exceptions.PreconditionError, FileNotFoundError),  # the latter once it was found
+        (exceptions.PreconditionError, FileNotFoundError),  # not found after it was found
         "it was changed while it was read",
         "wait until the sender is done and run again",
     ),
 )
-# By what stands in the library's text, looked for in this order: a listing's errors have no types.
+# By a part of the library's text, tried in this order: a listing's errors have no types.
 _OF_TEXT: Final = (
     (
         ("ExpiredToken", "RequestTimeTooSkewed"),
@@ -274,7 +284,7 @@ def _explained(address: str) -> Iterator[None]:
 
 
 def _why(error: Exception) -> tuple[str, str]:
-    """What went wrong and what to do, in words of ours."""
+    """Return what went wrong and what to do, in words of ours."""
     for kinds, message, fix in _OF_TYPE:
         if isinstance(error, kinds):
             return message, fix

@@ -1,4 +1,4 @@
-"""Is a file's first line a header? Where it may be a row, its cells are values and are not shown. Pure."""
+"""Detect whether a file's first line is a header. If it may be a row, its cells are values and not shown. Pure."""
 
 import re
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ _KNOWN_MIN: Final = 2  # names that are known; of a narrow file, half of its col
 
 
 def has_data(line: Sequence[str]) -> bool:
-    """Return whether a cell of the line is a number or a date, which no name of a column is."""
+    """Return whether a cell of the line is a number or a date, which no column name is."""
     cells = [cell.strip() for cell in line]
     return any(
         _NUMBER.fullmatch(cell) or any(reads(form, cell) for form in FORMATS) for cell in cells
@@ -20,13 +20,13 @@ def has_data(line: Sequence[str]) -> bool:
 
 
 def is_header(line: Sequence[str]) -> bool:
-    """Return whether a line is a header beyond doubt: no data, and enough names that are known."""
+    """Return whether a line is certainly a header: no data, and enough known names."""
     enough = min(_KNOWN_MIN, (len(line) + 1) // 2)
     return not has_data(line) and synonyms.known(line) >= enough
 
 
 def column_text(line: Sequence[str], column: str, mapped: str = "") -> str:
-    """Return how a message names a column of a file's first line.
+    """Return the name of a column of a file's first line, for a message.
 
     Args:
         line: The first line.

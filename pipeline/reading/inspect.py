@@ -1,9 +1,9 @@
-"""Is a file fit to be loaded? One pass over its bytes: hash, header, and the shape of every row.
+"""Check that a file is fit to be loaded, in one pass over its bytes: hash, header, shape of every row.
 
-polars reads without a word what nobody should load: a torn last line, rows that are too short,
-duplicate headers, a file of CR line ends, UTF-16, NULs, gzip bytes in a .csv (docs/guarantees.md,
-"Input"). So nothing is read before its bytes were seen here once, in bounded memory. Messages name a
-column only as `reading/headers.py` lets them: without a header its name would be a value.
+polars reads files without an error that must not be loaded: a torn last line, rows that are too short,
+duplicate headers, CR line ends, UTF-16, NULs, gzip bytes in a .csv (docs/guarantees.md, "Input"). So a
+file is read only after its bytes were checked here, in bounded memory. Messages name a column only as
+`reading/headers.py` lets them: without a header its name would be a value.
 """
 
 import codecs
@@ -39,13 +39,13 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-_CHUNK: Final = 1 << 16  # a text is cut at the last row's end in one of them, and nowhere else
+_CHUNK: Final = 1 << 16  # a text is cut only at the last row's end in a chunk
 _BYTES_A_SLICE: Final = 32 << 20
-_DELIMITERS: Final = (",", "\t", "|", ";")  # tried where the feed names none
+_DELIMITERS: Final = (",", "\t", "|", ";")  # tried if the feed names none
 _NEAR: Final = 0.75  # how alike a header and a mapped name must be for a "did you mean"
 _GZIP, _ZSTD, _PARQUET, _PARQUET_ENCRYPTED = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1", b"PARE"
 _PACKED: Final = {".gz": _GZIP, ".zst": _ZSTD}
-_FOREIGN: Final = {  # what files of other kinds begin with
+_FOREIGN: Final = {  # the first bytes of files of other kinds
     b"PK\x03\x04": "a zip archive or an Excel workbook",
     b"\xd0\xcf\x11\xe0": "an Excel workbook",
     b"%PDF": "a PDF",
@@ -58,7 +58,7 @@ _UTF16_BOMS: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def inspect(path: Path, feed: Feed, spool_dir: Path) -> Source:
-    """Look through one file. Raises InputError with file, row, column and what to do.
+    """Inspect one file. Raises InputError with file, row, column and what to do.
 
     A text that is compressed or in another encoding than UTF-8 is copied into `spool_dir` as plain
     UTF-8, and a Parquet file is decoded into it.
@@ -79,7 +79,7 @@ def inspect(path: Path, feed: Feed, spool_dir: Path) -> Source:
 
 
 def headers(path: Path, encoding: str) -> dict[str, list[str]]:
-    """The columns of a text's first line, under each delimiter that is tried. Raises InputError."""
+    """Return the columns of a text's first line, under each delimiter that is tried. Raises InputError."""
     with path.open("rb") as raw:
         chunks = _decoded(_unpacked(raw, path, len), path, encoding)
         head = b""
@@ -116,7 +116,7 @@ def _check_columns(source: Source, feed: Feed) -> None:
 
 
 def _near(name: str, header: Sequence[str]) -> str:
-    """Return how a message names the column that is nearly called so, whatever its case; "" if there is none."""
+    """Return the name, for a message, of the column with a similar name, whatever its case; "" if there is none."""
     folded = {column.casefold(): column for column in reversed(header)}
     near = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=_NEAR)
     return column_text(header, folded[near[0]], name) if near else ""
@@ -173,7 +173,7 @@ def _parquet(path: Path, feed: Feed, spool_dir: Path) -> Source:
 
 
 def _readable(path: Path, spool_dir: Path) -> Path:
-    """A path that polars takes: it refuses names that are not UTF-8."""
+    """Return a path that polars takes: it refuses names that are not UTF-8."""
     if displayed(path) == str(path):
         return path
     link = spool_dir / "source.parquet"
@@ -183,9 +183,9 @@ def _readable(path: Path, spool_dir: Path) -> Path:
 
 
 def _check_kinds(found: Decoded, path: Path, feed: Feed) -> None:
-    """Refuse a mapped column whose values have no one text.
+    """Raise InputError for a mapped column whose values have no single text.
 
-    An id that was written as a number with decimals would be another one: 123 reads as 123.0.
+    An id that was written as a number with decimals would become another id: 123 reads as 123.0.
     """
     for field, column in feed.columns.items():
         if column in found.unreadable:
@@ -250,14 +250,14 @@ def _text(path: Path, feed: Feed, spool_dir: Path) -> Source:
 
 
 class _Cuts:
-    """Where a text is cut into slices: at ends of rows, as they are seen."""
+    """Cuts a text into slices at ends of rows."""
 
     def __init__(self) -> None:
         self._cut = self._seen = (0, 0)  # bytes, and rows of data in them
         self._found: list[tuple[tuple[int, int], tuple[int, int]]] = []
 
     def see(self, size: int, rows: int) -> None:
-        """A row ends after so many bytes, and so many rows of data."""
+        """Note that a row ends after `size` bytes and `rows` rows of data."""
         is_much = rows - self._cut[1] > groups.BOUNDS.whole or size - self._cut[0] > _BYTES_A_SLICE
         if is_much and self._seen[1] > self._cut[1]:
             self._found.append((self._cut, self._seen))
@@ -267,7 +267,7 @@ class _Cuts:
             self._cut = self._seen
 
     def slices(self, shift: int) -> tuple[Slice, ...]:
-        """All rows that were seen. A byte order mark of `shift` bytes stands before them."""
+        """Return slices of all rows that were seen, after a byte order mark of `shift` bytes."""
         last = [(self._cut, self._seen)] if self._seen[1] > self._cut[1] else []
         return tuple(
             Slice(before + 1, rows - before, start and start + shift, end + shift)
@@ -276,7 +276,7 @@ class _Cuts:
 
 
 def _rows_in_slices(rows: int) -> tuple[Slice, ...]:
-    """Of Parquet, where any row can be the first."""
+    """Return slices of a Parquet file, in which a slice can begin at any row."""
     most = groups.BOUNDS.whole
     ends = ((start, min(start + most, rows)) for start in range(0, rows, most))
     return tuple(Slice(start + 1, end - start, start, end) for start, end in ends)
@@ -289,7 +289,7 @@ def _drain(chunks: Iterator[bytes], *takers: Callable[[bytes], object]) -> None:
 
 
 def _unpacked(raw: BinaryIO, path: Path, digest: Callable[[bytes], object]) -> Iterator[bytes]:
-    """The file's bytes, decompressed by the name's ending; `digest` sees them as they are on disk."""
+    """Yield the file's bytes, decompressed by the name's ending; `digest` sees the bytes on disk."""
     magic = raw.read(4)
     raw.seek(0)
     tee = cast("BinaryIO", _Tee(raw, digest))
@@ -337,34 +337,34 @@ def _unpacked(raw: BinaryIO, path: Path, digest: Callable[[bytes], object]) -> I
 
 
 class _Tee(io.RawIOBase):
-    """A reader that shows every byte that it reads, in order, to somebody else too."""
+    """A reader that passes every byte that it reads, in order, to a second consumer."""
 
     def __init__(self, raw: BinaryIO, see: Callable[[bytes], object]) -> None:
         self._raw = raw
         self._see = see
 
     def readable(self) -> bool:
-        """It reads."""
+        """Return True."""
         return True
 
     def read(self, size: int = -1) -> bytes:
-        """The next bytes."""
+        """Return the next bytes."""
         chunk = self._raw.read(size)
         self._see(chunk)
         return chunk
 
     def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
-        """The next bytes, into a buffer."""
+        """Read the next bytes into a buffer."""
         chunk = self.read(len(buffer))
         buffer[: len(chunk)] = chunk
         return len(chunk)
 
 
 def _decoded(chunks: Iterator[bytes], path: Path, encoding: str) -> Iterator[bytes]:
-    """The same text as UTF-8 without a byte order mark. Refuses bytes that the encoding has not.
+    """Yield the text as UTF-8 without a byte order mark. Raises InputError for bytes that the encoding lacks.
 
-    A text that begins with the mark of UTF-8 is UTF-8, whatever the feed says: so are rejects, if
-    the feed's encoding lacks a character of theirs (`reporting/reconcile.py`).
+    A text that begins with the mark of UTF-8 is UTF-8, whatever the feed says. Reject files are written
+    so if the feed's encoding lacks one of their characters (`reporting/reconcile.py`).
     """
     head = next(chunks, b"")
     is_utf8 = head.startswith(codecs.BOM_UTF8) or codecs.lookup(encoding).name == "utf-8"
@@ -404,7 +404,7 @@ def _decoded(chunks: Iterator[bytes], path: Path, encoding: str) -> Iterator[byt
 
 
 def _head(chunks: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
-    """The first row's bytes and more, and all chunks once more from the start."""
+    """Return the bytes of the first row and more, and all chunks again from the start."""
     held = []
     size = 0
     for chunk in chunks:
@@ -421,9 +421,9 @@ def _chain(held: list[bytes], chunks: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _header(head: bytes, path: Path, feed: Feed) -> tuple[str, list[str]]:
-    """The delimiter and the columns.
+    """Return the delimiter and the columns.
 
-    Where the feed names no delimiter, it is the one under which most of the mapped columns appear.
+    If the feed names no delimiter, it is the one under which most of the mapped columns appear.
     """
     text = head.decode(errors="replace")
     if "\0" in text:
@@ -456,7 +456,7 @@ def _header(head: bytes, path: Path, feed: Feed) -> tuple[str, list[str]]:
 
 
 def _columns(text: str, delimiter: str) -> list[str] | None:
-    """The first line's cells; None where its quotes make no sense with this delimiter."""
+    """Return the first line's cells; None if its quotes are not valid with this delimiter."""
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         return next(lines, [])

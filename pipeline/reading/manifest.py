@@ -1,8 +1,8 @@
 """The sender's control totals, and the manifest that names them. Pure.
 
-Numbers are read as they are written, never through a float: a total must match to the cent. What is
-wrong is named by its line or its key; what is written there is never repeated, for the file may be
-the wrong one and hold rows.
+Numbers are read as they are written, never through a float: a total must match to the cent. An error
+names the line or the key and never repeats the content, because the file may be the wrong one and hold
+rows.
 """
 
 import difflib
@@ -30,7 +30,7 @@ class Expected:
 
 
 def manifest_of(content: bytes, file: str, *, has_money: bool) -> Expected:
-    """What one manifest names. Raises InputError. `has_money`: whether there is a total to name."""
+    """Parse one manifest. Raises InputError. `has_money`: whether the feed has a total."""
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -67,7 +67,7 @@ _READERS: Final = {
 
 Pair = tuple[
     str, int | None, str, object
-]  # where if not by its line, the line, the name, the value
+]  # the place if it has no line, the line, the name, the value
 
 
 def _of_lines(text: str, file: str) -> Iterable[Pair]:
@@ -81,7 +81,7 @@ def _of_lines(text: str, file: str) -> Iterable[Pair]:
 
 
 def _of_json(text: str, file: str) -> Iterable[Pair]:
-    """Objects come as tuples of pairs, so that a name that stands twice is seen; numbers as their text."""
+    """Yield pairs of JSON. Objects are parsed as tuples, so that a repeated name shows, and numbers as text."""
     try:
         pairs = json.loads(
             text, parse_float=str, parse_int=str, parse_constant=str, object_pairs_hook=tuple

@@ -1,13 +1,12 @@
-"""Parquet files of strangers, decoded by a process of its own into a copy that can be trusted.
+"""Decode untrusted Parquet files in a process of their own, into a copy that can be trusted.
 
-A damaged Parquet file can make the library that decodes it panic, abort, hang, or ask for any amount
-of memory, and nothing in the same process survives an abort. So the sender's bytes are decoded by a
-child with limits on memory and time, which knows no secret, opens no other file and reaches no
-network (`decoder.py`). It writes the columns as text into a
-copy, and the copy is all that this process reads.
+A damaged Parquet file can make the library that decodes it panic, abort, hang, or ask for any amount of
+memory, and nothing in the same process survives an abort. The sender's bytes are therefore decoded by a
+child with limits on memory and time, which knows no secret, opens no other file and reaches no network
+(`decoder.py`). It writes the columns as text into a copy, and this process reads only the copy.
 
-Where pages have checksums they are looked at. Many files have none, and then nobody can tell that a
-flipped bit reads as another value but the sender's control totals (`manifest`, `--expect`).
+Checksums of pages are checked. Many files have none; then only the sender's control totals (`manifest`,
+`--expect`) can show that a flipped bit reads as another value.
 """
 
 import errno
@@ -42,26 +41,26 @@ _LONG: Final = "long"
 _TWICE: Final = "twice"
 _CHECKSUM: Final = "checksum"
 _NO_ROOM: Final = "no room"
-_ROWS_A_GROUP: Final = 50_000  # of the copy: what whoever reads it holds of it at once
+_ROWS_A_GROUP: Final = 50_000  # of the copy: the part that a reader has in memory
 _SMALL: Final = {"POLARS_IDEAL_MORSEL_SIZE": "2000", "POLARS_ROW_GROUP_PREFETCH_SIZE": "1"}
 _TEXT_OF: Final = {pl.Datetime: "%Y-%m-%dT%H:%M:%S", pl.Date: "%Y-%m-%d"}
 _READABLE: Final = {
     pl.String, pl.Categorical, pl.Enum, pl.Boolean, pl.Date, pl.Datetime, pl.Time, pl.Null,
 }  # fmt: skip
-# Beyond these polars panics, and nobody has such a day: the text below is none, and is refused where
-# a day is read.
+# Beyond these polars panics, and no real day is there: the text below replaces such a day, and is refused
+# when a day is read.
 _EPOCH: Final = date(1970, 1, 1)
 _DAYS: Final = tuple((day - _EPOCH).days for day in (date(1, 1, 2), date(9999, 12, 30)))
 _DAY_OF: Final = {"ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}
 _INTEGER_MAX: Final = 2**63 - 1
 _NO_DAY: Final = "no day between the years 1 and 9999"
-_OS_ERROR: Final = re.compile(r"\(os error (\d+)\)")  # how polars tells it
+_OS_ERROR: Final = re.compile(r"\(os error (\d+)\)")  # as polars writes it
 _FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """What a Parquet file holds. The copy has its columns but those of `unreadable`, as text."""
+    """The content of a Parquet file. The copy has its columns but those of `unreadable`, as text."""
 
     header: tuple[str, ...]
     rows: int
@@ -70,7 +69,7 @@ class Decoded:
 
 
 def decoded(path: Path, copy: Path, seconds_max: float = DECODING_S_MAX) -> Decoded:
-    """Decode a file into `copy`. Raises InputError, whatever becomes of the child."""
+    """Decode a file into `copy`. Raises InputError, however the child ends."""
     request = json.dumps([str(path.absolute()), str(copy.absolute())])
     modules = os.pathsep.join(each for each in sys.path if each)
     try:
@@ -78,7 +77,7 @@ def decoded(path: Path, copy: Path, seconds_max: float = DECODING_S_MAX) -> Deco
             [sys.executable, "-P", "-m", "pipeline.reading.decoder"],
             input=request.encode(),
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # a panic tells there what it likes
+            stderr=subprocess.DEVNULL,  # a panic may write anything there
             env={"PYTHONPATH": modules, **_SMALL},
             timeout=seconds_max,
             check=False,
@@ -102,7 +101,7 @@ def decoded(path: Path, copy: Path, seconds_max: float = DECODING_S_MAX) -> Deco
 
 
 def _ending(code: int) -> str:
-    """How a child ended that gave no answer."""
+    """Return how a child ended that gave no answer."""
     if code > 0:
         return f"its process ended with {code}"
     try:
@@ -145,7 +144,7 @@ def _refuse_as(path: Path, why: str, count: int) -> NoReturn:
 
 
 def limit() -> None:
-    """Bound memory and time, and ignore the signals that interrupt the run: the file is whole all the same."""
+    """Bound memory and time, and ignore the signals that interrupt the run, so that the copy is whole."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     if sys.platform != "win32":
@@ -157,14 +156,14 @@ def limit() -> None:
 
 
 def answer(path: str, copy: str) -> dict[str, Any]:
-    """Decode the file into the copy. Return what `decoded` makes of it, as JSON values."""
+    """Decode the file into the copy. Returns the arguments of `Decoded`, or the refusal, as JSON values."""
     try:
         return _decode(path, copy)
     except pl.exceptions.DuplicateError:
         return {"refused": _TWICE, "count": 0}
     except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        told = _OS_ERROR.search(str(error))
-        number = int(told[1]) if told else 0
+        matched = _OS_ERROR.search(str(error))
+        number = int(matched[1]) if matched else 0
         return {"refused": _NO_ROOM if number in _FULL else _DAMAGED, "count": number}
 
 
@@ -206,9 +205,9 @@ def _decode(path: str, copy: str) -> dict[str, Any]:
 
 
 def _as_text(name: str, kind: pl.DataType) -> pl.Expr:
-    """Days as ISO; decimals without zeros beyond the second place, which say nothing of a cent.
+    """Return a column as text: days as ISO; decimals without zeros beyond the second place.
 
-    A text that is too long stays so, and is cut: `read` refuses it by the same rule as any other.
+    A text above the bound is cut to one byte more than it, so that `read` refuses it as any other.
     """
     form = _TEXT_OF.get(kind.base_type())
     if form:
@@ -216,8 +215,8 @@ def _as_text(name: str, kind: pl.DataType) -> pl.Expr:
         unit = _DAY_OF[kind.time_unit] if isinstance(kind, pl.Datetime) else 1
         least, most = (max(-_INTEGER_MAX, min(each * unit, _INTEGER_MAX)) for each in _DAYS)
         is_day = day.to_physical().is_between(least, most)
-        told = pl.when(is_day).then(day).dt.strftime(form)
-        return pl.when(~is_day).then(pl.lit(_NO_DAY)).otherwise(told).alias(name)
+        day_text = pl.when(is_day).then(day).dt.strftime(form)
+        return pl.when(~is_day).then(pl.lit(_NO_DAY)).otherwise(day_text).alias(name)
     text = cs.by_name(name).cast(pl.String)
     if kind.is_decimal():
         return text.str.replace(r"(\.\d\d)0+$", "$1")

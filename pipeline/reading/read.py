@@ -1,7 +1,7 @@
-"""Rows out of files, a slice at a time, every column as text: no type is ever inferred.
+"""Read rows out of files, a slice at a time, every column as text: no type is ever inferred.
 
-Each slice is read without those before it, here or by another process, and memory is bounded by the
-slice and not by the file.
+Each slice is read without those before it, in this process or another one, and memory is bounded by the
+slice, not by the file.
 """
 
 import csv
@@ -20,12 +20,12 @@ _RUN_ID: Final = r"^\d{8}T\d{6}Z-[0-9a-f]{4}$"
 
 
 def read(source: Source) -> Iterator[Batch]:
-    """All rows of an inspected file. Raises InputError if the file changed in between."""
+    """Yield all rows of an inspected file. Raises InputError if the file changed in between."""
     return (read_slice(source, each) for each in source.slices)
 
 
 def read_slice(source: Source, piece: Slice) -> Batch:
-    """The rows of a slice. Raises InputError if the file changed since it was inspected."""
+    """Return the rows of a slice. Raises InputError if the file changed since it was inspected."""
     frame = _frame(source, piece, source.kept)
     _check_bounds(frame, source, piece.first_row)
     return Batch(source, piece.first_row, frame)
@@ -43,7 +43,7 @@ def _frame(source: Source, piece: Slice, columns: Sequence[str]) -> pl.DataFrame
         frame = _scan(source, piece).select(cs.by_name(*columns)).collect()
     except FileNotFoundError:
         raise InputError(
-            "the file is not there, where it was when it was inspected",
+            "the file is no longer where it was when it was inspected",
             "run again once it is back; workers of a cluster need it, and state.dir, at the same path",
             file=source.name,
         ) from None
@@ -87,7 +87,7 @@ def _scan(source: Source, piece: Slice) -> pl.LazyFrame:
 
 
 def _stand_in(source: Source) -> bytes:
-    """A header for a slice that has none: with it a slice is read as the whole file would be."""
+    """Return a header for a slice that has none, so that polars reads a slice as it would the whole file."""
     line = io.StringIO()
     csv.writer(
         line, delimiter=source.delimiter, quoting=csv.QUOTE_ALL, lineterminator="\n"
@@ -96,7 +96,7 @@ def _stand_in(source: Source) -> bytes:
 
 
 def _check_bounds(frame: pl.DataFrame, source: Source, first_row: int) -> None:
-    """Refuse a cell or a row that is longer than any that people write."""
+    """Raise InputError for a cell or a row above its bound."""
     longest = [most or 0 for most in frame.select(pl.all().str.len_bytes().max()).row(0)]
     if sum(longest) <= FIELD_BYTES_MAX:
         return
@@ -111,7 +111,7 @@ def _check_bounds(frame: pl.DataFrame, source: Source, first_row: int) -> None:
 def _refuse_long(
     what: str, most: int, lengths: pl.Series, source: Source, first_row: int, column: str = ""
 ) -> None:
-    """Refuse the first that is longer than `most`, if any is."""
+    """Raise InputError for the first cell or row longer than `most`, if there is one."""
     at = (lengths > most).arg_max()
     if at is not None and lengths[at] > most:
         raise InputError(

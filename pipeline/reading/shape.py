@@ -1,8 +1,8 @@
 """The shape of delimited text: quotes, line ends and the number of cells in every row. Pure.
 
-Takes the bytes in blocks, holds at most one row, and counts at the speed of `bytes.split`: the
-quotes cut a block into pieces that are by turns outside and inside of quoted cells, and line ends
-and delimiters count only outside (RFC 4180).
+Bytes come in blocks, at most one row is in memory, and counting has the speed of `bytes.split`: quotes
+cut a block into pieces that alternate between outside and inside of quoted cells, and line ends and
+delimiters count only outside (RFC 4180).
 """
 
 from typing import NoReturn
@@ -11,7 +11,7 @@ from pipeline.reading.bounds import ROW_BYTES_MAX, ROWS_MAX
 
 
 class Misshapen(ValueError):
-    """The text is not what it claims to be. `row` 0 is the header, 1 the first row of data."""
+    """The text breaks a rule of its format. `row` 0 is the header, 1 the first row of data."""
 
     def __init__(self, row: int, message: str, fix: str) -> None:
         super().__init__(message)
@@ -21,17 +21,17 @@ class Misshapen(ValueError):
 
 
 class Shape:
-    """Feed it all bytes, then call `finish`. Raises Misshapen at the first row that is wrong.
+    """The checker of a text. Feed it all bytes, then call `finish`. Raises Misshapen at the first wrong row.
 
-    `columns` is the number of cells of every row, `delimiter` one byte. Afterwards `rows` is the
-    number of data rows. `whole` is the last place where the text can be cut: so many bytes, and the
-    rows of data in them.
+    `columns` is the number of cells of every row, `delimiter` one byte. Afterwards `rows` is the number of
+    data rows. `whole` is the last place where the text can be cut: the number of bytes before it, and of
+    the rows of data in them.
     """
 
     def __init__(self, columns: int, delimiter: bytes) -> None:
         self._cuts = columns - 1
         self._delimiter = delimiter
-        self._before_open = (b"", delimiter, b"\n")  # what may stand before an opening quote
+        self._before_open = (b"", delimiter, b"\n")  # allowed before an opening quote
         self._after_close = (b"", delimiter, b"\n", b"\r")  # ... and after a closing one
         self._inside = False
         self._carry = b""  # bytes since the last line end
@@ -42,7 +42,7 @@ class Shape:
 
     @property
     def rows(self) -> int:
-        """Rows of data seen so far."""
+        """Return the number of rows of data seen so far."""
         return max(self._lines - 1, 0)
 
     def feed(self, data: bytes) -> None:
@@ -59,7 +59,7 @@ class Shape:
                 self.whole = self._bytes, self.rows
 
     def finish(self, *, torn_allowed: bool) -> None:
-        """All bytes were fed. A last line without a line end may be torn off."""
+        """Check the end, after all bytes. A last line without a line end may be torn off."""
         tail, self._carry = self._carry, b""
         if tail and not self._inside and not torn_allowed:
             self._fail(
@@ -77,7 +77,7 @@ class Shape:
         self.whole = self._bytes, self.rows
 
     def _block(self, block: bytes) -> None:
-        """Take whole lines: they end in a line end, which may stand inside of quotes."""
+        """Take whole lines. The last line end may be inside of quotes."""
         if b"\0" in block:
             self._fail(
                 self._lines + block[: block.index(b"\0")].count(b"\n"),
@@ -101,7 +101,7 @@ class Shape:
             self._lines += 1
 
     def _unquoted(self, block: bytes) -> bytes:
-        """The bytes of a block that are outside of quotes. Refuses quotes in the wrong place."""
+        """Return the bytes of a block that are outside of quotes. Raises Misshapen for a misplaced quote."""
         pieces = block.split(b'"')
         first = 1 if self._inside else 0
         outside = pieces[first::2]
@@ -132,7 +132,7 @@ class Shape:
             self._fail(
                 self._lines,
                 what,
-                "mend or remove the row; a cell that holds the delimiter must be quoted",
+                "fix or remove the row; a cell that holds the delimiter must be quoted",
             )
 
     def _refuse_long_row(self) -> NoReturn:
@@ -143,7 +143,7 @@ class Shape:
         )
 
     def _refuse_stray_quote(self, pieces: list[bytes], first: int) -> NoReturn:
-        """Find the row in which a quote stands inside of an unquoted cell, or goes on after one."""
+        """Raise Misshapen for the row with a quote inside of an unquoted cell, or with text after a closing quote."""
         line = self._lines
         for number, piece in enumerate(pieces):
             if number % 2 != first:

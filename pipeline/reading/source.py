@@ -1,4 +1,4 @@
-"""A source file as it was found, its slices, and the batches that are read from them."""
+"""An inspected source file, its slices, and the batches that are read from them."""
 
 import re
 from collections.abc import Collection
@@ -12,7 +12,7 @@ import polars as pl
 from pipeline.files import displayed
 
 # Our columns of a reject file, in order; `run` is the run that rejected the row. Their names begin
-# with as many underscores as it takes to be none of the sender's.
+# with as many underscores as needed to differ from all of the sender's names.
 ADDED: Final = ("row", "stage", "field", "rule", "message", "file", "run")
 _RUN: Final = re.compile("(_+)run")
 
@@ -27,7 +27,7 @@ def added_columns(columns: Collection[str]) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """What tells that a file was changed: size in bytes, mtime in ns, inode."""
+    """The marks by which a change of a file is seen: size in bytes, mtime in ns, inode."""
 
     size: int
     mtime_ns: int
@@ -35,7 +35,7 @@ class Stamp:
 
 
 def stamp_of(path: Path) -> Stamp:
-    """The file's stamp now."""
+    """Return the file's stamp now."""
     stat = path.stat()
     return Stamp(stat.st_size, stat.st_mtime_ns, stat.st_ino)
 
@@ -44,11 +44,11 @@ def stamp_of(path: Path) -> Stamp:
 class Slice:
     """Consecutive whole rows of a file, which can be read without those before them.
 
-    `start` and `end` are bytes of the text, the header's among them where `start` is 0; of Parquet
-    its rows are counted.
+    `start` and `end` count bytes of the text, including the header if `start` is 0; for Parquet they count
+    rows.
     """
 
-    first_row: int  # its number within the file, from 1
+    first_row: int  # the number of the first row within the file, from 1
     rows: int
     start: int
     end: int
@@ -58,10 +58,14 @@ class Slice:
 class Source:
     """One file that was inspected and found fit.
 
-    `header` names all columns in the file's order. `readable` is the path that is read: the file
-    itself, its copy as plain UTF-8 where it is compressed or has another encoding, or what a Parquet
-    file was decoded into (`pipeline/reading/parquet.py`); `slices` are all its rows. `sha256` is of the file's
-    own bytes. `origin` is what reports show: the path, or the address of the object that it copies.
+    Attributes:
+        path: The file.
+        origin: Shown in reports: the path, or the address of the object that it copies.
+        readable: The path that is read: the file itself, its copy as plain UTF-8 if it is compressed or has
+            another encoding, or the copy of a Parquet file (`pipeline/reading/parquet.py`).
+        header: All columns in the file's order.
+        slices: All rows.
+        sha256: Of the file's own bytes.
     """
 
     path: Path
@@ -76,17 +80,17 @@ class Source:
 
     @property
     def rows(self) -> int:
-        """How many there are."""
+        """Return the number of rows."""
         return sum(each.rows for each in self.slices)
 
     @property
     def name(self) -> str:
-        """The file's name, as messages and reports show it."""
+        """Return the file's name, as messages and reports show it."""
         return displayed(self.path.name)
 
     @cached_property
     def added(self) -> frozenset[str]:
-        """Our columns, if this is a reject file of ours: the longest prefix is ours (`added_columns`)."""
+        """Return our columns, if this is a reject file of ours: the longest prefix is ours (`added_columns`)."""
         prefixes = sorted(found[1] for name in self.header if (found := _RUN.fullmatch(name)))
         for prefix in reversed(prefixes):
             ours = {prefix + name for name in ADDED}.intersection(self.header)
@@ -96,18 +100,18 @@ class Source:
 
     @property
     def run_column(self) -> str:
-        """The column that names the run that rejected the rows; "" if this is no reject file."""
+        """Return the column that names the run that rejected the rows; "" if this is no reject file."""
         return min((name for name in self.added if name.endswith("run")), default="")
 
     @property
     def kept(self) -> list[str]:
-        """The columns that are the sender's own."""
+        """Return the sender's own columns."""
         return [name for name in self.header if name not in self.added]
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Consecutive rows of one file, every column as text (null where the cell is empty)."""
+    """Consecutive rows of one file, every column as text (null for an empty cell)."""
 
     source: Source
     first_row: int  # the number of the first row within its file, from 1

@@ -1,1 +1,1 @@
-"""The journal and the plan become a report of every row and cent."""
+"""Reports of every row and cent, from the journal and the plan."""

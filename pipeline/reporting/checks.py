@@ -1,4 +1,4 @@
-"""What `check` prints: a line for each thing, grouped, and below it what to do."""
+"""The output of `check`: a line for each check, grouped, and below it what to do."""
 
 from collections.abc import Mapping, Sequence
 from itertools import groupby
@@ -7,16 +7,16 @@ from typing import Any, Final
 _WIDTH_MAX: Final = 28  # of the names; a longer one moves its own line
 
 
-def checks_text(told: Mapping[str, Any], config: str, given: str = "") -> str:
-    """`told` is what `doctor.as_json` makes; `given` the options that named feeds and files."""
-    checks: Sequence[Mapping[str, str]] = told["checks"]
+def checks_text(result: Mapping[str, Any], config: str, given: str = "") -> str:
+    """Return the output for the result of `check` as JSON; `given`: the options that named feeds and files."""
+    checks: Sequence[Mapping[str, str]] = result["checks"]
     width = min(max(len(check["what"]) for check in checks), _WIDTH_MAX)
     lines = []
     for group, members in groupby(checks, key=lambda check: check["group"]):
         lines.append(group)
         for check in members:
             lines += _lines(check, width)
-    return "\n".join([*lines, "", *_ending(told, config, given)])
+    return "\n".join([*lines, "", *_ending(result, config, given)])
 
 
 def _lines(check: Mapping[str, str], width: int) -> list[str]:
@@ -27,10 +27,10 @@ def _lines(check: Mapping[str, str], width: int) -> list[str]:
     return lines
 
 
-def _ending(told: Mapping[str, Any], config: str, given: str) -> list[str]:
-    counts = told["counts"]
+def _ending(result: Mapping[str, Any], config: str, given: str) -> list[str]:
+    counts = result["counts"]
     warnings = "1 warning" if counts["warning"] == 1 else f"{counts['warning']:,} warnings"
     line = f"{counts['wrong']:,} wrong, {warnings}, {counts['ok']:,} ok."
     if counts["wrong"]:
-        return [f"{line} Next, once that is mended:", f"  canvas-ingest check {config}{given}"]
+        return [f"{line} Next, once that is fixed:", f"  canvas-ingest check {config}{given}"]
     return [f"{line} Next:", f"  canvas-ingest plan {config}{given}"]

@@ -1,4 +1,4 @@
-"""What `review` and `journal show` print: for a person who has to decide, with all that it takes."""
+"""The output of `review` and `journal show`, for a person who has to decide."""
 
 import re
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ or all at once:
 
 
 def review_text(review: Mapping[str, Any], config: str, base_url: str) -> str:
-    """The decisions that were carried out, and what is left to decide."""
+    """Return the decisions that were carried out, and what is left to decide."""
     lines = [f"{each['key']}: {each['what']}: {each['message']}" for each in review["decided"]]
     cases = review["in_doubt"]
     if lines:
@@ -57,7 +57,7 @@ def _case(case: Mapping[str, Any], base_url: str) -> list[str]:
 
 
 def _now(case: Mapping[str, Any]) -> list[str]:
-    """The row's amount by now, if it is another one than that of the write in doubt."""
+    """Return a line about the row's present amount, if it differs from that of the write in doubt."""
     now = case["now"]
     if now is None:
         return []
@@ -106,9 +106,9 @@ def _where(case: Mapping[str, Any], base_url: str) -> str:
 def inventory_text(inventory: Mapping[str, Any]) -> str:
     """Return what a journal holds, whether it is whole, and the history of one write if it was asked for."""
     if inventory["history"] is not None:
-        told = [_line(line) for line in inventory["history"]]
+        lines = [_line(line) for line in inventory["history"]]
         return "\n".join(
-            [*(told or ["The audit log has no line of this key."]), "", _chain(inventory)]
+            [*(lines or ["The audit log has no line of this key."]), "", _chain(inventory)]
         )
     rows = [("state", "resource", "writes", "USD", "oldest", "newest")]
     for each in inventory["held"]:
@@ -154,33 +154,33 @@ def _line(line: Mapping[str, Any]) -> str:
 
 _STAYS: Final = """\
 Always kept: summary.json of each run (no row in it), and the journal (hashes of rows, Patient keys and other
-ids of Canvas, amounts and times), for without it a payment could be sent twice."""
+ids of Canvas, amounts and times), because without it a payment could be sent twice."""
 _KEPT: Final = {
     "unsettled": "what they sent is not settled: canvas-ingest review",
-    "compared": "the next file is compared with them, for what is gone from it",
+    "compared": "the next file is compared with them, to find what is gone from it",
     "cancels": "they hold what would be cancelled, once it is gone from the file",
 }
 
 
 def purged_text(purged: Mapping[str, Any], *, is_trial: bool) -> str:
-    """What a purge removed, or would; and what stays, and why."""
+    """Return what a purge removed, or would remove; and what stays, and why."""
     verb = "Would remove" if is_trial else "Removed"
     runs, size = len(purged["runs"]), purged["size_bytes"] / 1e6
     lines = [f"Older than {purged['days']:,} days, from before {purged['before'][:19]} UTC:"]
     if runs or purged["size_bytes"] or purged["words"]:
         lines.append(
-            f"  {verb} what runs left of rows ({runs:,}; {size:,.1f} MB), and what was said of writes ({purged['words']:,})."
+            f"  {verb} row data of runs ({runs:,}; {size:,.1f} MB), and messages of writes ({purged['words']:,})."
         )
     elif not purged["copies"]:
         lines.append("  There is nothing to remove.")
     for why, run_ids in purged["kept"].items():
         shown = ", ".join(run_ids[:3]) + (", ..." if len(run_ids) > 3 else "")  # noqa: PLR2004
-        lines.append(f"  Kept: {len(run_ids):,} plans, for {_KEPT[why]} ({shown}).")
+        lines.append(f"  Kept: {len(run_ids):,} plans, because {_KEPT[why]} ({shown}).")
     lines += [
         f"  {verb} copies that a killed command left: {folder}" for folder in purged["copies"]
     ]
     lines += [
-        f"  Kept: {name} in state.dir, an old journal set aside: delete it by hand once nobody needs it."
+        f"  Kept: {name} in state.dir, an old journal set aside: delete it by hand once it is no longer needed."
         for name in purged["beside"]
     ]
     return "\n".join([*lines, _STAYS])

@@ -1,4 +1,4 @@
-"""The draft of a configuration as TOML, and what `init` prints of it."""
+"""The draft of a configuration as TOML, and the output of `init` about it."""
 
 import json
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ _COLUMN: Final = 44  # where the comments begin
 
 @dataclass(slots=True)
 class Lines:
-    """What a draft says: settings, and beside them what a person must decide."""
+    """The content of a draft: settings, and beside them what a person must decide."""
 
     columns: list[tuple[str, str, str]] = field(default_factory=list)  # ours, theirs, a comment
     maybe_columns: list[tuple[str, str, str]] = field(default_factory=list)
@@ -34,11 +34,11 @@ class Lines:
 
 
 def draft_text(*, name: str, kind: str, file: str, rows: int, path: str, lines: Lines) -> str:
-    """The whole file."""
+    """Return the whole file."""
     parts = [
         f"# Drafted by `canvas-ingest init` from {_comment(file)} ({rows:,} rows).",
-        "# Where DECIDE stands a person must decide. `canvas-ingest check` with this file says what is left;",
-        "# configs/nightly.toml explains every key. Secrets never stand here, but in the environment.",
+        "# A person must decide each line with DECIDE. `canvas-ingest check` with this file says what is left;",
+        "# configs/nightly.toml explains every key. Secrets belong in the environment, never here.",
         "",
         "[canvas]",
         _line(
@@ -109,9 +109,9 @@ def _commented(setting: str, comment: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A TOML basic string."""
-    told = json.dumps(text, ensure_ascii=False)
-    return "".join(each if each.isprintable() else f"\\U{ord(each):08x}" for each in told)
+    """Return a TOML basic string."""
+    quoted = json.dumps(text, ensure_ascii=False)
+    return "".join(each if each.isprintable() else f"\\U{ord(each):08x}" for each in quoted)
 
 
 def _list(texts: Sequence[str]) -> str:
@@ -140,7 +140,7 @@ _REFERENCES: Final = {
     ],
     ("payer", "file"): [
         "# DECIDE: how the sender's payers become Canvas' payer ids: by a table with two columns, as here; or",
-        '#   how = "payer_id"                         # where the values are payer ids already',
+        '#   how = "payer_id"                         # if the values are payer ids already',
         'how = "file"',
         'path = "crosswalks/payers.csv"',
         'from = "sender_payer"',
@@ -252,7 +252,7 @@ def _only(lines: Lines) -> list[str]:
 def drafted_text(
     source: str, output: str | None, guessed: Sequence[tuple[str, str]], undecided: Sequence[str]
 ) -> str:
-    """What `init` prints: what it wrote, what it guessed from what, and what is left to decide.
+    """Return the output of `init`: what it wrote, its guesses with their source, and what is left to decide.
 
     `output` None: the draft itself went to stdout.
     """

@@ -1,8 +1,7 @@
-"""What a person looks for in the rows of a run: gathered from `reconciliation.parquet`, bounded.
+"""The rows of a run that a person looks for, gathered from `reconciliation.parquet`, bounded.
 
-Of a row it keeps its file, number and ids, and rules; of messages what `masking` lets through. A row
-that was rejected may be shifted, so that anything may stand where its transaction id should: such an
-id is not shown.
+A finding has a row's file, number, ids and rules, and of messages what `masking` lets through. The cells
+of a rejected row may be shifted, so that its transaction id may be any value: it is not shown.
 """
 
 import re
@@ -26,15 +25,15 @@ ATTENTION: Final = (
 )
 _PART: Final = 100_000  # rows read at a time
 _EXAMPLES_MAX: Final = 5
-_GROUPS_MAX: Final = 1_000  # of which there are counts; what is beyond is one group
+_GROUPS_MAX: Final = 1_000  # with counts of their own; all further ones are one group
 _OTHERS: Final = ("",)
 _OTHERWISE: Final = "further words, of fewer rows each"
-_WHO: Final = "; given up by "  # behind it stands who did
+_WHO: Final = "; given up by "  # the person follows
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A row, as people find it again."""
+    """A row, with all that is needed to find it again."""
 
     file: str
     row: int
@@ -61,7 +60,7 @@ class Group:
 
 @dataclass(slots=True)
 class Findings:
-    """What the page shows of the rows."""
+    """The rows that the page shows."""
 
     rows: int = 0
     groups: dict[str, dict[tuple[Any, ...], Group]] = field(
@@ -73,12 +72,12 @@ class Findings:
     attention: int = 0
 
     def of(self, disposition: str) -> list[Group]:
-        """The groups of an ending, the largest first."""
+        """Return the groups of an ending, the largest first."""
         return sorted(self.groups[disposition].values(), key=lambda group: -group.rows)
 
 
 def findings(reconciliation: Path, files: Iterable[str]) -> Findings:
-    """What is to be shown of the rows of `reconciliation.parquet`, read some at a time.
+    """Gather what is shown of the rows of `reconciliation.parquet`, read in parts.
 
     `files`: the names of all files of the run.
     """
@@ -121,15 +120,15 @@ def _group(
     disposition: str,
     row_id: re.Pattern[str],
 ) -> None:
-    """Take in the rows of one ending: equal ones together, so that few are ever Python objects."""
+    """Take in the rows of one ending: equal ones together, so that few become Python objects."""
     alike = ["feed", "rule", "message", "http_status", "interaction"]
     named = ["file", "row", "source_id", "correlation_id"]
-    told = (
+    alike_rows = (
         rows.filter(pl.col("disposition") == disposition)
         .group_by(alike, maintain_order=True)
         .agg(pl.len().alias("rows"), *(pl.col(name).head(_EXAMPLES_MAX) for name in named))
     )
-    for line in told.iter_rows(named=True):
+    for line in alike_rows.iter_rows(named=True):
         examples = [
             Example(shown(file), row, shown(source_id or ""), shown(correlation_id or ""))
             for file, row, source_id, correlation_id in zip(
@@ -152,7 +151,7 @@ def _group(
 
 
 def _reasons(disposition: str, line: dict[str, Any]) -> list[tuple[str, str]]:
-    """The rules of a row, each with its words."""
+    """Return the rules of a row, each with its words."""
     rule, message = line["rule"] or "", line["message"] or ""
     if disposition == Disposition.REJECTED.value:
         return _each(rule, message)
@@ -164,7 +163,7 @@ def _reasons(disposition: str, line: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _each(rule: str, message: str) -> list[tuple[str, str]]:
-    """What a row's joined rules and messages (`records.joined`) say, apart; "" where that cannot be told.
+    """Separate a row's joined rules and messages (`records.joined`); "" if that is not possible.
 
     A message of a row with several begins with its field.
     """

@@ -1,9 +1,8 @@
-"""What a text may show on the page: Canvas' words without what could be a row's value. Pure.
+"""Mask Canvas' texts for the page: words that could be a row's value are left out. Pure.
 
-A list of what is kept, not of what is left out: an unknown word may be a name. Kept are the words of
-error messages and the names of FHIR elements, where they are written as such; all else, each number
-and whatever stands in quotes is masked. Words that are also names of people (Will, May, Grant) or
-codes of rows (spouse, active) are in no list.
+The list has the words to keep, because an unknown word may be a name: words of error messages, and names
+of FHIR elements in their exact spelling. All else is masked, and so are each number and quoted texts.
+Words that are also names of people (Will, May, Grant) or codes of rows (spouse, active) are in no list.
 """
 
 import re
@@ -12,7 +11,7 @@ from typing import Final
 
 MASK: Final = "[…]"
 
-# Of error messages, in small letters; with a capital only where a sentence begins.
+# Of error messages, in small letters; with a capital only at the start of a sentence.
 _WORDS: Final = frozenset(
     """
     a about above accepted accept accepts account after allowed already amount an and another any applied
@@ -56,11 +55,11 @@ _PART: Final = re.compile(r"[A-Za-z]+(?:'[a-z]+)?")
 _JOINT: Final = re.compile(r"(?:\[\d{1,2}\])?(?:->|[-./_:])|\[\d{1,2}\]")
 _STATUS: Final = re.compile(r"HTTP [1-5]\d\d")
 _LENGTH_MAX: Final = 300
-UNFIT: Final = r"[\p{C}\p{Zl}\p{Zp}]"  # what `shown` spells out, as polars writes it
+UNFIT: Final = r"[\p{C}\p{Zl}\p{Zp}]"  # the characters that `shown` escapes, as polars writes them
 
 
 def shown(text: str) -> str:
-    r"""The text with characters that are not seen, or turn others round, spelt out: `\u202e`."""
+    r"""Return the text with invisible characters, and those that change its direction, escaped: `\u202e`."""
     return "".join(f"\\u{ord(each):04x}" if _is_unfit(each) else each for each in text)
 
 
@@ -70,7 +69,7 @@ def _is_unfit(character: str) -> bool:
 
 
 def masked(text: str) -> str:
-    """The text with each run of what is not known to be harmless as `[…]`; at most 300 characters."""
+    """Return the text with `[…]` for each run of words not known to be harmless; at most 300 characters."""
     if _STATUS.fullmatch(text):
         return text
     shown: list[str] = []
@@ -93,7 +92,7 @@ def _kept(chunk: str, *, is_first: bool) -> str:
 
 
 def _is_known(core: str, *, is_first: bool) -> bool:
-    """Whether it is nothing but known words, alone or joined as in `payor[0].identifier`."""
+    """Return whether it has only known words, alone or joined as in `payor[0].identifier`."""
     at = 0
     while True:
         word = _PART.match(core, at)

@@ -1,8 +1,8 @@
 """The last run as Prometheus text, for a node exporter's textfile collector.
 
-All are gauges of the last `run` that ended, whichever way: a file that is written anew has no
-counters. The label `config` keeps the files of several configurations apart on one machine. There
-is no run id and no file name among the labels, for each would begin a new series every night.
+All are gauges of the last `run` that ended, with or without success: a file that is rewritten each time
+has no counters. The label `config` separates several configurations on one machine. No run id and no
+file name is a label, because each would begin a new series every night.
 """
 
 from collections.abc import Mapping
@@ -17,19 +17,19 @@ METRICS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
     "canvas_ingest_last_run_timestamp_seconds": ("When the last run ended, as Unix time.", ()),
     "canvas_ingest_last_run_duration_seconds": ("How long it took.", ()),
     "canvas_ingest_last_run_exit_code": (
-        "0 reconciled, 1 failed, 2 configuration, 3 rows to mend, 4 in doubt, 5 journal held, 130 interrupted.",
+        "0 reconciled, 1 failed, 2 configuration, 3 rows to fix, 4 in doubt, 5 journal held, 130 interrupted.",
         (),
     ),
     "canvas_ingest_last_run_balanced": (
-        "1 where rows and cents add up in every feed, else 0.",
+        "1 if rows and cents add up in every feed, else 0.",
         (),
     ),
     "canvas_ingest_last_run_rows": (
-        "Rows read, by what became of them.",
+        "Rows read, by disposition.",
         ("feed", "disposition"),
     ),
     "canvas_ingest_last_run_amount_dollars": (
-        "US dollars read, by what became of their rows.",
+        "US dollars read, by disposition of their rows.",
         ("feed", "disposition"),
     ),
     "canvas_ingest_writes_in_doubt": (
@@ -37,7 +37,7 @@ METRICS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
         (),
     ),
     "canvas_ingest_last_run_requests": (
-        "Requests to Canvas, by status; none where no answer came.",
+        "Requests to Canvas, by status; none if there was no answer.",
         ("status",),
     ),
     "canvas_ingest_last_run_requests_per_second": ("Their mean rate.", ()),
@@ -45,9 +45,9 @@ METRICS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
 
 
 def metrics_text(config: str, summary: Mapping[str, Any]) -> bytes:
-    """What the file holds for a summary.
+    """Return the content of the file for a summary.
 
-    A run that left none is `started_at`, `finished_at` and `exit_code`; nothing more is said of it.
+    For a run without a summary it has only `started_at`, `finished_at` and `exit_code`.
     """
     from prometheus_client import (  # noqa: PLC0415 - few want metrics, and all wait for imports
         CollectorRegistry,
@@ -94,7 +94,7 @@ def metrics_text(config: str, summary: Mapping[str, Any]) -> bytes:
 
 
 def write_metrics(path: Path, config: str, summary: Mapping[str, Any]) -> None:
-    """All of the file or nothing of it; for everybody to read, as the node exporter is somebody else.
+    """Write the whole file or nothing of it, readable for all, as the node exporter is another user.
 
     Raises OSError.
     """

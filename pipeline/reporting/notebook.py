@@ -1,4 +1,4 @@
-"""What a notebook shows of a result: how it ended, and a small table. Counts and dollars, no row."""
+"""The HTML of a result in a notebook: how it ended, and a small table. Counts and dollars, no row."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
@@ -9,7 +9,7 @@ from pipeline.reporting.words import OUTCOMES, WORDS, verdict
 
 
 def result_table(summary: Mapping[str, Any], folder: Path) -> str:
-    """HTML without style or script: a line a feed and a column for each ending that occurs."""
+    """Return HTML without style or script: a line a feed and a column for each ending that occurs."""
     head, rows = _verification(summary) if "verification" in summary else _feeds(summary["feeds"])
     failure = f"<p>{escape(summary['failure'])}</p>" if summary["failure"] else ""
     return (
@@ -36,9 +36,9 @@ def _feeds(feeds: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str
 
 
 def _verification(summary: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    told = summary["verification"]
+    totals = summary["verification"]
     words = [word for word, _ in OUTCOMES]
-    return ["written", *words], [[f"{told[word]:,}" for word in ("written", *words)]]
+    return ["written", *words], [[f"{totals[word]:,}" for word in ("written", *words)]]
 
 
 def _line(kind: str, cells: Iterable[str]) -> str:

@@ -7,9 +7,9 @@ from pipeline.reporting.words import verdict
 
 
 def notice_of(config: str, summary: Mapping[str, Any], folder: str) -> dict[str, Any]:
-    """What is told. `summary` as in summary.json; of a command that left none what is known.
+    """Return the notice. `summary` as in summary.json, or what is known of a command without one.
 
-    `text` is the whole in one line: chat systems show a field of that name.
+    `text` has all of it in one line: chat systems show a field of that name.
     """
     code, command = summary["exit_code"], summary["command"]
     how = verdict(summary)

@@ -1,4 +1,4 @@
-"""How fast a run went, over time: its requests in bins of equal length. Pure."""
+"""The request rate of a run over time: its requests in bins of equal length. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ import polars as pl
 _BINS_MAX: Final = 120
 _WIDTHS_S: Final = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21600, 86400)  # fmt: skip
 _DRAWN_MIN: Final = 3  # bins
-_LINES_MAX: Final = 24  # of the table that says the same
+_LINES_MAX: Final = 24  # of the table with the same data
 _PAUSE_S_MIN: Final = 1.0  # a shorter one is no pause,
 _PAUSE_GAPS: Final = 10  # nor is one that is not this many times the usual gap between two requests
 _PAUSES_SHOWN: Final = 100
@@ -19,7 +19,7 @@ _PAUSES_SHOWN: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """Some seconds of a run. Latencies are None where nothing was answered."""
+    """Some seconds of a run. Latencies are None if no request was answered."""
 
     at: datetime
     requests: int
@@ -35,7 +35,7 @@ class Pace:
 
     width_s: int
     bins: tuple[Bin, ...]
-    lines: tuple[Bin, ...]  # the same in fewer bins, to be read
+    lines: tuple[Bin, ...]  # the same in fewer bins, for the table
     line_s: int
     pauses: tuple[tuple[float, float], ...]  # seconds since 1970: from, to
     pause_count: int
@@ -45,12 +45,12 @@ class Pace:
 
     @property
     def is_drawn(self) -> bool:
-        """Whether there is enough for a chart, and for a rate that means something."""
+        """Return whether there is enough for a chart, and for a meaningful rate."""
         return len(self.bins) >= _DRAWN_MIN
 
     @property
     def chart(self) -> dict[str, Any]:
-        """What the chart draws: numbers only."""
+        """Return the data of the chart: numbers only."""
         return {
             "at": [each.at.timestamp() for each in self.bins],
             "rate": [round(each.requests / self.width_s, 3) for each in self.bins],
@@ -63,7 +63,7 @@ class Pace:
 
 
 def pace(exchanges: pl.DataFrame) -> Pace | None:
-    """The pace of what `Journal.exchanges` holds; None where there was no request.
+    """Return the pace of the requests that `Journal.exchanges` returns; None if there was none.
 
     A pause is a second or more in which no request began, and ten times the usual gap.
     """
@@ -92,9 +92,9 @@ def pace(exchanges: pl.DataFrame) -> Pace | None:
 
 
 def _width(span_s: float, bins_max: int) -> int:
-    """The smallest round width with which a span fits into so many bins.
+    """Return the smallest round width with which a span fits into `bins_max` bins.
 
-    At least a second: in less than that more may be sent than `rate_per_s`, and it would look so.
+    It is at least a second: within less time more may be sent than `rate_per_s`, and the chart would show it.
     """
     return next(
         (width_s for width_s in _WIDTHS_S if span_s / width_s < bins_max - 1),
@@ -105,14 +105,14 @@ def _width(span_s: float, bins_max: int) -> int:
 def _bins(lines: pl.DataFrame, start: float, end: float, width_s: int) -> tuple[Bin, ...]:
     first = start // width_s
     number = (pl.col("at") / width_s).floor().cast(pl.Int64) - int(first)
-    told = lines.group_by(number.alias("number")).agg(
+    grouped = lines.group_by(number.alias("number")).agg(
         pl.len(),
         pl.col("latency_ms").quantile(0.5, "nearest").alias("p50"),
         pl.col("latency_ms").quantile(0.95, "nearest").alias("p95"),
         pl.col("retried").sum(),
         pl.col("lost").sum(),
     )
-    found = {line[0]: line[1:] for line in told.iter_rows()}
+    found = {line[0]: line[1:] for line in grouped.iter_rows()}
     count = int(end // width_s - first) + 1
     return tuple(
         Bin(

@@ -1,6 +1,6 @@
 """The rows for the page's table: columns as JSON, gzip and base64, the same bytes for the same rows.
 
-Base64 holds nothing that a page could take for markup, whatever a file's name is.
+Base64 has no character of markup, whatever a file's name is.
 """
 
 import base64
@@ -33,19 +33,19 @@ _GZIP: Final = 31  # zlib's word for gzip with its header, without name and time
 
 
 def packed(rows: Sequence[pl.DataFrame]) -> str:
-    """The rows of `COLUMNS`, one column after the other, so that never all are Python objects."""
+    """Return the rows of `COLUMNS`, one column after the other, so that never all are Python objects."""
     squeeze = zlib.compressobj(wbits=_GZIP)
     count = sum(part.height for part in rows)
     parts = [squeeze.compress(b'{"count":%d' % count)]
     for name in COLUMNS:
         column = pl.concat([part[name] for part in rows]) if rows else pl.Series(name, [])
-        parts.append(squeeze.compress(b',"%s":' % name.encode() + orjson.dumps(_told(column))))
+        parts.append(squeeze.compress(b',"%s":' % name.encode() + orjson.dumps(_as_json(column))))
     parts += [squeeze.compress(b"}"), squeeze.flush()]
     return base64.b64encode(b"".join(parts)).decode()
 
 
-def _told(column: pl.Series) -> object:
-    """A column as a list; one whose values repeat as its values and the number of each row's."""
+def _as_json(column: pl.Series) -> object:
+    """Return a column as a list; a repeating one as its values and the number of each row's value."""
     if column.dtype != pl.String:
         return column.to_list()
     column = column.fill_null("")

@@ -2,7 +2,7 @@
 // The chart and the table of rows. Reads the two data blocks of the page; changes nothing else.
 (() => {
   const byId = (id) => document.getElementById(id);
-  const KINDS = { created: "good", updated: "good", unchanged: "good", rejected: "mend", refused: "mend", in_doubt: "person" };
+  const KINDS = { created: "good", updated: "good", unchanged: "good", rejected: "fix", refused: "fix", in_doubt: "person" };
   const ATTENTION = new Set(["rejected", "refused", "in_doubt", "pending"]);
 
   const ready = (part) => {
@@ -15,7 +15,7 @@
   const chart = () => {
     const block = byId("chart-data");
     if (!block || typeof uPlot === "undefined") return;
-    const told = JSON.parse(block.textContent);
+    const measured = JSON.parse(block.textContent);
     const part = byId("chart");
     ready(part);
     const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
@@ -25,7 +25,7 @@
       const { ctx, bbox } = plot;
       ctx.save();
       ctx.fillStyle = colour("pause");
-      for (const [from, to] of told.pauses) {
+      for (const [from, to] of measured.pauses) {
         const left = Math.max(plot.valToPos(from, "x", true), bbox.left);
         const right = Math.min(plot.valToPos(to, "x", true), bbox.left + bbox.width);
         ctx.fillRect(left, bbox.top, Math.max(right - left, 1), bbox.height);
@@ -38,11 +38,11 @@
       const size = 4 * ratio();
       ctx.save();
       ctx.lineWidth = 2 * ratio();
-      told.at.forEach((at, number) => {
+      measured.at.forEach((at, number) => {
         const x = plot.valToPos(at, "x", true);
-        if (told.retried[number]) {
+        if (measured.retried[number]) {
           const y = bbox.top + 7 * ratio();
-          ctx.strokeStyle = colour("mend");
+          ctx.strokeStyle = colour("fix");
           ctx.beginPath();
           ctx.moveTo(x, y - size);
           ctx.lineTo(x + size, y + size);
@@ -50,7 +50,7 @@
           ctx.closePath();
           ctx.stroke();
         }
-        if (told.lost[number]) {
+        if (measured.lost[number]) {
           const y = bbox.top + 20 * ratio();
           ctx.strokeStyle = colour("bad");
           ctx.beginPath();
@@ -76,7 +76,7 @@
       stroke: () => colour(name),
       width: 2,
       spanGaps: false,
-      points: { show: told.at.length < 40, size: 5, stroke: () => colour(name), fill: () => colour("paper") },
+      points: { show: measured.at.length < 40, size: 5, stroke: () => colour(name), fill: () => colour("paper") },
       ...extra,
     });
     const draw = (into, label, headroom, series, data, hooks) => new uPlot({
@@ -90,13 +90,13 @@
       axes: [axis({ values: (_, splits) => splits.map(clock), space: 90 }), axis({ label, size: 62, labelSize: 18 })],
       series: [{}, ...series],
       hooks,
-    }, [told.at, ...data], into);
+    }, [measured.at, ...data], into);
     const clock = (seconds) => new Date(Math.round(seconds * 1000)).toISOString().slice(11, 19);
 
     const [above, below] = part.querySelectorAll(".plot");
     const plots = [
-      draw(above, "requests a second", 1.45, [line("good", { paths: uPlot.paths.stepped({ align: 1 }), points: { show: false } })], [told.rate], { drawClear: [pauses], draw: [marks] }),
-      draw(below, "milliseconds", 1.15, [line("good"), line("person", { dash: [6, 4] })], [told.p50, told.p95], { drawClear: [pauses] }),
+      draw(above, "requests a second", 1.45, [line("good", { paths: uPlot.paths.stepped({ align: 1 }), points: { show: false } })], [measured.rate], { drawClear: [pauses], draw: [marks] }),
+      draw(below, "milliseconds", 1.15, [line("good"), line("person", { dash: [6, 4] })], [measured.p50, measured.p95], { drawClear: [pauses] }),
     ];
     const fit = (width) => plots.forEach((plot, number) => plot.setSize({ width: width || [above, below][number].clientWidth, height: 190 }));
     new ResizeObserver(() => fit()).observe(part);
@@ -143,19 +143,19 @@
   const table = async () => {
     const block = byId("rows-data");
     if (!block || typeof DataTable === "undefined" || typeof DecompressionStream === "undefined") return;
-    const told = await unpacked(block);
+    const packed = await unpacked(block);
     block.remove(); // the packed text is not needed any more
-    const rules = told.rule.values.map((rule) => new Set(rule.split("; ").filter(Boolean)));
+    const rules = packed.rule.values.map((rule) => new Set(rule.split("; ").filter(Boolean)));
     const [byFeed, byDisposition, byRule] = ["by-feed", "by-disposition", "by-rule"].map(byId);
-    options(byFeed, told.feed.values);
-    options(byDisposition, told.disposition.values, (value) => value.replaceAll("_", " "));
+    options(byFeed, packed.feed.values);
+    options(byDisposition, packed.disposition.values, (value) => value.replaceAll("_", " "));
     options(byRule, [...new Set(rules.flatMap((each) => [...each]))].sort());
     ready(byId("rows-part"));
 
     const rows = new DataTable("#rows-table", {
-      data: Array.from({ length: told.count }, (_, row) => ({ row })),
+      data: Array.from({ length: packed.count }, (_, row) => ({ row })),
       columns: COLUMNS.map(([name, title, kind]) => ({
-        title, name, className: kind || "", type: kind === "number" ? "num" : "string", data: reader(name, told[name]),
+        title, name, className: kind || "", type: kind === "number" ? "num" : "string", data: reader(name, packed[name]),
       })),
       order: [],
       orderClasses: false,
@@ -168,19 +168,19 @@
         infoEmpty: "No row", infoFiltered: "(filtered from _MAX_)", zeroRecords: "No row is like that.", emptyTable: "No row.",
       },
     });
-    for (const header of document.querySelectorAll("#rows-table thead th")) header.scope = "col";
+    for (const header of document.querySelectorAll("#rows-packed thead th")) header.scope = "col";
     const frame = byId("rows-table").closest(".dt-layout-table");
     frame.tabIndex = 0;
     frame.setAttribute("role", "region");
     frame.setAttribute("aria-label", "Rows, to be scrolled sideways");
 
-    const dispositions = told.disposition.values;
+    const dispositions = packed.disposition.values;
     rows.search.fixed("chosen", (_, { row }) => {
-      const feed = told.feed.values[told.feed.codes[row]];
-      const disposition = dispositions[told.disposition.codes[row]];
+      const feed = packed.feed.values[packed.feed.codes[row]];
+      const disposition = dispositions[packed.disposition.codes[row]];
       return (!byFeed.value || feed === byFeed.value)
         && (!byDisposition.value || disposition === byDisposition.value || (byDisposition.value === "attention" && ATTENTION.has(disposition)))
-        && (!byRule.value || rules[told.rule.codes[row]].has(byRule.value));
+        && (!byRule.value || rules[packed.rule.codes[row]].has(byRule.value));
     });
     const form = byId("filters");
     form.addEventListener("submit", (event) => event.preventDefault());

@@ -1,8 +1,8 @@
 """`report.html`: one self-contained page for people, of a run, a plan or a verification.
 
-It asks nothing of a network, and its Content-Security-Policy lets nothing do so. Scripts and styles
-are fixed texts, allowed by their hashes; what differs from run to run stands in the markup, escaped,
-and in two data blocks. It shows counts, rules, row ids and keys, and no values of rows.
+It uses no network, and its Content-Security-Policy forbids it. Scripts and styles are fixed texts,
+allowed by their hashes; the data of a run is in the markup, escaped, and in two data blocks. It shows
+counts, rules, row ids and keys, and no values of rows.
 """
 
 import base64
@@ -33,14 +33,14 @@ _KINDS: Final = {
     Disposition.CREATED.value: "good",
     Disposition.UPDATED.value: "good",
     Disposition.UNCHANGED.value: "good",
-    Disposition.REJECTED.value: "mend",
-    Disposition.REFUSED.value: "mend",
+    Disposition.REJECTED.value: "fix",
+    Disposition.REFUSED.value: "fix",
     Disposition.IN_DOUBT.value: "person",
 }
 _BAR: Final = 1000  # units that a bar is long
 _SLICE_MIN: Final = 6  # of them, so that one row among millions is seen
 _GROUPS_SHOWN: Final = 50
-_CONFIG: Final = "CONFIG"  # stands for the configuration's path, which the page does not know
+_CONFIG: Final = "CONFIG"  # in place of the configuration's path, which the page does not know
 _STYLES: Final = ("vendor/uplot/uPlot.min.css", "page.css")
 _OF_CHART: Final = ("vendor/uplot/uPlot.iife.min.js",)
 _OF_TABLE: Final = ("vendor/datatables/dataTables.min.js",)
@@ -77,18 +77,24 @@ class Account:
 
     @property
     def agrees(self) -> bool:
-        """Whether the sums are what was read."""
+        """Return whether the sums equal what was read."""
         return self.rows_read == self.rows_sum and self.usd_read == self.usd_sum
 
 
 def page(summary: Mapping[str, Any], exchanges: pl.DataFrame, folder: Path) -> str:
-    """The page for what `summary.json` holds, the run's requests, and the rows in `folder`."""
+    """Return the page of a run, a plan or a verification.
+
+    Args:
+        summary: The content of `summary.json`.
+        exchanges: The run's requests.
+        folder: The folder of the report, with `reconciliation.parquet`.
+    """
     is_verification, is_plan = "verification" in summary, summary["command"] == "plan"
     feeds = [] if is_verification else summary["feeds"]
     files = [Path(file["path"]).name for feed in feeds for file in feed["files"]]
     found = Findings() if is_verification else findings(folder / "reconciliation.parquet", files)
-    told = pace(exchanges)
-    is_drawn = told is not None and told.is_drawn
+    run_pace = pace(exchanges)
+    is_drawn = run_pace is not None and run_pace.is_drawn
     scripts = [
         *(_OF_CHART if is_drawn else ()),
         *(_OF_TABLE if found.in_table else ()),
@@ -112,8 +118,8 @@ def page(summary: Mapping[str, Any], exchanges: pl.DataFrame, folder: Path) -> s
         found=found,
         rows_max=ROWS_MAX,
         rows=packed(found.table) if found.in_table else "",
-        pace=told,
-        chart=orjson.dumps(told.chart).decode() if told and is_drawn else "",
+        pace=run_pace,
+        chart=orjson.dumps(run_pace.chart).decode() if run_pace and is_drawn else "",
         styles=[_asset(name) for name in _STYLES],
         scripts=[_asset(name) for name in scripts],
         policy=_policy(scripts),
@@ -156,7 +162,7 @@ def _account(feed: Mapping[str, Any]) -> Account:
 def _slices(
     counts: Mapping[str, int], amounts: Mapping[str, str] | None, total: int
 ) -> tuple[Slice, ...]:
-    """One for each ending that occurs; the smallest are widened until they are seen."""
+    """Return a slice for each ending that occurs; the smallest are widened until they are visible."""
     present = [(word, text) for word, text in WORDS if counts[word]]
     widths = [max(counts[word] / total * _BAR, _SLICE_MIN) for word, _ in present]
     scale = _BAR / math.fsum(widths) if widths else 1.0
@@ -180,7 +186,7 @@ def _slices(
 
 
 def _share(rows: int, total: int) -> str:
-    """`12.3 %`; never 0.0 or 100.0 where it is not quite so."""
+    """Return `12.3 %`; never 0.0 or 100.0 unless it is exact."""
     if rows == total:
         return "100 %"
     tenths = round(rows / total * 1000)
@@ -192,10 +198,10 @@ def _usd(amount: Decimal | int) -> str:
 
 
 def _tally(feeds: Sequence[Mapping[str, Any]]) -> str:
-    """What became of all rows, in a sentence."""
+    """Return the endings of all rows, in a sentence."""
     counts = {word: sum(feed["dispositions"][word] for feed in feeds) for word, _ in WORDS}
-    told = [f"{rows:,} {word.replace('_', ' ')}" for word, rows in counts.items() if rows]
-    return f"{sum(feed['rows_read'] for feed in feeds):,} rows read: {', '.join(told)}."
+    endings = [f"{rows:,} {word.replace('_', ' ')}" for word, rows in counts.items() if rows]
+    return f"{sum(feed['rows_read'] for feed in feeds):,} rows read: {', '.join(endings)}."
 
 
 def _times(summary: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The summary on a terminal: some ten lines that a tired person understands at 6 a.m."""
+"""The summary on a terminal, in about ten lines."""
 
 from collections.abc import Mapping
 from decimal import Decimal
@@ -12,9 +12,13 @@ _RULES_SHOWN: Final = 5
 def summary_text(
     summary: Mapping[str, Any], folder: str, config: str | None, given: str = ""
 ) -> str:
-    """What `run`, `plan` and `verify` print at their end. `config` None: it was a demo.
+    """Return what `run`, `plan` and `verify` print at their end.
 
-    `given`: the options that named feeds and files, to be typed again.
+    Args:
+        summary: The content of `summary.json`.
+        folder: The folder of the report.
+        config: The path of the configuration; None for a demo.
+        given: The options that named feeds and files, to be typed again.
     """
     if "verification" in summary:
         return _verification_text(summary, folder, config)
@@ -36,26 +40,30 @@ def summary_text(
 
 
 def _verification_text(summary: Mapping[str, Any], folder: str, config: str | None) -> str:
-    told = summary["verification"]
+    totals = summary["verification"]
     lines = [
-        f"Verify {summary['run_id']}: {told['written']:,} written, of {told['patients']:,} patients",
+        f"Verify {summary['run_id']}: {totals['written']:,} written, of {totals['patients']:,} patients",
         "",
-        *(f"{told[word]:>9,}  {text}" for word, text in OUTCOMES if told[word] or word == "match"),
+        *(
+            f"{totals[word]:>9,}  {text}"
+            for word, text in OUTCOMES
+            if totals[word] or word == "match"
+        ),
         "",
-        f"Payments: {told['usd_journal']} USD by the journal, {told['usd_canvas']} USD by Canvas' own answers"
-        + (f", and {told['usd_strays']} USD in strays." if told["stray"] else "."),
+        f"Payments: {totals['usd_journal']} USD by the journal, {totals['usd_canvas']} USD by Canvas' own answers"
+        + (f", and {totals['usd_strays']} USD in strays." if totals["stray"] else "."),
     ]
-    if told["elements"]:
-        named = ", ".join(f"{name} {count:,}" for name, count in told["elements"].items())
+    if totals["elements"]:
+        named = ", ".join(f"{name} {count:,}" for name, count in totals["elements"].items())
         lines.append(f"Elements that differ: {named}")
-    if told["payers_unknown"]:
-        count = told["payers_unknown"]
+    if totals["payers_unknown"]:
+        count = totals["payers_unknown"]
         lines.append(
             f"Payer not compared: {count:,} {'coverage' if count == 1 else 'coverages'} (Canvas never returns a payer "
             "id, and which Organization it is has not been shown yet)."
         )
-    if told["contents_unknown"]:
-        count = told["contents_unknown"]
+    if totals["contents_unknown"]:
+        count = totals["contents_unknown"]
         lines.append(
             f"Content not compared: {count:,} {'coverage' if count == 1 else 'coverages'} (the plan that sent it was removed: "
             "only that Canvas has it, for that patient)."
@@ -68,12 +76,12 @@ def _verification_text(summary: Mapping[str, Any], folder: str, config: str | No
 
 
 def headline(summary: Mapping[str, Any]) -> str:
-    """What it is about: of a plan, what would be done."""
+    """Return the run, or for a plan what would be done."""
     if summary["command"] != "plan":
         return f"Run {summary['run_id']}"
     feeds = summary["feeds"]
     counts = {word: sum(feed["dispositions"][word] for feed in feeds) for word, _ in WORDS}
-    told = {
+    planned = {
         word: sum(feed["pending_by_interaction"][word] for feed in feeds)
         for word in ("create", "update")
     }
@@ -81,13 +89,13 @@ def headline(summary: Mapping[str, Any]) -> str:
     gone = sum(feed["missing"]["pending"] for feed in feeds)
     cancelled = f"{gone:,} to cancel, " if gone else ""
     return (
-        f"Plan: {told['create']:,} to create, {told['update']:,} to update, {cancelled}{counts['unchanged']:,} unchanged, "
+        f"Plan: {planned['create']:,} to create, {planned['update']:,} to update, {cancelled}{counts['unchanged']:,} unchanged, "
         f"{counts['rejected']:,} rejected. USD {sum(amounts, Decimal(0)):,.2f}."
     )
 
 
 def _table(feeds: list[Mapping[str, Any]]) -> list[str]:
-    """A line a feed, and one for its dollars; a column for each ending that occurs."""
+    """Return a line a feed, and one for its dollars; a column for each ending that occurs."""
     words = [word for word, _ in WORDS if any(feed["dispositions"][word] for feed in feeds)]
     rows = [["", "read", *(word.replace("_", " ") for word in words)]]
     for feed in feeds:
@@ -117,7 +125,7 @@ def _balance(summary: Mapping[str, Any]) -> str:
 
 
 def _reasons(summary: Mapping[str, Any]) -> list[str]:
-    told = []
+    lines = []
     for feed in summary["feeds"]:
         if feed["rules"]:
             shown = [
@@ -128,13 +136,13 @@ def _reasons(summary: Mapping[str, Any]) -> list[str]:
                 if len(feed["rules"]) > _RULES_SHOWN
                 else ""
             )
-            told.append(f"Why rows of {feed['name']} came back: {', '.join(shown)}{more}")
+            lines.append(f"Top rejection reasons ({feed['name']}): {', '.join(shown)}{more}")
         if feed.get("amounts_unreadable"):
             count = feed["amounts_unreadable"]
             amounts = "1 amount" if count == 1 else f"{count:,} amounts"
             verbs = "cannot be read and counts" if count == 1 else "cannot be read and count"
-            told.append(f"{amounts} of {feed['name']} {verbs} as 0.00.")
-    return told
+            lines.append(f"{amounts} of {feed['name']} {verbs} as 0.00.")
+    return lines
 
 
 def _requests(requests: Mapping[str, Any]) -> str:
@@ -146,7 +154,7 @@ def _requests(requests: Mapping[str, Any]) -> str:
 
 
 def _ending(summary: Mapping[str, Any], folder: str, config: str | None, given: str) -> list[str]:
-    """Why it failed if it did; then the exit code, its reason, and the next command to type."""
+    """Return why it failed if it did; then the exit code, its reason, and the next command to type."""
     failure = [f"Failed: {summary['failure']}"] if summary["failure"] else []
     code = summary["exit_code"]
     return [
@@ -159,7 +167,7 @@ def _ending(summary: Mapping[str, Any], folder: str, config: str | None, given: 
 def next_steps(
     summary: Mapping[str, Any], folder: str, config: str | None, given: str = ""
 ) -> list[str]:
-    """What to do next, in lines; a command to type is indented."""
+    """Return what to do next, in lines; a command to type is indented."""
     if "verification" in summary:
         differs = (
             f"Next: see {folder}/verification.parquet for each resource, then look it up in Canvas."
@@ -184,10 +192,10 @@ def next_steps(
         if feed["dispositions"]["rejected"] or feed["dispositions"]["refused"]
     ]
     if returned and code in {0, 3, 4}:
-        mended = f"{folder}/rejects-{returned[0]}.csv"
-        steps.append(f"Next: mend {mended}, then")
+        rejects = f"{folder}/rejects-{returned[0]}.csv"
+        steps.append(f"Next: fix {rejects}, then")
         steps.append(
-            f"  canvas-ingest run {config} --feed {returned[0]} --input {returned[0]}={mended}"
+            f"  canvas-ingest run {config} --feed {returned[0]} --input {returned[0]}={rejects}"
         )
     if code == 3 and is_kept(summary):  # noqa: PLR2004 - not cancelled
         steps.append(

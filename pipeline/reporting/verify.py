@@ -1,10 +1,10 @@
-"""Does Canvas hold what the journal says was written? Read back, and compared element by element.
+"""Compare what Canvas holds with what the journal says was written, element by element.
 
-A patient's resources come in one search, so that what is there beside ours is seen too: a stray is
-like one of ours, and none that we made (the same payment entered by hand as well, a second coverage
-of one member id). Comparing is pure, and allows for what Canvas changes on a read: a payer id
-becomes an Organization, a missing start the day of ingestion, `created` the time of the row. A payer
-id can be compared only if its Organization is known; all resources of one payer id together may show it.
+A patient's resources come in one search, which also shows strays: resources like one of ours that we did
+not make (the same payment entered by hand as well, a second coverage of one member id). Comparing is pure,
+and allows for what Canvas changes on a read: a payer id becomes an Organization, a missing start the day
+of ingestion, `created` the time of the row. A payer id can be compared only if its Organization is known;
+all resources of one payer id together may show it.
 """
 
 from collections import Counter
@@ -30,11 +30,11 @@ _EVIDENCE_MIN: Final = (
 
 
 class Outcome(StrEnum):
-    """How a resource compares."""
+    """The result of comparing a resource."""
 
     MATCH = "match"
     MOVED = "moved"  # only its order differs, exactly as a later write of ours moved it
-    DIFFERS = "differs"  # `elements` says in what
+    DIFFERS = "differs"  # `elements` names the differences
     MISSING = "missing"  # the journal holds its id, and Canvas does not show it
     STRAY = "stray"  # Canvas shows it, like one of ours, and we did not make it
     UNREAD = "unread"  # Canvas could not be searched: nothing is known
@@ -59,7 +59,7 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """One resource, compared. `key` is "" for a stray; `cents` is what Canvas answers."""
+    """One resource, compared. `key` is "" for a stray; `cents` is the amount in Canvas' answer."""
 
     outcome: Outcome
     feed: str
@@ -70,7 +70,7 @@ class Verified:
     elements: tuple[str, ...] = ()
     cents: int | None = None
     payer: tuple[str, str] | None = None  # payer id and Organization that could not be compared
-    is_bare: bool = False  # what was sent is not known any more: only id and patient were compared
+    is_bare: bool = False  # the sent content is no longer known: only id and patient were compared
 
 
 def verify(
@@ -81,7 +81,14 @@ def verify(
 ) -> list[Verified]:
     """Compare one patient's writes of one resource type with all that Canvas shows of them. Pure.
 
-    `foreign` are ids that a person declared not to be ours.
+    Args:
+        written: The writes that the journal holds as confirmed.
+        found: The resources that Canvas shows.
+        foreign: Ids that a person declared not to be ours.
+        organizations: The Organizations of payer ids, as far as they are known.
+
+    Returns:
+        A line for each write, and one for each stray.
     """
     by_id = {str(each.get("id")): each for each in found}
     lines = [_compared(each, by_id.get(each.resource_id), organizations) for each in written]
@@ -106,7 +113,7 @@ def verify(
 
 
 def unread(written: Sequence[Written]) -> list[Verified]:
-    """The lines of a patient whom Canvas could not be searched for."""
+    """Return the lines of a patient whom Canvas could not be searched for."""
     return [_line(Outcome.UNREAD, each) for each in written]
 
 
@@ -217,7 +224,7 @@ def _payment_differences(write: Written, found: Json) -> tuple[str, ...]:
 
 
 def _sign(resource: Json) -> tuple[Any, ...]:
-    """Return what two resources of a patient share if they are the same thing twice."""
+    """Return a value that two resources of a patient share if they are the same thing twice."""
     notice = paid(resource)
     if notice is not None:
         return (notice.cents, notice.claim)
@@ -225,7 +232,7 @@ def _sign(resource: Json) -> tuple[Any, ...]:
         coverage = dict(resource)
         return (member_ids(coverage)[0], resource["status"], organization_of(coverage, {}))
     except (AttributeError, IndexError, KeyError, TypeError):
-        return (id(resource),)  # like nothing else
+        return (id(resource),)  # like no other
 
 
 def _patient(resource: Json) -> str | None:

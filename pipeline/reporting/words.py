@@ -1,4 +1,4 @@
-"""What the exit codes and the dispositions mean, in one place for terminal and page."""
+"""The meanings of exit codes and dispositions, in one place for terminal and page."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -14,7 +14,7 @@ _MEANING: Final = {
     3: "finished, with rows rejected or refused",
     4: "finished, with writes in doubt",
     5: "another run holds the journal",
-    130: "interrupted; the journal is true",
+    130: "interrupted; everything sent so far is recorded",
 }
 _MEANING_OF_PLAN: Final = {
     0: "planned",
@@ -36,7 +36,7 @@ OUTCOMES: Final = (
     ("stray", "strays (like one of ours, and not made by us)"),
     ("unread", "unread (Canvas' searches failed)"),
 )
-# Told in this order.
+# Shown in this order.
 WORDS: Final = (
     ("created", "created"),
     ("updated", "updated"),
@@ -51,16 +51,16 @@ WORDS: Final = (
 
 
 def verdict(summary: Mapping[str, Any]) -> str:
-    """How it ended, in a few words."""
+    """Return how it ended, in a few words."""
     meanings = {**_MEANING, **_BY_COMMAND.get(summary["command"], {})}
-    told = meanings[summary["exit_code"]]
+    meaning = meanings[summary["exit_code"]]
     if summary["exit_code"] == 3 and is_kept(summary) and not _is_returned(summary):  # noqa: PLR2004
         return "finished, and what is gone from the file was not cancelled"
-    return told
+    return meaning
 
 
 def is_kept(summary: Mapping[str, Any]) -> bool:
-    """Whether something is gone from a file that should have been cancelled, and was not."""
+    """Return whether a coverage that is gone from a file should have been cancelled, and was not."""
     return any(feed["missing"]["not_cancelled"] for feed in summary.get("feeds", []))
 
 
@@ -100,21 +100,21 @@ def _warning(rule: str, count: int, name: str, feed: Mapping[str, Any]) -> str:
 
 
 def notes(summary: Mapping[str, Any]) -> list[str]:
-    """What is to be known beside the counts, in sentences."""
+    """Return what a reader needs to know beside the counts, in sentences."""
     is_plan = summary["command"] == "plan"
-    told = [f"Warning: {each['message']}" for each in summary.get("warnings", [])]
-    told += [note for feed in summary["feeds"] for note in _feed_notes(feed, is_plan=is_plan)]
+    sentences = [f"Warning: {each['message']}" for each in summary.get("warnings", [])]
+    sentences += [note for feed in summary["feeds"] for note in _feed_notes(feed, is_plan=is_plan)]
     unasked = summary["patients_unasked"]
     if unasked:
         patients = "1 patient" if unasked == 1 else f"{unasked:,} patients"
-        told.append(
+        sentences.append(
             f"Canvas was not searched for coverages of {patients}: the run searches, and takes over what is there already."
         )
-    return [*told, *doubt_notes(summary), *filter(None, [needs(summary)])]
+    return [*sentences, *doubt_notes(summary), *filter(None, [needs(summary)])]
 
 
 def duration(seconds: float) -> str:
-    """How long, as people say it: `40 s`, `12 min`, `3 h 20 min`."""
+    """Return a duration as people say it: `40 s`, `12 min`, `3 h 20 min`."""
     if seconds < _MINUTE_S:
         return f"{seconds:.0f} s"
     minutes = round(seconds / _MINUTE_S)
@@ -124,45 +124,45 @@ def duration(seconds: float) -> str:
 
 
 def needs(summary: Mapping[str, Any]) -> str:
-    """What carrying out a plan takes, in a sentence; "" where nothing is to be sent."""
-    told = summary["needs"]
-    if not told or not told["writes"]:
+    """Return what carrying out a plan takes, in a sentence; "" if nothing is to be sent."""
+    estimate = summary["needs"]
+    if not estimate or not estimate["writes"]:
         return ""
-    at = datetime.fromisoformat(told["done_at"]).astimezone()
-    day = "" if told["seconds"] < _DAY_S else f" on {at:%Y-%m-%d}"
+    at = datetime.fromisoformat(estimate["done_at"]).astimezone()
+    day = "" if estimate["seconds"] < _DAY_S else f" on {at:%Y-%m-%d}"
     return (
-        f"Needs about {told['requests']:,} requests: {duration(told['seconds'])} at {told['rate_per_s']:g} a second, "
+        f"Needs about {estimate['requests']:,} requests: {duration(estimate['seconds'])} at {estimate['rate_per_s']:g} a second, "
         f"done by {at:%H:%M}{day} if it starts now."
     )
 
 
 def _feed_notes(feed: Mapping[str, Any], *, is_plan: bool) -> list[str]:
     name = feed["name"]
-    told = [_mended(feed)] if feed["mended_from"] else []
+    sentences = [_corrected(feed)] if feed["mended_from"] else []
     if feed["changes"]:
         changes = ", ".join(f"{element} {count:,}" for element, count in feed["changes"].items())
         verb = "would change" if is_plan else "change"
-        told.append(
+        sentences.append(
             f"The updates of {name} {verb}: {changes} (changes-{name}.csv: each, before and after)."
         )
     if feed["adopted"]:
         adopted = feed["adopted"]
         were = "1 coverage of {} was" if adopted == 1 else f"{adopted:,} coverages of {{}} were"
-        told.append(f"{were.format(name)} in Canvas already: taken over.")
+        sentences.append(f"{were.format(name)} in Canvas already: taken over.")
     gone = feed["missing"]
     if gone["rows"]:
         texts = {**_GONE, **({"pending": "to be cancelled"} if is_plan else {})}
         ends = ", ".join(f"{gone[word]:,} {text}" for word, text in texts.items() if gone[word])
         rows = "1 row" if gone["rows"] == 1 else f"{gone['rows']:,} rows"
-        told.append(
+        sentences.append(
             f"Gone from {name} since run {gone['compared_with']}: {rows}, {ends} (missing-{name}.csv)."
         )
-    return told
+    return sentences
 
 
-def _mended(feed: Mapping[str, Any]) -> str:
+def _corrected(feed: Mapping[str, Any]) -> str:
     runs = ", ".join(feed["mended_from"])
-    return f"The rows of {feed['name']} are those that came back in {runs}."
+    return f"The rows of {feed['name']} are those rejected in {runs}."
 
 
 _GONE: Final = {
@@ -201,7 +201,7 @@ _ENDINGS: Final = {"in_doubt": "in doubt", "pending": "to be sent again"}
 
 
 def unread(summary: Mapping[str, Any]) -> str:
-    """Return what is true of a run that ended before its files were read, in a sentence."""
+    """Return the state of a run that ended before its files were read, in a sentence."""
     writes = summary["requests"]["writes"]
     if not writes:
         return "Stopped before anything was sent."
@@ -209,13 +209,13 @@ def unread(summary: Mapping[str, Any]) -> str:
     return f"Stopped before these files were read; {sent} of earlier runs had been sent again."
 
 
-def _rows(told: Mapping[str, Any]) -> str:
-    rows = "1 row" if told["rows"] == 1 else f"{told['rows']:,} rows"
-    return f"{rows} ({told['usd']} USD)" if "usd" in told else rows
+def _rows(ended: Mapping[str, Any]) -> str:
+    rows = "1 row" if ended["rows"] == 1 else f"{ended['rows']:,} rows"
+    return f"{rows} ({ended['usd']} USD)" if "usd" in ended else rows
 
 
 def doubt_notes(summary: Mapping[str, Any]) -> list[str]:
-    """Return what became of lost answers and of writes of earlier runs, in sentences."""
+    """Return the results of lost answers and of writes of earlier runs, in sentences."""
     recovered = summary["recovered"]
     notes = [
         one if recovered[name] == 1 else many.format(f"{recovered[name]:,}")
@@ -224,12 +224,12 @@ def doubt_notes(summary: Mapping[str, Any]) -> list[str]:
     ]
     for feed, endings in summary["settled"].items():
         counts = ", ".join(
-            f"{_rows(told)} {_ENDINGS.get(ending, ending)}" for ending, told in endings.items()
+            f"{_rows(ended)} {_ENDINGS.get(ending, ending)}" for ending, ended in endings.items()
         )
         notes.append(f"Writes of earlier runs, {feed}: {counts}.")
     notes += [
-        f"Sent again for earlier runs, {feed}: {_rows(told)}."
-        for feed, told in summary["sent_again"].items()
+        f"Sent again for earlier runs, {feed}: {_rows(ended)}."
+        for feed, ended in summary["sent_again"].items()
     ]
     elsewhere = summary["in_doubt_elsewhere"]
     if elsewhere:

@@ -1,7 +1,7 @@
-"""Whole columns against the readers of a row model: which rows are surely good, and what they say.
+"""Read whole columns by the readers of a row model: find rows that are certainly good, and their values.
 
-It may only ever accept. Every row that it leaves goes to `validate`, so that each rejection, and
-each odd row that is good all the same, is the model's own word.
+This step only accepts. Every other row goes to `validate`, so that the model itself decides on each
+rejection and on each unusual row that is good.
 """
 
 import polars as pl
@@ -12,10 +12,17 @@ from pipeline.rows.whole import Column, ColumnInfo, whole_reader
 
 
 def accept(texts: pl.DataFrame, feed: Feed, reading: Reading) -> tuple[pl.Series, pl.DataFrame]:
-    """Which rows are accepted (a mask), and what the model makes of those, field by field.
+    """Read whole columns.
 
-    `texts` are the rows as `texts.texts_of` yields them. A field that has no reader of whole columns
-    leaves all rows to the model.
+    A field that has no reader of whole columns leaves all rows to the model.
+
+    Args:
+        texts: The rows from `texts.texts_of`.
+        feed: The feed.
+        reading: The settings for reading its cells.
+
+    Returns:
+        Which rows are accepted (a mask), and the model's values of those, field by field.
     """
     mask = pl.repeat(True, texts.height, dtype=pl.Boolean, eager=True)
     none = ~mask

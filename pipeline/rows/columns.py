@@ -1,11 +1,11 @@
 """Column readers: from the text of a cell to a typed value, or the rule that it breaks.
 
-A reader never raises with, logs or repeats the text that it was given. Surrounding blanks are no
-part of a value (they are trimmed before), a blank cell is None. The rules that a reader raises are
-the second half of a rule's name: `order` + `range` -> `order|range`.
+A reader never raises with, logs or repeats the text that it gets. Surrounding blanks are trimmed before,
+and a blank cell is None. The rules that a reader raises are the second half of a rule's name: `order` +
+`range` -> `order|range`.
 
-Beside each reader stands how a whole column is read (`rows/whole.py`): by the reader itself, once
-for each distinct value, or by expressions that accept a part of what the reader takes.
+Each reader has a counterpart for a whole column (`rows/whole.py`): the reader itself, called once for
+each distinct value, or expressions that accept a part of what the reader takes.
 """
 
 import re
@@ -30,35 +30,35 @@ AmountSign = Literal["positive", "negative"]
 
 # Money is read by this pattern alone: Decimal() would take 1e3, NaN, 1_000 and full-width digits.
 _AMOUNT = re.compile(r"(-?)([0-9]{1,12})(?:\.([0-9]+))?", re.ASCII)
-# What nobody means to write: control characters; what is not seen, or turns the text about it around
-# (zero width, byte order marks, the marks of bidirectional text); what a wrong encoding leaves behind.
+# Characters that are always an error: control characters; invisible ones, and those that change the
+# direction of text (zero width, byte order marks, marks of bidirectional text); remains of a wrong encoding.
 # Both regular expression engines read it. Joiners (U+200C, U+200D) belong to some languages' names.
 _UNFIT = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\uffff\U000e0000-\U000e007f]"
 )
 # The same for whole columns (polars' regular expressions know no look-ahead, and `\\z` is the end).
-# What else `is_id` or `is_identifier` takes, such as an id that begins with a dot, is left to them.
+# Other ids that `is_id` or `is_identifier` takes, such as one that begins with a dot, are left to them.
 _CENTS_TEXT: Final = rf"\A-?{DOLLARS}\z"
 _PLAIN_ID: Final = r"\A[A-Za-z0-9][A-Za-z0-9.-]{0,63}\z"
 _PLAIN_IDENTIFIER: Final = r"\A[ -~]{1,255}\z"
 _DATE_CACHE_MAX = 50_000
 _ADJOINING: Final = re.compile(r"((?:%[YymdHMSfjI]){2,})")  # numbers with nothing between them
-_TIME: Final = re.compile(r"%[HIMSfpXc]")  # signs of a time of day
-_DIGITS: Final = {"Y": "{4}", "j": "{3}", "f": "{1,6}"}  # of a number in a format; of the others 2
+_TIME: Final = re.compile(r"%[HIMSfpXc]")  # directives of a time of day
+_DIGITS: Final = {"Y": "{4}", "j": "{3}", "f": "{1,6}"}  # of a number in a format; others have 2
 TRANSLATED: Final = (
     "relationship",
     "type",
     "status",
     "order",
 )  # fields whose cells `codes` translates
-_YEARS = range(1880, 2200)  # a birth-to-end-date range; outside it a date is a slip of the pen
+_YEARS = range(1880, 2200)  # from births to end dates; a date outside it is a typing error
 
 
-# By whether Canvas was searched.
+# Key: whether Canvas was searched.
 _UNKNOWN: Final = {
     False: "no line for it in the {kind} crosswalk (references.{kind}.path): add one",
     True: "no Patient in Canvas has this identifier in the system of references.{kind}.system: "
-    "mend it, or enter the patient (or the identifier) in Canvas, and run again",
+    "correct it, or enter the patient (or the identifier) in Canvas, and run again",
 }
 _AMBIGUOUS: Final = {
     False: "several different ids for it in the {kind} crosswalk: keep one",
@@ -68,7 +68,7 @@ _AMBIGUOUS: Final = {
 
 
 class Dates:
-    """Reads calendar days in the feed's formats (strptime).
+    """A reader of calendar days in the feed's formats (strptime).
 
     An instant with a time keeps its calendar day as written. A text that two formats read as two
     different days is ambiguous, not the first of them.
@@ -96,7 +96,7 @@ class Dates:
         return found
 
     def _parse(self, text: str) -> "_Read":
-        """Read it by all formats; the time is that of the first one that reads the text."""
+        """Read a text by all formats; the time is that of the first one that reads it."""
         if not text.isascii():
             return "date", 0
         found = [at for form in self.formats if (at := _strptime(text, form)) is not None]
@@ -125,9 +125,9 @@ def _strptime(text: str, form: str) -> datetime | None:
 
 @cache
 def _in_full(form: str) -> re.Pattern[str] | None:
-    """How a text looks in a format whose numbers adjoin; None where none do.
+    """Return the pattern of a text in a format with adjoining numbers; None if it has none.
 
-    There each must have all its digits: strptime reads 2026112 as November 2, and it could as well be
+    Adjoining numbers must have all their digits: strptime reads 2026112 as November 2, but it could be
     January 12.
     """
     parts = _ADJOINING.split(form)
@@ -145,7 +145,7 @@ def _in_full(form: str) -> re.Pattern[str] | None:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How one feed's cells are read. Handed to the row models as their validation context."""
+    """The settings for reading one feed's cells: the validation context of the row models."""
 
     dates: Dates
     crosswalks: Crosswalks
@@ -153,13 +153,11 @@ class Reading:
     amount_sign: AmountSign = "positive"
     amount_max_cents: int | None = None  # limits.amount_usd_max
     required: frozenset[str] = frozenset()  # beyond those that the model itself requires
-    delivery: tuple[
-        str, ...
-    ] = ()  # the SHA-256 of the file, where that is part of its rows' identity
+    delivery: tuple[str, ...] = ()  # the SHA-256 of the file, if that is part of its rows' identity
 
 
 def cents_of(text: str | None, sign: AmountSign) -> int | None:
-    """An amount in cents, also outside of what may be sent; None where it cannot be read.
+    """Return an amount in cents, even outside of what may be sent; None if it cannot be read.
 
     With `sign` "negative" a credit is written as a negative number and counts as positive.
     """
@@ -171,7 +169,7 @@ def cents_of(text: str | None, sign: AmountSign) -> int | None:
 
 
 def cents_in(texts: pl.Series, sign: AmountSign) -> pl.Series:
-    """`cents_of` of a whole column."""
+    """Return `cents_of` of a whole column."""
     plain = texts.set(~texts.str.contains(_CENTS_TEXT), None)
     unsigned = plain.str.strip_prefix("-").cast(pl.Decimal(14, 2)).to_physical().cast(pl.Int64)
     is_negative = plain.str.starts_with("-") != (sign == "negative")
@@ -190,7 +188,7 @@ def _reading(info: ValidationInfo | ColumnInfo) -> Reading:
 
 
 def _blank(value: object, info: ValidationInfo, *, required: bool) -> bool:
-    """Whether the cell is blank; a blank that is required breaks `required`."""
+    """Return whether the cell is blank; a blank that is required breaks `required`."""
     if value is not None and not isinstance(value, str):
         raise TypeError("cells are text")
     if value:
@@ -203,7 +201,7 @@ def _blank(value: object, info: ValidationInfo, *, required: bool) -> bool:
 def _or_blank(
     accepted: pl.Series, texts: pl.Series, info: ColumnInfo, *, required: bool
 ) -> pl.Series:
-    """Blank cells too, unless they are required."""
+    """Accept blank cells too, unless they are required."""
     accepted = accepted.fill_null(value=False)
     if required or info.field_name in _reading(info).required:
         return accepted
@@ -351,7 +349,7 @@ def _found(crosswalk: Crosswalk, value: str, kind: str) -> str:
 
 
 def _found_ids(texts: pl.Series, crosswalk: Crosswalk) -> Column:
-    """The ids for a whole column, where they are such as nearly all are."""
+    """Return the ids for a whole column; ids of unusual form are not accepted here."""
     table = crosswalk.table
     found = (
         texts if table is None else pl.Series([table.get(text) for text in texts], dtype=pl.String)

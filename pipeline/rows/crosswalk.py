@@ -1,7 +1,7 @@
-"""Source id -> Canvas id, by kind. Pure: the tables are read, or searched for, elsewhere.
+"""Translate source ids to Canvas ids, by kind. Pure: the tables are read, or searched for, elsewhere.
 
-Nothing is guessed: no hit and several hits are told apart, and what comes out is always an id that
-can stand in a reference.
+Nothing is guessed: no hit and several hits are different errors, and the result is always an id that can
+be part of a reference.
 """
 
 from collections.abc import Iterable, Mapping
@@ -23,11 +23,12 @@ class Ambiguous(LookupError):
 
 @dataclass(frozen=True, slots=True)
 class Crosswalk:
-    """How one kind of reference becomes a Canvas id.
+    """The translation of one kind of reference to a Canvas id.
 
-    `table` None: the source's value is the id. A value of None in the table: several targets.
-    `target` says what the id names: a resource's key, a payer id, or an Organization.
-    `is_search`: the table is what Canvas showed of the identifiers that it was asked for.
+    Attributes:
+        target: What the id names: a resource's key, a payer id, or an Organization.
+        table: The ids by source id; None as a value: several targets. None: the source's value is the id.
+        is_search: The table has the results of searching Canvas for identifiers.
     """
 
     target: Target = "key"
@@ -35,7 +36,7 @@ class Crosswalk:
     is_search: bool = False
 
     def find(self, source: str) -> str:
-        """The id for a source id. Raises Unknown or Ambiguous."""
+        """Return the id for a source id. Raises Unknown or Ambiguous."""
         if self.table is None:
             return source
         try:
@@ -48,12 +49,12 @@ class Crosswalk:
 
 
 def is_identifier(text: str) -> bool:
-    """Whether Canvas can be searched for it: what no identifier can be would fail the search."""
+    """Return whether Canvas can be searched for a text: a search for any other text would fail."""
     return 0 < len(text) <= _IDENTIFIER_LENGTH_MAX and text.isprintable()
 
 
 def table_of(pairs: Iterable[tuple[str | None, str | None]]) -> dict[str, str | None]:
-    """A table from (source, target) pairs.
+    """Return a table from (source, target) pairs.
 
     The same pair twice is one hit; a source with two targets is None, "several".
     Pairs with a blank side are left out.

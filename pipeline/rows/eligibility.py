@@ -10,10 +10,10 @@ from pipeline.rows import columns
 
 
 class EligibilityRow(BaseModel):
-    """What an eligibility row says, in Canvas' terms. Validated with `context=Reading(...)`.
+    """The content of an eligibility row, in Canvas' terms. Validated with `context=Reading(...)`.
 
-    `patient` and `subscriber` are Patient keys and `payer` is what the payer crosswalk gives,
-    already looked up; days are calendar days with both boundaries inclusive, None is open.
+    `patient` and `subscriber` are Patient keys and `payer` is the result of the payer crosswalk; days are
+    calendar days with both boundaries inclusive, None is open.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
@@ -25,13 +25,13 @@ class EligibilityRow(BaseModel):
         description="Of the patient to the subscriber: `self`, `spouse`, `child`, `other` or `injured`."
     )
     subscriber: columns.SubscriberKey = Field(
-        description="Who holds the contract, as `references.patient` takes it. Blank: the patient, where the relationship is self."
+        description="Who holds the contract, as `references.patient` takes it. Blank: the patient, if the relationship is self."
     )
     member_id: columns.RequiredId = Field(
         description="The member id on the card; at most 100 characters."
     )
     subscriber_id: columns.OptionalId = Field(
-        description="The subscriber's own id, where it is another than the member id; at most 100 characters. Contract `2025-10` only."
+        description="The subscriber's own id, if it differs from the member id; at most 100 characters. Contract `2025-10` only."
     )
     payer: columns.PayerId = Field(description="The insurer, as `references.payer` takes it.")
     payer_name: columns.OptionalText = Field(
@@ -54,5 +54,5 @@ class EligibilityRow(BaseModel):
     )
     end_on: columns.EndDay = Field(description="Last day of the coverage. Blank: open.")
     status: columns.Status = Field(
-        description="`active` (where it is blank) or `cancelled`. A coverage that has ended stays active, and has its `end_on`."
+        description="`active` (also if blank) or `cancelled`. A coverage that has ended stays active, and has its `end_on`."
     )

@@ -1,4 +1,4 @@
-"""A feed: one kind of source file, with what it can do as data, and the identity of its rows."""
+"""A feed: one kind of source file, with its traits as data, and the identity of its rows."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ _MISSING_MAX = Ceiling(share=Fraction(5, 100))
 
 
 class Kind(StrEnum):
-    """What a feed's rows are."""
+    """The kind of a feed's rows."""
 
     ELIGIBILITY = "eligibility"
     LEDGER = "ledger"
@@ -31,17 +31,17 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Traits:
-    """What is true of all feeds of a kind."""
+    """The traits of all feeds of a kind."""
 
     resource_type: Literal["Coverage", "PaymentNotice"]
     model: type[BaseModel]
     required: tuple[str, ...]  # must be mapped or constant
-    key: tuple[str, ...]  # the key where the configuration names none
+    key: tuple[str, ...]  # the key if the configuration names none
     has_money: bool
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """Our fields, in the order in which they are read."""
+        """Return our fields, in the order in which they are read."""
         return tuple(self.model.model_fields)
 
 
@@ -79,7 +79,7 @@ class Feed:
     amount_sign: AmountSign = "positive"
     repeats: Literal["reject", "count"] = "reject"
     delivery: Literal["full", "increment"] = (
-        "full"  # what each delivery holds: all rows, or new ones
+        "full"  # the content of each delivery: all rows, or new ones
     )
     update: bool = True  # a known row whose content changed is written again, else rejected
     adopt: bool = True  # Canvas is searched for an unknown row before it is created
@@ -89,11 +89,11 @@ class Feed:
     delimiter: str | None = None  # None: by the file's name
     encoding: str = "utf-8"
     final_newline: Literal["require", "any"] = "require"
-    manifest: str = ""  # a path or a glob: what the files must hold, by the sender
+    manifest: str = ""  # a path or a glob of the sender's control totals
 
     @property
     def traits(self) -> Traits:
-        """What is true of all feeds of this kind."""
+        """Return the traits of this kind."""
         return TRAITS[self.kind]
 
     @property
@@ -108,10 +108,10 @@ class Feed:
 
     @property
     def required(self) -> frozenset[str]:
-        """The fields that must not be blank, beyond those that the model requires.
+        """Return the fields that must not be blank, beyond those that the model requires.
 
-        A payment without all fields of its key has no identity, and could be sent twice. A claim
-        is the exception: a payment without one is no copay, and that is part of what it is.
+        A payment without all fields of its key has no identity, and could be sent twice. A claim is
+        the exception: a payment without one is not a copay, which is part of its identity.
         """
         return frozenset(self.key) - {"claim"} if self.kind is Kind.LEDGER else frozenset()
 
@@ -134,7 +134,7 @@ class Checked:
 
 
 def row_key(feed: str, parts: Sequence[str]) -> str:
-    """What makes a row the same row tomorrow: 16 hex digits of a SHA-256 over feed and key fields.
+    """Return the identity of a row, the same on every day: 16 hex digits of a SHA-256 over feed and key fields.
 
     `parts` are canonical texts (`canonical`), so that another spelling of a date or an amount is
     still the same row.
@@ -143,9 +143,9 @@ def row_key(feed: str, parts: Sequence[str]) -> str:
 
 
 def canonical(name: str, text: str | None, reading: Reading) -> str:
-    """A key field's text without its spelling: days as ISO, amounts as cents, all else as it is.
+    """Return a key field's text without its spelling: days as ISO, amounts as cents, all else unchanged.
 
-    A text that cannot be read stays as it is: a rejected row has a key too.
+    A text that cannot be read is unchanged: a rejected row has a key too.
     """
     if text is None:
         return ""
@@ -159,7 +159,7 @@ def canonical(name: str, text: str | None, reading: Reading) -> str:
 
 
 def identities(texts: pl.DataFrame, feed: Feed, reading: Reading) -> pl.DataFrame:
-    """Return what each row is, for whole columns: key, source_id, amount_cents and time_us.
+    """Return the identity of each row, for whole columns: key, source_id, amount_cents and time_us.
 
     The same as `row_key` of `canonical` texts, and `cents_of`.
     """
@@ -183,7 +183,7 @@ def identities(texts: pl.DataFrame, feed: Feed, reading: Reading) -> pl.DataFram
 
 
 def time_of(text: str | None, reading: Reading) -> int | None:
-    """Return the time of day of a `posted_on`, which is no part of the key or the content."""
+    """Return the time of day of a `posted_on`, which is not part of the key or the content."""
     return None if text is None else reading.dates.time_us(text)
 
 
@@ -197,7 +197,7 @@ def _times(texts: pl.DataFrame, feed: Feed, reading: Reading) -> pl.Series:
 
 
 def _canonical_column(texts: pl.Series, reading: Reading) -> pl.Series:
-    """What has several spellings is looked at once for each of them."""
+    """Return `canonical` of a whole column; each distinct spelling is read once."""
     if texts.name == "amount" or texts.name.endswith("_on"):
         spellings = texts.unique()
         said = [canonical(texts.name, text, reading) for text in spellings]

@@ -1,6 +1,6 @@
-"""The date formats that exports are written in, and which of them fit given texts. Pure.
+"""The date formats of exports, and which of them fit given texts. Pure.
 
-Nothing is guessed from one value: a format fits only where it reads all of them as a day.
+Nothing is guessed from one value: a format fits only if it reads all of them as a day.
 """
 
 from collections.abc import Collection
@@ -46,9 +46,9 @@ FORMATS: Final = (
 
 
 def fitting(texts: Collection[str]) -> list[str]:
-    """The formats that read every one of these texts as a day, the usual ones first; [] for no text.
+    """Return the formats that read every one of these texts as a day, the usual ones first; [] for no text.
 
-    Of several that read the same days only the first is there.
+    Of several that read the same days only the first is returned.
     """
     days: dict[str, list[object]] = {}
     for form in FORMATS if texts else ():
@@ -66,5 +66,5 @@ def fitting(texts: Collection[str]) -> list[str]:
 
 
 def reads(form: str, text: str) -> bool:
-    """Whether one format reads a text as a day."""
+    """Return whether one format reads a text as a day."""
     return not isinstance(Dates((form,)).read(text), str)

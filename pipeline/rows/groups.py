@@ -1,9 +1,9 @@
-"""Rows that belong together, wherever in the files they stand, without all rows in memory.
+"""Group rows that belong together, wherever in the files they are, without all rows in memory.
 
-Only columns that are needed are read, part by part. Who shares something with another row is found by
-a hash of eight bytes a row, some rows at a time (`shared`); such rows, and others that must be seen
-together, are dealt to piles that hold whole groups (`Piles`). A hash only ever nominates: whoever takes
-a pile looks at what the rows hold.
+Only columns that are needed are read, part by part. Rows that share a value with another row are found by a
+hash of eight bytes a row, some rows at a time (`shared`). Such rows, and others that must be seen together,
+are dealt to piles that hold whole groups (`Piles`). A hash only nominates rows: the caller that takes a
+pile compares the rows' values.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,7 +20,7 @@ _PILE: Final = "_pile"
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """How many rows are held in memory at a time: their hashes, a few of their columns, or all of them."""
+    """The number of rows in memory at a time: of hashes, of a few columns, or of whole rows."""
 
     hashes: int = 1_000_000
     narrow: int = 200_000
@@ -32,20 +32,20 @@ BOUNDS = Bounds()
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """Rows that can be read part by part, as often as need be: how many at most, and some columns of them."""
+    """Rows that can be read part by part, any number of times: their maximum number, and a reader of columns."""
 
     most: int
     read: Callable[[Sequence[str]], Iterator[pl.DataFrame]]
 
 
 class Piles:
-    """Rows dealt to piles; iterate as often as need be. What fits into one stays in memory."""
+    """Rows dealt to piles; can be iterated any number of times. Rows that fit into one pile stay in memory."""
 
     def __init__(self, rows: pl.DataFrame, folder: Path | None = None, piles: int = 0) -> None:
         self._rows, self._folder, self._piles = rows, folder, piles
 
     def __iter__(self) -> Iterator[pl.DataFrame]:
-        """Pile by pile, each in the order in which its rows came; never an empty one."""
+        """Yield pile by pile, each in the order in which its rows came; never an empty one."""
         if self._folder is None:
             if not self._rows.is_empty():
                 yield self._rows
@@ -63,10 +63,14 @@ def deal(
     most: int,
     at_once: int,
 ) -> Piles:
-    """Deal rows to piles of about `at_once` rows. There are no more than `most` rows.
+    """Deal rows to piles of about `at_once` rows.
 
-    `pile_of` tells each row's pile when it is told how many there are. Where all rows fit into one,
-    nothing is written to `folder`, which is else made, and is the caller's to delete.
+    Args:
+        frames: The rows.
+        pile_of: Returns the expression of a row's pile, given the number of piles.
+        folder: Made if the rows do not fit into one pile; the caller deletes it.
+        most: The maximum number of rows.
+        at_once: The number of rows in memory.
     """
     piles = passes(most, at_once)
     held: list[pl.DataFrame] = []
@@ -93,7 +97,7 @@ def _flush(held: Sequence[pl.DataFrame], pile: pl.Expr, folder: Path, number: in
 
 
 def hashed(by: Sequence[str]) -> pl.Expr:
-    """Eight bytes for what a row holds in these columns; the same for the same, within a process."""
+    """Return an expression of eight bytes for the values of these columns, equal for equal rows within a process."""
     first, *others = (pl.col(name).hash(seed) for seed, name in enumerate(by))
     for other in others:
         first = first.xor(other)
@@ -101,23 +105,23 @@ def hashed(by: Sequence[str]) -> pl.Expr:
 
 
 def by_hash(by: Sequence[str]) -> Callable[[int], pl.Expr]:
-    """For `dealt`: what is the same in these columns goes to the same pile."""
+    """Return a `pile_of` for `deal`: rows with equal values in these columns go to the same pile."""
     return lambda piles: hashed(by) % piles
 
 
 def passes(rows: int, at_once: int) -> int:
-    """In how many passes so many rows are looked at."""
+    """Return the number of passes in which `rows` rows are read, `at_once` at a time."""
     return max(1, -(-rows // at_once))
 
 
 def of_pass(values: Iterable[pl.Series], number: int, count: int) -> pl.Series:
-    """Those of one pass: a part of them by their hashes, so that equal ones come in the same one."""
+    """Return the values of one pass: a part of them by their hashes, so that equal ones are in one pass."""
     mine = [each if count == 1 else each.filter(each.hash() % count == number) for each in values]
     return pl.concat(mine) if mine else pl.Series(dtype=pl.UInt64)
 
 
 def repeated(hashes: Callable[[], Iterator[pl.Series]], rows: int, at_once: int) -> pl.Series:
-    """The hashes that occur more than once, sorted. Read anew for each pass."""
+    """Return the hashes that occur more than once, sorted. They are read again for each pass."""
     found = [pl.Series(dtype=pl.UInt64)]
     count = passes(rows, at_once)
     for number in range(count):
@@ -127,7 +131,7 @@ def repeated(hashes: Callable[[], Iterator[pl.Series]], rows: int, at_once: int)
 
 
 def is_among(hashes: pl.Series, ordered: pl.Series) -> pl.Series:
-    """Which of these hashes are among others, which are sorted."""
+    """Return which of these hashes are among `ordered`, which is sorted."""
     if ordered.is_empty():
         return pl.repeat(value=False, n=hashes.len(), dtype=pl.Boolean, eager=True)
     at = ordered.search_sorted(hashes).clip(0, ordered.len() - 1)
@@ -137,9 +141,16 @@ def is_among(hashes: pl.Series, ordered: pl.Series) -> pl.Series:
 def shared(
     scan: Scan, by: Sequence[str], columns: Sequence[str], folder: Path, bounds: Bounds
 ) -> Iterator[pl.DataFrame]:
-    """These columns of the rows that share what `by` says with another one, in piles of whole groups.
+    """Yield the rows that share the values of `by` with another row, in piles of whole groups.
 
-    There may be rows among them that share nothing, for hashes may collide.
+    There may be rows among them that share nothing, because hashes may collide.
+
+    Args:
+        scan: The rows.
+        by: The columns to compare.
+        columns: The columns to yield.
+        folder: For rows that do not fit into memory; the caller deletes it.
+        bounds: The number of rows in memory.
     """
 
     def hashes() -> Iterator[pl.Series]:

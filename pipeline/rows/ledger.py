@@ -6,10 +6,10 @@ from pipeline.rows import columns
 
 
 class LedgerRow(BaseModel):
-    """What a ledger row says. Validated with `context=Reading(...)`.
+    """The content of a ledger row. Validated with `context=Reading(...)`.
 
     `amount` is positive USD, 0.01 to 999,999.99; `claim` makes it a copay; `posted_on` is a
-    calendar day. `entry_type` serves `only` and is not sent.
+    calendar day. `entry_type` is for `only` and is not sent.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)

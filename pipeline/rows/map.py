@@ -1,7 +1,7 @@
-"""Typed rows to FHIR resources: each is built once, whole, with the ids that Canvas knows.
+"""Map typed rows to FHIR resources: each is built once, whole, with the ids that Canvas knows.
 
-Many rows at once are mapped by the very same code: for each shape that a resource can have it is
-called once, with a mark in place of each value, and what it yields is cut at the marks.
+Many rows at once are mapped by the same code: it is called once for each shape of a resource, with a mark
+in place of each value, and its result is cut at the marks.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ import polars as pl
 from pydantic import BaseModel
 
 from pipeline.fhir import codes
-from pipeline.fhir.coverage import coverage, likeness_of, payor_of, told_apart
+from pipeline.fhir.coverage import coverage, match_key_of, match_parts, payor_of
 from pipeline.fhir.datatypes import FINGERPRINT_DIGITS, fingerprint
 from pipeline.fhir.payment_notice import payment_notice
 from pipeline.fhir.template import write_rows
@@ -30,10 +30,10 @@ _EPOCH = date(1970, 1, 1)
 
 @dataclass(frozen=True, slots=True)
 class Mapping:
-    """What a resource depends on beside its row.
+    """The data that a resource depends on beside its row.
 
-    `today` stands in a payment without a day of its own; `start_on` of a coverage that has none is
-    taken as today when collisions of `order` are looked for, as Canvas does.
+    `today` is the day of a payment without one, and the start of a coverage without one in the search for
+    collisions of `order`, as in Canvas.
     """
 
     contract: codes.Contract
@@ -42,16 +42,16 @@ class Mapping:
 
 
 class _Written(NamedTuple):
-    """What is written of a row, and what its hashes are taken over."""
+    """The texts of a row, and the inputs of its hashes."""
 
     body: bytes
     content: bytes  # for `fingerprint`
-    counted: bytes = b""  # for `likeness`, as `told_apart` yields them
-    told: bytes = b""
+    counted: bytes = b""  # for the match key, from `match_parts`
+    matched: bytes = b""
 
 
 def map_row(row: BaseModel, mapping: Mapping, order_by: Sequence[str] = ()) -> Draft:
-    """The resource for one row, and what the plan needs to know of it."""
+    """Return the resource for one row, and what the plan needs to know of it."""
     if isinstance(row, EligibilityRow):
         draft = _coverage(row, mapping)
     elif isinstance(row, LedgerRow):
@@ -71,7 +71,7 @@ def _coverage(row: EligibilityRow, mapping: Mapping) -> Draft:
         lane=row.patient,
         body=written.body,
         fingerprint=fingerprint(written.content),
-        match_key=likeness_of(written.counted, written.told),
+        match_key=match_key_of(written.counted, written.matched),
         order=row.order,
         start_day=_day_number(row.start_on or mapping.today),
         end_day=_day_number(row.end_on),
@@ -110,11 +110,11 @@ def _write_coverage(row: EligibilityRow, mapping: Mapping) -> _Written:
         classes=classes,
     )
     body = orjson.dumps(resource)
-    return _Written(body, body, *told_apart(resource))
+    return _Written(body, body, *match_parts(resource))
 
 
 def _write_payment_notice(row: LedgerRow, mapping: Mapping) -> _Written:
-    """`created` is required and ignored by Canvas: the day of sending is no part of the content."""
+    """Build a payment. `created` is required and ignored by Canvas, so the day of sending is not content."""
     days = [row.posted_on or mapping.today, row.posted_on or _EPOCH]
     body, content = (
         orjson.dumps(
@@ -130,7 +130,7 @@ def _day_number(day: date | None) -> int | None:
 
 
 def _sort_text(values: Sequence[Any]) -> str:
-    """Blank first; amounts padded, so that they sort as numbers; days are ISO."""
+    """Return a text that sorts as the values: blank first, amounts padded so that they sort as numbers, days ISO."""
     return "\x1f".join(
         "" if value is None else f"{value:012.2f}" if isinstance(value, Decimal) else str(value)
         for value in values
@@ -143,9 +143,9 @@ def _sort_text(values: Sequence[Any]) -> str:
 def map_rows(
     rows: pl.DataFrame, model: type[BaseModel], mapping: Mapping, order_by: Sequence[str] = ()
 ) -> pl.DataFrame:
-    """`map_row` of many rows of a model, given as columns: a line a row, with Draft's fields.
+    """Return `map_row` of many rows of a model, given as columns: a line a row, with Draft's fields.
 
-    Those that are always blank may be missing; of no rows all are.
+    Columns that are always blank may be missing; without rows all are.
     """
     if rows.is_empty():
         return pl.DataFrame()
@@ -174,7 +174,7 @@ def _coverages(rows: pl.DataFrame, mapping: Mapping) -> pl.DataFrame:
         written["body"].cast(pl.Binary),
         _fingerprints(written["content"]).alias("fingerprint"),
         pl.lit("").alias("claim"),
-        (written["counted"] + ":" + _fingerprints(written["told"])).alias("likeness"),
+        (written["counted"] + ":" + _fingerprints(written["matched"])).alias("likeness"),
         pl.col("order"),
         pl.col("start_on").fill_null(mapping.today).to_physical().alias("start_day"),
         pl.col("end_on").to_physical().alias("end_day"),

@@ -1,4 +1,4 @@
-"""What is wrong with a feed's settings: what can never have an effect, or only a wrong one. Pure.
+"""Check a feed's settings for those that can have no effect, or only a wrong one. Pure.
 
 Each function raises ValueError that names the key and says what is allowed. No message holds more
 than the configuration itself does.
@@ -15,7 +15,7 @@ from pipeline.rows.columns import TRANSLATED, AmountSign, Dates, Reading
 from pipeline.rows.crosswalk import Crosswalks
 from pipeline.rows.spellings import is_taken
 
-# Days that only a format with year, month and day reads back, whatever else it holds.
+# Days that only a format with year, month and day reads back, whatever else it has.
 _DAYS: Final = (
     datetime(2031, 11, 28, 13, 7, 9, tzinfo=UTC),
     datetime(1987, 2, 3, 4, 5, 6, tzinfo=UTC),
@@ -26,7 +26,7 @@ _ALLOWED: Final = {
     "status": f"one of {', '.join(codes.STATUSES)}",
     "order": "1 to 5, or primary, secondary, tertiary, quaternary, quinary",
 }
-# What these may be depends on tables and on Canvas, so only a plan can tell.
+# Valid values of these depend on tables and on Canvas, so only a plan can check them.
 _REFERENCES: Final = frozenset({"patient", "subscriber", "payer", "claim"})
 
 
@@ -85,7 +85,7 @@ def check_only(only: Mapping[str, Sequence[str]], constants: Mapping[str, str]) 
             )
         if name in constants and constants[name] not in values:
             raise ValueError(
-                f"{where}: no row can pass, for the constant is none of these values: remove one of the two"
+                f"{where}: no row can pass, because the constant is none of these values: remove one of the two"
             )
 
 
@@ -97,10 +97,10 @@ def check_repeats(
     identity: Sequence[str],
     given: Collection[str],
 ) -> None:
-    """Raise ValueError where equal rows cannot be counted, or not as it is configured.
+    """Raise ValueError if equal rows cannot be counted, or not as it is configured.
 
-    Which payment an equal row is depends on its place among the rows of its patient, day, amount and
-    claim, so these must all be in the key (`identity`); and on what else the file holds.
+    The place of an equal row among the rows of its patient, day, amount and claim identifies its payment, so
+    these must all be in the key (`identity`). It also depends on the other rows of the file.
     """
     if missing != "ignore" and delivery == "increment":
         raise ValueError(
@@ -110,7 +110,7 @@ def check_repeats(
         return
     if kind == "eligibility":
         raise ValueError(
-            "repeats: eligibility has no equal rows to count, for a coverage is there once: leave it out"
+            "repeats: eligibility has no equal rows to count, because a coverage is there once: leave it out"
         )
     needed = ("patient", "posted_on", "amount", *(("claim",) if "claim" in given else ()))
     lacking = next((name for name in needed if name not in identity), None)
@@ -126,7 +126,7 @@ def check_repeats(
         )
 
 
-# Settings that another kind, or another setting, leaves without effect, and why.
+# Settings that have no effect with another kind, and why.
 _ONLY_FOR: Final = {
     "amount_sign": ("ledger", "a coverage has no amount"),
     "update": ("eligibility", "a payment is never changed in Canvas"),
@@ -139,11 +139,11 @@ def check_effects(kind: str, missing: str, changed: Collection[str]) -> None:
     for name, (only_kind, why) in _ONLY_FOR.items():
         if name in changed and kind != only_kind:
             raise ValueError(
-                f"{name}: has no effect on a feed of kind {kind}, for {why}: remove it"
+                f"{name}: has no effect on a feed of kind {kind}, because {why}: remove it"
             )
     if "missing_max" in changed and missing == "ignore":
         raise ValueError(
-            'missing_max: has no effect with missing = "ignore", for nothing is cancelled: remove it, '
+            'missing_max: has no effect with missing = "ignore", because nothing is cancelled: remove it, '
             'or set missing = "cancel"'
         )
 

@@ -13,7 +13,7 @@ _PERCENT: Final = re.compile(r"(\d{1,3}(?:\.\d{1,6})?)\s*%", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Ceiling:
-    """The most rows that are allowed: `count`, or `share` of all rows where that is given."""
+    """The most rows that are allowed: `count`, or `share` of all rows if that is given."""
 
     count: int = 0
     share: Fraction | None = None
@@ -30,7 +30,7 @@ class Ceiling:
         return cls(share=share)
 
     def of(self, rows: int) -> int:
-        """Return how many of that many rows are allowed, rounded down."""
+        """Return how many of `rows` rows are allowed, rounded down."""
         return (
             self.count
             if self.share is None

@@ -1,10 +1,10 @@
-"""What real files call our fields: one line a field, the surest name first. Pure.
+"""The column names of real files for our fields: one line a field, the surest name first. Pure.
 
-From Canvas' own migration template, Tuva's `eligibility`, Synthea, flat exports of an 834, and exports
-of practice management systems (Kareo, athenahealth, AdvancedMD, eClinicalWorks, Medisoft, OpenEMR and
-their like). Case, blanks, punctuation and common abbreviations do not count: "Payor ID",
-PAYER_ID and payorId are one name, and so are "Acct #" and AccountNumber.
-A name with a ? may well mean something else: it is shown to a person, and never set.
+They come from Canvas' own migration template, Tuva's `eligibility`, Synthea, flat exports of an 834, and
+exports of practice management systems (Kareo, athenahealth, AdvancedMD, eClinicalWorks, Medisoft, OpenEMR
+and similar ones). Case, blanks, punctuation and common abbreviations do not count: "Payor ID", PAYER_ID
+and payorId are one name, and so are "Acct #" and AccountNumber. A name with a ? may mean something else:
+it is shown to a person, and never set.
 """
 
 import re
@@ -74,7 +74,7 @@ _LONG: Final = {
 }
 _CAMEL: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")
 _WORD: Final = re.compile(r"[^\W_]+")
-# Words that may stand before a name without changing what it means.
+# Words before a name that do not change its meaning.
 _LEADING: Final = ("primary", "insurance", "policy", "coverage", "ins", "pri")
 _FURTHER: Final = re.compile(r"^(secondary|tertiary|2nd|3rd|other)")  # another coverage of the row
 
@@ -94,7 +94,7 @@ class _Name(NamedTuple):
 
 
 def matches(header: Sequence[str], kind: Kind) -> dict[str, Match]:
-    """By field, the column with the surest name; no column for two fields."""
+    """Return by field the column with the surest name; no column for two fields."""
     folded = {column: _folded(column) for column in header}
     taken: set[str] = set()
     found: dict[str, Match] = {}
@@ -114,15 +114,15 @@ def matches(header: Sequence[str], kind: Kind) -> dict[str, Match]:
 
 
 def kind_of(header: Sequence[str]) -> Kind | None:
-    """What a file with this header holds; None where its names do not tell."""
+    """Return the kind of a file with this header; None if its names do not decide."""
     scores = {kind: _score(header, kind) for kind in Kind}
     best = max(scores, key=lambda kind: scores[kind])
-    is_told = scores[best] > 1 and list(scores.values()).count(scores[best]) == 1
-    return best if is_told else None
+    is_clear = scores[best] > 1 and list(scores.values()).count(scores[best]) == 1
+    return best if is_clear else None
 
 
 def known(header: Sequence[str]) -> int:
-    """How many of a header's names are known, for either kind."""
+    """Return the number of a header's names that are known, for either kind."""
     return max(len(matches(header, kind)) for kind in Kind)
 
 
@@ -132,12 +132,12 @@ def is_same(name: str, other: str) -> bool:
 
 
 def further(header: Sequence[str]) -> list[str]:
-    """Columns of a second or third coverage in the same row."""
+    """Return the columns of a second or third coverage in the same row."""
     return [column for column in header if _FURTHER.match(_folded(column)[0])]
 
 
 def _score(header: Sequence[str], kind: Kind) -> int:
-    """Names that only one kind has say more than those that both have."""
+    """Score a header for a kind: names that only one kind has count more than those that both have."""
     found = matches(header, kind).items()
     return sum(1 + (field in _TELLING[kind]) for field, match in found if match.is_sure)
 
@@ -149,14 +149,14 @@ _TELLING: Final = {
 
 
 def _folded(name: str) -> tuple[str, str]:
-    """A name without case, blanks and punctuation: as it is, and with its abbreviations written out."""
+    """Return a name without case, blanks and punctuation: as it is, and with its abbreviations expanded."""
     spaced = _CAMEL.sub(" ", name).casefold().replace("#", " no ")
     words = _WORD.findall(spaced)
     return "".join(words), "".join(_LONG.get(word, word) for word in words)
 
 
 def _ranks() -> dict[Kind, dict[str, dict[str, _Name]]]:
-    """By kind, field and folded name: its rank, and whether it is sure."""
+    """Return by kind, field and folded name its rank, and whether it is sure."""
     return {
         kind: {
             field: {
@@ -174,7 +174,7 @@ _RANKS: Final = _ranks()
 
 
 def _known(foldings: Sequence[str], names: Mapping[str, _Name]) -> _Name | None:
-    """What the table says of a name, without leading words if need be."""
+    """Return the rank of a name in the table, without leading words if needed."""
     if any(map(_FURTHER.match, foldings)):
         return None
     for folded in foldings:

@@ -1,8 +1,8 @@
-"""The reader's side of the control totals: what the amount column of a file adds up to.
+"""The reader's side of the control totals: the sum of the amount column of a file.
 
-Counted from the raw texts by code that shares nothing with the mapping (`rows/columns.py`), so that a
-row which the mapping drops, or an amount which it changes, shows in `balanced`. A spelling of amounts
-that is added there is added here, too; `tests/reporting/test_tally.py` holds that the two agree.
+It is counted from the raw texts by code that shares nothing with the mapping (`rows/columns.py`), so that
+a row that the mapping drops, or an amount that it changes, shows in `balanced`. A spelling of amounts that
+is added there must be added here, too; `tests/reporting/test_tally.py` checks that the two agree.
 """
 
 from decimal import Decimal
@@ -16,7 +16,7 @@ _CENTS = 2
 
 
 def cents_read(texts: pl.Series, sign: Literal["positive", "negative"]) -> int:
-    """Return the sum of a column of amounts in cents; a text that is no amount counts as nothing."""
+    """Return the sum of a column of amounts in cents; a text that is no amount counts as zero."""
     named = texts.alias("text")  # polars would read a name such as `^A.*$` as a pattern
     counted = named.str.strip_chars().drop_nulls().value_counts(name="count")
     total = sum((_amount(text) * count for text, count in counted.iter_rows()), start=Decimal(0))

@@ -1,4 +1,4 @@
-"""A feed's fields as text, out of the sender's columns: what every look at its rows starts from.
+"""A feed's fields as text, out of the sender's columns: the input of every step that reads rows.
 
 The sender's columns are selected by `cs.by_name`: `pl.col` reads `*` and `^A.*$` as patterns.
 """
@@ -10,7 +10,7 @@ from pipeline.rows.feed import Feed
 
 
 def texts_of(frame: pl.DataFrame, feed: Feed) -> pl.DataFrame:
-    """Our fields as text: trimmed, null where blank."""
+    """Return our fields as text: trimmed, null if blank."""
     mapped = [
         cs.by_name(column).str.strip_chars().alias(field) for field, column in feed.columns.items()
     ]
@@ -26,7 +26,7 @@ def texts_of(frame: pl.DataFrame, feed: Feed) -> pl.DataFrame:
 
 
 def wanted(texts: pl.DataFrame, feed: Feed) -> pl.Series:
-    """Whether `only` keeps each row."""
+    """Return whether `only` keeps each row."""
     keep = [
         pl.col(field).is_in(list(values)).fill_null(value=False)
         for field, values in feed.only.items()

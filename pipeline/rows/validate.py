@@ -1,7 +1,7 @@
-"""Rows against the row models: each comes out typed, filtered, or with all the rules it breaks.
+"""Validate rows by the row models: each becomes typed, filtered, or rejected with all rules it breaks.
 
-The model in `feeds/` is the only truth. A rejection carries our field, the rule and what is
-allowed; the text that broke the rule stays here.
+The model alone decides. A rejection has our field, the rule and what is allowed; the text that broke the
+rule stays here.
 """
 
 from functools import partial
@@ -17,10 +17,17 @@ from pipeline.rows.feed import Checked, Feed, canonical, row_key, time_of
 def validate(
     texts: pl.DataFrame, wanted: pl.Series, numbers: pl.Series, feed: Feed, reading: Reading
 ) -> list[Checked]:
-    """One Checked for each row, in order.
+    """Validate rows one by one.
 
-    `texts` are the rows as `texts.texts_of` yields them, `wanted` whether `only` keeps each, and
-    `numbers` what each is within its file.
+    Args:
+        texts: The rows from `texts.texts_of`.
+        wanted: Whether `only` keeps each row.
+        numbers: The number of each row within its file.
+        feed: The feed.
+        reading: The settings for reading its cells.
+
+    Returns:
+        One Checked for each row, in order.
     """
     rows = zip(texts.iter_rows(named=True), wanted, numbers, strict=True)
     return [_check(row, values, feed, reading, wanted=keep) for values, keep, row in rows]

@@ -1,7 +1,7 @@
-"""Whole columns at once: what the readers of cells (`rows/columns.py`) come to for many rows.
+"""Read whole columns at once, with the same results as the readers of cells (`rows/columns.py`).
 
-A column may only ever be accepted where the reader of its cells takes the cell, and then holds what
-that reader gives. What is not accepted says nothing: the row model looks at it, and decides.
+A row of a column may be accepted only if the reader of its cells takes the cell, and then has that reader's
+value. Rows that are not accepted are not judged: the row model decides on them.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ _HASHED_AT_ONCE: Final = 1_000  # texts of a kilobyte or so, which stay in the p
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column that was read. Where `accepted`, `values` is what its cell says (null: None)."""
+    """A column that was read. If `accepted`, `values` has the value of the cell (null: None)."""
 
     values: pl.Series
     accepted: pl.Series  # true or false, never null
@@ -27,7 +27,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class ColumnInfo:
-    """What a column's reader is told: pydantic's ValidationInfo, with columns in place of values."""
+    """The context of a column's reader: pydantic's ValidationInfo, with columns in place of values."""
 
     context: Any
     field_name: str
@@ -36,7 +36,7 @@ class ColumnInfo:
 
 @dataclass(frozen=True, slots=True)
 class _CellInfo:
-    """The same for one cell, without `data`: who looks at another field is not read by value."""
+    """The same for one cell, without `data`: a reader that needs another field is not used by value."""
 
     context: Any
     field_name: str
@@ -54,17 +54,17 @@ class Reader(PlainValidator):
 
 
 def reader(read: CellReader, whole: WholeReader) -> Reader:
-    """A field's annotation. `whole` accepts, column by column, only what `read` takes."""
+    """Return a field's annotation. `whole` accepts, column by column, only what `read` takes."""
     return Reader(read, whole=whole)
 
 
 def reader_by_value(read: CellReader, kind: pl.DataType | type[pl.DataType]) -> Reader:
-    """For columns of few distinct values: `read` itself reads each of them once (`by_value`)."""
+    """Return an annotation for columns of few distinct values: `read` reads each of them once."""
     return Reader(read, whole=by_value(read, kind))
 
 
 def by_value(read: CellReader, kind: pl.DataType | type[pl.DataType]) -> WholeReader:
-    """Reads a column by calling `read` once for each distinct text; the values come as `kind`."""
+    """Return a reader of columns that calls `read` once for each distinct text; the values come as `kind`."""
 
     def whole(texts: pl.Series, info: ColumnInfo) -> Column:
         cell = cast("ValidationInfo", _CellInfo(info.context, info.field_name))
@@ -92,12 +92,12 @@ def by_value(read: CellReader, kind: pl.DataType | type[pl.DataType]) -> WholeRe
 
 
 def whole_reader(field: FieldInfo) -> WholeReader | None:
-    """How a model's field is read as a column; None: only the model can read it."""
+    """Return the column reader of a model's field; None: only the model can read it."""
     return next((each.whole for each in field.metadata if isinstance(each, Reader)), None)
 
 
 def hashed(texts: pl.Series, digits: int) -> pl.Series:
-    """The first hex digits of the SHA-256 of each text. A third of all time goes here."""
+    """Return the first hex digits of the SHA-256 of each text. A third of all time is spent here."""
     pieces = texts.cast(pl.Binary).to_frame().iter_slices(_HASHED_AT_ONCE)
     sha256 = hashlib.sha256
     return pl.Series(

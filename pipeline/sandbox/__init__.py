@@ -1,7 +1,7 @@
 """A small stateful Canvas on loopback, for the commands `sandbox` and `demo` and for tests.
 
-It is a second, independent reading of the Canvas pages: it imports nothing of the rest of
-`pipeline`, and nothing that passes against it proves more than agreement with those pages.
+It is a second, independent reading of the Canvas pages: it imports nothing of the rest of `pipeline`. A
+test against it proves no more than agreement with those pages.
 
     sandbox = Sandbox(load_seed(path), faults=load_faults("rough"))
     async with serve(sandbox) as url:

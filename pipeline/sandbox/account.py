@@ -1,7 +1,7 @@
-"""What the sandbox itself saw: effects in commit order, requests, arrivals, open writes.
+"""The sandbox's own records: effects in commit order, requests, arrivals, open writes.
 
-It is kept independently of what any client believes, so that a client's report can be held
-against it. Kept compact: tuples and arrays, with bounds on what is only a trace.
+They do not depend on any client, so that a client's report can be compared with them. They are compact:
+tuples and arrays, with bounds on mere traces.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Attempt(NamedTuple):
     method: str
     resource_type: str
     outcome: str
-    """The status, or `lost` where the connection was closed without an answer."""
+    """The status, or `lost` if the connection was closed without an answer."""
     effect: int | None
     """`n` of its effect; None if it had none (or not yet: a late commit)."""
 
@@ -57,12 +57,12 @@ class Open(Protocol):
 
     @property
     def transport(self) -> object | None:
-        """The connection, or None."""
+        """Return the connection, or None."""
 
 
 @dataclass(slots=True)
 class Account:
-    """The sandbox's own books."""
+    """The sandbox's own records."""
 
     effects: list[Effect] = field(default_factory=list)
     by_hand: list[dict[str, Any]] = field(default_factory=list)
@@ -78,7 +78,7 @@ class Account:
     open_writes_max_patient: str | None = None
 
     def arrive(self, at_s: float) -> None:
-        """Note the arrival of a FHIR request (monotonic seconds)."""
+        """Record the arrival of a FHIR request (monotonic seconds)."""
         if len(self.arrivals) < ARRIVALS_MAX:
             self.arrivals.append(at_s)
         else:

@@ -1,4 +1,4 @@
-"""Answers as values: their status, headers and body, before anything is sent. Pure."""
+"""Answers as values: status, headers and body, before anything is sent. Pure."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Answer:
 
     @property
     def outcome(self) -> str:
-        """The status as the account counts it, or `lost`."""
+        """Return the status as the account counts it, or `lost`."""
         return "lost" if self.lost else str(self.status)
 
 
@@ -65,7 +65,7 @@ def refusal_answer(refusal: Refusal) -> Answer:
 
 
 def html_answer(status: int) -> Answer:
-    """Build a page as an edge or a proxy answers it."""
+    """Build a page as an edge or a proxy returns it."""
     title = REASONS.get(status, str(status))
     page = (
         f"<html>\r\n<head><title>{title}</title></head>\r\n<body>\r\n<center><h1>{title}</h1>"

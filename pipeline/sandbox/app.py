@@ -1,7 +1,7 @@
-"""The sandbox on a socket: routes, authorization, answers, and the faults put into practice.
+"""The sandbox on a socket: routes, authorization, answers, and faults.
 
-It uses aiohttp's low-level server and a routing of its own, since the paths are few and every one
-of them, also an unknown one, has a documented answer. It listens on loopback only.
+It uses aiohttp's low-level server and a routing of its own, because the paths are few and every path, even
+an unknown one, has a documented answer. It listens on loopback only.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ SHUTDOWN_S: Final = 0.2
 QUERY_FIELDS_MAX: Final = 50
 CONTENT_TYPES: Final = frozenset(("application/json", "application/fhir+json"))
 NOT_JSON: Final = object()
-"""Stands for a body that is no JSON."""
+"""In place of a body that is no JSON."""
 
 
 class Request:
-    """One FHIR request as it arrived: what is asked, its body, when."""
+    """One FHIR request as it arrived."""
 
     __slots__ = (
         "arrived_s",
@@ -73,7 +73,7 @@ class Request:
     )
 
     def __init__(self, raw: web.BaseRequest, arrived_s: float) -> None:
-        """Take the address apart. `resource_type` is empty where the path is unknown."""
+        """Parse the address. `resource_type` is empty if the path is unknown."""
         path, _, self.query = raw.raw_path.partition("?")
         parts = path[1:].split("/")
         known = parts[0] in TYPES and len(parts) <= 2 and parts[-1] != ""
@@ -118,7 +118,7 @@ class Served:
         return await self._send(raw, answer)
 
     def _own(self, path: str) -> Answer:
-        """The sandbox's own pages; Canvas has nothing like them."""
+        """Answer a request for the sandbox's own pages, which Canvas does not have."""
         if path == "/_sandbox/account":
             return json_answer(200, self._sandbox.account())
         if path == "/_sandbox/health":
@@ -126,7 +126,7 @@ class Served:
         return refusal_answer(rules.NOT_FOUND)
 
     async def _token(self, raw: web.BaseRequest) -> Answer:
-        """POST /auth/token/ (docs/canvas.md, Access)."""
+        """Answer POST /auth/token/ (docs/canvas.md, Access)."""
         if raw.method != "POST":
             return refusal_answer(rules.NOT_SUPPORTED)
         form = await _read(raw)
@@ -140,20 +140,20 @@ class Served:
         return json_answer(answer.status, answer.body)
 
     async def _send_metadata(self, raw: web.BaseRequest) -> web.StreamResponse:
-        """GET /metadata needs no token."""
+        """Answer GET /metadata, which needs no token."""
         get = raw.method == "GET"
         answer = Answer(200, self._metadata) if get else refusal_answer(rules.NOT_SUPPORTED)
         self._account.answer(f"{raw.method} /metadata", str(answer.status))
         return await self._send(raw, answer)
 
     async def _other(self, request: Request) -> Answer:
-        """Answer all that writes nothing."""
+        """Answer a request that writes nothing."""
         asked = request.raw.raw_path
         decision = self._sandbox.decide(request.method, request.resource_type, asked, write=False)
         return await self._under(request, decision)
 
     async def _write(self, request: Request) -> Answer:
-        """Answer a create or an update, and keep the books of it."""
+        """Answer a create or an update, and record it."""
         request.body = await _read(request.raw)
         request.parsed = _parse(request.body)
         resource_type = request.resource_type
@@ -186,7 +186,7 @@ class Served:
         return answer
 
     def _before(self, request: Request, decision: Decision) -> Answer | None:
-        """Return the answer of a fate that strikes before the write, or None."""
+        """Return the answer of a fate that applies before the write, or None."""
         fate = decision.fate
         if fate == "throttle" or not self._sandbox.admit(time.monotonic()):
             return throttled_answer(self._retry_after(decision))
@@ -253,7 +253,7 @@ class Served:
         return self._written(request, decision, written)
 
     def _refuse(self, request: Request) -> Refusal | None:
-        """Return the 404, 405, 401 or 403 that needs no look at the body, or None."""
+        """Return the 404, 405, 401 or 403 that does not depend on the body, or None."""
         if not request.resource_type:
             return rules.NOT_FOUND
         if not request.writes and request.method != "GET":
@@ -297,7 +297,7 @@ class Served:
         return resource_answer(bundle(resource_type, params, page, len(ids), found))
 
     def _check(self, request: Request) -> CoverageDraft | PaymentDraft | Refusal:
-        """Read the body of a write: its shape, nothing of the store."""
+        """Check the shape of a write's body, without the store."""
         if request.body is None:
             return rules.TOO_LARGE
         if _content_type(request.raw) not in CONTENT_TYPES:
@@ -320,7 +320,7 @@ class Served:
         return self._store.update_coverage(draft, request.resource_id, since)
 
     def _written(self, request: Request, decision: Decision, effect: Effect) -> Answer:
-        """201 with the id in Location only, or 200; no body (docs/canvas.md, Answers)."""
+        """Answer 201 with the id in Location only, or 200; no body (docs/canvas.md, Answers)."""
         if effect.interaction == "update":
             return Answer(200, effect=effect)
         body = b"null" if self._sandbox.faults.created_body == "null" else b""
@@ -355,7 +355,7 @@ async def serve(
     """Serve a sandbox while the block runs; yield its address, `http://127.0.0.1:43211`.
 
     Port 0 takes a free one. With `tls` it is https. At the end late commits are made and the state file is closed.
-    Raises ValueError for a host that is not loopback: what is in here has no protection.
+    Raises ValueError for a host that is not loopback, because the sandbox has no protection.
     """
     address = _loopback(host)
     server = web.Server(Served(sandbox).handle, access_log=None, auto_decompress=False)
@@ -381,7 +381,7 @@ def _loopback(host: str) -> str:
 
 
 async def _read(raw: web.BaseRequest) -> bytes | None:
-    """Return the body, or None where it is larger than `BODY_MAX`; empty if it is broken."""
+    """Return the body, or None if it is larger than `BODY_MAX`; empty if it is broken."""
     if (raw.content_length or 0) > BODY_MAX:
         return None
     if raw.transport is not None and raw.headers.get("Expect", "").lower() == "100-continue":
@@ -410,7 +410,7 @@ def _content_type(raw: web.BaseRequest) -> str:
 
 
 def _unmodified_since(raw: web.BaseRequest) -> float | None:
-    """Return If-Unmodified-Since in seconds since 1970; None where there is no valid date."""
+    """Return If-Unmodified-Since in seconds since 1970; None if there is no valid date."""
     text = raw.headers.get("If-Unmodified-Since")
     try:
         return None if text is None else parsedate_to_datetime(text).timestamp()

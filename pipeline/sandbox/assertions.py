@@ -1,4 +1,4 @@
-"""Assertions that a client signed: whose they are, for whom, until when, and that each is used once.
+"""Check assertions that a client signed: issuer, audience and expiry, and that each is used once.
 
 Source: RFC 7523, 3; SMART Backend Services, "Authenticating to the token endpoint".
 """
@@ -28,7 +28,7 @@ class Assertions:
         self._used: dict[str, float] = {}
 
     def take(self, text: str, token_url: str, now: float) -> bool:
-        """Use an assertion; say whether it is good. `now` is by the sandbox's clock."""
+        """Use an assertion and return whether it is good. `now` is by the sandbox's clock."""
         import jwt  # noqa: PLC0415 - only where there are keys
 
         try:

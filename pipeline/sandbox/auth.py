@@ -1,4 +1,4 @@
-"""Tokens: who may ask for one, how long it serves, and what its scope allows.
+"""Tokens: the clients that may ask for one, its life, and its scope.
 
 Source: docs/canvas.md, Access. Nothing of a token or a secret is ever written anywhere.
 """
@@ -64,13 +64,13 @@ class Auth:
     def issue(self, form: bytes, token_url: str, faults: Faults, now: float) -> TokenAnswer:
         """Answer a form-encoded request for a token (grant `client_credentials`).
 
-        `token_url` is where it was asked for: the audience of an assertion.
+        `token_url` is the address of the request: the audience of an assertion.
         """
         try:
             asked = dict(parse_qsl(form.decode(), keep_blank_values=True, max_num_fields=50))
         except ValueError:
             return _refused(400, "invalid_request")
-        both = {"client_secret", "client_assertion"}  # RFC 6749, 2.3: one way to say who one is
+        both = {"client_secret", "client_assertion"}  # RFC 6749, 2.3: one way to authenticate
         if "grant_type" not in asked or both <= asked.keys():
             return _refused(400, "invalid_request")
         if asked["grant_type"] != "client_credentials":
@@ -105,7 +105,7 @@ class Auth:
         return compare_digest(client_secret.encode(), self._client_secret.encode()) and same_id
 
     def scope_of(self, authorization: str, now: float) -> str | None:
-        """Use a token once: return its scope, or None where it is unknown or has expired.
+        """Use a token once: return its scope, or None if it is unknown or has expired.
 
         `authorization` is the header's value. The seed's own `token` never expires.
         """
@@ -125,7 +125,7 @@ class Auth:
 
 
 def allows(scope: str, resource_type: str, *, write: bool) -> bool:
-    """Say whether a scope holds `<context>/<resource_type>.read` or `.write` (or SMART 2's)."""
+    """Return whether a scope holds `<context>/<resource_type>.read` or `.write` (or SMART 2's)."""
     if scope == SCOPE_DEFAULT:
         return True
     letters = "cu" if write else "rs"
@@ -142,7 +142,7 @@ def allows(scope: str, resource_type: str, *, write: bool) -> bool:
 
 
 def _as_patient(scope: str) -> set[str]:
-    """The same scopes under `patient/` and `user/`: the table of Canvas lists writes there."""
+    """Return the same scopes under `patient/` and `user/`: the table of Canvas lists writes there."""
     rest = [name.partition("/")[2] for name in scope.split()]
     return {f"{context}/{name}" for name in rest for context in ("patient", "user")}
 

@@ -1,4 +1,4 @@
-"""The two contracts of Coverage: what a write must look like, and what a read returns. Pure.
+"""The two contracts of Coverage: the shape of a write, and the result of a read. Pure.
 
 Source: seed page Coverage (the contract of 2023) and the table "Two contracts for Coverage" of
 docs/canvas.md (2025-10). Each contract is data; the checks are the same for both.
@@ -127,7 +127,7 @@ COVERAGE_ELEMENTS: Final = RESOURCE_ELEMENTS | frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """What changed on 2025-10-21: where the member id stands, and the systems of the codings."""
+    """The differences since 2025-10-21: the place of the member id, and the systems of the codings."""
 
     name: str
     member_in_identifier: bool
@@ -177,7 +177,7 @@ class CoverageDraft:
 
 
 def check_coverage(body: Json, contract: Contract) -> CoverageDraft | Refusal:
-    """Read a Coverage create or update, or say all that is wrong with its shape (400).
+    """Read a Coverage create or update, or return all errors of its shape (400).
 
     A subscriber other than the patient under `self` passes: no rule of the server is known.
     """
@@ -218,7 +218,7 @@ def coverage_as_read(
 ) -> Json:
     """Build the Coverage that a read returns (seed page Coverage read).
 
-    `organization` is the payor's stored Organization: a payer id that was sent never comes back.
+    `organization` is the payor's stored Organization: a payer id that was sent is never returned.
     `today` (the day of ingestion, ISO) becomes a missing period.start.
     """
     resource: Json = {"resourceType": "Coverage", "id": coverage_id}
@@ -253,13 +253,13 @@ def member_of(coverage: Json) -> str | None:
 
 
 def _check_subscriber_id(found: Findings, body: Json, contract: Contract) -> str | None:
-    """The member id of 2023 (required); since 2025-10 the subscriber's own id (optional)."""
+    """Return the member id of 2023 (required), or since 2025-10 the subscriber's own id (optional)."""
     needed = not contract.member_in_identifier
     return get_text(found, body, "subscriberId", "body", required=needed, length_max=ID_LENGTH_MAX)
 
 
 def _check_member(found: Findings, body: Json) -> str | None:
-    """2025-10: the value of the identifier whose type is coded MB of v2-0203 (required)."""
+    """Return for 2025-10 the value of the identifier of type MB of v2-0203 (required)."""
     for at, identifier in enumerate(get_list(found, body, "identifier", "body", required=True)):
         if _is_member(identifier):
             path = f"body -> identifier -> {at}"
@@ -283,7 +283,7 @@ def _is_member(identifier: Json) -> bool:
 
 
 def _check_relationship(found: Findings, body: Json, contract: Contract) -> str | None:
-    """One coding; `parent` and `common` appear only on read (docs/canvas.md, Coverage)."""
+    """Return the code of the one coding; `parent` and `common` appear only on read (docs/canvas.md, Coverage)."""
     concept = get_object(found, body, "relationship", "body", required=True)
     if concept is None:
         return None
@@ -296,7 +296,7 @@ def _check_relationship(found: Findings, body: Json, contract: Contract) -> str 
 
 
 def _check_type(found: Findings, body: Json, contract: Contract) -> Json | None:
-    """Optional; `pay` has a system of its own since 2025-10."""
+    """Return the optional coding of the type; `pay` has a system of its own since 2025-10."""
     concept = get_object(found, body, "type", "body")
     if concept is None:
         return None
@@ -320,7 +320,7 @@ def _single_coding(found: Findings, concept: Json, path: str) -> Json | None:
 
 
 def _check_period(found: Findings, body: Json) -> tuple[str | None, str | None]:
-    """Both optional; ISO dates only (docs/canvas.md, Coverage)."""
+    """Return start and end, both optional; ISO dates only (docs/canvas.md, Coverage)."""
     period = get_object(found, body, "period", "body")
     if period is None:
         return None, None
@@ -401,7 +401,7 @@ def _check_order(found: Findings, body: Json) -> int:
 
 
 def _subscriber_id_as_read(draft: CoverageDraft) -> str | None:
-    """Left out, it equals the member id when the patient is the subscriber (docs/canvas.md)."""
+    """Return the subscriber id; by default the member id if the patient is the subscriber (docs/canvas.md)."""
     if draft.subscriber_id is None and draft.subscriber == draft.patient:
         return draft.member_id
     return draft.subscriber_id

@@ -1,9 +1,9 @@
-"""What goes wrong on purpose, and when: profiles, and a decision for each request. Pure.
+"""Deliberate faults: profiles, and a decision for each request. Pure.
 
-The faults are those of docs/guarantees.md ("The four classes of an answer to a POST"): each one that
-strikes before the write has its twin after it. A decision depends only on the seed, on what is
-asked (the method, the type and the patient) and on how often that was asked before, so that one
-seed replays the same faults however the requests of different patients interleave.
+The faults are those of docs/guarantees.md ("The four classes of an answer to a POST"): each fault before
+the write has its twin after it. A decision depends only on the seed, on the request (method, type and
+patient) and on the number of equal requests before it, so that one seed replays the same faults however
+the requests of different patients interleave.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ CREATED_BODIES: Final = ("empty", "null")
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """What may go wrong. Numbers without a unit are probabilities; their sum is at most 1."""
+    """The faults that may happen. Numbers without a unit are probabilities; their sum is at most 1."""
 
     lose_before: float = 0.0
     """The connection is closed without an answer, and nothing was written."""
@@ -78,7 +78,7 @@ class Faults:
     """The same, and the write is made `late_commit_s` later."""
     late_commit_s: float = 1.0
     error_before: float = 0.0
-    """One of `statuses`, nothing written; 502 and 503 in HTML, as a proxy answers."""
+    """One of `statuses`, nothing written; 502 and 503 in HTML, as from a proxy."""
     error_after: float = 0.0
     """The same after the write."""
     statuses: tuple[int, ...] = (500, 502, 503)
@@ -100,23 +100,23 @@ class Faults:
     duplicate_location: float = 0.0
     """201 with the Location of an earlier resource of the same type, if there is one."""
     location: str = "relative"
-    """The form of Location where nothing goes wrong: one of `LOCATIONS`."""
+    """The form of Location without a fault: one of `LOCATIONS`."""
     created_body: str = "empty"
     """The body of a 201: nothing, or `null` as the seed pages print."""
     latency_s: tuple[float, float] = (0.0, 0.0)
     """Shortest and longest wait of each FHIR request, partly before and partly after the write."""
     date_offset_s: int = 0
-    """How far the Date of an answer is ahead of the clock that stamps: a gateway may replace it."""
+    """The lead of an answer's Date over the clock that stamps: a gateway may replace it."""
     token_uses: int | None = None
-    """How many requests an issued token serves, whatever `expires_in` promised. None: no limit."""
+    """The number of requests that a token is good for, whatever `expires_in` says. None: no limit."""
     token_s: float | None = None
-    """How many seconds an issued token lives, whatever `expires_in` promised."""
+    """The life of a token in seconds, whatever `expires_in` says."""
     applies_to: str = "writes"
-    """Which requests the fates strike: one of `APPLIES_TO`."""
+    """The requests that have fates: one of `APPLIES_TO`."""
     resource_types: tuple[str, ...] = ()
     """Only these resource types; empty: all."""
     faults_max: int | None = None
-    """After so many fates nothing goes wrong any more. None: no end."""
+    """The number of fates after which all requests succeed. None: no end."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for a value that is out of its range."""
@@ -132,7 +132,7 @@ class Faults:
             raise ValueError("statuses must not be empty")
 
     def strikes(self, resource_type: str, *, write: bool) -> bool:
-        """Say whether the fates may strike such a request."""
+        """Return whether a fate may happen to such a request."""
         if self.applies_to != "all" and (self.applies_to == "writes") is not write:
             return False
         return not self.resource_types or resource_type in self.resource_types
@@ -179,7 +179,7 @@ PROFILES: Final[dict[str, Faults]] = {
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What happens to one request."""
+    """The decision on one request."""
 
     fate: Fate = "none"
     status: int = 500
@@ -193,9 +193,9 @@ class Decision:
 
 
 def decide(faults: Faults, seed: int, key: str, *, struck: bool) -> Decision:
-    """Decide what happens to the request `key` (what is asked, and the how-manieth time).
+    """Decide what happens to the request `key` (the request, and its count).
 
-    `struck` is False where no fate may strike; the waits and the forms are decided all the same.
+    `struck` is False if no fate may happen; the waits and the forms are decided all the same.
     """
     chance, status, wait, share, retry, form = _draws(seed, key)
     waits_s = faults.latency_s[0] + wait * (faults.latency_s[1] - faults.latency_s[0])
@@ -245,7 +245,7 @@ def _from_fields(read: Any) -> Faults:
 
 
 def _draws(seed: int, key: str) -> tuple[float, ...]:
-    """Return six numbers in [0, 1) that depend on nothing but the arguments."""
+    """Return six numbers in [0, 1) that depend only on the arguments."""
     digest = blake2b(f"{seed}|{key}".encode(), digest_size=48).digest()
     return tuple((number >> 11) / (1 << 53) for number in struct.unpack("<6Q", digest))
 

@@ -1,4 +1,4 @@
-"""The CapabilityStatement of `GET /metadata`: what the sandbox serves, by contract. Pure."""
+"""The CapabilityStatement of `GET /metadata`, by contract. Pure."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What the sandbox refuses, with which status, code and text: pure, no store, no clock.
+"""The refusals of the sandbox, with status, code and text: pure, no store, no clock.
 
-Shapes of bodies are checked here and answered with 400; what only the data can tell (an unknown
-patient, a payment above the balance) is answered with 422 by the store, in the words below.
+Shapes of bodies are checked here and answered with 400; errors that depend on the data (an unknown
+patient, a payment above the balance) are answered with 422 by the store, with the texts below.
 Sources: the two seed pages (Coverage of 2023, PaymentNotice) and docs/canvas.md. The texts of 400
 follow the one that the notes quote, `body -> order - value is not a valid integer`, and its codes
 follow the server framework that Canvas publishes: `required` for what is missing, `structure` for
@@ -98,12 +98,12 @@ class Findings:
         self.add("required", path, "field required")
 
     def refusal(self) -> Refusal:
-        """All issues as a 400."""
+        """Return all issues as a 400."""
         return Refusal(400, tuple(self.issues))
 
 
 def outcome(refusal: Refusal) -> Json:
-    """Build the OperationOutcome as documented: the text is in `details`, never `diagnostics`."""
+    """Build the OperationOutcome as documented: the text is in `details`, not in `diagnostics`."""
     return {
         "resourceType": "OperationOutcome",
         "issue": [
@@ -142,17 +142,17 @@ ONE_CLAIM_ONLY: Final = refuse(
 
 
 def unknown_resource(resource_type: str, resource_id: str) -> Refusal:
-    """404 of a read or update (seed pages, Errors)."""
+    """Build the 404 of a read or update (seed pages, Errors)."""
     return refuse(404, "not-found", f"Unknown {resource_type} resource '{resource_id}'")
 
 
 def unknown_reference(path: str, resource_type: str) -> Refusal:
-    """422 for a reference to what is not there (seed pages: conflicts with the database state)."""
+    """Build the 422 for a reference to a missing resource (seed pages: conflicts with the database state)."""
     return refuse(422, "business-rule", f"{path} - {resource_type} does not exist")
 
 
 def id_mismatch() -> Refusal:
-    """400 of a PUT whose body names another id than its URL (docs/canvas.md, Coverage)."""
+    """Build the 400 of a PUT whose body names another id than its URL (docs/canvas.md, Coverage)."""
     return refuse(400, "invalid", "Logical Id in URL must match logical Id in resource")
 
 
@@ -326,7 +326,7 @@ def listed(values: tuple[str, ...]) -> str:
 
 
 def _check_created(found: Findings, body: Json) -> None:
-    """`created` is required and a FHIR dateTime, though its value is ignored."""
+    """Check that `created` is a FHIR dateTime: it is required, though its value is ignored."""
     text = get_text(found, body, "created", "body", required=True)
     if text is not None and not _is_date_time(text):
         found.add("value", "body -> created", "invalid datetime format")

@@ -1,7 +1,6 @@
-"""One local Canvas: its store, its application, its faults and its books, without HTTP.
+"""One local Canvas: its store, its application, its faults and its records, without HTTP.
 
-This is what tests and the `sandbox` and `demo` commands hold in their hands. `serve` in
-`pipeline.sandbox.app` puts it on a socket.
+Tests and the commands `sandbox` and `demo` use it. `serve` in `pipeline.sandbox.app` puts it on a socket.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ SETTLED: Final = Decision()
 
 
 class Sandbox:
-    """A small stateful Canvas. It holds what one seed, one contract and one fault seed say."""
+    """A small stateful Canvas. One seed, one contract and one fault seed determine it."""
 
     def __init__(
         self,
@@ -71,7 +70,7 @@ class Sandbox:
         self.set_faults(faults or Faults())
 
     def set_faults(self, faults: Faults) -> None:
-        """Change what goes wrong from the next request on; the decisions start afresh."""
+        """Change the faults from the next request on; the decisions start afresh."""
         self.faults = faults
         self._asked: Counter[str] = Counter()
         self._fates = 0
@@ -79,7 +78,7 @@ class Sandbox:
         self._quiet = _is_quiet(faults)
 
     def account(self) -> dict[str, Any]:
-        """Return what the sandbox itself saw, as JSON values (see `account.py`)."""
+        """Return the sandbox's own records, as JSON values (see `account.py`)."""
         return self.store.account.as_dict()
 
     def resources(self, resource_type: str) -> list[Json]:
@@ -102,7 +101,7 @@ class Sandbox:
         """Add a resource as a person would in the UI, past all checks; return its id.
 
         Coverage and PaymentNotice as they are read (a missing id is made); Patient, Organization
-        and Claim as a seed has them. A payment lowers the balance; a coverage bumps the others.
+        and Claim as a seed has them. A payment lowers the balance; a coverage moves the others down.
         """
         if resource_type not in TYPES:
             raise ValueError(f"no type {resource_type!r}: use one of {', '.join(TYPES)}")
@@ -149,7 +148,7 @@ class Sandbox:
         return decision
 
     def admit(self, now_s: float) -> bool:
-        """Say whether a request stays below `max_per_s` (monotonic seconds)."""
+        """Return whether a request stays below `max_per_s` (monotonic seconds)."""
         cap = self.faults.max_per_s
         if cap is None:
             return True
@@ -197,13 +196,13 @@ class Sandbox:
 
 
 def patient_of(body: object, resource_type: str) -> str:
-    """Return the patient key of a write's body, or an empty text where it has none."""
+    """Return the patient key of a write's body, or "" if it has none."""
     if not isinstance(body, dict):
         return ""
     return key_of(body.get("beneficiary" if resource_type == "Coverage" else "request"))
 
 
 def _is_quiet(faults: Faults) -> bool:
-    """Say whether every decision would be the same: then none has to be made."""
+    """Return whether every decision would be the same, so that none has to be made."""
     no_fate = not any(getattr(faults, name) for name in FATES)
     return no_fate and faults.latency_s[1] == 0 and faults.location == SETTLED.location

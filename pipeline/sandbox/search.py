@@ -1,4 +1,4 @@
-"""Searches: which parameters each type knows, and the pages of a bundle. Pure.
+"""Searches: the parameters of each type, and the pages of a bundle. Pure.
 
 Sources: the seed pages' Query Parameters and docs/canvas.md (Answers, References). Parameters that
 a type does not know are ignored, so a misspelt filter returns everything.
@@ -27,7 +27,7 @@ Params = list[tuple[str, str]]
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Which part of the hits is wanted."""
+    """The part of the hits to return."""
 
     count: int
     offset: int
@@ -49,7 +49,7 @@ def index_keys(resource: Json) -> Iterator[tuple[str, str]]:
 
 
 def _coverage_identifiers(coverage: Json) -> Iterator[tuple[str, str]]:
-    """The member id of the contract of 2025-10, with or without an empty system."""
+    """Yield the member id of the contract of 2025-10, with or without an empty system."""
     member_id = member_of(coverage) if "identifier" in coverage else None
     if member_id:
         yield "identifier", member_id
@@ -94,7 +94,7 @@ def _has_type(resource: Json, value: str) -> bool:
 
 
 def _has_address(_: Json, __: str) -> bool:
-    """No seeded Organization has an address."""
+    """Return False: no seeded Organization has an address."""
     return False
 
 
@@ -118,7 +118,7 @@ def known_params(resource_type: str, params: Params, *, identifier: bool) -> Par
 
 
 def index_value(resource_type: str, name: str, value: str) -> str | Refusal:
-    """Return the value as it stands in the index; 400 for a malformed `Patient/<key>`."""
+    """Return the value as the index has it; 400 for a malformed `Patient/<key>`."""
     if name not in {"patient", "request"}:
         return value
     match = REFERENCE.fullmatch(value)

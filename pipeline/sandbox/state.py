@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class StateFile:
-    """Reads and appends the lines of one path."""
+    """A reader and writer of the lines of one file."""
 
     def __init__(self, path: Path) -> None:
         """Name the file; nothing is opened yet."""
@@ -45,7 +45,7 @@ class StateFile:
                 file.truncate(kept)
 
     def append(self, line: Json) -> None:
-        """Append one line, opening the file (mode 0600) where it is not open."""
+        """Append one line, opening the file (mode 0600) if it is not open."""
         if self._file is None:
             self._path.touch(mode=0o600)
             self._file = self._path.open("ab", buffering=0)

@@ -1,8 +1,8 @@
-"""The resources, the patients' balances and the order of their coverages, behind one door.
+"""The resources, the patients' balances and the order of their coverages.
 
-Every change, of a client or by hand, is first built as a `Change`, then applied, then appended to
-the state file; reading that file at the start applies the same changes again. Nothing here knows
-of HTTP. Refusals (422, 404, 412) are values.
+Every change, by a client or by hand, is first built as a `Change`, then appended to the state file, then
+applied; reading that file at the start applies the same changes again. This module does not use HTTP.
+Refusals (422, 404, 412) are values.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SORTED_CACHE_MAX: Final = 64
 
 @dataclass(slots=True)
 class Change:
-    """What one commit changes; `resource` None is a deletion. It is a line of the state file."""
+    """The content of one commit; `resource` None is a deletion. It is a line of the state file."""
 
     resource_type: str
     id: str
@@ -203,11 +203,11 @@ class Store:
         return self.balances.get(patient, Decimal("0.00"))
 
     def now_iso(self) -> str:
-        """Return the present instant as a PaymentNotice's `created` has it."""
+        """Return the present instant in the form of a PaymentNotice's `created`."""
         return _instant(self._clock())
 
     def change_by_hand(self, operation: str, resource: Json, payer_id: str | None = None) -> str:
-        """Commit what a person entered, edited or deleted in the UI; return its id."""
+        """Commit a resource that a person entered, edited or deleted in the UI; return its id."""
         now = self._clock()
         resource_type: str = resource["resourceType"]
         resource_id: str = resource["id"]
@@ -278,10 +278,10 @@ class Store:
         return effect
 
     def _moved(self, coverage: Json, before: Json | None) -> dict[str, int]:
-        """Return the new orders of the coverages that this one bumps down, by id.
+        """Return the new orders of the coverages that this one moves down, by id.
 
-        Only active ones take or hold a rank, and only a write that takes a rank anew bumps. The
-        bumped one takes the next rank, and bumps in turn; at 5 they stay together (seed page
+        Only active ones take or hold a rank, and only a write that takes a new rank moves others. A
+        moved one takes the next rank, and moves the next in turn; at 5 they stay together (seed page
         Coverage, `order`).
         """
         if coverage.get("status") != "active" or _same_rank(coverage, before):
@@ -305,7 +305,7 @@ class Store:
         return moved
 
     def _balance_by_hand(self, change: Change, before: Json | None) -> None:
-        """A payment entered by hand lowers the balance; a deleted one gives it back."""
+        """Lower the balance by a payment entered by hand; a deleted one gives it back."""
         for payment, sign in ((before, 1), (change.resource, -1)):
             if payment is not None:
                 patient = key_of(payment["request"])
@@ -394,7 +394,7 @@ class Store:
 
 
 def _same_rank(coverage: Json, before: Json | None) -> bool:
-    """Say whether a coverage holds the rank that it held already."""
+    """Return whether a coverage keeps its rank."""
     if before is None or before.get("status") != "active":
         return False
     if key_of(before.get("beneficiary")) != key_of(coverage.get("beneficiary")):

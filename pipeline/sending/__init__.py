@@ -1,1 +1,1 @@
-"""The plan goes to Canvas: at most once, in order, at the rate."""
+"""Send the plan to Canvas: at most once, in order, at the rate."""

@@ -1,9 +1,9 @@
-"""Who may go next: one open write a patient, in order. Pure.
+"""Patient queues: one open write per patient, in order. Pure.
 
-A lane is a patient. Its intents leave in the order in which they were offered, and the next one
-only after the one before it has ended. A lane whose write is in doubt stays shut, for what comes
-behind may depend on it: Canvas takes a payment up to the balance that the one before it left, and
-bumps the `order` of coverages (docs/canvas.md).
+A lane is a patient. Its intents leave in the order in which they were offered, and the next one only after
+the one before it has ended. A lane whose write is in doubt stays shut, because later writes may depend on
+it: Canvas takes a payment up to the balance that the one before it left, and moves the `order` of other
+coverages (docs/canvas.md).
 
 After a refused coverage no coverage of that patient is cancelled any more: the refused one may be its
 replacement.
@@ -29,16 +29,16 @@ class PatientQueues:
         self._waiting_count = 0
 
     def __len__(self) -> int:
-        """Intents that wait or are ready, without the open ones."""
+        """Return the number of intents that wait or are ready, without the open ones."""
         return self._waiting_count + len(self._ready)
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing waits and nothing is open."""
+        """Return whether no intent waits and none is open."""
         return not self._waiting
 
     def offer(self, intent: Intent) -> bool:
-        """Put an intent at the end of its lane. False: it will never go."""
+        """Put an intent at the end of its lane. Returns False if it will never be sent."""
         if intent.lane in self._shut or (intent.is_cancel and intent.lane in self._keeping):
             return False
         queue = self._waiting.get(intent.lane)
@@ -51,11 +51,11 @@ class PatientQueues:
         return True
 
     def offer_if_idle(self, intent: Intent) -> bool:
-        """Offer an intent whose lane has nothing else. False: the lane is busy or shut."""
+        """Offer an intent if its lane has no other. Returns False if the lane is busy or shut."""
         return intent.lane not in self._waiting and self.offer(intent)
 
     def open(self, intent: Intent) -> bool:
-        """Open an intent that was sent before. False: its lane is open already, or shut."""
+        """Open an intent that was sent before. Returns False if its lane is open already, or shut."""
         if intent.lane in self._shut or intent.lane in self._waiting:
             return False
         self._waiting[intent.lane] = deque()
@@ -66,7 +66,7 @@ class PatientQueues:
         return [self._ready.popleft() for _ in range(min(count, len(self._ready)))]
 
     def ended(self, intent: Intent) -> None:
-        """The open intent of this lane has ended: the next one may go."""
+        """End the open intent of this lane: the next one may go."""
         queue = self._waiting[intent.lane]
         if queue:
             self._ready.append(queue.popleft())
@@ -75,7 +75,7 @@ class PatientQueues:
             del self._waiting[intent.lane]
 
     def refused(self, intent: Intent) -> int:
-        """The open intent of this lane was refused: the next one may go.
+        """End the open intent of this lane, which was refused: the next one may go.
 
         Returns:
             The number of waiting cancellations that were dropped, because this one may be a replacement.
@@ -92,11 +92,11 @@ class PatientQueues:
         return dropped
 
     def again(self, intent: Intent) -> None:
-        """The open intent did not happen and goes again, before all others of its lane."""
+        """Put the open intent, which did not happen, before all others of its lane."""
         self._ready.appendleft(intent)
 
     def shut(self, intent: Intent) -> int:
-        """Nothing behind this open intent may go. Returns how many were waiting."""
+        """Shut the lane of this open intent. Returns the number of intents that were waiting in it."""
         self._shut.add(intent.lane)
         dropped = len(self._waiting.pop(intent.lane, ()))
         self._waiting_count -= dropped

@@ -1,13 +1,13 @@
-"""Doubt settled by asking Canvas: did a write whose answer was lost happen?
+"""Settle writes whose answer was lost, by asking Canvas whether they happened.
 
-A patient's resources are searched until two scans agree, and weighed (`weigh`, pure) against what was
-sent and when. Only what is certain is settled: one resource, like the write, made while it was being
+A patient's resources are searched until two scans agree, and weighed (`weigh`, pure) against what was sent
+and when. A create counts as found only if there is one resource like the write, made while it was being
 sent, and claimed by no other row. A failed search says nothing (docs/guarantees.md, "Settling doubt").
 
-An update is settled by one read: Canvas shows what we sent, or what was there before, or an edit by
+An update is settled by one read: Canvas shows the sent content, the content before it, or an edit by
 another user, which is never overwritten. It counts as found only if Canvas shows it in an element that
-differs from what was there before: a payer that was sent by its id can be compared only if the
-Organization of that id is known.
+differs from the content before: a payer that was sent by its id can be compared only if the Organization
+of that id is known.
 """
 
 import asyncio
@@ -56,22 +56,22 @@ _NOT_LOST: Final = ("conflict", "update|unguarded")
 _SCANS_MAX: Final = 4  # until two in a row agree
 _LESSONS_MAX: Final = 3  # reads of a run that try to learn one payer id
 _SKEWS_MAX: Final = 20  # runs whose skew is learned, so that the reads are bounded
-# Shortly before our first send by the server's clock: made by somebody else, if that clock and the
-# one that stamps the rows agree. It is never taken for ours, nor is ours called absent beside it.
+# Shortly before our first send by the server's clock: made by another user, if that clock and the one that
+# stamps the rows agree. Such a resource is never taken for ours, and beside it ours does not count as absent.
 _BEFORE: Final = timedelta(minutes=15)
 
 _INSIDE, _BEFOREHAND, _LATE, _UNTOLD = "inside", "before", "late", "untold"
 
 Like = Mapping[str, datetime | None]  # id -> when it was made, by the server's clock
 Content = dict[str, Any]
-# (run, feed, key, fingerprint) -> what that run's plan was to send; with fingerprint "" what Canvas
-# showed when the row was taken over. None where the plan is gone.
+# (run, feed, key, fingerprint) -> the content in that run's plan; with fingerprint "" the content that Canvas
+# showed when the row was taken over. None if the plan is gone.
 Contents = Callable[[str, str, str, str], bytes | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """Asks one Canvas, with the memory of one journal."""
+    """Searches and reads of one Canvas, with the data of one journal."""
 
     client: Client
     journal: Journal
@@ -79,7 +79,7 @@ class Recovery:
     quiet_s: float
     run_id: str
     contents: Contents
-    probed: set[str] = field(default_factory=set)  # keys of updates whose condition was moved on
+    probed: set[str] = field(default_factory=set)  # keys of updates sent with a later condition
     lost: set[str] = field(default_factory=set)  # keys of updates whose answer was lost in this run
     # The same of earlier runs, since the last confirmed write. Loaded once, if a conflict needs them.
     lost_before: list[frozenset[str]] = field(default_factory=list)
@@ -112,12 +112,12 @@ class Recovery:
                 await asyncio.to_thread(learn_payers, self.journal, self.run_id, [evidence], at)
 
     async def condition(self, held_at: datetime, run_id: str, *, latest: bool = False) -> datetime:
-        """Return `held_at`, a `Date` of the run that wrote last, by the clock that Canvas compares with."""
+        """Return `held_at`, a `Date` of the run that wrote last, by the clock of Canvas' conditions."""
         skew = await self._skew(run_id)
         return held_at if skew is None else skew.stamped_by(held_at, latest=latest)
 
     async def _skew(self, run_id: str) -> Skew | None:
-        """Return how far the stamps were ahead of `Date` in a run, as its payments show; None: not known."""
+        """Return the lead of the stamps over `Date` in a run, as its payments show; None: not known."""
         if run_id not in self.skews and len(self.skews) < _SKEWS_MAX:
             payments = await asyncio.to_thread(doubts.stamped, self.journal, run_id)
             skew = await measure(self.client, payments)
@@ -138,7 +138,7 @@ class Recovery:
             message = f"{_lost_how(doubt)}; Canvas could not be searched: {error.message}"
             return Finding(Settlement.UNKNOWN, "recover|unsearchable", message)
         claimed = await self._claimed(doubt.intent, like)
-        is_told = (
+        is_time_known = (
             self.client.server_clock.agrees(doubt.ahead)
             if doubt.since is not None
             else doubt.intent.run_id == self.run_id
@@ -146,7 +146,7 @@ class Recovery:
         quiet = timedelta(seconds=self.quiet_s)
         if doubt.intent.resource_type == "PaymentNotice" and any(like.values()):
             doubt = _by_stamps(doubt, await self._skew(doubt.intent.run_id))
-        return weigh(doubt, like, claimed, quiet, is_told=is_told, unsure=unsure)
+        return weigh(doubt, like, claimed, quiet, is_time_known=is_time_known, unsure=unsure)
 
     async def _organizations(self) -> Organizations:
         return organizations_of(await asyncio.to_thread(payers_seen, self.journal))
@@ -247,11 +247,11 @@ class Recovery:
         return Finding(Settlement.ABSENT, "recover|absent", f"Canvas does not have {named}")
 
     async def first_look(self, intent: Intent) -> Finding | None:
-        """Before a first send that nothing else protects: may it go? None: yes.
+        """Check before an unprotected first send whether it may be sent. Returns None if it may.
 
-        With a journal that was lost, what Canvas holds already is set aside for a person. Where the
-        server's clock is not known, what is there now is noted, so that it is never taken for ours;
-        but before a resend it may be ours, carried out late, and then a person decides.
+        After a loss of the journal, rows that Canvas seems to hold are set aside for a person. If the server's
+        clock is not known, existing resources are noted, so that they are never taken for ours; before a resend
+        such a resource may be ours, applied late, and then a person decides.
         """
         organizations = await self._organizations()
         sent = await asyncio.to_thread(self._sent, intent)
@@ -292,7 +292,7 @@ class Recovery:
     async def _agreed(
         self, intent: Intent, sent: Content | None, organizations: Organizations
     ) -> tuple[Like, set[str]]:
-        """Return what is like it, as two scans in a row show it, and those of another payer perhaps.
+        """Return the resources like it, as two scans in a row show them, and those perhaps of another payer.
 
         Raises:
             SearchFailed: No two scans agree.
@@ -344,7 +344,7 @@ def weigh_update(
     was_lost_before: bool = False,
     read_at: datetime | None = None,
 ) -> Finding:
-    """Decide what a read of a resource that was to be updated means. Pure.
+    """Decide what a read of a resource to be updated means. Pure.
 
     Args:
         doubt: The update.
@@ -352,7 +352,7 @@ def weigh_update(
         before: What Canvas was last known to hold; None if it is not known.
         shown: What Canvas shows; None if it has no such resource.
         organizations: The Organizations of payer ids, as far as they are known.
-        quiet: How much later than we know it may have been made, if its answer was lost.
+        quiet: The settling delay: how much later than known it may have been made, if its answer was lost.
         is_moved: Another coverage of the patient was written in between, so that Canvas may have given
             this one another `order`; that is not an edit.
         is_probed: It was sent with a later condition already (`_unedited`).
@@ -383,7 +383,7 @@ def weigh_update(
         visible = set(from_before) - not_ours
         if not is_proven and visible - {"payor"}:
             is_named = compare_payers(sent, shown, organizations) is Payers.SAME
-            # an earlier look that left it in doubt saw the same, and its rule hides whether it was lost
+            # an earlier read that left it in doubt had the same result, and its rule hides whether it was lost
             is_ours = was_lost and doubt.rule != _UNKNOWN_PAYER
             is_proven = is_named or (is_ours and _has_same_payer(sent, before))
         if is_proven:
@@ -433,12 +433,13 @@ def _unclear_payer(what: str) -> Finding:
 def _unedited(
     doubt: Doubt, *, is_comparable: bool, is_probed: bool, latest: datetime | None
 ) -> Finding:
-    """Decide how to send an update again of which no element that can be compared was edited.
+    """Decide how to send an update again if no comparable element was edited.
 
-    If the payer cannot be compared, Canvas has to confirm that nothing happened since our last write, and
-    not since this read: once with the second after it, because its clock shows no fractions; if it still
-    refuses, the payer was edited. That later condition is for one send only, so that nights do not add up
-    to the edit. If we moved the coverage ourselves, no condition can tell. No condition is later than `latest`.
+    If the payer cannot be compared, the condition is the time of our last write, not of this read. If Canvas
+    refuses it, the next condition is one second later, because its clock shows no fractions; if it still
+    refuses, the payer was edited. The later condition is for one send only, so that several nights do not
+    reach the time of an edit. If we moved the coverage ourselves, no condition can decide. No condition is
+    later than `latest`.
     """
     again = Finding(Settlement.ABSENT, "recover|absent", "a read shows what was there before")
     held_at = doubt.intent.held_at
@@ -472,7 +473,7 @@ def _is_comparable(coverage: Content | None, organizations: Organizations) -> bo
 
 
 def like_of(intent: Intent, resources: Collection[dict[str, Any]]) -> Like:
-    """Those resources that the intent could be, filtered anew: a search may show others too."""
+    """Return the resources that the intent could be, filtered again: a search may show others, too."""
     if intent.resource_type == "Coverage":
         return {each["id"]: None for each in resources if is_like(each, intent.match_key)}
     like: dict[str, datetime | None] = {}
@@ -493,7 +494,7 @@ def weigh(
     claimed: Collection[str],
     quiet: timedelta,
     *,
-    is_told: bool,
+    is_time_known: bool,
     unsure: Collection[str] = (),
 ) -> Finding:
     """Decide what a search means. Pure.
@@ -502,13 +503,13 @@ def weigh(
         doubt: The write.
         like: What is like it in Canvas, with the time at which it was made.
         claimed: Ids that belong to other rows, or are known not to be ours.
-        quiet: How much later than we know it may have been made.
-        is_told: The server's clock is known, and neither it nor ours was set since the sends; or there is
+        quiet: The settling delay: how much later than known it may have been made.
+        is_time_known: The server's clock is known, and neither it nor ours was set since the sends; or there is
             none, but this run sent it, after all that was there had been noted.
         unsure: Ids of coverages that may be those of another payer.
     """
     candidates = tuple(
-        Candidate(each, made_at, _when(doubt, made_at, quiet, is_told=is_told))
+        Candidate(each, made_at, _when(doubt, made_at, quiet, is_time_known=is_time_known))
         for each, made_at in like.items()
         if each not in claimed
     )
@@ -543,15 +544,15 @@ def _by_stamps(doubt: Doubt, skew: Skew | None) -> Doubt:
 
 
 def _lost_how(doubt: Doubt) -> str:
-    """How its answer was lost, without what earlier searches came to."""
+    """Return how its answer was lost, without the results of earlier searches."""
     return doubt.message.partition("; ")[0]
 
 
-def _when(doubt: Doubt, made_at: datetime | None, quiet: timedelta, *, is_told: bool) -> str:
-    """Where the making of a resource lies against the sends, by the server's clock."""
-    if doubt.intent.resource_type == "Coverage" or (doubt.since is None and is_told):
+def _when(doubt: Doubt, made_at: datetime | None, quiet: timedelta, *, is_time_known: bool) -> str:
+    """Return when a resource was made in relation to the sends, by the server's clock."""
+    if doubt.intent.resource_type == "Coverage" or (doubt.since is None and is_time_known):
         return _INSIDE
-    if doubt.since is None or doubt.until is None or made_at is None or not is_told:
+    if doubt.since is None or doubt.until is None or made_at is None or not is_time_known:
         return _UNTOLD  # no `until`: the server's clock was set while it was being sent
     if made_at < doubt.since:
         return _BEFOREHAND
@@ -563,7 +564,7 @@ def _when(doubt: Doubt, made_at: datetime | None, quiet: timedelta, *, is_told: 
 def _is_near(doubt: Doubt, candidate: Candidate, quiet: timedelta) -> bool:
     """Return whether it was made shortly before our first send, or around our sends by our own clock.
 
-    If a gateway's clock goes before that of the stamps, only ours shows that it may be the write.
+    If a gateway's clock is ahead of that of the stamps, only ours shows that it may be the write.
     """
     made_at, since = candidate.created_at, doubt.since
     if made_at is None or since is None:

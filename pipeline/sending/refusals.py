@@ -1,16 +1,16 @@
-"""Refusals in a row: when they are no longer about single rows. Pure.
+"""Detect refusals in a row that are not about single rows. Pure.
 
-A 403 is about one row, until it is the answer to everything. Three patients in a row without an
-answer of another kind between them make a series:
+A single 403 is about one row. Refusals of three patients in a row, without an answer of another kind
+between them, make a series:
 
 | answer | the series means | then |
 |---|---|---|
 | 403 with an OperationOutcome, before a write of the type succeeded | a scope is missing | stop |
 | the same, after one succeeded | the token may have lost its rights | one new token, then stop |
-| 403 that is not from the FHIR API | something in between blocks everything | stop |
+| 403 that is not from the FHIR API | a device in between blocks every request | stop |
 | 404 or 405 that is not from the FHIR API | a gateway lost its route | stop |
 
-Rows of a series are not refused: they stay pending, those before the third one too. A blocked row
+Rows of a series are not refused: they stay pending, including those before the third one. A blocked row
 stays in doubt, because an answer that is not from Canvas does not prove what Canvas did.
 """
 
@@ -32,8 +32,8 @@ _FROM_CANVAS: Final = frozenset({Verdict.ACCEPTED, Verdict.STALE, Verdict.REFUSE
 class _Series:
     refusal: Refusal
     began_at: datetime  # when the first of these writes was sent
-    of: set[str] = field(default_factory=set)  # whose writes they answered
-    refused: list[Intent] = field(default_factory=list)  # by the answers before the last one
+    of: set[str] = field(default_factory=set)  # the patients or keys of these writes
+    refused: list[Intent] = field(default_factory=list)  # by answers before the last one
     replaced: str = field(default="", repr=False)  # the token that was replaced because of them
 
 
@@ -50,12 +50,12 @@ class Refusals:
     def weigh(
         self, intent: Intent, permit: Permit, judgement: Judgement, *, proven: bool
     ) -> Judgement:
-        """Return what an answer means in the light of those before it.
+        """Return the meaning of an answer, given the answers before it.
 
         Args:
             intent: The write.
-            permit: What it was sent with.
-            judgement: What the answer means by itself.
+            permit: The permit that it was sent with.
+            judgement: The meaning of the answer by itself.
             proven: Whether a write of this type has succeeded.
         """
         refusal = judgement.refusal

@@ -22,7 +22,7 @@ from pipeline.sending.recover import Recovery
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What it takes to send: a connection, a journal, and whoever asks Canvas what it holds."""
+    """All that is needed to send: a connection, a journal, and searches of Canvas (`recovery`)."""
 
     job: Job
     run_id: str
@@ -35,12 +35,12 @@ class Session:
     stop: asyncio.Event
 
     async def record(self) -> None:
-        """Write down what was asked so far beside the writes."""
+        """Enter in the journal the requests beside the writes so far."""
         asked, self.client.exchanges = self.client.exchanges, []
         await writes.record(self.journal, self.run_id, asked)
 
     async def settle(self, doubts: Sequence[Doubt], seen: uploading.Seen) -> None:
-        """Settle what earlier runs left in doubt, and send again what may be."""
+        """Settle what earlier runs left in doubt, and send again what is allowed."""
         if doubts:
             await self.upload(
                 iter(()), {each.intent.resource_type for each in doubts}, seen, doubts
@@ -54,7 +54,7 @@ class Session:
         doubts: Sequence[Doubt] = (),
         shut: Collection[str] = (),
     ) -> None:
-        """Send, once each resource type is known to answer. Beside `shut`, lanes in doubt are shut."""
+        """Send, once each resource type is known to answer. Lanes in doubt are shut, as well as `shut`."""
         for resource_type in sorted(types):
             await self.client.probe(resource_type)
         open_lanes = {doubt.intent.lane for doubt in doubts}
@@ -83,7 +83,19 @@ async def open_session(
     stop: asyncio.Event,
     limiter: AbstractAsyncContextManager[Permits],
 ) -> AsyncIterator[Session]:
-    """Yield a connection to Canvas; requests that are no writes are entered in the journal at its end."""
+    """Yield a connection to Canvas.
+
+    Requests that are not writes are entered in the journal at its end.
+
+    Args:
+        job: The configuration.
+        run_id: The run.
+        journal: Its journal.
+        clock: Of this process.
+        random: For jitter.
+        stop: Ends the sending once it is set.
+        limiter: The source of permits, as an async context.
+    """
     # Nothing is sent past the end of a lease.
     may_send = None if job.database is None else journal.may_send
     async with (
@@ -102,7 +114,7 @@ async def open_session(
 
 
 def with_bodies(plans: EarlierPlans, doubts: Sequence[Doubt]) -> list[Doubt]:
-    """Return the doubts with what was sent, from the plans of their runs; without if a plan is gone or was changed."""
+    """Return the doubts with the sent bodies from the plans of their runs, if a plan is there and unchanged."""
     rows = plans.rows(doubt.intent for doubt in doubts)
     return [
         replace(doubt, intent=doubt.intent._replace(body=rows[doubt.intent.key].body))
@@ -118,7 +130,7 @@ async def _stop_client(stop: asyncio.Event, client: canvas.Client) -> None:
 
 
 def lanes_owed(session: Session, plan: Plan) -> set[str]:
-    """The patients of whom an earlier run's write is still to be sent, and is not among this plan's."""
+    """Return the patients with a write of an earlier run that is still to be sent and not in this plan."""
     owed = [each for each in doubts.all_doubts(session.journal) if each.is_owed]
     keys = [each.intent.key for each in owed]
     planned = {key for feed in plan.meta["feeds"] if keys for key in plan.find(feed, keys)["key"]}
@@ -130,9 +142,9 @@ def lanes_owed(session: Session, plan: Plan) -> set[str]:
 
 
 def intents_of(job: Job, plan: Plan) -> Iterator[list[Intent]]:
-    """Yield what is to be sent: feeds as they are configured, and around them what is cancelled.
+    """Yield what is to be sent: feeds as they are configured, with cancellations before and after.
 
-    A cancellation goes behind all coverages, unless one of its patient needs the `order` that it gives free.
+    A cancellation goes after all coverages, unless one of its patient needs the `order` that it frees.
     """
     for feed in job.feeds:
         yield plan.cancels(feed.name, is_last=False)

@@ -1,8 +1,8 @@
-"""Closes a process: its memory to other processes of the same user; files and the network to itself.
+"""Confine a process: close its memory to other processes of the same user, and files and the network to itself.
 
 By the kernel's own calls on Linux: Landlock for files (since 5.13), seccomp for sockets and other processes. Of the
 packages for Python, landlock has only development releases, and pyseccomp (2021) wants a library that images lack.
-What the kernel lacks is left open, and `lacking` says so.
+If the kernel lacks one of them, `lacking` reports it.
 
 A Landlock rule binds the calling thread and what it starts later, so `confine` comes before libraries that start threads.
 """
@@ -34,7 +34,7 @@ _WRITE_FILE: Final = 1 << 1
 _READ_FILE: Final = 1 << 2
 _READ_DIR: Final = 1 << 3
 _TRUNCATE: Final = 1 << 14
-_RIGHTS: Final = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}  # how many rights for files each version knows
+_RIGHTS: Final = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}  # number of rights for files in each version
 _SCOPES: Final = 0b11  # since version 6: abstract sockets, and signals to others
 _SCOPED_SINCE: Final = 6
 # Of seccomp(2), from linux/filter.h and linux/audit.h.
@@ -59,8 +59,8 @@ _SHUT: Final = (
 def close_memory() -> None:
     """Allow no core dump, and no other process of the same user to look: secrets and rows are in memory.
 
-    The second is Linux' own. It also keeps a crash handler away that core dumps are piped to, and makes
-    /proc/PID/environ root's. A program that is started begins without it.
+    The second works only on Linux. It also disables a crash handler that core dumps are piped to, and makes root
+    the owner of /proc/PID/environ. A started program does not inherit it.
     """
     with contextlib.suppress(ImportError):  # Windows has none
         import resource  # noqa: PLC0415
@@ -72,20 +72,20 @@ def close_memory() -> None:
 
 
 def lacking() -> list[str]:
-    """Return what this kernel cannot shut: FILES, NETWORK, or nothing."""
+    """Return what this kernel cannot close: FILES, NETWORK, or nothing."""
     found = {FILES: _landlock_version() > 0, NETWORK: _has_seccomp()}
     return [name for name, is_there in found.items() if not is_there]
 
 
 def confine(read: Iterable[Path], written: Iterable[Path]) -> None:
-    """Shut all files and folders but these to this process, and the network, as far as the kernel can.
+    """Close all files and folders but these to this process, and the network, as far as the kernel can.
 
     Args:
-        read: Files, and folders with all that is in them, that may be read. What is not there is left out.
-        written: Files that are there, and may be read and written.
+        read: Files, and folders with all their content, that may be read. Missing ones are left out.
+        written: Existing files that may be read and written.
 
     Raises:
-        OSError: If the kernel can, and did not.
+        OSError: The kernel has the call, and it failed.
     """
     if sys.platform != "linux":
         return
@@ -104,7 +104,7 @@ def _landlock_version() -> int:
 
 
 def _has_seccomp() -> bool:
-    """Return whether the kernel takes filters: asked for none, it says that the address is bad, and else EINVAL."""
+    """Return whether the kernel takes filters: a null filter gives EFAULT if it does, otherwise EINVAL."""
     if sys.platform != "linux" or os.uname().machine not in _ARCHITECTURES:
         return False
     libc = ctypes.CDLL(None, use_errno=True)

@@ -1,7 +1,7 @@
-"""Which variables of the environment are secrets of ours, and which of them a child process gets.
+"""Secrets in the environment, and the variables that a child process gets.
 
-The kernel shows the environment that a program was started with in /proc for as long as it runs. So secrets are set
-aside while children are started, and reach a worker through a pipe.
+The kernel shows the environment that a program was started with in /proc for as long as it runs. Secrets are therefore
+set aside while children are started, and reach a worker through a pipe.
 """
 
 import os
@@ -10,15 +10,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
-PREFIX: Final = "CANVAS_"  # what begins so is ours, and most of it secret
+PREFIX: Final = "CANVAS_"  # variables with it are ours, and most of them secret
 _SECRETS: Final = frozenset({"PGPASSWORD"})  # of the journal's database
-# What a program needs in order to be found, to speak the right language and to trust the right servers.
+# Variables that locate programs and folders, or set the language and the trusted authorities.
 PASSED_ON: Final = (
     "PATH", "HOME", "USER", "LOGNAME", "SHELL", "TMPDIR", "TZ", "LANG", "LANGUAGE", "SSL_CERT_FILE", "SSL_CERT_DIR",
 )  # fmt: skip
 _PASSED_ON_PREFIX: Final = "LC_"
 
-SPILL: Final = "POLARS_OOC_SPILL_DIR"  # where polars puts rows if memory is short; else a folder that all users share
+SPILL: Final = "POLARS_OOC_SPILL_DIR"  # for rows that polars moves out of memory; unset, all users share a folder
 
 _aside: dict[str, str] = {}
 _holders = 0
@@ -26,7 +26,7 @@ _lock = threading.Lock()
 
 
 def variables() -> Mapping[str, str]:
-    """Return the environment with what is set aside."""
+    """Return the environment, with the variables that are set aside."""
     with _lock:
         return {**os.environ, **_aside}
 
@@ -42,7 +42,7 @@ def is_secret(name: str) -> bool:
 
 
 def hide() -> None:
-    """Take the secrets out of this process's environment: only `variables` knows them from now on."""
+    """Remove the secrets from this process's environment: only `variables` returns them from now on."""
     global _holders  # noqa: PLW0603 - the environment is the process's own
     with _lock:
         _holders += 1
@@ -52,7 +52,7 @@ def hide() -> None:
 
 @contextmanager
 def hidden() -> Iterator[None]:
-    """Take the secrets out of the environment until the block ends; blocks may overlap."""
+    """Remove the secrets from the environment until the block ends; blocks may overlap."""
     global _holders  # noqa: PLW0603 - the same
     hide()
     try:

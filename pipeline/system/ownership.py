@@ -1,4 +1,4 @@
-"""Which files and folders are ours alone: decided by owner, kind, link count and who may write to them.
+"""Check that files and folders are ours alone, by owner, kind, link count and write permissions.
 
 Another user of the machine who can replace a journal, a plan or a configuration decides what is sent, or what is
 executed (`[notify] command`). POSIX only; elsewhere nothing is known of other users.
@@ -14,7 +14,7 @@ from pipeline.files import FOLDER_MODE, displayed
 
 
 class Fault(NamedTuple):
-    """What is wrong with a file or folder, and what to do about it."""
+    """A defect of a file or folder, and what to do about it."""
 
     message: str
     fix: str
@@ -50,11 +50,11 @@ def fault_of_folder(folder: Path) -> Fault | None:
 
 
 def fault_above(path: Path) -> Fault | None:
-    """Return why others can put another file or folder in the place of this one; None if they cannot.
+    """Return why others can replace this file or folder by another one; None if they cannot.
 
-    So it is below a folder that everyone can write to, unless only owners may rename there (the sticky bit, as in
-    /tmp) or the file system is mounted read-only (as Kubernetes mounts a ConfigMap). Members of a folder's group
-    are trusted.
+    They can if it is below a folder that everyone can write to, unless only owners may rename there (the sticky bit,
+    as in /tmp) or the file system is mounted read-only (as Kubernetes mounts a ConfigMap). Members of a folder's
+    group are trusted.
     """
     for folder in path.resolve().parents:
         mode = folder.stat().st_mode
@@ -81,7 +81,7 @@ def require_safe_config(path: Path, found: os.stat_result) -> None:
 
 
 def require_ours(path: Path) -> None:
-    """Raise JournalError if what is at `path` is anything but a file of ours, by no other name; nothing is fine."""
+    """Raise JournalError if `path` is anything but a file of ours without another name; a missing one is fine."""
     try:
         found = path.lstat()
     except FileNotFoundError:

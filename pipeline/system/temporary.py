@@ -1,8 +1,8 @@
 """A private folder for copies of rows that a command needs only while it runs: of `init` and of `check`.
 
-It is removed when the command ends, also by SIGTERM and SIGHUP. The next command removes those of commands that were
-killed: their lock is free. The lock is on the folder itself, so there is no moment at which it is made and unlocked
-that could be taken for the end: whoever makes it looks again once it has the lock.
+It is removed when the command ends, also by SIGTERM and SIGHUP. The next command removes folders of killed commands,
+whose lock is free. The lock is on the folder itself. A new folder is unlocked for a moment, and another command may
+remove it then, so the command that makes it checks it again once it has the lock.
 """
 
 import os
@@ -60,7 +60,7 @@ def abandoned(*, remove: bool) -> list[str]:
 
 
 def _places() -> list[Path]:
-    """Return the folders for temporary files. The current folder is none: it may be shared, or backed up."""
+    """Return the folders for temporary files, without the current folder: it may be shared, or backed up."""
     named = [os.environ.get(name, "") for name in _NAMED_BY]
     return [Path(each) for each in dict.fromkeys([*named, *_USUAL]) if each]
 
@@ -96,7 +96,7 @@ def _locked(folder: Path) -> Iterator[bool]:
 
 
 def _open(folder: Path) -> int:
-    """Return a handle of a folder itself; what a link leads to is not ours."""
+    """Return a handle of a folder itself; the target of a link is not ours."""
     return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
 
 
@@ -124,7 +124,7 @@ def _spilling_into(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _removed_by_signals(folder: Path) -> Iterator[None]:
-    """Remove the folder before a signal ends the process that nothing else handles."""
+    """Remove the folder before a signal without a handler ends the process."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -309,7 +309,7 @@ def test_the_notebook_does_what_it_says(tmp_path: Path, monkeypatch: pytest.Monk
     assert streams == [], "it prints nothing beside what its cells come to"
     assert "exit_code=3" in shown["plan"]
     assert [rule in shown["why"] for rule in ("amount|form", "patient|unknown")] == [True, True]
-    assert "exit_code=0" in shown["mend"]
+    assert "exit_code=0" in shown["fix"]
     assert "exit_code=3" in shown["run"]
     assert "canvas|business-rule" in shown["lines"]
     assert "unchanged" in shown["rerun"]

@@ -321,7 +321,7 @@ def with_feed_key(text: str, line: str) -> str:
         (CODES + '[feeds.only]\norder = ["1 "]\n', "only.order: a value is blank, or begins"),
         (
             CODES + '[feeds.only]\nstatus = ["x"]\n[feeds.constants]\nstatus = "active"\n',
-            "only.status: no row can pass, for the constant is none of these values",
+            "only.status: no row can pass, because the constant is none of these values",
         ),
         (
             CODES.replace('relationship = "Rel"', "") + '[feeds.constants]\nrelationship = "x"\n',

@@ -279,7 +279,7 @@ async def created(client: Client) -> Judgement:
         ("expired", "its certificate has expired"),
         ("not yet valid", "its certificate is not valid yet"),
         ("another name", "its certificate is for another address"),
-        ("self-signed", "its certificate is signed by nobody but itself"),
+        ("self-signed", "its certificate is self-signed"),
         ("another authority", "signed by an authority that is not trusted here"),
         ("old protocol", "it agrees on no TLS that is safe"),
         ("no TLS", "what answers there speaks no TLS"),

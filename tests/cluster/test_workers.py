@@ -283,7 +283,7 @@ async def test_a_file_that_changes_under_the_workers_is_refused(
     job = job_of(tmp_path, {"a.csv": MANY}, **by_dask)
     result = await engine.plan(job, progress=Acting(act))
     assert isinstance(result.failure, InputError)
-    said = ["changed while it was read"] + ["the file is not there"] * (harm == "gone")
+    said = ["changed while it was read"] + ["the file is no longer where"] * (harm == "gone")
     assert any(words in str(result.failure) for words in said)
     assert result.failure.file == "a.csv"
 
@@ -327,7 +327,7 @@ def crash(secret: str) -> None:
 
 
 def refuse() -> None:
-    raise InputError("it is unfit", "mend it", file="a.csv", row=7, column="Amount")
+    raise InputError("it is unfit", "fix it", file="a.csv", row=7, column="Amount")
 
 
 def seconds(length: float) -> float:

@@ -509,7 +509,7 @@ def test_the_command_writes_once_and_says_what_is_left(tmp_path: Path) -> None:
     told = canvas_ingest("init", "tuva_eligibility.csv", folder=tmp_path)
     assert told.returncode == 0, told.stderr
     assert told.stdout.splitlines()[-1] == "  canvas-ingest check tuva_eligibility.toml"
-    assert "order: no column tells it" in told.stdout
+    assert "order: no column has it" in told.stdout
     assert stat.S_IMODE((tmp_path / "tuva_eligibility.toml").stat().st_mode) == 0o600
     again = canvas_ingest("init", "tuva_eligibility.csv", folder=tmp_path)
     assert (again.returncode, again.stdout) == (2, "")

@@ -244,7 +244,7 @@ async def test_the_command_asks_or_wants_yes(make_world: MakeWorld) -> None:
     code, _, err = await purge()
     assert (code, "write --older-than DAYS" in err) == (2, True)
     code, out, err = await purge("--older-than", "0")
-    assert (code, "Would remove what runs left of rows (1; " in out) == (2, True)
+    assert (code, "Would remove row data of runs (1; " in out) == (2, True)
     assert "add --yes" in err
     main, worker = pty.openpty()
     os.write(main, b"n\n")

@@ -28,7 +28,7 @@ from tests.proof.canvas import Effect
 from tests.proof.simulation import Schedule, outcome, over, quiet, swept
 from tests.support import postgres
 
-# Of so many schedules, one kill, one power loss, and one schedule struck at each of its crash points.
+# The numbers of schedules for one kill, one power loss, and one schedule struck at each of its crash points.
 _SCHEDULES_A_KILL: Final = 1_000
 _SCHEDULES_AN_IMAGE: Final = 20
 _SCHEDULES_A_SWEEP: Final = 2_000
@@ -95,7 +95,7 @@ def _simulate(count: int, seed: int, is_on_server: bool) -> int:
 
 @contextmanager
 def _served(is_on_server: bool) -> Iterator[str]:
-    """The address of a PostgreSQL for the journals; "": they are in files."""
+    """Yield the address of a PostgreSQL for the journals; "" for journals in files."""
     if not is_on_server:
         yield ""
         return
@@ -178,7 +178,7 @@ def _kills(count: int, seed: int) -> list[str]:
 
 
 def _input(count: int, seed: int, only: str | None, workers: int) -> int:
-    """A table of what was tried, a line a class."""
+    """Print a table of the cases, a line a class."""
     began_s = time.monotonic()
     cases = {only: count} if only else hostile.cases_of(count)
     tallies = hostile.play_all(cases, seed, workers)

@@ -60,7 +60,7 @@ SEARCH_FATES: Final = (
 
 @dataclass(slots=True)
 class Climate:
-    """How bad it is. Chances are of a request; times in seconds."""
+    """The faults of a world. Chances are of a request; times in seconds."""
 
     fates: dict[str, float] = field(default_factory=dict)
     searches: dict[str, float] = field(default_factory=dict)
@@ -79,7 +79,9 @@ class Climate:
     rate_edits: float = 0.0  # chance, at each request, that a person edits a coverage
     rate_insurers: float = 0.0  # chance, at each request, that a person enters another insurer
     shows_names: bool = True  # a read shows the payer's name
-    bumps: str = "none"  # who is moved by a write that takes an order: "none", "next" or "all"
+    bumps: str = (
+        "none"  # the coverages that move when a write takes an order: "none", "next" or "all"
+    )
     update_bumps: bool = False  # whether an update does, too
     has_fractions: bool = False  # If-Unmodified-Since is held against fractions of a second
 
@@ -90,7 +92,7 @@ OURS, PERSON, MOVED = "ours", "person", "moved"  # who made a version; moved: by
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """What a resource was from then on."""
+    """The content of a resource from some moment on."""
 
     at_s: float  # true time
     stamp: datetime  # by the server's clock
@@ -118,7 +120,7 @@ class Effect:
 
     @property
     def own(self) -> int:
-        """The number of the last version that is ours; the first one where none is."""
+        """Return the number of the last version that is ours; the first one if none is."""
         ours = (n for n, each in enumerate(self.versions) if each.author == OURS)
         return max(ours, default=0)
 
@@ -159,14 +161,14 @@ class SimulatedCanvas:
         return EPOCH + timedelta(seconds=now_s + self.climate.skew_s)
 
     def advance(self, now_s: float) -> None:
-        """Commit what is due."""
+        """Commit the writes that are due."""
         due = sorted((each for each in self.late if each[0] <= now_s), key=lambda each: each[0])
         self.late = [each for each in self.late if each[0] > now_s]
         for at_s, commit in due:
             commit(at_s)
 
     def settle(self) -> None:
-        """Commit all that is still late."""
+        """Commit all late writes."""
         self.advance(float("inf"))
 
     # Requests -------------------------------------------------------------------------------------
@@ -174,7 +176,7 @@ class SimulatedCanvas:
     async def exchange(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None
     ) -> Reply:
-        """As `Transport.exchange`, with what the climate does to it."""
+        """Answer as `Transport.exchange` does, with the faults of the climate."""
         loop = asyncio.get_running_loop()
         began_s = loop.time()
         self.step("a request is about to be sent")
@@ -241,9 +243,7 @@ class SimulatedCanvas:
             return self._answer(200, {"id": effect.resource_id})
         elif fate != "":
             return await self._struck(fate)
-        is_another = (
-            fate == "claimed_location"
-        )  # another row's: of that one nobody is told anything
+        is_another = fate == "claimed_location"  # another row's: nothing is reported about that one
         if not is_another:
             self._told(effect)
         return self._answer(201, None, Location=f"/{resource_type}/{effect.resource_id}/_history/1")
@@ -251,7 +251,7 @@ class SimulatedCanvas:
     async def _put(  # noqa: PLR0911 - one a fate
         self, url: str, headers: Mapping[str, str], body: dict[str, Any]
     ) -> Reply:
-        """A write of a whole resource: 200 or 412, and of the fates those that it can have."""
+        """Answer a write of a whole resource: 200 or 412, and the fates that it can have."""
         now_s = asyncio.get_running_loop().time()
         fate = self._drawn(self.climate.fates)
         if fate == "unsent":
@@ -294,7 +294,7 @@ class SimulatedCanvas:
         return await self._struck(fate)
 
     async def _struck(self, fate: str) -> Reply:  # noqa: PLR0911 - one a fate
-        """The answer, or none, of a fate that has no more to do with the content."""
+        """Return the answer, or none, of a fate that no longer depends on the content."""
         match fate:
             case "refused":
                 return self._answer(422, _issue("business-rule"))
@@ -358,7 +358,7 @@ class SimulatedCanvas:
         return reply
 
     def _one(self, resource_id: str, until_s: float, *, is_cut: bool) -> Reply:
-        """A read of one resource, as it was then."""
+        """Answer a read of one resource, as it was then."""
         found = [each for each in self.effects if each.resource_id == resource_id]
         if not found:
             return self._answer(404, _issue("not-found"))
@@ -416,7 +416,7 @@ class SimulatedCanvas:
         since: datetime | None,
         seen_s: float,
     ) -> int:
-        """An update of ours, carried out or refused; what it writes over is looked at."""
+        """Apply or refuse an update of ours; check what it overwrites."""
         stamp = effect.versions[-1].stamp
         if not self.climate.has_fractions:
             stamp = stamp.replace(microsecond=0)
@@ -447,7 +447,7 @@ class SimulatedCanvas:
     def _overwritten(
         self, effect: Effect, new: dict[str, Any], mark: str, seen_s: float
     ) -> list[str]:
-        """The elements of a person's edits, made since our last version, that this update takes back.
+        """Return the elements of a person's edits, made since our last version, that this update takes back.
 
         Not what no client can tell: an edit in the second of our own last write, by the server's clock,
         and by as much later, after that write or a read, as a gateway's Date is ahead, which only payments of the
@@ -518,7 +518,7 @@ class SimulatedCanvas:
             self._bump(at_s, effect, before)
 
     def _bump(self, at_s: float, effect: Effect, before: int | None) -> None:
-        """Who has the order that a write takes anew is moved down, and perhaps the next in turn."""
+        """Move down the coverage whose order a write takes, and perhaps the next in turn."""
         order = effect.content["order"]
         if self.climate.bumps == "none" or order == before:
             return
@@ -542,13 +542,13 @@ class SimulatedCanvas:
                 return
 
     def edit(self, at_s: float, effect: Effect, changes: Mapping[str, Any]) -> None:
-        """A person changes a coverage; or saves it as it is."""
+        """Change a coverage as a person does, or save it unchanged."""
         self.advance(at_s)
         content = {**deepcopy(effect.content), **changes}
         self._change(at_s, effect, PERSON, content)
 
     def _meddle(self, now_s: float) -> None:
-        """A person enters what is like ours, or edits it; the server's clock is set."""
+        """Let a person enter something like ours, or edit it; or set the server's clock."""
         ours = [each for each in self.effects if each.resource_type == "PaymentNotice"]
         if ours and self.random.random() < self.climate.rate_foreign:
             self._commit(now_s, "PaymentNotice", self.random.choice(ours).content)
@@ -562,7 +562,7 @@ class SimulatedCanvas:
             self.was_set = True
 
     def somebody_insures(self, at_s: float) -> None:
-        """A person enters a coverage with a member id of ours, mostly of another insurer."""
+        """Let a person enter a coverage with a member id of ours, mostly of another insurer."""
         meant = [each[-1] for each in self.said.values() if each]
         if not meant:
             return
@@ -574,7 +574,7 @@ class SimulatedCanvas:
         effect.versions[0] = replace(effect.versions[0], author=PERSON, payer_id="")
 
     def somebody_edits(self, at_s: float, known: Collection[str]) -> None:
-        """A person edits one of the coverages that we know, or saves it as it is."""
+        """Let a person edit one of the coverages that we know, or save it unchanged."""
         held = [
             each
             for each in self.effects
@@ -615,7 +615,7 @@ def _issue(code: str) -> dict[str, Any]:
 
 
 def mark_of(body: Mapping[str, Any]) -> str:
-    """Which row a resource was made of."""
+    """Return the row that a resource was made of."""
     if body["resourceType"] == "Coverage":
         return str(body["relationship"]["text"])
     return str(body["created"])

@@ -88,7 +88,7 @@ _IN_FLIGHT: Final = "SELECT lane FROM write WHERE state = 'IN_FLIGHT' AND part =
 
 @dataclass
 class Story:
-    """What happened in one world so far, or in all of them."""
+    """The events in one world so far, or in all of them."""
 
     name: str = ""
     rows: dict[Place, Row] = field(default_factory=dict)
@@ -141,7 +141,7 @@ async def run(
     *,
     patients: int = PATIENTS,
 ) -> Story:
-    """Strike so often, in as many worlds as that takes, one after another."""
+    """Strike this many times, in as many worlds as needed, one after another."""
     told, left = Story(), +strikes
     with served() as server:
         os.environ["PGPASSWORD"] = server.password
@@ -166,7 +166,7 @@ async def play(
     folder: Path,
     patients: int = PATIENTS,
 ) -> Story:
-    """One world: strike it, let it end without faults, run once more, and look at what is there."""
+    """Play one world: strike it, let it end without faults, run once more, and check the result."""
     random = Random(seed)
     faults = random.choice(list(FAULTS))
     resend = random.choice(["none", "coverage", "all", "all"])
@@ -187,7 +187,7 @@ async def play(
 
 
 def write_files(world: World, random: Random, patients: int) -> dict[Place, Row]:
-    """Two coverages and several payments a patient, each with an amount of its own; in the order of the files."""
+    """Write two coverages and several payments a patient, each with an amount of its own; in the order of the files."""
     world.folder.mkdir(parents=True)
     coverages: list[tuple[str, ...]] = []
     payments: list[tuple[str, str, str]] = []
@@ -229,7 +229,7 @@ def write_config(world: World, cluster: "Cluster", database: str, resend: str) -
 
 
 class Line:
-    """What joins a worker to the scheduler: each byte goes through it, or waits in it."""
+    """The connection of a worker to the scheduler: each byte passes through it, or waits in it."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -245,13 +245,13 @@ class Line:
         return f"tcp://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
     async def stall(self, seconds: float) -> None:
-        """Nothing passes for so long; nobody is told."""
+        """Let no byte pass for some time, without a sign to either side."""
         self._is_open.clear()
         await asyncio.sleep(seconds)
         self._is_open.set()
 
     async def sever(self, seconds: float) -> None:
-        """All connections are reset, and no new one is made for so long."""
+        """Reset all connections, and refuse new ones for some time."""
         self._is_refusing = True
         for writer in self._writers:
             writer.transport.abort()
@@ -315,7 +315,7 @@ class Cluster:
         await self._until(lambda: all(self.worker_of(number) for number in range(WORKERS)))
 
     async def keep(self) -> None:
-        """What ended is started again, as a service manager does it."""
+        """Restart processes that ended, as a service manager does."""
         while True:
             for number, process in enumerate(self._started):
                 if process.poll() is not None:
@@ -323,14 +323,14 @@ class Cluster:
             await asyncio.sleep(0.5)
 
     def worker_of(self, number: int) -> int:
-        """The process of a worker; 0 while there is none."""
+        """Return the process of a worker; 0 while there is none."""
         started = self._started[number]
         if number != NANNY:
             return started.pid if started.poll() is None else 0
         return next(iter(_children(started.pid)), 0)
 
     def number_of(self, process: int) -> int | None:
-        """Whose worker that process is."""
+        """Return the number of the worker of that process."""
         return next((n for n in range(WORKERS) if self.worker_of(n) == process), None)
 
     async def close(self) -> None:
@@ -345,7 +345,7 @@ class Cluster:
                 os.kill(worker, signal.SIGKILL) if worker else None
 
     def _worker(self, number: int) -> "subprocess.Popen[bytes]":
-        # Threads for all partitions: one that is begun anew runs beside whoever may still have it.
+        # Threads for all partitions: one that is begun anew runs beside the worker that may still have it.
         return self._start(
             "dask_worker", self._addresses[number], "--nworkers", "1", "--nthreads", str(PARTITIONS),
             "--nanny" if number == NANNY else "--no-nanny", "--memory-limit", "0", "--local-directory", str(self._folder / "scratch"),
@@ -391,7 +391,7 @@ def _answers(port: int) -> bool:
 
 
 def _children(parent: int) -> list[int]:
-    """The workers among a nanny's processes."""
+    """Return the workers among a nanny's processes."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
@@ -404,7 +404,7 @@ def _children(parent: int) -> list[int]:
 
 
 def _ports(process: int) -> set[int]:
-    """The local ports of a process' connections."""
+    """Return the local ports of a process' connections."""
     inodes = set()
     for path in Path(f"/proc/{process}/fd").iterdir():
         with suppress(OSError):
@@ -417,7 +417,7 @@ def _ports(process: int) -> set[int]:
 
 
 class Struck:
-    """A world that is run, and what befalls it meanwhile."""
+    """A world that is run, and the strikes at it."""
 
     def __init__(
         self,
@@ -438,7 +438,7 @@ class Struck:
         self._down = asyncio.Lock()
 
     async def strike_all(self, strikes: Counter[str]) -> None:
-        """Run and strike until all is struck, or there is nothing left to strike."""
+        """Run and strike until all strikes are made, or there is nothing left to strike."""
         left = list(strikes.elements())
         self.random.shuffle(left)
         in_vain = 0
@@ -448,7 +448,7 @@ class Struck:
             in_vain += len(left) == before
 
     async def run(self, left: list[str]) -> int:
-        """Run the command, strike it while it sends, and look at what is there. Its exit code."""
+        """Run the command, strike it while it sends, and check the result. Returns its exit code."""
         self._is_excused = self._is_killed = self._is_reported = False
         process = self._process = await self._begun()
         striking = asyncio.ensure_future(self._strike_while(process, left))
@@ -457,7 +457,7 @@ class Struck:
         await asyncio.gather(striking, return_exceptions=True)
         while self._under_way:
             await asyncio.gather(*self._under_way)
-        await asyncio.sleep(0.5)  # whoever was woken has had the time to do what it must not
+        await asyncio.sleep(0.5)  # the woken worker has had the time to do what it must not
         await asyncio.to_thread(self._check, is_last=False)
         return code
 
@@ -470,7 +470,7 @@ class Struck:
         )  # fmt: skip
 
     async def _ended(self, process: asyncio.subprocess.Process) -> int:
-        """Its exit code, once it has ended and was looked at."""
+        """Return its exit code, once it has ended and was checked."""
         told = asyncio.ensure_future(process.communicate())
         try:
             async with asyncio.timeout(HANGS_S):
@@ -485,7 +485,7 @@ class Struck:
         return code
 
     def _judge(self, code: int, printed: str) -> None:
-        """Whether it may have ended so."""
+        """Check that it may have ended like this."""
         if any(patient_key(number) in printed for number in range(PATIENTS)):
             self.story.violate("a patient's key was printed")
         if code in ENDED or (self._is_killed and code == -signal.SIGKILL):
@@ -519,7 +519,7 @@ class Struck:
         return await self._signal_holder(signal.SIGKILL) is not None
 
     async def _signal_holder(self, number: signal.Signals) -> int | None:
-        """Signal a worker that holds a part, and so sends. Its process."""
+        """Signal a worker that holds a part, and so sends. Returns its process."""
         held = await self._asked(_HELD)
         processes = sorted({int(holder.split(" ")[1]) for _, holder in held})
         there = [each for each in processes if self.cluster.number_of(each) is not None]
@@ -592,7 +592,7 @@ class Struck:
         return True
 
     async def _is_stopped(self, process: int, aim: str) -> bool:
-        """Let a worker go on and stop again until it stands where it is to; False: it does not come there."""
+        """Let a worker go on and stop again until it is at the wanted place. Returns False if it does not get there."""
         for _ in range(AIMS_MAX):
             if aim == "moment" or await self._is_amid(process, aim):
                 return True
@@ -602,7 +602,7 @@ class Struck:
         return False
 
     async def _is_amid(self, process: int, aim: str) -> bool:
-        """Whether a worker that stands still does so amid a transaction, or with claims that it has not sent."""
+        """Return whether a stopped worker is amid a transaction, or has claims that it has not sent."""
         if aim == "transaction":
             ports = {line[0] for line in await self._asked(_AMID)}
             return bool(ports & await asyncio.to_thread(_ports, process))
@@ -617,7 +617,7 @@ class Struck:
         return any(patient not in open_writes for patient in claimed)
 
     async def _followed(self) -> None:
-        """Another command takes over while the first stands still."""
+        """Let another command take over while the first is stopped."""
         await self._ended(await self._begun())
 
     async def _woken(self, process: int, after_s: float) -> None:
@@ -640,7 +640,7 @@ class Struck:
         return True
 
     async def _asked(self, sql: str, *parameters: object) -> list[Any]:
-        """What the database says; nothing while it is away."""
+        """Return the database's answer; nothing while it is away."""
 
         def ask() -> list[Any]:
             with (
@@ -655,7 +655,7 @@ class Struck:
     # Looking --------------------------------------------------------------------------------------
 
     async def end(self) -> None:
-        """To its end, then once more: the second time nothing is sent that was not left over."""
+        """Run to the end, then once more: the second run sends only what was left over."""
         code = await self.run([])
         if code not in ENDED:
             return
@@ -668,7 +668,7 @@ class Struck:
         await asyncio.to_thread(self._check, is_last=True)
 
     def _check(self, *, is_last: bool) -> None:
-        """Hold what the local Canvas did against the report, and against the journal."""
+        """Compare the effects in the local Canvas with the report, and with the journal."""
         world, story = self.world, self.story
         looks = [*kills.effects_amiss(world, story.rows), *order_amiss(world, story.rows)]
         if self._is_reported:
@@ -689,7 +689,7 @@ class Struck:
             story.violate(what)
 
     def _journal_amiss(self) -> Iterator[str]:
-        """The chains are whole, nobody holds a part any more, the rate was kept, and no zombie sent."""
+        """Check that the chains are whole, no worker holds a part, the rate was kept, and no zombie sent."""
         story = self.story
         held = Database(self.database, LEASE_S)
         with TemporaryDirectory() as scratch:
@@ -719,7 +719,7 @@ class Struck:
 
 
 def order_amiss(world: World, rows: dict[Place, Row]) -> Iterator[str]:
-    """A patient's coverages in their order, then the payments in that of the file; nothing else."""
+    """Check the order: a patient's coverages, then the payments in the order of the file; nothing else."""
     places = {row: at for at, row in enumerate(rows.values())}
     last: dict[str, int] = {}
     for effect in world.effects:
@@ -735,7 +735,7 @@ def order_amiss(world: World, rows: dict[Place, Row]) -> Iterator[str]:
 def unclaimed_effects(
     world: World, known: Sequence[tuple[Any, ...]], audit_log: Sequence[Any]
 ) -> Iterator[str]:
-    """Effects of writes that had been doubted by whoever took over, and not been claimed again since."""
+    """Yield effects of writes that a successor had doubted, and that were not claimed again since."""
     keys: dict[tuple[str, str, object], str] = {}
     for key, resource_type, lane, cents, rank, held_rank in known:
         keys[

@@ -1,4 +1,4 @@
-"""What a coverage means: the truth of the simulated world, in rules of its own.
+"""The meaning of a coverage: the truth of the simulated world, in rules of its own.
 
 The checker compares with nothing that the product compares with: a payer id is resolved through the
 world's own directory, and each element is read here from the JSON itself.

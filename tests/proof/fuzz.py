@@ -1,4 +1,4 @@
-"""Coverage-guided fuzzing of what reads text: `python -m tests.proof.fuzz CORPUS [libFuzzer's options]`.
+"""Coverage-guided fuzzing of the readers of text: `python -m tests.proof.fuzz CORPUS [libFuzzer's options]`.
 
 atheris finds new bytes by the branches that they reach; the judge is that of `tests/proof/input.py`.
 It is no dependency of the project: install it into an environment of its own (`pip install atheris`).
@@ -31,11 +31,11 @@ _COLUMNS: Final = {"patient": "MRN", "amount": "Amount", "transaction_id": "TXN"
 
 
 class Violation(Exception):
-    """What the judge found."""
+    """A finding of the judge."""
 
 
 def try_one(data: bytes) -> None:
-    """One file, and its amounts one by one."""
+    """Try one file, and its amounts one by one."""
     if not data:
         return
     choice, data = data[0], data[1:]
@@ -61,7 +61,7 @@ _FOLDER: Final = Path(mkdtemp())
 
 
 def begin(corpus: Path) -> None:
-    """Seeds, where there are none."""
+    """Write seeds, if there are none."""
     corpus.mkdir(exist_ok=True)
     if any(corpus.iterdir()):
         return

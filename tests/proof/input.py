@@ -52,7 +52,7 @@ csv.field_size_limit(1 << 24)
 
 @dataclass
 class Tally:
-    """What a class came to."""
+    """The result of a class of cases."""
 
     cases: int = 0
     rows: int = 0
@@ -60,7 +60,7 @@ class Tally:
     violations: list[str] = field(default_factory=list)
 
     def add(self, other: "Tally") -> None:
-        """Count another one's too."""
+        """Add the counts of another tally."""
         self.cases += other.cases
         self.rows += other.rows
         self.refused += other.refused
@@ -71,7 +71,7 @@ Play = Callable[[Random, Path, Tally], None]
 
 
 def play(name: str, seed: int, folder: Path, tally: Tally) -> None:
-    """One case of a class. Whatever is raised is a violation, with the seed that brings it back."""
+    """Play one case of a class. Any exception is a violation, with the seed that repeats it."""
     before = len(tally.violations)
     try:
         PLAYS[name](Random(f"{name} {seed}"), folder, tally)
@@ -86,7 +86,7 @@ def play(name: str, seed: int, folder: Path, tally: Tally) -> None:
 
 
 def scratch() -> TemporaryDirectory[str]:
-    """A folder for the files, in memory where there is one."""
+    """Return a folder for the files, in memory if possible."""
     return TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None)
 
 
@@ -122,7 +122,7 @@ WRONG: Final = object()
 
 
 def rows(random: Random, _folder: Path, tally: Tally) -> None:
-    """Rows both ways, and by the judge."""
+    """Judge rows both ways, and by the judge."""
     kind = random.choice(list(Kind))
     sign: Any = random.choice(["positive", "positive", "negative"])
     fields = TRAITS[kind].fields
@@ -166,7 +166,7 @@ def rows(random: Random, _folder: Path, tally: Tally) -> None:
 
 
 def _compared(meant: Mapping[str, Any], line: Mapping[str, Any], kind: Kind) -> Iterator[str]:
-    """What is wrong about a row's end, by what the judge makes of its cells."""
+    """Yield what is wrong about a row's end, given the judge's view of its cells."""
     wrong = {name for name, value in meant.items() if value is WRONG}
     named = set(line["field"].split("; ")) if line["field"] else set()
     if line["disposition"] == Disposition.REJECTED.value:
@@ -317,7 +317,7 @@ def _cents(text: str | None, sign: str, most: int | None) -> Any:
 
 
 def amount_faults(text: str, sign: str) -> list[str]:
-    """What is wrong about how an amount is read, alone and in a column."""
+    """Return what is wrong about how an amount is read, alone and in a column."""
     trimmed = _trimmed(text)
     meant = WRONG if trimmed is None else _cents(trimmed, sign, None)
     amount_sign: Any = sign
@@ -336,7 +336,7 @@ def _day(text: str | None, forms: Sequence[str]) -> Any:
 
 
 def _day_of(text: str, form: str) -> date | None:
-    """Of the formats that are used here: three numbers, apart or adjoining."""
+    """Return the day of a text in the formats that are used here: three numbers, apart or adjoining."""
     letters = [form[at + 1] for at in range(len(form)) if form[at] == "%"]
     between = form[2]
     if between == "%":
@@ -367,7 +367,7 @@ def _day_of(text: str, form: str) -> date | None:
 
 
 def _row(random: Random, feed: Feed) -> dict[str, str | None]:
-    """A good row, with a few cells that are odd, most of the time."""
+    """Return a good row, with a few odd cells most of the time."""
     make = _ledger_row if feed.kind is Kind.LEDGER else _eligibility_row
     row = make(random, feed)
     for _ in range(random.choice([0, 0, 1, 1, 1, 2, 3])):
@@ -466,7 +466,7 @@ def _plain(cents: int) -> str:
 
 
 def _money(random: Random) -> str:
-    """An amount as people, locales and programs write it."""
+    """Return an amount as people, locales and programs write it."""
     cents = random.choice(
         [0, 1, 5, 99_999_999, 100_000_000, random.randrange(10**9), random.randrange(20_000)]
     )
@@ -485,7 +485,7 @@ def _money(random: Random) -> str:
 
 
 def _spelt_day(random: Random, feed: Feed) -> str:
-    """A day as people, locales and programs write it, or nearly one."""
+    """Return a day as people, locales and programs write it, or nearly one."""
     day = _some_day(random)
     year, month, dom = day.year, day.month, day.day
     return random.choice(
@@ -530,7 +530,7 @@ class Written:
 
 
 def written(random: Random) -> Written:
-    """A good file in any dialect that is read."""
+    """Return a good file in any dialect that is read."""
     encoding = random.choice(_ENCODINGS)
     delimiter = random.choice([",", ",", "\t", "|", ";", "^", "~", " "])
     header = [*_HEADER, *(f"c{number}" for number in range(random.choice([0, 0, 1, 5])))]
@@ -623,7 +623,7 @@ def _packed(random: Random, data: bytes) -> tuple[str, bytes]:
 
 
 def texts(random: Random, folder: Path, tally: Tally) -> None:
-    """A good file, in any dialect: all of its cells come out."""
+    """Check a good file, in any dialect: all of its cells are read."""
     made = written(random)
     try:
         header, found = _read(made.name, made.data, made.feed, folder)
@@ -637,14 +637,14 @@ def texts(random: Random, folder: Path, tally: Tally) -> None:
 
 
 def torn(random: Random, folder: Path, tally: Tally) -> None:
-    """A good file with damage done to its bytes: refused, or read as the slow reader reads it."""
+    """Check a good file with damaged bytes: it is refused, or read as the slow reader reads it."""
     made = written(random)
     data = _damaged(random, made.data, BYTES)
     judge_file(made.name, data, made.feed, folder, tally)
 
 
 def strange(random: Random, folder: Path, tally: Tally) -> None:
-    """Lines of three cells or so, that hold whatever is hostile to a reader of text."""
+    """Check lines of about three cells that are hostile to a reader of text."""
     delimiter = random.choice([b",", b",", b"\t", b";"])
     end = random.choice([b"\n", b"\r\n"])
     lines = [delimiter.join(_STRANGE_HEADERS[random.randrange(20) == 0])]
@@ -685,7 +685,7 @@ BYTES: Final = (
 
 
 def _damaged(random: Random, data: bytes, pieces: Sequence[bytes]) -> bytes:
-    """Flipped, torn off, spliced, or with pieces put in, once or a few times."""
+    """Return a file with damage: flipped, torn off, spliced, or with pieces put in, once or a few times."""
     changed = bytearray(data)
     for _ in range(random.choice([1, 1, 1, 2, 5])):
         at = random.randrange(len(changed) + 1)
@@ -738,7 +738,7 @@ def _read(name: str, data: bytes, feed: Feed, folder: Path) -> tuple[list[str], 
 
 
 def slowly(name: str, data: bytes, feed: Feed, columns: int) -> list[list[str]]:
-    """The header and the rows by python's csv, with the delimiter that makes the header so wide."""
+    """Return the header and the rows by Python's csv, with the delimiter that makes the header so wide."""
     if name.endswith(".gz"):
         data = gzip.decompress(data)
     elif name.endswith(".zst"):
@@ -758,7 +758,7 @@ def slowly(name: str, data: bytes, feed: Feed, columns: int) -> list[list[str]]:
 
 
 def _ill_said(error: InputError, name: str) -> Iterator[str]:
-    """What a refusal lacks: the file, the rule, what to do."""
+    """Yield what a refusal lacks: the file, the rule, or what to do."""
     if not error.message.startswith(name) or len(error.message) < len(name) + 10:
         yield f"a refusal that does not say where: {_said(error)}"
     if not error.fix:
@@ -770,19 +770,19 @@ def _said(error: InputError) -> str:
 
 
 PLAYS: Final[dict[str, Play]] = {"rows": rows, "texts": texts, "torn": torn, "strange": strange}
-# For a thousand rows, so many files of each class.
+# The number of files of each class for a thousand rows.
 _FILES_A_THOUSAND_ROWS: Final = {"texts": 10, "torn": 30, "strange": 20}
 _CASES_A_TASK: Final = 50
 
 
 def cases_of(count: int) -> dict[str, int]:
-    """So many cases of each class that `count` rows are judged one by one."""
+    """Return the number of cases of each class with which `count` rows are judged one by one."""
     files = {name: -(-count * each // 1_000) for name, each in _FILES_A_THOUSAND_ROWS.items()}
     return {"rows": -(-count // ROWS_A_CASE), **files}
 
 
 def play_all(cases: Mapping[str, int], seed: int, workers: int = 0) -> dict[str, Tally]:
-    """Cases of each class, from a seed on, in so many processes (0: as many as processors)."""
+    """Play cases of each class, from a seed on, in this many processes (0: one per processor)."""
     tasks = [
         (name, begin, min(begin + _CASES_A_TASK, seed + count))
         for name, count in cases.items()

@@ -65,7 +65,7 @@ Place = tuple[str, int]
 
 @dataclass(frozen=True)
 class Report:
-    """What many kills came to."""
+    """The result of many kills."""
 
     kills: int
     terms: int
@@ -84,7 +84,7 @@ class Report:
 
 @dataclass
 class Story:
-    """What happened in one world so far."""
+    """The events in one world so far."""
 
     name: str
     rows: dict[Place, Row]
@@ -105,7 +105,7 @@ class Story:
 
 
 async def run(kills: int, seed: int, folder: Path) -> Report:
-    """Kill so many times, in as many worlds as that takes, a few side by side."""
+    """Kill this many times, in as many worlds as needed, a few side by side."""
     stories: list[Story] = []
     left = kills
     seeds = iter(range(seed * 1_000_000, (seed + 1) * 1_000_000))
@@ -137,7 +137,7 @@ async def run(kills: int, seed: int, folder: Path) -> Report:
 
 
 async def play(seed: int, kills: int, folder: Path) -> Story:
-    """One world: kill it, let it end without faults, run once more, and look at what is there."""
+    """Play one world: kill it, let it end without faults, run once more, and check the result."""
     random = Random(seed)
     faults = random.choice(list(FAULTS))
     resend = random.choice(["none", "coverage", "all", "all"])
@@ -168,7 +168,7 @@ async def play(seed: int, kills: int, folder: Path) -> Story:
 
 
 def write_files(world: World, random: Random) -> dict[Place, Row]:
-    """Two coverages and several payments a patient, of which some are equal, and some copays."""
+    """Write two coverages and several payments a patient, of which some are equal, and some copays."""
     world.folder.mkdir(parents=True)
     coverages: list[tuple[str, str]] = []
     payments: list[tuple[str, str, str]] = []
@@ -215,7 +215,7 @@ def insure(world: World, story: Story, random: Random) -> None:
 
 
 async def kill_again_and_again(world: World, story: Story, kills: int, random: Random) -> None:
-    """Start and kill until it was killed so often, or there is nothing left to kill."""
+    """Start and kill until it was killed often enough, or there is nothing left to kill."""
     in_vain = 0
     while story.kills < kills and in_vain < IN_VAIN_MAX:
         number = random.choice([signal.SIGKILL] * 3 + [signal.SIGTERM])
@@ -233,7 +233,7 @@ async def kill_again_and_again(world: World, story: Story, kills: int, random: R
 
 
 def moment(world: World, random: Random) -> Callable[[], bool]:
-    """Whether the moment has come: a time since now, so many effects more, or requests more."""
+    """Return a function that tells whether the moment has come: a time from now, or a number of further effects or requests."""
     loop = asyncio.get_running_loop()
     kind = random.choice(["time", "effects", "effects", "requests"])
     if kind == "time":
@@ -288,7 +288,7 @@ async def started(
 
 
 async def end(world: World, story: Story) -> None:
-    """To its end, then once more: the second time nothing is sent that was not left over."""
+    """Run to the end, then once more: the second run sends only what was left over."""
     code = await started(world, story)
     if code not in ENDED:
         return
@@ -318,7 +318,7 @@ def lines(world: World) -> pl.DataFrame:
 
 
 def check(world: World, story: Story) -> None:
-    """Hold what the local Canvas did against the last report."""
+    """Compare the effects in the local Canvas with the last report."""
     story.effects = done(world)
     if not (world.folder / "reports" / "latest").exists():
         story.violate("no run left a report")
@@ -339,7 +339,7 @@ def check(world: World, story: Story) -> None:
 
 
 def effects_amiss(world: World, rows: dict[Place, Row]) -> Iterator[str]:
-    """Never more effects than rows, and never two open writes of a patient."""
+    """Check that there are never more effects than rows, and never two open writes of a patient."""
     asked = Counter(rows.values())
     created = Counter(
         row_of(effect) for effect in world.effects if effect["interaction"] == "create"
@@ -358,7 +358,7 @@ def row_of(effect: dict[str, Any]) -> Row:
 
 
 def rows_amiss(world: World, frame: pl.DataFrame, rows: dict[Place, Row]) -> Iterator[str]:
-    """Each row once, with an id that is its own where it arrived, and a reason where it did not."""
+    """Check each row: reported once, with an id of its own if it arrived, and a reason if not."""
     ends = {
         (feed, row): (disposition, resource_id)
         for feed, row, disposition, resource_id in frame.select(
@@ -395,7 +395,7 @@ def rows_amiss(world: World, frame: pl.DataFrame, rows: dict[Place, Row]) -> Ite
 
 
 def payers_amiss(world: World, frame: pl.DataFrame, meant: dict[Place, Meant]) -> Iterator[str]:
-    """A coverage that a report calls settled has the insurer and the end of its row in Canvas."""
+    """Check that a coverage that a report calls settled has the insurer and the end of its row in Canvas."""
     for feed, row, disposition, resource_id in frame.select(
         "feed", "row", "disposition", "resource_id"
     ).iter_rows():
@@ -410,7 +410,7 @@ def payers_amiss(world: World, frame: pl.DataFrame, meant: dict[Place, Meant]) -
 
 
 def waiting_amiss(frame: pl.DataFrame, rows: dict[Place, Row]) -> Iterator[str]:
-    """Without faults a row waits only behind one of its patient that is in doubt."""
+    """Check that without faults a row waits only for a doubt of its patient."""
     ends = {
         (feed, row): end for feed, row, end in frame.select("feed", "row", "disposition").rows()
     }
@@ -425,7 +425,7 @@ def waiting_amiss(frame: pl.DataFrame, rows: dict[Place, Row]) -> Iterator[str]:
 def summary_amiss(
     world: World, frame: pl.DataFrame, codes: Collection[int] = ENDED
 ) -> Iterator[str]:
-    """The summary balances, and says what the lines say."""
+    """Check that the summary balances, and agrees with the lines."""
     summary = orjson.loads((world.folder / "reports" / "latest" / "summary.json").read_bytes())
     if not summary["balanced"] or summary["exit_code"] not in codes:
         yield f"balanced is {summary['balanced']}, exit_code {summary['exit_code']}"

@@ -526,8 +526,8 @@ MUTATIONS: Final = (
         "32c",
         "the time that an answer is under way is not counted in",
         _SERVER_CLOCK,
-        "told - answered_at - _SLACK",
-        "told - sent_at - _SLACK",
+        "dated - answered_at - _SLACK",
+        "dated - sent_at - _SLACK",
         (_DATES,),
     ),
     Mutation(
@@ -608,7 +608,7 @@ MUTATIONS: Final = (
         "42",
         "an update goes without its condition",
         _CLIENT,
-        "        if unmodified_since is not None:\n            guard[",
+        "        if unmodified_since is not None:\n            precondition[",
         "        if unmodified_since is not None:\n            dict[str, str]()[",
         (_EDITED,),
     ),
@@ -917,7 +917,7 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "60",
-        "whoever lost its lease goes on writing",
+        "a process that lost its lease goes on writing",
         _POSTGRES,
         "        if held.fetchone() is None:\n",
         "        if held.fetchone() is None and not lease.epoch:\n",
@@ -969,7 +969,7 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "66",
-        "a part is taken whoever holds it",
+        "a part is taken while another worker holds it",
         _LEASES_SQL,
         """WHERE part = :part AND (holder IS NULL OR expires_at < clock_timestamp())
     AND EXISTS""",
@@ -1106,7 +1106,7 @@ MUTATIONS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What became of a mutation: `by` is the test that turned red, or why none did."""
+    """The result of a mutation: `by` is the test that turned red, or why none did."""
 
     mutation: Mutation
     is_seen: bool
@@ -1152,7 +1152,7 @@ def _row(seen: Seen) -> str:
 
 
 def _problems(mutations: Sequence[Mutation], root: Path) -> list[str]:
-    """The edits whose text is not in its file exactly once."""
+    """Return the edits whose text is not in its file exactly once."""
     return [
         f"{each.number}: its text is {count} times in {each.file}: {each.old!r}"
         for each in mutations
@@ -1161,7 +1161,7 @@ def _problems(mutations: Sequence[Mutation], root: Path) -> list[str]:
 
 
 def _planted(whole: Path, folder: Path, mutation: Mutation) -> Seen:
-    """Plant it in a copy of its own, and see which test turns red."""
+    """Plant a mutation in a copy of its own, and find the test that turns red."""
     began_s = time.monotonic()
     root = folder / mutation.number
     _copy(whole, root)
@@ -1183,7 +1183,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _tested(root: Path, tests: Sequence[str]) -> tuple[bool, str]:
-    """Whether the tests are green there; and the first that is not, "?..." where none could be run."""
+    """Return whether the tests are green there; and the first that is not, "?..." if none could be run."""
     imported, _ = _ran(root, "-c", "import pipeline; print(pipeline.__file__)")
     if not imported.startswith(f"{root}{os.sep}"):
         return False, f"? another tree is imported: {imported.strip()}"
@@ -1208,7 +1208,7 @@ def _tested(root: Path, tests: Sequence[str]) -> tuple[bool, str]:
 
 
 def _ran(root: Path, *arguments: str) -> tuple[str, int | None]:
-    """Python in that tree: what it printed, and its exit code, None where it hung."""
+    """Run Python in that tree. Returns its output and its exit code, None if it hung."""
     environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
     process = subprocess.Popen(
         [sys.executable, "-P", *arguments], cwd=root, env=environment, start_new_session=True,

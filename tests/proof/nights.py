@@ -78,7 +78,7 @@ NEWS: Final = {
 
 @dataclass(slots=True)
 class Story:
-    """What happened in one scenario."""
+    """The events in one scenario."""
 
     seed: int
     nights: list[str] = field(default_factory=list)
@@ -91,7 +91,7 @@ class Story:
 
 @dataclass(slots=True)
 class Books:
-    """What the judge knows: what was really paid and delivered, and what the reports say in all."""
+    """The judge's records: what was really paid and delivered, and the sums of all reports."""
 
     presented: dict[int, Payment] = field(default_factory=dict)
     created: Counter[str] = field(default_factory=Counter)  # rows and cents of payments, by reports
@@ -127,7 +127,7 @@ async def play(seed: int, folder: Path) -> Story:
 
 
 def _canvas() -> dict[str, Any]:
-    """A Canvas with two insurers."""
+    """Return a Canvas with two insurers."""
     return {
         "patients": [
             {"id": patient_key(each), "identifiers": [], "balance": "100000.00"}
@@ -146,7 +146,7 @@ def _canvas() -> dict[str, Any]:
 def _entered_by_hand(
     sandbox: Sandbox, random: Random, insured: Sequence[Insurance]
 ) -> dict[str, dict[str, Any]]:
-    """Coverages that people entered: a member id of the file with an insurer that the file does not name."""
+    """Enter coverages as people do: a member id of the file with an insurer that the file does not name."""
     others = {}
     signs = {each.sign for each in insured}
     for each in insured:
@@ -199,7 +199,7 @@ def _events(random: Random, style: str, night: int) -> list[str]:
 
 
 def _ledgers(random: Random, payments: Sequence[Payment]) -> dict[str, list[Payment]]:
-    """One file or two; all of them match the feed's glob."""
+    """Return one file or two; all of them match the feed's glob."""
     at = random.randint(1, len(payments)) if len(payments) > 1 and random.random() < 0.3 else 0
     if not at:
         return {"ledger.csv": list(payments)}
@@ -214,7 +214,7 @@ def _delivered(
     last: Files,
     events: Sequence[str],
 ) -> Files:
-    """Tonight's files as they should be. An incremental delivery has new payments alone."""
+    """Return tonight's files as they should be. An incremental delivery has only new payments."""
     rows = list(new if setting.style == "increment" else payments)
     insured = list(last.insured)
     if "removed" in events:
@@ -239,7 +239,7 @@ def _corrected(random: Random, rows: Sequence[Payment]) -> list[Payment]:
 def _mistaken(
     random: Random, setting: Setting, files: Files, last: Files, events: Sequence[str]
 ) -> Files:
-    """The files as a mistake makes them."""
+    """Return the files with a mistake."""
     ledgers = {name: list(rows) for name, rows in files.ledgers.items()}
     name = next(iter(ledgers))
     if "gone" in events:
@@ -254,7 +254,7 @@ def _mistaken(
 
 
 def _changed(random: Random, setting: Setting, insured: Sequence[Insurance], at: int) -> Insurance:
-    """Another end, or another insurer, where nobody else of the patient has that one."""
+    """Return the insurance with another end, or another insurer that no other coverage of the patient has."""
     before = insured[at]
     other = next(each for each in PAYERS if each != before.payer_id)
     after = replace(before, payer_id=other)
@@ -277,7 +277,7 @@ async def _night(
     wrong: Files,
     events: Sequence[str],
 ) -> Setting:
-    """Run it to its end; what a run refuses is undone. Returns the setting for the next night."""
+    """Run a night to its end; undo what a run refuses. Returns the setting for the next night."""
     tonight = _reset(setting, events)
     result = await _run(story, books, world, tonight, wrong, random, events)
     if result is not None and result.exit_code not in FINISHED and result.failure is None:
@@ -293,7 +293,7 @@ async def _night(
 
 
 def _reset(setting: Setting, events: Sequence[str]) -> Setting:
-    """The setting as tonight's events make it."""
+    """Return the setting after tonight's events."""
     changes: dict[str, Any] = {}
     if "key" in events:
         changes["key"] = OTHER_KEYS[setting.style]
@@ -315,7 +315,7 @@ async def _run(
     random: Random,
     events: Sequence[str],
 ) -> engine.Result | None:
-    """One run; None: the configuration is refused."""
+    """Run once. Returns None if the configuration is refused."""
     configure(world, setting)
     write(world, files, setting)
     story.runs += 1
@@ -362,7 +362,7 @@ def _violate(story: Story, what: str) -> None:
 
 
 def created_by(summary: Mapping[str, Any]) -> Counter[str]:
-    """Rows and cents of payments that a report says Canvas took in that run."""
+    """Return rows and cents of payments that Canvas took in that run, by its report."""
     told: Counter[str] = Counter()
     for feed in summary["feeds"]:
         if feed["resource_type"] == "PaymentNotice":
@@ -372,7 +372,7 @@ def created_by(summary: Mapping[str, Any]) -> Counter[str]:
 
 
 def warned_by(summary: Mapping[str, Any]) -> int:
-    """Payments that a report warns of as perhaps posted before, under another key."""
+    """Return payments that a report warns of as perhaps posted before, under another key."""
     return sum(each["count"] for each in summary.get("warnings", ()) if "repeats" in each["rule"])
 
 
@@ -383,7 +383,7 @@ def _cents(usd: str) -> int:
 def _judge_run(
     story: Story, books: Books, world: World, result: engine.Result, files: Files
 ) -> None:
-    """After every run, also one that failed: nothing is posted twice, and the reports add up."""
+    """Check after every run, even a failed one: nothing is posted twice, and the reports add up."""
     summary = result.summary
     books.created += created_by(summary)
     books.warned += warned_by(summary)
@@ -418,7 +418,7 @@ def _judge_end(
     files: Files,
     setting: Setting,
 ) -> None:
-    """After the last run of a night, which was not refused: each row is where its report says."""
+    """Check after the last run of a night that was not refused: each row is where its report says."""
     frame = result.frame
     ends = {
         (feed, file, row): (word, resource_id or "", rule or "")
@@ -501,7 +501,7 @@ def _shown_insurance(coverage: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _judge_hand(story: Story, sandbox: Sandbox, others: Mapping[str, dict[str, Any]]) -> None:
-    """What people entered for another insurer stays as they entered it."""
+    """Check that coverages that people entered for another insurer are unchanged."""
     for resource_id, entered in others.items():
         shown = sandbox.resource("Coverage", resource_id)
         if shown is None or any(

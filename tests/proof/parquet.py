@@ -37,7 +37,7 @@ _HUGE: Final = (
 
 @dataclass
 class Report:
-    """What came of many corrupted files."""
+    """The results of many corrupted files."""
 
     kinds: Counter[str] = field(default_factory=Counter)  # of damage
     ends: Counter[str] = field(default_factory=Counter)
@@ -46,7 +46,7 @@ class Report:
 
 @cache
 def corpus() -> tuple[bytes, ...]:
-    """Good files of every compression, of plain texts and of every type, of one row group and of several."""
+    """Return good files of every compression, of plain texts and of every type, of one row group and of several."""
     plain = pl.DataFrame(
         {
             "MRN": [f"{number:032x}" for number in range(_ROWS)],
@@ -82,7 +82,7 @@ def _written(frame: pl.DataFrame, compression: Any, rows_a_group: int | None) ->
 
 
 def corrupted(random: Random) -> tuple[str, int, bytes]:
-    """The damage, which file of the corpus it was done to, and the file's bytes after it."""
+    """Return the damage, the file of the corpus that it was done to, and the file's bytes after it."""
     which = random.randrange(len(corpus()))
     good = corpus()[which]
     data = bytearray(good)
@@ -124,7 +124,7 @@ def corrupted(random: Random) -> tuple[str, int, bytes]:
 
 
 def play(seed: int, folder: Path, report: Report) -> None:
-    """One corrupted file."""
+    """Play one corrupted file."""
     kind, which, data = corrupted(Random(seed))
     report.kinds[kind] += 1
     try:

@@ -1,6 +1,6 @@
-"""Where the journals of the schedules are: in a file, or in a database of a real PostgreSQL.
+"""The places of the schedules' journals: a file, or a database of a real PostgreSQL.
 
-What a killed process leaves behind is here: a file that nobody closed; or a lease that nobody let go,
+What a killed process leaves behind is here: a file that was not closed; or a lease that was not released,
 which runs out before the next life, and whose holder is known to be gone or, as on another machine, is not.
 """
 
@@ -40,20 +40,20 @@ _EMPTIED: Final = """
 
 
 class Place(Protocol):
-    """Where the journal of one schedule is."""
+    """The place of one schedule's journal."""
 
     def renew(self) -> None:
-        """An empty one, and nothing that tells of another."""
+        """Return an empty one, without a trace of another."""
 
     def open(self, *, is_steady: bool = False) -> Store:
         """Open it, as the next life does. `is_steady`: nothing goes wrong with it."""
 
     def leave(self, store: Store, *, is_killed: bool) -> None:
-        """The life is over; `is_killed`: without a word."""
+        """End the life; `is_killed`: without closing anything."""
 
 
 class InFile:
-    """In a folder of its own."""
+    """A journal in a folder of its own."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -73,7 +73,7 @@ class InFile:
 
 @cache
 def _template() -> Path:
-    """A journal that was just made, to be copied."""
+    """Return a new journal, to be copied."""
     folder = Path(tempfile.mkdtemp(dir=SCRATCH, prefix="simulation-template-"))
     InFile(folder).open().close()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -82,9 +82,9 @@ def _template() -> Path:
 
 @dataclass(frozen=True, slots=True)
 class InDatabase:
-    """In the one database that this process has on a server; the connection is cut now and then.
+    """A journal in the one database that this process has on a server; the connection is cut now and then.
 
-    `is_elsewhere`: whoever was killed ran on another machine, and may be alive for all anybody knows.
+    `is_elsewhere`: the killed process ran on another machine, and may be alive as far as is known.
     """
 
     folder: Path
@@ -139,7 +139,7 @@ def _place(url: str) -> PostgresPlace:
 
 @cache
 def _database(url: str) -> str:
-    """The address of a database that is this process' own."""
+    """Return the address of a database of this process."""
     with psycopg.connect(url, autocommit=True) as connection:
         (name,) = connection.execute("SELECT 'p' || gen_random_uuid()").fetchone() or ("",)
         connection.execute(f'CREATE DATABASE "{name}"')
@@ -148,14 +148,14 @@ def _database(url: str) -> str:
 
 @cache
 def _administrator(url: str) -> "psycopg.Connection[Any]":
-    """A connection to it that stays, with its tables."""
+    """Return a connection to it that stays, with its tables."""
     _place(url).open(BASE).close()
     return psycopg.connect(_database(url), autocommit=True)
 
 
 @cache
 def _gone() -> str:
-    """A holder that is known to have ended."""
+    """Return a holder that is known to have ended."""
     with subprocess.Popen(["true"]) as process:
         number = process.pid
     host, _, machine = ourselves().split(" ", 2)
@@ -164,6 +164,6 @@ def _gone() -> str:
 
 @contextmanager
 def server() -> Iterator[Server]:
-    """A server for many schedules: in memory, and without passwords, which take time."""
+    """Yield a server for many schedules: in memory, and without passwords, which take time."""
     with served(base=SCRATCH, auth="trust") as started:
         yield started

@@ -64,7 +64,7 @@ Held = dict[str, tuple[str, str]]  # key -> state, resource id
 
 @dataclass(frozen=True)
 class Report:
-    """What came of a number of images."""
+    """The results of a number of images."""
 
     images: int
     points: int  # different crash points among them
@@ -76,7 +76,7 @@ class Report:
 
 
 class Kind(Enum):
-    """What was done to a file."""
+    """An operation on a file."""
 
     WRITE = auto()
     TRUNCATE = auto()
@@ -86,7 +86,7 @@ class Kind(Enum):
 
 
 class Op(NamedTuple):
-    """One thing done, at its place in the order of all."""
+    """One operation, with its place in the order of all."""
 
     kind: Kind
     file: int  # a number for each file that was made, also of the same name; or _FOLDER
@@ -96,7 +96,7 @@ class Op(NamedTuple):
 
 
 class Promise(NamedTuple):
-    """What the world outside relies on from a point on, until the next promise."""
+    """The state that the world outside relies on from a point on, until the next promise."""
 
     point: int
     call: str
@@ -106,7 +106,7 @@ class Promise(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """A run of the journal: what it did to its files, and what it promised meanwhile."""
+    """A run of the journal: its operations on files, and its promises meanwhile."""
 
     seed: int
     name: str  # of the journal
@@ -116,7 +116,7 @@ class Recording:
 
 
 class _File(apsw.VFSFile):
-    """A file that keeps what is done to it."""
+    """A file that records all operations."""
 
     def __init__(self, disk: "_Disk", name: str | apsw.URIFilename, flags: list[int]) -> None:
         opened = flags[0]
@@ -145,7 +145,7 @@ class _File(apsw.VFSFile):
 
 
 class _Disk(apsw.VFS):
-    """The default file system of SQLite, with a memory of all that was done."""
+    """The default file system of SQLite, with a record of all operations."""
 
     NAME = "powerloss"
 
@@ -156,7 +156,7 @@ class _Disk(apsw.VFS):
         self._numbers = count(_FOLDER + 1)
 
     def number(self, name: str) -> int:
-        """The file that has this name now; entered where it is new."""
+        """Return the file that has this name now; enter it if it is new."""
         if name not in self._names:
             self._names[name] = next(self._numbers)
             self.ops.append(Op(Kind.CREATE, _FOLDER, self._names[name], name=name))
@@ -176,12 +176,12 @@ class _Disk(apsw.VFS):
             self.synced_folder()
 
     def synced_folder(self, _: object = None) -> None:
-        """All names are on disk."""
+        """Note that all names are on disk."""
         self.ops.append(Op(Kind.SYNC, _FOLDER))
 
 
 class _Rows:
-    """What a statement gave, as a cursor of `sqlite3` offers it."""
+    """The result of a statement, as a cursor of `sqlite3` offers it."""
 
     def __init__(self, rows: list[Any], rowcount: int) -> None:
         self._rows, self.rowcount = rows, rowcount
@@ -195,7 +195,7 @@ class _Rows:
 
 
 class _Connection:
-    """Of `sqlite3.Connection` what the journal uses, over the recording disk."""
+    """The part of `sqlite3.Connection` that the journal uses, over the recording disk."""
 
     def __init__(self, path: Path, synchronous: str) -> None:
         self._connection = apsw.Connection(str(path), vfs=_Disk.NAME)
@@ -231,7 +231,7 @@ class _Inline(Executor):
         future: Future[T] = Future()
         try:
             future.set_result(fn(*args, **kwargs))
-        except BaseException as error:  # noqa: BLE001 - handed on to whoever asked
+        except BaseException as error:  # noqa: BLE001 - handed on to the caller
             future.set_exception(error)
         return future
 
@@ -258,7 +258,7 @@ class _World:
         return pl.Series("key", list(self._intents), dtype=pl.String)
 
     def _opened(self) -> tuple[_Connection, Journal]:
-        """The journal as its own code opens it, but for the connection that it is given."""
+        """Open the journal by its own code, except for the connection that it gets."""
         connection = _Connection(self._folder / _DATABASE, self._synchronous)
         with (
             patch.object(sqlite3, "connect", return_value=connection),
@@ -300,7 +300,7 @@ class _World:
         self._promise(f"start_run {self._run_id}")
 
     async def _restart(self) -> str:
-        """An end, in good order or by a kill, and the next run. It promises for itself."""
+        """End, in good order or by a kill, and begin the next run. It has promises of its own."""
         if self._random.random() < 0.5:
             self._journal.close()
         else:
@@ -336,7 +336,7 @@ class _World:
         return intent
 
     async def _claim(self) -> str:
-        """New rows, and those that went back to PENDING or were refused."""
+        """Claim new rows, and those that went back to PENDING or were refused."""
         group = [self._new() for _ in range(self._random.randint(1, 6))]
         again = self._in(State.PENDING, State.REFUSED)
         if again and self._random.random() < 0.5:
@@ -374,7 +374,7 @@ class _World:
         return Attempt(intent, exchange, verdict, resource_id, "rule", "message")
 
     async def _decide(self) -> str:
-        """A search settles one doubt, or does not."""
+        """Settle one doubt by a search, or leave it."""
         doubts = self._in(State.IN_DOUBT)
         if not doubts:
             return "nothing"
@@ -398,7 +398,7 @@ class _World:
 
 
 def record(seed: int, synchronous: str = "FULL") -> Recording:
-    """Drive the journal through a seeded life, and keep what it did to its files."""
+    """Drive the journal through a seeded life, and record its operations on files."""
     with _folder() as folder:
         disk = _Disk()
         try:
@@ -413,7 +413,7 @@ def record(seed: int, synchronous: str = "FULL") -> Recording:
 
 
 def _image(recording: Recording, point: int, random: Random) -> tuple[dict[str, bytes], bool]:
-    """The files as a disk may hold them, and whether pages of the database were not yet synced."""
+    """Return the files as a disk may hold them, and whether pages of the database were not yet synced."""
     ops = recording.ops[:point]
     synced = {op.file: number for number, op in enumerate(ops) if op.kind is Kind.SYNC}
     kept = random.choice((0.0, 0.2, 0.5, 0.8, 1.0))
@@ -455,7 +455,7 @@ def _put(content: bytearray, at: int, data: bytes) -> None:
 
 
 def _tear(content: bytearray, op: Op, random: Random) -> None:
-    """Of a write nothing, its first sectors, or any; the file may be longer by it all the same."""
+    """Apply nothing of a write, its first sectors, or any; the file may grow by it all the same."""
     end = op.at + len(op.data)
     cuts = [op.at, *range((op.at // SECTOR + 1) * SECTOR, end, SECTOR), end]
     sectors = list(pairwise(cuts))
@@ -477,7 +477,7 @@ def _tear(content: bytearray, op: Op, random: Random) -> None:
 
 
 def _faults(recording: Recording, point: int, image: Mapping[str, bytes], folder: Path) -> str:
-    """What is wrong with an image, opened by the journal itself; "" where nothing is."""
+    """Return what is wrong with an image, opened by the journal itself; "" if nothing is."""
     for name, content in image.items():
         (folder / name).write_bytes(content)
     inline = patch.object(opening, "ThreadPoolExecutor", lambda **_: _Inline())  # far faster
@@ -530,7 +530,7 @@ def _folder() -> Iterator[Path]:
 
 
 def _tried(recording: Recording, point: int, draw: int, parent: Path) -> tuple[str, bool]:
-    """The fault of one image, with all that names it, and whether it lay in a checkpoint."""
+    """Return the fault of one image, with all that names it, and whether it was in a checkpoint."""
     random = Random(f"{recording.seed} {point} {draw}")
     image, in_checkpoint = _image(recording, point, random)
     folder = parent / "image"
@@ -542,7 +542,7 @@ def _tried(recording: Recording, point: int, draw: int, parent: Path) -> tuple[s
 
 
 def run(images: int, seed: int, synchronous: str = "FULL") -> Report:
-    """Make and check so many images, a share of them from each recording.
+    """Make and check this many images, a share of them from each recording.
 
     `synchronous` other than FULL shows that the check sees what is lost.
     """
@@ -562,6 +562,6 @@ def run(images: int, seed: int, synchronous: str = "FULL") -> Report:
 
 
 def replay(seed: int, point: int, draw: int, synchronous: str = "FULL") -> str:
-    """One image again, by what its violation names: its fault, or ""."""
+    """Check one image again, by the name in its violation. Returns its fault, or ""."""
     with _folder() as folder:
         return _tried(record(seed, synchronous), point, draw, folder)[0]

@@ -33,7 +33,7 @@ class Payment:
 
     @property
     def sign(self) -> tuple[str, int, str]:
-        """All that Canvas shows of it."""
+        """Return all that Canvas shows of it."""
         claim = claim_of(self.patient) if self.has_claim else ""
         return patient_key(self.patient), self.cents, claim
 
@@ -51,13 +51,13 @@ class Insurance:
 
     @property
     def sign(self) -> tuple[str, str, str]:
-        """The insurer's own name for it."""
+        """Return the insurer's own name for it."""
         return patient_key(self.patient), self.member, PAYERS[self.payer_id]
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """How the files are written and configured."""
+    """The way in which the files are written and configured."""
 
     style: str  # "ids", "times", "count" or "increment"
     key: tuple[str, ...]
@@ -94,7 +94,7 @@ def setting_of(random: Random) -> Setting:
 
 
 def payments_of(random: Random, first: int, count: int) -> list[Payment]:
-    """New payments, some of them equal to one another in all that Canvas shows."""
+    """Return new payments, some of them equal to one another in all that Canvas shows."""
     days = ("2026-01-05", "2026-01-05", "2026-01-06")
     return [
         Payment(
@@ -110,7 +110,7 @@ def payments_of(random: Random, first: int, count: int) -> list[Payment]:
 
 
 def insured_of(random: Random, key: Sequence[str]) -> list[Insurance]:
-    """Up to one coverage a patient and insurer; two may share a member id where the key tells them apart."""
+    """Return up to one coverage a patient and insurer; two may share a member id if the key distinguishes them."""
     insured: list[Insurance] = []
     for patient in range(PATIENTS):
         for order, payer_id in enumerate(random.sample(list(PAYERS), random.randint(0, 2)), 1):
@@ -125,7 +125,7 @@ def insured_of(random: Random, key: Sequence[str]) -> list[Insurance]:
 
 @dataclass(slots=True)
 class Files:
-    """What is delivered for one night: the rows of each file, by their true number."""
+    """The delivery of one night: the rows of each file, by their true number."""
 
     ledgers: dict[str, list[Payment]]
     insured: list[Insurance]

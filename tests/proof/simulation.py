@@ -111,7 +111,7 @@ class Row:
 
 @dataclass(slots=True)
 class Outcome:
-    """What one schedule came to."""
+    """The result of one schedule."""
 
     seed: int
     violations: list[str] = field(default_factory=list)
@@ -135,7 +135,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What a row is of, on every night."""
+    """The constant properties of a row on every night."""
 
     number: int
     lane: str
@@ -157,7 +157,7 @@ class Insurance:
 
 
 def rows_of(random: Random) -> list[Source]:
-    """Two to eight rows of one to three patients; equal payments of one patient among them."""
+    """Return two to eight rows of one to three patients; equal payments of one patient among them."""
     patients = [f"p{number}" for number in range(random.randint(1, 3))]
     rows = []
     for number in range(random.randint(2, 8)):
@@ -221,7 +221,7 @@ def _coverage(source: Source, insured: Insurance, order: int, ends_on: date | No
 
 
 def nights_of(people: Random, insurers: Random, rows: list[Source]) -> tuple[list[Row], list[Row]]:
-    """What the files of both nights say: of coverages, other orders, ends and payers in the second."""
+    """Return the files of both nights: coverages have other orders, ends and payers in the second."""
     lanes = sorted({row.lane for row in rows})
     orders = {lane: [*range(1, 9)] for lane in lanes}
     is_swapped = people.random() < 0.4
@@ -248,7 +248,7 @@ def nights_of(people: Random, insurers: Random, rows: list[Source]) -> tuple[lis
 
 
 def insured_of(random: Random, coverages: list[Source]) -> dict[int, list[Insurance]]:
-    """The insurance of each coverage on both nights, by number.
+    """Return the insurance of each coverage on both nights, by number.
 
     Coverages of one patient may share a member id; those have different insurers on each night.
     """
@@ -285,7 +285,7 @@ def insured_of(random: Random, coverages: list[Source]) -> dict[int, list[Insura
 
 
 def climate_of(random: Random) -> tuple[Climate, bool]:
-    """What goes wrong; and whether lost writes and stale searches keep to the quiet time."""
+    """Return the faults; and whether lost writes and stale searches keep to the settling delay."""
     climate = Climate(has_date=random.random() > 0.1, skew_s=random.choice((0, 0, 0.7, -90, 7200)))
     for fate in random.sample(FATES, random.randint(1, 5)):
         climate.fates[fate] = random.choice((0.03, 0.1, 0.3))
@@ -373,20 +373,20 @@ class Schedule:
             effect.versions[0] = replace(effect.versions[0], author=PERSON, payer_id="")
 
     def _say(self, rows: Sequence[Row]) -> None:
-        """Let the world know what the files of a night say."""
+        """Give the world the content of a night's files."""
         for row in rows:
             if row.resource_type == "Coverage":
                 self.canvas.said.setdefault(row.mark, []).append(orjson.loads(row.body))
 
     def step(self, what: str) -> None:
-        """Something has just happened; perhaps the process is killed here."""
+        """Note that something has just happened; perhaps kill the process here."""
         self._step += 1
         if self._step == self._crash_step:
             self.trace(f"killed: {what}, step {self._step}")
             raise CrashedError
 
     def run(self) -> Outcome:
-        """All lives; the last two of them in fair weather. Returns what was found."""
+        """Run all lives; the last two of them without faults. Returns the findings."""
         with tempfile.TemporaryDirectory(dir=SCRATCH, prefix="simulation-") as name:
             self.folder = Path(name)
             self.place = self._placed()
@@ -406,7 +406,7 @@ class Schedule:
         return self.outcome
 
     def _placed(self) -> Place:
-        """Where its journal is. Of every other seed nobody knows whether what was killed is gone."""
+        """Return the place of its journal. For every other seed it is not known whether the killed process is gone."""
         if not self._server:
             return InFile(self.folder)
         seed = self.outcome.seed
@@ -414,13 +414,13 @@ class Schedule:
 
     @property
     def _written(self) -> int:
-        """How often Canvas was sent a create, or carried out an update."""
+        """Return how often Canvas was sent a create, or applied an update."""
         return self.canvas.posts + sum(
             version.author == OURS for each in self.canvas.effects for version in each.versions[1:]
         )
 
     def _second_night(self) -> None:
-        """A day goes by, people edit what they like, and the file says something else."""
+        """Let a day go by: people edit, and the file has other content."""
         self.outcome.second = len(self.outcome.steps)
         began_s = self.now_s
         self.now_s += self.people.choice((2.0, 30.0, 5000.0))
@@ -443,7 +443,7 @@ class Schedule:
         return self.random.randint(1, 120) if self.random.random() < 0.6 else None
 
     def _heal(self) -> None:
-        """The weather clears: what is late commits, and from now on nothing goes wrong."""
+        """End the faults: late writes commit, and from now on nothing goes wrong."""
         self.now_s += self.climate.late_s + QUIET_S
         self.canvas.settle()
         self.climate.fates = {}
@@ -454,7 +454,7 @@ class Schedule:
         self._is_fair = True
 
     def _life(self, crash_step: int | None) -> bool:
-        """One run of the program. True: it was killed."""
+        """Run the program once. Returns True if it was killed."""
         self._step, self._crash_step = 0, crash_step
         self._run += 1
         self.now_s += self.random.choice((0.0, 1.0, 100.0))
@@ -495,7 +495,7 @@ class Schedule:
         return killed
 
     def _lose(self) -> None:
-        """The journal is gone, and some time later a person says to go on without it."""
+        """Lose the journal; some time later a person lets the run go on without it."""
         self.trace("the journal is lost")
         self.outcome.losses += 1
         self.now_s += 60 + self.climate.late_s + self.climate.stale_s
@@ -538,7 +538,7 @@ class Schedule:
         await writes.record(journal, run_id, client.exchanges)
 
     def _plan(self, run_id: str, journal: Journal) -> list[Intent]:
-        """What each row comes to, as `planning/resolve.py` has it."""
+        """Decide each row as `planning/resolve.py` does."""
         keys = pl.Series("key", [row.key for row in self.rows], dtype=pl.String)
         known = {line["key"]: line for line in lookups.known(journal, keys).to_dicts()}
         intents = []
@@ -565,7 +565,7 @@ class Schedule:
     # The invariants -------------------------------------------------------------------------------
 
     def _look(self, store: "Store") -> None:
-        """After each life: a coverage that the journal holds as confirmed is what its row said."""
+        """Check after each life: a coverage that the journal holds as confirmed has the content of its row."""
         by_id = {each.resource_id: each for each in self.canvas.effects}
         for key, fingerprint_, interaction, resource_id in store.execute(
             "SELECT key, fingerprint, interaction, resource_id FROM write"
@@ -624,7 +624,7 @@ class Schedule:
         self._count_payers()
 
     def _count_payers(self) -> None:
-        """Count what tests the payers, so that a world without it is noticed."""
+        """Count the cases that test payers, so that a world without them is noticed."""
         said = {row.mark: row for row in self.rows if row.resource_type == "Coverage"}
         for effect in self.canvas.effects:
             if effect.resource_type != "Coverage":
@@ -652,7 +652,7 @@ class Schedule:
             self._check_orphans(lines)
 
     def _check_orphans(self, lines: list["Line"]) -> None:
-        """A payment that a process sent which may still be alive is not sent by another one."""
+        """Check that a payment sent by a process that may still be alive is not sent by another one."""
         payments = {row.key for row in self.rows if row.resource_type == "PaymentNotice"}
         orphans = set[str]()
         for line in lines:
@@ -675,7 +675,7 @@ class Schedule:
         return max(insurers.values(), default=0)
 
     def _effects_max(self, row: Row) -> int:
-        """One; two where the user let absence be believed, and a write came later than the quiet time.
+        """Return 1; 2 if the user let absence be believed, and a write came later than the settling delay.
 
         Or if a gateway's Date and the client's own clock were both wrong by far: no other clock is known.
         """
@@ -738,11 +738,11 @@ class Schedule:
 
     @staticmethod
     def _is_blind(effect: Effect) -> bool:
-        """Whether the payer of our last version cannot be compared: no create has shown its Organization."""
+        """Return whether the payer of our last version cannot be compared: no create has shown its Organization."""
         return effect.versions[effect.own].payer_id not in {"", *effect.learned}
 
     def _check_lanes(self, ends: dict[str, dict[str, Any]]) -> None:
-        """What is pending in the end waits behind a doubt of its patient."""
+        """Check that what is pending in the end waits for a doubt of its patient."""
         doubted = {
             row.lane
             for row in self.rows
@@ -769,29 +769,29 @@ class Schedule:
 
 
 def _nobody(disposition: Disposition, count: int) -> None:
-    """Progress that nobody looks at."""
+    """Ignore progress."""
 
 
 def is_elsewhere(seed: int) -> bool:
-    """Whether whoever is killed ran on another machine, where the journal is in a database."""
+    """Return whether the killed process ran on another machine, if the journal is in a database."""
     return seed % 2 == 1
 
 
 def quiet() -> None:
-    """A killed process leaves coroutines behind; nobody needs to hear of them."""
+    """Silence the coroutines that a killed process leaves behind."""
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     warnings.simplefilter("ignore", RuntimeWarning)
     sys.unraisablehook = lambda _: None
 
 
 def outcome(seed: int, server: str = "") -> Outcome:
-    """One schedule, killed wherever its seed says."""
+    """Run one schedule, killed at the steps that its seed gives."""
     quiet()
     return Schedule(seed, server=server).run()
 
 
 def crash_points(seed: int, server: str = "") -> Iterator[Outcome]:
-    """One schedule killed at each step in turn, and once more at some step of the life after that.
+    """Run one schedule killed at each step in turn, and once more at some step of the life after that.
 
     First in the first night, then in the second one.
 
@@ -808,7 +808,7 @@ def crash_points(seed: int, server: str = "") -> Iterator[Outcome]:
 
 
 def swept(seed: int, server: str = "") -> tuple[int, list[str]]:
-    """How many crash points a schedule has, and what they violated."""
+    """Return the number of crash points of a schedule, and what they violated."""
     found = list(crash_points(seed, server))
     return len(found), [line for each in found for line in each.violations]
 
@@ -816,7 +816,7 @@ def swept(seed: int, server: str = "") -> tuple[int, list[str]]:
 def over(
     work: Callable[[int], T], seeds: Sequence[int], processes: int | None = None
 ) -> Iterator[T]:
-    """Carry out work for each seed, on all cores."""
+    """Do work for each seed, on all cores."""
     context = multiprocessing.get_context("forkserver")
     count = processes or os.cpu_count() or 1
     with ProcessPoolExecutor(count, mp_context=context) as pool:

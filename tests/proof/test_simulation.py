@@ -23,7 +23,7 @@ def every_crash_point(seed: int, server: str = "") -> list[Outcome]:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    """The address of a PostgreSQL for schedules."""
+    """Yield the address of a PostgreSQL for schedules."""
     if why := postgres.missing():
         pytest.skip(why)
     with places.server() as started:

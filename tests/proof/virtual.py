@@ -21,11 +21,11 @@ class CrashedError(SystemExit):
 
 
 class Deadlock(RuntimeError):
-    """Nobody can ever go on."""
+    """No task can ever go on."""
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """A loop whose time leaps to the next timer whenever nobody can go on."""
+    """A loop whose time leaps to the next timer whenever no task can go on."""
 
     def __init__(self, started_s: float, random: Random, step: Callable[[str], None]) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         func: Callable[..., T],
         *args: Any,
     ) -> "asyncio.Future[T]":
-        """Run it after a little while, and tell of it after another: others go on in between."""
+        """Run it after a little while, and report it after another: others go on in between."""
         future: asyncio.Future[T] = self.create_future()
 
         def work() -> None:
@@ -91,7 +91,7 @@ def _tell(future: "asyncio.Future[T]", result: T) -> None:
 
 
 class Inline(Executor):
-    """Runs what it is given at once."""
+    """Runs a call at once."""
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **named: Any) -> Future[Any]:
         future: Future[Any] = Future()

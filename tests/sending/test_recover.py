@@ -102,20 +102,20 @@ def doubt(of: Resource | None = None, since: datetime | None = SINCE) -> Doubt:
 def test_only_what_is_certain_is_settled(
     like: dict[str, datetime | None], claimed: set[str], settlement: Settlement, found: str
 ) -> None:
-    finding = weigh(doubt(), like, claimed, QUIET, is_told=True)
+    finding = weigh(doubt(), like, claimed, QUIET, is_time_known=True)
     assert (finding.settlement, finding.resource_id) == (settlement, found)
 
 
 def test_times_prove_nothing_once_a_clock_was_set() -> None:
     for made_at in (INSIDE, LONG_BEFORE):
-        finding = weigh(doubt(), {"a": made_at}, set(), QUIET, is_told=False)
+        finding = weigh(doubt(), {"a": made_at}, set(), QUIET, is_time_known=False)
         assert finding.settlement is Settlement.UNCLEAR
 
 
 def test_a_payment_that_was_sent_while_the_servers_clock_was_set_has_no_time() -> None:
     for made_at in (INSIDE, LONG_BEFORE):
         untold = replace(doubt(), until=None)
-        finding = weigh(untold, {"a": made_at}, set(), QUIET, is_told=True)
+        finding = weigh(untold, {"a": made_at}, set(), QUIET, is_time_known=True)
         assert [each.when for each in finding.candidates] == ["untold"]
         assert finding.settlement is Settlement.UNCLEAR
 

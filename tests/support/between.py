@@ -26,12 +26,12 @@ class Asked:
 
     @property
     def is_write(self) -> bool:
-        """Whether it creates or updates a resource."""
+        """Return whether it creates or updates a resource."""
         return self.method in {"POST", "PUT"} and not self.path.startswith("/auth")
 
     @property
     def is_for_token(self) -> bool:
-        """Whether it asks for a token."""
+        """Return whether it asks for a token."""
         return self.path.startswith("/auth")
 
 
@@ -50,7 +50,7 @@ LOST = "lost"
 
 @dataclass(slots=True)
 class Between:
-    """What it was asked, and what it answers."""
+    """The requests that it got, and its answers."""
 
     canvas: str
     answer: Callable[[Asked], Answer]
@@ -58,12 +58,12 @@ class Between:
 
     @property
     def writes(self) -> list[Asked]:
-        """The writes that arrived, in order."""
+        """Return the writes that arrived, in order."""
         return [each for each in self.asked if each.is_write]
 
     @property
     def tokens(self) -> list[Asked]:
-        """The requests for a token that arrived."""
+        """Return the requests for a token that arrived."""
         return [each for each in self.asked if each.is_for_token]
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:

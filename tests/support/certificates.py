@@ -44,7 +44,7 @@ class Authority:
         days: tuple[int, int] = (-1, 1),
         signs_itself: bool = False,
     ) -> ssl.SSLContext:
-        """What a server of these names shows. `days` from now on it is valid."""
+        """Return the certificate of a server with these names, valid `days` from now on."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(self.pem(names=names, days=days, signs_itself=signs_itself))
         return context
@@ -56,7 +56,7 @@ class Authority:
         days: tuple[int, int] = (-1, 1),
         signs_itself: bool = False,
     ) -> Path:
-        """The same as a file, key and certificate."""
+        """Return the same as a file, key and certificate."""
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "made-up server")])
         now = datetime.now(UTC)
@@ -89,7 +89,7 @@ def _signed(
     valid: tuple[datetime, datetime],
     names: tuple[str, ...] | None,
 ) -> x509.Certificate:
-    """A certificate; that of an authority where `names` is None."""
+    """Return a certificate; that of an authority if `names` is None."""
     builder = (
         x509.CertificateBuilder()
         .subject_name(subject)

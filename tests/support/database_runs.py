@@ -11,7 +11,7 @@ from tests.support.world import CREDENTIALS, World
 async def command(
     world: World, *arguments: str, start: tuple[str, ...] = ("-m", "pipeline")
 ) -> tuple[int, str]:
-    """The exit code of a command, and all that it printed."""
+    """Return the exit code of a command, and all that it printed."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, *start, *arguments, cwd=world.folder, env={**os.environ, **CREDENTIALS},
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

@@ -15,7 +15,7 @@ THROTTLED = Reply(429, {"retry-after": "0"}, b"", handed_off=True, latency_s=0.0
 
 
 async def doubtful(make_world: MakeWorld, faults: Faults, *, rows: int = 2) -> World:
-    """A world whose payments are all in doubt, and whose faults are over."""
+    """Return a world whose payments are all in doubt, and whose faults are over."""
     world = await make_world(faults=faults)
     world.write_config(feeds=LEDGER_ONLY, doubts_max=1000, quiet_s=0.05)
     world.write_ledger([(f"T{n}", patient_key(n), "20.00", "") for n in range(rows)])
@@ -40,5 +40,5 @@ async def decide(world: World, **decisions: Any) -> Review:
 
 
 def keys(reviewed: Review) -> dict[str, str]:
-    """Key by patient."""
+    """Return the keys by patient."""
     return {case.doubt.intent.lane: case.doubt.intent.key for case in reviewed.cases}

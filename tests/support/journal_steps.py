@@ -27,7 +27,7 @@ NOW = datetime(2026, 11, 21, tzinfo=UTC)
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Where the journal is: each test of it holds for both stores."""
+    """Return the address of the journal: each test of it runs with both stores."""
     if request.param == "sqlite":
         return ""
     monkeypatch.setenv("PGPASSWORD", request.getfixturevalue("postgres_server").password)

@@ -46,7 +46,7 @@ def missing() -> str:
 
 
 def _program() -> str | None:
-    """Return where it is: Debian keeps it in a folder that not every user's path has."""
+    """Return the path of nginx: Debian keeps it in a folder that is not in every user's PATH."""
     return shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 
 

@@ -55,7 +55,7 @@ class Clock:
 
 
 async def nightly(make_world: MakeWorld, rows: Sequence[Row], more: str = "") -> World:
-    """A Canvas that took these rows last night."""
+    """Return a Canvas that took these rows last night."""
     clock = Clock()
     world = await make_world(patients=40, clock=clock)
     world.write_config(feeds=FEED.format(more=more))
@@ -75,7 +75,7 @@ def coverage(world: World, member: str) -> dict[str, Any]:
 
 
 def orders(world: World, number: int) -> dict[str, int]:
-    """What a patient's active coverages are, by member id."""
+    """Return the orders of a patient's active coverages, by member id."""
     return {
         each["identifier"][0]["value"]: each["order"]
         for each in held(world)
@@ -85,7 +85,7 @@ def orders(world: World, number: int) -> dict[str, int]:
 
 
 def enter(world: World, number: int, member: str, order: int = 1, **more: Any) -> str:
-    """A person enters a coverage."""
+    """Enter a coverage as a person does."""
     patient = {"reference": f"Patient/{patient_key(number)}", "type": "Patient"}
     kind = {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/v2-0203", "code": "MB"}]}
     system = "http://terminology.hl7.org/CodeSystem/subscriber-relationship"
@@ -115,7 +115,7 @@ def writes(world: World) -> int:
 
 
 async def stopped(world: World, at: int) -> Result:
-    """A run that is stopped as soon as Canvas has made this many writes in all."""
+    """Run, and stop as soon as Canvas has made this many writes in all."""
     stop = asyncio.Event()
     running = asyncio.create_task(engine.run(world.job(), stop=stop))
     while writes(world) < at and not running.done():
@@ -129,7 +129,7 @@ def rules(result: Result) -> dict[str, int]:
 
 
 def told(world: World, result: Result) -> str:
-    """A night: what became of each row that was not simply unchanged, and of what is gone."""
+    """Return a night as text: the end of each row that was not simply unchanged, and of missing rows."""
     lines = [f"exit code {result.exit_code}"]
     columns = ("row", "disposition", "interaction", "rule", "message")
     lines += [

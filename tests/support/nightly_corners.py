@@ -12,7 +12,7 @@ def write_to(world: World, name: str, rows: list[Row]) -> None:
 
 
 async def two_feeds(make_world: MakeWorld, one: list[Row], two: list[Row], more: str = "") -> World:
-    """A Canvas that took the rows of two feeds, which share patients, last night."""
+    """Return a Canvas that took the rows of two feeds, which share patients, last night."""
     world = await make_world(patients=40, clock=(clock := Clock()))
     feeds = (FEED.format(more=more).replace("eligibility", name, 1) for name in ("one", "two"))
     paths = zip(feeds, ("one.csv", "two.csv"), strict=True)

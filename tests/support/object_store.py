@@ -23,14 +23,14 @@ class Store:
     def __init__(self, **buckets: dict[str, bytes]) -> None:
         self.buckets = buckets
         self.requests: list[tuple[str, str, str]] = []  # method, key, range
-        self.cuts = 0  # so many bodies end too early
-        self.failures = 0  # so many requests get a 503
+        self.cuts = 0  # number of bodies that end too early
+        self.failures = 0  # number of requests that get a 503
         self.stalls_s = 0.0
         self.ignores_if_match = False
         self.changes: dict[str, bytes] = {}  # what an object becomes once a range of it was read
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
-        """Any request."""
+        """Answer any request."""
         bucket, key = request.match_info["bucket"], request.match_info.get("key", "")
         self.requests.append((request.method, key, request.headers.get("Range", "")))
         if self.stalls_s:
@@ -81,7 +81,7 @@ class Store:
         return response
 
     def _listing(self, objects: dict[str, bytes], request: web.Request) -> web.Response:
-        """ListObjectsV2."""
+        """Answer ListObjectsV2."""
         prefix = request.query.get("prefix", "")
         delimiter = request.query.get("delimiter", "")
         names: dict[str, bool] = {}  # whether it is a folder

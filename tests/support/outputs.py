@@ -14,7 +14,7 @@ def cells_of(path: Path) -> list[dict[str, str]]:
 
 
 class Refusing(Mirror):
-    """Refuses every write, in words that a spreadsheet would run and a terminal obey."""
+    """Refuses every write, with words that a spreadsheet would run and a terminal obey."""
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()

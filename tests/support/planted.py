@@ -45,7 +45,7 @@ FOR_ROWS = re.compile(r"(reconciliation|verification)\.\w+|(rejects|missing|chan
 
 
 def forms_of(value: str) -> dict[str, bytes]:
-    """All ways in which a value may be written; of base64 what does not depend on its neighbours."""
+    """Return all ways in which a value may be written; of base64 the part that does not depend on its neighbours."""
     raw = value.encode()
     forms = {
         "raw": raw,
@@ -77,14 +77,14 @@ FORMS = [
 
 
 def found_in(content: bytes) -> set[str]:
-    """The forms in which planted values are in a text, whatever the case of its letters."""
+    """Return the forms in which planted values are in a text, in any case."""
     lowered = content.lower()
     return {f"{name} of {planted[:20]}" for name, form, planted in FORMS if form in lowered}
 
 
 @dataclass
 class Shown:
-    """What was shown and left behind, by where it was."""
+    """The outputs of a run, by place."""
 
     texts: dict[str, bytes] = field(default_factory=dict)
 
@@ -93,7 +93,7 @@ class Shown:
         self.texts[f"{len(self.texts)} {where}"] = raw
 
     def left_in(self, folder: Path) -> None:
-        """All that a run left but the files for rows; names of files too. Packed blocks are unpacked."""
+        """Take all that a run left except the files for rows, and the names of files. Packed blocks are unpacked."""
         for path in sorted(folder.rglob("*")):
             self.add("the name of a file", str(path.relative_to(folder)))
             inside = path.relative_to(folder).parts[0]
@@ -111,7 +111,7 @@ class Shown:
         return {where: found for where, text in self.texts.items() if (found := found_in(text))}
 
 
-_LEFT = {"reports", "ingest.prom", "told", "cmdline", "environ"}
+_LEFT = {"reports", "ingest.prom", "outcome", "cmdline", "environ"}
 
 
 ELIGIBILITY = list(EligibilityRow.model_fields)
@@ -134,14 +134,14 @@ TELL = (
 
 
 KEEP = (
-    "import os, sys; f = sys.argv[1]; p = open(f + '/told', 'ab'); p.write(sys.stdin.buffer.read());"
+    "import os, sys; f = sys.argv[1]; p = open(f + '/outcome', 'ab'); p.write(sys.stdin.buffer.read());"
     " q = f'/proc/{os.getppid()}/'; open(f + '/cmdline', 'ab').write(open(q + 'cmdline', 'rb').read());"
     " open(f + '/environ', 'ab').write(open(q + 'environ', 'rb').read())"
 )
 
 
 def configure(world: World, *, more: str = "", limits: str = "", **settings: Any) -> None:
-    """Every field of both feeds has a column of the same name; whoever can be told is told."""
+    """Configure both feeds with a column of the same name for every field."""
     feeds = TELL.format(python=sys.executable, code=KEEP, folder=world.folder) + more
     for kind, fields in (("eligibility", ELIGIBILITY), ("ledger", LEDGER)):
         lines = "".join(f'{name} = "{name}"\n' for name in fields)
@@ -161,7 +161,7 @@ def write(world: World, kind: str, rows: list[dict[str, str]]) -> None:
 
 
 def coverage(number: int, **changes: str) -> dict[str, str]:
-    """A row that Canvas takes, of nothing but planted values where their form allows it."""
+    """Return a row that Canvas takes, of only planted values if their form allows it."""
     named = ("member_id", "subscriber_id", "payer_name", "plan", "subplan", "group", "subgroup")
     return {
         "patient": patient_key(number),
@@ -186,7 +186,7 @@ def payment(number: int, **changes: str) -> dict[str, str]:
 
 
 class Mirror:
-    """Stands before a local Canvas and answers with all that it was asked, and more of that kind."""
+    """A server in front of a local Canvas that answers with all parts of the request, and more of that kind."""
 
     def __init__(self, canvas: str, *, reads: bool = False) -> None:
         self.canvas, self.reads, self.turn = canvas, reads, 0
@@ -266,8 +266,8 @@ def outcome(status: int, said: str, code: str, headers: dict[str, str]) -> web.R
         "diagnostics": said,
         "expression": [said],
     }
-    told = {"resourceType": "OperationOutcome", "id": STEM, "issue": [issue, issue]}
-    return web.json_response(told, status=status, headers=headers)
+    resource = {"resourceType": "OperationOutcome", "id": STEM, "issue": [issue, issue]}
+    return web.json_response(resource, status=status, headers=headers)
 
 
 @contextlib.asynccontextmanager

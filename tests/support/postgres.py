@@ -22,7 +22,7 @@ _STARTS_WITHIN_S: Final = 30.0
 
 @cache
 def missing() -> str:
-    """Why no server can be started here; "" where one can."""
+    """Return why no server can be started here; "" if one can."""
     if not _program("initdb"):
         return "PostgreSQL's server programs are not installed (Debian: postgresql)"
     if os.getuid() == 0 and not _owner():
@@ -31,14 +31,14 @@ def missing() -> str:
 
 
 def _program(name: str) -> str:
-    """Debian keeps the server's programs beside the path."""
+    """Return the path of a program of the server: Debian keeps them outside of PATH."""
     folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     found = [shutil.which(name), *(str(folder / name) for folder in reversed(folders))]
     return next((each for each in found if each and Path(each).exists()), "")
 
 
 def _owner() -> str | None:
-    """Whom the server runs as, where we are root."""
+    """Return the user that the server runs as, if we are root."""
     import pwd  # noqa: PLC0415 - there is none on Windows
 
     if os.getuid() != 0:
@@ -59,7 +59,7 @@ class Server:
         certificate: Path | None = None,
         **settings: str,
     ) -> None:
-        """`certificate`: PEM with its key, which it shows to whoever wants TLS."""
+        """Make the cluster. `certificate`: PEM with its key, shown to clients that ask for TLS."""
         self.folder = Path(mkdtemp(dir=base, prefix="ingest-postgres-"))
         self.password = token_hex(16)
         with socket.socket() as probe:
@@ -96,7 +96,7 @@ class Server:
         return self.folder / "data"
 
     def url(self, database: str = "postgres", **options: str) -> str:
-        """The address of a database, without the password."""
+        """Return the address of a database, without the password."""
         more = "&".join(f"{name}={value}" for name, value in options.items())
         return f"postgresql://{_USER}@127.0.0.1:{self.port}/{database}" + (more and f"?{more}")
 
@@ -104,7 +104,7 @@ class Server:
         return psycopg.connect(self.url(database), password=self.password, autocommit=True)
 
     def create(self, template: str = "template1") -> str:
-        """Make a database of its own; its name."""
+        """Make a new database, and return its name."""
         name = f"t{token_hex(6)}"
         with self.connect() as connection:
             connection.execute(f'CREATE DATABASE {name} TEMPLATE "{template}"')
@@ -134,11 +134,11 @@ class Server:
                 return
 
     def stop(self) -> None:
-        """End it as an operator does who does not wait for clients."""
+        """Stop it as an operator does who does not wait for clients."""
         self._signal(signal.SIGINT)
 
     def kill(self) -> None:
-        """End it as a power cut does, but for the disk."""
+        """Stop it as a power cut does, except that the disk keeps its content."""
         self._signal(signal.SIGQUIT)
 
     def _signal(self, number: signal.Signals) -> None:
@@ -163,7 +163,7 @@ class Server:
 
 @contextmanager
 def served(**options: Any) -> Iterator[Server]:
-    """A server that is removed in the end."""
+    """Yield a server that is removed in the end."""
     server = Server(**options)
     try:
         server.start()

@@ -9,7 +9,7 @@ from tests.support.world import CREDENTIALS, World
 
 
 async def command(world: World, *arguments: str, **variables: str) -> tuple[int, str]:
-    """The command itself: its exit code, and all that it prints."""
+    """Run the command itself, and return its exit code and all that it prints."""
     own = {name: text for name, text in os.environ.items() if not name.lower().endswith("_proxy")}
     done = await asyncio.to_thread(
         subprocess.run,

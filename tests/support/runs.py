@@ -15,7 +15,7 @@ from tests.support.world import CREDENTIALS, World, patient_key
 
 
 def payments(count: int, patients: int = 20, seed: int = 1) -> list[tuple[str, str, str, str]]:
-    """Payments of different amounts, several a patient, in an order of their own."""
+    """Return payments of different amounts, several a patient, in an order of their own."""
     random = Random(seed)
     return [
         (
@@ -37,7 +37,7 @@ def coverages(patients: int = 20) -> list[tuple[str, ...]]:
 
 
 def check_accounts(world: World, result: engine.Result, *, earlier: int = 0) -> None:
-    """The sandbox's own account agrees with the report: never two effects for a row, none unreported."""
+    """Check that the sandbox's records agree with the report: never two effects for a row, none unreported."""
     effects = world.effects[earlier:]
     frame = result.frame
     created = frame.filter(pl.col("disposition") == "created")

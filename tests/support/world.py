@@ -64,11 +64,11 @@ class World:
     def write_ledger(
         self, rows: Sequence[tuple[str, str, str, str]], name: str = "ledger.csv"
     ) -> Path:
-        """Rows of (transaction, patient, amount, claim)."""
+        """Write rows of (transaction, patient, amount, claim)."""
         return self._write(name, ["TXN", "MRN", "Amount", "Claim"], rows)
 
     def write_eligibility(self, rows: Sequence[tuple[str, ...]]) -> Path:
-        """Rows of (patient, member id, relationship, payer, order, start, end)."""
+        """Write rows of (patient, member id, relationship, payer, order, start, end)."""
         return self._write(
             "eligibility.csv", ["MRN", "Member", "Rel", "Payer", "Order", "Start", "End"], rows
         )
@@ -89,7 +89,7 @@ class World:
 
     @property
     def effects(self) -> list[dict[str, Any]]:
-        """What the local Canvas did, by its own account."""
+        """Return the effects in the local Canvas, by its own records."""
         effects: list[dict[str, Any]] = self.sandbox.account()["effects"]
         return effects
 

@@ -90,7 +90,7 @@ def _patient(build: Build, value: str | None) -> str:
 
 
 def payments_gone(build: Build, feed: Feed) -> int:
-    """Return how many payments of the last full delivery are in no row of today's files."""
+    """Return the number of payments of the last full delivery that are in no row of today's files."""
     if not feed.counts_over_files:
         return 0
     run_ids = runs.last_complete(build.journal, feed.name)

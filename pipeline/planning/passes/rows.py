@@ -148,7 +148,7 @@ def _corrected_runs(build: Build, feed: Feed) -> list[str]:
                 f"have the sender put the corrected rows into the next delivery of feed {feed.name}"
             )
         raise InputError(
-            f'these are rejected rows of an earlier run, and with repeats = "count" equal rows are told apart {by}',
+            f'these are rejected rows of an earlier run, and with repeats = "count" equal rows are distinguished {by}',
             fix,
             file=rejects[0].name,
         )

@@ -1,4 +1,4 @@
-"""Seal the plan: count what it comes to, warn, and check it against the limits."""
+"""Seal the plan: count its rows and writes, warn, and check it against the limits."""
 
 import itertools
 from dataclasses import asdict
@@ -11,7 +11,7 @@ from pipeline.journal.evidence import require_evidence
 from pipeline.journal.journal import Journal
 from pipeline.planning.copies import find_copies
 from pipeline.planning.identity import repeats_meta
-from pipeline.planning.limits import guard
+from pipeline.planning.limits import check_limits
 from pipeline.planning.passes.gone import payments_gone
 from pipeline.planning.passes.summary import find_repeats, totals_of, warn
 from pipeline.planning.state import Build
@@ -62,7 +62,7 @@ def seal_plan(build: Build) -> Plan:
     )
     runs.enter_plan(build.journal, build.run_id, plan.sha256(), build.clock.now())
     _require_evidence(plan, build.journal)
-    guard(build.job, metas, build.expected, partial(runs.last_feed, build.journal))
+    check_limits(build.job, metas, build.expected, partial(runs.last_feed, build.journal))
     # The next delivery is not compared with a file of --input, unless that must be whole.
     runs.enter_feeds(
         build.journal,

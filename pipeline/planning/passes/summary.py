@@ -1,4 +1,4 @@
-"""Compare, warn, and count what the plan comes to."""
+"""Compare updates, warn, and count the plan's rows and writes."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping

@@ -80,7 +80,7 @@ async def look_up_patients(build: Build, session: Asking) -> None:
 async def take_over(build: Build, session: Asking | None) -> None:
     """Take over coverages that Canvas has already, and note the orders that coverages of no row have.
 
-    Not after the journal was lost: then a person decides about what Canvas has. Sets `unknown` and `unasked`;
+    After a loss of the journal this is skipped: a person decides about what Canvas has. Sets `unknown` and `unasked`;
     writes the verdicts of rows that are taken over, and what Canvas showed of them (held_at, shown).
     """
     if build.journal.was_lost or not any(feed.adopt for feed in build.coverages):

@@ -59,7 +59,7 @@ def arrange_writes(build: Build) -> None:
 def _lanes_in_question(build: Build) -> pl.Series:
     """Return the hashes of patients to arrange, a superset of `lanes_to_arrange`.
 
-    Canvas has a coverage of theirs, or `resolve` has warned that two of their rows share an order.
+    Canvas has a coverage of the patient, or `resolve` has warned that two of the patient's rows share an order.
     """
     lanes = [_hashes(pl.Series("lane", list(build.unknown), dtype=pl.String))]
     for feed in build.coverages:
@@ -80,7 +80,7 @@ def _hashes(lanes: pl.Series) -> pl.Series:
 def _standing(build: Build, feed: Feed, lanes: pl.Series) -> Iterator[pl.DataFrame]:
     """Yield the rows of these patients that Canvas has or will have, with the columns that `arrange` needs.
 
-    `shown` is the order that Canvas showed of a coverage that is taken over, else null.
+    `shown` is the order that Canvas showed for a coverage that is taken over, else null.
     """
     for rows in build.writer.rows(feed.name).judged([*arranging.NEEDED, "shown"]):
         is_asked = groups.is_among(rows.select(groups.hashed(["lane"])).to_series(), lanes)
@@ -133,7 +133,7 @@ def _before(build: Build, ranks: pl.DataFrame, rows: pl.DataFrame) -> Orders:
     for lane, key, order in ranks.select("lane", "key", "rank").iter_rows():
         if order is not None and key not in cancelled:
             before.setdefault(lane, {})[key] = order
-    # What is taken over has the order that Canvas showed.
+    # A coverage that is taken over has the order that Canvas showed.
     adopted = rows.drop_nulls("shown").select("lane", "key", "shown")
     for lane, key, order in adopted.iter_rows():
         before.setdefault(lane, {})[key] = order
