@@ -14,8 +14,9 @@ from pipeline.journal.journal import Journal
 from pipeline.planning.earlier import EarlierPlans
 from pipeline.planning.store import Plan
 from pipeline.records import Doubt, Intent
-from pipeline.sending import upload as uploading
+from pipeline.sending.flow import Seen, Tools
 from pipeline.sending.recover import Recovery
+from pipeline.sending.upload import upload
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class Session:
         asked, self.client.exchanges = self.client.exchanges, []
         await self.journal.record(self.run_id, asked)
 
-    async def settle(self, doubts: Sequence[Doubt], seen: uploading.Seen) -> None:
+    async def settle(self, doubts: Sequence[Doubt], seen: Seen) -> None:
         """Settle what earlier runs left in doubt, and send again what may be."""
         if doubts:
             await self.upload(
@@ -48,7 +49,7 @@ class Session:
         self,
         batches: Iterator[list[Intent]],
         types: Collection[str],
-        seen: uploading.Seen,
+        seen: Seen,
         doubts: Sequence[Doubt] = (),
         shut: Collection[str] = (),
     ) -> None:
@@ -56,7 +57,7 @@ class Session:
         for resource_type in sorted(types):
             await self.client.probe(resource_type)
         open_lanes = {doubt.intent.lane for doubt in doubts}
-        tools = uploading.Tools(
+        tools = Tools(
             self.run_id,
             self.client,
             self.journal,
@@ -67,7 +68,7 @@ class Session:
             self.stop,
         )
         shut_lanes = (self.journal.shut_lanes() - open_lanes).union(shut)
-        await uploading.upload(batches, tools, seen, doubts=doubts, shut=shut_lanes)
+        await upload(batches, tools, seen, doubts=doubts, shut=shut_lanes)
 
 
 @asynccontextmanager
