@@ -364,7 +364,7 @@ def _decoded(chunks: Iterator[bytes], path: Path, encoding: str) -> Iterator[byt
     """The same text as UTF-8 without a byte order mark. Refuses bytes that the encoding has not.
 
     A text that begins with the mark of UTF-8 is UTF-8, whatever the feed says: so are rejects, if
-    the feed's encoding lacks a character of theirs (`reporting/reconcile.py`).
+    the feed's encoding lacks a character of theirs (`reporting/csv_files.py`).
     """
     head = next(chunks, b"")
     is_utf8 = head.startswith(codecs.BOM_UTF8) or codecs.lookup(encoding).name == "utf-8"

@@ -358,7 +358,7 @@ STAGES = [
     ("pipeline.planning.passes.rows", "resolve"),
     ("pipeline.sending.settler", "Attempt"),
     ("pipeline.commands.run", "report"),
-    ("pipeline.reporting.reconcile", "reconcile"),
+    ("pipeline.reporting.files", "reconcile"),
 ]
 
 
