@@ -58,6 +58,11 @@ _SKEWS_MAX: Final = 20  # runs whose skew is learned, so that the reads are boun
 # one that stamps the rows agree. It is never taken for ours, nor is ours called absent beside it.
 _BEFORE: Final = timedelta(minutes=15)
 
+_REMOVED: Final = (
+    "Canvas does not have this resource any more: another user removed it. To create it again: "
+    "canvas-ingest review CONFIG --resend KEY, then run again"
+)
+
 _INSIDE, _BEFOREHAND, _LATE, _UNTOLD = "inside", "before", "late", "untold"
 
 Like = Mapping[str, datetime | None]  # id -> when it was made, by the server's clock
@@ -243,9 +248,9 @@ class Recovery:
         return Finding(Settlement.ABSENT, "recover|absent", f"Canvas does not have {named}")
 
     async def first_look(self, intent: Intent) -> Finding | None:
-        """Before a first send that nothing else protects: may it go? None: yes.
+        """Return why a first send that nothing else protects must not go; None: it may.
 
-        With a journal that was lost, what Canvas holds already is set aside for a person. Where the
+        With a journal that was lost, what Canvas holds already is set aside for a person. If the
         server's clock is not known, what is there now is noted, so that it is never taken for ours;
         but before a resend it may be ours, carried out late, and then a person decides.
         """
@@ -354,23 +359,13 @@ def weigh_update(
     if doubt.intent.held_at is None and doubt.until is not None:
         doubt = replace(doubt, intent=doubt.intent._replace(held_at=doubt.until + quiet))
     if shown is None:
-        message = (
-            "Canvas does not have this resource any more: another user removed it. To create it again: "
-            "canvas-ingest review CONFIG --resend KEY, then run again"
-        )
-        return Finding(Settlement.CONFLICT, "canvas|not-found", message)
+        return Finding(Settlement.CONFLICT, "canvas|not-found", _REMOVED)
     from_sent = None if sent is None else coverage_differences(sent, shown, organizations)
     from_before = None if before is None else coverage_differences(before, shown, organizations)
     not_ours = {"order"} if is_moved else set[str]()
     if sent is not None and from_sent == () and from_before:
-        is_proven = _is_comparable(sent, organizations)
         visible = set(from_before) - not_ours
-        if not is_proven and visible - {"payor"}:
-            is_named = compare_payers(sent, shown, organizations) is Payers.SAME
-            # an earlier look that left it in doubt saw the same, and its rule hides whether it was lost
-            is_ours = was_lost and doubt.rule != _UNKNOWN_PAYER
-            is_proven = is_named or (is_ours and _has_same_payer(sent, before))
-        if is_proven:
+        if _is_proven(doubt, sent, before, shown, visible, organizations, was_lost=was_lost):
             return Finding(Settlement.FOUND, "recover|found", "a read shows it", resource_id)
         if visible:
             return _unclear_payer(f"Canvas shows changes in {', '.join(sorted(visible))}")
@@ -388,6 +383,30 @@ def weigh_update(
                 return _unclear_payer("Canvas may have changed it after our last confirmed write")
             return finding
     return _edited(None if from_before is None else set(from_before) - not_ours)
+
+
+def _is_proven(
+    doubt: Doubt,
+    sent: Content,
+    before: Content | None,
+    shown: Content,
+    visible: Collection[str],
+    organizations: Organizations,
+    *,
+    was_lost: bool,
+) -> bool:
+    """Return whether an update of which Canvas shows all that was sent is ours.
+
+    `visible` names the elements in which it differs from what was there before.
+    """
+    if _is_comparable(sent, organizations):
+        return True
+    if not set(visible) - {"payor"}:
+        return False
+    is_named = compare_payers(sent, shown, organizations) is Payers.SAME
+    # an earlier look that left it in doubt saw the same, and its rule hides whether it was lost
+    is_ours = was_lost and doubt.rule != _UNKNOWN_PAYER
+    return is_named or (is_ours and _has_same_payer(sent, before))
 
 
 def _edited(elements: Collection[str] | None) -> Finding:
@@ -451,7 +470,7 @@ def _is_comparable(coverage: Content | None, organizations: Organizations) -> bo
 
 
 def like_of(intent: Intent, resources: Collection[dict[str, Any]]) -> Like:
-    """Those resources that the intent could be, filtered anew: a search may show others too."""
+    """Return the resources that the intent could be, filtered anew: a search may show others too."""
     if intent.resource_type == "Coverage":
         return {each["id"]: None for each in resources if is_like(each, intent.match_key)}
     like: dict[str, datetime | None] = {}
@@ -522,12 +541,12 @@ def _by_stamps(doubt: Doubt, skew: Skew | None) -> Doubt:
 
 
 def _lost_how(doubt: Doubt) -> str:
-    """How its answer was lost, without what earlier searches came to."""
+    """Return how its answer was lost, without what earlier searches came to."""
     return doubt.message.partition("; ")[0]
 
 
 def _when(doubt: Doubt, made_at: datetime | None, quiet: timedelta, *, is_told: bool) -> str:
-    """Where the making of a resource lies against the sends, by the server's clock."""
+    """Return when a resource was made against the sends, by the server's clock."""
     if doubt.intent.resource_type == "Coverage" or (doubt.since is None and is_told):
         return _INSIDE
     if doubt.since is None or doubt.until is None or made_at is None or not is_told:

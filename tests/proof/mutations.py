@@ -1017,8 +1017,8 @@ MUTATIONS: Final = (
         "72",
         "another element proves an update whose payer is not known",
         _RECOVER,
-        "is_proven = is_named or (is_ours and _has_same_payer(sent, before))",
-        "is_proven = True",
+        "return is_named or (is_ours and _has_same_payer(sent, before))",
+        "return True",
         (
             "tests/sending/test_recover.py::test_an_edit_equal_to_the_other_changes_does_not_prove_an_unknown_payer",
         ),
