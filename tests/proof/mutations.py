@@ -552,7 +552,7 @@ MUTATIONS: Final = (
     Mutation(
         "35",
         "what was there before is confirmed with all that was found",
-        "pipeline/commands/review.py",
+        "pipeline/commands/decisions.py",
         'if each.when != "before"]',
         "]",
         (
