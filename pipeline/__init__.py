@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     import polars as pl
 
-    from pipeline.commands.check import Check
+    from pipeline.commands.checks.context import Check
     from pipeline.commands.run import Result
     from pipeline.job import Job
 

@@ -221,8 +221,9 @@ def review(**options: Any) -> None:
     def work(_: Progress, stop: asyncio.Event) -> Any:
         from pipeline.commands import review as reviewing
         from pipeline.commands import run as engine
+        from pipeline.commands.decisions import Decisions
 
-        decisions = reviewing.Decisions(
+        decisions = Decisions(
             confirm,
             options["resend"],
             options["abandon"],
@@ -265,15 +266,15 @@ def show(key: str | None, **options: Any) -> None:
 
     Exits with 1 if the audit log was changed, or the table of writes does not agree with it.
     """
-    from pipeline.commands import review
+    from pipeline.commands.journal import inventory, inventory_json
     from pipeline.errors import IngestError
     from pipeline.reporting.doubts import inventory_text
 
     try:
-        found = review.inventory(_job(options), key)
+        found = inventory(_job(options), key)
     except IngestError as error:
         _exit_with(error, options)
-    told = review.inventory_json(found)
+    told = inventory_json(found)
     if options["as_json"]:
         import orjson
 
@@ -327,12 +328,12 @@ def purge_(*, dry_run: bool, yes: bool, **options: Any) -> None:
 
     What keeps a payment from being sent twice stays: the journal, and plans that are still needed.
     """
-    from pipeline.commands import review
+    from pipeline.commands.journal import purge
     from pipeline.errors import IngestError
     from pipeline.reporting.doubts import purged_text
 
     def told(*, is_trial: bool) -> Any:
-        return review.purge(_job(options), options["days"], is_trial=is_trial)
+        return purge(_job(options), options["days"], is_trial=is_trial)
 
     try:
         if not (dry_run or yes):

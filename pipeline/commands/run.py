@@ -9,7 +9,7 @@ sealed plan, so an error in a file, a limit or the configuration is found before
 import asyncio
 import getpass
 import os
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -57,9 +57,10 @@ from pipeline.records import (
     Settlement,
     State,
 )
+from pipeline.reporting.files import report
 from pipeline.reporting.metrics import write_metrics
 from pipeline.reporting.notebook import result_table
-from pipeline.reporting.reconcile import Facts, report
+from pipeline.reporting.summary import Facts
 from pipeline.rows.feed import Feed
 from pipeline.sending.session import Session, intents_of, lanes_owed, open_session, with_bodies
 from pipeline.system.ownership import private_folder
@@ -275,9 +276,8 @@ async def _carry_out(
         progress.run_id = run_id
         doubted = runs.start_run(journal, begun)
         _warn(doubted, job.canvas.unused_proxy if asks else "")
-        failure: IngestError | None = None
-        is_cut_short = True
-        try:
+
+        async def work() -> None:
             async with AsyncExitStack() as stack:
                 workers = await stack.enter_async_context(_working(job))
                 to_plan = partial(build_plan, job, run_id, journal, clock, progress, stop, workers)
@@ -293,20 +293,8 @@ async def _carry_out(
                         await to_plan(session, must_ask=must_ask)
                     else:
                         await _run(session, workers, progress, plan_id)
-            is_cut_short = stop.is_set()
-        except Stopped:
-            pass  # asked for: the rest is pending
-        except IngestError as error:
-            failure = error
-        except Exception as error:  # noqa: BLE001 - whatever it is, the rows are to be accounted for
-            failure = fault(error)
-        if failure is None and is_cut_short and is_over():
-            failure = IngestError(
-                "its time (--until) was over before all was sent",
-                "run again: what is pending is sent then",
-            )
-        if failure is not None:
-            log.error("run_failed", error=type(failure).__name__)
+
+        failure = await _failure_of(work(), stop, is_over)
         progress.stage = "reporting"
         try:
             return await asyncio.to_thread(
@@ -315,6 +303,31 @@ async def _carry_out(
         except Exception as error:  # noqa: BLE001 - the first cause is reported
             first = failure or (error if isinstance(error, IngestError) else _unreported(error))
             raise first from None
+
+
+async def _failure_of(
+    work: Coroutine[Any, Any, None], stop: asyncio.Event, is_over: Callable[[], bool]
+) -> IngestError | None:
+    """Do the work of a run. Returns why it failed; None if it did not, or if it was stopped."""
+    failure: IngestError | None = None
+    is_cut_short = True
+    try:
+        await work
+        is_cut_short = stop.is_set()
+    except Stopped:
+        pass  # asked for: what is left is pending
+    except IngestError as error:
+        failure = error
+    except Exception as error:  # noqa: BLE001 - whatever it is, the rows are to be accounted for
+        failure = fault(error)
+    if failure is None and is_cut_short and is_over():
+        failure = IngestError(
+            "its time (--until) was over before all was sent",
+            "run again: what is pending is sent then",
+        )
+    if failure is not None:
+        log.error("run_failed", error=type(failure).__name__)
+    return failure
 
 
 @asynccontextmanager

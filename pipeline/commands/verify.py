@@ -26,7 +26,7 @@ from pipeline.journal.runs import Run
 from pipeline.planning.ranks import after_all
 from pipeline.records import Intent, Interaction, PayerEvidence, State, usd
 from pipeline.reporting.page import page
-from pipeline.reporting.reconcile import requests_summary
+from pipeline.reporting.summary import requests_summary
 from pipeline.reporting.verify import (
     Outcome,
     Verified,

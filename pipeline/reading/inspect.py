@@ -364,7 +364,7 @@ def _decoded(chunks: Iterator[bytes], path: Path, encoding: str) -> Iterator[byt
     """Yield the text as UTF-8 without a byte order mark. Raises InputError for bytes that the encoding lacks.
 
     A text that begins with the mark of UTF-8 is UTF-8, whatever the feed says. Reject files are written
-    so if the feed's encoding lacks one of their characters (`reporting/reconcile.py`).
+    so if the feed's encoding lacks one of their characters (`reporting/csv_files.py`).
     """
     head = next(chunks, b"")
     is_utf8 = head.startswith(codecs.BOM_UTF8) or codecs.lookup(encoding).name == "utf-8"

@@ -60,6 +60,11 @@ _SKEWS_MAX: Final = 20  # runs whose skew is learned, so that the reads are boun
 # stamps the rows agree. Such a resource is never taken for ours, and beside it ours does not count as absent.
 _BEFORE: Final = timedelta(minutes=15)
 
+_REMOVED: Final = (
+    "Canvas does not have this resource any more: another user removed it. To create it again: "
+    "canvas-ingest review CONFIG --resend KEY, then run again"
+)
+
 _INSIDE, _BEFOREHAND, _LATE, _UNTOLD = "inside", "before", "late", "untold"
 
 Like = Mapping[str, datetime | None]  # id -> when it was made, by the server's clock
@@ -370,23 +375,13 @@ def weigh_update(
         latest = held_at if read_at is None else min(held_at, read_at)
         doubt = replace(doubt, intent=doubt.intent._replace(held_at=latest))
     if shown is None:
-        message = (
-            "Canvas does not have this resource any more: another user removed it. To create it again: "
-            "canvas-ingest review CONFIG --resend KEY, then run again"
-        )
-        return Finding(Settlement.CONFLICT, "canvas|not-found", message)
+        return Finding(Settlement.CONFLICT, "canvas|not-found", _REMOVED)
     from_sent = None if sent is None else coverage_differences(sent, shown, organizations)
     from_before = None if before is None else coverage_differences(before, shown, organizations)
     not_ours = {"order"} if is_moved else set[str]()
     if sent is not None and from_sent == () and from_before:
-        is_proven = _is_comparable(sent, organizations)
         visible = set(from_before) - not_ours
-        if not is_proven and visible - {"payor"}:
-            is_named = compare_payers(sent, shown, organizations) is Payers.SAME
-            # an earlier read that left it in doubt had the same result, and its rule hides whether it was lost
-            is_ours = was_lost and doubt.rule != _UNKNOWN_PAYER
-            is_proven = is_named or (is_ours and _has_same_payer(sent, before))
-        if is_proven:
+        if _is_proven(doubt, sent, before, shown, visible, organizations, was_lost=was_lost):
             return Finding(Settlement.FOUND, "recover|found", "a read shows it", resource_id)
         if visible:
             return _unclear_payer(f"Canvas shows changes in {', '.join(sorted(visible))}")
@@ -406,6 +401,30 @@ def weigh_update(
                 return _unclear_payer("Canvas may have changed it after our last confirmed write")
             return finding
     return _edited(None if from_before is None else set(from_before) - not_ours)
+
+
+def _is_proven(
+    doubt: Doubt,
+    sent: Content,
+    before: Content | None,
+    shown: Content,
+    visible: Collection[str],
+    organizations: Organizations,
+    *,
+    was_lost: bool,
+) -> bool:
+    """Return whether an update of which Canvas shows all that was sent is ours.
+
+    `visible` names the elements in which it differs from what was there before.
+    """
+    if _is_comparable(sent, organizations):
+        return True
+    if not set(visible) - {"payor"}:
+        return False
+    is_named = compare_payers(sent, shown, organizations) is Payers.SAME
+    # an earlier look that left it in doubt saw the same, and its rule hides whether it was lost
+    is_ours = was_lost and doubt.rule != _UNKNOWN_PAYER
+    return is_named or (is_ours and _has_same_payer(sent, before))
 
 
 def _edited(elements: Collection[str] | None) -> Finding:

@@ -16,8 +16,9 @@ from pipeline.journal.journal import Journal
 from pipeline.planning.earlier import EarlierPlans
 from pipeline.planning.store import Plan
 from pipeline.records import Doubt, Intent
-from pipeline.sending import upload as uploading
+from pipeline.sending.flow import Seen, Tools
 from pipeline.sending.recover import Recovery
+from pipeline.sending.upload import upload
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class Session:
         asked, self.client.exchanges = self.client.exchanges, []
         await writes.record(self.journal, self.run_id, asked)
 
-    async def settle(self, doubts: Sequence[Doubt], seen: uploading.Seen) -> None:
+    async def settle(self, doubts: Sequence[Doubt], seen: Seen) -> None:
         """Settle what earlier runs left in doubt, and send again what is allowed."""
         if doubts:
             await self.upload(
@@ -50,7 +51,7 @@ class Session:
         self,
         batches: Iterator[list[Intent]],
         types: Collection[str],
-        seen: uploading.Seen,
+        seen: Seen,
         doubts: Sequence[Doubt] = (),
         shut: Collection[str] = (),
     ) -> None:
@@ -58,7 +59,7 @@ class Session:
         for resource_type in sorted(types):
             await self.client.probe(resource_type)
         open_lanes = {doubt.intent.lane for doubt in doubts}
-        tools = uploading.Tools(
+        tools = Tools(
             self.run_id,
             self.client,
             self.journal,
@@ -70,7 +71,7 @@ class Session:
             self.job.canvas.outage_s_max,
         )
         shut_lanes = (shut_queues(self.journal) - open_lanes).union(shut)
-        await uploading.upload(batches, tools, seen, doubts=doubts, shut=shut_lanes)
+        await upload(batches, tools, seen, doubts=doubts, shut=shut_lanes)
 
 
 @asynccontextmanager

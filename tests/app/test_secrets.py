@@ -35,6 +35,7 @@ from pipeline.canvas.transport import Reply, Transport
 from pipeline.clock import SystemClock
 from pipeline.commands import check as doctor
 from pipeline.commands import run as engine
+from pipeline.commands.checks.context import State
 from pipeline.errors import AuthError, ConfigError
 from pipeline.job import Job
 from pipeline.sandbox import Sandbox, serve
@@ -513,14 +514,14 @@ async def test_a_run_with_a_key_in_place_of_a_secret(tmp_path: Path, keys: Keys,
         algorithm = "RS384" if kind == "rsa" else "ES384"
         told = f"CANVAS_CLIENT_ID and CANVAS_PRIVATE_KEY ({algorithm}): there"
         assert checks["secrets"].message == told
-        assert checks["token"].state is doctor.State.OK
+        assert checks["token"].state is State.OK
         assert (await engine.run(job)).exit_code == 0
         assert len(world.effects) == 70
 
         world.write_config(canvas='key_id = "unknown"')
         job = load(world.config, environment=environment)
         checks = {check.what: check for check in await doctor.check(job)}
-        assert checks["token"].state is doctor.State.WRONG
+        assert checks["token"].state is State.WRONG
         assert "(invalid_client)" in checks["token"].message
         assert "registered under canvas.key_id" in checks["token"].todo
 

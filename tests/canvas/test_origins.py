@@ -445,6 +445,6 @@ async def test_a_run_over_tls_with_an_authority_of_one_s_own_and_one_without(
         assert not sandbox.account()["requests"]["by"], "not even a token was asked for"
         world.write_config(canvas=f'ca_file = "{authority.path.name}"')
         checks = await doctor.check(world.job())
-        assert doctor.exit_code_of(checks) == 0, checks
+        assert doctor.as_json(checks)["exit_code"] == 0, checks
         assert (await world.run()).exit_code == 0
         assert len(world.effects) == 70

@@ -8,6 +8,7 @@ import pytest
 
 from pipeline.canvas.skew import Skew
 from pipeline.commands import check as doctor
+from pipeline.commands.checks.context import State
 from pipeline.commands.run import Result
 from pipeline.records import Stamped
 from pipeline.sandbox import Faults
@@ -138,7 +139,7 @@ async def test_check_names_the_distance_of_the_clocks(
     assert (await world.run()).exit_code == 0
     (found,) = [each for each in await doctor.check(world.job()) if each.what == "clock of Date"]
     assert found.message.startswith(told)
-    assert (found.state is doctor.State.WARNING) is bool(offset_s)
+    assert (found.state is State.WARNING) is bool(offset_s)
 
 
 # What payments show ---------------------------------------------------------------------------------

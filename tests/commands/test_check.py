@@ -17,7 +17,7 @@ from aiohttp import web
 
 from pipeline.app.config.load import load_to_check
 from pipeline.commands import check as doctor
-from pipeline.commands.check import Check, State
+from pipeline.commands.checks.context import Check, State
 from pipeline.journal import opening
 from pipeline.sandbox import Faults
 from tests.support.runs import coverages, payments

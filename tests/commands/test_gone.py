@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 
 from pipeline.commands import run as engine
-from pipeline.commands.review import Decisions, as_json, inventory, review
+from pipeline.commands.decisions import Decisions
+from pipeline.commands.journal import inventory
+from pipeline.commands.review import as_json, review
 from pipeline.commands.verify import read_back
 from pipeline.errors import ConfigError, JournalError
 from pipeline.journal import decisions, doubts, history, lookups

@@ -20,6 +20,7 @@ from pipeline.app.config.load import load
 from pipeline.commands import check as doctor
 from pipeline.commands import init as drafting
 from pipeline.commands import run as engine
+from pipeline.commands.checks.context import State
 from pipeline.errors import ConfigError, InputError
 from pipeline.rows.feed import TRAITS, Kind
 from pipeline.rows.formats import fitting
@@ -217,7 +218,7 @@ async def test_a_real_header_becomes_a_draft_that_loads_checks_and_plans(
     assert any("still to be decided" in check.message for check in left)
 
     job = load(at(output, world.url), environment=CREDENTIALS)
-    wrong = [check for check in await doctor.check(job) if check.state is doctor.State.WRONG]
+    wrong = [check for check in await doctor.check(job) if check.state is State.WRONG]
     assert not wrong
     planned = await engine.plan(job)
     assert planned.exit_code == 0

@@ -15,7 +15,8 @@ import polars as pl
 import pytest
 
 from pipeline.commands import run as engine
-from pipeline.commands.review import Decisions, as_json, review
+from pipeline.commands.decisions import Decisions
+from pipeline.commands.review import as_json, review
 from pipeline.commands.verify import read_back
 from pipeline.journal import runs
 from pipeline.planning import parts

@@ -11,7 +11,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipeline.commands.review import Decisions, as_json, review
+from pipeline.commands.decisions import Decisions
+from pipeline.commands.review import as_json, review
 from pipeline.commands.run import Result
 from pipeline.errors import ConfigError
 from pipeline.sandbox import Faults

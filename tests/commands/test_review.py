@@ -16,7 +16,9 @@ import pytest
 from pipeline.app.config.load import load
 from pipeline.canvas.transport import TLS, Reply, Transport
 from pipeline.commands import run as engine
-from pipeline.commands.review import Decisions, as_json, inventory, review
+from pipeline.commands.decisions import Decisions
+from pipeline.commands.journal import inventory
+from pipeline.commands.review import as_json, review
 from pipeline.errors import ConfigError, IngestError, JournalError, JournalLost
 from pipeline.journal import loss_detection as amnesia
 from pipeline.journal import writes

@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from pipeline.commands import run as engine
-from pipeline.commands.review import inventory, inventory_json
+from pipeline.commands.journal import inventory, inventory_json
 from pipeline.errors import JournalLost
 from pipeline.journal.evidence import Group, contradictions
 from pipeline.reporting.doubts import inventory_text

@@ -27,6 +27,10 @@ _HANGS_S: Final = 180.0
 _RED: Final = 1  # pytest's exit code: tests were run, and some failed
 
 _UPLOAD: Final = "pipeline/sending/upload.py"
+_CLAIMER: Final = "pipeline/sending/claimer.py"
+_SETTLER: Final = "pipeline/sending/settler.py"
+_SEARCHER: Final = "pipeline/sending/searcher.py"
+_DECIDE: Final = "pipeline/sending/decide.py"
 _RECOVER: Final = "pipeline/sending/recover.py"
 _CLIENT: Final = "pipeline/canvas/client.py"
 _RETRY: Final = "pipeline/canvas/judge.py"
@@ -86,13 +90,13 @@ MUTATIONS: Final = (
     Mutation(
         "1",
         "sent before its claim is on disk",
-        _UPLOAD,
+        _CLAIMER,
         """        await writes.begin(self._journal, self._run_id, sure, at, since)
         for intent in sure:
-            self._claimed.put_nowait(intent)
+            self._claims.queue.put_nowait(intent)
 """,
         """        for intent in sure:
-            self._claimed.put_nowait(intent)
+            self._claims.queue.put_nowait(intent)
         await writes.begin(self._journal, self._run_id, sure, at, since)
 """,
         (
@@ -134,7 +138,7 @@ MUTATIONS: Final = (
     Mutation(
         "6",
         "what a search does not show goes again, whatever resend_absent says",
-        _UPLOAD,
+        _DECIDE,
         'return not doubt.resent and (allowed == "all" or (allowed == "coverage" and is_coverage))',
         "return not doubt.resent",
         ("tests/sending/test_doubt.py::test_what_is_absent_is_sent_again_as_the_user_decided",),
@@ -142,15 +146,15 @@ MUTATIONS: Final = (
     Mutation(
         "6b",
         "no quiet time before the search",
-        _UPLOAD,
-        "await self._in_doubt(attempt.intent, self._options.quiet_s)",
-        "await self._in_doubt(attempt.intent, 0.0)",
+        _SETTLER,
+        "await self._searcher.search_for(attempt.intent, self._options.quiet_s)",
+        "await self._searcher.search_for(attempt.intent, 0.0)",
         (f"{_UNDER_FAULTS}[late]",),
     ),
     Mutation(
         "6c",
         "what a search does not show goes again and again",
-        _UPLOAD,
+        _DECIDE,
         "return not doubt.resent and (allowed",
         "return (allowed",
         ("tests/sending/test_upload.py::test_what_is_lost_a_second_time_is_not_sent_a_third",),
@@ -159,8 +163,8 @@ MUTATIONS: Final = (
         "6d",
         "no quiet time before the search for an earlier run's write",
         _UPLOAD,
-        "self._doubt(doubt, self._still_quiet_s(doubt))",
-        "self._doubt(doubt, 0.0)",
+        "searcher.add(doubt, searcher.still_quiet_s(doubt))",
+        "searcher.add(doubt, 0.0)",
         (
             "tests/sending/test_upload.py::test_the_quiet_time_of_a_write_holds_for_the_next_run_too",
         ),
@@ -343,9 +347,9 @@ MUTATIONS: Final = (
     Mutation(
         "22",
         "the next write of a patient goes before a doubt is settled",
-        _UPLOAD,
+        _SEARCHER,
         "        doubt = await doubts.doubt_of(self._journal, intent.key)\n        if doubt is not None:\n",
-        "        doubt = await doubts.doubt_of(self._journal, intent.key)\n        self._lanes.ended(intent)\n"
+        "        doubt = await doubts.doubt_of(self._journal, intent.key)\n        self._flow.queues.ended(intent)\n"
         "        if doubt is not None:\n",
         (_SHUT_LANE,),
     ),
@@ -499,9 +503,9 @@ MUTATIONS: Final = (
     Mutation(
         "31",
         "what Canvas may hold already is sent after the journal was lost",
-        _UPLOAD,
-        "        if finding is None:\n            return True\n        await decisions.suspect(self._journal",
-        "        return True\n        await decisions.suspect(self._journal",
+        _CLAIMER,
+        "        if finding is None:\n            return True\n        await decisions.suspect(",
+        "        return True\n        await decisions.suspect(",
         (
             "tests/commands/test_review.py::test_a_journal_that_forgot_stops_the_run_and_says_how[missing-drop_missing]",
         ),
@@ -553,7 +557,7 @@ MUTATIONS: Final = (
     Mutation(
         "35",
         "what was there before is confirmed with all that was found",
-        "pipeline/commands/review.py",
+        "pipeline/commands/decisions.py",
         'if each.when != "before"]',
         "]",
         (
@@ -563,7 +567,7 @@ MUTATIONS: Final = (
     Mutation(
         "36",
         "a fault in one sender cuts off the others",
-        "pipeline/sending/upload.py",
+        "pipeline/sending/sender.py",
         "            except Exception as error:  # noqa: BLE001 - a fault of ours must not cut off the others",
         "            except KeyError as error:",
         ("tests/commands/test_review.py::test_a_fault_of_ours_while_sending_costs_one_row",),
@@ -681,7 +685,7 @@ MUTATIONS: Final = (
     Mutation(
         "50",
         "the quiet time of an earlier run's loss goes by a clock that was set since",
-        _UPLOAD,
+        _SEARCHER,
         " or not clock.agrees(doubt.ahead):",
         ":",
         (
@@ -691,9 +695,9 @@ MUTATIONS: Final = (
     Mutation(
         "51",
         "what a 412 refused is compared with a read of the same moment",
-        _UPLOAD,
-        "await self._in_doubt(attempt.intent, self._options.quiet_s)",
-        "await self._in_doubt(attempt.intent, 0.0)",
+        _SETTLER,
+        "await self._searcher.search_for(attempt.intent, self._options.quiet_s)",
+        "await self._searcher.search_for(attempt.intent, 0.0)",
         (
             "tests/commands/test_nightly.py::test_what_was_refused_for_an_edit_is_looked_at_only_after_the_quiet_time",
         ),
@@ -701,9 +705,9 @@ MUTATIONS: Final = (
     Mutation(
         "52",
         "an update after a lost create goes by a read that may be as old",
-        _UPLOAD,
-        "await self._in_doubt(intent, wait_s)",
-        "await self._in_doubt(intent, 0.0)",
+        _CLAIMER,
+        "await searcher.search_for(intent, wait_s)",
+        "await searcher.search_for(intent, 0.0)",
         (
             "tests/sending/test_upload.py::test_an_update_after_a_lost_create_waits_for_a_read_that_shows_every_edit",
         ),
@@ -721,9 +725,9 @@ MUTATIONS: Final = (
     Mutation(
         "53b",
         "a probe counts as used up though it was not carried out",
-        _UPLOAD,
-        "conditions = dict(self._probes)",
-        "conditions, self._probes = self._probes, {}",
+        _CLAIMER,
+        "conditions = dict(self._searcher.probes)",
+        "conditions, self._searcher.probes = self._searcher.probes, {}",
         ("tests/sending/test_upload.py::test_a_probe_that_was_not_carried_out_is_made_again",),
     ),
     Mutation(
@@ -936,8 +940,8 @@ MUTATIONS: Final = (
     Mutation(
         "62",
         "what a process that may live can still send is sent again",
-        _UPLOAD,
-        "        if doubt.is_orphan:\n            return False\n",
+        _DECIDE,
+        "    if doubt.is_orphan:\n        return False\n",
         "",
         (
             "tests/sending/test_doubt.py::test_what_a_process_that_may_live_can_still_send_is_not_sent_again",
@@ -1028,8 +1032,8 @@ MUTATIONS: Final = (
         "72",
         "another element proves an update whose payer is not known",
         _RECOVER,
-        "is_proven = is_named or (is_ours and _has_same_payer(sent, before))",
-        "is_proven = True",
+        "return is_named or (is_ours and _has_same_payer(sent, before))",
+        "return True",
         (
             "tests/sending/test_recover.py::test_an_edit_equal_to_the_other_changes_does_not_prove_an_unknown_payer",
         ),

@@ -356,9 +356,9 @@ STAGES = [
     ("pipeline.planning.parts", "validate"),
     ("pipeline.planning.parts", "read_slice"),
     ("pipeline.planning.passes.rows", "resolve"),
-    ("pipeline.sending.upload", "Attempt"),
+    ("pipeline.sending.settler", "Attempt"),
     ("pipeline.commands.run", "report"),
-    ("pipeline.reporting.reconcile", "reconcile"),
+    ("pipeline.reporting.files", "reconcile"),
 ]
 
 

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.commands.review import Decisions, review
+from pipeline.commands.decisions import Decisions
+from pipeline.commands.review import review
 from pipeline.commands.run import Result
 from pipeline.commands.verify import read_back
 from pipeline.sandbox import Faults

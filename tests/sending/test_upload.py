@@ -21,9 +21,11 @@ from pipeline.journal import history, opening, writes
 from pipeline.journal.journal import Journal
 from pipeline.records import Doubt, Intent, Interaction
 from pipeline.sandbox import Faults
+from pipeline.sending.claimer import Claimer, Claims
+from pipeline.sending.flow import Flow, Tools
 from pipeline.sending.queues import PatientQueues
 from pipeline.sending.recover import Recovery
-from pipeline.sending.upload import Tools, _Sender
+from pipeline.sending.searcher import Searcher
 from tests.support.world import FEEDS, LEDGER_ONLY, MakeWorld, World, patient_key
 
 # The payer's name shows that a coverage is of the payer that was sent, before its Organization is known.
@@ -58,7 +60,8 @@ async def test_the_quiet_time_of_an_earlier_loss_goes_by_no_clock_that_was_set_s
     until = earliest - timedelta(seconds=20)
     doubt = Doubt(COVERAGE, 1, 0, until, until, False, ahead_then, "canvas|500", "lost")
     with opening.open_journal(tmp_path, CANVAS.base_url) as journal:
-        assert sender_of(client, journal, clock)._still_quiet_s(doubt) == pytest.approx(left_s)
+        searcher = Searcher(flow_of(client, journal, clock))
+        assert searcher.still_quiet_s(doubt) == pytest.approx(left_s)
 
 
 async def test_a_probe_that_was_not_carried_out_is_made_again(tmp_path: Path) -> None:
@@ -66,10 +69,12 @@ async def test_a_probe_that_was_not_carried_out_is_made_again(tmp_path: Path) ->
     client = canvas.Client(CANVAS, Transport(1.0, 1), clock, Random(1))
     update = COVERAGE._replace(interaction=Interaction.UPDATE, resource_id="c1")
     with opening.open_journal(tmp_path, CANVAS.base_url) as journal:
-        sender = sender_of(client, journal, clock)
-        sender._probes["k1"] = clock.now()
+        flow = flow_of(client, journal, clock)
+        searcher = Searcher(flow)
+        claimer = Claimer(flow, Claims(1.0), searcher)
+        searcher.probes["k1"] = clock.now()
         for _ in range(2):  # a 429 came in between
-            guarded, edited = await sender._with_guards([update])
+            guarded, edited = await claimer._with_preconditions([update])
             assert ([each.held_at for each in guarded], edited) == ([clock.now()], set())
 
 
@@ -77,11 +82,11 @@ CANVAS = canvas.Options("http://127.0.0.1:1", Credentials("http://127.0.0.1:1/t"
 COVERAGE = Intent("k1", "f", "Coverage", Interaction.CREATE, "p1", b"", "", None, "", "", "r0")
 
 
-def sender_of(client: canvas.Client, journal: Journal, clock: HandClock) -> _Sender:
+def flow_of(client: canvas.Client, journal: Journal, clock: HandClock) -> Flow:
     asks = Recovery(client, journal, clock, 30.0, "r1", lambda *_: None)
     options = UploadSettings(quiet_s=30.0)
     tools = Tools("r1", client, journal, asks, options, clock, Random(1), asyncio.Event())
-    return _Sender(tools, PatientQueues(), lambda *_: None)
+    return Flow(tools, PatientQueues(), lambda *_: None)
 
 
 def arrivals(world: World) -> int:

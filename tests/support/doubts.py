@@ -3,7 +3,8 @@
 from typing import Any
 
 from pipeline.canvas.transport import Reply
-from pipeline.commands.review import Decisions, Review, review
+from pipeline.commands.decisions import Decisions
+from pipeline.commands.review import Review, review
 from pipeline.sandbox import Faults
 from tests.support.runs import counts
 from tests.support.world import LEDGER_ONLY, MakeWorld, World, patient_key

@@ -1,0 +1,1 @@
+"""The checks of the command `check`, by what they look at."""

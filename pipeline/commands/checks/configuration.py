@@ -1,0 +1,51 @@
+"""Checks of the configuration, which could be read, and of the secrets."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Final
+
+from pipeline.commands.checks.context import Check, Context, failed, ok, wrong
+from pipeline.errors import ConfigError
+from pipeline.rows.feed import Feed
+
+_UNDECIDED: Final = "DECIDE"  # stands in a draft where a person must decide
+
+
+def check_feeds(context: Context) -> Iterator[Check]:
+    """Check that nothing in the feeds is still to be decided."""
+    names = ", ".join(f"{feed.name} ({feed.kind.value})" for feed in context.job.feeds)
+    yield ok("Configuration", "feeds", names)
+    for feed in context.job.feeds:
+        for ours in undecided_fields(feed):
+            yield wrong(
+                "Configuration",
+                f"{feed.name}: {ours}",
+                "which column it is in is still to be decided",
+                f'look for "{_UNDECIDED}" in the configuration',
+            )
+
+
+def check_secrets(context: Context, no_secrets: ConfigError | None) -> Iterator[Check]:
+    """Check that the credentials are complete. `no_secrets` says why they could not be read."""
+    credentials = context.job.canvas.credentials
+    if no_secrets is None:
+        try:
+            credentials.require()
+        except ConfigError as error:
+            no_secrets = error
+    if no_secrets is not None:
+        yield failed("Secrets", "secrets", no_secrets)
+    else:
+        yield ok("Secrets", "secrets", f"{credentials.named}: there")
+
+
+def undecided_fields(feed: Feed) -> list[str]:
+    """Return our fields whose column a person has still to name."""
+    return [ours for ours, column in feed.columns.items() if column.startswith(_UNDECIDED)]
+
+
+def decided(feed: Feed) -> Feed:
+    """Return the feed with what is decided of its columns."""
+    undecided = undecided_fields(feed)
+    columns = {ours: name for ours, name in feed.columns.items() if ours not in undecided}
+    return replace(feed, columns=columns) if undecided else feed

@@ -1,0 +1,176 @@
+"""Writes are taken from the patient queues and marked in flight, in groups ahead of the senders."""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Final
+
+from pipeline.errors import IngestError, JournalError
+from pipeline.journal import decisions, doubts, writes
+from pipeline.records import Disposition, Finding, Intent, Interaction, Settlement
+from pipeline.sending.flow import Flow
+from pipeline.sending.searcher import Searcher
+
+_WAITING_MAX: Final = 20_000  # intents kept in memory, about 30 MB
+# As many are marked ahead of the senders as go out while a commit takes, so that no sender waits for one;
+# and no more, for after a crash each of them is in doubt, though it was never sent.
+_AHEAD_S: Final = 0.01
+_AHEAD_MAX: Final = 256
+
+
+class Claims:
+    """The writes that are marked in flight and not sent yet, from the claimer to the senders.
+
+    Attributes:
+        queue: In the order in which they are sent; None: there are no more.
+        queued: Senders with a write and without a permit.
+        unsent: Writes that were never handed to a socket, and will not be.
+    """
+
+    def __init__(self, rate_per_s: float) -> None:
+        self.queue: asyncio.Queue[Intent | None] = asyncio.Queue()
+        self.queued = 0
+        self.unsent: list[Intent] = []
+        self._ahead = max(1, min(int(rate_per_s * _AHEAD_S), _AHEAD_MAX))
+
+    @property
+    def room(self) -> int:
+        """How many more may be marked; those that wait count, without the one whose turn it is."""
+        return self._ahead - self.queue.qsize() - max(self.queued - 1, 0)
+
+    @property
+    def is_low(self) -> bool:
+        """Whether it is time for another group."""
+        return 2 * self.room >= self._ahead
+
+    def end(self, senders: int) -> None:
+        """Take back what no sender has, and let all senders end."""
+        while not self.queue.empty():
+            left = self.queue.get_nowait()
+            if left is not None:
+                self.unsent.append(left)
+        for _ in range(senders):
+            self.queue.put_nowait(None)
+
+
+class Claimer:
+    """Marks each write IN_FLIGHT on disk before a sender has it."""
+
+    def __init__(self, flow: Flow, claims: Claims, searcher: Searcher) -> None:
+        self._flow = flow
+        self._claims = claims
+        self._searcher = searcher
+        self._run_id = flow.tools.run_id
+        self._journal = flow.tools.journal
+        self._clock = flow.tools.clock
+        self._server_clock = flow.tools.client.server_clock
+        self._stop = flow.tools.stop
+
+    async def run(self, batches: Iterator[list[Intent]]) -> None:
+        """Mark writes until there are no more, or the run stops."""
+        try:
+            await self._claim_all(batches)
+        except JournalError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a plan that cannot be read: what was sent is still to be written down
+            self._flow.fail(error)
+        self._claims.end(self._flow.tools.options.concurrency)
+        self._searcher.end()
+
+    async def _claim_all(self, batches: Iterator[list[Intent]]) -> None:
+        exhausted = False
+        queues = self._flow.queues
+        while not self._stop.is_set():
+            self._flow.moved.clear()
+            while not exhausted and len(queues) < _WAITING_MAX:
+                exhausted = not await self._offer_next(batches)
+            group = queues.take(self._claims.room) if self._claims.is_low else []
+            if group:
+                await self._claim(group)
+            elif exhausted and queues.is_empty:
+                return
+            else:
+                await self._flow.moved.wait()
+
+    async def _offer_next(self, batches: Iterator[list[Intent]]) -> bool:
+        """Offer the next part of the plan to the patient queues. Returns False if there is none."""
+        batch = await asyncio.to_thread(next, batches, None)
+        if batch is None:
+            return False
+        dropped = sum(not self._flow.queues.offer(intent) for intent in batch)
+        self._flow.seen(Disposition.PENDING, dropped)
+        return True
+
+    async def _claim(self, group: list[Intent]) -> None:
+        at = self._clock.now()
+        since = self._server_clock.earliest(at)
+        sure = []
+        guarded, edited = await self._with_preconditions(group)
+        for intent in guarded:
+            if intent.interaction is Interaction.UPDATE:
+                is_guarded = intent.held_at is not None and intent.key not in edited
+                if is_guarded or intent.key in self._searcher.compared:
+                    sure.append(intent)
+                else:
+                    await self._compare_first(intent)
+                continue
+            is_money_untold = since is None and intent.resource_type == "PaymentNotice"
+            is_protected = not (is_money_untold or self._journal.was_lost)
+            if is_protected or await self._may_go(intent):
+                sure.append(intent)
+        await writes.begin(self._journal, self._run_id, sure, at, since)
+        for intent in sure:
+            self._claims.queue.put_nowait(intent)
+
+    async def _with_preconditions(self, group: list[Intent]) -> tuple[list[Intent], set[str]]:
+        """Return the writes, updates with the instant after which Canvas must not have changed them.
+
+        And the keys of those of which a read has found an edit: the precondition let it pass then, and may again.
+        """
+        keys = [each.key for each in group if each.interaction is Interaction.UPDATE]
+        known = await doubts.last_confirmed(self._journal, keys) if keys else {}
+        conditions = dict(self._searcher.probes)
+        for key, held in known.items():
+            if key not in conditions and held.at is not None:
+                condition = self._flow.tools.asks.condition
+                conditions[key] = await condition(held.at, held.run_id)
+        guarded = [
+            each._replace(held_at=conditions[each.key])
+            if each.interaction is Interaction.UPDATE and each.key in conditions
+            else each
+            for each in group
+        ]
+        return guarded, {key for key, held in known.items() if held.is_edited}
+
+    async def _compare_first(self, intent: Intent) -> None:
+        """Compare what Canvas holds before an update is sent that its precondition does not protect.
+
+        If a create was lost, Canvas may have taken it as late as the settling delay allows, and a read may be
+        as old again: neither would show an edit of just then. So the read waits for both.
+        """
+        searcher = self._searcher
+        searcher.compared.add(intent.key)
+        untold = Finding(
+            Settlement.UNKNOWN,
+            "update|unguarded",
+            "not known when Canvas took the last write of it, or edited by another user since",
+        )
+        await decisions.suspect(self._journal, self._run_id, intent, untold, self._clock.now())
+        doubt = await doubts.doubt_of(self._journal, intent.key)
+        is_lost = doubt is not None and doubt.until is not None
+        quiet_s = self._flow.tools.options.quiet_s
+        wait_s = searcher.still_quiet_s(doubt) + quiet_s if doubt and is_lost else 0.0
+        await searcher.search_for(intent, wait_s)
+
+    async def _may_go(self, intent: Intent) -> bool:
+        """Return whether a look at Canvas lets the first send of this one go."""
+        try:
+            finding = await self._flow.tools.asks.first_look(intent)
+        except IngestError as error:
+            self._flow.queues.again(intent)
+            self._flow.fail(error)
+            return False
+        if finding is None:
+            return True
+        await decisions.suspect(self._journal, self._run_id, intent, finding, self._clock.now())
+        self._flow.in_doubt(intent)
+        return False

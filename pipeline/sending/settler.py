@@ -1,0 +1,114 @@
+"""Answers are written down in the journal, and only then may the next write of a patient go."""
+
+import asyncio
+from typing import Final
+
+from pipeline.canvas.client import Permit
+from pipeline.canvas.judge import Judgement
+from pipeline.journal import decisions, writes
+from pipeline.records import Attempt, Exchange, Intent, Interaction
+from pipeline.sending.claimer import Claims
+from pipeline.sending.decide import Next, after_answer
+from pipeline.sending.flow import Flow
+from pipeline.sending.refusals import Refusals
+from pipeline.sending.searcher import Searcher
+
+_GATHER_S: Final = 0.01  # answers of so long are written down in one transaction
+
+
+class Settler:
+    """Takes the answers of the senders, and enters them in groups."""
+
+    def __init__(self, flow: Flow, claims: Claims, searcher: Searcher) -> None:
+        self._flow = flow
+        self._claims = claims
+        self._searcher = searcher
+        self._run_id = flow.tools.run_id
+        self._client = flow.tools.client
+        self._journal = flow.tools.journal
+        self._clock = flow.tools.clock
+        self._options = flow.tools.options
+        self._refusals = Refusals(self._client.host, self._client.renew_token)
+        self._attempts: list[Attempt] = []  # judged, not yet written down
+        self._sending_is_over = False
+        self._has_forgotten_times = False  # because the server's clock was set
+
+    def take(
+        self, intent: Intent, permit: Permit, exchange: Exchange, judgement: Judgement
+    ) -> None:
+        """Take an answer, in the light of those before it."""
+        proven = intent.resource_type in self._client.proven
+        judgement = self._refusals.weigh(intent, permit, judgement, proven=proven)
+        self._attempts.append(
+            Attempt(
+                intent,
+                exchange,
+                judgement.verdict,
+                judgement.resource_id,
+                judgement.rule,
+                judgement.message,
+                self._client.server_clock.earliest(exchange.sent_at),
+                self._client.server_clock.latest(self._clock.now()),
+            )
+        )
+        self._flow.answered.set()
+        if judgement.stop is not None:
+            self._flow.fail(judgement.stop)
+
+    def end(self) -> None:
+        """Write down what is left, and end: nothing more is sent."""
+        self._sending_is_over = True
+        self._flow.answered.set()
+
+    async def run(self, reads: asyncio.TaskGroup) -> None:
+        """Write down answers as they come. `reads` runs what is asked because of them."""
+        while True:
+            over = self._sending_is_over
+            await self._write_answers(reads)
+            if over:
+                return
+            await self._flow.answered.wait()
+            if not self._sending_is_over:
+                await asyncio.sleep(_GATHER_S)
+            self._flow.answered.clear()
+
+    async def _write_answers(self, reads: asyncio.TaskGroup) -> None:
+        if self._client.server_clock.was_set and not self._has_forgotten_times:
+            self._has_forgotten_times = True
+            await decisions.forget_times(self._journal, self._client.server_clock.contradicts)
+        asked, self._client.exchanges = self._client.exchanges, []
+        unsent, self._claims.unsent = self._claims.unsent, []
+        attempts, self._attempts = self._attempts, []
+        pending, self._refusals.not_refused = self._refusals.not_refused, []
+        now = self._clock.now()
+        ends = await writes.settle(
+            self._journal, self._run_id, attempts, now, unsent=unsent, asked=asked
+        )
+        await writes.take_back(self._journal, self._run_id, pending, now)
+        for attempt, (state, tries) in zip(attempts, ends, strict=True):
+            then = after_answer(state, tries, self._options.attempts_max)
+            if then is Next.SEARCH:
+                await self._searcher.search_for(attempt.intent, self._options.quiet_s)
+            else:
+                self._move_on(attempt.intent, then)
+            if then is Next.DONE and _is_new_coverage(attempt.intent):
+                self._searcher.creates += 1
+                reads.create_task(self._flow.tools.asks.learn(attempt.intent, attempt.resource_id))
+        for intent in pending:
+            self._flow.not_refused(intent)
+        self._flow.moved.set()
+
+    def _move_on(self, intent: Intent, then: Next) -> None:
+        match then:
+            case Next.DONE:
+                self._flow.confirmed(intent)
+            case Next.REFUSED:
+                self._flow.refused(intent)
+            case Next.AGAIN:
+                self._flow.queues.again(intent)
+            case _:
+                self._flow.left(intent)
+
+
+def _is_new_coverage(intent: Intent) -> bool:
+    return intent.resource_type == "Coverage" and intent.interaction is Interaction.CREATE
