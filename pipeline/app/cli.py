@@ -1,21 +1,26 @@
-"""The command line: one function a command. Parses, calls the API, prints, exits; decides nothing.
+"""The command line: one function a command. It parses the arguments and calls the command.
 
-The summary goes to stdout, logs and progress to stderr. Heavy modules are imported inside the
-commands, so that `--help` answers at once.
+Heavy modules are imported inside the functions, so that `--help` answers at once.
 """
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import os
-import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from pipeline.app.execute import (
+    exit_with,
+    given_options,
+    print_json,
+    print_text,
+    run_and_exit,
+    run_work,
+    short_path,
+)
 from pipeline.version import VERSION
 
 if TYPE_CHECKING:
@@ -23,9 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
-    from pipeline.app.progress import Work
-    from pipeline.commands.run import Result
-    from pipeline.errors import IngestError
     from pipeline.job import Job, Progress
 
 _CONTEXT: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
@@ -41,7 +43,6 @@ _OUTPUT = (
     click.option("-v", "--verbose", is_flag=True, help="More in the log."),
     click.option("--no-progress", is_flag=True, help="No progress display."),
 )
-_NOTIFIED: Final = ("run", "verify")  # what one lets run at night
 _UNTIL_H_MAX: Final = 20  # a night's job that is this late is not to go on through the day
 _FEEDS = (
     click.option(
@@ -85,12 +86,12 @@ _ENGINE = (
 
 
 class _Until(click.ParamType[Any]):
-    """A time of day, as the instant at which it comes next."""
+    """A time of day, converted to the next instant at which it comes."""
 
     name = "HH:MM"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> datetime:
-        """Raises a usage error for what is no time of day, and for one that has just passed."""
+        """Return the instant; fail with a usage error if it is no time of day, or has just passed."""
         from datetime import UTC, datetime, timedelta
 
         from pipeline.clock import next_time
@@ -107,7 +108,7 @@ class _Until(click.ParamType[Any]):
 
 
 def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Several options as one decorator, in the order in which `--help` shows them."""
+    """Return several options as one decorator, in the order in which `--help` shows them."""
 
     def decorate(command: Any) -> Any:
         for option in reversed(options):
@@ -219,9 +220,9 @@ def review(**options: Any) -> None:
         raise click.UsageError("--foreign goes with --resend KEY")
 
     def work(_: Progress, stop: asyncio.Event) -> Any:
-        from pipeline.commands import review as reviewing
-        from pipeline.commands import run as engine
         from pipeline.commands.decisions import Decisions
+        from pipeline.commands.review import review
+        from pipeline.commands.run import user
 
         decisions = Decisions(
             confirm,
@@ -230,23 +231,21 @@ def review(**options: Any) -> None:
             options["resend_absent"],
             options["confirm_found"],
             options["foreign"],
-            options["by"] or engine.user(),
+            options["by"] or user(),
         )
-        return reviewing.review(_job(options), decisions, stop=stop)
+        return review(_job(options), decisions, stop=stop)
 
-    reviewed = _watch(work, {**options, "no_progress": True})
+    reviewed = run_work(work, {**options, "no_progress": True})
     from pipeline.app.config.load import load
-    from pipeline.commands import review
+    from pipeline.commands.review import as_json
     from pipeline.reporting.doubts import review_text
 
-    told = review.as_json(reviewed)
+    told = as_json(reviewed)
     if options["as_json"]:
-        import orjson
-
-        click.echo(orjson.dumps(told).decode())
+        print_json(told)
     else:
         base_url = load(options["config"]).canvas.base_url
-        _say(review_text(told, _shown(options["config"]), base_url))
+        print_text(review_text(told, short_path(options["config"]), base_url))
     sys.exit(reviewed.exit_code)
 
 
@@ -273,14 +272,12 @@ def show(key: str | None, **options: Any) -> None:
     try:
         found = inventory(_job(options), key)
     except IngestError as error:
-        _exit_with(error, options)
+        exit_with(error, options)
     told = inventory_json(found)
     if options["as_json"]:
-        import orjson
-
-        click.echo(orjson.dumps(told).decode())
+        print_json(told)
     else:
-        _say(inventory_text(told))
+        print_text(inventory_text(told))
     sys.exit(0 if found.is_whole else 1)
 
 
@@ -293,17 +290,15 @@ def move_(**options: Any) -> None:
     """
 
     def work(_: Progress, stop: asyncio.Event) -> Any:
-        from pipeline.commands import move as moving
+        from pipeline.commands.move import move
 
-        return moving.move(_job(options), stop=stop)
+        return move(_job(options), stop=stop)
 
-    moved = _watch(work, {**options, "no_progress": True})
+    moved = run_work(work, {**options, "no_progress": True})
     if options["as_json"]:
-        import orjson
-
-        click.echo(orjson.dumps(moved.as_json()).decode())
+        print_json(moved.as_json())
     else:
-        _say(
+        print_text(
             f"The journal now belongs to {moved.base_url} (before: {moved.bound_before}).\n"
             f"Read back through it: {moved.compared} of {moved.compared} resources. The move is in the audit log."
         )
@@ -337,7 +332,7 @@ def purge_(*, dry_run: bool, yes: bool, **options: Any) -> None:
 
     try:
         if not (dry_run or yes):
-            _say(purged_text(told(is_trial=True), is_trial=True), err=options["as_json"])
+            print_text(purged_text(told(is_trial=True), is_trial=True), err=options["as_json"])
             if not sys.stdin.isatty():
                 raise click.UsageError(
                     "nobody is there to be asked: add --yes, or --dry-run to look"
@@ -345,13 +340,11 @@ def purge_(*, dry_run: bool, yes: bool, **options: Any) -> None:
             click.confirm("Remove it?", abort=True, err=True)
         purged = told(is_trial=dry_run)
     except IngestError as error:
-        _exit_with(error, options)
+        exit_with(error, options)
     if options["as_json"]:
-        import orjson
-
-        click.echo(orjson.dumps({**purged, "is_trial": dry_run}).decode())
+        print_json({**purged, "is_trial": dry_run})
     else:
-        _say(purged_text(purged, is_trial=dry_run))
+        print_text(purged_text(purged, is_trial=dry_run))
 
 
 @cli.command(short_help="Read back what was written, and compare it.")
@@ -372,14 +365,12 @@ def verify(sample: int | None, since: datetime | None, **options: Any) -> None:
     """
 
     def work(progress: Progress, stop: asyncio.Event) -> Any:
-        from pipeline.commands import verify as verification
+        from pipeline.commands.verify import read_back
 
         day = since.date().isoformat() if since else None
-        return verification.read_back(
-            _job(options), sample=sample, since=day, progress=progress, stop=stop
-        )
+        return read_back(_job(options), sample=sample, since=day, progress=progress, stop=stop)
 
-    _carry_out(work, {**options, "command": "verify"})
+    run_and_exit(work, {**options, "command": "verify"})
 
 
 @cli.command(short_help="Write the report of a run again.")
@@ -392,11 +383,11 @@ def report(run_id: str | None, **options: Any) -> None:
     """Write the report of the last run (or of another) again from the journal."""
 
     def work(_: Progress, __: asyncio.Event) -> Any:
-        from pipeline.commands import run as engine
+        from pipeline.commands.run import report_again
 
-        return engine.report_again(_job(options), run_id)
+        return report_again(_job(options), run_id)
 
-    _carry_out(work, options)
+    run_and_exit(work, options)
 
 
 @cli.command(short_help="What would go wrong in a run, and what to do about it.")
@@ -419,14 +410,14 @@ def check(**options: Any) -> None:
     def work(progress: Progress, stop: asyncio.Event) -> Any:
         from pipeline.app.config.arguments import inputs_of
         from pipeline.app.config.load import load_to_check
-        from pipeline.commands import check as doctor
+        from pipeline.commands.check import check
 
         job, no_secrets = load_to_check(
             options["config"],
             inputs=inputs_of(options["inputs"]),
             only_feeds=options["only_feeds"],
         )
-        return doctor.check(
+        return check(
             job,
             no_secrets=no_secrets,
             progress=progress,
@@ -434,17 +425,15 @@ def check(**options: Any) -> None:
             show_values=options["show_values"],
         )
 
-    checks = _watch(work, options)
-    from pipeline.commands import check as doctor
+    checks = run_work(work, options)
+    from pipeline.commands.check import as_json
     from pipeline.reporting.checks import checks_text
 
-    told = doctor.as_json(checks)
+    told = as_json(checks)
     if options["as_json"]:
-        import orjson
-
-        click.echo(orjson.dumps(told).decode())
+        print_json(told)
     else:
-        _say(checks_text(told, _shown(options["config"]), _given(options)))
+        print_text(checks_text(told, short_path(options["config"]), given_options(options)))
     sys.exit(told["exit_code"])
 
 
@@ -477,12 +466,12 @@ def init(file: Path, kind: str | None, output: Path | None) -> None:
     try:
         drafted = draft(file, kind, None if is_stdout else output)
     except IngestError as error:
-        _exit_with(error, {})
-    shown = None if is_stdout else _shown(output)
+        exit_with(error, {})
+    shown = None if is_stdout else short_path(output)
     told = drafted_text(drafted.source, shown, drafted.guessed, drafted.undecided)
     if is_stdout:
         click.echo(drafted.text, nl=False)
-    _say(told, err=is_stdout)
+    print_text(told, err=is_stdout)
 
 
 @cli.command(short_help="Serve a local Canvas on loopback.")
@@ -512,11 +501,11 @@ def sandbox(port: int, **what: Any) -> None:
     """Serve a local Canvas on loopback, to try things on. Ctrl-C ends it."""
 
     def work(_: Progress, stop: asyncio.Event) -> Any:
-        from pipeline.app import demo as local
+        from pipeline.app.demo import make_sandbox, serve_until
 
-        return local.serve_until(stop, local.make_sandbox(**what), port, click.echo)
+        return serve_until(stop, make_sandbox(**what), port, click.echo)
 
-    _watch(work, {"quiet": True})
+    run_work(work, {"quiet": True})
 
 
 @cli.command(short_help="Run the sample data through a local Canvas.")
@@ -532,10 +521,10 @@ def sandbox(port: int, **what: Any) -> None:
 )
 def demo(faults: str, **options: Any) -> None:
     """Start a local Canvas, run the sample data through it, and say where the report is."""
-    from pipeline.app import demo as local
+    from pipeline.app.demo import run_demo
 
-    _carry_out(
-        lambda progress, stop: local.run_demo(progress, stop, faults, Path("demo").resolve()),
+    run_and_exit(
+        lambda progress, stop: run_demo(progress, stop, faults, Path("demo").resolve()),
         {**options, "config": None},
     )
 
@@ -551,16 +540,13 @@ def completion(shell: str) -> None:
         click.echo(made(cli, {}, "canvas-ingest", "_CANVAS_INGEST_COMPLETE").source())
 
 
-# Underneath ---------------------------------------------------------------------------------------
-
-
 def _plan_or_run(command: str, options: dict[str, Any], *, journal_lost: bool = False) -> None:
     def work(progress: Progress, stop: asyncio.Event) -> Any:
-        from pipeline.commands import run as engine
+        from pipeline.commands import run
 
         if command == "plan":
-            return engine.plan(_job(options), progress=progress, stop=stop)
-        return engine.run(
+            return run.plan(_job(options), progress=progress, stop=stop)
+        return run.run(
             _job(options),
             journal_lost=journal_lost,
             plan_id=options["plan_id"],
@@ -569,7 +555,7 @@ def _plan_or_run(command: str, options: dict[str, Any], *, journal_lost: bool = 
             stop=stop,
         )
 
-    _carry_out(work, {**options, "command": command})
+    run_and_exit(work, {**options, "command": command})
 
 
 def _job(options: dict[str, Any]) -> Job:
@@ -592,161 +578,6 @@ def _job(options: dict[str, Any]) -> Job:
         if engine[name] is not None and job.engine.kind != "dask":
             raise ConfigError(f"--{name} goes with --engine dask", "add that, or leave it out")
     return job
-
-
-def _carry_out(work: Work[Result], options: dict[str, Any]) -> NoReturn:
-    """Run it, print its summary, tell whoever is to be told, and exit with its code."""
-    result = _watch(work, options)
-    _log_end(result.summary, options)
-    if options["as_json"]:
-        import orjson
-
-        click.echo(orjson.dumps(result.summary).decode())
-    else:
-        from pipeline.reporting.terminal import summary_text
-
-        config = options["config"]
-        shown = config if config is None else _shown(config)
-        _say(summary_text(result.summary, _shown(result.folder), shown, _given(options)))
-    _notify(result.summary, str(result.folder), options)
-    sys.exit(result.exit_code)
-
-
-def _say(text: str, *, err: bool = False) -> None:
-    """To a person at a terminal: names of files and columns come from strangers, and may hold what turns a terminal round."""
-    from pipeline.reporting.masking import shown
-
-    click.echo("\n".join(map(shown, text.split("\n"))), err=err)
-
-
-def _log_end(summary: dict[str, Any], options: dict[str, Any]) -> None:
-    """The last line of a log for machines; people have the summary."""
-    if not _is_logged(options):
-        return
-    from collections import Counter
-    from datetime import datetime
-
-    import structlog
-
-    counts: Counter[str] = Counter()
-    for feed in summary.get("feeds", []):
-        counts.update(feed["dispositions"], rows_read=feed["rows_read"])
-    began, ended = (datetime.fromisoformat(summary[at]) for at in ("started_at", "finished_at"))
-    structlog.get_logger().info(
-        "run_finished",
-        run_id=summary["run_id"],
-        command=summary["command"],
-        exit_code=summary["exit_code"],
-        message=summary["failure"],
-        seconds=(ended - began).total_seconds(),
-        **counts,
-    )
-
-
-def _notify(summary: dict[str, Any], folder: str, options: dict[str, Any]) -> None:
-    """Tell whoever the configuration names how a `run` or a `verify` ended."""
-    if options.get("command") not in _NOTIFIED:
-        return
-    import asyncio
-
-    from pipeline.app.config.notice import load_recipients
-    from pipeline.app.notify import notify
-    from pipeline.app.progress import Display, watch
-    from pipeline.reporting.notice import notice_of
-
-    whom = load_recipients(options["config"])
-    if whom is None:
-        return
-    notice = notice_of(options["config"].stem, summary, folder)
-    with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError):  # an impatient signal
-        watch(lambda *_: notify(notice, whom), Display.NONE, is_logged=_is_logged(options))
-
-
-def _is_logged(options: dict[str, Any]) -> bool:
-    """Whether stderr is a log for machines: one JSON object a line, and nothing else."""
-    return bool(options.get("log_format") == "json")
-
-
-def _watch(work: Work[Any], options: dict[str, Any]) -> Any:
-    gc.disable()  # a tenth of the start: what is imported stays, so there is nothing to find
-    import asyncio
-
-    import structlog
-
-    from pipeline.app import logs
-    from pipeline.app.progress import display_for, watch
-    from pipeline.errors import IngestError
-    from pipeline.system.temporary import abandoned
-
-    level = 10 if options.get("verbose") else 40 if options.get("quiet") else 20
-    logs.configure(options.get("log_format", "text"), level)
-    if left := abandoned(remove=True):
-        structlog.get_logger().warning("copies_removed", count=len(left))
-    is_logged = _is_logged(options)
-    is_quiet = options.get("quiet", False) or options.get("no_progress", False)
-    display = display_for(quiet=is_quiet, is_logged=is_logged)
-
-    def begun(progress: Progress, stop: asyncio.Event) -> Any:
-        try:
-            return work(progress, stop)  # by now all is imported
-        finally:
-            gc.freeze()
-            gc.enable()
-
-    try:
-        return watch(begun, display, is_logged=is_logged)
-    except IngestError as error:
-        _exit_with(error, options)
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        if is_logged:
-            structlog.get_logger().error("stopped_at_once")
-        else:
-            click.echo("Stopped at once: what was in flight is in doubt. Run again.", err=True)
-        sys.exit(130)
-    except Exception as error:  # noqa: BLE001 - its own text, and a traceback's, may hold values
-        from pipeline.errors import fault
-
-        _exit_with(fault(error), options)
-
-
-def _exit_with(error: IngestError, options: dict[str, Any]) -> NoReturn:
-    """An error that left no report: on stderr, and with --json as one object on stdout too."""
-    if _is_logged(options):
-        import structlog
-
-        structlog.get_logger().error(
-            "command_failed",
-            error=type(error).__name__,
-            message=str(error),
-            exit_code=error.exit_code,
-        )
-    else:
-        _say(f"Error: {error}", err=True)
-    told = {"shape": 1, "exit_code": error.exit_code, "failure": str(error)}
-    if options.get("as_json"):
-        import orjson
-
-        click.echo(orjson.dumps(told).decode())
-    known = {"command": options.get("command"), "version": VERSION}
-    _notify({**told, **known}, "", options)
-    sys.exit(error.exit_code)
-
-
-def _given(options: dict[str, Any]) -> str:
-    """Return the options to type again: feeds, files, and what a person accepted."""
-    typed = [f" --feed {name}" for name in options.get("only_feeds", ())]
-    typed += [f" --input {shlex.quote(pair)}" for pair in options.get("inputs", ())]
-    if options.get("accept_repeats") is not None:
-        typed.append(f" --accept-repeats {options['accept_repeats']}")
-    return "".join(typed)
-
-
-def _shown(path: Path) -> str:
-    """A path as short as it can be typed from here."""
-    try:
-        return str(path.resolve().relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
 
 
 def main() -> None:

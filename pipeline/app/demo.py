@@ -8,7 +8,7 @@ from typing import Final
 
 import pipeline
 from pipeline.app.config.load import load
-from pipeline.commands import run as engine
+from pipeline.commands.run import Result, run
 from pipeline.errors import ConfigError
 from pipeline.job import Progress
 from pipeline.sandbox import Sandbox, load_faults, load_seed, serve
@@ -55,7 +55,7 @@ async def run_demo(
     folder: Path,
     *,
     rate_per_s: float = 500.0,
-) -> engine.Result:
+) -> Result:
     """Load the sample data into a fresh local Canvas; write state and reports into `folder`."""
     root = _root()
     sandbox = make_sandbox(root / "sample_data" / "canvas_seed.json", faults, 0, "2025-10", None)
@@ -70,7 +70,7 @@ async def run_demo(
                 "upload": {"rate_per_s": rate_per_s},
             },
         )
-        return await engine.run(job, progress=progress, stop=stop)
+        return await run(job, progress=progress, stop=stop)
 
 
 def _root() -> Path:

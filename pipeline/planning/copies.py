@@ -7,13 +7,13 @@ forms: compressed, with other line ends or columns, as part of a larger file, or
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 import polars as pl
 
-from pipeline.planning.store import PlanWriter
+from pipeline.planning.writer import PlanWriter
 from pipeline.records import Disposition, Interaction
 from pipeline.rows import groups
 from pipeline.rows.feed import Feed
@@ -31,6 +31,15 @@ class Copied:
     rows: int
     file: str
     other: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Counts:
+    """Rows by the number of their file, and equal rows by the numbers of two files."""
+
+    rows: Counter[int] = field(default_factory=Counter)
+    equal: Counter[tuple[int, int]] = field(default_factory=Counter)
+    created: Counter[tuple[int, int]] = field(default_factory=Counter)  # of `equal`: to be created
 
 
 def find_copies(
@@ -67,12 +76,16 @@ def find_copies(
                 )
 
     most = sum(len(writer.rows(feed.name)) for feed in money) * groups.BOUNDS.whole
-    rows, equal, created = Counter[int](), Counter[tuple[int, int]](), Counter[tuple[int, int]]()
+    return _repeated(places, _count(standing(), folder, most))
+
+
+def _count(standing: Iterator[pl.DataFrame], folder: Path, most: int) -> _Counts:
+    counts = _Counts()
     for pile in groups.deal(
-        standing(), groups.by_hash(list(_SAME)), folder, most, groups.BOUNDS.narrow
+        standing, groups.by_hash(list(_SAME)), folder, most, groups.BOUNDS.narrow
     ):
         counted = pile.group_by(*_SAME, "file").agg(pl.len().alias("n"), pl.col("is_create").sum())
-        rows.update(dict(counted.group_by("file").agg(pl.col("n").sum()).iter_rows()))
+        counts.rows.update(dict(counted.group_by("file").agg(pl.col("n").sum()).iter_rows()))
         pairs = counted.join(counted, on=_SAME, nulls_equal=True).filter(
             pl.col("file") != pl.col("file_right")
         )
@@ -81,15 +94,21 @@ def find_copies(
             pl.min_horizontal("is_create", "n_right").sum().alias("create"),
         )
         for one, other, same, new in sums.iter_rows():
-            equal[one, other] += same
-            created[one, other] += new
+            counts.equal[one, other] += same
+            counts.created[one, other] += new
+    return counts
+
+
+def _repeated(places: Sequence[tuple[Feed, str]], counts: _Counts) -> dict[str, Copied]:
+    """Return by feed the file with the most rows to be created that another file has too."""
+    rows = counts.rows
     found: dict[str, Copied] = {}
-    for (one, other), same in sorted(equal.items(), reverse=True):
+    for (one, other), same in sorted(counts.equal.items(), reverse=True):
         (feed, file), (with_feed, with_file) = places[one], places[other]
         may_be = feed is not with_feed or feed.repeats == "count"
         is_whole = same == rows[one] == rows[other]
         is_most = same > _FEW and 2 * same > min(rows[one], rows[other])
-        new = created[one, other]
+        new = counts.created[one, other]
         if may_be and new and (is_whole or is_most):
             known = found.get(feed.name)
             if known is None or known.rows < new:

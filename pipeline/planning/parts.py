@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 import polars as pl
 
-from pipeline.planning.store import LINE_SCHEMA, PlannedBatch, as_lines, lines_of, write_part
 from pipeline.planning.unchanged import HeldRows
 from pipeline.planning.unchanged import digests as digests_of
 from pipeline.planning.workers import Shared
+from pipeline.planning.writer import LINE_SCHEMA, PlannedBatch, as_lines, lines_of, write_part
 from pipeline.reading.read import read_slice
 from pipeline.reading.source import Batch, Source
 from pipeline.records import Disposition, Draft

@@ -23,7 +23,8 @@ import polars as pl
 from pipeline.fhir.coverage import member_ids
 from pipeline.journal import lookups
 from pipeline.journal.journal import Journal
-from pipeline.planning.store import PlanWriter, iso_day
+from pipeline.planning.store import iso_day
+from pipeline.planning.writer import PlanWriter
 from pipeline.records import Interaction
 from pipeline.rows import groups
 from pipeline.rows.feed import Feed

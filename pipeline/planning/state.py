@@ -19,8 +19,9 @@ from pipeline.files import FOLDER_MODE, displayed
 from pipeline.job import Job, Progress
 from pipeline.journal.journal import Journal
 from pipeline.planning.earlier import EarlierPlans
-from pipeline.planning.store import MISSING, PlanWriter
+from pipeline.planning.store import MISSING
 from pipeline.planning.workers import Workers
+from pipeline.planning.writer import PlanWriter
 from pipeline.reading.address import is_address
 from pipeline.reading.fetch import fetch
 from pipeline.reading.manifest import Expected

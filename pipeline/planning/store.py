@@ -16,29 +16,26 @@ Parts hold some thousand rows, so that memory is bounded by a part and not by th
 import hashlib
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Final, Literal, Self
-from uuid import uuid4
+from typing import Any, Final, Self
 
 import orjson
 import polars as pl
 import polars.selectors as cs
 
 from pipeline.errors import PlanError
-from pipeline.files import FILE_MODE, FOLDER_MODE, sha256_of, sync, write_private
+from pipeline.files import sha256_of
 from pipeline.planning.unchanged import DIGESTS, LINE
-from pipeline.records import Disposition, Draft, Intent, Interaction, joined
+from pipeline.records import Disposition, Intent, Interaction
 from pipeline.rows import groups
-from pipeline.rows.feed import Checked
 
 SEAL: Final = "plan.json"
 # In the source parts, beside the sender's own columns. No text file's header has a NUL.
 SEQ: Final = "\0seq"
 
-_ROWS_SCHEMA: Final = {
+ROWS_SCHEMA: Final = {
     "seq": pl.UInt32,  # within the feed, from 0
     "file": pl.UInt16,
     "row": pl.UInt32,
@@ -83,186 +80,21 @@ VERDICT_SCHEMA: Final[dict[str, Any]] = {
     "body": pl.Binary,
 }
 KEPT: Final = "order|kept"  # the rule of a row that is unchanged, and is written again
-LINE_SCHEMA: Final = {
-    name: kind
-    for name, kind in _ROWS_SCHEMA.items()
-    if name not in {"seq", "file", "resource_id", *DIGESTS}
-}
-# Rows that cannot be sent back as rejects; but see `add_sources`.
-_NEVER_REJECTS: Final = (Disposition.UNCHANGED.value, Disposition.FILTERED.value)
 # On disk "" is null, which takes a fifth of the time to write.
-_TEXTS: Final = ("source_id", "stage", "field", "rule", "message", "claim", "sort")
-_NEVER_NULL: Final = (*_TEXTS, "interaction", "resource_id")
+TEXTS: Final = ("source_id", "stage", "field", "rule", "message", "claim", "sort")
+_NEVER_NULL: Final = (*TEXTS, "interaction", "resource_id")
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedBatch:
-    """A batch of a feed's rows, on its way into the plan.
-
-    `source` has the source's own columns, `lines` what is meant for each row, in the same order: as
-    `lines_of` yields them, with the digests of `held.digests`, or those of `held.LINE`.
-    """
-
-    source: pl.DataFrame
-    lines: pl.DataFrame
-
-
-def write_part(
-    folder: Path,
-    scratch: Path,
-    feed: str,
-    part: int,
-    first_seq: int,
-    batches: Sequence[tuple[int, PlannedBatch]],
-) -> None:
-    """Write a part of a feed's rows, each batch with the number of its file; the first row's `seq` is `first_seq`.
-
-    Each file is there whole or not at all, whoever else writes the same; `scratch` is for those that are not.
-    """
-    rows, sources = [], []
-    for file, batch in batches:
-        end = first_seq + batch.lines.height
-        seqs = pl.int_range(first_seq, end, dtype=pl.UInt32, eager=True)
-        numbered = seqs.alias("seq"), pl.lit(file, dtype=pl.UInt16).alias("file")
-        rows.append(_as(batch.lines.with_columns(numbered), _ROWS_SCHEMA))
-        may_come_back = ~batch.lines["disposition"].is_in(_NEVER_REJECTS)
-        sources.append(batch.source.with_columns(seqs.alias(SEQ)).filter(may_come_back))
-        first_seq = end
-    lines = pl.concat(rows).with_columns(pl.when(pl.col(_TEXTS) != "").then(pl.col(_TEXTS)))
-    for kind, frame in (("source", pl.concat(sources, how="diagonal")), ("rows", lines)):
-        unfinished = scratch / f"{uuid4().hex}.parquet"
-        _write_private(frame, unfinished)
-        sync(
-            unfinished
-        )  # by whoever wrote it: what another machine holds in memory nobody else can sync
-        unfinished.replace(_path(folder, kind, feed, part))
-
-
-class PlanWriter:
-    """A plan that is being made: one feed's parts after the other's, then the verdicts on them, then the seal."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, mode=FOLDER_MODE)
-        self.folder = folder
-        self._parts: dict[str, int] = {}
-
-    def has(self, feed: str, parts: int) -> None:
-        """So many parts of a feed's rows are written, and no more will be."""
-        self._parts[feed] = parts
-
-    def rejected(self, feed: str) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
-        """Yield the rejected rows part by part: file, row, lane and field, and the source's own columns.
-
-        A row that was skipped as unchanged has no source column yet, and its lane is known.
-        """
-        is_rejected = pl.col("disposition") == Disposition.REJECTED.value
-        for part, rows in enumerate(self.rows(feed).judged([*_REJECTED, "disposition"])):
-            mine = rows.filter(is_rejected).drop("disposition")
-            if not mine.is_empty():
-                source = pl.read_parquet(_path(self.folder, "source", feed, part), glob=False)
-                seqs = mine.select(pl.col("seq").alias(SEQ))
-                joined = seqs.join(source, on=SEQ, how="left", maintain_order="left")
-                yield mine.drop("seq"), joined.drop(SEQ)
-
-    def rows(self, feed: str) -> "Rows":
-        """What is written of a feed's rows by now."""
-        return Rows(self.folder, feed, self._parts[feed])
-
-    def judge(self, feed: str, part: int, verdicts: pl.DataFrame) -> None:
-        """Enter the verdicts on a part's rows."""
-        _write_private(verdicts, _path(self.folder, "verdicts", feed, part))
-
-    def amend(self, feed: str, lines: pl.DataFrame, how: Literal["left", "full"] = "left") -> None:
-        """Enter what is new of some rows, wherever they stand, into their verdicts; null is nothing new.
-
-        "full": of rows without a verdict too.
-        """
-        rows = self.rows(feed)
-        for part, (first, last) in enumerate(rows.spans):
-            mine = lines.filter(pl.col("seq").is_between(first, last))
-            if not mine.is_empty():
-                verdicts = rows.verdicts(part)
-                self.judge(feed, part, verdicts.update(mine, on="seq", how=how).sort("seq"))
-
-    def add_changes(self, feed: str, number: int, changes: pl.DataFrame) -> None:
-        """Note what some updates would change, in the order of the rows."""
-        _write_private(changes, _path(self.folder, "changes", feed, number))
-
-    def add_sources(self, feed: str, source: pl.DataFrame) -> None:
-        """The source's own columns (and SEQ) of rows that are written though they are unchanged."""
-        _write_private(source, self.folder / _again(feed))
-
-    def seal(
-        self,
-        missing: Mapping[str, pl.DataFrame],
-        meta: dict[str, Any],
-    ) -> "Plan":
-        """Write what is missing, and the seal: from now on the plan can be carried out."""
-        for feed, frame in missing.items():
-            _write_private(frame, self.folder / f"missing-{feed}.parquet")
-        for path in self.folder.iterdir():
-            sync(path)  # what is sent from here is known again, though the power fails
-        told = {**meta, "parts": self._parts}
-        write_private(self.folder / SEAL, orjson.dumps(told, option=orjson.OPT_INDENT_2))
-        sync(self.folder.parent)
-        return Plan.open(self.folder)
-
-
-def _write_private(frame: pl.DataFrame, path: Path) -> None:
-    frame.write_parquet(path, compression_level=1)  # as small as with more, and a third quicker
-    path.chmod(FILE_MODE)
-
-
-def lines_of(rows: Sequence[tuple[Checked, Draft | None]]) -> pl.DataFrame:
-    """What is meant for each row: who it is, what became of it, and its draft, as columns."""
-    return pl.DataFrame(
-        [_line(checked, draft) for checked, draft in rows], schema=LINE_SCHEMA, orient="row"
-    )
-
-
-def as_lines(rows: pl.DataFrame, disposition: Disposition) -> pl.DataFrame:
-    """The same of rows that are there as columns; what they lack is blank."""
-    blank = {pl.String: "", pl.Boolean: False}
-    told = rows.with_columns(pl.lit(disposition.value).alias("disposition"))
-    return told.select(
-        pl.col(name).cast(kind)
-        if name in told.columns
-        else pl.lit(blank.get(kind), dtype=kind).alias(name)
-        for name, kind in LINE_SCHEMA.items()
-    )
-
-
-def _line(checked: Checked, draft: Draft | None) -> tuple[Any, ...]:
-    stage, field, rule, message = joined(checked.rejections)
-    head = (checked.row, checked.key, checked.source_id, checked.amount_cents, checked.time_us)
-    why = (checked.disposition.value, stage, field, rule, message)
-    if draft is None:
-        return (*head, *why, "", "", "", "", None, None, None, False, "", None)
-    return (
-        *head,
-        *why,
-        draft.lane,
-        draft.fingerprint,
-        draft.claim,
-        draft.match_key,
-        draft.order,
-        draft.start_day,
-        draft.end_day,
-        draft.active,
-        draft.sort,
-        draft.body,
-    )
-
-
-def _as(frame: pl.DataFrame, schema: Mapping[str, Any]) -> pl.DataFrame:
-    """In a schema; null where there is nothing."""
+def with_schema(frame: pl.DataFrame, schema: Mapping[str, Any]) -> pl.DataFrame:
+    """Return a frame in a schema; columns that it lacks are null."""
     return frame.select(
         pl.col(name).cast(kind) if name in frame.columns else pl.lit(None, dtype=kind).alias(name)
         for name, kind in schema.items()
     )
 
 
-def _path(folder: Path, kind: str, feed: str, part: int) -> Path:
+def part_path(folder: Path, kind: str, feed: str, part: int) -> Path:
+    """Return the path of one kind of file of a part."""
     return folder / f"{kind}-{feed}-{part:05}.parquet"
 
 
@@ -293,7 +125,7 @@ class Rows:
 
     def part(self, part: int, columns: Sequence[str]) -> pl.DataFrame:
         """One part, with the verdicts put in."""
-        of_rows = list(dict.fromkeys(["seq", *(each for each in columns if each in _ROWS_SCHEMA)]))
+        of_rows = list(dict.fromkeys(["seq", *(each for each in columns if each in ROWS_SCHEMA)]))
         of_verdicts = [
             "seq",
             *(each for each in columns if each in VERDICT_SCHEMA and each != "seq"),
@@ -326,7 +158,7 @@ class Rows:
         return [(part["seq"][0], part["seq"][-1]) for part in self.written(["seq"])]
 
     def _at(self, kind: str, part: int) -> Path:
-        return _path(self._folder, kind, self._feed, part)
+        return part_path(self._folder, kind, self._feed, part)
 
 
 class Plan:
@@ -348,7 +180,7 @@ class Plan:
 
     def rows(self, feed: str) -> Iterator[pl.DataFrame]:
         """All rows of a feed in the file's order, part by part, with the verdicts put in; no bodies."""
-        columns = dict.fromkeys([*_ROWS_SCHEMA, *VERDICT_SCHEMA])
+        columns = dict.fromkeys([*ROWS_SCHEMA, *VERDICT_SCHEMA])
         return self._rows(feed).judged([name for name in columns if name not in _NOT_SHOWN])
 
     def rows_to_hold(self, feed: str) -> Iterator[pl.DataFrame]:
@@ -365,10 +197,10 @@ class Plan:
 
     def sources(self, feed: str) -> Iterator[pl.DataFrame]:
         """The source's own columns (and SEQ) of the rows that may come back, part by part."""
-        again = self.folder / _again(feed)
+        again = self.folder / again_name(feed)
         more = pl.read_parquet(again, glob=False) if again.exists() else None
         for part in range(len(self._rows(feed))):
-            source = pl.read_parquet(_path(self.folder, "source", feed, part), glob=False)
+            source = pl.read_parquet(part_path(self.folder, "source", feed, part), glob=False)
             yield source if more is None else pl.concat([source, more], how="diagonal")
 
     def keys(self, feed: str) -> Iterator[pl.Series]:
@@ -386,13 +218,13 @@ class Plan:
         """The rows of the last complete run that are gone (`MISSING`)."""
         path = self.folder / f"missing-{feed}.parquet"
         gone = pl.read_parquet(path, glob=False) if path.exists() else pl.DataFrame()
-        return _as(gone, MISSING).with_columns(pl.col("is_last").fill_null(value=False))
+        return with_schema(gone, MISSING).with_columns(pl.col("is_last").fill_null(value=False))
 
     def changes(self, feed: str) -> Iterator[pl.DataFrame]:
         """What its updates would change (`CHANGES`), with file and row of each, part by part."""
         rows, columns = self._rows(feed), ["seq", "file", "row", "key", "resource_id"]
         for number in itertools.count():
-            path = _path(self.folder, "changes", feed, number)
+            path = part_path(self.folder, "changes", feed, number)
             if not path.exists():
                 return
             changes = pl.read_parquet(path, glob=False)
@@ -437,7 +269,7 @@ class Plan:
         is_held = pl.col("body").is_not_null() | pl.col("shown").is_not_null()
         gone = self.missing(feed).filter(pl.col("key").is_in(wanted) & pl.col("body").is_not_null())
         found = [rows.filter(is_held) for rows in self._rows(feed).where(is_meant, list(_FOUND))]
-        return pl.concat([*found, _as(gone, _FOUND)])
+        return pl.concat([*found, with_schema(gone, _FOUND)])
 
     def intents(self, feed: str, resource_type: str, *, in_order: bool) -> Iterator[list[Intent]]:
         """What is to be sent, in the file's order or (`in_order` False) sorted by `order_by`.
@@ -558,7 +390,6 @@ class Plan:
         ]
 
 
-_REJECTED: Final = ("seq", "file", "row", "lane", "field")
 _STANDING: Final = (Disposition.PENDING.value, Disposition.UNCHANGED.value)
 _IS_SENT: Final = (pl.col("disposition") == Disposition.PENDING.value) & (
     pl.col("interaction") != ""
@@ -657,5 +488,6 @@ def _with_verdicts(rows: pl.DataFrame, verdicts: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _again(feed: str) -> str:
+def again_name(feed: str) -> str:
+    """Return the name of the file of `PlanWriter.add_sources`."""
     return f"again-{feed}.parquet"

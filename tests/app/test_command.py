@@ -54,12 +54,12 @@ def test_what_needs_no_library_imports_none(arguments: tuple[str, ...]) -> None:
 def test_a_command_collects_garbage_once_it_works(fails: bool) -> None:
     """It does not while it imports: that is a tenth of the start."""
     code = (
-        "import gc\nfrom pipeline.app import cli\nfrom pipeline.errors import IngestError\n"
+        "import gc\nfrom pipeline.app.execute import run_work\nfrom pipeline.errors import IngestError\n"
         "async def working(): print(gc.isenabled())\n"
         "def work(progress, stop):\n"
         f"    if {fails}: raise IngestError('no', 'none')\n"
         "    print(gc.isenabled())\n    return working()\n"
-        "try: cli._watch(work, {'quiet': True})\n"
+        "try: run_work(work, {'quiet': True})\n"
         "except SystemExit: print(gc.isenabled())"
     )
     ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

@@ -30,7 +30,7 @@ from polars.testing import assert_frame_equal
 from pipeline.errors import InputError
 from pipeline.fhir import codes
 from pipeline.planning.parts import look_at
-from pipeline.planning.store import lines_of
+from pipeline.planning.writer import lines_of
 from pipeline.reading.inspect import inspect
 from pipeline.reading.read import read
 from pipeline.records import Disposition

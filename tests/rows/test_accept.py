@@ -13,7 +13,7 @@ from polars.testing import assert_frame_equal
 
 from pipeline.fhir.codes import TYPES, Contract
 from pipeline.planning.parts import look_at
-from pipeline.planning.store import lines_of
+from pipeline.planning.writer import lines_of
 from pipeline.rows.accept import accept
 from pipeline.rows.columns import Dates, Reading, cents_in, cents_of
 from pipeline.rows.crosswalk import Crosswalk, Crosswalks

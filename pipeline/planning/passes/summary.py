@@ -17,7 +17,8 @@ from pipeline.planning.limits import are_repeats_accepted, feeds_above_repeats
 from pipeline.planning.repeats import Found, Repeats
 from pipeline.planning.resolve import BUMPS
 from pipeline.planning.state import Build, FeedPlan
-from pipeline.planning.store import KEPT, PlanWriter
+from pipeline.planning.store import KEPT
+from pipeline.planning.writer import PlanWriter
 from pipeline.records import (
     Disposition,
     Interaction,

@@ -1,0 +1,192 @@
+"""Carry out a command: run its work, print its result, send the notice, and exit with its code.
+
+The summary goes to stdout, logs and progress to stderr. Heavy modules are imported inside the
+functions, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+import click
+
+from pipeline.version import VERSION
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from pipeline.app.progress import Work
+    from pipeline.commands.run import Result
+    from pipeline.errors import IngestError
+    from pipeline.job import Progress
+
+_NOTIFIED: Final = ("run", "verify")  # the commands that run at night
+
+
+def run_and_exit(work: Work[Result], options: dict[str, Any]) -> NoReturn:
+    """Run the work of a command, print its summary, send the notice, and exit with its code."""
+    result = run_work(work, options)
+    _log_end(result.summary, options)
+    if options["as_json"]:
+        print_json(result.summary)
+    else:
+        from pipeline.reporting.terminal import summary_text
+
+        config = options["config"]
+        shown = config if config is None else short_path(config)
+        print_text(
+            summary_text(result.summary, short_path(result.folder), shown, given_options(options))
+        )
+    _send_notice(result.summary, str(result.folder), options)
+    sys.exit(result.exit_code)
+
+
+def print_text(text: str, *, err: bool = False) -> None:
+    """Print a text for a person.
+
+    Names of files and columns come from strangers, so control characters of a terminal are made visible.
+    """
+    from pipeline.reporting.masking import shown
+
+    click.echo("\n".join(map(shown, text.split("\n"))), err=err)
+
+
+def print_json(value: Any) -> None:
+    """Print a value as one line of JSON."""
+    import orjson
+
+    click.echo(orjson.dumps(value).decode())
+
+
+def _log_end(summary: dict[str, Any], options: dict[str, Any]) -> None:
+    """Write the last line of a log for machines; people have the summary."""
+    if not _is_logged(options):
+        return
+    from collections import Counter
+    from datetime import datetime
+
+    import structlog
+
+    counts: Counter[str] = Counter()
+    for feed in summary.get("feeds", []):
+        counts.update(feed["dispositions"], rows_read=feed["rows_read"])
+    began, ended = (datetime.fromisoformat(summary[at]) for at in ("started_at", "finished_at"))
+    structlog.get_logger().info(
+        "run_finished",
+        run_id=summary["run_id"],
+        command=summary["command"],
+        exit_code=summary["exit_code"],
+        message=summary["failure"],
+        seconds=(ended - began).total_seconds(),
+        **counts,
+    )
+
+
+def _send_notice(summary: dict[str, Any], folder: str, options: dict[str, Any]) -> None:
+    """Send the notice of how a `run` or a `verify` ended, if the configuration names a recipient."""
+    if options.get("command") not in _NOTIFIED:
+        return
+    import asyncio
+
+    from pipeline.app.config.notice import load_recipients
+    from pipeline.app.notify import notify
+    from pipeline.app.progress import Display, watch
+    from pipeline.reporting.notice import notice_of
+
+    recipients = load_recipients(options["config"])
+    if recipients is None:
+        return
+    notice = notice_of(options["config"].stem, summary, folder)
+    with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError):  # an impatient signal
+        watch(lambda *_: notify(notice, recipients), Display.NONE, is_logged=_is_logged(options))
+
+
+def _is_logged(options: dict[str, Any]) -> bool:
+    """Return whether stderr is a log for machines: one JSON object a line, and nothing else."""
+    return bool(options.get("log_format") == "json")
+
+
+def run_work(work: Work[Any], options: dict[str, Any]) -> Any:
+    """Return the result of the work of a command. An error is printed, and exits with its code."""
+    gc.disable()  # a tenth of the start: what is imported stays, so there is nothing to find
+    import asyncio
+
+    import structlog
+
+    from pipeline.app import logs
+    from pipeline.app.progress import display_for, watch
+    from pipeline.errors import IngestError
+    from pipeline.system.temporary import abandoned
+
+    level = 10 if options.get("verbose") else 40 if options.get("quiet") else 20
+    logs.configure(options.get("log_format", "text"), level)
+    if left := abandoned(remove=True):
+        structlog.get_logger().warning("copies_removed", count=len(left))
+    is_logged = _is_logged(options)
+    is_quiet = options.get("quiet", False) or options.get("no_progress", False)
+    display = display_for(quiet=is_quiet, is_logged=is_logged)
+
+    def begun(progress: Progress, stop: asyncio.Event) -> Any:
+        try:
+            return work(progress, stop)  # by now all is imported
+        finally:
+            gc.freeze()
+            gc.enable()
+
+    try:
+        return watch(begun, display, is_logged=is_logged)
+    except IngestError as error:
+        exit_with(error, options)
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        if is_logged:
+            structlog.get_logger().error("stopped_at_once")
+        else:
+            click.echo("Stopped at once: what was in flight is in doubt. Run again.", err=True)
+        sys.exit(130)
+    except Exception as error:  # noqa: BLE001 - its own text, and a traceback's, may hold values
+        from pipeline.errors import fault
+
+        exit_with(fault(error), options)
+
+
+def exit_with(error: IngestError, options: dict[str, Any]) -> NoReturn:
+    """Exit with an error that left no report: it is on stderr, with --json as one object on stdout too."""
+    if _is_logged(options):
+        import structlog
+
+        structlog.get_logger().error(
+            "command_failed",
+            error=type(error).__name__,
+            message=str(error),
+            exit_code=error.exit_code,
+        )
+    else:
+        print_text(f"Error: {error}", err=True)
+    told = {"shape": 1, "exit_code": error.exit_code, "failure": str(error)}
+    if options.get("as_json"):
+        print_json(told)
+    known = {"command": options.get("command"), "version": VERSION}
+    _send_notice({**told, **known}, "", options)
+    sys.exit(error.exit_code)
+
+
+def given_options(options: dict[str, Any]) -> str:
+    """Return the options to type again: feeds, files, and what a person accepted."""
+    typed = [f" --feed {name}" for name in options.get("only_feeds", ())]
+    typed += [f" --input {shlex.quote(pair)}" for pair in options.get("inputs", ())]
+    if options.get("accept_repeats") is not None:
+        typed.append(f" --accept-repeats {options['accept_repeats']}")
+    return "".join(typed)
+
+
+def short_path(path: Path) -> str:
+    """Return the shortest path that can be typed from the working directory."""
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
