@@ -581,5 +581,5 @@ def _job(options: dict[str, Any]) -> Job:
 
 
 def main() -> None:
-    """The console script."""
+    """Run the console script."""
     cli(prog_name="canvas-ingest")

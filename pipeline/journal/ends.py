@@ -1,4 +1,4 @@
-"""How the rows of a run ended, as the journal said when the run was first reported.
+"""The ends of a run's rows, as the journal had them when the run was first reported.
 
 Later runs and reviews change what the journal says of a row, and a report of an earlier run must not
 change with it. So the first report keeps what it was made of in the plan's folder, `ends*`, until the
@@ -26,7 +26,7 @@ _ENDINGS: Final = {
 
 
 class Ends:
-    """How the writes of one run ended. `facts` holds what is not about single rows."""
+    """The ends of one run's writes. `facts` holds what is not about single rows."""
 
     def __init__(self, folder: Path, journal: Journal, run_id: str) -> None:
         """Load what was kept in the plan's `folder`, or ask the journal."""
@@ -87,6 +87,6 @@ def _facts(journal: Journal, run_id: str) -> dict[str, Any]:
 
 
 def _sum(cents: list[int | None]) -> dict[str, Any]:
-    """How many writes, and what they add up to if they are payments."""
+    """Return the number of writes, and their sum if they are payments."""
     amounts = [each for each in cents if each is not None]
     return {"rows": len(cents), **({"usd": usd(sum(amounts))} if amounts else {})}

@@ -46,7 +46,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Contradictions:
-    """How many writes of the table contradict the audit log, and the key of one of them ("" if none)."""
+    """The number of writes of the table that contradict the audit log, and the key of one of them ("" if none)."""
 
     count: int
     key: str

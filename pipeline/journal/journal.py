@@ -101,12 +101,12 @@ class Journal:
 
     @property
     def epoch(self) -> int:
-        """The epoch of our lease: the next holder has a higher one. 0 without a database."""
+        """Return the epoch of our lease: the next holder has a higher one. 0 without a database."""
         return self.store.epoch
 
     @property
     def is_stopping(self) -> bool:
-        """The process that began the run wants our partition to end."""
+        """Return whether the process that began the run wants our partition to end."""
         return self.store.is_stopping
 
     # Transactions, on the one thread ---------------------------------------------------------------
@@ -215,7 +215,7 @@ class Journal:
             self._head = (number, before)
 
     def _transaction(self, step: Callable[[], T]) -> T:
-        """All of a step or nothing of it, on disk when this returns."""
+        """Commit all of a step or nothing of it; it is on disk when this returns."""
         if self._broken is not None:
             raise self._broken
         try:
@@ -229,7 +229,7 @@ class Journal:
         return result
 
     def _committed(self, step: Callable[[], T]) -> T:
-        """Done again where the store went away and came back, but not where it was done already.
+        """Repeat a step if the store was lost and is back, unless it was committed already.
 
         That it was shows the trail, where a step that has ended adds to it; another one can be repeated.
         Raises JournalLost where what came back has forgotten lines: a replica that was behind.
@@ -264,7 +264,7 @@ class Journal:
         return (int(line[0]), str(line[1])) if line else (0, ORIGIN)
 
     def _again(self, step: Callable[[], T]) -> T:
-        """What only reads, done again where the store went away and came back."""
+        """Repeat a read if the store was lost and is back."""
         while True:
             try:
                 return self._guarded(step)

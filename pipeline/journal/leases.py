@@ -14,7 +14,7 @@ from pipeline.journal.runs import doubt_in_flight
 
 @dataclass(frozen=True, slots=True)
 class LeaseRecord:
-    """What one process sent of a partition. `ended` is "" if it did not come to its end."""
+    """The writes that one process sent of a partition. `ended` is "" if it did not end in order."""
 
     part: int
     epoch: int

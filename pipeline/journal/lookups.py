@@ -71,7 +71,7 @@ _CONFIRMED_SCHEMA: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """How many writes of a kind there are, their amounts, and when the first and the last was settled."""
+    """The number of writes of a kind, their amounts, and when the first and the last was settled."""
 
     state: State
     resource_type: str

@@ -211,7 +211,7 @@ class PostgresStore:
         return cursor
 
     def stream(self, sql: str, parameters: Parameters, size: int, /) -> Iterator[list[Any]]:
-        """The rows of one statement, so many at a time."""
+        """Yield the rows of one statement, up to `count` at a time."""
         rows = self._connection.cursor().stream(
             _translated(sql), parameters or None, size=min(size, _ROWS_A_MESSAGE)
         )
@@ -251,7 +251,7 @@ class PostgresStore:
         self._connection.close()
 
     def fence(self) -> None:
-        """Whoever held a part of it holds it no more. In a transaction."""
+        """End all leases of parts of it. In a transaction."""
         _fence(self._connection)
 
     def forget(self) -> None:

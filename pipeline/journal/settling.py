@@ -1,4 +1,4 @@
-"""What became of writes that were in doubt or to be sent again, from a run's lines in the audit log."""
+"""The results of writes that were in doubt or to be sent again, from a run's lines in the audit log."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -77,7 +77,7 @@ def settling(lines: Iterable[tuple[str, str, str, str]]) -> Settling:
 
 
 def _is_of_today(rule: str) -> bool:
-    """Whether a row of today was set aside or compared before it was ever sent."""
+    """Return whether a row of today was set aside or compared before it was ever sent."""
     return rule in {_UNGUARDED, _LOST}
 
 

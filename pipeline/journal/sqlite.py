@@ -61,7 +61,7 @@ class SqliteStore:
         return self._connection.executemany(sql, lines)
 
     def stream(self, sql: str, parameters: Parameters, size: int, /) -> Iterator[list[Any]]:
-        """The rows of one statement, so many at a time."""
+        """Yield the rows of one statement, up to `count` at a time."""
         cursor = self._connection.execute(sql, parameters)
         while lines := cursor.fetchmany(size):
             yield lines

@@ -75,10 +75,10 @@ _TOLD: Final = {name: new for (_, name), new in _STEPS.items()} | {
 
 
 def told(event: str, verdict: str) -> State | None:
-    """The state that a line of the trail leads to; None where it leads to none."""
+    """Return the state that a line of the audit log leads to; None if it leads to none."""
     return _TOLD.get(verdict if event == "write" else event)
 
 
 def settled(verdict: Verdict) -> State:
-    """The state that an answer leads to."""
+    """Return the state that an answer leads to."""
     return _STEPS[State.IN_FLIGHT, verdict.value]

@@ -1,4 +1,4 @@
-"""What a journal asks of the database that holds it: SQLite (`sqlite.py`) or PostgreSQL (`postgres.py`).
+"""The interface of a journal's database: SQLite (`sqlite.py`) or PostgreSQL (`postgres.py`).
 
 The statements are SQLite's, with named parameters; where PostgreSQL says it in another way, its store
 translates them or has one of its own.
@@ -32,21 +32,21 @@ class Database:
 
 
 class Cursor(Protocol):
-    """What a statement came to."""
+    """The result of a statement."""
 
     @property
     def rowcount(self) -> int:
-        """How many rows it changed."""
+        """Return the number of rows that it changed."""
 
     @property
     def description(self) -> Any:
-        """The columns of its rows, each with its name first."""
+        """Return the columns of its rows, each with its name first."""
 
     def fetchone(self) -> Any:
-        """The next row, or None."""
+        """Return the next row, or None."""
 
     def fetchall(self) -> list[Any]:
-        """All rows that are left."""
+        """Return all remaining rows."""
 
 
 class Store(Protocol):
@@ -65,7 +65,7 @@ class Store(Protocol):
         """Carry out one statement for each of these."""
 
     def stream(self, sql: str, parameters: Parameters, size: int, /) -> Iterator[list[Any]]:
-        """The rows of one statement, so many at a time."""
+        """Yield the rows of one statement, up to `count` at a time."""
 
     def begin(self) -> None:
         """Begin to write. Raises JournalError where it is not ours to write any more."""
@@ -80,30 +80,30 @@ class Store(Protocol):
         """Let it go."""
 
     def fence(self) -> None:
-        """Whoever held a part of it holds it no more. In a transaction."""
+        """End all leases of parts of it. In a transaction."""
 
     def forget(self) -> None:
-        """What is deleted from now on leaves no trace in the file."""
+        """Let deleted data leave no trace in the file from now on."""
 
     def is_back(self) -> bool:
-        """Whether it had gone away, and is there again. Raises JournalError where it stays away."""
+        """Return whether it was lost and is back. Raises JournalError if it stays away."""
 
     @property
     def is_stopping(self) -> bool:
-        """Whether whoever began the run wants all its parts to end."""
+        """Return whether the process that began the run wants all its parts to end."""
 
     def may_send(self) -> bool:
-        """Whether what is claimed may be handed to a socket at this very moment. From any thread."""
+        """Return whether a claimed write may be handed to a socket at this moment. From any thread."""
 
     def told(self, error: Exception) -> JournalError:
-        """The database's own word for what went wrong, which holds no value of a row."""
+        """Return the database's own word for an error, which holds no value of a row."""
 
 
 class Place(Protocol):
-    """Where a journal is, or is to be."""
+    """The place of a journal, existing or to be made."""
 
     def is_empty(self) -> bool:
-        """Whether there is none. Raises JournalError where that cannot be told."""
+        """Return whether there is none. Raises JournalError if that is not known."""
 
     def open(self, base_url: str, loss: str = "") -> Store:
         """Open it, or make it. Raises JournalBusy, JournalForeign, JournalLost or JournalError."""
@@ -112,19 +112,19 @@ class Place(Protocol):
         """Keep what is left of one that is lost out of the way of a new one."""
 
     def to_look_at(self, scratch: Path) -> "Place":
-        """As it stands, for somebody whose changes are lost. Raises JournalBusy, or OSError."""
+        """Open it as it is, for a reader whose changes are lost. Raises JournalBusy, or OSError."""
 
 
 @cache
 def statements(name: str = "queries.sql") -> Mapping[str, str]:
-    """The statements of a file, by their names."""
+    """Return the statements of a file, by their names."""
     text = resources.files("pipeline.journal").joinpath(name).read_text()
     parts = re.split(r"^-- name: (\w+)$", text, flags=re.MULTILINE)
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
 def schema(name: str) -> str:
-    """A script that makes the tables."""
+    """Return a script that makes the tables."""
     return resources.files("pipeline.journal").joinpath(name).read_text()
 
 
@@ -170,7 +170,7 @@ def _enter_transitions(store: Store) -> None:
 
 
 def refused(what: str) -> JournalError:
-    """The error where the database refuses a step that the table of states has not."""
+    """Return the error if the database refuses a step that is not in the table of states."""
     return JournalError(
         f"the journal refuses a step that could post something twice ({what}), "
         "so nothing more is sent",

@@ -1,4 +1,4 @@
-"""What became of the rows that are gone from a feed's files."""
+"""The end of rows that are gone from a feed's files."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final

@@ -1,4 +1,4 @@
-"""What `summary.json` holds: control totals, exit code, requests, and how long a plan takes."""
+"""The content of `summary.json`: control totals, exit code, requests, and the duration of a plan."""
 
 import math
 from collections import Counter

@@ -34,12 +34,12 @@ class Claims:
 
     @property
     def room(self) -> int:
-        """How many more may be marked; those that wait count, without the one whose turn it is."""
+        """Return how many more may be marked; waiting ones count, except the one whose turn it is."""
         return self._ahead - self.queue.qsize() - max(self.queued - 1, 0)
 
     @property
     def is_low(self) -> bool:
-        """Whether it is time for another group."""
+        """Return whether it is time for another group."""
         return 2 * self.room >= self._ahead
 
     def end(self, senders: int) -> None:

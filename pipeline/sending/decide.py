@@ -1,4 +1,4 @@
-"""What follows from an answer to a write, and from a search for a lost one. Pure.
+"""Decide what follows from an answer to a write, and from a search for a lost one. Pure.
 
 What an answer means is decided in `canvas/judge.py`, what a search means in `sending/recover.py`, and
 what may follow at all in `journal/states.py`.
@@ -17,7 +17,7 @@ _UPDATES_MIN: Final = (
 
 
 class Next(Enum):
-    """What becomes of a write, and of those behind it in its patient's queue."""
+    """The next step of a write, and of those behind it in its patient's queue."""
 
     DONE = "done"  # the next one may go
     REFUSED = "refused"  # the next one may go, unless it depends on this one

@@ -1,4 +1,4 @@
-"""What the parts of an upload share: what it takes to send, the patient queues, and why it stops."""
+"""The shared state of the parts of an upload: its tools, the patient queues, and why it stops."""
 
 import asyncio
 from collections.abc import Callable
@@ -44,7 +44,7 @@ class Asks(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """What it takes to send. `stop` is set by the caller to end early, and by a failure."""
+    """The tools of an upload. `stop` is set by the caller to end early, and by a failure."""
 
     run_id: str
     client: Client

@@ -1,4 +1,4 @@
-"""The plan's intents to Canvas: never twice, in a patient's order, at the rate that is allowed.
+"""Send the plan's intents to Canvas: never twice, in each patient's order, at the allowed rate.
 
 Four kinds of task in one group: the claimer marks writes in groups ahead of the senders, so that each is
 IN_FLIGHT on disk before its first byte; `concurrency` senders send them; the settler writes down the

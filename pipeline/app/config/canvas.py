@@ -1,4 +1,4 @@
-"""How Canvas and the object stores are reached: addresses, certificates and credentials."""
+"""The access to Canvas and the object stores: addresses, certificates and credentials."""
 
 from collections.abc import Mapping
 from pathlib import Path

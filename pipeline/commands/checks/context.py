@@ -15,7 +15,7 @@ from pipeline.rows.feed import Feed
 
 
 class State(StrEnum):
-    """How a check came out."""
+    """The result of a check."""
 
     OK = "ok"
     WARNING = "warning"
@@ -40,7 +40,7 @@ class Check:
 
 @dataclass(slots=True)
 class Context:
-    """What the checks need, and what the earlier ones leave for the later ones."""
+    """The input of the checks, and results of earlier checks for later ones."""
 
     job: Job
     progress: Progress
