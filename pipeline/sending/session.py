@@ -21,7 +21,7 @@ from pipeline.sending.upload import upload
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What it takes to send: a connection, a journal, and whoever asks Canvas what it holds."""
+    """What it takes to send: a connection, a journal, and the recovery that asks what Canvas holds."""
 
     job: Job
     run_id: str
@@ -53,7 +53,7 @@ class Session:
         doubts: Sequence[Doubt] = (),
         shut: Collection[str] = (),
     ) -> None:
-        """Send, once each resource type is known to answer. Beside `shut`, lanes in doubt are shut."""
+        """Send, once each resource type is known to answer. Patients with a write in doubt wait, as do those of `shut`."""
         for resource_type in sorted(types):
             await self.client.probe(resource_type)
         open_lanes = {doubt.intent.lane for doubt in doubts}
@@ -116,7 +116,7 @@ async def _stop_client(stop: asyncio.Event, client: canvas.Client) -> None:
 
 
 def lanes_owed(session: Session, plan: Plan) -> set[str]:
-    """The patients of whom an earlier run's write is still to be sent, and is not among this plan's."""
+    """Return the patients of whom an earlier run's write is still to be sent, and is not among this plan's."""
     owed = [each for each in session.journal.doubts() if each.is_owed]
     keys = [each.intent.key for each in owed]
     planned = {key for feed in plan.meta["feeds"] if keys for key in plan.find(feed, keys)["key"]}
