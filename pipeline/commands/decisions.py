@@ -137,9 +137,9 @@ class Decider:
 
     async def _confirm(self, doubt: Doubt, resource_id: str) -> Decided:
         intent, key = doubt.intent, doubt.intent.key
-        held = self._must_wait(doubt)
-        if held is not None:
-            return Decided(key, "refused", held)
+        why = self._must_wait(doubt)
+        if why is not None:
+            return Decided(key, "refused", why)
         try:
             found = await self._session.client.read(intent.resource_type, resource_id)
         except SearchFailed as error:
@@ -203,9 +203,9 @@ class Decider:
         doubt = await self._doubt(key)
         if lookups.states_of(self._journal, [key])[key] is State.ABANDONED:
             return Decided(key, "abandoned", "it was already; it is never sent again")
-        held = self._must_wait(doubt)
-        if held is not None:
-            return Decided(key, "refused", held)
+        why = self._must_wait(doubt)
+        if why is not None:
+            return Decided(key, "refused", why)
         looked = await self._session.recovery.look(doubt)
         finding = replace(
             looked,
@@ -228,9 +228,9 @@ class Decider:
     ) -> list[Decided]:
         """Let a write go again if a search right now speaks for it; put it into `again`."""
         key, intent = doubt.intent.key, doubt.intent
-        held = self._must_wait(doubt)
-        if held is not None:
-            return [] if is_all else [Decided(key, "refused", held)]
+        why = self._must_wait(doubt)
+        if why is not None:
+            return [] if is_all else [Decided(key, "refused", why)]
         if not is_all:
             await self._note_foreign(intent)
         finding = await self._session.recovery.look(doubt)
@@ -254,9 +254,9 @@ class Decider:
     async def _give_up(self, doubt: Doubt, again: list[Doubt]) -> list[Decided]:
         """Declare a resource gone if Canvas shows that it is; put a payment into `again`."""
         intent, key = doubt.intent, doubt.intent.key
-        held = self._must_wait(doubt)
-        if held is not None:
-            return [Decided(key, "refused", held)]
+        why = self._must_wait(doubt)
+        if why is not None:
+            return [Decided(key, "refused", why)]
         is_payment = intent.resource_type == "PaymentNotice"
         if is_payment and not intent.body:
             return [Decided(key, "refused", _no_content(intent))]
@@ -305,7 +305,7 @@ class Decider:
             return []
         intents = [doubt.intent for doubt in again]
         await self._session.upload(
-            iter([intents]), {intent.resource_type for intent in intents}, _nobody
+            iter([intents]), {intent.resource_type for intent in intents}, _ignore
         )
         states = lookups.states_of(self._journal, [intent.key for intent in intents])
         return [
@@ -324,7 +324,7 @@ def _only_one(finding: Finding) -> str | None:
     return possible[0] if is_seen and len(possible) == 1 else None
 
 
-def _nobody(disposition: Disposition, count: int) -> None:
+def _ignore(disposition: Disposition, count: int) -> None:
     """Ignore how rows end."""
 
 

@@ -60,7 +60,10 @@ async def review(
 ) -> Review:
     """Carry out decisions, then list what is in doubt with what Canvas shows of it.
 
-    Raises ConfigError for a key that is not in doubt, JournalError, CanvasError.
+    Raises:
+        ConfigError: A key is not in doubt.
+        JournalError: The journal cannot be used.
+        CanvasError: Canvas cannot be asked.
     """
     decisions = decisions or Decisions()
     clock, random = SystemClock(), Random()  # noqa: S311 - jitter and run ids, no secrets
@@ -114,9 +117,9 @@ def _require_decidable(journal: Journal, decisions: Decisions) -> None:
         state = lookups.states_of(journal, [key]).get(key)
         is_resent = key in decisions.resend and has_resource(journal, key)
         if key not in in_doubt and state is not State.ABANDONED and not is_resent:
-            held = f"it is {state.value}" if state else "the journal does not know it"
+            found = f"it is {state.value}" if state else "the journal does not know it"
             raise ConfigError(
-                f"{key} is not in doubt: {held}",
+                f"{key} is not in doubt: {found}",
                 "name a KEY that `canvas-ingest review CONFIG` lists; or with --resend one that "
                 "`canvas-ingest verify CONFIG` reports as missing",
             )

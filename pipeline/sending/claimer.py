@@ -11,14 +11,14 @@ from pipeline.sending.flow import Flow
 from pipeline.sending.searcher import Searcher
 
 _WAITING_MAX: Final = 20_000  # intents kept in memory, about 30 MB
-# As many are marked ahead of the senders as go out while a commit takes, so that no sender waits for one;
-# and no more, for after a crash each of them is in doubt, though it was never sent.
+# Writes are marked ahead of the senders for the time of one commit, so that no sender waits for one; and no
+# more, because after a crash each of them is in doubt, though it was never sent.
 _AHEAD_S: Final = 0.01
 _AHEAD_MAX: Final = 256
 
 
 class Claims:
-    """The writes that are marked in flight and not sent yet, from the claimer to the senders.
+    """The writes that are marked in flight and not sent yet, on their way from the claimer to the senders.
 
     Attributes:
         queue: In the order in which they are sent; None: there are no more.

@@ -1,9 +1,9 @@
-"""Patient queues: one open write per patient, in order. Pure.
+"""The order of writes: one open write a patient, in the order of the plan. Pure.
 
-A lane is a patient. Its intents leave in the order in which they were offered, and the next one only after
-the one before it has ended. A lane whose write is in doubt stays shut, because later writes may depend on
-it: Canvas takes a payment up to the balance that the one before it left, and moves the `order` of other
-coverages (docs/canvas.md).
+Each patient has a queue, named by the intent's `lane`. Its intents leave in the order in which they were
+offered, and the next one only after the one before it has ended. A queue whose write is in doubt stays shut,
+because what comes behind may depend on it: Canvas takes a payment up to the balance that the one before it
+left, and moves the `order` of coverages (docs/canvas.md).
 
 After a refused coverage no coverage of that patient is cancelled any more: the refused one may be its
 replacement.
@@ -18,27 +18,27 @@ from pipeline.records import Intent
 class PatientQueues:
     """The waiting intents of all patients.
 
-    `shut` holds the lanes that are closed from the start: those with a write in doubt.
+    `shut` names the queues that are closed from the start: those with a write in doubt.
     """
 
     def __init__(self, shut: Collection[str] = ()) -> None:
         self._waiting: dict[str, deque[Intent]] = {}  # behind an open or a ready intent
         self._ready: deque[Intent] = deque()
         self._shut = set(shut)
-        self._keeping: set[str] = set()  # lanes in which nothing is cancelled any more
+        self._keeping: set[str] = set()  # queues in which nothing is cancelled any more
         self._waiting_count = 0
 
     def __len__(self) -> int:
-        """Return the number of intents that wait or are ready, without the open ones."""
+        """Return how many intents wait or are ready, without the open ones."""
         return self._waiting_count + len(self._ready)
 
     @property
     def is_empty(self) -> bool:
-        """Return whether no intent waits and none is open."""
+        """Return whether nothing waits and nothing is open."""
         return not self._waiting
 
     def offer(self, intent: Intent) -> bool:
-        """Put an intent at the end of its lane. Returns False if it will never be sent."""
+        """Put an intent at the end of its queue. Returns False if it will never go."""
         if intent.lane in self._shut or (intent.is_cancel and intent.lane in self._keeping):
             return False
         queue = self._waiting.get(intent.lane)
@@ -51,22 +51,22 @@ class PatientQueues:
         return True
 
     def offer_if_idle(self, intent: Intent) -> bool:
-        """Offer an intent if its lane has no other. Returns False if the lane is busy or shut."""
+        """Offer an intent whose queue has nothing else. Returns False if the queue is busy or shut."""
         return intent.lane not in self._waiting and self.offer(intent)
 
     def open(self, intent: Intent) -> bool:
-        """Open an intent that was sent before. Returns False if its lane is open already, or shut."""
+        """Open an intent that was sent before. Returns False if its queue is open already, or shut."""
         if intent.lane in self._shut or intent.lane in self._waiting:
             return False
         self._waiting[intent.lane] = deque()
         return True
 
     def take(self, count: int) -> list[Intent]:
-        """Open up to `count` intents, each of another lane."""
+        """Open up to `count` intents, each of another patient."""
         return [self._ready.popleft() for _ in range(min(count, len(self._ready)))]
 
     def ended(self, intent: Intent) -> None:
-        """End the open intent of this lane: the next one may go."""
+        """End the open intent of its queue: the next one may go."""
         queue = self._waiting[intent.lane]
         if queue:
             self._ready.append(queue.popleft())
@@ -75,7 +75,7 @@ class PatientQueues:
             del self._waiting[intent.lane]
 
     def refused(self, intent: Intent) -> int:
-        """End the open intent of this lane, which was refused: the next one may go.
+        """End the open intent of its queue, which was refused: the next one may go.
 
         Returns:
             The number of waiting cancellations that were dropped, because this one may be a replacement.
@@ -92,11 +92,11 @@ class PatientQueues:
         return dropped
 
     def again(self, intent: Intent) -> None:
-        """Put the open intent, which did not happen, before all others of its lane."""
+        """Send the open intent again, which did not happen, before all others of its queue."""
         self._ready.appendleft(intent)
 
     def shut(self, intent: Intent) -> int:
-        """Shut the lane of this open intent. Returns the number of intents that were waiting in it."""
+        """Shut the queue behind an open intent. Returns how many were waiting."""
         self._shut.add(intent.lane)
         dropped = len(self._waiting.pop(intent.lane, ()))
         self._waiting_count -= dropped

@@ -55,7 +55,7 @@ class Session:
         doubts: Sequence[Doubt] = (),
         shut: Collection[str] = (),
     ) -> None:
-        """Send, once each resource type is known to answer. Lanes in doubt are shut, as well as `shut`."""
+        """Send, once each resource type is known to answer. The patients in `shut`, and those with a write in doubt, wait."""
         for resource_type in sorted(types):
             await self.client.probe(resource_type)
         open_lanes = {doubt.intent.lane for doubt in doubts}
