@@ -19,7 +19,7 @@ PAGE: Final = Path(__file__).parent / "configuration.md"
 _HEAD: Final = """\
 # The configuration
 
-<!-- Made by `make docs` from the options in pipeline/app/config.py: change the descriptions there. -->
+<!-- Made by `make docs` from the options in pipeline/app/config/: change the descriptions there. -->
 
 One TOML file. `configs/nightly.toml` is a whole one with comments, to copy from; here is every key. An unknown key is an
 error, with a "did you mean". Relative paths start at the file's folder.

@@ -6,6 +6,7 @@ command gets only the part of our environment that it needs.
 
 import asyncio
 import contextlib
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -51,18 +52,22 @@ async def notify(notice: Mapping[str, Any], recipients: Recipients) -> None:
 async def _run(settings: NotifySection, body: bytes) -> str:
     """Run the command with the notice on its stdin. Returns why it failed, or ""."""
     try:
-        process = await asyncio.create_subprocess_exec(
-            *settings.command,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.DEVNULL,  # ours is for the summary
-            stderr=asyncio.subprocess.DEVNULL,  # and ours for the log
-            env=of_command(settings.env),
-        )
+        # A file, not a pipe: the command may end before it reads, and not every event loop takes that well.
+        with tempfile.TemporaryFile() as notice:
+            notice.write(body)
+            notice.seek(0)
+            process = await asyncio.create_subprocess_exec(
+                *settings.command,
+                stdin=notice,
+                stdout=asyncio.subprocess.DEVNULL,  # ours is for the summary
+                stderr=asyncio.subprocess.DEVNULL,  # and ours for the log
+                env=of_command(settings.env),
+            )
     except OSError as error:
         return f"it cannot be started: {error.strerror}"
     try:
         async with asyncio.timeout(settings.timeout_s):
-            await process.communicate(body)  # it need not read it
+            await process.wait()
     except TimeoutError:
         return f"not done after {settings.timeout_s:g} s"
     finally:

@@ -127,7 +127,7 @@ async def run_partitions(
     if job.again is None:
         raise ConfigError(
             "workers load the configuration anew, and this one was not loaded from a file",
-            "load it with `pipeline.app.config.load`, or use the embedded engine",
+            "load it with `pipeline.app.config.load.load`, or use the embedded engine",
         )
     # Each partition may have at least one request in flight, and all of them together `concurrency`.
     count = min(job.engine.partition_count, job.upload.concurrency)

@@ -6,17 +6,20 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 from aiohttp import web
 from prometheus_client.parser import text_string_to_metric_families
 
-from pipeline.app import logs
+from pipeline.app import logs, notify
 from pipeline.app.config.load import load
+from pipeline.app.config.sections import NotifySection
 from pipeline.commands import run as engine
 from pipeline.errors import ConfigError, IngestError
 from pipeline.journal import doubts
@@ -370,6 +373,23 @@ async def test_a_notice_that_fails_changes_nothing(
     assert [line.get("why", "") for line in lines] == said
     assert len(hook.told) == 1, "a redirect is not followed"
     assert "secret" not in stderr
+
+
+def test_a_command_that_ends_before_it_is_given_the_notice_changes_nothing() -> None:
+    """The loop is busy meanwhile, so that the command has ended when it would be written to."""
+    recipients = notify.Recipients(
+        NotifySection(on=(0,), command=("true",), timeout_s=10.0, env=()), ""
+    )
+
+    async def tell() -> None:
+        telling_all = [notify.notify({"exit_code": 0, "run_id": ""}, recipients) for _ in range(8)]
+        told = asyncio.gather(*telling_all)
+        while not told.done():
+            await asyncio.sleep(0)
+            time.sleep(0.02)  # noqa: ASYNC251 - that is the point
+        await told
+
+    uvloop.run(tell())
 
 
 async def test_a_command_that_is_not_there_is_a_warning(make_world: MakeWorld) -> None:
