@@ -234,18 +234,26 @@ def send_partition(task: Shared[PartitionTask], number: int) -> PartitionResult:
             log.warning("lease_lost", run_id=partition_task.run_id, partition=number)
 
 
+class _Counts:
+    """Rows of a partition by disposition; the thread that renews the lease reads them."""
+
+    def __init__(self) -> None:
+        self._counts = Counter[str]()
+        self._lock = threading.Lock()
+
+    def add(self, disposition: Disposition, count: int) -> None:
+        """Count rows."""
+        with self._lock:
+            self._counts[disposition.value] += count
+
+    def read(self) -> dict[str, int]:
+        """Return the counts so far."""
+        with self._lock:
+            return dict(self._counts)
+
+
 async def _sent(task: PartitionTask, job: Job, number: int) -> PartitionResult:
-    counts = Counter[str]()
-    lock = threading.Lock()
-
-    def seen(disposition: Disposition, count: int) -> None:
-        with lock:
-            counts[disposition.value] += count
-
-    def counted() -> dict[str, int]:
-        with lock:
-            return dict(counts)
-
+    counts = _Counts()
     join = partial(
         opening.join,
         job.state_dir,
@@ -253,7 +261,7 @@ async def _sent(task: PartitionTask, job: Job, number: int) -> PartitionResult:
         job.database,
         number,
         task.run_epoch,
-        counted,
+        counts.read,
     )
     clock, random = SystemClock(), Random()  # noqa: S311 - jitter
     try:
@@ -280,7 +288,7 @@ async def _sent(task: PartitionTask, job: Job, number: int) -> PartitionResult:
                 await session.upload(
                     _left(batches, journal, task.run_id) if is_again else batches,
                     task.types,
-                    seen,
+                    counts.add,
                     with_bodies(session.plans, left),
                     task.shut,
                 )
@@ -293,8 +301,8 @@ async def _sent(task: PartitionTask, job: Job, number: int) -> PartitionResult:
         finally:
             watch.cancel()
             with suppress(JournalError):  # the lease is lost: its holder knows more
-                leases.hand_over(journal, task.run_id, ended, counted(), clock.now())
-    return PartitionResult(ended, counted())
+                leases.hand_over(journal, task.run_id, ended, counts.read(), clock.now())
+    return PartitionResult(ended, counts.read())
 
 
 async def _watch_stop(journal: Journal, stop: asyncio.Event) -> None:

@@ -28,8 +28,8 @@ from pipeline.records import (
     Settlement,
     State,
 )
-from pipeline.sending.recover import like_of
 from pipeline.sending.session import Session, with_bodies
+from pipeline.sending.weigh import like_of
 
 _SETTLED: Final = (State.CONFIRMED.value, State.REFUSED.value)
 _HOW_IT_ENDED: Final = {

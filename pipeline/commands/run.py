@@ -9,7 +9,7 @@ sealed plan, so an error in a file, a limit or the configuration is found before
 import asyncio
 import getpass
 import os
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -46,6 +46,7 @@ from pipeline.planning import unchanged as held
 from pipeline.planning.build import build_plan
 from pipeline.planning.earlier import EarlierPlans
 from pipeline.planning.keys import keys_of
+from pipeline.planning.same_plan import require_same_plan
 from pipeline.planning.store import Plan
 from pipeline.planning.workers import Workers
 from pipeline.records import (
@@ -348,39 +349,12 @@ async def _run(session: Session, workers: Workers, progress: Progress, plan_id: 
     clock, stop = session.clock, session.stop
     sealed = await build_plan(job, run_id, journal, clock, progress, stop, workers, session)
     if plan_id is not None:
-        await asyncio.to_thread(_must_be, sealed, session.plans.open(plan_id))
+        await asyncio.to_thread(require_same_plan, sealed, session.plans.open(plan_id))
     await asyncio.to_thread(runs.enter_feed_keys, journal, run_id, keys_of(sealed.meta["feeds"]))
     owed = await asyncio.to_thread(_owed_elsewhere, journal, sealed)
     if owed:
         await _settle(session, owed)
     await _upload(session, workers, sealed, progress)
-
-
-def _must_be(sealed: Plan, meant: Plan) -> None:
-    """Raise PlanError if a plan is not the one that was to be carried out."""
-    why = _what_differs(meant.meta, sealed.meta)
-    if not why and meant.digest() != sealed.digest():
-        why = "the journal, or what Canvas holds, came to differ since"
-    if why:
-        raise PlanError(
-            f"plan {meant.folder.name} cannot be carried out as it is: {why}",
-            "nothing of these files was sent; plan anew, look at it, and run that one",
-        )
-
-
-def _what_differs(meant: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    if meant["feeds"].keys() != now["feeds"].keys():
-        return f"it is of the feeds {', '.join(meant['feeds'])} (--feed)"
-    for name, feed in meant["feeds"].items():
-        before = {file["sha256"]: Path(file["path"]).name for file in feed["files"]}
-        after = {file["sha256"]: Path(file["path"]).name for file in now["feeds"][name]["files"]}
-        changed = [*(before.keys() - after.keys()), *(after.keys() - before.keys())]
-        if changed:
-            names = sorted({{**before, **after}[sha256] for sha256 in changed})
-            return f"files of feed {name} are others by now ({', '.join(names)})"
-    if meant["config_sha256"] != now["config_sha256"]:
-        return "the configuration was changed"
-    return ""
 
 
 def _owed_elsewhere(journal: Journal, plan: Plan) -> set[str]:

@@ -18,6 +18,7 @@ from pipeline.fhir.codes import (
     SELF_PAY,
     SHAPES,
     Contract,
+    CoverageShape,
 )
 from pipeline.fhir.datatypes import Json, concept, fingerprint, period, reference
 
@@ -63,15 +64,8 @@ def coverage(
     """
     shape = SHAPES[contract]
     resource: Json = {"resourceType": "Coverage", "status": status, "order": order}
-    if shape.member_id_as_identifier:
-        member_type = concept(MEMBER_ID_SYSTEM, MEMBER_ID_CODE)
-        resource["identifier"] = [{"type": member_type, "value": member_id}]
-        if subscriber_id is None and subscriber == beneficiary:
-            subscriber_id = member_id
-        if subscriber_id is not None:
-            resource["subscriberId"] = subscriber_id
-    else:
-        resource["subscriberId"] = member_id
+    is_self = subscriber == beneficiary
+    resource |= _member_ids(shape, member_id, subscriber_id, is_self=is_self)
     if type_code is not None:
         system = shape.self_pay_system if type_code == SELF_PAY else shape.type_system
         resource["type"] = concept(system, type_code)
@@ -87,6 +81,20 @@ def coverage(
             for code, value in classes.items()
         ]
     return resource
+
+
+def _member_ids(
+    shape: CoverageShape, member_id: str, subscriber_id: str | None, *, is_self: bool
+) -> Json:
+    if not shape.member_id_as_identifier:
+        return {"subscriberId": member_id}
+    member_type = concept(MEMBER_ID_SYSTEM, MEMBER_ID_CODE)
+    ids: Json = {"identifier": [{"type": member_type, "value": member_id}]}
+    if subscriber_id is None and is_self:
+        subscriber_id = member_id
+    if subscriber_id is not None:
+        ids["subscriberId"] = subscriber_id
+    return ids
 
 
 def cancelled(resource: Json) -> Json:

@@ -32,6 +32,7 @@ _SETTLER: Final = "pipeline/sending/settler.py"
 _SEARCHER: Final = "pipeline/sending/searcher.py"
 _DECIDE: Final = "pipeline/sending/decide.py"
 _RECOVER: Final = "pipeline/sending/recover.py"
+_WEIGH: Final = "pipeline/sending/weigh.py"
 _CLIENT: Final = "pipeline/canvas/client.py"
 _RETRY: Final = "pipeline/canvas/judge.py"
 _SERVER_CLOCK: Final = "pipeline/canvas/server_clock.py"
@@ -206,7 +207,7 @@ MUTATIONS: Final = (
     Mutation(
         "11",
         "what a search shows is not filtered again",
-        _RECOVER,
+        _WEIGH,
         "        if notice is not None and (notice.patient, notice.cents, notice.claim) == (\n"
         '            f"Patient/{intent.lane}",\n'
         "            intent.amount_cents,\n"
@@ -220,7 +221,7 @@ MUTATIONS: Final = (
     Mutation(
         "11b",
         "all coverages that a search shows are like it",
-        _RECOVER,
+        _WEIGH,
         "if is_like(each, intent.match_key)}",
         "}",
         (
@@ -230,7 +231,7 @@ MUTATIONS: Final = (
     Mutation(
         "12",
         "the first of several is taken",
-        _RECOVER,
+        _WEIGH,
         "if len(possible) == 1 and possible[0].when == _INSIDE:",
         "if possible and possible[0].when == _INSIDE:",
         (
@@ -249,7 +250,7 @@ MUTATIONS: Final = (
         "13a",
         "a search that failed counts as one that shows nothing",
         _RECOVER,
-        '            message = f"{_lost_how(doubt)}; Canvas could not be searched: {error.message}"\n'
+        '            message = f"{lost_how(doubt)}; Canvas could not be searched: {error.message}"\n'
         '            return Finding(Settlement.UNKNOWN, "recover|unsearchable", message)\n',
         "            like = {}\n",
         ("tests/sending/test_recover.py::test_a_search_that_fails_says_nothing",),
@@ -323,7 +324,7 @@ MUTATIONS: Final = (
     Mutation(
         "19",
         "what belongs to another row counts as ours",
-        _RECOVER,
+        _WEIGH,
         "        if each not in claimed\n    )\n",
         "    )\n",
         (_WEIGHED,),
@@ -331,7 +332,7 @@ MUTATIONS: Final = (
     Mutation(
         "20",
         "what was there before our first send counts as ours",
-        _RECOVER,
+        _WEIGH,
         "    if made_at < doubt.since:\n        return _BEFOREHAND\n",
         "",
         (_WEIGHED,),
@@ -339,7 +340,7 @@ MUTATIONS: Final = (
     Mutation(
         "21",
         "what was made long after our last send counts as ours",
-        _RECOVER,
+        _WEIGH,
         "    if made_at > doubt.until + quiet:\n        return _LATE\n",
         "",
         (_WEIGHED,),
@@ -635,7 +636,7 @@ MUTATIONS: Final = (
     Mutation(
         "45",
         "what a person edited is no difference",
-        _RECOVER,
+        _WEIGH,
         "if like is not None and different is not None and not set(different) - not_ours:",
         "if like is not None and different is not None:",
         (_EDITED,),
@@ -643,7 +644,7 @@ MUTATIONS: Final = (
     Mutation(
         "46",
         "a read's Date is the condition, though it cannot show who edited the payer",
-        _RECOVER,
+        _WEIGH,
         "    again = replace(again, held_at=held_at)\n",
         "",
         (_PAYER,),
@@ -651,7 +652,7 @@ MUTATIONS: Final = (
     Mutation(
         "47",
         "the second that a probe adds is kept, and adds up",
-        _RECOVER,
+        _WEIGH,
         "probing = replace(again, probe_at=probe_at if",
         "probing = replace(again, held_at=probe_at if",
         (_PAYER,),
@@ -667,9 +668,9 @@ MUTATIONS: Final = (
     Mutation(
         "48b",
         "an update may have a condition later than the read that compared it",
-        _RECOVER,
-        "latest = held_at if read_at is None else min(held_at, read_at)",
-        "latest = held_at",
+        _WEIGH,
+        "return held_at if read_at is None else min(held_at, read_at)",
+        "return held_at",
         (
             "tests/sending/test_recover.py::test_the_condition_of_an_update_is_never_later_than_the_read_that_compared_it",
         ),
@@ -733,7 +734,7 @@ MUTATIONS: Final = (
     Mutation(
         "54",
         "a server's clock that was set while a payment was sent tells when it was made",
-        _RECOVER,
+        _WEIGH,
         "doubt.since is None or doubt.until is None or made_at is None",
         "doubt.since is None or made_at is None",
         (
@@ -1021,7 +1022,7 @@ MUTATIONS: Final = (
     Mutation(
         "71",
         "an update is found though Canvas shows no difference from before",
-        _RECOVER,
+        _WEIGH,
         "if sent is not None and from_sent == () and from_before:\n",
         "if sent is not None and from_sent == ():\n        return Finding(Settlement.FOUND, 'recover|found', '', resource_id)\n    if sent is not None and from_before:\n",
         (
@@ -1031,7 +1032,7 @@ MUTATIONS: Final = (
     Mutation(
         "72",
         "another element proves an update whose payer is not known",
-        _RECOVER,
+        _WEIGH,
         "return is_named or (is_ours and _has_same_payer(sent, before))",
         "return True",
         (

@@ -28,7 +28,8 @@ from pipeline.journal import opening, runs
 from pipeline.journal.journal import Journal
 from pipeline.journal.runs import Run
 from pipeline.records import Doubt, Finding, Intent, Interaction, Settlement
-from pipeline.sending.recover import Recovery, like_of, weigh, weigh_update
+from pipeline.sending.recover import Recovery
+from pipeline.sending.weigh import like_of, weigh, weigh_update
 
 BASE = "https://fumage-example.canvasmedical.com"
 TOKEN_URL = f"{BASE}/auth/token/"
