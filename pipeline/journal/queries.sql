@@ -105,7 +105,7 @@ UPDATE write SET
 WHERE key = :key AND state = 'IN_DOUBT';
 
 -- name: adopted
--- Canvas held it already, as it stands in the file.
+-- Canvas held it already, with the content of the file.
 UPDATE write SET
     state = 'CONFIRMED', resource_id = :resource_id, rule = :rule, message = :message, settled_at = :at,
     held = fingerprint, held_run = run_id, held_at = :held_at, held_rank = rank, displaced = 0
@@ -119,7 +119,7 @@ UPDATE write SET
 WHERE key = :key AND state = 'IN_DOUBT';
 
 -- name: conflict
--- Somebody else edited the resource: ours is not written over it.
+-- Another user edited the resource: our update does not overwrite it.
 UPDATE write SET state = 'REFUSED', rule = :rule, message = :message, settled_at = :at
 WHERE key = :key AND state = 'IN_DOUBT';
 
@@ -238,9 +238,9 @@ SELECT DISTINCT key FROM trail
 WHERE rowid > coalesce((SELECT rowid FROM trail WHERE part = 0 AND number = :number), 0) AND key <> '';
 
 -- name: sibling_since
--- Whether another coverage of the patient was written since this one was, so that Canvas may have moved it.
--- It moves those at its own order and below, and surely after this one; of one that is not confirmed,
--- `held_at` may be that of a read, which moves nobody.
+-- One row if another coverage of the patient was written since this one was, so that Canvas may have moved it.
+-- A write moves the coverages at its own order and below, if it came after this one. For a coverage that is not
+-- confirmed, `held_at` may be the time of a read, which moves none.
 SELECT 1 FROM write AS other JOIN write AS own ON own.key = :key
 WHERE other.resource_type = 'Coverage' AND other.lane = own.lane AND other.key <> own.key
     AND other.state = 'CONFIRMED'
@@ -263,8 +263,8 @@ WHERE write.resource_type = 'Coverage' AND line.lost > coalesce(line.confirmed, 
 SELECT key, state, run_id, interaction, attempts, coalesce(resource_id, ''), rule, message, http_status, correlation_id, sent_at, settled_at, amount_cents
 FROM write WHERE key IN (SELECT value FROM json_each(:keys));
 
--- name: told
--- What the trail tells of a run's writes.
+-- name: logged
+-- The lines of a run's writes in the audit log.
 SELECT key, event, attempt, http_status, correlation_id, verdict, resource_id, at FROM trail
 WHERE run_id = :run_id AND key <> '' ORDER BY rowid;
 
