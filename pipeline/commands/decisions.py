@@ -305,7 +305,7 @@ class Decider:
             return []
         intents = [doubt.intent for doubt in again]
         await self._session.upload(
-            iter([intents]), {intent.resource_type for intent in intents}, _nobody
+            iter([intents]), {intent.resource_type for intent in intents}, _ignore
         )
         states = lookups.states_of(self._journal, [intent.key for intent in intents])
         return [
@@ -324,7 +324,7 @@ def _only_one(finding: Finding) -> str | None:
     return possible[0] if is_seen and len(possible) == 1 else None
 
 
-def _nobody(disposition: Disposition, count: int) -> None:
+def _ignore(disposition: Disposition, count: int) -> None:
     """Ignore how rows end."""
 
 
@@ -334,7 +334,7 @@ def _why_not_sent(intent: Intent, finding: Finding) -> str:
     seen = ", ".join(each.resource_id for each in finding.candidates)
     return (
         f"not sent: Canvas shows {seen}. If that is this row: --confirm {intent.key}=ID. "
-        f"If it is somebody else's: --resend {intent.key} --foreign ID"
+        f"If it is another user's: --resend {intent.key} --foreign ID"
     )
 
 
