@@ -99,32 +99,32 @@ def part_path(folder: Path, kind: str, feed: str, part: int) -> Path:
 
 
 class Rows:
-    """A feed's rows on disk, in the file's order, part by part: never more than one in memory."""
+    """A feed's rows on disk, in the file's order. They are read part by part; at most one part is in memory."""
 
     def __init__(self, folder: Path, feed: str, parts: int) -> None:
         self._folder, self._feed, self._parts = folder, feed, parts
 
     def __len__(self) -> int:
-        """How many parts there are."""
+        """Return the number of parts."""
         return self._parts
 
     def written(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
-        """As they were written, whatever was found since."""
+        """Yield the rows as they were written, without the verdicts, part by part."""
         for part in range(self._parts):
             yield pl.read_parquet(self._at("rows", part), columns=list(columns), glob=False)
 
     def verdicts(self, part: int, columns: Sequence[str] | None = None) -> pl.DataFrame:
-        """The verdicts on a part's rows."""
+        """Return the verdicts on the rows of a part."""
         chosen = None if columns is None else list(columns)
         return pl.read_parquet(self._at("verdicts", part), columns=chosen, glob=False)
 
     def judged(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
-        """With the verdicts put in."""
+        """Yield the rows with their verdicts, part by part."""
         for part in range(self._parts):
             yield self.part(part, columns)
 
     def part(self, part: int, columns: Sequence[str]) -> pl.DataFrame:
-        """One part, with the verdicts put in."""
+        """Return the rows of a part with their verdicts."""
         of_rows = list(dict.fromkeys(["seq", *(each for each in columns if each in ROWS_SCHEMA)]))
         of_verdicts = [
             "seq",
@@ -134,14 +134,14 @@ class Rows:
         return _with_verdicts(rows, self.verdicts(part, of_verdicts)).select(columns)
 
     def some(self, seqs: pl.Series, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
-        """Those with these `seqs`, with the verdicts put in; only the parts that hold one are read."""
+        """Yield the rows with these `seqs` and their verdicts, from the parts that have any."""
         for part, (first, last) in enumerate(self.spans):
             mine = seqs.filter(seqs.is_between(first, last))
             if not mine.is_empty():
                 yield self._some(part, mine, columns)
 
     def where(self, holds: pl.Expr, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
-        """Those of whose verdicts something holds, with these put in; only the parts that have one are read."""
+        """Yield the rows whose verdicts match `holds`, with their verdicts, from the parts that have any."""
         for part in range(self._parts):
             asked = list(dict.fromkeys(["seq", *holds.meta.root_names()]))
             mine = self.verdicts(part, asked).filter(holds)["seq"]
@@ -154,7 +154,7 @@ class Rows:
 
     @cached_property
     def spans(self) -> list[tuple[int, int]]:
-        """The first and the last `seq` of each part."""
+        """Return the first and the last `seq` of each part."""
         return [(part["seq"][0], part["seq"][-1]) for part in self.written(["seq"])]
 
     def _at(self, kind: str, part: int) -> Path:
@@ -162,7 +162,7 @@ class Rows:
 
 
 class Plan:
-    """A sealed plan."""
+    """A plan that is finished and does not change any more."""
 
     def __init__(self, folder: Path, meta: dict[str, Any]) -> None:
         self.folder = folder
@@ -170,7 +170,7 @@ class Plan:
 
     @classmethod
     def open(cls, folder: Path) -> Self:
-        """Raises PlanError if there is none, or it was never finished."""
+        """Open the plan in a folder. Raises PlanError if there is none, or it was never finished."""
         try:
             return cls(folder, orjson.loads((folder / SEAL).read_bytes()))
         except (OSError, orjson.JSONDecodeError):
@@ -179,7 +179,7 @@ class Plan:
             ) from None
 
     def rows(self, feed: str) -> Iterator[pl.DataFrame]:
-        """All rows of a feed in the file's order, part by part, with the verdicts put in; no bodies."""
+        """Yield all rows of a feed with their verdicts and without bodies, in the file's order, part by part."""
         columns = dict.fromkeys([*ROWS_SCHEMA, *VERDICT_SCHEMA])
         return self._rows(feed).judged([name for name in columns if name not in _NOT_SHOWN])
 
@@ -296,9 +296,10 @@ class Plan:
             yield pl.concat([own, *rows.some(here["seq"], _SENT)]).sort(pl.coalesce("slot", "seq"))
 
     def _sorted(self, rows: Rows) -> Iterator[pl.DataFrame]:
-        """Sorted by `order_by`, equal ones in the file's order; not all of them in memory.
+        """Yield the rows to send sorted by `order_by`, and equal rows in the file's order.
 
-        Where the file does not have them so already, they are dealt to piles one above the other.
+        If the file is not sorted already, the rows are split by ranges of their sort key into files, which are
+        sorted one after the other. So memory is bounded by the largest range.
         """
         sent = (part.filter(_IS_SENT) for part in rows.judged(_SENT))
         if _is_ascending(rows):
@@ -320,7 +321,7 @@ class Plan:
                 yield pile.sort("sort", "seq")
 
     def adopted(self, feed: str) -> Iterator[list[Intent]]:
-        """The rows that Canvas held already, as they stand: ours from now on."""
+        """Yield the rows that Canvas held already with the same content, which the journal is to take over."""
         is_same = pl.col("disposition") == Disposition.UNCHANGED.value
         for rows in self._rows(feed).where(is_same & pl.col("shown").is_not_null(), _SENT):
             sendable = rows.with_columns(
@@ -330,14 +331,14 @@ class Plan:
             yield self._intents(sendable, feed, "Coverage")
 
     def lanes(self, feed: str) -> Iterator[pl.Series]:
-        """The patients of what is to be sent, a line a write, part by part."""
+        """Yield the patients (`lane`) of all writes to send, one value per write, part by part."""
         is_sent = pl.col("interaction") != ""
         yield self.missing(feed).filter(is_sent)["lane"]
         for rows in self._rows(feed).where(is_sent, ["lane"]):
             yield rows["lane"]
 
     def cancels(self, feed: str, *, is_last: bool | None = None) -> list[Intent]:
-        """Return what is gone from the file and is cancelled: all, or only what goes last or first."""
+        """Return the cancellations of missing rows: all of them, or only those with this `is_last`."""
         gone = self.missing(feed).filter(pl.col("interaction") != "")
         if is_last is not None:
             gone = gone.filter(pl.col("is_last") == is_last)
@@ -347,7 +348,7 @@ class Plan:
         return [intent._replace(is_cancel=True) for intent in intents]
 
     def kept(self, feed: str) -> list[str]:
-        """The keys of rows that are unchanged, and are written again all the same."""
+        """Return the keys of unchanged rows that are written again."""
         kept = self._rows(feed).where(pl.col("rule") == KEPT, ["key"])
         return [key for rows in kept for key in rows["key"]]
 
