@@ -89,7 +89,7 @@ class UploadSettings(Section):
     )
     resend_absent: Literal["none", "coverage", "all"] = Field(
         default="coverage",
-        description="What goes once more when a search after the quiet time shows that it is not there: nothing, coverages, or payments too (at your risk: a payment cannot be taken back).",
+        description="What is sent once more if a search after `quiet_s` shows that it is not there: nothing, coverages, or payments too (at your risk: a payment cannot be taken back).",
     )
     doubts_max: int = Field(
         default=3,
@@ -196,8 +196,8 @@ class EngineSettings(Section):
             return self
         if match["scheme"] == "tcp" and match["host"] not in LOOPBACK:
             raise ValueError(
-                "scheduler: tcp:// is for this machine only: whoever reaches a scheduler without TLS can have it "
-                "carry out anything; set the cluster up with TLS and write tls://"
+                "scheduler: tcp:// is for this machine only: anyone who reaches a scheduler without TLS can have it "
+                "execute any code; set the cluster up with TLS and write tls://"
             )
         if match["scheme"] == "tls" and not (self.ca_file and self.cert_file and self.key_file):
             raise ValueError("scheduler: tls:// needs ca_file, cert_file and key_file")

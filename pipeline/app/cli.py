@@ -80,7 +80,7 @@ _ENGINE = (
         "--workers",
         type=click.IntRange(1, 1_000),
         metavar="N",
-        help="With Dask: so many processes on this machine, ended with the command.",
+        help="With Dask: start N processes on this machine, which end with the command.",
     ),
 )
 
@@ -206,7 +206,7 @@ def run(*, dry_run: bool, journal_lost: bool, **options: Any) -> None:
         "--foreign",
         multiple=True,
         metavar="ID",
-        help="With --resend: that resource is somebody else's; repeatable.",
+        help="With --resend: that resource is another user's; repeatable.",
     ),
     click.option("--by", metavar="NAME", help="Who decides; else the user of this machine."),
     *_OUTPUT,
@@ -240,12 +240,12 @@ def review(**options: Any) -> None:
     from pipeline.commands.review import as_json
     from pipeline.reporting.doubts import review_text
 
-    told = as_json(reviewed)
+    shown = as_json(reviewed)
     if options["as_json"]:
-        print_json(told)
+        print_json(shown)
     else:
         base_url = load(options["config"]).canvas.base_url
-        print_text(review_text(told, short_path(options["config"]), base_url))
+        print_text(review_text(shown, short_path(options["config"]), base_url))
     sys.exit(reviewed.exit_code)
 
 
@@ -273,11 +273,11 @@ def show(key: str | None, **options: Any) -> None:
         found = inventory(_job(options), key)
     except IngestError as error:
         exit_with(error, options)
-    told = inventory_json(found)
+    shown = inventory_json(found)
     if options["as_json"]:
-        print_json(told)
+        print_json(shown)
     else:
-        print_text(inventory_text(told))
+        print_text(inventory_text(shown))
     sys.exit(0 if found.is_whole else 1)
 
 
@@ -319,26 +319,26 @@ def move_(**options: Any) -> None:
     click.option("--json", "as_json", is_flag=True, help="As one JSON object on stdout."),
 )
 def purge_(*, dry_run: bool, yes: bool, **options: Any) -> None:
-    """Remove what old runs left of rows: plans, and reports but for summary.json.
+    """Remove the row data of old runs: plans, and reports except summary.json.
 
-    What keeps a payment from being sent twice stays: the journal, and plans that are still needed.
+    The journal and the plans that are still needed stay, because they keep a payment from being sent twice.
     """
     from pipeline.commands.journal import purge
     from pipeline.errors import IngestError
     from pipeline.reporting.doubts import purged_text
 
-    def told(*, is_trial: bool) -> Any:
+    def work(*, is_trial: bool) -> Any:
         return purge(_job(options), options["days"], is_trial=is_trial)
 
     try:
         if not (dry_run or yes):
-            print_text(purged_text(told(is_trial=True), is_trial=True), err=options["as_json"])
+            print_text(purged_text(work(is_trial=True), is_trial=True), err=options["as_json"])
             if not sys.stdin.isatty():
                 raise click.UsageError(
-                    "nobody is there to be asked: add --yes, or --dry-run to look"
+                    "stdin is not a terminal, so the question cannot be asked: add --yes, or --dry-run to look"
                 )
             click.confirm("Remove it?", abort=True, err=True)
-        purged = told(is_trial=dry_run)
+        purged = work(is_trial=dry_run)
     except IngestError as error:
         exit_with(error, options)
     if options["as_json"]:
@@ -429,12 +429,12 @@ def check(**options: Any) -> None:
     from pipeline.commands.check import as_json
     from pipeline.reporting.checks import checks_text
 
-    told = as_json(checks)
+    shown = as_json(checks)
     if options["as_json"]:
-        print_json(told)
+        print_json(shown)
     else:
-        print_text(checks_text(told, short_path(options["config"]), given_options(options)))
-    sys.exit(told["exit_code"])
+        print_text(checks_text(shown, short_path(options["config"]), given_options(options)))
+    sys.exit(shown["exit_code"])
 
 
 @cli.command(short_help="Draft a configuration from a file's own header.")
@@ -468,10 +468,10 @@ def init(file: Path, kind: str | None, output: Path | None) -> None:
     except IngestError as error:
         exit_with(error, {})
     shown = None if is_stdout else short_path(output)
-    told = drafted_text(drafted.source, shown, drafted.guessed, drafted.undecided)
+    summary = drafted_text(drafted.source, shown, drafted.guessed, drafted.undecided)
     if is_stdout:
         click.echo(drafted.text, nl=False)
-    print_text(told, err=is_stdout)
+    print_text(summary, err=is_stdout)
 
 
 @cli.command(short_help="Serve a local Canvas on loopback.")

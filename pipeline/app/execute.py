@@ -167,11 +167,11 @@ def exit_with(error: IngestError, options: dict[str, Any]) -> NoReturn:
         )
     else:
         print_text(f"Error: {error}", err=True)
-    told = {"shape": 1, "exit_code": error.exit_code, "failure": str(error)}
+    shown = {"shape": 1, "exit_code": error.exit_code, "failure": str(error)}
     if options.get("as_json"):
-        print_json(told)
+        print_json(shown)
     known = {"command": options.get("command"), "version": VERSION}
-    _send_notice({**told, **known}, "", options)
+    _send_notice({**shown, **known}, "", options)
     sys.exit(error.exit_code)
 
 

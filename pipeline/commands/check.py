@@ -64,8 +64,8 @@ async def check(
         try:
             context.scratch = stack.enter_context(temporary_folder())
         except ConfigError as error:
-            told = f"{error.message}: the journal and the files were not looked at (a run does not need one)"
-            checks.append(wrong("Folders", "temporary files", told, error.fix))
+            message = f"{error.message}: the journal and the files were not looked at (a run does not need one)"
+            checks.append(wrong("Folders", "temporary files", message, error.fix))
         else:
             checks += await asyncio.to_thread(lambda: list(_check_copies(context)))
     checks += await check_canvas(context)

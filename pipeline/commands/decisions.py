@@ -334,7 +334,7 @@ def _why_not_sent(intent: Intent, finding: Finding) -> str:
     seen = ", ".join(each.resource_id for each in finding.candidates)
     return (
         f"not sent: Canvas shows {seen}. If that is this row: --confirm {intent.key}=ID. "
-        f"If it is somebody else's: --resend {intent.key} --foreign ID"
+        f"If it is another user's: --resend {intent.key} --foreign ID"
     )
 
 

@@ -1,1 +1,1 @@
-"""The memory of all runs: what was sent, what came of it, and what may therefore be sent."""
+"""The journal of all runs: the writes that were sent, their results, and the writes that may be sent."""

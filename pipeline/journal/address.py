@@ -1,4 +1,4 @@
-"""Where a journal's database really is, and whether a password may go there.
+"""Resolve the addresses of a journal's database, and decide whether a password may be sent there.
 
 libpq takes parameters from the URL, from PG* variables and from service files, and knows several hosts in one URL.
 So its own parser decides: what it would connect to is what is checked, and what is checked is passed on.
@@ -57,7 +57,7 @@ def _hosts(parameters: dict[str, str]) -> str:
 
 
 def _addresses(parameters: dict[str, str]) -> list[str]:
-    """Return the addresses that libpq tries: those of `hostaddr`, or of `host` where that names none."""
+    """Return the addresses that libpq tries: those of `hostaddr`, or of `host` if that names none."""
     hosts = parameters.get("host", "").split(",")
     numbers = parameters.get("hostaddr", "").split(",")
     if numbers == [""]:

@@ -105,4 +105,4 @@ def _implied(group: Group) -> State | None:
         return None
     if group.event == Event.CRASHED.value:
         return State.IN_DOUBT
-    return states.told(group.event, group.verdict or "")
+    return states.state_after(group.event, group.verdict or "")

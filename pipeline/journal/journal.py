@@ -224,15 +224,17 @@ class Journal:
             self._broken = _as_journal_error(error)
             raise
         if time.monotonic() - self._marked_s > _MARK_EVERY_S:
-            with suppress(OSError):  # it may lag behind; what is committed is
+            with suppress(OSError):  # the mark may lag behind: the step is committed
                 self.write_mark()
         return result
 
     def _committed(self, step: Callable[[], T]) -> T:
-        """Repeat a step if the store was lost and is back, unless it was committed already.
+        """Repeat a step if the store was lost and is back, unless the step was committed already.
 
-        That it was shows the trail, where a step that has ended adds to it; another one can be repeated.
-        Raises JournalLost where what came back has forgotten lines: a replica that was behind.
+        The audit log shows whether it was, if the step adds lines to it. A step that adds none can be repeated.
+
+        Raises:
+            JournalLost: The store that is back lacks lines, as a replica that was behind does.
         """
         head, ended = self._head, []
         while True:
@@ -242,7 +244,10 @@ class Journal:
                 self._guarded(self.store.commit)
                 return ended.pop()
             except BaseException as error:
-                reached, self._head = self._head, head  # no line is told of that may not be on disk
+                reached, self._head = (
+                    self._head,
+                    head,
+                )  # the mark names no line that may not be on disk
                 with suppress(*self.store.errors):
                     self.store.rollback()
                 if not (isinstance(error, JournalError) and self.store.is_back()):
@@ -276,7 +281,7 @@ class Journal:
         try:
             return step()
         except self.store.errors as error:
-            raise self.store.told(error) from None
+            raise self.store.as_error(error) from None
 
 
 def _as_journal_error(error: BaseException) -> JournalError:

@@ -23,7 +23,7 @@ class LeaseRecord:
     taken_at: str
     ended_at: str | None
     ended: str
-    counts: Mapping[str, int]  # by disposition, as far as it reported
+    counts: Mapping[str, int]  # rows by disposition, as last reported
 
 
 def offer(journal: Journal, parts: int) -> None:
@@ -48,7 +48,7 @@ def take_up(journal: Journal, run_id: str, at: datetime) -> int:
             "first_line": journal.head[0],
             "at": utc_text(at),
         }
-        journal.execute("begin_stint", begun)
+        journal.execute("begin_lease", begun)
         return doubt_in_flight(journal, run_id, utc_text(at), f"part {store.part}")
 
     return journal.write_now(take)
@@ -67,7 +67,7 @@ def hand_over(
     }
 
     def hand_over() -> None:
-        journal.execute("end_stint", end)
+        journal.execute("end_lease", end)
         journal.append([new_line(utc_text(at), run_id, Event.ENDED, detail=ended)])
 
     journal.write_now(hand_over)
@@ -100,15 +100,15 @@ def withdraw(journal: Journal, run_id: str, at: datetime) -> int:
 
 def lease_records(journal: Journal, run_id: str) -> list[LeaseRecord]:
     """Return which processes sent partitions of a run, and how far they came; none if one process sent all."""
-    if "stints" not in journal.store.sql:
+    if "lease_records" not in journal.store.sql:
         return []
     return [
         LeaseRecord(**{**record, "counts": orjson.loads(record["counts"])})
-        for record in journal.records("stints", {"run_id": run_id})
+        for record in journal.records("lease_records", {"run_id": run_id})
     ]
 
 
 def requests_of_leases(journal: Journal, run_id: str) -> dict[tuple[int, int], tuple[int, int]]:
     """Return the number of requests, and of writes among them, by partition and epoch."""
-    found = journal.rows("requests_of_stints", {"run_id": run_id})
+    found = journal.rows("requests_of_leases", {"run_id": run_id})
     return {(part, epoch): (requests, writes) for part, epoch, requests, writes in found}

@@ -122,9 +122,9 @@ def writes_of(journal: Journal, keys: pl.Series, run_id: str | None = None) -> p
 def _as_logged(journal: Journal, run_id: str, keys: set[str]) -> pl.DataFrame:
     """Return the writes of these keys as a run left them, from its lines in the audit log."""
     ends: dict[str, dict[str, Any]] = {}
-    for line in journal.records("told", {"run_id": run_id}):
+    for line in journal.records("logged", {"run_id": run_id}):
         key, event = line["key"], line["event"]
-        state = states.told(event, line["verdict"])
+        state = states.state_after(event, line["verdict"])
         if key not in keys or state is None:
             continue
         new = dict.fromkeys(_WRITES_SCHEMA) | {"key": key, "run_id": run_id}

@@ -1,8 +1,8 @@
-"""Is this the journal that the runs before wrote? A journal that forgot would post payments twice.
+"""Detect that the journal is not the one that earlier runs wrote: it would let payments be posted twice.
 
-What was known is witnessed outside of it: the anchor (the journal's name and the last line of its
-trail, written beside it about once a second), the folders of plans, and the reports. They tell a
-journal that is missing, replaced, corrupt, or restored from a backup (docs/guarantees.md, "Journal").
+Three things outside of the journal show it: the high-water mark (the journal's name and the last line of its audit
+log, written beside it about once a second), the folders of plans, and the reports. They show a journal that is
+missing, replaced, corrupt, or restored from a backup (docs/guarantees.md, "Journal").
 """
 
 import os
@@ -22,7 +22,7 @@ from pipeline.system.ownership import require_ours
 if TYPE_CHECKING:
     from pipeline.journal.store import Store
 
-ANCHOR: Final = "journal.anchor"  # its file
+ANCHOR: Final = "journal.anchor"  # the file of the high-water mark
 _RUN_ID: Final = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{4}")
 _NETWORK: Final = re.compile(r"(nfs\d?|cifs|smb\w*|afs|ceph|glusterfs|lustre|fuse\.sshfs)")
 _ESCAPED: Final = re.compile(rb"\\([0-3][0-7]{2})")
@@ -30,7 +30,9 @@ _GO_ON: Final = (
     "Put the newest journal back where it was. If there is none, run once with --journal-lost: then each row "
     "that Canvas seems to hold already is set aside for you to decide on (canvas-ingest review)."
 )
-ACKNOWLEDGED: Final = "lost_up_to"  # in `meta`: the last run entered when a person said to go on
+ACKNOWLEDGED: Final = (
+    "lost_up_to"  # in `meta`: the last run entered when a person accepted the loss
+)
 # In the order in which they were entered: run ids sort by time to the second only.
 _LAST_RUNS: Final = """
     SELECT run_id FROM run
@@ -39,7 +41,7 @@ _LAST_RUNS: Final = """
     ORDER BY rowid DESC LIMIT :most
 """
 _REPORTS_READ: Final = 5  # of the last runs
-# What a plan's report says of rows that were sent before: dispositions and rules.
+# Dispositions and rules of rows that were sent before, as a plan's report has them.
 _KNOWN_BY: Final = frozenset(
     {"created", "updated", "unchanged", "in_doubt", "refused", "row|changed", "row|abandoned"}
 )
@@ -55,11 +57,11 @@ _WHAT: Final = {
 
 @dataclass(frozen=True, slots=True)
 class HighWaterMark:
-    """What is known outside of the journal about it."""
+    """The journal's name and last line, as they are known outside of it."""
 
     journal: str  # its name, a random one
-    number: int  # of the last line of its trail
-    hash: str
+    number: int  # of the last line of its audit log
+    hash: str  # of that line
 
 
 def lost(loss: str) -> JournalLost:
@@ -70,7 +72,11 @@ def lost(loss: str) -> JournalLost:
 
 
 def read_anchor(folder: Path) -> HighWaterMark | None:
-    """Return the anchor; None if there is none that can be read. Raises JournalError if it is not ours alone."""
+    """Return the high-water mark; None if there is none that can be read.
+
+    Raises:
+        JournalError: The file is not ours alone.
+    """
     require_ours(folder / ANCHOR)
     try:
         return HighWaterMark(**orjson.loads((folder / ANCHOR).read_bytes()))
@@ -79,9 +85,9 @@ def read_anchor(folder: Path) -> HighWaterMark | None:
 
 
 def write_anchor(folder: Path, high_water_mark: HighWaterMark) -> None:
-    """Put it there in one step. It never runs ahead of what the journal has on disk."""
+    """Replace the high-water mark in one step. It never names a line that the journal does not have on disk."""
     part = folder / f".{ANCHOR}"
-    part.unlink(missing_ok=True)  # made anew: a link that was planted is not written through
+    part.unlink(missing_ok=True)  # created anew: a planted link is not followed
     with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE), "wb") as file:
         file.write(orjson.dumps(high_water_mark))
     part.replace(folder / ANCHOR)
@@ -90,20 +96,27 @@ def write_anchor(folder: Path, high_water_mark: HighWaterMark) -> None:
 def traces(
     folder: Path, report_dir: Path | None, journal: str, known: Collection[str]
 ) -> list[str]:
-    """Runs that left plans or reports of this journal behind and are not in `known`, sorted.
+    """Find runs that left plans or reports of this journal behind and are not in `known`.
 
-    `journal` is its name. If it is missing, the base URL that it was for: then a report counts that is
-    of that Canvas, and of a journal in this folder or in one that has none any more (it was moved or
-    mounted elsewhere). But not if all that it reports is a plan that found nothing held: if only plans
-    were made there is nothing to forget.
+    Args:
+        folder: The journal's folder.
+        report_dir: The folder of all reports; None if there is none.
+        journal: The journal's name. If the journal is missing, the base URL that it was for: then a report counts
+            if it is of that Canvas, and of a journal in this folder or in one that has none any more (it was moved
+            or mounted elsewhere). The report of a plan that found no row sent before does not count: if only plans
+            were made, nothing can be lost.
+        known: The runs that the journal has.
+
+    Returns:
+        The run ids, sorted.
     """
     found = {path.name for path in _folders(folder / "plans")}.difference(known)
     if report_dir:
-        found = {run_id for run_id in found if not _is_blank(_told(report_dir / run_id))}
+        found = {run_id for run_id in found if not _is_blank(_summary(report_dir / run_id))}
     second = max(known, default="").rpartition("-")[0]  # run ids sort by time, to the second
     reports = _folders(report_dir) if report_dir else []
     later = [path for path in reports if path.name > second and path.name not in known]
-    found.update(path.name for path in later if _is_of(_told(path), folder, journal))
+    found.update(path.name for path in later if _is_of(_summary(path), folder, journal))
     return sorted(found)
 
 
@@ -114,8 +127,8 @@ def _folders(folder: Path) -> list[Path]:
         return []
 
 
-def _told(report: Path) -> dict[str, Any]:
-    """A report's summary; empty where there is none that can be read."""
+def _summary(report: Path) -> dict[str, Any]:
+    """Return a report's summary; empty if there is none that can be read."""
     try:
         summary = orjson.loads((report / "summary.json").read_bytes())
     except (OSError, orjson.JSONDecodeError):
@@ -125,21 +138,21 @@ def _told(report: Path) -> dict[str, Any]:
 
 def _is_of(summary: Mapping[str, Any], folder: Path, journal: str) -> bool:
     try:
-        told = summary["journal"]
-        is_here = Path(told["dir"]) == folder.resolve() or not _has_journal(Path(told["dir"]))
-        is_lost = told["base_url"] == journal and is_here and not _is_blank(summary)
-        return bool(told["id"] == journal or is_lost)
+        of_run = summary["journal"]
+        is_here = Path(of_run["dir"]) == folder.resolve() or not _has_journal(Path(of_run["dir"]))
+        is_lost = of_run["base_url"] == journal and is_here and not _is_blank(summary)
+        return bool(of_run["id"] == journal or is_lost)
     except (KeyError, TypeError):
         return False
 
 
 def _has_journal(folder: Path) -> bool:
-    """Return whether a journal of runs is kept in a folder, or in a database from there: another one than ours."""
+    """Return whether another journal than ours is kept in a folder, or in a database that is used from there."""
     return (folder / ANCHOR).exists()
 
 
 def _is_blank(summary: Mapping[str, Any]) -> bool:
-    """Whether it tells of a plan, and of no row that the journal knew."""
+    """Return whether a summary is of a plan that found no row sent before."""
     try:
         words = {
             word
@@ -159,7 +172,11 @@ def loss_of(
     store: "Store",
     report_dir: Path | None,
 ) -> str:
-    """How an open journal differs from what is known of it outside; "" where it does not."""
+    """Return how an open journal differs from what is known outside of it.
+
+    Returns:
+        "replaced", "restored", or "" if it does not differ.
+    """
     name = store.execute("SELECT value FROM meta WHERE name = 'journal'").fetchone()[0]
     if high_water_mark is not None:
         if high_water_mark.journal != name:
@@ -170,25 +187,25 @@ def loss_of(
     known = {line[0] for line in store.execute(store.sql["run_ids"]).fetchall()}
     if traces(folder, report_dir, name, known):
         return "restored"
-    return "restored" if report_dir and _tells_more(store, report_dir, name) else ""
+    return "restored" if report_dir and _reports_more(store, report_dir, name) else ""
 
 
-def _tells_more(store: "Store", report_dir: Path, journal: str) -> bool:
-    """Whether a report of one of its last runs tells of lines that the trail has not.
+def _reports_more(store: "Store", report_dir: Path, journal: str) -> bool:
+    """Return whether a report of one of the last runs counts more lines than the audit log has.
 
-    So it is where the backup was made while that run was under way: the run itself is known then.
+    That is so if the backup was made while that run was under way: the journal then knows the run itself.
     """
     head = store.execute(store.sql["head"], {"part": 0}).fetchone()
     length = head[0] if head else 0
     asked = {"name": ACKNOWLEDGED, "most": _REPORTS_READ}
     last = store.execute(_LAST_RUNS, asked).fetchall()
-    return any(_lines_of(_told(report_dir / run_id), journal) > length for (run_id,) in last)
+    return any(_lines_of(_summary(report_dir / run_id), journal) > length for (run_id,) in last)
 
 
 def _lines_of(summary: Mapping[str, Any], journal: str) -> int:
     try:
-        told = summary["journal"]
-        return int(told["lines"]) if told["id"] == journal else 0
+        of_run = summary["journal"]
+        return int(of_run["lines"]) if of_run["id"] == journal else 0
     except (KeyError, TypeError, ValueError):
         return 0
 

@@ -266,7 +266,7 @@ def _closed_on_error(store: Store) -> Iterator[None]:
     except BaseException as error:
         store.close()
         if isinstance(error, store.errors):
-            raise store.told(error) from None
+            raise store.as_error(error) from None
         raise
 
 

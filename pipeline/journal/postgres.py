@@ -1,9 +1,9 @@
-"""The journal in PostgreSQL, for runs that several processes carry: `[state] url`.
+"""The journal in PostgreSQL, for runs that several processes share: `[state] url`.
 
-A lease says who may write and send: that of the run (part 0), or of a part of its sending. It is held
-in the database by an epoch and an end, renewed by a thread with a connection of its own, and looked at
-in each transaction; how long we may rely on it is counted from before it was asked for, by a clock that
-nobody sets (docs/guarantees.md, "Workers"). The only home of `psycopg` beside the rate's.
+Only the holder of a lease may write and send: the lease of the run (part 0), or of one part of its sending.
+The database holds the lease as an epoch and an end. A thread with a connection of its own renews it, and each
+transaction checks it. Its time is counted from before the request, by a clock that cannot be set
+(docs/guarantees.md, "Workers"). Beside the shared rate limiter, only this module imports `psycopg`.
 """
 
 import itertools
@@ -13,7 +13,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -47,18 +47,18 @@ from pipeline.journal.store import (
     statements,
 )
 
-_MARGIN_S: Final = 1.0  # before a lease ends nothing is handed to a socket any more
-_TICK_S: Final = 1.0  # how often a lease is renewed at least, and told how far it came
+_MARGIN_S: Final = 1.0  # nothing is handed to a socket in the last second of a lease
+_TICK_S: Final = 1.0  # a lease is renewed, and its progress stored, at least this often
 _CONNECT_S: Final = 5
 _AWAY_S: Final = 0.2  # between attempts to connect again
 _ROWS_A_MESSAGE: Final = 1_000
-_BACK_WITHIN_S: Final = 60.0  # how long a server that was restarted is waited for
+_BACK_WITHIN_S: Final = 60.0  # the time to wait for a server that is restarted
 _MAKE: Final = 0x63616E76  # the lock under which tables are made
-_VERSION_MIN: Final = 14  # of the server: older ones are mended by nobody any more
+_VERSION_MIN: Final = 14  # of the server: older ones get no security fixes any more
 _CHAPTER: Final = "docs/operations.md, “The journal in PostgreSQL”"
 _FIX: Final = "check [state] url (with sslrootcert, where the certificate is your own authority's), that the server runs, and the password (PGPASSWORD, or a password file), then run again"
 _WORDS_MAX: Final = 400
-# What else goes wrong where nothing is wrong with us, by its SQLSTATE: what is told, and what to do.
+# Faults of the database's setup by SQLSTATE: the message, and what to do.
 _KNOWN: Final = {
     "25006": (
         "the database of [state] url takes no writes: it is a standby, or is set to read only",
@@ -85,14 +85,14 @@ Connection = psycopg.Connection[Any]
 
 
 def monotonic_s() -> float:
-    """A clock that nobody sets, and that goes on while a machine sleeps where there is one."""
+    """Return seconds of a clock that cannot be set and, where there is one, runs while the machine sleeps."""
     clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
     return time.clock_gettime(clock)
 
 
 @cache
 def _machine() -> str:
-    """This start of this machine, and which of its processes we see; "" where that cannot be told."""
+    """Return this boot of this machine, our process namespace and our user; "" if not known."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot}/{Path('/proc/self/ns/pid').readlink()}/{os.getuid()}"
@@ -101,32 +101,32 @@ def _machine() -> str:
 
 
 def ourselves() -> str:
-    """This process, as a lease names it: host, number, and the machine's start."""
+    """Return the name of this process in a lease: host, process number, and boot of the machine."""
     return f"{socket.gethostname()} {os.getpid()} {_machine()}"
 
 
 def is_gone(holder: str) -> bool:
-    """Whether a process is known to have ended: one of this machine, since it was started."""
+    """Return whether a holder is known to have ended: a process of this boot of this machine."""
     _, number, machine = holder.split(" ", 2)
     return bool(machine) and machine == _machine() and not Path(f"/proc/{number}").exists()
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a lease is asked for. `run_epoch`: of the run's own lease, where it is for a part of it."""
+    """A request for a lease of the run, or of a part of its sending."""
 
     part: int = RUN
-    run_epoch: int = 0
-    counts: Callable[[], Mapping[str, int]] = dict  # how far it came, for whoever watches
+    run_epoch: int = 0  # of the run's own lease, if this is for a part
+    counts: Callable[[], Mapping[str, int]] = dict  # rows by disposition so far, to be shown
 
 
 class Lease:
-    """A lease that is held, from `take` until `release`, or until it is lost."""
+    """A lease that is held until `release`, or until it is lost."""
 
     def __init__(self, database: Database, asked: Asked, epoch: int, deadline_s: float) -> None:
         self.part, self.epoch, self.holder = asked.part, epoch, ourselves()
         self.lost = threading.Event()
-        self.is_stopping = False  # whoever began the run wants it to end
+        self.is_stopping = False  # the process that began the run asks all its parts to end
         self._database = database
         self._asked = asked
         self._deadline_s = deadline_s
@@ -137,7 +137,7 @@ class Lease:
 
     @property
     def names(self) -> dict[str, object]:
-        """What the statements ask for."""
+        """Return the parameters of the statements about leases."""
         return {
             "part": self.part,
             "epoch": self.epoch,
@@ -147,11 +147,11 @@ class Lease:
         }
 
     def is_held(self) -> bool:
-        """Whether nobody else can have taken it by now."""
+        """Return whether no other process can have taken the lease by now."""
         return not self.lost.is_set() and monotonic_s() < self._deadline_s - _MARGIN_S
 
     def release(self) -> None:
-        """Renew it no more. Whoever wrote under it lets it go."""
+        """Stop renewing the lease. The store that wrote under it frees it in the database."""
         self._over.set()
         self._thread.join()
         if self._connection is not None:
@@ -171,21 +171,21 @@ class Lease:
 
     def _renew(self) -> None:
         if self._connection is None or self._connection.closed:
-            self._connection = _connected(self._database)
+            self._connection = _connect(self._database)
         asked_s = monotonic_s()
-        told = {**self.names, "counts": orjson.dumps(self._asked.counts()).decode()}
+        values = {**self.names, "counts": orjson.dumps(self._asked.counts()).decode()}
         sql = statements("queries_postgres.sql")
-        renewed = _execute(self._connection, sql["renew"], told).fetchone()
+        renewed = _execute(self._connection, sql["renew"], values).fetchone()
         if renewed is None:
             self.lost.set()
             return
         self.is_stopping = bool(renewed[0])
         self._deadline_s = asked_s + self._database.lease_s
-        _execute(self._connection, sql["tell"], told)
+        _execute(self._connection, sql["store_counts"], values)
 
 
 class PostgresStore:
-    """An open journal in a database; `lease` None: to look at, and all that is done is undone."""
+    """An open journal in a database. Without a lease, all changes are rolled back."""
 
     errors: tuple[type[Exception], ...] = (psycopg.Error,)
 
@@ -199,27 +199,27 @@ class PostgresStore:
         self._database = database
 
     def execute(self, sql: str, parameters: Parameters = (), /) -> Cursor:
-        """Carry out one statement."""
+        """Execute one statement."""
         return _execute(self._connection, sql, parameters)
 
     def executemany(self, sql: str, lines: Sequence[Parameters], /) -> Cursor:
-        """Carry out one statement for each of these, or, where it takes lists, for all at once."""
+        """Execute one statement for each line, or once for all lines if it takes lists."""
         if "unnest(" in sql:
             return self.execute(sql, _columns(lines))
         cursor = self._connection.cursor()
-        cursor.executemany(_translated(sql), lines)
+        cursor.executemany(_translate(sql), lines)
         return cursor
 
     def stream(self, sql: str, parameters: Parameters, size: int, /) -> Iterator[list[Any]]:
-        """Yield the rows of one statement, up to `count` at a time."""
+        """Yield the rows of one statement in lists of up to `size`."""
         rows = self._connection.cursor().stream(
-            _translated(sql), parameters or None, size=min(size, _ROWS_A_MESSAGE)
+            _translate(sql), parameters or None, size=min(size, _ROWS_A_MESSAGE)
         )
         while lines := list(itertools.islice(rows, size)):
             yield lines
 
     def begin(self) -> None:
-        """Begin to write. Raises JournalError where the lease is not ours any more."""
+        """Begin a transaction. Raises JournalTaken if the lease is not ours any more."""
         if self.lease is None:
             self.execute("SAVEPOINT step")
             return
@@ -232,18 +232,18 @@ class PostgresStore:
             raise lease_lost()
 
     def commit(self) -> None:
-        """Have all of it on disk."""
+        """Commit the transaction; it is on disk when this returns."""
         self.execute("COMMIT" if self.lease else "RELEASE step")
 
     def rollback(self) -> None:
-        """Leave nothing of it."""
+        """Roll back the transaction."""
         if self.lease:
             self._connection.rollback()
         else:
             self.execute("ROLLBACK TO step")
 
     def close(self) -> None:
-        """Let it go: somebody else may hold it from now on."""
+        """Close the journal; from now on another process may hold it."""
         if self.lease is not None:
             self.lease.release()
             with suppress(psycopg.Error):
@@ -251,14 +251,14 @@ class PostgresStore:
         self._connection.close()
 
     def fence(self) -> None:
-        """End all leases of parts of it. In a transaction."""
+        """End the leases of all parts, inside a transaction."""
         _fence(self._connection)
 
     def forget(self) -> None:
-        """Nothing: what is deleted goes when the database tidies up."""
+        """Do nothing: VACUUM removes what was deleted."""
 
     def is_back(self) -> bool:
-        """Whether the connection was lost, and there is another one.
+        """Return whether the connection was lost and has been replaced.
 
         Raises JournalTaken once the lease is over, JournalError after a minute.
         """
@@ -266,27 +266,27 @@ class PostgresStore:
             return False
         lost = self.lease.lost
         try:
-            self._connection = _reached(self._database, lost.is_set)
+            self._connection = _reconnect(self._database, lost.is_set)
         except psycopg.OperationalError as error:
-            raise (lease_lost() if lost.is_set() else _told(error)) from None
+            raise (lease_lost() if lost.is_set() else _as_error(error)) from None
         return True
 
     @property
     def is_stopping(self) -> bool:
-        """Whether whoever began the run wants it to end."""
+        """Return whether the process that began the run asks all its parts to end."""
         return self.lease is not None and self.lease.is_stopping
 
     def may_send(self) -> bool:
-        """Whether the lease is still ours for a while."""
+        """Return whether the lease is still ours, with a second to spare."""
         return self.lease is not None and self.lease.is_held()
 
-    def told(self, error: Exception) -> JournalError:
-        """The kind of the error, by its SQLSTATE."""
-        return _told(error)
+    def as_error(self, error: Exception) -> JournalError:
+        """Return a JournalError that names the kind of an error by its SQLSTATE, and no value of a row."""
+        return _as_error(error)
 
 
 class PostgresPlace:
-    """A database, by its URL; the password is the environment's."""
+    """A database for the journal; libpq takes the password from the environment or a password file."""
 
     def __init__(self, database: Database, asked: Asked | None = None) -> None:
         self._database = database
@@ -294,20 +294,20 @@ class PostgresPlace:
         self._is_looked_at = False
 
     def is_empty(self) -> bool:
-        """Whether no journal was made in it. Raises JournalError where it does not answer."""
-        with _opening(), _connected(self._database) as connection:
+        """Return whether the database holds no journal. Raises JournalError if it does not answer."""
+        with _opening(), _connect(self._database) as connection:
             return _is_new(connection)
 
     def open(self, base_url: str, loss: str = "") -> PostgresStore:
-        """Open it, or make its tables. Raises JournalBusy while another process holds it.
+        """Open the journal, or create its tables. Raises JournalBusy while another process holds it.
 
-        Whoever opens a part of it goes on with a run: a server that is restarted is waited for.
+        A part continues a run that is under way, so it waits for a server that is restarted.
         """
         is_part = self._asked.part != RUN
         while True:
             with _opening():
-                reach = _reached if is_part else _connected
-                connection = reach(self._database)
+                connect = _reconnect if is_part else _connect
+                connection = connect(self._database)
             try:
                 with _opening():
                     _check_server(connection)
@@ -317,7 +317,7 @@ class PostgresPlace:
                     with connection.transaction():
                         _upgrade(connection, self._database)
                     _check(connection, base_url)
-                    return PostgresStore(connection, self._database, self._taken(connection))
+                    return PostgresStore(connection, self._database, self._take_lease(connection))
             except BaseException as error:
                 is_away = connection.closed and isinstance(error, JournalError)
                 connection.close()
@@ -325,10 +325,10 @@ class PostgresPlace:
                     raise
 
     def set_aside(self, loss: str) -> None:
-        """Nothing: what the database holds is true, whatever else is missing."""
+        """Do nothing: a loss leaves what the database holds correct."""
 
     def to_look_at(self, scratch: Path) -> "PostgresPlace":  # noqa: ARG002 - nothing is copied
-        """The same one, in a transaction that is never committed."""
+        """Return the same place, to be opened in a transaction that is never committed."""
         place = PostgresPlace(self._database, self._asked)
         place._is_looked_at = True
         return place
@@ -337,10 +337,10 @@ class PostgresPlace:
         left_s, _ = _holding(connection, RUN)
         if left_s is not None:
             sql = statements("queries_postgres.sql")["holders"]
-            raise _held(
+            raise _busy_with(
                 [holder for _, holder in _execute(connection, sql, {"part": RUN}).fetchall()]
             )
-        # Nobody waits for it, however long it takes; and whoever may not write is to hear of it now.
+        # It blocks no other process, so it may take long. A user without the right to write fails now.
         _execute(connection, "SET idle_in_transaction_session_timeout = 0")
         _execute(connection, "BEGIN ISOLATION LEVEL REPEATABLE READ")
         _execute(connection, "SELECT FROM lease FOR KEY SHARE")
@@ -348,8 +348,8 @@ class PostgresPlace:
         _check(connection, base_url)
         return PostgresStore(connection, self._database, None)
 
-    def _taken(self, connection: Connection) -> Lease:
-        """The lease. One whose holder is dead ends by itself, and is waited for."""
+    def _take_lease(self, connection: Connection) -> Lease:
+        """Take the lease, or wait until that of a dead holder ends by itself."""
         asked = self._asked
         sql, ttl_s = statements("queries_postgres.sql"), self._database.lease_s
         names = {
@@ -376,13 +376,13 @@ class PostgresPlace:
             if asked.part != RUN:
                 _refuse_ended(connection, asked)
             elif first_end is not None and end > first_end:
-                raise _held([holder for _, holder in before])  # it is renewed: somebody is there
+                raise _busy_with([holder for _, holder in before])  # renewed: its holder is alive
             first_end = end if first_end is None else first_end
             time.sleep(min(max(left_s or 0.0, 0.05), ttl_s / 4))
 
 
 def _fence(connection: Connection) -> None:
-    """Nobody holds a part any more."""
+    """End the leases of all parts."""
     sql = statements("queries_postgres.sql")
     before = _execute(connection, sql["holders"], {"part": RUN}).fetchall()
     _execute(connection, sql["fence_parts"])  # waits for what they are just committing
@@ -390,14 +390,14 @@ def _fence(connection: Connection) -> None:
 
 
 def _orphan(connection: Connection, before: Sequence[tuple[int, str]]) -> None:
-    """Mark what is in flight under holders that hold nothing any more, and may live."""
+    """Mark the writes in flight of holders that lost their lease but may still be alive."""
     parts = [part for part, holder in before if not is_gone(holder)]
     if parts:
         _execute(connection, statements("queries_postgres.sql")["orphan"], {"parts": parts})
 
 
 def _refuse_ended(connection: Connection, asked: Asked) -> None:
-    """A part is waited for as long as somebody holds it, and the run goes on. Raises JournalBusy, Stopped."""
+    """Raise JournalBusy if the run of a part has ended, Stopped if it is to end."""
     sql = statements("queries_postgres.sql")["run_of_parts"]
     found = _execute(connection, sql, {"run_epoch": asked.run_epoch}).fetchone()
     if found is None:
@@ -407,14 +407,14 @@ def _refuse_ended(connection: Connection, asked: Asked) -> None:
 
 
 def _holding(connection: Connection, part: int) -> tuple[float | None, float]:
-    """For how many seconds somebody still holds the run, or a part (None: nobody), and the end of that."""
+    """Return the seconds for which the run or a part is still held (None: free), and the lease's end in Unix time."""
     sql = statements("queries_postgres.sql")["who_holds"]
     left_s, end = _execute(connection, sql, {"part": part}).fetchone()
     return left_s, end or 0.0
 
 
-def _held(holders: Sequence[str]) -> JournalBusy:
-    """By whom: of several, whichever comes first is enough to look for it."""
+def _busy_with(holders: Sequence[str]) -> JournalBusy:
+    """Return the error that names the first of the holders."""
     host, process, _ = (holders[0] if holders else "- - ").split(" ", 2)
     return _busy(f"another run holds the journal (process {process} on {host})")
 
@@ -423,20 +423,17 @@ def _busy(what: str) -> JournalBusy:
     return JournalBusy(what, "wait until it has ended, then run again")
 
 
-class _opening:  # noqa: N801 - a context, used as a word
-    """Turns what the database raises into our own; before there is a journal it knows no value of a row."""
-
-    def __enter__(self) -> None:
-        """Nothing yet."""
-
-    def __exit__(self, kind: object, error: BaseException | None, *_: object) -> None:
-        """Ours in place of psycopg's."""
-        if isinstance(error, psycopg.Error):
-            raise _not_opened(error) from None
+@contextmanager
+def _opening() -> Iterator[None]:
+    """Raise errors of psycopg as ours; while a journal is opened they hold no value of a row."""
+    try:
+        yield
+    except psycopg.Error as error:
+        raise _opening_error(error) from None
 
 
-def _connected(database: Database) -> Connection:
-    # A session that is frozen amid a transaction would keep others from taking its lease.
+def _connect(database: Database) -> Connection:
+    # A session that freezes inside a transaction would keep other processes from taking its lease.
     idle_ms = int(database.lease_s * 1000)
     connection = psycopg.connect(
         make_conninfo("", **parameters_of(database.url)),
@@ -453,12 +450,12 @@ def _connected(database: Database) -> Connection:
     return connection
 
 
-def _reached(database: Database, is_over: Callable[[], bool] = lambda: False) -> Connection:
-    """A connection to a server that may be about to start again. Raises what the last attempt came to."""
+def _reconnect(database: Database, is_over: Callable[[], bool] = lambda: False) -> Connection:
+    """Connect to a server that may be restarting, for up to a minute. Raises the error of the last attempt."""
     until_s = monotonic_s() + _BACK_WITHIN_S
     while True:
         try:
-            return _connected(database)
+            return _connect(database)
         except psycopg.OperationalError:
             if monotonic_s() > until_s or is_over():
                 raise
@@ -470,7 +467,7 @@ def _is_new(connection: Connection) -> bool:
 
 
 def _make(connection: Connection, database: Database, base_url: str, loss: str) -> None:
-    """The tables, where there are none; one process makes them."""
+    """Create the tables if there are none, in one process at a time."""
     if not _is_new(connection):
         return
     with connection.transaction():
@@ -483,7 +480,7 @@ def _make(connection: Connection, database: Database, base_url: str, loss: str) 
 
 
 def _upgrade(connection: Connection, database: Database) -> None:
-    """Bring a journal of the schema before up to date, in the transaction that is open; one process at a time."""
+    """Upgrade a journal of the previous schema in the open transaction, one process at a time."""
     if _version(connection) != OLDER_VERSION:
         return
     _execute(connection, f"SELECT pg_advisory_xact_lock({_MAKE})")
@@ -510,7 +507,7 @@ def _check(connection: Connection, base_url: str) -> None:
 
 
 def _check_server(connection: Connection) -> None:
-    """Before anything is made in it."""
+    """Raise JournalError if the server cannot hold a journal."""
     if connection.info.server_version // 10_000 < _VERSION_MIN:
         raise JournalError(
             f"the server of [state] url is PostgreSQL {connection.info.server_version // 10_000}, and the journal needs {_VERSION_MIN} or later",
@@ -529,12 +526,12 @@ def _check_server(connection: Connection) -> None:
 
 
 def _execute(connection: Connection, sql: str, parameters: Parameters = ()) -> Cursor:
-    # A plan that is kept is of when the tables were empty: it would look through all of them.
-    return connection.execute(_translated(sql), parameters or None, prepare=False)
+    # A prepared statement would keep the plan made for empty tables, which scans all rows.
+    return connection.execute(_translate(sql), parameters or None, prepare=False)
 
 
 def _columns(lines: Sequence[Parameters]) -> Parameters:
-    """What these lines hold, as a list for each name or place."""
+    """Return the values of these lines as one list for each name, or for each position."""
     first = lines[0]
     if isinstance(first, Mapping):
         return {
@@ -544,23 +541,23 @@ def _columns(lines: Sequence[Parameters]) -> Parameters:
 
 
 @lru_cache(maxsize=256)
-def _translated(sql: str) -> str:
-    """A statement of SQLite's as PostgreSQL reads it."""
-    told = re.sub(r"--[^\n]*", "", sql)
-    told = re.sub(
+def _translate(sql: str) -> str:
+    """Return a statement of SQLite's in PostgreSQL's dialect."""
+    text = re.sub(r"--[^\n]*", "", sql)
+    text = re.sub(
         r"SELECT value FROM json_each\((:\w+)\)",
         r"SELECT jsonb_array_elements_text(CAST(\1 AS jsonb))",
-        told,
+        text,
     )
-    told = re.sub(r"(?<!:):([a-z_]\w*)", r"%(\1)s", told.replace("%", "%%"))
-    return re.sub(r"\?", "%s", told)
+    text = re.sub(r"(?<!:):([a-z_]\w*)", r"%(\1)s", text.replace("%", "%%"))
+    return re.sub(r"\?", "%s", text)
 
 
-def _told(error: Exception) -> JournalError:
-    """By its SQLSTATE and kind: what a server says of a statement may hold values.
+def _as_error(error: Exception) -> JournalError:
+    """Return the error by SQLSTATE and kind, without the server's text: it may quote values of a row.
 
-    An error without a SQLSTATE is the connection's: of hosts, certificates, users and passwords that are
-    refused, in libpq's words, which hold none.
+    An error without a SQLSTATE is about the connection (hosts, certificates, users, passwords). Its text
+    is libpq's, which quotes no values.
     """
     state = getattr(error, "sqlstate", None)
     name = f"{type(error).__name__} {state}" if state else type(error).__name__
@@ -573,18 +570,18 @@ def _told(error: Exception) -> JournalError:
     return JournalError(f"the journal cannot be read or written ({name})", _FIX)
 
 
-def _not_opened(error: psycopg.Error) -> IngestError:
-    """With the words of whoever refuses the connection: host, user and database, and never the password."""
+def _opening_error(error: psycopg.Error) -> IngestError:
+    """Return the error with libpq's words, which name host, user and database, and never the password."""
     if error.sqlstate is not None or not isinstance(
         error, psycopg.OperationalError | psycopg.ProgrammingError
     ):
-        return _told(error)
+        return _as_error(error)
     words = "".join(each if each.isprintable() else " " for each in str(error))
     words = " ".join(words.removeprefix("connection failed: ").split())[:_WORDS_MAX]
     if isinstance(error, psycopg.ProgrammingError):
         return ConfigError(
             f"[state] url is not an address that PostgreSQL knows: {words}",
-            "mend it: postgresql://user@host:5432/database?sslmode=verify-full",
+            "correct it: postgresql://user@host:5432/database?sslmode=verify-full",
         )
     if error.pgconn is not None and error.pgconn.needs_password:
         return JournalError(

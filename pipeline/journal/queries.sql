@@ -1,12 +1,12 @@
--- The statements of the journal. Each has a name and says what it is for.
+-- The statements of the journal. Each has a name, and a comment if the name does not say what it is for.
 
 -- name: open_again
--- Rows that were refused in an earlier run are tried anew; those that were confirmed are updated.
+-- Rows that an earlier run had refused are tried again; confirmed rows are updated.
 UPDATE write SET state = 'PENDING'
 WHERE key IN (SELECT value FROM json_each(:keys)) AND (state = 'REFUSED' OR (state = 'CONFIRMED' AND :interaction = 'update'));
 
 -- name: enter
--- A row is entered, or its content brought up to date while nothing of it is under way.
+-- Enter a row, or update its content while no send of it is open.
 INSERT INTO write (key, state, run_id, feed, interaction, resource_type, lane, amount_cents, claim, likeness, fingerprint, rank, resource_id, held_at, day)
 VALUES (:key, 'PENDING', :run_id, :feed, :interaction, :resource_type, :lane, :amount_cents, :claim, :likeness, :fingerprint, :rank, :resource_id, :held_at, :day)
 ON CONFLICT (key) DO UPDATE SET
@@ -26,9 +26,9 @@ ON CONFLICT (key) DO UPDATE SET
 WHERE write.state = 'PENDING';
 
 -- name: claim
--- Entered as above and claimed in one: durable before the first byte of the attempt. `since`, and how far the
--- clocks were apart then, are those of the first send whose fate was ever unknown, else of this one; `until`
--- stays that of the last send until this one has an answer, for it may yet be taken back.
+-- Enter a row as above and mark it IN_FLIGHT in one step, on disk before the first byte of the attempt. `since` and
+-- `ahead_s` are those of the first send whose answer was lost, else of this one. `until` stays that of the last send
+-- until this one has an answer, because this one may still be taken back.
 INSERT INTO write (key, state, run_id, feed, interaction, resource_type, lane, amount_cents, claim, likeness, fingerprint, rank, resource_id, held_at, day,
     attempts, since, ahead_s, sent_at, part)
 VALUES (:key, 'IN_FLIGHT', :run_id, :feed, :interaction, :resource_type, :lane, :amount_cents, :claim, :likeness, :fingerprint, :rank, :resource_id, :held_at, :day,
@@ -56,11 +56,11 @@ ON CONFLICT (key) DO UPDATE SET
 WHERE write.state = 'PENDING';
 
 -- name: release
--- A claim that was never handed to a socket goes back, in the same live process only.
+-- Take back a write that was never handed to a socket. Only the process that marked it may do so.
 UPDATE write SET state = 'PENDING', attempts = attempts - 1, sent_at = NULL WHERE key = :key AND state = 'IN_FLIGHT';
 
 -- name: ids_of_others
--- The keys of those of these answers whose id another row already has, or is known not to be ours.
+-- The keys of the answers whose id belongs to another row, or is known not to be ours.
 SELECT json_extract(answer.value, '$.key') FROM json_each(:answers) AS answer
 WHERE EXISTS (
     SELECT 1 FROM write
@@ -73,7 +73,7 @@ WHERE EXISTS (
 );
 
 -- name: settle
--- What an answer came to.
+-- Enter the result of an answer.
 UPDATE write SET
     state = :state, resource_id = coalesce(resource_id, :resource_id), rule = :rule, message = :message,
     held = CASE :state WHEN 'CONFIRMED' THEN fingerprint ELSE held END,
@@ -89,7 +89,7 @@ WHERE key = :key AND state = 'IN_FLIGHT';
 SELECT state FROM write WHERE key = :key;
 
 -- name: attempts
--- The numbers of the attempts that are under way.
+-- The numbers of the open attempts.
 SELECT key, attempts FROM write WHERE key IN (SELECT value FROM json_each(:keys));
 
 -- name: suspect
@@ -105,21 +105,21 @@ UPDATE write SET
 WHERE key = :key AND state = 'IN_DOUBT';
 
 -- name: adopted
--- Canvas held it already, as it stands in the file.
+-- Canvas held it already, with the content of the file.
 UPDATE write SET
     state = 'CONFIRMED', resource_id = :resource_id, rule = :rule, message = :message, settled_at = :at,
     held = fingerprint, held_run = run_id, held_at = :held_at, held_rank = rank, displaced = 0
 WHERE key = :key AND state = 'PENDING';
 
 -- name: absent
--- It is not there: it may be sent again. A create is then owed; an update is what the next file says.
+-- Canvas does not have it, so it may be sent again. A create is then owed; an update is taken from the next file.
 UPDATE write SET
     state = 'PENDING', resent = resent + CASE interaction WHEN 'create' THEN 1 ELSE 0 END, rule = :rule, message = :message,
     held_at = CASE interaction WHEN 'update' THEN :held_at ELSE held_at END
 WHERE key = :key AND state = 'IN_DOUBT';
 
 -- name: conflict
--- Somebody else edited the resource: ours is not written over it.
+-- Another user edited the resource: our update does not overwrite it.
 UPDATE write SET state = 'REFUSED', rule = :rule, message = :message, settled_at = :at
 WHERE key = :key AND state = 'IN_DOUBT';
 
@@ -132,11 +132,11 @@ UNION ALL
 SELECT key, ahead_s FROM write WHERE state = 'PENDING' AND resent > 0 AND ahead_s IS NOT NULL AND (:part = 0 OR part = :part);
 
 -- name: forget_times
--- One of the clocks was set since these were sent. It may be set back unnoticed: their times prove nothing any more.
+-- A clock was set since these were sent, and may be set back unnoticed: their times prove nothing any more.
 UPDATE write SET ahead_s = NULL WHERE key IN (SELECT value FROM json_each(:keys));
 
 -- name: unclear
--- It stays in doubt, and this is why.
+-- Note why a write stays in doubt.
 UPDATE write SET rule = :rule, message = :message WHERE key = :key AND state = 'IN_DOUBT';
 
 -- name: abandoned
@@ -144,7 +144,7 @@ UPDATE write SET state = 'ABANDONED', rule = :rule, message = :message, settled_
 WHERE key = :key AND state = 'IN_DOUBT';
 
 -- name: reopened
--- In doubt again, for a person to decide on: what was given up, or is still to be sent again.
+-- Put an abandoned write, or one that is to be sent again, in doubt again, so that a person can decide.
 UPDATE write SET state = 'IN_DOUBT' WHERE key = :key AND (state = 'ABANDONED' OR (state = 'PENDING' AND resent > 0));
 
 -- name: gone
@@ -163,18 +163,18 @@ WHERE key = :key AND resource_id = :resource_id AND state IN ('CONFIRMED', 'REFU
 SELECT resource_id FROM trail WHERE event = 'gone';
 
 -- name: left_in_flight
--- Whatever is in flight when a run starts, or a part of it is taken up, was left so by a crash.
+-- Writes that are in flight when a run or a part of it starts were left by a crash.
 SELECT key, sent_at, ahead_s FROM write WHERE state = 'IN_FLIGHT' AND (:part = 0 OR part = :part);
 
 -- name: doubt_in_flight
--- Its fate is unknown.
+-- Its answer is lost.
 UPDATE write SET
     state = 'IN_DOUBT', rule = 'canvas|no-answer', settled_at = :at, until = :until,
     message = 'the run that sent it ended before the answer came'
 WHERE key = :key AND state = 'IN_FLIGHT';
 
 -- name: known
--- What is held of these keys.
+-- The writes with these keys.
 SELECT key, state, CASE WHEN displaced = 1 THEN NULL ELSE held END, coalesce(resource_id, '') FROM write WHERE key IN (SELECT value FROM json_each(:keys));
 
 -- name: stamped
@@ -190,12 +190,12 @@ ORDER BY settled_at DESC LIMIT 8;
 SELECT key, held_at, coalesce(held_run, '') AS held_run, rule = 'conflict' AS is_edited FROM write WHERE key IN (SELECT value FROM json_each(:keys));
 
 -- name: ranks
--- The coverages that these patients have by our books: those that are active have a rank.
+-- The coverages of these patients that the journal knows; active ones have a rank.
 SELECT lane, key, feed, resource_id, held_rank, state, displaced, held_at, sent_at FROM write
 WHERE resource_type = 'Coverage' AND lane IN (SELECT value FROM json_each(:lanes)) ORDER BY lane, key;
 
 -- name: displaced
--- Another write of ours moves its order: it is written again by the next file that has it.
+-- Another write of ours moves its order, so the next file that has it writes it again.
 UPDATE write SET displaced = 1 WHERE key = :key AND resource_type = 'Coverage' AND resource_id IS NOT NULL;
 
 -- name: active
@@ -238,9 +238,9 @@ SELECT DISTINCT key FROM trail
 WHERE rowid > coalesce((SELECT rowid FROM trail WHERE part = 0 AND number = :number), 0) AND key <> '';
 
 -- name: sibling_since
--- Whether another coverage of the patient was written since this one was, so that Canvas may have moved it.
--- It moves those at its own order and below, and surely after this one; of one that is not confirmed,
--- `held_at` may be that of a read, which moves nobody.
+-- One row if another coverage of the patient was written since this one was, so that Canvas may have moved it.
+-- A write moves the coverages at its own order and below, if it came after this one. For a coverage that is not
+-- confirmed, `held_at` may be the time of a read, which moves none.
 SELECT 1 FROM write AS other JOIN write AS own ON own.key = :key
 WHERE other.resource_type = 'Coverage' AND other.lane = own.lane AND other.key <> own.key
     AND other.state = 'CONFIRMED'
@@ -263,8 +263,8 @@ WHERE write.resource_type = 'Coverage' AND line.lost > coalesce(line.confirmed, 
 SELECT key, state, run_id, interaction, attempts, coalesce(resource_id, ''), rule, message, http_status, correlation_id, sent_at, settled_at, amount_cents
 FROM write WHERE key IN (SELECT value FROM json_each(:keys));
 
--- name: told
--- What the trail tells of a run's writes.
+-- name: logged
+-- The lines of a run's writes in the audit log.
 SELECT key, event, attempt, http_status, correlation_id, verdict, resource_id, at FROM trail
 WHERE run_id = :run_id AND key <> '' ORDER BY rowid;
 
@@ -290,7 +290,7 @@ ORDER BY state, run_id, key;
 SELECT * FROM doubt WHERE key IN (SELECT value FROM json_each(:keys)) ORDER BY run_id, key;
 
 -- name: claimed
--- Which of these resources belong to a row, or were there before ours.
+-- The resources that belong to a row, or were there before ours.
 SELECT resource_id FROM write WHERE resource_type = :resource_type AND resource_id IN (SELECT value FROM json_each(:ids))
 UNION
 SELECT resource_id FROM foreign_resource WHERE resource_type = :resource_type AND lane = :lane;
@@ -310,12 +310,12 @@ DELETE FROM payer_seen WHERE payer_id = :payer_id AND organization <> :organizat
 SELECT payer_id, organization FROM payer_seen;
 
 -- name: append
--- One line of the trail.
+-- One line of the audit log.
 INSERT INTO trail (number, at, run_id, event, key, attempt, latency_ms, http_status, correlation_id, verdict, resource_id, detail, who, part, hash)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: head
--- The last line of a part of the trail.
+-- The last line of a part's chain in the audit log.
 SELECT number, hash FROM trail WHERE part = :part ORDER BY number DESC LIMIT 1;
 
 -- name: plan_sha256
@@ -330,13 +330,13 @@ FROM trail WHERE rowid > :after AND (CAST(:key AS TEXT) IS NULL OR key = :key) O
 SELECT at FROM trail WHERE :part = 0 OR part = :part ORDER BY rowid DESC LIMIT 1;
 
 -- name: length_after
--- How long the trail was when a run was reported: just before its end was entered.
+-- The length of the audit log when a run was reported, just before the run's end was entered.
 SELECT coalesce(max(number), 0) FROM trail WHERE part = 0 AND run_id = :run_id AND event <> 'ended';
 
 -- name: evidence
--- How the table of writes compares with the audit log: for these keys, or all where there are none. The last line that
--- implies a state, and the last that implies a resource, are held against the table. The id in an answer that another
--- write has, or that is not ours, implies no resource.
+-- Compare the table of writes with the audit log, for these keys or (none given) for all. The last line that implies
+-- a state, and the last that implies a resource, are compared with the table. An id in an answer that belongs to
+-- another write, or is not ours, implies no resource.
 WITH last AS (
     SELECT key,
         max(CASE WHEN event IN ('claim', 'release', 'write', 'crashed', 'suspected', 'found', 'absent', 'conflict', 'adopted', 'abandoned', 'reopened', 'gone') THEN rowid END) AS state_line,
@@ -375,7 +375,7 @@ SELECT event, attempt, at, latency_ms, http_status, verdict FROM trail
 WHERE run_id = :run_id AND latency_ms IS NOT NULL ORDER BY at, rowid;
 
 -- name: settling
--- What a run did of writes that it looked for in Canvas, or that an earlier run left in flight.
+-- The steps of a run on writes that it looked for in Canvas, or that an earlier run left in flight.
 SELECT key, event, verdict, detail FROM trail
 WHERE run_id = :run_id AND key IN (
     SELECT key FROM trail
@@ -383,11 +383,11 @@ WHERE run_id = :run_id AND key IN (
 ) ORDER BY rowid;
 
 -- name: amounts
--- Of these writes what a report shows of those that are in no file.
+-- The columns that a report shows of writes that are in no file.
 SELECT key, run_id, feed, interaction, amount_cents FROM write WHERE key IN (SELECT value FROM json_each(:keys));
 
 -- name: confirmed
--- What Canvas holds by our books, patient by patient.
+-- The confirmed writes, patient by patient.
 SELECT key, feed, resource_type, lane, resource_id, amount_cents, claim, held_run, held FROM write
 WHERE resource_id IS NOT NULL AND held IS NOT NULL AND (CAST(:since AS TEXT) IS NULL OR settled_at >= :since) ORDER BY resource_type, lane, key;
 
@@ -398,7 +398,7 @@ WHERE resource_type = :resource_type AND state = 'CONFIRMED' AND resource_id IS 
 ORDER BY settled_at DESC, key LIMIT :most;
 
 -- name: census
--- What is held: by state, the writes, their cents, and the oldest and the youngest.
+-- By state: the number of writes, their cents, and the times of the oldest and the youngest.
 SELECT
     state, resource_type, count(*) AS count, CAST(coalesce(sum(amount_cents), 0) AS BIGINT) AS cents,
     min(coalesce(settled_at, sent_at)) AS oldest, max(coalesce(settled_at, sent_at)) AS youngest
@@ -421,8 +421,8 @@ WHERE command IN ('plan', 'run') ORDER BY rowid DESC LIMIT 1;
 SELECT run_id FROM run;
 
 -- name: runs_unsettled
--- The runs whose plans hold what may yet be sent, or weighed: of what is in doubt, owed, or given up (a person may
--- think better of it); and what Canvas held before.
+-- The runs whose plans are still needed: for writes that are in doubt, owed, or abandoned (a person may reopen them),
+-- and for the content that Canvas held before.
 SELECT run_id FROM write
 WHERE state IN ('IN_FLIGHT', 'IN_DOUBT', 'ABANDONED') OR (state = 'PENDING' AND resent > 0)
 UNION
@@ -430,7 +430,7 @@ SELECT held_run FROM write
 WHERE held_run IS NOT NULL AND (state IN ('IN_FLIGHT', 'IN_DOUBT', 'ABANDONED') OR (state = 'PENDING' AND resent > 0));
 
 -- name: runs_holding
--- The runs whose plans hold what Canvas holds of these feeds' coverages.
+-- The runs whose plans have the content that Canvas holds of these feeds' coverages.
 SELECT DISTINCT held_run FROM write
 WHERE feed IN (SELECT value FROM json_each(:feeds)) AND resource_type = 'Coverage' AND held_rank IS NOT NULL AND held_run IS NOT NULL;
 
@@ -438,7 +438,7 @@ WHERE feed IN (SELECT value FROM json_each(:feeds)) AND resource_type = 'Coverag
 SELECT count(*) FROM write WHERE message <> '' AND settled_at < :before AND state IN ('CONFIRMED', 'REFUSED');
 
 -- name: forget_words
--- What was said of old writes, which may be Canvas' own words. What they are stays.
+-- Remove the messages of old writes, which may quote Canvas. The writes stay.
 UPDATE write SET message = '' WHERE message <> '' AND settled_at < :before AND state IN ('CONFIRMED', 'REFUSED');
 
 -- name: was_purged
@@ -448,7 +448,7 @@ SELECT 1 FROM trail WHERE event = 'purged' AND detail = :run_id LIMIT 1;
 INSERT INTO run (run_id, command, started_at) VALUES (:run_id, 'lost', '') ON CONFLICT DO NOTHING;
 
 -- name: last_entered
--- The run that was entered last, whatever its id says.
+-- The run that was entered last; ids sort by time to the second only.
 SELECT run_id FROM run ORDER BY rowid DESC LIMIT 1;
 
 -- name: enter_feed
@@ -456,7 +456,7 @@ INSERT INTO run_feed (run_id, feed, rows_read, cents_read, files) VALUES (:run_i
 ON CONFLICT DO NOTHING;
 
 -- name: last_feed
--- What the feed's files held in the last run that passed its guards.
+-- The totals of a feed's files in the last run that passed the limits.
 SELECT rows_read, cents_read FROM run_feed WHERE feed = :feed ORDER BY rowid DESC LIMIT 1;
 
 -- name: files_of
@@ -464,7 +464,7 @@ SELECT rows_read, cents_read FROM run_feed WHERE feed = :feed ORDER BY rowid DES
 SELECT files FROM run_feed WHERE run_id = :run_id AND feed = :feed;
 
 -- name: last_complete
--- The last run that came to its end with a feed's whole files, and those after it that did not.
+-- The last run that ended with all files of a feed, and the runs after it that did not.
 SELECT run.run_id FROM run JOIN run_feed USING (run_id)
 WHERE run_feed.feed = :feed AND run.command = 'run' AND run.rowid >= (
     SELECT max(run.rowid) FROM run JOIN run_feed USING (run_id)

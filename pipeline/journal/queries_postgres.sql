@@ -1,4 +1,4 @@
--- The statements that PostgreSQL has in another way than SQLite, or alone.
+-- Statements that differ from those of SQLite, or that only PostgreSQL has.
 
 -- name: ids_of_others
 SELECT answer.key
@@ -13,15 +13,15 @@ WHERE EXISTS (
 );
 
 -- name: holders
--- Who holds the run with all its parts, or a part of it, or did and did not let it go.
+-- The holders of the run with all its parts, or of one part, including those whose lease ran out.
 SELECT part, holder FROM lease WHERE holder IS NOT NULL AND (:part = 0 OR part = :part);
 
 -- name: orphan
--- Whoever claimed these is fenced and may live: frozen at the wrong moment, it may send each of them once more.
+-- The process that began these writes is fenced but may be alive: if it froze at the wrong moment, it may send each once more.
 UPDATE write SET orphaned = 1 WHERE state = 'IN_FLIGHT' AND part = ANY(:parts);
 
 -- name: take_run
--- The run's lease, where nobody holds it or a part of it; older epochs are fenced.
+-- Take the run's lease if neither it nor a part of it is held; older epochs are fenced.
 UPDATE lease SET epoch = epoch + 1, holder = :holder, is_stopping = FALSE, expires_at = clock_timestamp() + make_interval(secs => :ttl_s)
 WHERE part = 0 AND (holder IS NULL OR expires_at < clock_timestamp())
     AND NOT EXISTS (SELECT 1 FROM lease AS other WHERE other.part <> 0 AND other.holder IS NOT NULL AND other.expires_at >= clock_timestamp())
@@ -51,14 +51,14 @@ RETURNING (SELECT run.is_stopping FROM lease AS run WHERE run.part = 0);
 UPDATE lease SET is_stopping = TRUE WHERE part = 0 AND epoch = :epoch;
 
 -- name: run_of_parts
--- Whether the run is to end; no row where it has.
+-- True if the run is asked to end; no row if it has ended.
 SELECT is_stopping FROM lease WHERE part = 0 AND epoch = :run_epoch AND holder IS NOT NULL AND expires_at >= clock_timestamp();
 
 -- name: parts_held
 SELECT count(*) FROM lease WHERE part <> 0 AND holder IS NOT NULL AND expires_at >= clock_timestamp();
 
 -- name: begin
--- Whether the lease is ours, which nobody takes until the transaction ends; in one message.
+-- One row if the lease is ours, which no process can then take until the transaction ends. Sent as one message.
 BEGIN;
 SELECT 1 FROM lease WHERE part = {part} AND epoch = {epoch} AND holder IS NOT NULL AND expires_at > clock_timestamp() FOR SHARE;
 
@@ -66,27 +66,27 @@ SELECT 1 FROM lease WHERE part = {part} AND epoch = {epoch} AND holder IS NOT NU
 UPDATE lease SET holder = NULL WHERE part = :part AND epoch = :epoch AND holder = :holder;
 
 -- name: who_holds
--- For how long the run with all its parts is held, or one part; and when its own lease ends, or that of the part.
+-- The seconds for which the run with all its parts, or one part, is still held; and the end of its own lease, as Unix time.
 SELECT CAST(extract(epoch FROM max(expires_at) - clock_timestamp()) AS DOUBLE PRECISION),
     CAST(extract(epoch FROM max(expires_at) FILTER (WHERE part = :part)) AS DOUBLE PRECISION)
 FROM lease WHERE holder IS NOT NULL AND expires_at >= clock_timestamp() AND (:part = 0 OR part = :part);
 
--- name: begin_stint
+-- name: begin_lease
 INSERT INTO stint (part, epoch, run_id, holder, first_line, taken_at) VALUES (:part, :epoch, :run_id, :holder, :first_line, :at);
 
--- name: tell
+-- name: store_counts
 UPDATE stint SET counts = :counts WHERE part = :part AND epoch = :epoch;
 
--- name: end_stint
+-- name: end_lease
 UPDATE stint SET ended_at = :at, ended = :ended, counts = :counts WHERE part = :part AND epoch = :epoch AND ended_at IS NULL;
 
 -- name: lines_of_parts
 SELECT count(*) FROM trail WHERE part <> 0;
 
--- name: stints
+-- name: lease_records
 SELECT part, epoch, holder, first_line, taken_at, ended_at, ended, counts FROM stint WHERE run_id = :run_id ORDER BY part, epoch;
 
--- name: requests_of_stints
+-- name: requests_of_leases
 SELECT stint.part, stint.epoch, count(trail.latency_ms), count(*) FILTER (WHERE trail.event = 'write')
 FROM stint LEFT JOIN trail ON trail.part = stint.part AND trail.run_id = stint.run_id AND trail.number > stint.first_line
     AND trail.number <= coalesce(

@@ -84,7 +84,7 @@ CREATE INDEX write_displaced ON write (feed) WHERE displaced = 1;
 
 CREATE INDEX write_owed ON write (resent) WHERE state = 'PENDING' AND resent > 0;
 
--- A write as whoever settles doubt needs it.
+-- A write with all that is needed to settle it when it is in doubt.
 CREATE VIEW doubt AS
 SELECT
     state, key, feed, resource_type, lane, fingerprint, amount_cents, claim, likeness, run_id,
@@ -128,8 +128,8 @@ BEGIN
     SELECT raise(ABORT, 'a write is never deleted');
 END;
 
--- What Canvas held before a patient's first send, where the server's clock could not tell; and what a
--- person said to be somebody else's. Such a resource is never taken for a write of ours.
+-- Resources that Canvas held before a patient's first send, if the server's clock does not show it, and those that a
+-- person declared to be another user's. Such a resource is never taken for a write of ours.
 CREATE TABLE foreign_resource (
     resource_type TEXT NOT NULL,
     resource_id TEXT NOT NULL,

@@ -187,7 +187,7 @@ CREATE TABLE lease (
 );
 INSERT INTO lease (part) VALUES (0);
 
--- Who held a part, from when to when, and how far it came.
+-- The lease records: who held a part, from when to when, and the rows sent.
 CREATE TABLE stint (
     part INTEGER NOT NULL,
     epoch BIGINT NOT NULL,

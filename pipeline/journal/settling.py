@@ -46,7 +46,7 @@ def settling_of(journal: Journal, run_id: str) -> Settling:
 def settling(lines: Iterable[tuple[str, str, str, str]]) -> Settling:
     """Return what a run settled, from its lines (key, event, verdict, detail) in their order.
 
-    A write is an earlier run's if the first line of it is not a claim, but what a search came to.
+    A write belongs to an earlier run if its first line in this run is the result of a search.
     """
     found = Settling()
     cause: dict[str, str] = {}
@@ -70,7 +70,7 @@ def settling(lines: Iterable[tuple[str, str, str, str]]) -> Settling:
             found.causes["found"] += 1
         elif event == Event.ABSENT and cause[key] in {"lost", "stale"}:
             absent.add(key)
-        state = states.told(event, verdict)
+        state = states.state_after(event, verdict)
         if key in found.ends and state is not None:
             found.ends[key] = state
     return found

@@ -1,7 +1,7 @@
-"""The journal in SQLite, the embedded default: one file, one connection, one process at a time.
+"""The journal in SQLite, the default: one file, one connection, one process at a time.
 
 WAL with `synchronous=FULL`: in simulated power losses this lost nothing, where NORMAL lost sent
-rows (docs/guarantees.md, "Journal"). The only home of `sqlite3`.
+rows (docs/guarantees.md, "Journal"). Only this module imports `sqlite3`.
 """
 
 import os
@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from pipeline.errors import JournalBusy, JournalError
 from pipeline.files import FILE_MODE
-from pipeline.journal import loss_detection as amnesia
+from pipeline.journal import loss_detection
 from pipeline.journal.store import (
     OLDER_VERSION,
     RUN,
@@ -53,21 +53,21 @@ class SqliteStore:
         self.sql: Mapping[str, str] = statements()
 
     def execute(self, sql: str, parameters: Parameters = (), /) -> Cursor:
-        """Carry out one statement."""
+        """Execute one statement."""
         return self._connection.execute(sql, parameters)
 
     def executemany(self, sql: str, lines: Sequence[Parameters], /) -> Cursor:
-        """Carry out one statement for each of these."""
+        """Execute one statement for each line."""
         return self._connection.executemany(sql, lines)
 
     def stream(self, sql: str, parameters: Parameters, size: int, /) -> Iterator[list[Any]]:
-        """Yield the rows of one statement, up to `count` at a time."""
+        """Yield the rows of one statement in lists of up to `size`."""
         cursor = self._connection.execute(sql, parameters)
         while lines := cursor.fetchmany(size):
             yield lines
 
     def begin(self) -> None:
-        """Begin to write. Raises JournalError where the file is another one by now."""
+        """Begin a transaction. Raises JournalError if the file was replaced or deleted."""
         if _identity(self._path) != self._file:
             raise JournalError(
                 "the journal was replaced or deleted while a run held it, and what came after is not in it",
@@ -76,39 +76,39 @@ class SqliteStore:
         self._connection.execute("BEGIN IMMEDIATE")
 
     def commit(self) -> None:
-        """Have all of it on disk."""
+        """Commit the transaction; it is on disk when this returns."""
         self._connection.execute("COMMIT")
 
     def rollback(self) -> None:
-        """Leave nothing of it."""
+        """Roll back the transaction."""
         self._connection.rollback()
 
     def close(self) -> None:
-        """Let it go."""
+        """Close the journal."""
         self._connection.close()
 
     def fence(self) -> None:
-        """Nothing: it has no parts."""
+        """Do nothing: a file has no parts."""
 
     def forget(self) -> None:
         """Overwrite what is deleted from now on."""
         self._connection.execute("PRAGMA secure_delete = ON").fetchone()
 
     def is_back(self) -> bool:
-        """Never: a file does not go away for a while."""
+        """Return False: a file is not lost and back, as a connection is."""
         return False
 
     def may_send(self) -> bool:
-        """Always: nobody else can hold it while this process lives."""
+        """Return True: no other process can hold the file while this one lives."""
         return True
 
-    def told(self, error: Exception) -> JournalError:
-        """SQLite's own word for it."""
-        return _told(error)
+    def as_error(self, error: Exception) -> JournalError:
+        """Return a JournalError with SQLite's name for an error, and no value of a row."""
+        return _as_error(error)
 
 
 class SqlitePlace:
-    """A folder with the file, or where it is to be."""
+    """The folder of the journal's file."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -120,13 +120,13 @@ class SqlitePlace:
         Raises:
             JournalError: The folder is on a network file system, or a file is not ours alone.
         """
-        amnesia.refuse_network(self._folder)
+        loss_detection.refuse_network(self._folder)
         for name in (FILE, f"{FILE}-wal", f"{FILE}-shm", f"{FILE}-journal"):
             require_ours(self._folder / name)
         return not self._path.exists() or not self._path.stat().st_size
 
     def open(self, base_url: str, loss: str = "") -> Store:
-        """Open it, or make it where there is no file. Raises JournalLost where it is corrupt."""
+        """Open the journal, or create its file. Raises JournalLost if it is corrupt."""
         path = self._path
         is_new = False
         is_clean = not path.with_name(f"{FILE}-wal").exists()  # SQLite removes it when it closes
@@ -154,7 +154,7 @@ class SqlitePlace:
             connection.execute("COMMIT")
             is_checked = is_small or not is_clean
             if is_checked and connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
-                raise amnesia.lost("corrupt")
+                raise loss_detection.lost("corrupt")
             _check(connection, base_url, path)
         except BaseException as error:
             connection.close()
@@ -167,14 +167,14 @@ class SqlitePlace:
         return store
 
     def set_aside(self, loss: str) -> None:
-        """Keep what is left of the old file, under another name."""
+        """Rename what is left of the old files."""
         at = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
         for path in self._folder.glob(f"{FILE}*"):
             if f"{FILE}." not in path.name:
                 path.rename(self._folder / path.name.replace(FILE, f"{FILE}.{loss}-{at}"))
 
     def to_look_at(self, scratch: Path) -> "SqlitePlace":
-        """A copy. Raises JournalBusy where another run holds it."""
+        """Copy the journal to a folder. Raises JournalBusy if another run holds it."""
         if (self._folder / f"{FILE}-wal").exists():  # SQLite removes it when it closes
             _refuse_held(self._path)
         for name in (FILE, f"{FILE}-wal"):
@@ -184,7 +184,7 @@ class SqlitePlace:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Which file it is, whatever its name."""
+    """Return device and inode of a file; None if there is none."""
     try:
         found = path.stat()
     except OSError:
@@ -193,7 +193,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def _refuse_held(path: Path) -> None:
-    """Raises JournalBusy where another run holds it; makes no file beside it to find out."""
+    """Raise JournalBusy if another run holds the journal; creates no file beside it."""
     connection = sqlite3.connect(
         f"{path.resolve().as_uri()}?mode=ro&readonly_shm=1", uri=True, timeout=0
     )
@@ -240,11 +240,11 @@ def _not_opened(error: sqlite3.Error, path: Path) -> JournalError:
             "wait until it has ended, then run again",
         )
     if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
-        return amnesia.lost("corrupt")
-    return _told(error)
+        return loss_detection.lost("corrupt")
+    return _as_error(error)
 
 
-def _told(error: Exception) -> JournalError:
+def _as_error(error: Exception) -> JournalError:
     name = getattr(error, "sqlite_errorname", type(error).__name__)
     if isinstance(error, sqlite3.IntegrityError):
         return refused(name)
@@ -255,7 +255,7 @@ def _told(error: Exception) -> JournalError:
 
 
 def _sync_folder(folder: Path) -> None:
-    """A new file survives a power loss only once its folder is on disk."""
+    """Sync a folder: a new file in it survives a power loss only then."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

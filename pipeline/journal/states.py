@@ -4,7 +4,7 @@
     IN_FLIGHT --accepted-->    CONFIRMED    2xx with an id
     IN_FLIGHT --refused-->     REFUSED      4xx that speaks of this resource
     IN_FLIGHT --not_applied--> PENDING      known not to have happened
-    IN_FLIGHT --lost-->        IN_DOUBT     all else, and whatever is found IN_FLIGHT at the start
+    IN_FLIGHT --lost-->        IN_DOUBT     all else, and all that is IN_FLIGHT when a run starts
     PENDING   --suspected-->   IN_DOUBT     the journal was lost, and Canvas holds one like it
     REFUSED   --retry-->       PENDING      the next run tries refused rows anew
     IN_DOUBT  --found-->       CONFIRMED    a search shows it, or a person names it
@@ -12,18 +12,18 @@
     IN_DOUBT  --abandoned-->   ABANDONED    a person gives it up: the machine never sends it again
     ABANDONED --reopened-->    IN_DOUBT     the person took that back
 
-No path sends twice without `not_applied` or `absent` in between, or Canvas' own refusal. What is
-out of attempts stays PENDING, and the next run takes it up.
+No path sends twice without `not_applied` or `absent` in between, or Canvas' own refusal. A write
+that has no attempts left stays PENDING, and the next run takes it up.
 
-A Coverage can be updated, and then it knows these steps too. An update may be sent as often as need
-be, for it comes to the same; `resource_id` is what makes a write one, and it never changes again.
+A Coverage can also be updated, with the steps below. An update may be sent any number of times,
+because the result is the same. A write with a `resource_id` is an update, and that id never changes.
 
     CONFIRMED --changed-->     PENDING      the row has other content
-    PENDING   --adopted-->     CONFIRMED    Canvas held it already, as it stands in the file
+    PENDING   --adopted-->     CONFIRMED    Canvas held it already, with the content of the file
     IN_FLIGHT --stale-->       IN_DOUBT     412: Canvas holds another version than we think
     IN_DOUBT  --conflict-->    REFUSED      a read shows that another user edited the resource
 
-One step undoes an effect, and only a person takes it: the database refuses it unless the write gives up its
+One step undoes an effect, and only a person can take it. The database refuses it unless the write gives up its
 resource, which is then listed as not ours.
 
     CONFIRMED --gone-->        PENDING      a person declared that Canvas no longer has the resource
@@ -68,15 +68,15 @@ DECLARED_GONE: Final[dict[tuple[State, str], State]] = {
 }
 
 _STEPS: Final = {**TRANSITIONS, **OF_COVERAGE, **DECLARED_GONE}
-_TOLD: Final = {name: new for (_, name), new in _STEPS.items()} | {
+_STATE_AFTER: Final = {name: new for (_, name), new in _STEPS.items()} | {
     "release": State.PENDING,
     "intended": State.PENDING,
 }
 
 
-def told(event: str, verdict: str) -> State | None:
+def state_after(event: str, verdict: str) -> State | None:
     """Return the state that a line of the audit log leads to; None if it leads to none."""
-    return _TOLD.get(verdict if event == "write" else event)
+    return _STATE_AFTER.get(verdict if event == "write" else event)
 
 
 def settled(verdict: Verdict) -> State:

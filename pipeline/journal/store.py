@@ -1,7 +1,7 @@
 """The interface of a journal's database: SQLite (`sqlite.py`) or PostgreSQL (`postgres.py`).
 
-The statements are SQLite's, with named parameters; where PostgreSQL says it in another way, its store
-translates them or has one of its own.
+The statements are in SQLite's dialect, with named parameters. The store of PostgreSQL translates them, or has a
+statement of its own.
 """
 
 import re
@@ -17,18 +17,18 @@ from pipeline.errors import JournalError, JournalForeign
 from pipeline.journal import states
 
 SCHEMA_VERSION: Final = "6"
-OLDER_VERSION: Final = "5"  # brought up to date when it is opened
-RUN: Final = 0  # the part of whoever holds the whole run
+OLDER_VERSION: Final = "5"  # upgraded when it is opened
+RUN: Final = 0  # the part of the process that holds the whole run
 
 Parameters = Mapping[str, object] | Sequence[object]
 
 
 @dataclass(frozen=True, slots=True)
 class Database:
-    """A database for the journal, in place of a file: where it is, and how long one may rely on a lease."""
+    """A database for the journal, in place of a file."""
 
     url: str  # without a password
-    lease_s: float = 15.0  # a process that is gone, or frozen, is waited for as long
+    lease_s: float = 15.0  # length of a lease: the time to wait for a process that ended or froze
 
 
 class Cursor(Protocol):
@@ -52,67 +52,67 @@ class Cursor(Protocol):
 class Store(Protocol):
     """An open database. All but `may_send` is called from one thread."""
 
-    part: int  # whose writes are ours: those of the whole run, or of one part of its sending
-    epoch: int  # of our lease; 0 where there is none
-    holder: str  # who we are, in it
+    part: int  # the part of the sending that is ours; RUN for the whole run
+    epoch: int  # of our lease; 0 if there is none
+    holder: str  # our name in the lease
     sql: Mapping[str, str]  # the statements, by name
     errors: tuple[type[Exception], ...]  # what the database raises
 
     def execute(self, sql: str, parameters: Parameters = (), /) -> Cursor:
-        """Carry out one statement."""
+        """Execute one statement."""
 
     def executemany(self, sql: str, lines: Sequence[Parameters], /) -> Cursor:
-        """Carry out one statement for each of these."""
+        """Execute one statement for each line."""
 
     def stream(self, sql: str, parameters: Parameters, size: int, /) -> Iterator[list[Any]]:
-        """Yield the rows of one statement, up to `count` at a time."""
+        """Yield the rows of one statement in lists of up to `size`."""
 
     def begin(self) -> None:
-        """Begin to write. Raises JournalError where it is not ours to write any more."""
+        """Begin a transaction. Raises JournalError if the journal is not ours to write any more."""
 
     def commit(self) -> None:
-        """Have all of it on disk."""
+        """Commit the transaction; it is on disk when this returns."""
 
     def rollback(self) -> None:
-        """Leave nothing of it."""
+        """Roll back the transaction."""
 
     def close(self) -> None:
-        """Let it go."""
+        """Close the journal."""
 
     def fence(self) -> None:
-        """End all leases of parts of it. In a transaction."""
+        """End the leases of all parts, inside a transaction."""
 
     def forget(self) -> None:
         """Let deleted data leave no trace in the file from now on."""
 
     def is_back(self) -> bool:
-        """Return whether it was lost and is back. Raises JournalError if it stays away."""
+        """Return whether the database was lost and is back. Raises JournalError if it stays away."""
 
     @property
     def is_stopping(self) -> bool:
         """Return whether the process that began the run wants all its parts to end."""
 
     def may_send(self) -> bool:
-        """Return whether a claimed write may be handed to a socket at this moment. From any thread."""
+        """Return whether a write that is in flight may be handed to a socket now. May be called from any thread."""
 
-    def told(self, error: Exception) -> JournalError:
-        """Return the database's own word for an error, which holds no value of a row."""
+    def as_error(self, error: Exception) -> JournalError:
+        """Return a JournalError with the database's name for an error, and no value of a row."""
 
 
 class Place(Protocol):
     """The place of a journal, existing or to be made."""
 
     def is_empty(self) -> bool:
-        """Return whether there is none. Raises JournalError if that is not known."""
+        """Return whether there is no journal. Raises JournalError if that is not known."""
 
     def open(self, base_url: str, loss: str = "") -> Store:
-        """Open it, or make it. Raises JournalBusy, JournalForeign, JournalLost or JournalError."""
+        """Open or create the journal. Raises JournalBusy, JournalForeign, JournalLost or JournalError."""
 
     def set_aside(self, loss: str) -> None:
-        """Keep what is left of one that is lost out of the way of a new one."""
+        """Move what is left of a lost journal out of the way of a new one."""
 
     def to_look_at(self, scratch: Path) -> "Place":
-        """Open it as it is, for a reader whose changes are lost. Raises JournalBusy, or OSError."""
+        """Return a place for a reader, whose changes are not kept. Raises JournalBusy or OSError."""
 
 
 @cache

@@ -1,12 +1,12 @@
-"""The plan on disk: every source row with what is meant for it, written once, read in order.
+"""The plan on disk: every source row with its disposition, written once, read in order.
 
 A folder under `state.dir/plans`, named like the run that made it:
 
     rows-<feed>-00000.parquet      every row: identity, disposition, and the resource to send
                                    (none for a row that is known to be unchanged)
-    source-<feed>-00000.parquet    the source's own columns of rows that may come back as rejects
-    verdicts-<feed>-00000.parquet  what `resolve` made of those of them that validation let through
-    missing-<feed>.parquet         rows of the last complete run that are gone, and what is meant for them
+    source-<feed>-00000.parquet    the source's own columns of rows that may be listed as rejects
+    verdicts-<feed>-00000.parquet  the verdicts of `resolve` on the rows that passed validation
+    missing-<feed>.parquet         rows of the last complete run that are gone, with their dispositions
     changes-<feed>-00000.parquet   what updates would change, element by element
     plan.json                      written last: a plan without it was never finished
 
@@ -99,32 +99,32 @@ def part_path(folder: Path, kind: str, feed: str, part: int) -> Path:
 
 
 class Rows:
-    """A feed's rows on disk, in the file's order, part by part: never more than one in memory."""
+    """A feed's rows on disk, in the file's order. They are read part by part; at most one part is in memory."""
 
     def __init__(self, folder: Path, feed: str, parts: int) -> None:
         self._folder, self._feed, self._parts = folder, feed, parts
 
     def __len__(self) -> int:
-        """How many parts there are."""
+        """Return the number of parts."""
         return self._parts
 
     def written(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
-        """As they were written, whatever was found since."""
+        """Yield the rows as they were written, without the verdicts, part by part."""
         for part in range(self._parts):
             yield pl.read_parquet(self._at("rows", part), columns=list(columns), glob=False)
 
     def verdicts(self, part: int, columns: Sequence[str] | None = None) -> pl.DataFrame:
-        """The verdicts on a part's rows."""
+        """Return the verdicts on the rows of a part."""
         chosen = None if columns is None else list(columns)
         return pl.read_parquet(self._at("verdicts", part), columns=chosen, glob=False)
 
     def judged(self, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
-        """With the verdicts put in."""
+        """Yield the rows with their verdicts, part by part."""
         for part in range(self._parts):
             yield self.part(part, columns)
 
     def part(self, part: int, columns: Sequence[str]) -> pl.DataFrame:
-        """One part, with the verdicts put in."""
+        """Return the rows of a part with their verdicts."""
         of_rows = list(dict.fromkeys(["seq", *(each for each in columns if each in ROWS_SCHEMA)]))
         of_verdicts = [
             "seq",
@@ -134,14 +134,14 @@ class Rows:
         return _with_verdicts(rows, self.verdicts(part, of_verdicts)).select(columns)
 
     def some(self, seqs: pl.Series, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
-        """Those with these `seqs`, with the verdicts put in; only the parts that hold one are read."""
+        """Yield the rows with these `seqs` and their verdicts, from the parts that have any."""
         for part, (first, last) in enumerate(self.spans):
             mine = seqs.filter(seqs.is_between(first, last))
             if not mine.is_empty():
                 yield self._some(part, mine, columns)
 
     def where(self, holds: pl.Expr, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
-        """Those of whose verdicts something holds, with these put in; only the parts that have one are read."""
+        """Yield the rows whose verdicts match `holds`, with their verdicts, from the parts that have any."""
         for part in range(self._parts):
             asked = list(dict.fromkeys(["seq", *holds.meta.root_names()]))
             mine = self.verdicts(part, asked).filter(holds)["seq"]
@@ -154,7 +154,7 @@ class Rows:
 
     @cached_property
     def spans(self) -> list[tuple[int, int]]:
-        """The first and the last `seq` of each part."""
+        """Return the first and the last `seq` of each part."""
         return [(part["seq"][0], part["seq"][-1]) for part in self.written(["seq"])]
 
     def _at(self, kind: str, part: int) -> Path:
@@ -162,7 +162,7 @@ class Rows:
 
 
 class Plan:
-    """A sealed plan."""
+    """A plan that is finished and does not change any more."""
 
     def __init__(self, folder: Path, meta: dict[str, Any]) -> None:
         self.folder = folder
@@ -170,7 +170,7 @@ class Plan:
 
     @classmethod
     def open(cls, folder: Path) -> Self:
-        """Raises PlanError if there is none, or it was never finished."""
+        """Open the plan in a folder. Raises PlanError if there is none, or it was never finished."""
         try:
             return cls(folder, orjson.loads((folder / SEAL).read_bytes()))
         except (OSError, orjson.JSONDecodeError):
@@ -179,7 +179,7 @@ class Plan:
             ) from None
 
     def rows(self, feed: str) -> Iterator[pl.DataFrame]:
-        """All rows of a feed in the file's order, part by part, with the verdicts put in; no bodies."""
+        """Yield all rows of a feed with their verdicts and without bodies, in the file's order, part by part."""
         columns = dict.fromkeys([*ROWS_SCHEMA, *VERDICT_SCHEMA])
         return self._rows(feed).judged([name for name in columns if name not in _NOT_SHOWN])
 
@@ -188,7 +188,7 @@ class Plan:
         return self._rows(feed).judged([*LINE, "disposition", "rule"])
 
     def times(self, feed: str) -> Iterator[pl.DataFrame]:
-        """Return key and time_us of the rows that were to be sent, part by part."""
+        """Return key and time_us (microseconds) of the rows that were to be sent, part by part."""
         is_sent = pl.col("disposition") == Disposition.PENDING.value
         return self._rows(feed).where(is_sent, ["key", "time_us"])
 
@@ -196,7 +196,7 @@ class Plan:
         return Rows(self.folder, feed, self.meta["parts"][feed])
 
     def sources(self, feed: str) -> Iterator[pl.DataFrame]:
-        """The source's own columns (and SEQ) of the rows that may come back, part by part."""
+        """Yield the source's own columns (and SEQ) of the rows that may be rejected, part by part."""
         again = self.folder / again_name(feed)
         more = pl.read_parquet(again, glob=False) if again.exists() else None
         for part in range(len(self._rows(feed))):
@@ -204,7 +204,7 @@ class Plan:
             yield source if more is None else pl.concat([source, more], how="diagonal")
 
     def keys(self, feed: str) -> Iterator[pl.Series]:
-        """The keys of all its rows, whatever became of them, part by part."""
+        """Yield the keys of all rows of a feed, of every disposition, part by part."""
         for rows in self._rows(feed).judged(["key"]):
             yield rows["key"]
 
@@ -215,13 +215,13 @@ class Plan:
         yield self.missing(feed).filter(pl.col("interaction") != "")["key"]
 
     def missing(self, feed: str) -> pl.DataFrame:
-        """The rows of the last complete run that are gone (`MISSING`)."""
+        """Return the rows of the last complete run that are gone, in the columns of `MISSING`."""
         path = self.folder / f"missing-{feed}.parquet"
         gone = pl.read_parquet(path, glob=False) if path.exists() else pl.DataFrame()
         return with_schema(gone, MISSING).with_columns(pl.col("is_last").fill_null(value=False))
 
     def changes(self, feed: str) -> Iterator[pl.DataFrame]:
-        """What its updates would change (`CHANGES`), with file and row of each, part by part."""
+        """Yield what the updates of a feed would change (`CHANGES`), with file and row, part by part."""
         rows, columns = self._rows(feed), ["seq", "file", "row", "key", "resource_id"]
         for number in itertools.count():
             path = part_path(self.folder, "changes", feed, number)
@@ -246,7 +246,7 @@ class Plan:
         return whole.hexdigest()
 
     def digest(self) -> str:
-        """SHA-256 of all that it would write, in turn: two plans with the same one do the same."""
+        """Return the SHA-256 (64 hex digits) of all writes in their order; plans with equal digests send the same."""
         digest = hashlib.sha256()
         for feed in self.meta["feeds"]:
             digest.update(feed.encode())
@@ -259,10 +259,12 @@ class Plan:
         return digest.hexdigest()
 
     def find(self, feed: str, keys: Sequence[str]) -> pl.DataFrame:
-        """The rows with these keys that were to be sent, or missing ones that were to be cancelled.
+        """Return the rows with these keys that were to be sent, and missing ones that were to be cancelled.
 
-        Columns: key, file, row, source_id, fingerprint, body, shown. Not those that were turned away
-        beside them: a later row of the same key, with other content.
+        Rejected rows are left out, such as a later row of the same key with other content.
+
+        Returns:
+            Columns: key, file, row, source_id, fingerprint, body, shown.
         """
         wanted = list(keys)
         is_meant = pl.col("key").is_in(wanted) & pl.col("disposition").is_in(_STANDING)
@@ -272,9 +274,9 @@ class Plan:
         return pl.concat([*found, with_schema(gone, _FOUND)])
 
     def intents(self, feed: str, resource_type: str, *, in_order: bool) -> Iterator[list[Intent]]:
-        """What is to be sent, in the file's order or (`in_order` False) sorted by `order_by`.
+        """Yield what is to be sent, in the file's order or (`in_order` False) sorted by `order_by`.
 
-        A row whose verdict has a `slot` goes at that place of the feed in place of its own.
+        A row whose verdict has a `slot` takes that position in the feed instead of its own.
         """
         rows = self._rows(feed)
         parts = self._in_turn(rows) if in_order else self._sorted(rows)
@@ -282,7 +284,7 @@ class Plan:
             yield self._intents(part, feed, resource_type)
 
     def _in_turn(self, rows: Rows) -> Iterator[pl.DataFrame]:
-        """Part by part, the rows with another place taken out, and those that have theirs there put in."""
+        """Yield the rows part by part, with the moved rows at the positions of their slots."""
         places = [part.drop_nulls("slot") for part in rows.judged(["seq", "slot"])]
         moved = pl.concat(places) if places else pl.DataFrame(schema={"seq": pl.UInt32})
         for (first, last), part in zip(rows.spans, rows.judged(_SENT), strict=True):
@@ -294,9 +296,10 @@ class Plan:
             yield pl.concat([own, *rows.some(here["seq"], _SENT)]).sort(pl.coalesce("slot", "seq"))
 
     def _sorted(self, rows: Rows) -> Iterator[pl.DataFrame]:
-        """Sorted by `order_by`, equal ones in the file's order; not all of them in memory.
+        """Yield the rows to send sorted by `order_by`, and equal rows in the file's order.
 
-        Where the file does not have them so already, they are dealt to piles one above the other.
+        If the file is not sorted already, the rows are split by ranges of their sort key into files, which are
+        sorted one after the other. So memory is bounded by the largest range.
         """
         sent = (part.filter(_IS_SENT) for part in rows.judged(_SENT))
         if _is_ascending(rows):
@@ -318,7 +321,7 @@ class Plan:
                 yield pile.sort("sort", "seq")
 
     def adopted(self, feed: str) -> Iterator[list[Intent]]:
-        """The rows that Canvas held already, as they stand: ours from now on."""
+        """Yield the rows that Canvas held already with the same content, which the journal is to take over."""
         is_same = pl.col("disposition") == Disposition.UNCHANGED.value
         for rows in self._rows(feed).where(is_same & pl.col("shown").is_not_null(), _SENT):
             sendable = rows.with_columns(
@@ -328,14 +331,14 @@ class Plan:
             yield self._intents(sendable, feed, "Coverage")
 
     def lanes(self, feed: str) -> Iterator[pl.Series]:
-        """The patients of what is to be sent, a line a write, part by part."""
+        """Yield the patients (`lane`) of all writes to send, one value per write, part by part."""
         is_sent = pl.col("interaction") != ""
         yield self.missing(feed).filter(is_sent)["lane"]
         for rows in self._rows(feed).where(is_sent, ["lane"]):
             yield rows["lane"]
 
     def cancels(self, feed: str, *, is_last: bool | None = None) -> list[Intent]:
-        """Return what is gone from the file and is cancelled: all, or only what goes last or first."""
+        """Return the cancellations of missing rows: all of them, or only those with this `is_last`."""
         gone = self.missing(feed).filter(pl.col("interaction") != "")
         if is_last is not None:
             gone = gone.filter(pl.col("is_last") == is_last)
@@ -345,7 +348,7 @@ class Plan:
         return [intent._replace(is_cancel=True) for intent in intents]
 
     def kept(self, feed: str) -> list[str]:
-        """The keys of rows that are unchanged, and are written again all the same."""
+        """Return the keys of unchanged rows that are written again."""
         kept = self._rows(feed).where(pl.col("rule") == KEPT, ["key"])
         return [key for rows in kept for key in rows["key"]]
 
@@ -394,8 +397,8 @@ _STANDING: Final = (Disposition.PENDING.value, Disposition.UNCHANGED.value)
 _IS_SENT: Final = (pl.col("disposition") == Disposition.PENDING.value) & (
     pl.col("interaction") != ""
 )
-_NOT_SHOWN: Final = ("body", "shown", "time_us")  # nor has a plan of an older version all of them
-_A_SAMPLE: Final = 100  # one row in so many tells where to part those that are to be sorted
+_NOT_SHOWN: Final = ("body", "shown", "time_us")  # a plan of an older version lacks some of them
+_A_SAMPLE: Final = 100  # one row in 100 is sampled to find the bounds of the parts to sort
 _FOUND: Final = {
     "key": pl.String,
     "file": pl.UInt16,
@@ -449,7 +452,7 @@ def iso_day() -> pl.Expr:
 
 
 def _is_ascending(rows: Rows) -> bool:
-    """Whether what is to be sent is sorted by `order_by` as it stands."""
+    """Return whether the rows to send are already sorted by `order_by`."""
     last = ""
     for part in rows.judged(["sort", "disposition", "interaction"]):
         texts = part.filter(_IS_SENT)["sort"]
@@ -461,7 +464,7 @@ def _is_ascending(rows: Rows) -> bool:
 
 
 def _place(rows: pl.DataFrame) -> pl.Series:
-    """A text of each row that sorts as it is to go."""
+    """Return a text for each row that sorts in the order of sending."""
     seq = pl.col("seq").cast(pl.String).str.zfill(10)
     return rows.select(pl.concat_str("sort", seq, separator="\x00")).to_series()
 

@@ -137,13 +137,13 @@ class PlanWriter:
         missing: Mapping[str, pl.DataFrame],
         meta: dict[str, Any],
     ) -> Plan:
-        """Write the missing rows, and the seal: from now on the plan can be carried out."""
+        """Write the missing rows and the seal, after which the plan can be executed."""
         for feed, frame in missing.items():
             _write_private(frame, self.folder / f"missing-{feed}.parquet")
         for path in self.folder.iterdir():
-            sync(path)  # what is sent from here is known again, though the power fails
-        told = {**meta, "parts": self._parts}
-        write_private(self.folder / SEAL, orjson.dumps(told, option=orjson.OPT_INDENT_2))
+            sync(path)  # the plan of what is sent survives a power loss
+        sealed = {**meta, "parts": self._parts}
+        write_private(self.folder / SEAL, orjson.dumps(sealed, option=orjson.OPT_INDENT_2))
         sync(self.folder.parent)
         return Plan.open(self.folder)
 
@@ -154,19 +154,19 @@ def _write_private(frame: pl.DataFrame, path: Path) -> None:
 
 
 def lines_of(rows: Sequence[tuple[Checked, Draft | None]]) -> pl.DataFrame:
-    """Return as columns what is meant for each row: its identity, its disposition and its draft."""
+    """Return a frame with the identity, the disposition and the draft of each row."""
     return pl.DataFrame(
         [_line(checked, draft) for checked, draft in rows], schema=LINE_SCHEMA, orient="row"
     )
 
 
 def as_lines(rows: pl.DataFrame, disposition: Disposition) -> pl.DataFrame:
-    """Return the same for rows that are columns already; what they lack is blank."""
+    """Return the columns of `LINE_SCHEMA` for rows that are a frame already; missing values are blank."""
     blank = {pl.String: "", pl.Boolean: False}
-    told = rows.with_columns(pl.lit(disposition.value).alias("disposition"))
-    return told.select(
+    judged = rows.with_columns(pl.lit(disposition.value).alias("disposition"))
+    return judged.select(
         pl.col(name).cast(kind)
-        if name in told.columns
+        if name in judged.columns
         else pl.lit(blank.get(kind), dtype=kind).alias(name)
         for name, kind in LINE_SCHEMA.items()
     )

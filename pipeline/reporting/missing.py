@@ -82,7 +82,7 @@ def missing(
             "refused",
         ),
     }
-    told = joined.select(
+    reported = joined.select(
         "key",
         "resource_id",
         "replacement",
@@ -100,4 +100,4 @@ def missing(
         ),
     )
     is_unreplaced = (pl.col("outcome") == "cancelled") & pl.col("is_left")
-    return told.with_columns(is_unreplaced.alias("is_unreplaced"))
+    return reported.with_columns(is_unreplaced.alias("is_unreplaced"))

@@ -236,11 +236,11 @@ def _difference(line: Mapping[str, Any]) -> str:
 
 
 def _missing_summary(feed: Mapping[str, Any], totals: Totals) -> dict[str, Any]:
-    """Return what is gone from a feed's files since the last complete run. `compared_with` None: not compared."""
-    told = feed.get("missing", {})
+    """Count the rows that are gone from a feed's files since the last complete run; `compared_with` is None if not compared."""
+    missing = feed.get("missing", {})
     return {
-        "mode": told.get("mode", "ignore"),
-        "compared_with": told.get("compared_with"),
+        "mode": missing.get("mode", "ignore"),
+        "compared_with": missing.get("compared_with"),
         "rows": totals.missing.total(),
         **{word: totals.missing[word] for word in _GONE},
         "cancelled_without_replacement": totals.unreplaced,

@@ -1,4 +1,4 @@
-"""Writes are taken from the patient queues and marked in flight, in groups ahead of the senders."""
+"""Take writes from the patient queues and mark them in flight, in groups ahead of the senders."""
 
 import asyncio
 from collections.abc import Iterator

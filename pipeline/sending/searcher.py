@@ -1,4 +1,4 @@
-"""Each write in doubt is settled by a search, once its settling delay is over."""
+"""Settle each write in doubt by a search, once its settling delay is over."""
 
 import asyncio
 import heapq

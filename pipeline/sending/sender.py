@@ -1,4 +1,4 @@
-"""The writes that are marked in flight go out, at the rate that is allowed."""
+"""Send the writes that are marked in flight, at the allowed rate."""
 
 import asyncio
 

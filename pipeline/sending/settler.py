@@ -1,4 +1,4 @@
-"""Answers are written down in the journal, and only then may the next write of a patient go."""
+"""Enter answers in the journal. The next write of a patient is sent only after that."""
 
 import asyncio
 from typing import Final

@@ -118,7 +118,7 @@ def with_every_key_wrong() -> str:
             BASE + LEDGER + '[feeds.only]\nentry_type = ["X"]\n',
             "entry_type is used in key, order_by or only",
         ),
-        (BASE + LEDGER + '[feeds.constants]\namount = "1"\n', "stands in columns and in constants"),
+        (BASE + LEDGER + '[feeds.constants]\namount = "1"\n', "is in columns and in constants"),
         (BASE.replace("https://fumage", "http://fumage") + LEDGER, "must be https://"),
         (BASE.replace("https://fumage-", "https://user@") + LEDGER, "must be https://"),
         (

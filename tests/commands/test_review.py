@@ -20,8 +20,7 @@ from pipeline.commands.decisions import Decisions
 from pipeline.commands.journal import inventory
 from pipeline.commands.review import as_json, review
 from pipeline.errors import ConfigError, IngestError, JournalError, JournalLost
-from pipeline.journal import loss_detection as amnesia
-from pipeline.journal import writes
+from pipeline.journal import loss_detection, writes
 from pipeline.journal.journal import Journal
 from pipeline.reporting.doubts import review_text
 from pipeline.sandbox import Faults
@@ -531,7 +530,7 @@ async def test_an_anchor_that_cannot_be_written_stops_nothing(
     world.write_config(feeds=LEDGER_ONLY)
     world.write_ledger([(f"T{n}", patient_key(n), "5.00", "") for n in range(5)])
     engine.open_journal(world.job()).close()
-    write, calls = amnesia.write_anchor, [0]
+    write, calls = loss_detection.write_anchor, [0]
 
     def failing(*what: Any) -> None:
         calls[0] += 1
@@ -539,7 +538,7 @@ async def test_an_anchor_that_cannot_be_written_stops_nothing(
             raise OSError(28, "No space left on device")
         write(*what)
 
-    monkeypatch.setattr(amnesia, "write_anchor", failing)
+    monkeypatch.setattr(loss_detection, "write_anchor", failing)
     monkeypatch.setattr("pipeline.journal.journal._MARK_EVERY_S", 0.0)
     assert counts(await world.run()) == {"created": 5}
     assert calls[0] > 3

@@ -1,6 +1,7 @@
 """The words that the project no longer uses, and the form of docstrings.
 
-`WORDS` maps each retired word to what takes its place. Names and keys that join words by `_` are not covered.
+`WORDS` maps each retired word to its replacement. Names and keys that join words by `_` are not covered, and
+neither are the names of tables and columns in SQL (`OF_TABLES`): a new name would need a new schema.
 """
 
 import ast
@@ -37,6 +38,7 @@ RETIRED: Final = re.compile(
     ),
     re.IGNORECASE,
 )
+OF_TABLES: Final = {"stint"}
 NOUN_PHRASE: Final = re.compile(r"(?:What|Whether|Who|Whom|Whose)\b")
 
 
@@ -54,6 +56,8 @@ def test_retired_words_are_not_used() -> None:
     for path in TEXTS:
         text = path.read_text()
         for match in RETIRED.finditer(text):
+            if path.suffix == ".sql" and match[0].lower() in OF_TABLES:
+                continue
             line = text.count("\n", 0, match.start()) + 1
             found.append(f"{path.relative_to(ROOT)}:{line}: {match[0]}")
     assert not found, "\n".join(

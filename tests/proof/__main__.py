@@ -222,7 +222,7 @@ def _cluster(count: int, seed: int, only: list[str] | None) -> int:
     for name, number in [*told.strikes.most_common(), *told.kinds.most_common()]:
         print(f"  {number:>5,} {name}")
     print(
-        f"  {told.runs} runs, {told.failed} of them told that they had lost the database or their lease; {told.lease_records} stints\n"
+        f"  {told.runs} runs, {told.failed} of them reported that they had lost the database or their lease; {told.lease_records} lease records\n"
         f"  {told.row_count:,} rows, {told.writes:,} writes, {told.effects:,} effects, {told.in_doubt:,} in doubt at the end "
         f"({told.in_doubt / max(told.row_count, 1):.2%}), {told.pending:,} behind them\n"
         f"  {told.fullest_s} grants in the fullest second, {cluster.RATE_PER_S:.0f} allowed"

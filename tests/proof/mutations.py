@@ -577,7 +577,7 @@ MUTATIONS: Final = (
         "37",
         "a report that tells of more lines than the trail has is no trace",
         "pipeline/journal/loss_detection.py",
-        'return "restored" if report_dir and _tells_more(store, report_dir, name) else ""',
+        'return "restored" if report_dir and _reports_more(store, report_dir, name) else ""',
         'return ""',
         ("tests/commands/test_review.py::test_a_backup_that_was_made_during_a_run_is_noticed",),
     ),

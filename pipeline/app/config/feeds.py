@@ -142,7 +142,7 @@ class FeedSection(Section):
                 )
         both = sorted(set(self.columns) & set(self.constants))
         if both:
-            raise ValueError(f"{both[0]} stands in columns and in constants: keep one")
+            raise ValueError(f"{both[0]} is in columns and in constants: keep one")
         for name, values in (
             ("key", self.key),
             ("order_by", self.order_by),
@@ -157,7 +157,7 @@ class FeedSection(Section):
             raise ValueError("missing: a payment cannot be taken back, so only ignore is allowed")
         if self.missing == "cancel" and self.final_newline == "any":
             raise ValueError(
-                'missing = "cancel" needs final_newline = "require": a file that was cut short could not be told'
+                'missing = "cancel" needs final_newline = "require": a file that was cut short would not be noticed'
             )
         settings.check_repeats(
             self.kind.value,

@@ -57,7 +57,7 @@ class File(Section):
     )
     notify: NotifySection = Field(
         NotifySection.model_validate({}),
-        description="Who is told how a `run` or a `verify` ended.",
+        description="Who is notified how a `run` or a `verify` ended.",
     )
     references: ReferencesSection = Field(
         ReferencesSection.model_validate({}),
@@ -98,7 +98,7 @@ def tables_of(path: Path, content: bytes) -> dict[str, Any]:
     try:
         return tomllib.loads(content.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path.name} is no valid TOML: {error}", "mend that line") from None
+        raise ConfigError(f"{path.name} is no valid TOML: {error}", "correct that line") from None
 
 
 def parse_file(path: Path, content: bytes, overrides: Mapping[str, Any]) -> File:

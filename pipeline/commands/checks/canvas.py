@@ -29,9 +29,9 @@ async def check_canvas(context: Context) -> list[Check]:
     canvas = context.job.canvas
     hosts = {urlsplit(url).hostname for url in (canvas.base_url, canvas.credentials.token_url)}
     if hosts & _EXAMPLE_HOSTS:
-        told = "still to be decided: it names the example's host"
+        message = "still to be decided: it names the example's host"
         todo = "set canvas.base_url and canvas.token_url to your instance"
-        return [wrong(_GROUP, "canvas.base_url", told, todo)]
+        return [wrong(_GROUP, "canvas.base_url", message, todo)]
     async with _connected(context) as client:
         checks = await _check_proxy(context, client)
         if any(check.is_wrong for check in checks):
@@ -43,9 +43,9 @@ async def check_canvas(context: Context) -> list[Check]:
             checks += await _check_access(context, client)
     if context.is_beside_run:  # a check has a limiter of its own
         asked = f"{count(len(client.exchanges), 'request')} of this check"
-        told = f"a run is using this journal: {asked} came on top of the run's upload.rate_per_s"
+        message = f"a run is using this journal: {asked} came on top of the run's upload.rate_per_s"
         todo = "check again once the run has ended if Canvas must not get more"
-        checks.append(warning(_GROUP, "rate", told, todo))
+        checks.append(warning(_GROUP, "rate", message, todo))
     return checks
 
 
@@ -74,9 +74,9 @@ async def _ask(context: Context, what: str, asked: Awaitable[str]) -> Check:
         async with asyncio.timeout(context.step_s_max):
             return ok(_GROUP, what, await asked)
     except TimeoutError:
-        told = f"no good answer within {time.monotonic() - started_s:.0f} s"
+        message = f"no good answer within {time.monotonic() - started_s:.0f} s"
         todo = "check canvas.base_url, canvas.token_url and the network; Canvas may be down"
-        return failed(_GROUP, what, Unreachable(told, todo))
+        return failed(_GROUP, what, Unreachable(message, todo))
     except CanvasError as error:
         return failed(_GROUP, what, error)
 
@@ -101,21 +101,23 @@ async def _check_host(context: Context, client: Client) -> list[Check]:
     async def ask() -> str:
         statement = await client.capabilities()
         version = str(statement.get("fhirVersion"))
-        told = f"{context.job.canvas.base_url} is a FHIR server"
-        return f"{told} ({version})" if version in _FHIR_VERSIONS else told
+        message = f"{context.job.canvas.base_url} is a FHIR server"
+        return f"{message} ({version})" if version in _FHIR_VERSIONS else message
 
     host = await _ask(context, "host", ask())
     if host.is_wrong:
         return [host]
     ahead = client.server_clock.ahead
     if ahead is None:
-        return [host, ok(_GROUP, "clock", "Canvas tells no time to compare with")]
+        return [host, ok(_GROUP, "clock", "Canvas sends no time to compare with")]
     if abs(ahead) <= _SKEW_MAX:
         return [host, ok(_GROUP, "clock", "agrees with this machine's")]
     side = "behind" if ahead > timedelta() else "ahead of"
-    told = f"the clock of this machine is {abs(ahead).total_seconds():,.0f} s {side} that of Canvas"
+    message = (
+        f"the clock of this machine is {abs(ahead).total_seconds():,.0f} s {side} that of Canvas"
+    )
     todo = "set it by NTP: without a `posted_on` or `start_on` today's day is taken from it"
-    return [host, warning(_GROUP, "clock", told, todo)]
+    return [host, warning(_GROUP, "clock", message, todo)]
 
 
 async def _check_token(context: Context, client: Client) -> list[Check]:
@@ -142,9 +144,9 @@ def _check_scope(context: Context, scope: str) -> Check:
     ]
     if not missing:
         return ok(_GROUP, "scope", f"holds {', '.join(types)}")
-    told = f"the token's scope does not name {', '.join(missing)}"
+    message = f"the token's scope does not name {', '.join(missing)}"
     todo = "give the application these scopes in Canvas, or set canvas.scope"
-    return warning(_GROUP, "scope", told, todo)
+    return warning(_GROUP, "scope", message, todo)
 
 
 def _grants(scope: str, resource_type: str, right: str) -> bool:
@@ -187,8 +189,8 @@ def _check_skew(skew: Skew | None) -> Check:
     """Return how far the `Date` of answers is from the clock that stamps payments."""
     what = "clock of Date"
     if skew is None:
-        told = "the last payments do not show how far it is from the clock that stamps them"
-        return ok(_GROUP, what, told)
+        message = "the last payments do not show how far it is from the clock that stamps them"
+        return ok(_GROUP, what, message)
     if skew.is_none:
         return ok(_GROUP, what, "agrees with the clock that stamps payments")
     side = "behind" if skew.most > timedelta() else "ahead of"

@@ -8,7 +8,7 @@ from pipeline.commands.checks.context import Check, Context, failed, ok, wrong
 from pipeline.errors import ConfigError
 from pipeline.rows.feed import Feed
 
-_UNDECIDED: Final = "DECIDE"  # in a draft, if a person must decide
+_UNDECIDED: Final = "DECIDE"  # marks the lines of a draft that a person must decide on
 
 
 def check_feeds(context: Context) -> Iterator[Check]:

@@ -145,8 +145,8 @@ def _check_feed(
         return None
     sources = planner.sources[feed.name]
     for source in sources:
-        told = f"{count(source.rows, 'row')}, {len(source.header)} columns ({feed.name})"
-        yield ok(_GROUP, source.name, told)
+        message = f"{count(source.rows, 'row')}, {len(source.header)} columns ({feed.name})"
+        yield ok(_GROUP, source.name, message)
     return sources
 
 

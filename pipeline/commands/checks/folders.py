@@ -42,8 +42,8 @@ def _check_folder(name: str, folder: Path) -> Check:
     if fault is not None:
         return wrong(_GROUP, name, *fault)
     if os.name == "posix" and folder.stat().st_mode & OTHERS:
-        told = f"others can look into {folder}; a run closes it to them"
-        return warning(_GROUP, name, told, f"chmod 700 {folder}")
+        message = f"others can look into {folder}; a run closes it to them"
+        return warning(_GROUP, name, message, f"chmod 700 {folder}")
     return ok(_GROUP, name, f"{folder} is there, and yours alone")
 
 
@@ -61,10 +61,12 @@ def check_disks(job: Job, sources: Sequence[Source]) -> Iterator[Check]:
     for names in disks.values():
         need = sum(needs[name][1] for name in names)
         free = shutil.disk_usage(_nearest(needs[names[0]][0])).free
-        told = f"{_size(free)} free, and a run needs some {_size(need)}"
+        message = f"{_size(free)} free, and a run needs some {_size(need)}"
         what = f"disk of {' and '.join(names)}"
         yield (
-            wrong(_GROUP, what, told, "make room there") if free < need else ok(_GROUP, what, told)
+            wrong(_GROUP, what, message, "make room there")
+            if free < need
+            else ok(_GROUP, what, message)
         )
 
 

@@ -74,10 +74,10 @@ def _check_endings(
             f"the file holds {found}. Change [feeds.only] of {feed.name}",
         )
         return
-    told = [f"{counts[word.value]:,} {text}" for word, text in _ENDINGS if counts[word.value]]
-    rejects = f"a plan lists what is rejected in rejects-{feed.name}.csv, to be mended"
+    endings = [f"{counts[word.value]:,} {text}" for word, text in _ENDINGS if counts[word.value]]
+    rejects = f"a plan lists what is rejected in rejects-{feed.name}.csv, to be corrected"
     is_rejected = counts[Disposition.REJECTED.value]
-    yield ok(group, "rows", ", ".join(told), rejects if is_rejected else "")
+    yield ok(group, "rows", ", ".join(endings), rejects if is_rejected else "")
     for each in warnings_of({feed.name: meta}):
         yield warning(group, each["rule"], each["message"], "see that this is meant so")
     for notice in plan.meta["notices"]:
@@ -97,8 +97,8 @@ def _check_rules(
             continue
         is_grave = broken.is_configuration or broken.count > _SHARE_WRONG * judged
         result = wrong if is_grave else warning
-        told = f"{count(broken.count, 'row')} ({broken.where}): {broken.message}"
-        yield result(_rows_of(feed), broken.rule, told, broken.todo)
+        message = f"{count(broken.count, 'row')} ({broken.where}): {broken.message}"
+        yield result(_rows_of(feed), broken.rule, message, broken.todo)
 
 
 def _check_limits(context: Context, exceeded: Sequence[LimitError]) -> Iterator[Check]:
