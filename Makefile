@@ -15,7 +15,7 @@ ROWS_MAX ?=
 GROWTH ?=
 
 # The text behind ## is what `make help` prints.
-.PHONY: help setup checks demo test simulate strike mutate docs bench lint format lock audit sbom wheel
+.PHONY: help setup checks demo test test-fast simulate strike mutate docs bench lint format lock audit sbom wheel
 
 help: ## list the commands
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1 \2/p' $(MAKEFILE_LIST) | while read -r name text; do printf '%-10s %s\n' "$$name" "$$text"; done
@@ -51,6 +51,9 @@ demo: setup ## serve a local Canvas and load the sample data into it
 
 test: setup ## run all tests
 	$(BIN)/pytest -n 4   # more than there are cores: many wait for quiet times
+
+test-fast: setup ## run the tests without whole runs, servers, browsers and waiting
+	$(BIN)/pytest -n 2 -m "not (runs or postgresql or browser or cluster or slow)"
 
 # The proof of docs/guarantees.md at any length: make simulate N=200000
 simulate: setup ## run N simulated schedules with crashes: make simulate N=200000

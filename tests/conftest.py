@@ -12,6 +12,27 @@ from tests.support import postgres
 from tests.support.journal_steps import journal, url  # noqa: F401 - fixtures
 from tests.support.world import World, seed
 
+_CLUSTER = Path(__file__).parent / "cluster"
+
+
+_MARKER_BY_FIXTURE = {
+    "make_world": "runs",
+    "postgres_server": "postgresql",
+    "database": "postgresql",
+    "browser": "browser",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
+    """Mark each test by what it needs, so that `make test-fast` can leave it out."""
+    for item in items:
+        for fixture in _MARKER_BY_FIXTURE.keys() & set(item.fixturenames):
+            item.add_marker(_MARKER_BY_FIXTURE[fixture])
+        if hasattr(item, "callspec") and "postgresql" in item.callspec.id.split("-"):
+            item.add_marker("postgresql")
+        if item.path.is_relative_to(_CLUSTER):
+            item.add_marker("cluster")
+
 
 @pytest.fixture
 async def make_world(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
