@@ -11,8 +11,8 @@ from pipeline.sending.flow import Flow
 from pipeline.sending.searcher import Searcher
 
 _WAITING_MAX: Final = 20_000  # intents kept in memory, about 30 MB
-# Writes are marked ahead of the senders for the time of one commit, so that no sender waits for one; and no
-# more, because after a crash each of them is in doubt, though it was never sent.
+# The number of writes that are sent in the time of one commit is marked ahead, so that no sender waits for a commit.
+# No more are marked, because after a crash each of them is in doubt, though it was never sent.
 _AHEAD_S: Final = 0.01
 _AHEAD_MAX: Final = 256
 
@@ -34,12 +34,12 @@ class Claims:
 
     @property
     def room(self) -> int:
-        """Return how many more may be marked; waiting ones count, except the one whose turn it is."""
+        """Return how many more writes may be marked. Those that wait count, except the one whose turn it is."""
         return self._ahead - self.queue.qsize() - max(self.queued - 1, 0)
 
     @property
     def is_low(self) -> bool:
-        """Return whether it is time for another group."""
+        """Return whether so few writes are left that another group should be marked."""
         return 2 * self.room >= self._ahead
 
     def end(self, senders: int) -> None:

@@ -29,7 +29,7 @@ class _Open:
 
 
 class Searcher:
-    """Has the doubts of one upload, those of earlier runs among them.
+    """The doubts of one upload, including those of earlier runs, and their searches.
 
     Attributes:
         creates: Coverages that were created: each may show what a payer id is.
@@ -52,22 +52,22 @@ class Searcher:
         self._claiming_is_over = False
 
     def wake(self) -> None:
-        """Look again for what is due, or whether the run stops."""
+        """Check again which searches are due, and whether the run stops."""
         self._stirred.set()
 
     def end(self) -> None:
-        """Search no more: nothing can go behind what is in doubt."""
+        """End the searches: no more writes are marked, so none can follow a settled doubt."""
         self._claiming_is_over = True
         self.wake()
 
     async def search_for(self, intent: Intent, wait_s: float) -> None:
-        """Have a write settled that is in doubt since just now, `wait_s` seconds from now."""
+        """Schedule the search for a write that has just come into doubt, in `wait_s` seconds."""
         doubt = await doubts.doubt_of(self._journal, intent.key)
         if doubt is not None:
             self.add(replace(doubt, intent=doubt.intent._replace(body=intent.body)), wait_s)
 
     def add(self, doubt: Doubt, wait_s: float) -> None:
-        """Have a doubt settled, `wait_s` seconds from now. The writes behind it wait until then."""
+        """Schedule the search for a doubt in `wait_s` seconds. The writes behind it wait until then."""
         due_s = self._clock.monotonic() + max(wait_s, 0.0)
         number = len(self._open)
         opened = _Open(due_s, number, doubt, due_s + self._flow.tools.outage_s_max)
@@ -75,7 +75,7 @@ class Searcher:
         self.wake()
 
     def still_quiet_s(self, doubt: Doubt) -> float:
-        """Return what is left of the settling delay of an earlier run's doubt, by the server's clock.
+        """Return the rest of the settling delay of an earlier run's doubt, in seconds of the server's clock.
 
         All of it is left if one of the two clocks was set since.
         """

@@ -15,7 +15,7 @@ from pipeline.sending.settler import Settler
 
 
 class Sender:
-    """Makes one attempt for each write. All senders of an upload share it, and with it the turn and the breaker."""
+    """One attempt for each write. All senders of an upload share this object, its turn and its breaker."""
 
     def __init__(self, flow: Flow, claims: Claims, settler: Settler) -> None:
         self._flow = flow

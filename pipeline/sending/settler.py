@@ -13,11 +13,11 @@ from pipeline.sending.flow import Flow
 from pipeline.sending.refusals import Refusals
 from pipeline.sending.searcher import Searcher
 
-_GATHER_S: Final = 0.01  # answers of so long are written down in one transaction
+_GATHER_S: Final = 0.01  # answers of this many seconds are entered in one transaction
 
 
 class Settler:
-    """Takes the answers of the senders, and enters them in groups."""
+    """The writer of answers: it takes them from the senders and enters them in groups."""
 
     def __init__(self, flow: Flow, claims: Claims, searcher: Searcher) -> None:
         self._flow = flow
@@ -36,7 +36,7 @@ class Settler:
     def take(
         self, intent: Intent, permit: Permit, exchange: Exchange, judgement: Judgement
     ) -> None:
-        """Take an answer, in the light of those before it."""
+        """Take an answer and its judgement, which the answers before it may change."""
         proven = intent.resource_type in self._client.proven
         judgement = self._refusals.weigh(intent, permit, judgement, proven=proven)
         self._attempts.append(
@@ -56,12 +56,12 @@ class Settler:
             self._flow.fail(judgement.stop)
 
     def end(self) -> None:
-        """Write down what is left, and end: nothing more is sent."""
+        """Enter the remaining answers, and end: nothing more is sent."""
         self._sending_is_over = True
         self._flow.answered.set()
 
     async def run(self, reads: asyncio.TaskGroup) -> None:
-        """Write down answers as they come. `reads` runs what is asked because of them."""
+        """Enter answers as they arrive. `reads` runs the reads that follow from them."""
         while True:
             over = self._sending_is_over
             await self._write_answers(reads)
