@@ -6,7 +6,7 @@ command gets only the part of our environment that it needs.
 
 import asyncio
 import contextlib
-import tempfile
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -51,22 +51,24 @@ async def notify(notice: Mapping[str, Any], recipients: Recipients) -> None:
 
 async def _run(settings: NotifySection, body: bytes) -> str:
     """Run the command with the notice on its stdin. Returns why it failed, or ""."""
+    # A pipe of our own: uvloop raises an error if the command ends before asyncio's pipe is written to.
+    stdin, pipe = os.pipe()
     try:
-        # A file, not a pipe: the command may end before it reads, and not every event loop takes that well.
-        with tempfile.TemporaryFile() as notice:
-            notice.write(body)
-            notice.seek(0)
-            process = await asyncio.create_subprocess_exec(
-                *settings.command,
-                stdin=notice,
-                stdout=asyncio.subprocess.DEVNULL,  # ours is for the summary
-                stderr=asyncio.subprocess.DEVNULL,  # and ours for the log
-                env=of_command(settings.env),
-            )
+        process = await asyncio.create_subprocess_exec(
+            *settings.command,
+            stdin=stdin,
+            stdout=asyncio.subprocess.DEVNULL,  # ours is for the summary
+            stderr=asyncio.subprocess.DEVNULL,  # and ours for the log
+            env=of_command(settings.env),
+        )
     except OSError as error:
+        os.close(pipe)
         return f"it cannot be started: {error.strerror}"
+    finally:
+        os.close(stdin)
     try:
         async with asyncio.timeout(settings.timeout_s):
+            await asyncio.to_thread(_write, pipe, body)
             await process.wait()
     except TimeoutError:
         return f"not done after {settings.timeout_s:g} s"
@@ -76,6 +78,12 @@ async def _run(settings: NotifySection, body: bytes) -> str:
                 process.kill()
             await process.wait()
     return f"it ended with {process.returncode}" if process.returncode else ""
+
+
+def _write(pipe: int, body: bytes) -> None:
+    """Write the notice and close the pipe; the command need not read it."""
+    with contextlib.suppress(BrokenPipeError), open(pipe, "wb") as file:
+        file.write(body)
 
 
 async def _post(url: str, body: bytes, timeout_s: float) -> str:
