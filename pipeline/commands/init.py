@@ -24,9 +24,10 @@ from pipeline.reading.read import read
 from pipeline.reading.source import Source
 from pipeline.reporting.draft import Lines, draft_text
 from pipeline.rows import synonyms
-from pipeline.rows.columns import FULL_DATE, TRANSLATED, cents_of
+from pipeline.rows.columns import TRANSLATED
+from pipeline.rows.dates import FORMATS, FULL_DATE, fitting, reads
 from pipeline.rows.feed import TRAITS, Feed, Kind
-from pipeline.rows.formats import FORMATS, fitting, reads
+from pipeline.rows.money import cents_of
 from pipeline.rows.spellings import is_taken, shown
 from pipeline.system.temporary import temporary_folder
 

@@ -15,8 +15,8 @@ import polars as pl
 from pipeline.fhir import codes
 from pipeline.planning.store import SEQ, Plan
 from pipeline.records import Disposition
+from pipeline.rows.dates import FORMATS, fitting, reads
 from pipeline.rows.feed import Feed
-from pipeline.rows.formats import FORMATS, fitting, reads
 from pipeline.rows.spellings import CODED, shown
 from pipeline.rows.texts import texts_of
 

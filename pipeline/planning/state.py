@@ -30,8 +30,9 @@ from pipeline.records import (
     Intent,
     Interaction,
 )
-from pipeline.rows.columns import Dates, Reading
+from pipeline.rows.columns import Reading
 from pipeline.rows.crosswalk import Crosswalks
+from pipeline.rows.dates import Dates
 from pipeline.rows.feed import Feed
 from pipeline.rows.map import Mapping as RowMapping
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from pipeline.rows import synonyms
-from pipeline.rows.formats import FORMATS, reads
+from pipeline.rows.dates import FORMATS, reads
 
 _NUMBER: Final = re.compile(r"[-($]*[\d,]+(\.\d+)?\)?")
 _KNOWN_MIN: Final = 2  # names that are known; of a narrow file, half of its columns

@@ -11,9 +11,11 @@ import polars as pl
 from pydantic import BaseModel
 
 from pipeline.records import Disposition, Rejection
-from pipeline.rows.columns import FULL_DATE, AmountSign, Reading, cents_in, cents_of
+from pipeline.rows.columns import Reading
+from pipeline.rows.dates import FULL_DATE
 from pipeline.rows.eligibility import EligibilityRow
 from pipeline.rows.ledger import LedgerRow
+from pipeline.rows.money import AmountSign, cents_in, cents_of
 from pipeline.rows.shares import Ceiling
 from pipeline.rows.whole import hashed
 

@@ -11,8 +11,10 @@ from typing import Final
 from pydantic import BaseModel, ValidationError
 
 from pipeline.fhir import codes
-from pipeline.rows.columns import TRANSLATED, AmountSign, Dates, Reading
+from pipeline.rows.columns import TRANSLATED, Reading
 from pipeline.rows.crosswalk import Crosswalks
+from pipeline.rows.dates import Dates
+from pipeline.rows.money import AmountSign
 from pipeline.rows.spellings import is_taken
 
 # Days that only a format with year, month and day reads back, whatever else it has.

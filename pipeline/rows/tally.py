@@ -1,6 +1,6 @@
 """The reader's side of the control totals: the sum of the amount column of a file.
 
-It is counted from the raw texts by code that shares nothing with the mapping (`rows/columns.py`), so that
+It is counted from the raw texts by code that shares nothing with the mapping (`rows/money.py`), so that
 a row that the mapping drops, or an amount that it changes, shows in `balanced`. A spelling of amounts that
 is added there must be added here, too; `tests/reporting/test_tally.py` checks that the two agree.
 """

@@ -10,8 +10,9 @@ import polars as pl
 from pydantic import ValidationError
 
 from pipeline.records import Disposition, Rejection, Stage
-from pipeline.rows.columns import Reading, cents_of
+from pipeline.rows.columns import Reading
 from pipeline.rows.feed import Checked, Feed, canonical, row_key, time_of
+from pipeline.rows.money import cents_of
 
 
 def validate(

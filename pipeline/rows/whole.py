@@ -7,7 +7,7 @@ value. Rows that are not accepted are not judged: the row model decides on them.
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final, NoReturn, cast
 
 import polars as pl
 from pydantic import PlainValidator, ValidationInfo
@@ -51,6 +51,11 @@ class Reader(PlainValidator):
     """The two readers of a field: of a cell (`func`), and of a whole column (`whole`)."""
 
     whole: WholeReader | None = None
+
+
+def broken(what: str, message: str) -> NoReturn:
+    """Raise the rule that a cell breaks: `what` is the second half of its name, as in `order|range`."""
+    raise PydanticCustomError(what, message)
 
 
 def reader(read: CellReader, whole: WholeReader) -> Reader:

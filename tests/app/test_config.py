@@ -11,8 +11,8 @@ from pipeline.app.config.arguments import expectations_of
 from pipeline.app.config.load import load
 from pipeline.errors import ConfigError
 from pipeline.journal.store import Database
+from pipeline.rows.dates import FORMATS
 from pipeline.rows.feed import Kind
-from pipeline.rows.formats import FORMATS
 from pipeline.rows.shares import Ceiling
 
 BASE = """

@@ -22,8 +22,8 @@ from pipeline.commands import init as drafting
 from pipeline.commands import run as engine
 from pipeline.commands.checks.context import State
 from pipeline.errors import ConfigError, InputError
+from pipeline.rows.dates import fitting
 from pipeline.rows.feed import TRAITS, Kind
-from pipeline.rows.formats import fitting
 from pipeline.rows.synonyms import SYNONYMS, kind_of, matches
 from pipeline.sandbox import Sandbox, serve
 from tests.support.world import CREDENTIALS, MakeWorld, patient_key, seed

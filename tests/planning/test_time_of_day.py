@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from pipeline.commands import run as engine
-from pipeline.rows.columns import Dates
+from pipeline.rows.dates import Dates
 from tests.support.runs import counts
 from tests.support.world import MakeWorld, World, patient_key
 

@@ -1,6 +1,7 @@
 """The pages under docs/ and the README against the program: what they name is there, and the other way round."""
 
 import ast
+import inspect
 import re
 import shlex
 import subprocess
@@ -19,9 +20,10 @@ from docs import drawings, reference
 from pipeline.app.cli import cli
 from pipeline.reading import bounds
 from pipeline.records import State
-from pipeline.rows import columns
-from pipeline.rows.columns import Dates, Reading
+from pipeline.rows import columns, money
+from pipeline.rows.columns import Reading
 from pipeline.rows.crosswalk import Crosswalk, Crosswalks
+from pipeline.rows.dates import Dates
 from pipeline.rows.feed import TRAITS, Traits
 from tests.support.world import patient_key
 
@@ -125,9 +127,13 @@ def meant(rule: str) -> set[str]:
 
 @cache
 def rules_of_cells() -> set[str]:
-    """What each field's reader, and what it calls, can raise by `_broken`."""
-    tree = ast.parse(Path(columns.__file__).read_text())
-    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+    """Return what each field's reader, and what it calls, can raise by `broken`."""
+    functions = {
+        node.name: node
+        for module in (columns, money)
+        for node in ast.parse(inspect.getsource(module)).body
+        if isinstance(node, ast.FunctionDef)
+    }
 
     def whats(name: str, seen: frozenset[str] = frozenset()) -> set[str]:
         found = set[str]()
@@ -135,7 +141,7 @@ def rules_of_cells() -> set[str]:
             if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
                 continue
             called, first = node.func.id, node.args[0] if node.args else None
-            if called == "_broken" and isinstance(first, ast.Constant):
+            if called == "broken" and isinstance(first, ast.Constant):
                 found.add(str(first.value))
             elif called in functions and called not in seen:
                 found |= whats(called, seen | {name})

@@ -34,12 +34,13 @@ from pipeline.planning.writer import lines_of
 from pipeline.reading.inspect import inspect
 from pipeline.reading.read import read
 from pipeline.records import Disposition
-from pipeline.rows.columns import Dates, Reading, cents_in, cents_of
+from pipeline.rows.columns import Reading
 from pipeline.rows.crosswalk import Crosswalks
+from pipeline.rows.dates import FORMATS, Dates
 from pipeline.rows.feed import TRAITS, Feed, Kind
-from pipeline.rows.formats import FORMATS
 from pipeline.rows.map import Mapping as RowMapping
 from pipeline.rows.map import map_row
+from pipeline.rows.money import cents_in, cents_of
 from pipeline.rows.texts import texts_of, wanted
 from pipeline.rows.validate import validate
 

@@ -276,7 +276,7 @@ MUTATIONS: Final = (
     Mutation(
         "15",
         "cents are read as floating point",
-        "pipeline/rows/columns.py",
+        "pipeline/rows/money.py",
         'cents = int(match[2]) * 100 + int((match[3] or "").ljust(2, "0"))',
         'cents = int(float(f"{match[2]}.{match[3] or 0}") * 100)',
         ("tests/rows/test_rows.py::test_cents_are_exact",),
@@ -782,7 +782,7 @@ MUTATIONS: Final = (
     Mutation(
         "I1",
         "a thousands separator is read over",
-        "pipeline/rows/columns.py",
+        "pipeline/rows/money.py",
         "    match = _AMOUNT.fullmatch(text) if text else None\n    if match",
         '    match = _AMOUNT.fullmatch(text.replace(",", "")) if text else None\n    if match',
         (
@@ -801,7 +801,7 @@ MUTATIONS: Final = (
     Mutation(
         "I3",
         "a day of adjoining numbers is guessed",
-        "pipeline/rows/columns.py",
+        "pipeline/rows/dates.py",
         "    if in_full and not in_full.fullmatch(text):\n        return None\n",
         "",
         (_ROWS,),

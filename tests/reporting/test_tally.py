@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from pipeline.app.config.load import load
 from pipeline.commands import run as engine
-from pipeline.rows.columns import cents_in, cents_of
 from pipeline.rows.feed import Feed, Kind
+from pipeline.rows.money import cents_in, cents_of
 from pipeline.rows.tally import cents_read
 from pipeline.rows.texts import texts_of
 from tests.support.journals import enter_index, forget_plans

@@ -15,11 +15,13 @@ from pipeline.fhir.codes import TYPES, Contract
 from pipeline.planning.parts import look_at
 from pipeline.planning.writer import lines_of
 from pipeline.rows.accept import accept
-from pipeline.rows.columns import Dates, Reading, cents_in, cents_of
+from pipeline.rows.columns import Reading
 from pipeline.rows.crosswalk import Crosswalk, Crosswalks
+from pipeline.rows.dates import Dates
 from pipeline.rows.feed import TRAITS, Feed, Kind
 from pipeline.rows.map import Mapping as RowMapping
 from pipeline.rows.map import map_row
+from pipeline.rows.money import cents_in, cents_of
 from pipeline.rows.texts import texts_of, wanted
 from pipeline.rows.validate import validate
 from pipeline.rows.whole import whole_reader

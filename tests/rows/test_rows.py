@@ -11,11 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.records import Disposition
-from pipeline.rows.columns import Dates, Reading, cents_of
+from pipeline.rows.columns import Reading
 from pipeline.rows.crosswalk import Crosswalk, Crosswalks, table_of
+from pipeline.rows.dates import Dates
 from pipeline.rows.eligibility import EligibilityRow
 from pipeline.rows.feed import Checked, Feed, Kind
 from pipeline.rows.ledger import LedgerRow
+from pipeline.rows.money import cents_of
 from pipeline.rows.texts import texts_of, wanted
 from pipeline.rows.validate import validate
 

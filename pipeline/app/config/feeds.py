@@ -9,7 +9,7 @@ from pipeline.app.config.addresses import Location, located
 from pipeline.app.config.names import did_you_mean
 from pipeline.job import Section, Share
 from pipeline.rows import settings
-from pipeline.rows.columns import FULL_DATE
+from pipeline.rows.dates import FULL_DATE
 from pipeline.rows.feed import TRAITS, Feed, Kind
 from pipeline.rows.shares import Ceiling
 
