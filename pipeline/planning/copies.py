@@ -13,15 +13,15 @@ from typing import Final
 
 import polars as pl
 
+from pipeline.planning.store import STANDING
 from pipeline.planning.writer import PlanWriter
-from pipeline.records import Disposition, Interaction
+from pipeline.records import Interaction
 from pipeline.rows import groups
 from pipeline.rows.feed import Feed
 
 _FEW: Final = 3  # up to that many equal rows of larger files may be true pairs
 _SAME: Final = ("lane", "amount_cents", "claim", "start_day", "source_id")
 _COLUMNS: Final = (*_SAME, "file", "disposition", "interaction")
-_STANDING: Final = (Disposition.PENDING.value, Disposition.UNCHANGED.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def find_copies(
             for rows in writer.rows(feed.name).judged(list(_COLUMNS)):
                 check_stop()
                 is_create = pl.col("interaction") == Interaction.CREATE.value
-                yield rows.filter(pl.col("disposition").is_in(_STANDING)).select(
+                yield rows.filter(pl.col("disposition").is_in(STANDING)).select(
                     *_SAME,
                     pl.col("file").cast(pl.UInt32) + first[feed.name],
                     is_create.alias("is_create"),

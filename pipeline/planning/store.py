@@ -267,7 +267,7 @@ class Plan:
             Columns: key, file, row, source_id, fingerprint, body, shown.
         """
         wanted = list(keys)
-        is_meant = pl.col("key").is_in(wanted) & pl.col("disposition").is_in(_STANDING)
+        is_meant = pl.col("key").is_in(wanted) & pl.col("disposition").is_in(STANDING)
         is_held = pl.col("body").is_not_null() | pl.col("shown").is_not_null()
         gone = self.missing(feed).filter(pl.col("key").is_in(wanted) & pl.col("body").is_not_null())
         found = [rows.filter(is_held) for rows in self._rows(feed).where(is_meant, list(_FOUND))]
@@ -393,7 +393,7 @@ class Plan:
         ]
 
 
-_STANDING: Final = (Disposition.PENDING.value, Disposition.UNCHANGED.value)
+STANDING: Final = (Disposition.PENDING.value, Disposition.UNCHANGED.value)
 _IS_SENT: Final = (pl.col("disposition") == Disposition.PENDING.value) & (
     pl.col("interaction") != ""
 )

@@ -11,12 +11,13 @@ import polars as pl
 from pipeline.errors import InputError, PlanError
 from pipeline.journal import lookups, runs
 from pipeline.journal.history import touched_since
+from pipeline.planning.beside import POSTED_AT_ANOTHER_TIME
 from pipeline.planning.parts import (
     PartTask,
     make_part,
     parts_of,
 )
-from pipeline.planning.resolve import POSTED_AT_ANOTHER_TIME, resolve
+from pipeline.planning.resolve import resolve
 from pipeline.planning.state import Build, FeedPlan
 from pipeline.planning.unchanged import HeldRows
 from pipeline.reading.read import origins

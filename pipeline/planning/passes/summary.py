@@ -11,11 +11,11 @@ import polars as pl
 from pipeline.errors import PlanError
 from pipeline.journal import lookups
 from pipeline.planning import arrange as arranging
+from pipeline.planning.beside import BUMPS
 from pipeline.planning.compare import Pair, compare
 from pipeline.planning.identity import Warned, key_changed, warnings_of
 from pipeline.planning.limits import are_repeats_accepted, feeds_above_repeats
 from pipeline.planning.repeats import Found, Repeats
-from pipeline.planning.resolve import BUMPS
 from pipeline.planning.state import Build, FeedPlan
 from pipeline.planning.store import KEPT
 from pipeline.planning.writer import PlanWriter

@@ -9,9 +9,9 @@ import polars as pl
 from pipeline.journal import lookups
 from pipeline.planning import arrange as arranging
 from pipeline.planning.arrange import Turn, arrange, lanes_to_arrange
+from pipeline.planning.beside import BUMPS
 from pipeline.planning.passes.again import read_again
 from pipeline.planning.ranks import can_be_last
-from pipeline.planning.resolve import BUMPS
 from pipeline.planning.state import Build, Orders
 from pipeline.planning.store import KEPT, VERDICT_SCHEMA
 from pipeline.records import (
