@@ -549,8 +549,8 @@ MUTATIONS: Final = (
         "34",
         "a resend takes the content of another row with the same key",
         "pipeline/planning/store.py",
-        'pl.col("key").is_in(wanted) & pl.col("disposition").is_in(_STANDING)',
-        'pl.col("key").is_in(wanted) & ~pl.col("disposition").is_in(_STANDING)',
+        'pl.col("key").is_in(wanted) & pl.col("disposition").is_in(STANDING)',
+        'pl.col("key").is_in(wanted) & ~pl.col("disposition").is_in(STANDING)',
         (
             "tests/commands/test_review.py::test_what_goes_again_is_the_row_that_was_sent_and_no_other_of_its_key",
         ),
