@@ -1,8 +1,9 @@
-"""The journal: one connection to its store, one thread, one transaction a group of writes.
+"""The journal: one connection to its store, one thread, one transaction per group of writes.
 
-A failed commit ends the run: what cannot be written down must not be sent. The database, SQLite or PostgreSQL, is
-behind `store.py`, and enforces the table of states itself. The steps are functions of the modules beside this one:
-`writes` (send), `decisions` (settle doubt), `doubts` and `lookups` (read), `runs`, `leases`, `payers`, `audit`.
+A failed commit ends the run, because a write that is not recorded must not be sent. The database, SQLite or
+PostgreSQL, is behind `store.py`, and enforces the table of states itself. The steps are functions of the modules
+beside this one: `writes` (send), `decisions` (settle doubt), `doubts` and `lookups` (read), `runs`, `leases`,
+`payers`, `history` (read the audit log).
 """
 
 import asyncio

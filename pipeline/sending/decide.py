@@ -1,7 +1,7 @@
 """Decide what follows from an answer to a write, and from a search for a lost one. Pure.
 
-What an answer means is decided in `canvas/judge.py`, what a search means in `sending/recover.py`, and
-what may follow at all in `journal/states.py`.
+`canvas/judge.py` decides what an answer means, `sending/weigh.py` what a search means, and
+`journal/states.py` which steps are allowed at all.
 """
 
 from enum import Enum

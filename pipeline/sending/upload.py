@@ -1,9 +1,10 @@
 """Send the plan's intents to Canvas: never twice, in each patient's order, at the allowed rate.
 
-Four kinds of task in one group: the claimer marks writes in groups ahead of the senders, so that each is
-IN_FLIGHT on disk before its first byte; `concurrency` senders send them; the settler writes down the
-answers and only then lets the next write of a patient go; the searcher has each doubt settled, once the
-settling delay is over. What follows from an answer or a search is decided in `sending/decide.py`.
+The claimer marks writes in groups ahead of the senders, so that each is IN_FLIGHT on disk before its first byte.
+`concurrency` senders send them. The searcher settles each doubt once the settling delay is over. These tasks form a
+group inside that of the settler, which enters the answers in the journal, and only then lets the next write of a
+patient go: it ends after all senders. A watcher ends the waits of all tasks once the run is to stop.
+`sending/decide.py` decides what follows from an answer or a search.
 """
 
 import asyncio
