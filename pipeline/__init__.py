@@ -4,8 +4,8 @@
     result = pipeline.run_sync("configs/nightly.toml", inputs={"ledger": frame})
     result.summary, result.frame                            # as in summary.json, reconciliation.parquet
 
-If files, limits or Canvas stop a run, `result.failure` says why and there is a report. Errors that leave
-no report are raised as `errors.IngestError`. Warnings go to stderr, unless the program has configured
+If files, limits or Canvas stop a run, the result's `failure` says why and there is a report. Errors that
+leave no report are raised as `errors.IngestError`. Warnings go to stderr, unless the program has configured
 structlog.
 
 Modules are imported on first use, so that `canvas-ingest --help` answers at once.

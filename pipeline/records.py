@@ -1,4 +1,4 @@
-"""The types that travel the pipe, in travel order. Frozen, and free of any library of ours.
+"""The types that the stages pass to each other. Frozen, and without imports from other modules of the package.
 
 `RowId` names a row for people; `Rejection` says why a row is refused. Neither ever holds a value of the
 row.
@@ -23,7 +23,8 @@ class Disposition(StrEnum):
     REJECTED = "rejected"  # by us, before sending
     REFUSED = "refused"  # by Canvas, after sending
     IN_DOUBT = "in_doubt"  # sent, fate unknown
-    PENDING = "pending"  # planned, not sent
+    # Of a row in a plan: it passed validation. As a verdict in a plan: it is to be sent. In a report: planned, not sent.
+    PENDING = "pending"
 
 
 class Interaction(StrEnum):
@@ -34,10 +35,10 @@ class Interaction(StrEnum):
 
 
 class Verdict(StrEnum):
-    """The meaning of an answer to a write: the only thing the sender decides (docs/guarantees.md)."""
+    """The meaning of an answer to a write, as `canvas/judge.py` decides it (docs/guarantees.md)."""
 
     NOT_APPLIED = "not_applied"  # known not to have happened: may be sent again
-    REFUSED = "refused"  # Canvas said no to this resource: never sent again
+    REFUSED = "refused"  # Canvas said no to this resource: not sent again in this run
     ACCEPTED = "accepted"  # created, and the id is known
     STALE = "stale"  # 412: Canvas holds another version than we think; a read has to settle it
     LOST = "lost"  # all else: the write may have happened, never sent again blindly

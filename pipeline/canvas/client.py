@@ -137,12 +137,12 @@ class Client:
         self.server_clock = ServerClock()
         self.breaker = Breaker()
         self._probed: set[str] = set()  # resource types that a search has succeeded on
-        self.proven: set[str] = set()  # resource types that a create has succeeded on
+        self.proven: set[str] = set()  # resource types that a write has succeeded on
         self._free_s = clock.monotonic()  # when an answer last asked for no pause
         self._pauses = 0  # in a row, without an answer in between that asked for none
         self.exchanges: list[
             Exchange
-        ] = []  # all but creates; the caller that writes them down removes them
+        ] = []  # all but writes; the caller that enters them in the journal removes them
 
     def stop(self) -> None:
         """Send nothing new from now on. Everything that waits for a permit gets Stopped."""

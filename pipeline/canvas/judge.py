@@ -1,7 +1,7 @@
-"""Judge an answer to a write: the only place where its meaning is decided. Pure.
+"""Judge one answer to a write by itself. Pure. `sending/refusals.py` judges several answers in a row.
 
-There are four classes: accepted, refused, not applied, lost. An answer that fits none for certain is
-`LOST`: nothing is sent again until a search has settled it.
+There are five classes: accepted, refused, not applied, stale (412) and lost. An answer that fits none for
+certain is `LOST`: nothing is sent again until a search has settled it.
 """
 
 import re

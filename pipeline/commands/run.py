@@ -42,7 +42,7 @@ from pipeline.journal import decisions, doubts, lookups, opening, runs, writes
 from pipeline.journal.ends import Ends
 from pipeline.journal.journal import Journal
 from pipeline.journal.runs import Run
-from pipeline.planning import unchanged as held
+from pipeline.planning import unchanged
 from pipeline.planning.build import build_plan
 from pipeline.planning.earlier import EarlierPlans
 from pipeline.planning.keys import keys_of
@@ -544,9 +544,9 @@ def _write_held(job: Job, journal: Journal, run_id: str) -> None:
         lines = (
             _confirmed(rows, journal).filter(~is_moved) for rows in plan.rows_to_hold(feed.name)
         )
-        salt, mark = plan.meta["feeds"][feed.name]["salt"], held.Mark(*journal.head)
+        salt, mark = plan.meta["feeds"][feed.name]["salt"], unchanged.Mark(*journal.head)
         runs.enter_index(
-            journal, feed.name, held.write(job.state_dir, feed.name, salt, mark, lines)
+            journal, feed.name, unchanged.write(job.state_dir, feed.name, salt, mark, lines)
         )
 
 
@@ -561,7 +561,7 @@ def _confirmed(rows: pl.DataFrame, journal: Journal) -> pl.DataFrame:
     done = sent.drop("resource_id").join(
         known.select("key", "fingerprint", "resource_id"), on=["key", "fingerprint"]
     )
-    return pl.concat([same.select(list(held.LINE)), done.select(list(held.LINE))])
+    return pl.concat([same.select(list(unchanged.LINE)), done.select(list(unchanged.LINE))])
 
 
 def _unread(feed: Feed) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The steps that settle doubt, by what Canvas shows or by a person's word.
+"""The steps that settle doubt, by what Canvas shows or by a person's decision.
 
 Each function is one transaction: the write changes its state, and the audit log says why. `who` is the person who
 decided; "" if it was the program. `states.py` has the states, docs/guarantees.md the reasons.
@@ -39,7 +39,7 @@ async def confirm(
 async def allow_resend(
     journal: Journal, run_id: str, intent: Intent, finding: Finding, at: datetime, who: str = ""
 ) -> None:
-    """Let a write be sent again that Canvas does not hold (IN_DOUBT -> PENDING)."""
+    """Let a write that Canvas does not hold be sent again (IN_DOUBT -> PENDING)."""
     await journal.write(lambda: _decide(journal, run_id, Event.ABSENT, intent, finding, at, who))
 
 
@@ -61,10 +61,10 @@ async def keep_in_doubt(
 async def suspect(
     journal: Journal, run_id: str, intent: Intent, finding: Finding, at: datetime
 ) -> None:
-    """Doubt a write that was never sent (PENDING -> IN_DOUBT).
+    """Put a write in doubt before it is sent (PENDING -> IN_DOUBT).
 
-    Either the journal was lost and Canvas holds a resource like it, or it is an update and it is not known when
-    Canvas last held what we think it holds.
+    This is done if the journal was lost and Canvas holds a resource like it; if it was to be sent again, and a search
+    no longer shows that Canvas lacks it; or if it is an update that its precondition does not protect.
     """
 
     def suspect() -> None:
@@ -84,7 +84,7 @@ async def refuse_edited(
 async def adopt(
     journal: Journal, run_id: str, intents: Sequence[Intent], finding: Finding, at: datetime
 ) -> None:
-    """Take over resources that Canvas held already, as the rows have them (PENDING -> CONFIRMED)."""
+    """Take over resources that Canvas held already, with the content of their rows (PENDING -> CONFIRMED)."""
 
     def adopt() -> None:
         enter(journal, intents)
@@ -111,7 +111,7 @@ async def declare_gone(
     since: datetime | None,
     who: str,
 ) -> None:
-    """Enter a person's word that Canvas no longer has a resource of ours (CONFIRMED -> PENDING).
+    """Enter that a person declared a resource of ours gone from Canvas (CONFIRMED -> PENDING).
 
     In one transaction the resource is listed as not ours, and the write gives it up. A payment may then be sent
     again, as after `allow_resend`: the next run sends it, even if this process dies here.
@@ -186,7 +186,7 @@ async def note_foreign(
 
 
 async def forget_times(journal: Journal, contradicts: Callable[[timedelta], bool]) -> None:
-    """Forget the times of unsettled writes that prove nothing, because a clock was set since.
+    """Forget the times of unsettled writes that prove nothing any more, because a clock was set since.
 
     No later run relies on them, even if that clock was set back by then.
 
@@ -237,7 +237,7 @@ def _decide(
 
 
 def _reopen(journal: Journal, run_id: str, intent: Intent, at: datetime, who: str) -> None:
-    """Let a person also decide on what was given up, and on what is still to be sent again."""
+    """Put a write back in doubt that was given up or is to be sent again, so that a person can decide on it."""
     (state,) = journal.execute("state", {"key": intent.key}).fetchone()
     event = {State.ABANDONED.value: Event.REOPENED, State.PENDING.value: Event.SUSPECTED}.get(state)
     if event is not None:

@@ -1,4 +1,4 @@
-"""Read what settling doubt needs: the writes in doubt, and what is known of them and their patients."""
+"""Read the writes in doubt, and what is known of them and their patients."""
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
@@ -10,14 +10,14 @@ from pipeline.records import Doubt, Held, Intent, Interaction, LastHeld, Stamped
 
 
 async def doubt_of(journal: Journal, key: str) -> Doubt | None:
-    """Return one write as settling needs it, without its body; None if the journal does not have it."""
+    """Return one write, without its body; None if the journal does not have it."""
     asked = {"keys": as_json([key])}
     found = await journal.write(lambda: journal.select_records("doubts_of", asked))
     return _doubt(found[0]) if found else None
 
 
 def all_doubts(journal: Journal) -> list[Doubt]:
-    """Return the writes in doubt, and those that may be sent again and were not yet; of our partition."""
+    """Return the writes of our partition that are in doubt, or that may be sent again and were not yet."""
     return [_doubt(record) for record in journal.records("doubts", {"part": journal.store.part})]
 
 
@@ -33,15 +33,15 @@ def shut_queues(journal: Journal) -> set[str]:
 
 
 def lost_updates(journal: Journal) -> frozenset[str]:
-    """Return the keys of coverages of which an answer was lost since their last confirmed write.
+    """Return the keys of coverages with a lost answer since their last confirmed write.
 
-    It reads the whole audit log, so ask once a run.
+    This reads the whole audit log, so call it once per run.
     """
     return frozenset(line[0] for line in journal.rows("lost_updates", {}))
 
 
 async def last_confirmed(journal: Journal, keys: Iterable[str]) -> dict[str, LastHeld]:
-    """Return by key what is known about when Canvas held what we think it holds."""
+    """Return by key when Canvas held the last confirmed content, as far as it is known."""
     asked = {"keys": as_json(list(keys))}
     found = await journal.write(lambda: journal.select_records("held_at", asked))
     return {
@@ -68,20 +68,20 @@ def stamped(journal: Journal, run_id: str) -> list[Stamped]:
 
 
 async def has_sibling_since(journal: Journal, key: str) -> bool:
-    """Return True if we wrote another coverage of the patient since this one: it may have moved it."""
+    """Return True if we wrote another coverage of the patient after this one: it may have moved this one."""
     return bool(await journal.write(lambda: journal.select("sibling_since", {"key": key})))
 
 
 async def assigned_ids(
     journal: Journal, resource_type: str, lane: str, ids: Iterable[str]
 ) -> set[str]:
-    """Return those of a patient's resources that belong to a row, or are known not to be ours."""
+    """Return those of `ids`, resources of a patient, that belong to a row or are known not to be ours."""
     asked = {"resource_type": resource_type, "lane": lane, "ids": as_json(list(ids))}
     return {line[0] for line in await journal.write(lambda: journal.select("claimed", asked))}
 
 
 def gone_ids(journal: Journal) -> set[str]:
-    """Return the ids of the resources that persons declared gone."""
+    """Return the ids of the resources that a person declared gone."""
     return {line[0] for line in journal.rows("gone_ids", {})}
 
 

@@ -45,7 +45,7 @@ class Ends:
         return self._folder / "ends.json"
 
     def writes(self, name: str, keys: pl.Series) -> pl.DataFrame:
-        """Return what is known of the writes with these keys, as `Journal.writes`; `name` tells parts apart."""
+        """Return the writes with these keys as `lookups.writes_of` does; `name` tells parts apart."""
         path = self._folder / f"ends-{name}.parquet"
         if self._is_kept:
             return pl.read_parquet(path, glob=False)

@@ -11,7 +11,7 @@ _LINES_A_QUERY: Final = 50_000
 
 
 def read_lines(journal: Journal, key: str | None = None) -> Iterator[tuple[Line, str]]:
-    """Yield the lines of one write, or all, and their hashes, in order."""
+    """Yield the lines of one write, or of all, each with its hash, in order."""
     after = 0
     while True:
         lines = journal.rows("trail", {"after": after, "key": key, "count": _LINES_A_QUERY})
@@ -22,7 +22,7 @@ def read_lines(journal: Journal, key: str | None = None) -> Iterator[tuple[Line,
 
 
 def length(journal: Journal) -> int:
-    """Count the lines, those of partitions too."""
+    """Return the number of lines, including those of partitions."""
     own = journal.read(lambda: journal.head[0])
     if "lines_of_parts" not in journal.store.sql:
         return own
@@ -30,7 +30,7 @@ def length(journal: Journal) -> int:
 
 
 def length_after(journal: Journal, run_id: str) -> int:
-    """Count the lines up to the last of a run but for its end."""
+    """Return the number of lines when a run was reported, just before its end was entered."""
     return int(journal.rows("length_after", {"run_id": run_id})[0][0])
 
 
@@ -40,7 +40,7 @@ def first_break(journal: Journal) -> int:
 
 
 def touched_since(journal: Journal, number: int, hashed: str) -> set[str] | None:
-    """Return the keys that the log has after a line; None if it does not have that line with that hash."""
+    """Return the keys in the lines after line `number`; None if the log has no such line with the hash `hashed`."""
 
     def read() -> set[str] | None:
         line = journal.execute("line_hash", {"number": number}).fetchone()

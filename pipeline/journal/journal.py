@@ -1,8 +1,9 @@
-"""The journal: one connection to its store, one thread, one transaction a group of writes.
+"""The journal: one connection to its store, one thread, one transaction per group of writes.
 
-A failed commit ends the run: what cannot be written down must not be sent. The database, SQLite or PostgreSQL, is
-behind `store.py`, and enforces the table of states itself. The steps are functions of the modules beside this one:
-`writes` (send), `decisions` (settle doubt), `doubts` and `lookups` (read), `runs`, `leases`, `payers`, `audit`.
+A failed commit ends the run, because a write that is not recorded must not be sent. The database, SQLite or
+PostgreSQL, is behind `store.py`, and enforces the table of states itself. The steps are functions of the modules
+beside this one: `writes` (send), `decisions` (settle doubt), `doubts` and `lookups` (read), `runs`, `leases`,
+`payers`, `history` (read the audit log).
 """
 
 import asyncio
@@ -30,16 +31,16 @@ _MARK_EVERY_S: Final = 1.0
 
 
 class Journal:
-    """One Canvas's journal, or one partition of it, held exclusively until `close` (opened by `opening.py`).
+    """The journal of one Canvas, or one partition of it. `opening.py` opens it; no other process has it until `close`.
 
     Attributes:
         folder: Where its high-water mark is, and SQLite's file.
         store: Its database. Only the journal's own thread may use it, except for `may_send`.
-        name: A random name, given when it was made.
+        name: A random name, from when it was created.
         base_url: The Canvas that it belongs to.
         loss: How an earlier journal of this Canvas was lost; "" if none was.
         was_lost: An earlier journal was lost: Canvas may hold rows that this one does not know.
-        is_loss_accepted: A person said to go on without what was lost.
+        is_loss_accepted: A person decided to continue without what was lost.
     """
 
     def __init__(self, store: Store, pool: Executor, folder: Path) -> None:
@@ -64,7 +65,7 @@ class Journal:
             self._head = (int(head[0][0]), str(head[0][1]))
 
     def close(self) -> None:
-        """Close the journal, after a transaction that may still be under way."""
+        """Close the journal once a transaction that is under way has ended."""
 
         def close() -> None:
             if self._broken is None:
@@ -96,12 +97,12 @@ class Journal:
 
     @property
     def head(self) -> tuple[int, str]:
-        """Number and hash of our last line of the audit log."""
+        """Return the number and the hash of our last line of the audit log."""
         return self._head
 
     @property
     def epoch(self) -> int:
-        """Return the epoch of our lease: the next holder has a higher one. 0 without a database."""
+        """Return the epoch of our lease: the next holder has a higher one. 0 without a lease."""
         return self.store.epoch
 
     @property
@@ -112,18 +113,18 @@ class Journal:
     # Transactions, on the one thread ---------------------------------------------------------------
 
     async def write(self, step: Callable[[], T]) -> T:
-        """Run a step as one transaction, and return when all of it is on disk; on an error, none of it is.
+        """Run a step as one transaction, and return when it is on disk. An error undoes all of it.
 
         After an error every later transaction raises the same error.
         """
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._transaction, step)
 
     def write_now(self, step: Callable[[], T]) -> T:
-        """Do as `write`, and block."""
+        """Do the same as `write`, but block."""
         return self._pool.submit(self._transaction, step).result()
 
     def read(self, step: Callable[[], T]) -> T:
-        """Run a step that only reads, once more if the database was away for a moment."""
+        """Run a step that only reads. It is run again if the connection to the database was lost and is back."""
         return self._pool.submit(self._again, step).result()
 
     def rows(self, name: str, parameters: Mapping[str, object]) -> list[tuple[Any, ...]]:
@@ -158,7 +159,7 @@ class Journal:
         schema: Mapping[str, type[pl.DataType]],
         parameter: str = "keys",
     ) -> pl.DataFrame:
-        """Return the rows of a statement for these keys as a frame; `parameter` takes the keys as JSON."""
+        """Return the rows of a statement for these keys as a frame. `parameter` names its parameter for them, as JSON."""
 
         def look_up() -> list[tuple[object, ...]]:
             lines: list[tuple[object, ...]] = []
@@ -185,7 +186,7 @@ class Journal:
         return [dict(zip(names, line, strict=True)) for line in cursor.fetchall()]
 
     def change_each(self, name: str, lines: Sequence[Mapping[str, object]]) -> None:
-        """Run a statement for each of these, each of which must change one row.
+        """Run a statement once for each of `lines`. Each must change exactly one row.
 
         Raises:
             JournalError: A row was not in the state in which it was expected.
@@ -215,7 +216,7 @@ class Journal:
             self._head = (number, before)
 
     def _transaction(self, step: Callable[[], T]) -> T:
-        """Commit all of a step or nothing of it; it is on disk when this returns."""
+        """Commit all of a step or nothing of it. It is on disk when this returns."""
         if self._broken is not None:
             raise self._broken
         try:
@@ -229,12 +230,12 @@ class Journal:
         return result
 
     def _committed(self, step: Callable[[], T]) -> T:
-        """Repeat a step if the store was lost and is back, unless the step was committed already.
+        """Commit a step. Repeat it if the store was lost and is back, unless it was committed already.
 
         The audit log shows whether it was, if the step adds lines to it. A step that adds none can be repeated.
 
         Raises:
-            JournalLost: The store that is back lacks lines, as a replica that was behind does.
+            JournalLost: The store that is back lacks lines, for example because a replica that was behind took over.
         """
         head, ended = self._head, []
         while True:
@@ -259,7 +260,7 @@ class Journal:
                 if found != head:
                     self._guarded(
                         self.store.begin
-                    )  # not ours any more: then those lines are others'
+                    )  # raises if the lease is not ours any more: the lines are its holder's
                     self.store.rollback()
                     raise loss_detection.lost("restored") from None
                 ended.clear()

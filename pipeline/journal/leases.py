@@ -1,4 +1,4 @@
-"""The partitions of a run that several processes send, each under a lease of its own. Only in a database."""
+"""The partitions of a run that several processes send, each under a lease of its own. Only with PostgreSQL."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from pipeline.journal.runs import doubt_in_flight
 
 @dataclass(frozen=True, slots=True)
 class LeaseRecord:
-    """The writes that one process sent of a partition. `ended` is "" if it did not end in order."""
+    """The lease of one process on a partition, and its result. `ended` is "" if the process did not end in order."""
 
     part: int
     epoch: int
@@ -32,7 +32,7 @@ def offer(journal: Journal, parts: int) -> None:
 
 
 def take_up(journal: Journal, run_id: str, at: datetime) -> int:
-    """Begin with our partition, and doubt the writes that its last holder left in flight.
+    """Begin with our partition, and put the writes in doubt that its last holder left in flight.
 
     Returns:
         The number of those writes.
@@ -74,18 +74,18 @@ def hand_over(
 
 
 def ask_to_stop(journal: Journal) -> None:
-    """Ask all partitions to end, as soon as what is in flight has its answer."""
+    """Ask all partitions to end as soon as the writes in flight are answered."""
     journal.write_now(lambda: journal.execute("ask_to_stop", {"epoch": journal.epoch}))
 
 
 def count_held(journal: Journal) -> int:
-    """Count the partitions that are held."""
+    """Count the partitions under a lease."""
     line = journal.row("parts_held", {})
     return int(line[0]) if line else 0
 
 
 def withdraw(journal: Journal, run_id: str, at: datetime) -> int:
-    """Fence all partitions, and doubt the writes that they left in flight.
+    """Fence all partitions, and put the writes in doubt that they left in flight.
 
     Returns:
         The number of those writes.
@@ -99,7 +99,7 @@ def withdraw(journal: Journal, run_id: str, at: datetime) -> int:
 
 
 def lease_records(journal: Journal, run_id: str) -> list[LeaseRecord]:
-    """Return which processes sent partitions of a run, and how far they came; none if one process sent all."""
+    """Return which processes sent partitions of a run, and how far they came. Empty if one process sent all."""
     if "lease_records" not in journal.store.sql:
         return []
     return [

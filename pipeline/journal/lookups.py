@@ -98,15 +98,15 @@ def known(journal: Journal, keys: pl.Series) -> pl.DataFrame:
 
 
 def states_of(journal: Journal, keys: Iterable[str]) -> dict[str, State]:
-    """Return the states of these keys, without those that are not known."""
+    """Return the states of these keys. Unknown keys are left out."""
     frame = known(journal, pl.Series("key", list(keys), dtype=pl.String))
     return {key: State(state) for key, state in frame.select("key", "state").iter_rows()}
 
 
 def writes_of(journal: Journal, keys: pl.Series, run_id: str | None = None) -> pl.DataFrame:
-    """Return what is known of these keys now, or what the report of a run shows of them.
+    """Return the writes with these keys as they are now or, with `run_id`, as that run left them.
 
-    The report of a run shows a write that a later run wrote anew as the audit log has it, without the message.
+    The audit log shows how the run left a write that a later run has changed; its message is no longer known.
     """
     lines = journal.frame("writes", keys, _WRITES_SCHEMA)
     if run_id is None:
@@ -148,7 +148,7 @@ def amounts(journal: Journal, keys: pl.Series) -> pl.DataFrame:
 
 
 def active(journal: Journal, keys: pl.Series) -> pl.DataFrame:
-    """Return those of these writes whose coverage is active in Canvas, as far as the journal knows."""
+    """Return the writes among these whose coverage is active in Canvas, as far as the journal knows."""
     return journal.frame("active", keys, _ACTIVE_SCHEMA)
 
 
@@ -166,7 +166,7 @@ def ranks(journal: Journal, lanes: pl.Series) -> pl.DataFrame:
 
 
 def payments_of(journal: Journal, lanes: pl.Series) -> pl.DataFrame:
-    """Return the payments of these patients that Canvas holds, may hold, or that are still to be sent again.
+    """Return the payments of these patients that Canvas holds or may hold, or that are still to be sent again.
 
     Returns:
         lane, key, feed, amount_cents, claim, day ("" none, null unknown) and sent_day, a line a payment.
@@ -203,7 +203,7 @@ def moved_keys(journal: Journal, feed: str) -> pl.Series:
 
 
 def cancel_keys(journal: Journal, feed: str) -> pl.Series:
-    """Return the keys of a feed's coverages that an earlier run was to cancel, and did not."""
+    """Return the keys of a feed's coverages that an earlier run planned to cancel and did not."""
     return _keys(journal, "open_cancels", feed)
 
 

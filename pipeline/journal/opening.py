@@ -1,7 +1,7 @@
 """Open the journal of a folder as the last run left it.
 
-A journal that is missing, replaced, damaged or older than the last run is lost (`loss_detection.py`); a run goes on
-after that only on a person's word.
+A journal that is missing, replaced, damaged or older than the last run is lost (`loss_detection.py`). A run
+continues after a loss only if a person says so.
 """
 
 import importlib
@@ -33,14 +33,14 @@ def open_journal(
     database: Database | None = None,
     after_loss_by: str = "",
 ) -> Journal:
-    """Open the journal in `folder`, or in a database; make it if there was none before.
+    """Open the journal in `folder`, or in a database. Create it if there was none before.
 
     Args:
         folder: The folder `state.dir`.
         base_url: The Canvas that the journal belongs to.
-        report_dir: Looked at for traces of runs that the journal does not know.
+        report_dir: Searched for traces of runs that the journal does not know.
         database: The database, in place of a file in `folder`.
-        after_loss_by: The person who says to go on without what is lost.
+        after_loss_by: The person who decided to continue without what is lost.
 
     Raises:
         JournalBusy: Another run holds it.
@@ -156,7 +156,8 @@ def look(
 ) -> Journal:
     """Open a copy of the journal in the new folder `scratch`; a new one if there is none.
 
-    Nothing is written in `folder`, and what is done to the copy is lost. The plans are links. Raises as `open_journal`.
+    Nothing is written in `folder`, and changes to the copy are lost. The plans are symbolic links.
+    Raises the errors of `open_journal`.
     """
     scratch.mkdir(mode=FOLDER_MODE)
     (scratch / "plans").mkdir(mode=FOLDER_MODE)
@@ -223,7 +224,7 @@ def place_of(folder: Path, database: Database | None) -> Place:
 def connect(
     place: Place, folder: Path, base_url: str, report_dir: Path | None, *, after_loss: bool
 ) -> Store:
-    """Open the store that the last run left; make a new one only if there was none, or on a person's word.
+    """Open the store that the last run left. Create one only if there was none, or if a person accepts the loss.
 
     Raises JournalLost if it is lost and `after_loss` is False, ConfigError if it is whole and `after_loss` is True.
     """
@@ -277,7 +278,7 @@ def _contradicts_itself(store: Store) -> bool:
 
 
 def _was_there(folder: Path, base_url: str, report_dir: Path | None) -> bool:
-    """Return whether there was a journal before, going by what runs left beside it."""
+    """Return whether there was a journal before. Files that runs left beside it show it."""
     high_water_mark = loss_detection.read_anchor(folder)
     return high_water_mark is not None or bool(
         loss_detection.traces(folder, report_dir, base_url, ())

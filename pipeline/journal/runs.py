@@ -27,7 +27,7 @@ _EXCHANGES_SCHEMA: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run. `exit_code` is None if it never came to its end."""
+    """One run. `exit_code` is None if it did not finish."""
 
     run_id: str
     command: str
@@ -38,7 +38,7 @@ class Run:
 
 
 def start_run(journal: Journal, run: Run) -> int:
-    """Enter a run, and doubt the writes that an earlier one left in flight.
+    """Enter a run, and put the writes in doubt that an earlier one left in flight.
 
     Returns:
         The number of those writes.
@@ -53,7 +53,7 @@ def start_run(journal: Journal, run: Run) -> int:
 
 
 def doubt_in_flight(journal: Journal, run_id: str, at: str, detail: str) -> int:
-    """Doubt the writes that the last holder of the journal, or of our partition, left in flight. In a step.
+    """Put the writes in doubt that the last holder of the journal, or of our partition, left in flight. In a step.
 
     Returns:
         The number of those writes.
@@ -113,12 +113,12 @@ def run_ids(journal: Journal) -> list[str]:
 
 
 def last_complete(journal: Journal, feed: str) -> list[str]:
-    """Return the last run that sent all it could of a feed's whole files, and those after it that ended early."""
+    """Return the last run that processed all files of a feed to the end, and the runs after it that ended early."""
     return [line[0] for line in journal.rows("last_complete", {"feed": feed})]
 
 
 def runs_unsettled(journal: Journal) -> list[str]:
-    """Return the runs whose plans hold what may yet be sent again, or what settling a doubt needs."""
+    """Return the runs whose plans are still needed, to send a write again or to settle a doubt."""
     return [line[0] for line in journal.rows("runs_unsettled", {})]
 
 
@@ -136,7 +136,7 @@ def exchanges(journal: Journal, run_id: str) -> pl.DataFrame:
 
 
 def enter_feeds(journal: Journal, run_id: str, totals: Iterable[tuple[str, int, int, int]]) -> None:
-    """Enter feed, rows read, cents read and number of files of a run that passed its limits."""
+    """Enter the feeds of a run that passed its limits: name, rows read, cents read and number of files of each."""
     lines = [
         {"run_id": run_id, "feed": feed, "rows_read": rows, "cents_read": cents, "files": files}
         for feed, rows, cents, files in totals
@@ -210,7 +210,7 @@ def count_messages(journal: Journal, before: str) -> int:
 def purge(journal: Journal, run_ids: Sequence[str], before: str, at: datetime, who: str) -> int:
     """Note that the plans and reports of runs are removed, and remove messages of writes settled `before`.
 
-    No write is forgotten. Nothing of the messages stays in the file.
+    The writes themselves stay. Nothing of the messages remains in SQLite's file.
 
     Returns:
         The number of messages that were removed.

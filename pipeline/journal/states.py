@@ -1,4 +1,4 @@
-"""The states of a write, and the only steps between them. Pure data; SQLite enforces the table.
+"""The states of a write, and the only steps between them. Pure data; the database enforces the table.
 
     PENDING   --claim-->       IN_FLIGHT    on disk before the first byte is sent
     IN_FLIGHT --accepted-->    CONFIRMED    2xx with an id

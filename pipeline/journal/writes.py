@@ -1,4 +1,4 @@
-"""The steps of sending: mark a write in flight, settle it by its answer, enter one that is to be sent.
+"""The steps of sending: enter a write that is to be sent, mark it in flight, settle it by its answer.
 
 Each function is one transaction of its own, or runs inside one ("in a step"). `states.py` has the states.
 """
@@ -19,7 +19,7 @@ from pipeline.records import Attempt, Exchange, Intent, Interaction, State
 async def begin(
     journal: Journal, run_id: str, intents: Sequence[Intent], at: datetime, since: datetime | None
 ) -> None:
-    """Mark a group of writes in flight (PENDING -> IN_FLIGHT), durably, before any of it is sent.
+    """Mark a group of writes in flight on disk, before any of them is sent (PENDING -> IN_FLIGHT).
 
     Args:
         journal: The journal.
@@ -79,7 +79,7 @@ async def settle(
         attempts: Writes and their answers.
         at: Our clock.
         unsent: Writes in flight that were never handed to a socket: they are pending again.
-        asked: Requests that were no writes of rows.
+        asked: Requests other than writes of rows.
 
     Returns:
         The state of each write of `attempts`, and its attempts so far.
@@ -143,7 +143,7 @@ def _settle(
 
 
 def _proved(journal: Journal, attempts: Sequence[Attempt]) -> list[bool]:
-    """Return for each answer True if its id is no other write's, in the journal or among these."""
+    """Return for each answer whether no other write has its id, in the journal or among these."""
     taken = ids_of_others(journal, [(each.intent, each.resource_id) for each in attempts])
     proved, given = [], set[tuple[str, str]]()
     for each in attempts:
@@ -155,7 +155,7 @@ def _proved(journal: Journal, attempts: Sequence[Attempt]) -> list[bool]:
 
 
 def ids_of_others(journal: Journal, answers: Iterable[tuple[Intent, str]]) -> set[str]:
-    """Return the keys of those writes whose id, given beside each, another write has already. In a step."""
+    """Return the keys of the writes whose answers give an id that another write has already. In a step."""
     listed = [
         {
             "key": intent.key,
@@ -170,14 +170,14 @@ def ids_of_others(journal: Journal, answers: Iterable[tuple[Intent, str]]) -> se
 
 
 async def record(journal: Journal, run_id: str, exchanges: Sequence[Exchange]) -> None:
-    """Record requests that were no writes of rows."""
+    """Enter requests other than writes of rows in the audit log."""
     if exchanges:
         lines = [request_line(run_id, exchange, attempt=1) for exchange in exchanges]
         await journal.write(lambda: journal.append(lines))
 
 
 async def intend(journal: Journal, run_id: str, intents: Sequence[Intent], at: datetime) -> None:
-    """Enter updates that no later file may ask for again, so that none is forgotten (CONFIRMED -> PENDING)."""
+    """Enter updates that a later file may not ask for, so that they are not forgotten (CONFIRMED -> PENDING)."""
 
     def intend() -> None:
         enter(journal, intents)
@@ -189,7 +189,7 @@ async def intend(journal: Journal, run_id: str, intents: Sequence[Intent], at: d
 
 
 async def mark_moved(journal: Journal, run_id: str, keys: Sequence[str], at: datetime) -> None:
-    """Note coverages whose order another write of ours moves, or may have: the next file writes them again."""
+    """Note coverages whose order another write of ours moves or may have moved. The next file writes them again."""
 
     def mark() -> None:
         for key in keys:

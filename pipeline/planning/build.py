@@ -1,9 +1,17 @@
 """Build a plan: everything before the first write, from files to a sealed plan that exceeds no limit.
 
-A plan is built by passes over narrow columns of all rows; each is a function in `planning.passes` that says
-what it sets. The passes in brackets ask Canvas:
+A plan is built by passes over narrow columns of all rows. Each is a function of a module in `planning/passes/`,
+whose docstring says what it sets. In this order:
 
-    files, (look up patients), rows, (take over), missing, turns, skipped rows, changes, seal
+    files       open_files        finds and inspects the files
+    take_over   look_up_patients  asks Canvas for patients by their identifiers
+    rows        read_rows         reads and judges every row
+    take_over   take_over         asks Canvas for coverages that it has already
+    gone        find_missing      coverages: decides which missing ones to cancel
+    turns       arrange_writes    coverages: orders the writes of each patient
+    again       add_skipped       all feeds: reads skipped rows again that were rejected after all
+    summary     compare_updates   coverages: lists what each update changes
+    sealing     seal_plan         counts, checks the limits and seals
 """
 
 import asyncio
@@ -98,7 +106,7 @@ def seal(build: Build) -> Plan:
 
 
 def drop_copies(build: Build) -> None:
-    """Delete the copies of whole files, which are not needed after a plan is sealed or has failed.
+    """Delete the unfinished files and piles, which are not needed after a plan is sealed or has failed.
 
     A worker that is still at a part when the run is stopped may write one more file meanwhile.
     """

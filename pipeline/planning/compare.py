@@ -16,7 +16,7 @@ Pair = tuple[int, bytes | None, bytes]  # seq, the last confirmed content, the c
 
 
 def compare(pairs: Iterable[Pair], organizations: Organizations) -> pl.DataFrame:
-    """Return a line (`plans.CHANGES`) for each element of each update that it would change."""
+    """Return a line (`store.CHANGES`) for each element of each update that it would change."""
     lines: list[tuple[int, str, str | None, str | None]] = []
     for seq, before, after in pairs:
         if before is None:

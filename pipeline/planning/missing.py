@@ -1,8 +1,8 @@
 """Decide which coverages to cancel among the rows of the last complete run that are gone from today's files.
 
-Pure. A coverage is not cancelled if there are fewer files than in the last complete run; if more rows are
-gone than `missing_max` allows; if a rejected row may be this coverage under another key; if its last
-write is not settled; or if its sent content is no longer known.
+Pure. A coverage is not cancelled if `missing` of its feed is not "cancel"; if there are fewer files than in
+the last complete run; if more rows are gone than `missing_max` allows; if a rejected row may be this coverage
+under another key; if its last write is not settled; or if its sent content is no longer known.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -95,7 +95,7 @@ def retire(feed: Feed, gone: Gone, rejected: RejectedRows, sent: Sent) -> pl.Dat
         sent: Returns what Canvas was last sent of some rows.
 
     Returns:
-        Lines in `plans.MISSING`.
+        Lines in `store.MISSING`.
     """
     new = gone.rows.filter(~pl.col("key").is_in(list(gone.open_))).height
     is_held = gone.is_short or new > feed.missing_max.of(gone.before)

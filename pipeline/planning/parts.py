@@ -166,7 +166,7 @@ def look_at(
         mapping: The data that resources depend on beside their rows.
 
     Returns:
-        Lines as `store.lines_of` yields them, in any order.
+        Lines as `writer.lines_of` returns them, in any order.
     """
     known = identities(texts, feed, reading).with_columns(numbers.alias("row"))
     filtered = as_lines(known.filter(~is_wanted), Disposition.FILTERED)

@@ -1,4 +1,6 @@
-"""Rows about to be created that equal a write of an earlier run under a key that no row of today's files has.
+"""Find probable repeats: rows to be created that equal a write of an earlier run under another key.
+
+They are probable repeats only if that key is gone from today's files, so that it has probably changed.
 
 A payment equals another one of the same patient, amount, claim and day; a coverage equals another one with
 the same content. If both keys are in today's files, the two are a true pair. If the older key is gone, the

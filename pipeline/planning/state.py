@@ -81,7 +81,7 @@ class Build:
     today: date = field(init=False)
     earlier: EarlierPlans = field(init=False)
     writer: PlanWriter = field(init=False)
-    copies: Path = field(init=False)  # of whole files, until the plan is sealed
+    copies: Path = field(init=False)  # for unfinished files and piles, until the plan is sealed
     feeds: dict[str, Feed] = field(default_factory=dict)
     coverages: list[Feed] = field(default_factory=list)
     former_keys: dict[str, tuple[str, ...]] = field(

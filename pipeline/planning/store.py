@@ -5,10 +5,14 @@ A folder under `state.dir/plans`, named like the run that made it:
     rows-<feed>-00000.parquet      every row: identity, disposition, and the resource to send
                                    (none for a row that is known to be unchanged)
     source-<feed>-00000.parquet    the source's own columns of rows that may be listed as rejects
-    verdicts-<feed>-00000.parquet  the verdicts of `resolve` on the rows that passed validation
+    verdicts-<feed>-00000.parquet  the verdicts of `resolve` on the rows that passed validation, as later passes
+                                   amended them
+    again-<feed>.parquet           the source's own columns of skipped rows that were read again
     missing-<feed>.parquet         rows of the last complete run that are gone, with their dispositions
     changes-<feed>-00000.parquet   what updates would change, element by element
+    input-<feed>.parquet           the rows of a feed that was given as a frame
     plan.json                      written last: a plan without it was never finished
+    ends.json, ends-*.parquet      how its writes ended; written after the run (`journal/ends.py`)
 
 Parts hold some thousand rows, so that memory is bounded by a part and not by the file.
 """
@@ -58,7 +62,7 @@ ROWS_SCHEMA: Final = {
     "active": pl.Boolean,
     "sort": pl.String,
     "resource_id": pl.String,  # of a row that is unchanged
-    **dict.fromkeys(DIGESTS, pl.UInt64),  # of the row's text (`held`); null: none
+    **dict.fromkeys(DIGESTS, pl.UInt64),  # of the row's text (`planning/unchanged.py`); null: none
     "body": pl.Binary,
 }
 # What a row comes to, beside what validation said of it.
@@ -184,7 +188,7 @@ class Plan:
         return self._rows(feed).judged([name for name in columns if name not in _NOT_SHOWN])
 
     def rows_to_hold(self, feed: str) -> Iterator[pl.DataFrame]:
-        """Return what the index of unchanged rows (`held`) needs of all rows, part by part."""
+        """Yield what the index of unchanged rows (`planning/unchanged.py`) needs of all rows, part by part."""
         return self._rows(feed).judged([*LINE, "disposition", "rule"])
 
     def times(self, feed: str) -> Iterator[pl.DataFrame]:

@@ -39,8 +39,8 @@ _REJECTED: Final = ("seq", "file", "row", "lane", "field")
 class PlannedBatch:
     """A batch of a feed's rows, on its way into the plan.
 
-    `source` has the source's own columns, `lines` what is meant for each row, in the same order: as
-    `lines_of` yields them, with the digests of `held.digests`, or those of `held.LINE`.
+    `source` has the source's own columns. `lines` has a line for each of its rows, in the same order: in
+    `LINE_SCHEMA`, with `unchanged.DIGESTS`; of a skipped row only the columns of `unchanged.LINE`.
     """
 
     source: pl.DataFrame

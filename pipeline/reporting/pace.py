@@ -63,7 +63,7 @@ class Pace:
 
 
 def pace(exchanges: pl.DataFrame) -> Pace | None:
-    """Return the pace of the requests that `Journal.exchanges` returns; None if there was none.
+    """Return the pace of the requests that `runs.exchanges` returns; None if there was none.
 
     A pause is a second or more in which no request began, and ten times the usual gap.
     """

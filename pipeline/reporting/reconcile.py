@@ -32,7 +32,7 @@ def reconcile(
 
     Args:
         rows: As `Plan.rows` yields them.
-        writes: As `Journal.writes` returns them.
+        writes: As `lookups.writes_of` returns them.
         shut: The patients with a write in doubt.
         run_id: The run that is reported. A row that it did not send is what the plan says of it.
     """

@@ -53,7 +53,7 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """The facts of a report beside the rows. `run.exit_code` None: the rows decide it."""
+    """The facts of a report beside the rows. If the `exit_code` of `run` is None, the rows decide it."""
 
     run: Run
     version: str

@@ -1,4 +1,7 @@
-"""A row of a ledger file (an X12 835 posting, or an export of patient payments): one payment."""
+"""A row of a ledger file: one payment.
+
+The file is a table exported from the postings of X12 835 remittances or from patient payments. X12 itself is not read.
+"""
 
 from pydantic import BaseModel, ConfigDict, Field
 

@@ -21,8 +21,8 @@ class Claims:
     """The writes that are marked in flight and not sent yet, on their way from the claimer to the senders.
 
     Attributes:
-        queue: In the order in which they are sent; None: there are no more.
-        queued: Senders with a write and without a permit.
+        queue: The writes, in the order in which they are sent; None: there are no more.
+        queued: The number of senders that have a write and wait for a permit.
         unsent: Writes that were never handed to a socket, and will not be.
     """
 
@@ -34,7 +34,7 @@ class Claims:
 
     @property
     def room(self) -> int:
-        """Return how many more writes may be marked. Those that wait count, except the one whose turn it is."""
+        """Return how many more writes may be marked. Those without a permit count, except the one whose turn it is."""
         return self._ahead - self.queue.qsize() - max(self.queued - 1, 0)
 
     @property
@@ -43,7 +43,7 @@ class Claims:
         return 2 * self.room >= self._ahead
 
     def end(self, senders: int) -> None:
-        """Take back what no sender has, and let all senders end."""
+        """Take back the writes that no sender has, and let all senders end."""
         while not self.queue.empty():
             left = self.queue.get_nowait()
             if left is not None:
@@ -71,7 +71,7 @@ class Claimer:
             await self._claim_all(batches)
         except JournalError:
             raise
-        except Exception as error:  # noqa: BLE001 - a plan that cannot be read: what was sent is still to be written down
+        except Exception as error:  # noqa: BLE001 - a plan that cannot be read: answers must still be entered
             self._flow.fail(error)
         self._claims.end(self._flow.tools.options.concurrency)
         self._searcher.end()
@@ -122,9 +122,10 @@ class Claimer:
             self._claims.queue.put_nowait(intent)
 
     async def _with_preconditions(self, group: list[Intent]) -> tuple[list[Intent], set[str]]:
-        """Return the writes, updates with the instant after which Canvas must not have changed them.
+        """Return the writes with their preconditions, and the keys of updates whose resource was edited.
 
-        And the keys of those of which a read has found an edit: the precondition let it pass then, and may again.
+        The precondition of an update is `held_at`: Canvas must not have changed the resource after it. A read has found
+        the edits, which the precondition let pass, and may let pass again.
         """
         keys = [each.key for each in group if each.interaction is Interaction.UPDATE]
         known = await doubts.last_confirmed(self._journal, keys) if keys else {}
@@ -142,10 +143,11 @@ class Claimer:
         return guarded, {key for key, held in known.items() if held.is_edited}
 
     async def _compare_first(self, intent: Intent) -> None:
-        """Compare what Canvas holds before an update is sent that its precondition does not protect.
+        """Read the resource before an update is sent that its precondition does not protect.
 
-        If a create was lost, Canvas may have taken it as late as the settling delay allows, and a read may be
-        as old again: neither would show an edit of just then. So the read waits for both.
+        If the create was lost, Canvas may have applied it up to one settling delay later, and a read may show what
+        Canvas held another settling delay ago. The read waits for both, because it would otherwise miss an edit
+        made in that time.
         """
         searcher = self._searcher
         searcher.compared.add(intent.key)
@@ -162,7 +164,7 @@ class Claimer:
         await searcher.search_for(intent, wait_s)
 
     async def _may_go(self, intent: Intent) -> bool:
-        """Return whether a look at Canvas lets the first send of this one go."""
+        """Search Canvas before the first send of a write. Returns whether it may be sent."""
         try:
             finding = await self._flow.tools.asks.first_look(intent)
         except IngestError as error:

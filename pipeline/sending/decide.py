@@ -1,7 +1,7 @@
 """Decide what follows from an answer to a write, and from a search for a lost one. Pure.
 
-What an answer means is decided in `canvas/judge.py`, what a search means in `sending/recover.py`, and
-what may follow at all in `journal/states.py`.
+`canvas/judge.py` decides what an answer means, `sending/weigh.py` what a search means, and
+`journal/states.py` which steps are allowed at all.
 """
 
 from enum import Enum
@@ -42,7 +42,7 @@ def after_answer(state: State, attempts: int, attempts_max: int) -> Next:
             return Next.REFUSED
         case State.PENDING:
             return Next.AGAIN if attempts < attempts_max else Next.LATER
-        case _:  # lost; or refused for an edit of just now, which a read may not show yet
+        case _:  # lost, or refused because of an edit that a read may not show yet
             return Next.SEARCH
 
 
@@ -62,9 +62,9 @@ def after_search(doubt: Doubt, settlement: Settlement, resend_absent: str) -> Ne
 def _may_resend(doubt: Doubt, allowed: str) -> bool:
     """Return whether a write that a search does not show may be sent again.
 
-    Only once, and only the kinds of which a duplicate can be undone, or those that the user allowed. An update
-    has the same effect however often it is sent. What a process that is frozen or cut off may still send, a
-    person decides on.
+    An update may, because it has the same effect however often it is sent. A create may only once, and only if
+    `allowed` (`resend_absent`) includes its type. If a process that is frozen or cut off may still send it, a
+    person decides.
     """
     if doubt.intent.interaction is Interaction.UPDATE:
         return True
@@ -75,9 +75,10 @@ def _may_resend(doubt: Doubt, allowed: str) -> bool:
 
 
 def is_resent_now(doubt: Doubt, run_id: str, attempts_max: int) -> bool:
-    """Return whether a write that is to be sent again goes in this run.
+    """Return whether a write that is to be sent again is sent in this run.
 
-    It waits for the run that reads it if its plan is gone, or if a newer file says what an update sends.
+    A write whose plan is gone waits for a run that reads its row. So does an update that has no attempts left, or
+    that is of an earlier run: a newer file may have other content for it.
     """
     intent = doubt.intent
     if intent.interaction is Interaction.UPDATE:
@@ -88,7 +89,7 @@ def is_resent_now(doubt: Doubt, run_id: str, attempts_max: int) -> bool:
 
 
 def heard(exchange: Exchange, judgement: Judgement) -> Heard:
-    """Return what an answer says about the server, whatever it means for the row."""
+    """Return what an answer says about the server, apart from what it means for the row."""
     if exchange.http_status is None:
         return Heard.LOST
     if judgement.verdict is Verdict.NOT_APPLIED or judgement.rule == BLOCKED:

@@ -33,10 +33,10 @@ class Asks(Protocol):
         """Return what Canvas shows of a write in doubt."""
 
     async def first_look(self, intent: Intent) -> Finding | None:
-        """Return why a first send that nothing else protects must not go; None: it may."""
+        """Return why an unprotected first send must not go; None if it may."""
 
     async def condition(self, held_at: datetime, run_id: str) -> datetime:
-        """Return `held_at`, a `Date` of the run that wrote last, by the clock that Canvas compares with."""
+        """Convert `held_at`, a `Date` that run `run_id` saw, to the clock of Canvas' preconditions."""
 
     async def learn(self, intent: Intent, resource_id: str) -> None:
         """Read back a coverage that was just created, if it shows something that is not known yet."""
@@ -44,7 +44,7 @@ class Asks(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """The tools of an upload. `stop` is set by the caller to end early, and by a failure."""
+    """The tools of an upload. The caller sets `stop` to end early; a failure sets it, too."""
 
     run_id: str
     client: Client
@@ -58,7 +58,7 @@ class Tools:
 
 
 class Flow:
-    """The patient queues of one upload, and what every part of it may report.
+    """The patient queues of one upload, and the results that its parts report.
 
     Attributes:
         moved: Set if there may be a write to mark in flight.
@@ -75,13 +75,13 @@ class Flow:
         self.failure: Exception | None = None
 
     def fail(self, error: Exception) -> None:
-        """Stop the run. What is in flight is waited for and written down."""
+        """Stop the run. Answers to the writes in flight are waited for and entered in the journal."""
         if self.failure is None and not isinstance(error, Stopped):
             self.failure = error
         self.tools.stop.set()
 
     def confirmed(self, intent: Intent) -> None:
-        """Report a write that was made: the next one of its patient may go."""
+        """Report a confirmed write: the next one of its patient may go."""
         self.queues.ended(intent)
         self.seen(_DONE[intent.interaction], 1)
 
@@ -97,7 +97,7 @@ class Flow:
             self.seen(Disposition.PENDING, 1)
 
     def left(self, intent: Intent) -> None:
-        """Report a write that waits for a later run, with all behind it."""
+        """Report a write that waits for a later run, as do all behind it."""
         self.seen(Disposition.PENDING, 1 + self.queues.shut(intent))
 
     def in_doubt(self, intent: Intent) -> None:

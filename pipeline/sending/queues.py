@@ -1,8 +1,8 @@
-"""The order of writes: one open write a patient, in the order of the plan. Pure.
+"""The order of writes: one open write per patient, in the order of the plan. Pure.
 
 Each patient has a queue, named by the intent's `lane`. Its intents leave in the order in which they were
 offered, and the next one only after the one before it has ended. A queue whose write is in doubt stays shut,
-because what comes behind may depend on it: Canvas takes a payment up to the balance that the one before it
+because the writes behind it may depend on it: Canvas takes a payment up to the balance that the one before it
 left, and moves the `order` of coverages (docs/canvas.md).
 
 After a refused coverage no coverage of that patient is cancelled any more: the refused one may be its
@@ -34,11 +34,11 @@ class PatientQueues:
 
     @property
     def is_empty(self) -> bool:
-        """Return whether nothing waits and nothing is open."""
+        """Return whether no intent waits, is ready or is open."""
         return not self._waiting
 
     def offer(self, intent: Intent) -> bool:
-        """Put an intent at the end of its queue. Returns False if it will never go."""
+        """Put an intent at the end of its queue. Returns False if it will not be sent in this run."""
         if intent.lane in self._shut or (intent.is_cancel and intent.lane in self._keeping):
             return False
         queue = self._waiting.get(intent.lane)
@@ -92,7 +92,7 @@ class PatientQueues:
         return dropped
 
     def again(self, intent: Intent) -> None:
-        """Send the open intent again, which did not happen, before all others of its queue."""
+        """Send the open intent, which was not applied, again before all others."""
         self._ready.appendleft(intent)
 
     def shut(self, intent: Intent) -> int:

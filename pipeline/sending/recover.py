@@ -1,7 +1,7 @@
 """Settle writes whose answer was lost, by asking Canvas whether they happened.
 
 A patient's resources are searched until two scans agree, and an update is settled by one read; `weigh.py` decides what
-they mean. A failed search says nothing (docs/guarantees.md, "Settling doubt").
+these show. A failed search proves nothing (docs/guarantees.md, "Settling doubt").
 """
 
 import asyncio
@@ -86,8 +86,8 @@ class Recovery:
     async def learn(self, intent: Intent, resource_id: str) -> None:
         """Read back a coverage that was just created, if the Organization of its payer id is not known.
 
-        Canvas shows every payer as an Organization. Only a create proves which one its payer id is: a read
-        as old as the write of an update would show the payer that was there before.
+        Canvas shows every payer as an Organization. Only a create proves which one its payer id is, because a
+        stale read after an update would show the payer from before it.
         """
         sent = orjson.loads(intent.body)
         payer_id = payer_id_of(sent)
@@ -109,12 +109,12 @@ class Recovery:
                 await asyncio.to_thread(learn_payers, self.journal, self.run_id, [evidence], at)
 
     async def condition(self, held_at: datetime, run_id: str, *, latest: bool = False) -> datetime:
-        """Return `held_at`, a `Date` of the run that wrote last, by the clock of Canvas' conditions."""
+        """Convert `held_at`, a `Date` that run `run_id` saw, to the clock of Canvas' preconditions."""
         skew = await self._skew(run_id)
         return held_at if skew is None else skew.stamped_by(held_at, latest=latest)
 
     async def _skew(self, run_id: str) -> Skew | None:
-        """Return the lead of the stamps over `Date` in a run, as its payments show; None: not known."""
+        """Return how far the stamps were ahead of `Date` in a run, measured on its payments; None if not known."""
         if run_id not in self.skews and len(self.skews) < _SKEWS_MAX:
             payments = await asyncio.to_thread(doubts.stamped, self.journal, run_id)
             skew = await measure(self.client, payments)
@@ -199,7 +199,7 @@ class Recovery:
         return key in self.lost_before[0]
 
     def _contents(self, doubt: Doubt) -> tuple[Content | None, Content | None]:
-        """Return what was sent, and what Canvas was known to hold before it; None if it is not known."""
+        """Return what was sent, and what Canvas held before it; None for each if it is not known."""
         intent, held = doubt.intent, doubt.held
         before = self.contents(
             held.run_id or intent.run_id, intent.feed, intent.key, held.fingerprint
@@ -214,10 +214,10 @@ class Recovery:
         return orjson.loads(sent) if sent else None
 
     async def look_for_gone(self, intent: Intent) -> Finding:
-        """Return what Canvas shows of a write that it took, and whose resource is said to be gone.
+        """Return what Canvas shows of a confirmed write whose resource is said to be gone.
 
-        ABSENT only if a read answers 404, and two searches show neither the resource nor another one
-        like it that no row has.
+        It is ABSENT only if a read answers 404, and two searches show neither the resource nor one like it
+        that belongs to no row.
         """
         named = f"{intent.resource_type}/{intent.resource_id}"
         try:
@@ -249,8 +249,8 @@ class Recovery:
         """Check before an unprotected first send whether it may be sent. Returns None if it may.
 
         After a loss of the journal, rows that Canvas seems to hold are set aside for a person. If the server's
-        clock is not known, existing resources are noted, so that they are never taken for ours; before a resend
-        such a resource may be ours, applied late, and then a person decides.
+        clock is not known, existing resources are noted, so that they are never taken for ours. Before a
+        resend, such a resource may be ours, applied late: then a person decides.
         """
         organizations = await self._organizations()
         sent = await asyncio.to_thread(self._sent, intent)
@@ -291,7 +291,7 @@ class Recovery:
     async def _agreed(
         self, intent: Intent, sent: Content | None, organizations: Organizations
     ) -> tuple[Like, set[str]]:
-        """Return the resources like it, as two scans in a row show them, and those perhaps of another payer.
+        """Return the resources like the write that two scans in a row show, and those whose payer is not known.
 
         Raises:
             SearchFailed: No two scans agree.
@@ -314,9 +314,9 @@ def _payers_of(
     shown: Collection[Content],
     organizations: Organizations,
 ) -> Mapping[str, Payers]:
-    """Return how the payer of each resource compares with the one that was sent, by id.
+    """Return by id how the payer of each resource compares with the one that was sent.
 
-    Payments have none. The Organization of a coverage that was sent with one is part of its match key.
+    A payment has no payer. If a coverage was sent with an Organization, its match key includes it.
     """
     if intent.resource_type != "Coverage" or names_organization(intent.match_key):
         return defaultdict(lambda: Payers.SAME)

@@ -1,4 +1,4 @@
-"""Detect refusals in a row that are not about single rows. Pure.
+"""Detect refusals that are not about single rows, from several in a row. Pure.
 
 A single 403 is about one row. Refusals of three patients in a row, without an answer of another kind
 between them, make a series:
@@ -41,7 +41,7 @@ class Refusals:
     """The series of one sender, by resource type."""
 
     def __init__(self, host: str, renew: Callable[[str], bool]) -> None:
-        """Watch the answers of `host`. `renew` replaces a token; False if there is only one."""
+        """Watch the answers of `host`. `renew` replaces a token, or returns False if there is only one."""
         self._host = host
         self._renew = renew
         self._series: dict[str, _Series] = {}
@@ -56,7 +56,7 @@ class Refusals:
             intent: The write.
             permit: The permit that it was sent with.
             judgement: The meaning of the answer by itself.
-            proven: Whether a write of this type has succeeded.
+            proven: A write of this type has succeeded.
         """
         refusal = judgement.refusal
         if refusal is None:

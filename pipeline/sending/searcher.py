@@ -32,8 +32,8 @@ class Searcher:
     """The doubts of one upload, including those of earlier runs, and their searches.
 
     Attributes:
-        creates: Coverages that were created: each may show what a payer id is.
-        compared: Keys of updates whose resource was read right before.
+        creates: The number of coverages created so far: each may show which Organization a payer id is.
+        compared: Keys of updates whose resource was read right before they are sent.
         probes: Preconditions of updates by key, each until its answer.
     """
 
@@ -56,7 +56,7 @@ class Searcher:
         self._stirred.set()
 
     def end(self) -> None:
-        """End the searches: no more writes are marked, so none can follow a settled doubt."""
+        """End the searches: no more writes are marked, so none would be sent after a settled doubt."""
         self._claiming_is_over = True
         self.wake()
 
@@ -87,7 +87,7 @@ class Searcher:
         return min(quiet_s - (now - doubt.until).total_seconds(), quiet_s)
 
     async def run(self) -> None:
-        """Settle doubts until no write can follow, or the run stops."""
+        """Settle doubts until no write can be sent after them, or the run stops."""
         places = asyncio.Semaphore(_LOOKS_AT_ONCE)
         async with asyncio.TaskGroup() as looks:
             while not (self._claiming_is_over or self._stop.is_set()):
@@ -118,7 +118,7 @@ class Searcher:
             finding = await self._flow.tools.asks.look(doubt)
         except JournalError:
             raise
-        except Exception as error:  # noqa: BLE001 - what was sent is still to be written down
+        except Exception as error:  # noqa: BLE001 - answers must still be entered
             self._flow.fail(error)
             self._flow.seen(Disposition.IN_DOUBT, 1)
             return
@@ -150,7 +150,7 @@ class Searcher:
         self._flow.moved.set()
 
     def _may_look_again(self, opened: _Open, finding: Finding) -> bool:
-        """Return whether another look may show more: a search failed, or a payer may be learned meanwhile."""
+        """Return whether another look may show more: the search failed, or a payer may have become known meanwhile."""
         is_unsure = finding.rule == "recover|payer" and opened.creates != self.creates
         is_open = finding.settlement is Settlement.UNKNOWN or is_unsure
         return is_open and self._clock.monotonic() < opened.until_s

@@ -15,7 +15,7 @@ from pipeline.sending.settler import Settler
 
 
 class Sender:
-    """One attempt for each write. All senders of an upload share this object, its turn and its breaker."""
+    """Makes one attempt for each write. All senders of an upload share one object, its turn and its breaker."""
 
     def __init__(self, flow: Flow, claims: Claims, settler: Settler) -> None:
         self._flow = flow
@@ -62,7 +62,7 @@ class Sender:
             self._settler.take(intent, permit, exchange, judgement)
 
     def wake(self) -> None:
-        """Let the senders that wait for a probe look again: it was answered, or the run stops."""
+        """Wake the senders that wait for a probe: it was answered, or the run stops."""
         self._probed.set()
 
     async def _write(self, permit: Permit, intent: Intent) -> tuple[Exchange, Judgement]:
@@ -73,7 +73,7 @@ class Sender:
         )
 
     async def _permit(self, intent: Intent) -> tuple[Permit, int]:
-        """Wait until one write may go. After an outage one goes first, as a probe.
+        """Wait until a write may go. After an outage, one write goes first, as a probe.
 
         Returns:
             The permit of the client, and the ticket of the breaker.
@@ -111,7 +111,7 @@ class Sender:
             resource_type, after_s=BACKOFF.delay_s(tries, random)
         ):
             tries += 1
-            self._flow.answered.set()  # so that the reads are written down as they come
+            self._flow.answered.set()  # so that the reads are entered as they come
             if clock.monotonic() - since_s > self._flow.tools.outage_s_max:
                 raise Unreachable(
                     f"Canvas has not answered for {self._flow.tools.outage_s_max:.0f} s",

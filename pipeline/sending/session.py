@@ -36,7 +36,7 @@ class Session:
     stop: asyncio.Event
 
     async def record(self) -> None:
-        """Enter in the journal the requests beside the writes so far."""
+        """Enter the requests so far that are not writes in the journal."""
         asked, self.client.exchanges = self.client.exchanges, []
         await writes.record(self.journal, self.run_id, asked)
 
@@ -55,7 +55,10 @@ class Session:
         doubts: Sequence[Doubt] = (),
         shut: Collection[str] = (),
     ) -> None:
-        """Send, once each resource type is known to answer. The patients in `shut`, and those with a write in doubt, wait."""
+        """Send, after a check that Canvas answers for each resource type.
+
+        Patients in `shut`, and those with a write in doubt that is not in `doubts`, wait for a later run.
+        """
         for resource_type in sorted(types):
             await self.client.probe(resource_type)
         open_lanes = {doubt.intent.lane for doubt in doubts}
@@ -143,9 +146,9 @@ def lanes_owed(session: Session, plan: Plan) -> set[str]:
 
 
 def intents_of(job: Job, plan: Plan) -> Iterator[list[Intent]]:
-    """Yield what is to be sent: feeds as they are configured, with cancellations before and after.
+    """Yield the writes to send: the feeds in the configured order, with cancellations before and after.
 
-    A cancellation goes after all coverages, unless one of its patient needs the `order` that it frees.
+    A cancellation goes after all coverages, unless a coverage of its patient needs the `order` that it frees.
     """
     for feed in job.feeds:
         yield plan.cancels(feed.name, is_last=False)

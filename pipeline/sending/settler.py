@@ -17,7 +17,7 @@ _GATHER_S: Final = 0.01  # answers of this many seconds are entered in one trans
 
 
 class Settler:
-    """The writer of answers: it takes them from the senders and enters them in groups."""
+    """Takes answers from the senders and enters them in the journal, in groups."""
 
     def __init__(self, flow: Flow, claims: Claims, searcher: Searcher) -> None:
         self._flow = flow
@@ -29,7 +29,7 @@ class Settler:
         self._clock = flow.tools.clock
         self._options = flow.tools.options
         self._refusals = Refusals(self._client.host, self._client.renew_token)
-        self._attempts: list[Attempt] = []  # judged, not yet written down
+        self._attempts: list[Attempt] = []  # judged, not yet entered
         self._sending_is_over = False
         self._has_forgotten_times = False  # because the server's clock was set
 
@@ -61,7 +61,7 @@ class Settler:
         self._flow.answered.set()
 
     async def run(self, reads: asyncio.TaskGroup) -> None:
-        """Enter answers as they arrive. `reads` runs the reads that follow from them."""
+        """Enter answers as they arrive. The reads that follow from them run in the group `reads`."""
         while True:
             over = self._sending_is_over
             await self._write_answers(reads)

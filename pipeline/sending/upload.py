@@ -1,9 +1,10 @@
 """Send the plan's intents to Canvas: never twice, in each patient's order, at the allowed rate.
 
-Four kinds of task in one group: the claimer marks writes in groups ahead of the senders, so that each is
-IN_FLIGHT on disk before its first byte; `concurrency` senders send them; the settler writes down the
-answers and only then lets the next write of a patient go; the searcher has each doubt settled, once the
-settling delay is over. What follows from an answer or a search is decided in `sending/decide.py`.
+The claimer marks writes in groups ahead of the senders, so that each is IN_FLIGHT on disk before its first byte.
+`concurrency` senders send them. The searcher settles each doubt once the settling delay is over. These tasks form a
+group inside that of the settler, which enters the answers in the journal, and only then lets the next write of a
+patient go: it ends after all senders. A watcher ends the waits of all tasks once the run is to stop.
+`sending/decide.py` decides what follows from an answer or a search.
 """
 
 import asyncio
@@ -28,17 +29,17 @@ async def upload(
     doubts: Sequence[Doubt] = (),
     shut: Collection[str] = (),
 ) -> None:
-    """Send everything, or as much as can be sent until it is stopped; settle what is in doubt.
+    """Send the writes until all are sent or the run stops, and settle those in doubt.
 
     Args:
         batches: The plan's writes, in order.
-        tools: What it takes to send.
-        seen: Is called with how rows ended.
-        doubts: Those of earlier runs that are to be settled now.
-        shut: The patient queues of those that are not.
+        tools: The client, the journal and what else sending takes.
+        seen: Called with a disposition and the number of rows that reached it.
+        doubts: The doubts of earlier runs to settle now.
+        shut: The patients whose writes wait for a later run.
 
     Raises:
-        IngestError: The run cannot go on. What is in flight then is waited for and written down first.
+        IngestError: The run cannot go on. Answers to the writes in flight are waited for and entered first.
     """
     try:
         await _run(batches, Flow(tools, PatientQueues(shut), seen), doubts)
@@ -81,7 +82,7 @@ async def _watch_stop(flow: Flow, searcher: Searcher, sender: Sender) -> None:
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return what went wrong first; our own errors before all others."""
+    """Return the first error of ours, or else the first of all."""
     flat = [
         _first(error) if isinstance(error, BaseExceptionGroup) else error
         for error in group.exceptions

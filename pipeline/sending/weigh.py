@@ -3,7 +3,7 @@
 A create counts as found only if there is one resource like the write, made while it was being sent, and belonging to
 no other row. An update is settled by one read: Canvas shows the sent content, the content before it, or an edit by
 another user, which is never overwritten. It counts as found only if Canvas shows it in an element that differs from
-the content before: a payer that was sent by its id can be compared only if the Organization of that id is known
+the content before. A payer that was sent by its id can be compared only if the Organization of that id is known
 (docs/guarantees.md, "Settling doubt").
 """
 
@@ -52,7 +52,7 @@ def weigh_update(
     was_lost_before: bool = False,
     read_at: datetime | None = None,
 ) -> Finding:
-    """Decide what a read of a resource to be updated means. Pure.
+    """Decide what a read of the resource of an update in doubt means. Pure.
 
     Args:
         doubt: The update.
@@ -60,15 +60,15 @@ def weigh_update(
         before: What Canvas was last known to hold; None if it is not known.
         shown: What Canvas shows; None if it has no such resource.
         organizations: The Organizations of payer ids, as far as they are known.
-        quiet: The settling delay: how much later than known it may have been made, if its answer was lost.
+        quiet: The settling delay: how long after its last send a write with a lost answer may still be applied.
         is_moved: Another coverage of the patient was written in between, so that Canvas may have given
             this one another `order`; that is not an edit.
         is_probed: It was sent with a later condition already (`_unedited`).
         was_lost: An answer to it was lost in this run.
         was_lost_before: An answer to it was lost in an earlier run: what Canvas changed since our last
             confirmed write may be that update.
-        read_at: The oldest instant, by `Date`, of which `shown` may be; None if it is not known. An edit
-            after it was not compared, so the condition is no later.
+        read_at: The earliest instant, by `Date`, whose state `shown` may be; None if it is not known. `shown` may
+            lack an edit after it, so no condition is later.
     """
     resource_id = doubt.intent.resource_id
     latest = None if doubt.intent.held_at is not None else _latest_condition(doubt, quiet, read_at)
@@ -104,7 +104,7 @@ def weigh_update(
 
 
 def _latest_condition(doubt: Doubt, quiet: timedelta, read_at: datetime | None) -> datetime | None:
-    """Return the latest instant of our last write; None if it is not known, and never one after the read.
+    """Return the latest instant of our last write, or of the read if that is earlier; None if it is not known.
 
     A write of a run that was killed may have been carried out long after the read that compared it.
     """
@@ -124,7 +124,7 @@ def _is_proven(
     *,
     was_lost: bool,
 ) -> bool:
-    """Return whether an update of which Canvas shows all that was sent is ours.
+    """Return whether an update is ours, given that Canvas shows all that was sent.
 
     `visible` names the elements in which it differs from what was there before.
     """
@@ -204,7 +204,7 @@ def is_comparable_payer(coverage: Content | None, organizations: Organizations) 
 
 
 def like_of(intent: Intent, resources: Collection[dict[str, Any]]) -> Like:
-    """Return the resources that the intent could be, filtered again: a search may show others, too."""
+    """Return the resources that the intent could be. The program filters again: a search may show others, too."""
     if intent.resource_type == "Coverage":
         return {each["id"]: None for each in resources if is_like(each, intent.match_key)}
     like: dict[str, datetime | None] = {}
@@ -234,9 +234,9 @@ def weigh(
         doubt: The write.
         like: What is like it in Canvas, with the time at which it was made.
         claimed: Ids that belong to other rows, or are known not to be ours.
-        quiet: The settling delay: how much later than known it may have been made.
-        is_time_known: The server's clock is known, and neither it nor ours was set since the sends; or there is
-            none, but this run sent it, after all that was there had been noted.
+        quiet: The settling delay: how long after its last send the write may still be applied.
+        is_time_known: The server's clock is known, and neither it nor ours was set since the sends. Or it is not
+            known, but this run sent the write, and noted before it what Canvas already held.
         unsure: Ids of coverages that may be those of another payer.
     """
     candidates = tuple(
@@ -265,7 +265,7 @@ def weigh(
 
 
 def by_stamps(doubt: Doubt, skew: Skew | None) -> Doubt:
-    """Return a doubt whose times are those of the clock that stamps payments, if it is another one."""
+    """Return the doubt with its times converted to the clock that stamps payments, if `skew` is known."""
     if skew is None:
         return doubt
     since = skew.stamps(doubt.since, earliest=True)
@@ -291,9 +291,9 @@ def _when(doubt: Doubt, made_at: datetime | None, quiet: timedelta, *, is_time_k
 
 
 def _is_near(doubt: Doubt, candidate: Candidate, quiet: timedelta) -> bool:
-    """Return whether it was made shortly before our first send, or around our sends by our own clock.
+    """Return whether a candidate was made shortly before our first send, or around our sends by our own clock.
 
-    If a gateway's clock is ahead of that of the stamps, only ours shows that it may be the write.
+    If a gateway's clock is ahead of the clock of the stamps, only our clock shows that it may be the write.
     """
     made_at, since = candidate.created_at, doubt.since
     if made_at is None or since is None:

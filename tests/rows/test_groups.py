@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from pipeline.commands import run as engine
-from pipeline.planning import unchanged as held
+from pipeline.planning import unchanged
 from pipeline.planning.resolve import NEEDED, resolve
 from pipeline.planning.store import VERDICT_SCHEMA, Plan
 from pipeline.reading import inspect as inspecting
@@ -177,7 +177,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
     def shrink() -> None:
         monkeypatch.setattr(groups, "BOUNDS", TINY)
-        monkeypatch.setattr(held, "_CHUNK", 2)
+        monkeypatch.setattr(unchanged, "_CHUNK", 2)
         monkeypatch.setattr(inspecting, "_CHUNK", 8)
 
     return shrink
@@ -292,8 +292,8 @@ async def test_rows_whose_lines_are_not_read_are_looked_at_with_the_same_end(
     rows = [(number, f"M{number}", 1, "") for number in range(30)]
     world = await nightly(make_world, rows)
     assert counts(await world.run()) == {"unchanged": 30}
-    monkeypatch.setattr(held, "_CHUNK", 5)
-    monkeypatch.setattr(held, "_CHUNKS_MAX", 1)
+    monkeypatch.setattr(unchanged, "_CHUNK", 5)
+    monkeypatch.setattr(unchanged, "_CHUNKS_MAX", 1)
     if harm == "torn":
         index = world.folder / "state" / "held-eligibility.parquet"
         lines = pl.read_parquet(index)

@@ -1,4 +1,8 @@
-"""Secrets: from the environment, or from files that only their owner may read."""
+"""Secrets: from environment variables, or from the files that they name and only their owner may read.
+
+Secrets are never in the TOML file: its sections reject keys that they do not know (`extra="forbid"`), and have none
+for a secret.
+"""
 
 import os
 import stat

@@ -1,1 +1,1 @@
-"""The passes of a plan, in the order in which `planning.build` runs them."""
+"""The passes of a plan. `planning/build.py` runs them, and has their order."""
