@@ -61,12 +61,10 @@ def weigh_update(
         shown: What Canvas shows; None if it has no such resource.
         organizations: The Organizations of payer ids, as far as they are known.
         quiet: The settling delay: how long after its last send a write with a lost answer may still be applied.
-        is_moved: Another coverage of the patient was written in between, so that Canvas may have given
-            this one another `order`; that is not an edit.
+        is_moved: Another write of ours may have given it another `order`; that is not an edit.
         is_probed: It was sent with a later condition already (`_unedited`).
         was_lost: An answer to it was lost in this run.
-        was_lost_before: An answer to it was lost in an earlier run: what Canvas changed since our last
-            confirmed write may be that update.
+        was_lost_before: An answer to it was lost in an earlier run: an edit may be that update.
         read_at: The earliest instant, by `Date`, whose state `shown` may be; None if it is not known. `shown` may
             lack an edit after it, so no condition is later.
     """
@@ -92,12 +90,11 @@ def weigh_update(
             finding = _unedited(
                 doubt, is_comparable=is_comparable, is_probed=is_probed, latest=latest
             )
-            has_no_condition = not is_comparable and doubt.intent.held_at is None
-            is_blind = has_no_condition and (
-                before is None or compare_payers(like, shown, organizations) is not Payers.SAME
-            )
-            may_be_ours = was_lost or was_lost_before
-            if is_blind or (finding.settlement is Settlement.CONFLICT and may_be_ours):
+            has_condition = is_comparable or doubt.intent.held_at is not None
+            is_named = compare_payers(like, shown, organizations) is Payers.SAME
+            is_blind = not has_condition and (before is None or not is_named)
+            is_edited = finding.settlement is Settlement.CONFLICT
+            if is_blind or (is_edited and (was_lost or was_lost_before)):
                 return _unclear_payer("Canvas may have changed it after our last confirmed write")
             return finding
     return _edited(None if from_before is None else set(from_before) - not_ours)
