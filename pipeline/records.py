@@ -23,7 +23,7 @@ class Disposition(StrEnum):
     REJECTED = "rejected"  # by us, before sending
     REFUSED = "refused"  # by Canvas, after sending
     IN_DOUBT = "in_doubt"  # sent, fate unknown
-    # Of a row in a plan: it passed validation. As a verdict in a plan: it is to be sent. In a report: planned, not sent.
+    # In a plan, of a row: it passed validation; as a verdict: it is to be sent. In a report: planned, not sent.
     PENDING = "pending"
 
 

@@ -159,7 +159,7 @@ class Journal:
         schema: Mapping[str, type[pl.DataType]],
         parameter: str = "keys",
     ) -> pl.DataFrame:
-        """Return the rows of a statement for these keys as a frame. `parameter` names its parameter for them, as JSON."""
+        """Return the rows of a statement for these keys as a frame. `parameter` is its name for them, as JSON."""
 
         def look_up() -> list[tuple[object, ...]]:
             lines: list[tuple[object, ...]] = []

@@ -106,7 +106,7 @@ def seal(build: Build) -> Plan:
 
 
 def drop_copies(build: Build) -> None:
-    """Delete the unfinished files and piles, which are not needed after a plan is sealed or has failed.
+    """Delete copies of input files, unfinished files and piles: no plan that is sealed or has failed needs them.
 
     A worker that is still at a part when the run is stopped may write one more file meanwhile.
     """

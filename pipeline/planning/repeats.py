@@ -1,12 +1,9 @@
-"""Find probable repeats: rows to be created that equal a write of an earlier run under another key.
+"""Find probable repeats: rows to be created that equal an earlier run's write whose key is gone from today's files.
 
-They are probable repeats only if that key is gone from today's files, so that it has probably changed.
-
-A payment equals another one of the same patient, amount, claim and day; a coverage equals another one with
-the same content. If both keys are in today's files, the two are a true pair. If the older key is gone, the
-row is probably the same one under another key, because a part of the key has changed. A coverage of the
-same patient, payer and member id with another start is a second one beside an active one of ours, which
-is reported, too.
+The key of such a row has probably changed. If both keys are in today's files, the two are a true pair. A payment
+equals another one of the same patient, amount, claim and day; a coverage equals another one with the same content.
+A coverage of the same patient, payer and member id as an active one of ours, but with another start, is reported,
+too: Canvas would have both.
 
 The journal is asked patient by patient, and today's keys are read part by part, so that memory is
 bounded by a pile of rows and not by the files.

@@ -81,7 +81,9 @@ class Build:
     today: date = field(init=False)
     earlier: EarlierPlans = field(init=False)
     writer: PlanWriter = field(init=False)
-    copies: Path = field(init=False)  # for unfinished files and piles, until the plan is sealed
+    copies: Path = field(
+        init=False
+    )  # of input files; with unfinished files and piles, until the plan is sealed
     feeds: dict[str, Feed] = field(default_factory=dict)
     coverages: list[Feed] = field(default_factory=list)
     former_keys: dict[str, tuple[str, ...]] = field(
@@ -121,7 +123,7 @@ class Build:
             raise Stopped("interrupted while planning")
 
     def new_folder(self) -> Path:
-        """Return a new folder for copies of whole files: two files may have the same name."""
+        """Return a new folder for copies of input files or unfinished files: two files may have the same name."""
         folder = self.copies / f"{next(self._folders):05}"
         folder.mkdir(parents=True, mode=FOLDER_MODE)
         return folder

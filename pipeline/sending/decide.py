@@ -28,7 +28,7 @@ class Next(Enum):
 
 
 def after_answer(state: State, attempts: int, attempts_max: int) -> Next:
-    """Return what follows once an answer is written down.
+    """Return what follows once an answer is entered in the journal.
 
     Args:
         state: Of the write, as the journal has it now.

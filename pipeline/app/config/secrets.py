@@ -1,6 +1,6 @@
-"""Secrets: from environment variables, or from the files that they name and only their owner may read.
+"""Secrets: from environment variables, or from files that those name and that other users may not read.
 
-Secrets are never in the TOML file: its sections reject keys that they do not know (`extra="forbid"`), and have none
+They are never in the TOML file: its sections reject keys that they do not know (`extra="forbid"`), and have none
 for a secret.
 """
 
