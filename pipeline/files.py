@@ -41,6 +41,14 @@ def replacing(path: Path, mode: int = FILE_MODE) -> Iterator[Path]:
     sync(path.parent)
 
 
+def may_be_file(path: Path) -> bool:
+    """Return whether a path is a file, or in a folder that this user may not look into."""
+    try:
+        return path.is_file()
+    except PermissionError:
+        return True
+
+
 def write_private(path: Path, content: bytes) -> None:
     """Write a whole file or nothing of it, for its owner only."""
     with replacing(path) as part:

@@ -17,7 +17,7 @@ from typing import Final, Literal
 import polars as pl
 
 from pipeline.errors import ConfigError, InputError
-from pipeline.files import FILE_MODE
+from pipeline.files import FILE_MODE, may_be_file
 from pipeline.reading.headers import column_text, has_data, is_header
 from pipeline.reading.inspect import headers, inspect
 from pipeline.reading.read import read
@@ -149,7 +149,7 @@ def _found(path: Path, scratch: Path) -> tuple[Feed, Source]:
                 final_newline=ending,
             )
             try:
-                if path.is_file() and path.suffix != ".parquet":
+                if may_be_file(path) and path.suffix != ".parquet":
                     feed = replace(feed, delimiter=_delimiter(path, encoding))
                 return feed, inspect(path, feed, scratch)
             except InputError as error:

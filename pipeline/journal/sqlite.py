@@ -8,6 +8,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -133,7 +134,10 @@ class SqlitePlace:
         if not path.exists():
             path.touch(mode=FILE_MODE)
         is_small = path.stat().st_size < _CHECKED_BYTES_MAX
-        connection = sqlite3.connect(path, isolation_level=None, timeout=0)
+        try:
+            connection = sqlite3.connect(path, isolation_level=None, timeout=0)
+        except sqlite3.Error as error:
+            raise _not_opened(error, path) from None
         store = SqliteStore(connection, path)
         try:
             connection.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -194,17 +198,14 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 def _refuse_held(path: Path) -> None:
     """Raise JournalBusy if another run holds the journal; creates no file beside it."""
-    connection = sqlite3.connect(
-        f"{path.resolve().as_uri()}?mode=ro&readonly_shm=1", uri=True, timeout=0
-    )
+    address = f"{path.resolve().as_uri()}?mode=ro&readonly_shm=1"
     try:
-        connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        with closing(sqlite3.connect(address, uri=True, timeout=0)) as connection:
+            connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     except sqlite3.Error as error:
         found = _not_opened(error, path)
         if isinstance(found, JournalBusy):
             raise found from None
-    finally:
-        connection.close()
 
 
 def _apply(connection: sqlite3.Connection, name: str) -> None:

@@ -15,7 +15,7 @@ from pipeline.canvas.client import Client
 from pipeline.clock import Clock
 from pipeline.errors import Stopped
 from pipeline.fhir.coverage import Organizations
-from pipeline.files import FOLDER_MODE, displayed
+from pipeline.files import FOLDER_MODE, displayed, may_be_file
 from pipeline.job import Job, Progress
 from pipeline.journal.journal import Journal
 from pipeline.planning.earlier import EarlierPlans
@@ -133,7 +133,7 @@ class Build:
         if is_address(pattern):
             folder = self.new_folder()
             return fetch(pattern, what, folder, self.job.objects, self.check_stop)
-        names = [pattern] if Path(pattern).is_file() else sorted(glob(pattern))  # noqa: PTH207 - the pattern is a whole path
+        names = [pattern] if may_be_file(Path(pattern)) else sorted(glob(pattern))  # noqa: PTH207 - the pattern is a whole path
         return [(Path(name), displayed(name)) for name in names]
 
     def file_names(self) -> dict[str, list[str]]:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import BinaryIO, Final, NoReturn, cast
 
 from pipeline.errors import ColumnsMissing, InputError
-from pipeline.files import displayed
+from pipeline.files import displayed, may_be_file
 from pipeline.reading.bounds import (
     COLUMNS_MAX,
     ROW_BYTES_MAX,
@@ -63,8 +63,7 @@ def inspect(path: Path, feed: Feed, spool_dir: Path) -> Source:
     A text that is compressed or in another encoding than UTF-8 is copied into `spool_dir` as plain
     UTF-8, and a Parquet file is decoded into it.
     """
-    if not path.is_file():
-        raise InputError("there is no such file", f"check the path of {feed.name}", file=path.name)
+    _require_file(path, feed.name)
     source = (
         _parquet(path, feed, spool_dir)
         if path.suffix == ".parquet"
@@ -76,6 +75,19 @@ def inspect(path: Path, feed: Feed, spool_dir: Path) -> Source:
             "the file has a header and no rows", "ask the sender for the whole file", file=path.name
         )
     return source
+
+
+def _require_file(path: Path, what: str) -> None:
+    if not may_be_file(path):
+        raise InputError("there is no such file", f"check the path of {what}", file=path.name)
+    try:
+        path.open("rb").close()
+    except PermissionError:
+        raise InputError(
+            "this user may not read it",
+            "give the user of canvas-ingest the right to read the file, and to enter its folders",
+            file=path.name,
+        ) from None
 
 
 def headers(path: Path, encoding: str) -> dict[str, list[str]]:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -20,7 +21,7 @@ from pipeline.commands import check as doctor
 from pipeline.commands.checks.context import Check, State
 from pipeline.journal import opening
 from pipeline.sandbox import Faults
-from tests.support.runs import coverages, payments
+from tests.support.runs import coverages, obey_modes, payments, start
 from tests.support.world import CREDENTIALS, FEEDS, LEDGER_ONLY, MakeWorld, World, patient_key
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -557,3 +558,44 @@ async def test_a_messy_setup_as_it_is_told(make_world: MakeWorld) -> None:
     if os.environ.get("GOLDEN") == "write":
         golden.write_text(told + "\n")
     assert told + "\n" == golden.read_text()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="modes are ignored by another capability")
+@pytest.mark.parametrize("name", ["check", "run"])
+@pytest.mark.parametrize("closed", ["the file", "its folder"])
+async def test_a_file_that_may_not_be_read_is_named(
+    make_world: MakeWorld, name: str, closed: str
+) -> None:
+    world = await make_world()
+    folder = world.folder / "in"
+    folder.mkdir()
+    world.write_config(feeds=LEDGER_ONLY.replace('"ledger.csv"', '"in/ledger.csv"'))
+    (folder / "ledger.csv").write_text("transaction_id,patient,amount\n")
+    path = folder / "ledger.csv" if closed == "the file" else folder
+    path.chmod(0)
+    process = await start(world, name, before=obey_modes)
+    stdout, stderr = (text.decode() for text in await process.communicate())
+    path.chmod(0o700)
+    assert process.returncode == 1
+    shown = " ".join((stdout + stderr).split())
+    assert re.search(r"ledger.csv:? this user may not read it", shown), shown
+    assert "fault" not in stdout + stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="modes are ignored by another capability")
+@pytest.mark.parametrize("name", ["journal show", "run", "review"])
+async def test_a_journal_that_may_not_be_read_is_no_fault_of_the_program(
+    make_world: MakeWorld, name: str
+) -> None:
+    world = await make_world()
+    world.write_config(feeds=LEDGER_ONLY)
+    world.write_ledger(payments(1))
+    await world.run()
+    path = world.folder / "state" / "journal.sqlite"
+    path.chmod(0)
+    process = await start(world, name, before=obey_modes)
+    stdout, stderr = (text.decode() for text in await process.communicate())
+    path.chmod(0o600)
+    assert process.returncode == 1
+    assert "the journal cannot be read or written" in stdout + stderr
+    assert "Traceback" not in stdout + stderr

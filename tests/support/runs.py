@@ -1,6 +1,7 @@
 """Whole runs and what Canvas then holds."""
 
 import asyncio
+import ctypes
 import os
 import sys
 from collections import Counter
@@ -72,10 +73,18 @@ async def start(
     world: World, *arguments: str, before: Callable[[], None] | None = None
 ) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "pipeline", arguments[0], str(world.config), *arguments[1:],
+        sys.executable, "-m", "pipeline", *arguments[0].split(), str(world.config), *arguments[1:],
         env={**os.environ, **CREDENTIALS}, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         preexec_fn=before,
     )  # fmt: skip
+
+
+def obey_modes() -> None:
+    """Give up the capabilities of root that ignore the modes of files, before a program starts."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+        if os.geteuid() == 0 and libc.prctl(24, capability, 0, 0, 0):  # PR_CAPBSET_DROP
+            raise OSError(ctypes.get_errno(), "prctl")
 
 
 async def command(world: World, *arguments: str) -> tuple[asyncio.subprocess.Process, str, str]:

@@ -15,6 +15,7 @@ from pipeline.commands.checks.folders import check_disks
 from pipeline.commands.checks.rows import check_rows
 from pipeline.commands.run import new_run
 from pipeline.errors import ColumnsMissing, IngestError, InputError
+from pipeline.files import may_be_file
 from pipeline.job import Job, Reference, References
 from pipeline.journal import runs
 from pipeline.journal.journal import Journal
@@ -89,7 +90,7 @@ def _check_reference(
     if reference.path is None:
         return reference
     columns = f'"{reference.source_column}" and "{reference.target_column}"'
-    if isinstance(reference.path, Path) and not reference.path.is_file():
+    if isinstance(reference.path, Path) and not may_be_file(reference.path):
         yield wrong(
             _GROUP,
             what,
