@@ -20,6 +20,8 @@ import pipeline
 from pipeline.errors import ConfigError, InputError, LimitError, PlanError
 from tests.support.world import CREDENTIALS, FEEDS, LEDGER_ONLY, MakeWorld, patient_key
 
+pytestmark = pytest.mark.slow  # starts programs
+
 ROOT = Path(__file__).parents[2]
 ROWS = [(f"T{n}", patient_key(n % 5), f"{n + 1}.25", "") for n in range(10)]
 

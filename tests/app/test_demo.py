@@ -21,6 +21,8 @@ from pipeline.reporting.terminal import summary_text
 from pipeline.sandbox import Sandbox
 from tests.support.world import seed
 
+pytestmark = pytest.mark.slow  # runs the demo
+
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "sample_data"
 

@@ -46,6 +46,8 @@ from pipeline.system.environment import PASSED_ON
 from tests.support.runs import coverages, payments
 from tests.support.world import CREDENTIALS, FEEDS, MakeWorld, World, seed
 
+pytestmark = pytest.mark.slow  # starts programs
+
 CANARY = "Canary-0f3b/+7e=9"  # stands for a secret; with signs that URLs and JSON spell otherwise
 NAMES = ("CANVAS_CLIENT_ID", "CANVAS_CLIENT_SECRET", "CANVAS_PRIVATE_KEY", "CANVAS_TOKEN")
 

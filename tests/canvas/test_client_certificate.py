@@ -21,6 +21,8 @@ from tests.support.proxy_runs import command
 from tests.support.runs import coverages, payments
 from tests.support.world import CREDENTIALS, FEEDS, World, seed
 
+pytestmark = pytest.mark.slow  # makes certificates
+
 
 @pytest.fixture
 def authority(tmp_path: Path) -> Authority:

@@ -22,6 +22,8 @@ from tests.support.runs import coverages, payments
 from tests.support.tinyproxy import Tinyproxy, proxying
 from tests.support.world import CREDENTIALS, FEEDS, World, seed
 
+pytestmark = pytest.mark.slow  # starts a proxy
+
 USER, CANARY = "ingest", "canary-of-the-proxy"
 SHOWN = {"CANVAS_PROXY_USERNAME": USER, "CANVAS_PROXY_PASSWORD": CANARY}
 

@@ -450,6 +450,7 @@ def test_the_kind_is_told_by_names_that_only_one_has() -> None:
 TEMPLATE = EXPORTS[0].header
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("delimiter", ["|", ","])
 async def test_canvas_own_template_works_with_its_configuration(
     tmp_path: Path, delimiter: str

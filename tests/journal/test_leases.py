@@ -26,6 +26,8 @@ from pipeline.journal.store import Database
 from pipeline.records import Attempt, Exchange, Intent, Interaction, State, Verdict
 from tests.support.postgres import Server, missing, served
 
+pytestmark = pytest.mark.slow  # waits for leases to end
+
 URL = "https://fumage-example.canvasmedical.com"
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
 LEASE_S = 3.0

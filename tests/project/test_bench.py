@@ -19,6 +19,8 @@ from bench.rounds import CLOCK, ROOT, Contestant, Line, interleaved, times_as_fa
 from bench.server import own_server
 from bench.validate import grown, write
 
+pytestmark = pytest.mark.slow  # runs benchmarks
+
 SVG = "{http://www.w3.org/2000/svg}"
 
 

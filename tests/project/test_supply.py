@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+pytestmark = pytest.mark.slow  # installs and builds
+
 ROOT = Path(__file__).parents[2]
 LOCKS = ("requirements.lock", "requirements-checks.lock")
 PIN = re.compile(r"^([a-z0-9._-]+)==([^\s;\\]+)", re.MULTILINE)

@@ -8,6 +8,8 @@ import pytest
 from tests.proof import cluster
 from tests.support.postgres import missing
 
+pytestmark = pytest.mark.slow  # a cluster that is struck
+
 pytest.importorskip("distributed")
 
 

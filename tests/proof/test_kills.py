@@ -2,7 +2,11 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.proof import kills
+
+pytestmark = pytest.mark.slow  # processes that are killed
 
 
 async def test_killed_twenty_times_nothing_is_twice_and_nothing_is_lost(tmp_path: Path) -> None:

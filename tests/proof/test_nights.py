@@ -2,8 +2,12 @@
 
 from collections import Counter
 
+import pytest
+
 from tests.proof.nights import played
 from tests.proof.simulation import over
+
+pytestmark = pytest.mark.slow  # nights of whole runs
 
 SCENARIOS = range(1000, 1006)
 

@@ -10,6 +10,8 @@ from tests.proof import places
 from tests.proof.simulation import Outcome, crash_points, is_elsewhere, outcome, over
 from tests.support import postgres
 
+pytestmark = pytest.mark.slow  # thousands of schedules
+
 SCHEDULES = 2_400
 UPDATED = 300  # a share of them, for the faults that are planted
 CRASH_POINT_SEEDS = (2, 17, 40, 66, 91, 120)

@@ -33,6 +33,8 @@ from pipeline.sandbox import Faults, Sandbox, rules, serve
 from tests.support.runs import coverages, payments
 from tests.support.world import CREDENTIALS, LEDGER_ONLY, World, patient_key, seed
 
+pytestmark = pytest.mark.slow  # whole pages
+
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )

@@ -9,6 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import polars as pl
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +17,8 @@ from pipeline.app.config.load import load
 from pipeline.commands import run as engine
 from tests.support.reports import CONFIG, planned, write
 from tests.support.world import FEEDS, LEDGER_ONLY
+
+pytestmark = pytest.mark.slow  # whole reports
 
 # Cells as they come: good ones often enough that rows meet each other.
 messy = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)

@@ -25,6 +25,8 @@ from tests.support.nightly import FEED, enter, nightly, write
 from tests.support.runs import counts
 from tests.support.world import LEDGER_ONLY, MakeWorld, World, patient_key
 
+pytestmark = pytest.mark.slow  # many rows in many ways
+
 TINY = Bounds(hashes=3, narrow=3, whole=2)
 FEEDS = (
     Feed("one", Kind.ELIGIBILITY, "", {}),

@@ -13,6 +13,8 @@ from pipeline.commands import run as engine
 from pipeline.sandbox import Sandbox, serve
 from tests.support.world import CREDENTIALS
 
+pytestmark = pytest.mark.slow  # a whole practice
+
 DATA = Path(__file__).parent / "synthea"
 
 

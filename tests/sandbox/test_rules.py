@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,6 +14,8 @@ from pipeline.sandbox.rules import PaymentDraft, Refusal, check_payment
 from pipeline.sandbox.sandbox import patient_of
 
 from .bodies import CLAIM, SEED, coverage, payer_id, payment
+
+pytestmark = pytest.mark.slow  # many requests
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
 values = st.recursive(

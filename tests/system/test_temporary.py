@@ -17,6 +17,8 @@ from tests.support import read_only
 from tests.support.runs import coverages, payments
 from tests.support.world import CREDENTIALS, MakeWorld, World
 
+pytestmark = pytest.mark.slow  # commands that are killed
+
 ROOT = Path(__file__).parents[2]
 NOTICE = '[notify]\non = [0, 1, 2, 3, 4]\ncommand = ["/bin/sh", "-c", "cat > {told}"]\n'
 without_temporary = pytest.mark.skipif(

@@ -15,6 +15,8 @@ from pipeline.canvas import transport as module
 from pipeline.canvas.transport import DNS, LEASE, Reply, Transport
 from tests.canvas.transport.server import CLOSE, RESET, Script, Server, reset, serving
 
+pytestmark = pytest.mark.slow  # waits for connections to end
+
 Serve = Callable[..., Any]
 
 
