@@ -285,6 +285,11 @@ class State(StrEnum):
 CENT = Decimal("0.01")
 
 
+def counted(number: int, what: str) -> str:
+    """Return a number with its noun: `1 column`, `2,000 columns`."""
+    return f"1 {what}" if number == 1 else f"{number:,} {what}s"
+
+
 def usd(cents: int) -> str:
     """Return an amount as every output shows it: `12.50`."""
     return str(Decimal(cents) * CENT)

@@ -475,7 +475,13 @@ def init(file: Path, kind: str | None, output: Path | None) -> None:
 
 
 @cli.command(short_help="Serve a local Canvas on loopback.")
-@click.option("--port", default=8765, show_default=True, help="0 takes a free one.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65_535),
+    default=8765,
+    show_default=True,
+    help="0 takes a free one.",
+)
 @click.option(
     "--seed",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),

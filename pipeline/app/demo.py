@@ -1,7 +1,9 @@
 """The local Canvas of the commands `sandbox` and `demo`."""
 
 import asyncio
+import os
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -19,25 +21,35 @@ _ENVIRONMENT: Final = {"CANVAS_CLIENT_ID": "sandbox", "CANVAS_CLIENT_SECRET": "s
 def make_sandbox(
     seed: Path | None, faults: str, fault_seed: int, contract: str, state: Path | None
 ) -> Sandbox:
-    """Return a local Canvas. Raises ConfigError if there is no such fault profile."""
+    """Return a local Canvas. Raises ConfigError if there is no such fault profile, or a file is wrong."""
     try:
         profile = load_faults(faults)
     except ValueError as error:
         raise ConfigError(str(error), "name a profile or a file") from None
-    return Sandbox(
-        None if seed is None else load_seed(seed),
-        contract=contract,
-        faults=profile,
-        fault_seed=fault_seed,
-        state=state,
-    )
+    try:
+        return Sandbox(
+            None if seed is None else load_seed(seed),
+            contract=contract,
+            faults=profile,
+            fault_seed=fault_seed,
+            state=state,
+        )
+    except ValueError as error:
+        raise ConfigError(str(error), "sample_data/canvas_seed.json is an example") from None
 
 
 async def serve_until(
     stop: asyncio.Event, sandbox: Sandbox, port: int, say: Callable[[str], None]
 ) -> None:
-    """Serve on loopback until `stop` is set."""
-    async with serve(sandbox, port=port) as url:
+    """Serve on loopback until `stop` is set. Raises ConfigError if the port cannot be used."""
+    async with AsyncExitStack() as stack:
+        try:
+            url = await stack.enter_async_context(serve(sandbox, port=port))
+        except OSError as error:
+            raise ConfigError(
+                f"port {port} cannot be used: {os.strerror(error.errno or 0)}",
+                "choose another --port; 0 takes a free one",
+            ) from None
         say(f"A local Canvas is at {url}")
         say(f"  base_url = {url}    token_url = {url}/auth/token/")
         if not sandbox.store.resources["Patient"]:

@@ -31,6 +31,7 @@ from pipeline.reading.headers import column_text
 from pipeline.reading.parquet import Decoded, decoded
 from pipeline.reading.shape import Misshapen, Shape
 from pipeline.reading.source import Slice, Source, stamp_of
+from pipeline.records import counted
 from pipeline.rows import groups
 from pipeline.rows.feed import Feed
 
@@ -120,7 +121,7 @@ def _check_columns(source: Source, feed: Feed) -> None:
     others = ", ".join(f'"{name}" ({field})' for field, name, _ in missing[1:])
     more = f", nor these: {others}" if others else ""
     raise ColumnsMissing(
-        f"the header has {len(header)} columns and not this one, which is mapped to {field}{more}",
+        f"the header has {counted(len(header), 'column')} and not this one, which is mapped to {field}{more}",
         f"{hint}Check the columns and the delimiter of feed {feed.name}, and that the file has a header",
         file=source.name,
         missing=missing,

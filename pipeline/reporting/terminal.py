@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, Final
 
+from pipeline.records import counted
 from pipeline.reporting.words import OUTCOMES, WORDS, doubt_notes, is_kept, notes, unread, verdict
 
 _RULES_SHOWN: Final = 5
@@ -42,7 +43,7 @@ def summary_text(
 def _verification_text(summary: Mapping[str, Any], folder: str, config: str | None) -> str:
     totals = summary["verification"]
     lines = [
-        f"Verify {summary['run_id']}: {totals['written']:,} written, of {totals['patients']:,} patients",
+        f"Verify {summary['run_id']}: {totals['written']:,} written, of {counted(totals['patients'], 'patient')}",
         "",
         *(
             f"{totals[word]:>9,}  {text}"

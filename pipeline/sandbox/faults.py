@@ -225,8 +225,10 @@ def load_faults(name_or_path: str) -> Faults:
             " .json file"
         )
     text = path.read_text(encoding="utf-8")
-    read = tomllib.loads(text) if path.suffix == ".toml" else orjson.loads(text)
-    return _from_fields(read)
+    try:
+        return _from_fields(tomllib.loads(text) if path.suffix == ".toml" else orjson.loads(text))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def _from_fields(read: Any) -> Faults:

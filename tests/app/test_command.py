@@ -1,6 +1,7 @@
 """The command line as a person meets it."""
 
 import re
+import socket
 import subprocess
 import sys
 import tomllib
@@ -78,10 +79,26 @@ def test_completion_scripts(shell: str, holds: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [(), ("run",), ("run", "a.toml", "--nope"), ("sandbox", "--faults", "nope")]
+    "arguments",
+    [
+        (),
+        ("run",),
+        ("run", "a.toml", "--nope"),
+        ("sandbox", "--faults", "nope"),
+        ("sandbox", "--port", "99999"),
+        ("sandbox", "--seed", __file__),
+    ],
 )
 def test_usage_errors_exit_with_2(arguments: tuple[str, ...]) -> None:
     assert canvas_ingest(*arguments).returncode == 2
+
+
+def test_a_port_that_is_in_use_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = canvas_ingest("sandbox", "--port", str(port))
+    assert done.returncode == 2
+    assert f"port {port} cannot be used: Address already in use" in done.stderr
 
 
 def test_exports_are_what_all_says() -> None:

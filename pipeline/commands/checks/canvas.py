@@ -12,9 +12,10 @@ from urllib.parse import urlsplit
 from pipeline.canvas.client import Client, transport_of
 from pipeline.canvas.skew import Skew, measure
 from pipeline.clock import SystemClock
-from pipeline.commands.checks.context import Check, Context, count, failed, ok, warning, wrong
+from pipeline.commands.checks.context import Check, Context, failed, ok, warning, wrong
 from pipeline.errors import CanvasError, Unreachable
 from pipeline.planning.lookup import lookup
+from pipeline.records import counted
 from pipeline.rows.texts import texts_of
 
 _GROUP: Final = "Canvas"
@@ -42,7 +43,7 @@ async def check_canvas(context: Context) -> list[Check]:
         if token and not any(check.is_wrong for check in host + token):
             checks += await _check_access(context, client)
     if context.is_beside_run:  # a check has a limiter of its own
-        asked = f"{count(len(client.exchanges), 'request')} of this check"
+        asked = f"{counted(len(client.exchanges), 'request')} of this check"
         message = f"a run is using this journal: {asked} came on top of the run's upload.rate_per_s"
         todo = "check again once the run has ended if Canvas must not get more"
         checks.append(warning(_GROUP, "rate", message, todo))
@@ -198,7 +199,7 @@ def _check_skew(skew: Skew | None) -> Check:
     return warning(
         _GROUP,
         what,
-        f"the Date of answers was {count(seconds, 'second')} {side} the clock that stamps payments: "
+        f"the Date of answers was {counted(seconds, 'second')} {side} the clock that stamps payments: "
         "a gateway replaces it",
         "have the gateway pass on the Date of Canvas (nginx: proxy_pass_header Date), or set its clock by NTP",
     )
@@ -218,7 +219,7 @@ async def _check_patients(context: Context, client: Client) -> list[Check]:
         nonlocal missing
         found = await lookup(context.patients, system, client, context.job.canvas.concurrency)
         missing = sum(value not in found for value in values)
-        return f"{len(values) - missing} of the first {count(len(values), 'patient')} are there"
+        return f"{len(values) - missing} of the first {counted(len(values), 'patient')} are there"
 
     patients = await _ask(context, "patients", look())
     if missing:

@@ -74,8 +74,3 @@ def wrong(group: str, what: str, message: str, todo: str) -> Check:
 def failed(group: str, what: str, error: IngestError) -> Check:
     """Return the result of a check that ended with an error."""
     return wrong(group, what, error.message, error.fix)
-
-
-def count(number: int, what: str) -> str:
-    """Return a number with its noun."""
-    return f"1 {what}" if number == 1 else f"{number:,} {what}s"

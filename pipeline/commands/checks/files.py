@@ -10,7 +10,7 @@ import polars as pl
 
 from pipeline.clock import SystemClock
 from pipeline.commands.checks.configuration import decided
-from pipeline.commands.checks.context import Check, Context, count, failed, ok, warning, wrong
+from pipeline.commands.checks.context import Check, Context, failed, ok, warning, wrong
 from pipeline.commands.checks.folders import check_disks
 from pipeline.commands.checks.rows import check_rows
 from pipeline.commands.run import new_run
@@ -24,6 +24,7 @@ from pipeline.planning.state import Build
 from pipeline.planning.workers import InPlace
 from pipeline.reading.read import read
 from pipeline.reading.source import Source
+from pipeline.records import counted
 from pipeline.rows.crosswalk import Crosswalk
 from pipeline.rows.feed import Feed
 from pipeline.rows.texts import texts_of, wanted
@@ -107,12 +108,12 @@ def _check_reference(
     crosswalk: Crosswalk = getattr(planner.crosswalks, kind)
     table = crosswalk.table or {}
     several = sum(target is None for target in table.values())
-    yield ok(_GROUP, what, f"{count(len(table), 'id')} in {Path(reference.path).name}")
+    yield ok(_GROUP, what, f"{counted(len(table), 'id')} in {Path(reference.path).name}")
     if several:
         yield warning(
             _GROUP,
             what,
-            f"{count(several, 'id')} with several targets: their rows are rejected",
+            f"{counted(several, 'id')} with several targets: their rows are rejected",
             "keep one line for each id",
         )
     return reference
@@ -146,7 +147,7 @@ def _check_feed(
         return None
     sources = planner.sources[feed.name]
     for source in sources:
-        message = f"{count(source.rows, 'row')}, {len(source.header)} columns ({feed.name})"
+        message = f"{counted(source.rows, 'row')}, {len(source.header)} columns ({feed.name})"
         yield ok(_GROUP, source.name, message)
     return sources
 

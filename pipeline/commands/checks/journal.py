@@ -5,12 +5,13 @@ from collections.abc import Generator, Iterator
 from typing import Final
 
 from pipeline.clock import SystemClock
-from pipeline.commands.checks.context import Check, Context, count, failed, ok, warning
+from pipeline.commands.checks.context import Check, Context, failed, ok, warning
 from pipeline.commands.run import new_run
 from pipeline.errors import JournalBusy, JournalError
 from pipeline.files import FOLDER_MODE
 from pipeline.journal import doubts, history, lookups, opening, runs
 from pipeline.journal.journal import Journal
+from pipeline.records import counted
 
 _GROUP: Final = "Journal"
 
@@ -56,6 +57,6 @@ def _check_past(context: Context, journal: Journal) -> Iterator[Check]:
         yield warning(
             _GROUP,
             "in doubt",
-            f"{count(doubted, 'write')} of earlier runs",
+            f"{counted(doubted, 'write')} of earlier runs",
             "the next run looks for them; canvas-ingest review CONFIG shows them",
         )

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.commands.checks.configuration import undecided_fields
-from pipeline.commands.checks.context import Check, Context, count, failed, ok, warning, wrong
+from pipeline.commands.checks.context import Check, Context, failed, ok, warning, wrong
 from pipeline.errors import IngestError, LimitError
 from pipeline.job import Job
 from pipeline.planning.build import seal
@@ -16,7 +16,7 @@ from pipeline.planning.state import Build
 from pipeline.planning.store import Plan
 from pipeline.reading.read import read
 from pipeline.reading.source import Source
-from pipeline.records import Disposition
+from pipeline.records import Disposition, counted
 from pipeline.reporting.words import warnings_of
 from pipeline.rows.feed import Feed
 from pipeline.rows.texts import texts_of, wanted
@@ -97,7 +97,7 @@ def _check_rules(
             continue
         is_grave = broken.is_configuration or broken.count > _SHARE_WRONG * judged
         result = wrong if is_grave else warning
-        message = f"{count(broken.count, 'row')} ({broken.where}): {broken.message}"
+        message = f"{counted(broken.count, 'row')} ({broken.where}): {broken.message}"
         yield result(_rows_of(feed), broken.rule, message, broken.todo)
 
 
