@@ -65,8 +65,7 @@ def weigh_update(
         is_probed: It was sent with a later condition already (`_unedited`).
         was_lost: An answer to it was lost in this run.
         was_lost_before: An answer to it was lost in an earlier run: an edit may be that update.
-        read_at: The earliest instant, by `Date`, whose state `shown` may be; None if it is not known. `shown` may
-            lack an edit after it, so no condition is later.
+        read_at: The oldest state that `shown` may be, by `Date`; no condition is later. None if it is not known.
     """
     resource_id = doubt.intent.resource_id
     latest = None if doubt.intent.held_at is not None else _latest_condition(doubt, quiet, read_at)
@@ -90,14 +89,29 @@ def weigh_update(
             finding = _unedited(
                 doubt, is_comparable=is_comparable, is_probed=is_probed, latest=latest
             )
-            has_condition = is_comparable or doubt.intent.held_at is not None
             is_named = compare_payers(like, shown, organizations) is Payers.SAME
-            is_blind = not has_condition and (before is None or not is_named)
+            is_blind = not is_comparable and _is_blind(
+                doubt, is_named=is_named, is_known=before is not None
+            )
             is_edited = finding.settlement is Settlement.CONFLICT
             if is_blind or (is_edited and (was_lost or was_lost_before)):
                 return _unclear_payer("Canvas may have changed it after our last confirmed write")
             return finding
     return _edited(None if from_before is None else set(from_before) - not_ours)
+
+
+def _is_blind(doubt: Doubt, *, is_named: bool, is_known: bool) -> bool:
+    """Return whether an update of a payer that cannot be compared could overwrite an edit unnoticed.
+
+    Args:
+        doubt: The update.
+        is_named: The payers agree by name.
+        is_known: The content before it is known.
+    """
+    if doubt.intent.held_at is None:
+        return not (is_known and is_named)
+    # Canvas says that it was changed, and neither the content before nor the payer says by whom.
+    return doubt.rule == "conflict" and not (is_known or is_named)
 
 
 def _latest_condition(doubt: Doubt, quiet: timedelta, read_at: datetime | None) -> datetime | None:

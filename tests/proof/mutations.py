@@ -676,6 +676,16 @@ MUTATIONS: Final = (
         ),
     ),
     Mutation(
+        "48c",
+        "a change is overwritten though neither the content before nor the payer can be compared",
+        _WEIGH,
+        'return doubt.rule == "conflict" and not (is_known or is_named)',
+        "return False",
+        (
+            "tests/sending/test_recover.py::test_a_change_is_not_overwritten_if_the_content_before_is_not_known_either[conflict-Other-unclear]",
+        ),
+    ),
+    Mutation(
         "49",
         "an update whose answer is lost counts as carried out",
         _RETRY,

@@ -330,6 +330,25 @@ def test_the_condition_of_an_update_is_never_later_than_the_read_that_compared_i
     assert (found.settlement, found.probe_at) == expected
 
 
+@pytest.mark.parametrize(
+    ("rule", "name", "expected"),
+    [
+        ("conflict", "Other", Settlement.UNCLEAR),
+        ("conflict", "Plan", Settlement.ABSENT),  # the payer that is to be set is there already
+        ("canvas|500", "Other", Settlement.ABSENT),  # Canvas did not say that it was changed
+    ],
+)
+def test_a_change_is_not_overwritten_if_the_content_before_is_not_known_either(
+    rule: str, name: str, expected: Settlement
+) -> None:
+    """The plan of the last write is gone, and the new payer is sent by an id that is not known."""
+    payer = {"identifier": {"value": "60055"}, "display": "Plan"}
+    sent = {**covered(), "payor": [payer]}
+    shown = {**covered(), "payor": [{"reference": "Organization/another", "display": name}]}
+    found = weigh_update(updating(rule), sent, None, shown, {}, is_moved=False)
+    assert found.settlement is expected
+
+
 @pytest.mark.parametrize("known", [{}, {"60054": "Organization/one"}], ids=["none", "the first"])
 @pytest.mark.parametrize("rule", ["conflict", "canvas|500"])
 def test_an_edit_equal_to_the_other_changes_does_not_prove_an_unknown_payer(
