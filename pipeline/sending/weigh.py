@@ -91,7 +91,7 @@ def weigh_update(
             )
             is_named = compare_payers(like, shown, organizations) is Payers.SAME
             is_blind = not is_comparable and _is_blind(
-                doubt, is_named=is_named, is_known=before is not None
+                doubt, latest, is_named=is_named, is_known=before is not None
             )
             is_edited = finding.settlement is Settlement.CONFLICT
             if is_blind or (is_edited and (was_lost or was_lost_before)):
@@ -100,18 +100,20 @@ def weigh_update(
     return _edited(None if from_before is None else set(from_before) - not_ours)
 
 
-def _is_blind(doubt: Doubt, *, is_named: bool, is_known: bool) -> bool:
+def _is_blind(doubt: Doubt, latest: datetime | None, *, is_named: bool, is_known: bool) -> bool:
     """Return whether an update of a payer that cannot be compared could overwrite an edit unnoticed.
 
     Args:
         doubt: The update.
+        latest: The latest instant of our last write, if that is a guess.
         is_named: The payers agree by name.
         is_known: The content before it is known.
     """
     if doubt.intent.held_at is None:
         return not (is_known and is_named)
-    # Canvas says that it was changed, and neither the content before nor the payer says by whom.
-    return doubt.rule == "conflict" and not (is_known or is_named)
+    # Neither the content before nor the payer says who made a change that Canvas reports, or may let pass.
+    is_changed = latest is not None or doubt.rule == "conflict"
+    return is_changed and not (is_known or is_named)
 
 
 def _latest_condition(doubt: Doubt, quiet: timedelta, read_at: datetime | None) -> datetime | None:

@@ -679,10 +679,10 @@ MUTATIONS: Final = (
         "48c",
         "a change is overwritten though neither the content before nor the payer can be compared",
         _WEIGH,
-        'return doubt.rule == "conflict" and not (is_known or is_named)',
+        "return is_changed and not (is_known or is_named)",
         "return False",
         (
-            "tests/sending/test_recover.py::test_a_change_is_not_overwritten_if_the_content_before_is_not_known_either[conflict-Other-unclear]",
+            "tests/sending/test_recover.py::test_a_change_is_not_overwritten_if_the_content_before_is_not_known_either",
         ),
     ),
     Mutation(

@@ -88,6 +88,7 @@ def test_updates_overwrite_no_edit_and_no_other_insurer() -> None:
             id="a create of a process that was killed never arrived: the checker's fault",
         ),
         pytest.param(76013960, id="an edit of a payer, and the plan of our last write is gone"),
+        pytest.param(76062020, id="the same after a create whose answer was lost"),
         pytest.param(73032354, id="a condition later than the read that compared"),
         pytest.param(72002470, id="a payer that is compared by name only, without a Date"),
         pytest.param(

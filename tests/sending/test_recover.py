@@ -331,21 +331,22 @@ def test_the_condition_of_an_update_is_never_later_than_the_read_that_compared_i
 
 
 @pytest.mark.parametrize(
-    ("rule", "name", "expected"),
+    ("update", "name", "expected"),
     [
-        ("conflict", "Other", Settlement.UNCLEAR),
-        ("conflict", "Plan", Settlement.ABSENT),  # the payer that is to be set is there already
-        ("canvas|500", "Other", Settlement.ABSENT),  # Canvas did not say that it was changed
+        (updating("conflict"), "Other", Settlement.UNCLEAR),
+        (updating("conflict"), "Plan", Settlement.ABSENT),  # the payer to be set is there already
+        (updating("canvas|500"), "Other", Settlement.ABSENT),  # Canvas compares with our last write
+        (updating("update|unguarded", None), "Other", Settlement.UNCLEAR),  # whose time is a guess
     ],
 )
 def test_a_change_is_not_overwritten_if_the_content_before_is_not_known_either(
-    rule: str, name: str, expected: Settlement
+    update: Doubt, name: str, expected: Settlement
 ) -> None:
     """The plan of the last write is gone, and the new payer is sent by an id that is not known."""
     payer = {"identifier": {"value": "60055"}, "display": "Plan"}
     sent = {**covered(), "payor": [payer]}
     shown = {**covered(), "payor": [{"reference": "Organization/another", "display": name}]}
-    found = weigh_update(updating(rule), sent, None, shown, {}, is_moved=False)
+    found = weigh_update(update, sent, None, shown, {}, is_moved=False)
     assert found.settlement is expected
 
 
