@@ -242,7 +242,9 @@ async def compare(random: Random, answers: int) -> int:
             location = reply.headers.get("location")
             if reply.status is None or location is None:
                 continue
-            lines = [line.strip() for line in re.split(rb"\r?\n", sent)]
+            # A line may go on in the next one (RFC 9112, 5.2).
+            unfolded = re.sub(rb"\r?\n[ \t]+", b" ", sent)
+            lines = [line.strip() for line in re.split(rb"\r?\n", unfolded)]
             for each in location.split(", "):
                 named = each.encode("utf-8", "surrogateescape")
                 assert any(
