@@ -15,7 +15,7 @@ from pipeline.rows.columns import Reading
 from pipeline.rows.dates import FULL_DATE
 from pipeline.rows.eligibility import EligibilityRow
 from pipeline.rows.ledger import LedgerRow
-from pipeline.rows.money import AmountSign, cents_in, cents_of
+from pipeline.rows.money import AmountSign, AmountUnit, cents_in, cents_of
 from pipeline.rows.shares import Ceiling
 from pipeline.rows.whole import hashed
 
@@ -79,6 +79,13 @@ class Feed:
     key: tuple[str, ...] = ()
     dates: tuple[str, ...] = (FULL_DATE,)
     amount_sign: AmountSign = "positive"
+    decimal_comma: bool = False  # amounts are written 1.234,56
+    amount_unit: AmountUnit = "dollars"
+    timezone: str = ""  # in which instants with a zone become days, as an IANA name
+    open_dates: tuple[str, ...] = ()  # further days that mean "no date"
+    null_values: tuple[str, ...] = ()  # texts that mean blank, in every column
+    sql: Mapping[str, str] = field(default_factory=dict)  # our field -> an expression
+    where: str = ""  # a SQL condition over the sender's columns
     repeats: Literal["reject", "count"] = "reject"
     delivery: Literal["full", "increment"] = (
         "full"  # the content of each delivery: all rows, or new ones
@@ -91,6 +98,11 @@ class Feed:
     delimiter: str | None = None  # None: by the file's name
     encoding: str = "utf-8"
     final_newline: Literal["require", "any"] = "require"
+    sheet: str = ""  # of a workbook; "": its only visible one
+    skip_lines: int = 0  # above the header
+    skip_footer: int = 0  # lines after the last row
+    comment_prefix: str = ""
+    blank_lines: Literal["reject", "skip"] = "reject"
     manifest: str = ""  # a path or a glob of the sender's control totals
 
     @property

@@ -11,6 +11,7 @@ from pipeline.records import usd
 from pipeline.rows.whole import Column, broken
 
 AmountSign = Literal["positive", "negative"]
+AmountUnit = Literal["dollars", "cents"]
 
 # Money is read by this pattern alone: Decimal() would take 1e3, NaN, 1_000 and full-width digits.
 _AMOUNT = re.compile(r"(-?)([0-9]{1,12})(?:\.([0-9]+))?", re.ASCII)

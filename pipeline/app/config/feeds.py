@@ -42,6 +42,35 @@ class FeedSection(Section):
     final_newline: Literal["require", "any"] = Field(
         "require", description="`any` takes a file whose last line has no end, and so may be torn."
     )
+    sheet: str = Field(
+        "",
+        description="The sheet of a workbook (.xlsx). Left out: its only visible sheet. A hidden sheet is read only if it is named here.",
+    )
+    skip_lines: int = Field(
+        0,
+        ge=0,
+        le=1000,
+        description="The number of lines above the header, such as titles; rows of a workbook.",
+    )
+    skip_footer: int = Field(
+        0,
+        ge=0,
+        le=1000,
+        description="The number of lines after the last row, such as totals; rows of a workbook.",
+    )
+    comment_prefix: str = Field(
+        "",
+        max_length=16,
+        description="Lines that begin with this text are skipped, and counted.",
+    )
+    blank_lines: Literal["reject", "skip"] = Field(
+        "reject",
+        description="`skip` leaves out lines without content, and counts them. `reject` refuses the file: a blank line may be a sign of damage.",
+    )
+    null_values: tuple[str, ...] = Field(
+        (),
+        description='Texts that mean blank, in every column: `["NULL", "N/A"]`. A cell must equal one of them, case included.',
+    )
     dates: tuple[str, ...] = Field(
         (FULL_DATE,),
         description="Formats of days, by the signs of strptime. A day that two of them read differently is rejected, never guessed.",
@@ -77,6 +106,26 @@ class FeedSection(Section):
     amount_sign: Literal["positive", "negative"] = Field(
         "positive",
         description="How a payment is written. With `negative` credits are negative numbers, and a positive one is rejected.",
+    )
+    decimal_comma: bool = Field(
+        default=False,
+        description="Amounts are written `1.234,56` instead of `1,234.56`.",
+    )
+    amount_unit: Literal["dollars", "cents"] = Field(
+        "dollars",
+        description="`cents`: amounts are whole numbers of cents; one with a decimal point is rejected.",
+    )
+    timezone: str = Field(
+        "",
+        description="The time zone of the practice, such as `America/New_York`: instants with a zone become days there. Required if a day field holds instants.",
+    )
+    open_dates: tuple[str, ...] = Field(
+        (),
+        description='Further days that mean "no date", as the sender writes them or as YYYY-MM-DD. Built in: an `end_on` in or after 2200, a `start_on` before 1880, and 0000-00-00.',
+    )
+    where: str = Field(
+        "",
+        description="A SQL condition over the sender's columns, whose cells are text. Rows that do not meet it are `filtered`, and counted.",
     )
     order_by: tuple[str, ...] = Field(
         (),
@@ -214,6 +263,17 @@ def feed_of(section: FeedSection, folder: Path) -> Feed:
         delimiter=section.delimiter,
         encoding=section.encoding,
         final_newline=section.final_newline,
+        sheet=section.sheet,
+        skip_lines=section.skip_lines,
+        skip_footer=section.skip_footer,
+        comment_prefix=section.comment_prefix,
+        blank_lines=section.blank_lines,
+        null_values=section.null_values,
+        decimal_comma=section.decimal_comma,
+        amount_unit=section.amount_unit,
+        timezone=section.timezone,
+        open_dates=section.open_dates,
+        where=section.where,
         update=section.update,
         adopt=section.adopt,
         missing=section.missing,
