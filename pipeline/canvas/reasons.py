@@ -13,6 +13,7 @@ from pipeline.canvas.proxy import PROXY, PROXY_REFUSES
 from pipeline.canvas.transport import DNS, TLS, Reply
 from pipeline.errors import CanvasError, Unreachable, WrongHost
 from pipeline.fhir.outcome import issues_of
+from pipeline.records import counted
 
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _OK: Final = 200
@@ -52,7 +53,7 @@ def unreachable(url: str, reply: Reply, attempts: int, setting: str) -> CanvasEr
     """Return the error for an address that gave no good answer to several attempts."""
     if reply.detail == HTTP2_ONLY:
         return _http2_only(urlsplit(url).hostname or "")
-    times = "1 attempt" if attempts == 1 else f"{attempts} attempts"
+    times = counted(attempts, "attempt")
     if reply.problem == DNS:
         host = urlsplit(url).hostname
         return Unreachable(

@@ -33,7 +33,7 @@ from pipeline.job import Job, Progress
 from pipeline.journal import doubts, leases, lookups, opening
 from pipeline.journal.journal import Journal
 from pipeline.planning.earlier import EarlierPlans
-from pipeline.planning.store import Plan
+from pipeline.planning.plan import Plan
 from pipeline.planning.workers import Shared, Workers
 from pipeline.records import Disposition, Intent, State
 from pipeline.sending.session import Session, intents_of, open_session, with_bodies

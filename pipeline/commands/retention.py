@@ -17,7 +17,7 @@ from pipeline.clock import utc_text
 from pipeline.job import Job
 from pipeline.journal import runs
 from pipeline.journal.journal import Journal
-from pipeline.planning.store import SEAL
+from pipeline.planning.plan import SEAL
 from pipeline.system.temporary import abandoned
 
 _STAYS: Final = "summary.json"

@@ -46,8 +46,8 @@ from pipeline.planning import unchanged
 from pipeline.planning.build import build_plan
 from pipeline.planning.earlier import EarlierPlans
 from pipeline.planning.keys import keys_of
+from pipeline.planning.plan import Plan
 from pipeline.planning.same_plan import require_same_plan
-from pipeline.planning.store import Plan
 from pipeline.planning.workers import Workers
 from pipeline.records import (
     ADOPTED,

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 import polars as pl
 
-from pipeline.planning.store import STANDING
+from pipeline.planning.tables import STANDING
 from pipeline.records import Disposition
 from pipeline.rows.groups import Scan
 

@@ -10,7 +10,7 @@ whose docstring says what it sets. In this order:
     gone        find_missing      coverages: decides which missing ones to cancel
     turns       arrange_writes    coverages: orders the writes of each patient
     again       add_skipped       all feeds: reads skipped rows again that were rejected after all
-    summary     compare_updates   coverages: lists what each update changes
+    updates     compare_updates   coverages: lists what each update changes
     sealing     seal_plan         counts, checks the limits and seals
 """
 
@@ -29,11 +29,11 @@ from pipeline.planning.passes.files import open_files
 from pipeline.planning.passes.gone import find_missing
 from pipeline.planning.passes.rows import read_rows
 from pipeline.planning.passes.sealing import seal_plan
-from pipeline.planning.passes.summary import compare_updates
 from pipeline.planning.passes.take_over import look_up_patients, take_over
 from pipeline.planning.passes.turns import arrange_writes
+from pipeline.planning.passes.updates import compare_updates
+from pipeline.planning.plan import Plan
 from pipeline.planning.state import Asking, Build
-from pipeline.planning.store import Plan
 from pipeline.planning.workers import Workers
 
 _DROPS_MAX: Final = 40  # 2 s: a worker that still writes finds no folder after one success

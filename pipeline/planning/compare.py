@@ -7,7 +7,7 @@ import orjson
 import polars as pl
 
 from pipeline.fhir.coverage import Organizations, coverage_changes
-from pipeline.planning.store import CHANGES
+from pipeline.planning.tables import CHANGES
 
 UNKNOWN: Final = "unknown"  # in place of an element: the content in Canvas is no longer known
 _OTHER: Final = "resource"  # the difference has no named element
@@ -16,7 +16,7 @@ Pair = tuple[int, bytes | None, bytes]  # seq, the last confirmed content, the c
 
 
 def compare(pairs: Iterable[Pair], organizations: Organizations) -> pl.DataFrame:
-    """Return a line (`store.CHANGES`) for each element of each update that it would change."""
+    """Return a line (`tables.CHANGES`) for each element of each update that it would change."""
     lines: list[tuple[int, str, str | None, str | None]] = []
     for seq, before, after in pairs:
         if before is None:

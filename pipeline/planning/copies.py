@@ -13,7 +13,7 @@ from typing import Final
 
 import polars as pl
 
-from pipeline.planning.store import STANDING
+from pipeline.planning.tables import STANDING
 from pipeline.planning.writer import PlanWriter
 from pipeline.records import Interaction
 from pipeline.rows import groups

@@ -13,8 +13,9 @@ from typing import Final
 import polars as pl
 
 from pipeline.fhir import codes
-from pipeline.planning.store import SEQ, Plan
-from pipeline.records import Disposition
+from pipeline.planning.plan import Plan
+from pipeline.planning.tables import SEQ
+from pipeline.records import Disposition, counted
 from pipeline.rows.dates import FORMATS, fitting, reads
 from pipeline.rows.feed import Feed
 from pipeline.rows.spellings import CODED, shown
@@ -84,7 +85,7 @@ def spelt(name: str, counts: Counter[str], *, show_values: bool) -> str:
     if not filled:
         return "only blanks"
     if not show_values:
-        spellings = "1 spelling" if len(filled) == 1 else f"{len(filled):,} spellings"
+        spellings = counted(len(filled), "spelling")
         return f"{spellings} (to see them: --show-values)"
     visible = shown(name, filled)
     named = [f'"{text}" ({count:,})' for text, count in visible.items()]

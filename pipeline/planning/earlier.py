@@ -16,7 +16,7 @@ import structlog
 from pipeline.errors import PlanChanged, PlanError
 from pipeline.journal.journal import Journal
 from pipeline.journal.runs import plan_sha256
-from pipeline.planning.store import SEAL, Plan
+from pipeline.planning.plan import SEAL, Plan
 from pipeline.records import Intent, RowId
 
 log = structlog.get_logger("canvas_ingest")

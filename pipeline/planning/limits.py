@@ -9,7 +9,7 @@ from typing import Any, Final
 from pipeline.errors import LimitError
 from pipeline.job import Job, LimitSettings
 from pipeline.reading.manifest import Expected
-from pipeline.records import Disposition, usd
+from pipeline.records import Disposition, counted, usd
 
 _REPEATS_MIN: Final = 3  # a share of few creates does not stop a run
 
@@ -140,7 +140,7 @@ def _gone(name: str, meta: Mapping[str, Any], accepted: int) -> Iterator[LimitEr
 
 
 def _payments(count: int) -> str:
-    return "1 payment" if count == 1 else f"{count:,} payments"
+    return counted(count, "payment")
 
 
 def _copied(name: str, copied: Mapping[str, Any] | None, accepted: int) -> Iterator[LimitError]:

@@ -14,7 +14,7 @@ import polars as pl
 
 from pipeline.fhir.coverage import cancelled, match_key, member_ids
 from pipeline.fhir.datatypes import fingerprint
-from pipeline.planning.store import MISSING
+from pipeline.planning.tables import MISSING
 from pipeline.records import Interaction, RowId, State
 from pipeline.rows.feed import Feed
 
@@ -95,7 +95,7 @@ def retire(feed: Feed, gone: Gone, rejected: RejectedRows, sent: Sent) -> pl.Dat
         sent: Returns what Canvas was last sent of some rows.
 
     Returns:
-        Lines in `store.MISSING`.
+        Lines in `tables.MISSING`.
     """
     new = gone.rows.filter(~pl.col("key").is_in(list(gone.open_))).height
     is_held = gone.is_short or new > feed.missing_max.of(gone.before)

@@ -22,7 +22,7 @@ import polars as pl
 from pipeline.fhir.coverage import member_ids
 from pipeline.journal import lookups
 from pipeline.journal.journal import Journal
-from pipeline.planning.store import iso_day
+from pipeline.planning.tables import iso_day
 from pipeline.planning.writer import PlanWriter
 from pipeline.records import Interaction
 from pipeline.rows import groups

@@ -17,7 +17,7 @@ import polars as pl
 from pipeline.planning.beside import Beside, standing_rows
 from pipeline.planning.same_key import compare_same_key
 from pipeline.planning.same_order import compare_same_order
-from pipeline.planning.store import VERDICT_SCHEMA
+from pipeline.planning.tables import VERDICT_SCHEMA
 from pipeline.records import Disposition, Interaction, Stage, State
 from pipeline.rows.feed import Feed
 from pipeline.rows.groups import Bounds, Scan

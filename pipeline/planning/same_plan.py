@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import PlanError
-from pipeline.planning.store import Plan
+from pipeline.planning.plan import Plan
 
 
 def require_same_plan(sealed: Plan, meant: Plan) -> None:

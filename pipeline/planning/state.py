@@ -19,7 +19,7 @@ from pipeline.files import FOLDER_MODE, displayed, may_be_file
 from pipeline.job import Job, Progress
 from pipeline.journal.journal import Journal
 from pipeline.planning.earlier import EarlierPlans
-from pipeline.planning.store import MISSING
+from pipeline.planning.tables import MISSING
 from pipeline.planning.workers import Workers
 from pipeline.planning.writer import PlanWriter
 from pipeline.reading.address import is_address

@@ -1,4 +1,4 @@
-"""Write a plan: the parts of the rows, the verdicts on them, and the seal (see `store`)."""
+"""Write a plan: the parts of the rows, the verdicts on them, and the seal (see `plan`)."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,12 +10,11 @@ import orjson
 import polars as pl
 
 from pipeline.files import FILE_MODE, FOLDER_MODE, sync, write_private
-from pipeline.planning.store import (
+from pipeline.planning.plan import SEAL, Plan
+from pipeline.planning.tables import (
     ROWS_SCHEMA,
-    SEAL,
     SEQ,
     TEXTS,
-    Plan,
     Rows,
     again_name,
     part_path,

@@ -10,7 +10,7 @@ from typing import Any, Final, TextIO
 import polars as pl
 
 from pipeline.files import replacing
-from pipeline.planning.store import SEQ
+from pipeline.planning.tables import SEQ
 from pipeline.reading.source import added_columns
 from pipeline.records import Disposition
 

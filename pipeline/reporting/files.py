@@ -14,7 +14,7 @@ import polars as pl
 from pipeline.files import FOLDER_MODE, replacing, write_private
 from pipeline.journal import runs
 from pipeline.journal.ends import Ends
-from pipeline.planning.store import Plan
+from pipeline.planning.plan import Plan
 from pipeline.records import Disposition
 from pipeline.reporting.csv_files import Rejects, defused, encode, write_text
 from pipeline.reporting.missing import MISSING_COLUMNS, Beside, missing

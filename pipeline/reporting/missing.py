@@ -22,7 +22,7 @@ class Beside:
     """Collects what was to be written of patients of whom a coverage is cancelled: maybe its replacement."""
 
     def __init__(self, gone: Mapping[str, pl.DataFrame]) -> None:
-        self.gone = gone  # `store.MISSING`, by feed
+        self.gone = gone  # `tables.MISSING`, by feed
         self._lanes = {
             lane
             for each in gone.values()

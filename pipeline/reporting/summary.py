@@ -15,8 +15,8 @@ from pipeline.journal import history, leases
 from pipeline.journal.ends import Ends
 from pipeline.journal.journal import Journal
 from pipeline.journal.runs import Run
-from pipeline.planning.store import Plan
-from pipeline.records import ADOPTED, Disposition, Interaction, usd
+from pipeline.planning.plan import Plan
+from pipeline.records import ADOPTED, Disposition, Interaction, counted, usd
 from pipeline.reporting.csv_files import RETURNED
 from pipeline.reporting.missing import UNREPLACED
 from pipeline.reporting.words import warnings_of
@@ -115,7 +115,7 @@ def _warnings(plan: Plan | None, totals: Mapping[str, Totals]) -> list[dict[str,
     found = [] if plan is None else list(plan.meta.get("notices", []))
     for name, each in totals.items():
         if each.unreplaced:
-            what = "1 coverage" if each.unreplaced == 1 else f"{each.unreplaced:,} coverages"
+            what = counted(each.unreplaced, "coverage")
             was = "was" if each.unreplaced == 1 else "were"
             message = (
                 f"{what} of {name} {was} cancelled, but another row of the same patient was not written: "

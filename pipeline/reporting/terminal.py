@@ -140,7 +140,7 @@ def _reasons(summary: Mapping[str, Any]) -> list[str]:
             lines.append(f"Top rejection reasons ({feed['name']}): {', '.join(shown)}{more}")
         if feed.get("amounts_unreadable"):
             count = feed["amounts_unreadable"]
-            amounts = "1 amount" if count == 1 else f"{count:,} amounts"
+            amounts = counted(count, "amount")
             verbs = "cannot be read and counts" if count == 1 else "cannot be read and count"
             lines.append(f"{amounts} of {feed['name']} {verbs} as 0.00.")
     return lines

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 
+from pipeline.records import counted
+
 _MINUTE_S: Final = 60
 _DAY_S: Final = 24 * 3600
 
@@ -106,7 +108,7 @@ def notes(summary: Mapping[str, Any]) -> list[str]:
     sentences += [note for feed in summary["feeds"] for note in _feed_notes(feed, is_plan=is_plan)]
     unasked = summary["patients_unasked"]
     if unasked:
-        patients = "1 patient" if unasked == 1 else f"{unasked:,} patients"
+        patients = counted(unasked, "patient")
         sentences.append(
             f"Canvas was not searched for coverages of {patients}: the run searches, and takes over what is there already."
         )
@@ -205,7 +207,7 @@ def unread(summary: Mapping[str, Any]) -> str:
     writes = summary["requests"]["writes"]
     if not writes:
         return "Stopped before anything was sent."
-    sent = "1 write" if writes == 1 else f"{writes:,} writes"
+    sent = counted(writes, "write")
     return f"Stopped before these files were read; {sent} of earlier runs had been sent again."
 
 

@@ -14,7 +14,7 @@ from pipeline.journal import doubts, writes
 from pipeline.journal.doubts import shut_queues
 from pipeline.journal.journal import Journal
 from pipeline.planning.earlier import EarlierPlans
-from pipeline.planning.store import Plan
+from pipeline.planning.plan import Plan
 from pipeline.records import Doubt, Intent
 from pipeline.sending.flow import Seen, Tools
 from pipeline.sending.recover import Recovery

@@ -25,7 +25,7 @@ from pipeline.cluster.dask import _loaded, open_workers
 from pipeline.commands import run as engine
 from pipeline.errors import ConfigError, IngestError, InputError
 from pipeline.job import EngineSettings, Job, Progress
-from pipeline.planning.store import Plan
+from pipeline.planning.plan import Plan
 from pipeline.planning.workers import Shared, Workers
 from pipeline.reading import inspect as inspecting
 from pipeline.rows import groups

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from pipeline.cluster.partitions import _left
 from pipeline.commands import run as engine
+from pipeline.planning.plan import Plan
 from pipeline.planning.ranks import after, can_be_last
-from pipeline.planning.store import Plan
 from pipeline.records import Intent, Interaction
 from pipeline.reporting.terminal import summary_text
 from pipeline.sandbox import Faults

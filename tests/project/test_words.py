@@ -115,7 +115,7 @@ def test_docstrings_and_comments_name_what_exists() -> None:
         ("pipeline.journal.journal.Journal.append", True),
         ("Journal.append", True),
         ("Journal.writes", False),
-        ("store.MISSING", True),
+        ("tables.MISSING", True),
         ("plans.MISSING", False),
         ("state.dir", True),  # a key of the configuration
         ("state.folder", False),

@@ -548,7 +548,7 @@ MUTATIONS: Final = (
     Mutation(
         "34",
         "a resend takes the content of another row with the same key",
-        "pipeline/planning/store.py",
+        "pipeline/planning/plan.py",
         'pl.col("key").is_in(wanted) & pl.col("disposition").is_in(STANDING)',
         'pl.col("key").is_in(wanted) & ~pl.col("disposition").is_in(STANDING)',
         (

@@ -14,8 +14,9 @@ from polars.testing import assert_frame_equal
 
 from pipeline.commands import run as engine
 from pipeline.planning import unchanged
+from pipeline.planning.plan import Plan
 from pipeline.planning.resolve import NEEDED, resolve
-from pipeline.planning.store import VERDICT_SCHEMA, Plan
+from pipeline.planning.tables import VERDICT_SCHEMA
 from pipeline.reading import inspect as inspecting
 from pipeline.rows import groups
 from pipeline.rows.feed import Feed, Kind

@@ -12,8 +12,8 @@ from pipeline.job import Job
 from pipeline.planning.build import seal
 from pipeline.planning.diagnose import diagnose, spelt
 from pipeline.planning.passes.rows import read_rows
+from pipeline.planning.plan import Plan
 from pipeline.planning.state import Build
-from pipeline.planning.store import Plan
 from pipeline.reading.read import read
 from pipeline.reading.source import Source
 from pipeline.records import Disposition, counted

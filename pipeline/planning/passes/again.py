@@ -8,7 +8,7 @@ from pipeline.planning.parts import (
     with_drafts,
 )
 from pipeline.planning.state import Build
-from pipeline.planning.store import SEQ
+from pipeline.planning.tables import SEQ
 from pipeline.reading.read import read
 from pipeline.records import (
     Disposition,

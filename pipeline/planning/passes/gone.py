@@ -10,8 +10,8 @@ import polars as pl
 from pipeline.errors import PlanError
 from pipeline.journal import lookups, runs
 from pipeline.planning.missing import REJECTED, REPORTED, Gone, RejectedRows, retire
+from pipeline.planning.plan import Plan
 from pipeline.planning.state import Build
-from pipeline.planning.store import Plan
 from pipeline.records import (
     State,
 )

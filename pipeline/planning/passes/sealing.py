@@ -1,21 +1,30 @@
 """Seal the plan: count its rows and writes, warn, and check it against the limits."""
 
 import itertools
+from collections import Counter
 from dataclasses import asdict
 from functools import partial
+from typing import Any, Final
 
 import polars as pl
 
 from pipeline.journal import doubts, runs
 from pipeline.journal.evidence import require_evidence
 from pipeline.journal.journal import Journal
+from pipeline.planning import arrange as arranging
+from pipeline.planning.beside import BUMPS
 from pipeline.planning.copies import find_copies
-from pipeline.planning.identity import repeats_meta
 from pipeline.planning.limits import check_limits
 from pipeline.planning.passes.gone import payments_gone
-from pipeline.planning.passes.summary import find_repeats, totals_of, warn
-from pipeline.planning.state import Build
-from pipeline.planning.store import Plan
+from pipeline.planning.passes.warnings import find_repeats, warn
+from pipeline.planning.plan import Plan
+from pipeline.planning.repeat_warnings import repeats_meta
+from pipeline.planning.state import Build, FeedPlan
+from pipeline.planning.writer import PlanWriter
+from pipeline.records import Disposition
+from pipeline.rows.feed import Feed
+
+_WARNINGS: Final = (BUMPS, arranging.RULE)
 
 
 def seal_plan(build: Build) -> Plan:
@@ -36,7 +45,7 @@ def seal_plan(build: Build) -> Plan:
     metas = {
         name: {
             **judged.meta,
-            **totals_of(build.writer, build.feeds[name], judged),
+            **_totals_of(build.writer, build.feeds[name], judged),
             "repeats": repeats_meta(
                 build.feeds[name], repeats[name], build.former_keys.get(name), build.feeds
             ),
@@ -82,3 +91,27 @@ def _require_evidence(plan: Plan, journal: Journal) -> None:
     )
     sent = (keys for feed in plan.meta["feeds"] for keys in plan.keys_to_send(feed))
     require_evidence(journal, itertools.chain([doubted], sent))
+
+
+def _totals_of(writer: PlanWriter, feed: Feed, judged: FeedPlan) -> dict[str, Any]:
+    """Return counts and sums of a feed: rows by disposition, and what is to be sent."""
+    counts, warned = Counter[str](), Counter[str]()
+    cents = cents_of_all = 0
+    for rows in writer.rows(feed.name).judged(["disposition", "amount_cents", "rule"]):
+        cents_of_all += int(rows["amount_cents"].sum())
+        counts.update(dict(rows.group_by("disposition").len().iter_rows()))
+        warned.update({rule: int((rows["rule"] == rule).sum()) for rule in _WARNINGS})
+        is_sent = pl.col("disposition") == Disposition.PENDING.value
+        cents += int(rows.filter(is_sent)["amount_cents"].sum())
+    cancelled = judged.missing.filter(pl.col("interaction") != "").height
+    return {
+        "planned": {word.value: counts[word.value] for word in Disposition},
+        "planned_cents": cents_of_all,
+        "to_send": counts[Disposition.PENDING.value] + cancelled,
+        "to_send_cents": cents if feed.traits.has_money else 0,
+        "warnings": {rule: count for rule, count in warned.items() if count},
+        "missing": {
+            "mode": feed.missing,
+            "compared_with": judged.compared_with,
+        },
+    }

@@ -13,7 +13,7 @@ from pipeline.planning import arrange as arranging
 from pipeline.planning.adopt import Adopted, Ambiguity, Row, Shown, adopt
 from pipeline.planning.lookup import lookup
 from pipeline.planning.state import Asking, Build
-from pipeline.planning.store import VERDICT_SCHEMA
+from pipeline.planning.tables import VERDICT_SCHEMA
 from pipeline.reading.read import read
 from pipeline.records import (
     ADOPTED,

@@ -13,7 +13,7 @@ from pipeline.planning.beside import BUMPS
 from pipeline.planning.passes.again import read_again
 from pipeline.planning.ranks import can_be_last
 from pipeline.planning.state import Build, Orders
-from pipeline.planning.store import KEPT, VERDICT_SCHEMA
+from pipeline.planning.tables import KEPT, VERDICT_SCHEMA
 from pipeline.records import (
     Disposition,
     Interaction,

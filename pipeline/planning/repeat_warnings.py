@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 from typing import Any, Final, NamedTuple
 
 from pipeline.planning.repeats import REPEATS, SECOND_PERIOD, Found
+from pipeline.records import counted
 from pipeline.rows.feed import Feed
 
 ACCEPTED: Final = "repeats|accepted"
@@ -78,10 +79,9 @@ def _cause(
 
 def key_changed(feed: Feed, former_key: Sequence[str], left: int) -> Warned:
     """Return the warning about a key that has other fields now; `left` confirmed writes have a key of no row."""
-    writes = "1 write" if left == 1 else f"{left:,} writes"
     has = "has" if left == 1 else "have"
     text = (
-        f"{_key_text(feed, former_key)}. {writes} that Canvas confirmed {has} a key that no row of today's files has: the same "
+        f"{_key_text(feed, former_key)}. {counted(left, 'write')} that Canvas confirmed {has} a key that no row of today's files has: the same "
         "rows count as new now, and may be sent again. If you did not mean to change `key`, restore it."
     )
     return Warned(KEY_CHANGED, left, text)
@@ -103,7 +103,7 @@ def warnings_of(feed: Feed, found: Found, accepted: int | None) -> list[Warned]:
         kind = feed.traits.resource_type
         verb = "equals" if found.rows == 1 else "each equal"
         text = (
-            f"{_counted(found.rows, kind)} of {feed.name} {verb} one that an earlier run sent ({_equal_in(feed, found)}), under "
+            f"{counted(found.rows, _WHAT[kind])} of {feed.name} {verb} one that an earlier run sent ({_equal_in(feed, found)}), under "
             f"a key that no row of today's files has: {rows}."
         )
         more = (
@@ -117,7 +117,7 @@ def warnings_of(feed: Feed, found: Found, accepted: int | None) -> list[Warned]:
         rows = _rows(found.second_periods, found.second_named)
         has = "has" if found.second_periods == 1 else "each have"
         text = (
-            f"{_counted(found.second_periods, 'Coverage')} of {feed.name} {has} the patient, payer and member ID of an active "
+            f"{counted(found.second_periods, 'coverage')} of {feed.name} {has} the patient, payer and member ID of an active "
             f"coverage that an earlier run created, but another start; no row of today's files has the older one: {rows}. "
             f'If the start was corrected, cancel the older one (missing = "cancel", or by hand in Canvas){_other_key(feed)}. If it '
             "is a new period, you need not do anything."
@@ -130,10 +130,6 @@ def _other_key(feed: Feed) -> str:
     if "start_on" not in feed.key:
         return ""
     return ", or leave start_on out of key (from the first load on: another key makes every row a new one)"
-
-
-def _counted(count: int, kind: str) -> str:
-    return f"{count:,} {_WHAT[kind]}{'' if count == 1 else 's'}"
 
 
 def _rows(count: int, named: Sequence[str]) -> str:
