@@ -130,10 +130,13 @@ def _parts(key: Json, models: Json) -> list[Json]:
 
 
 def _type(key: Json, models: Json) -> str:
-    return " or ".join(_type_of(part) for part in _parts(key, models))
+    return " or ".join(_type_of(part, models) for part in _parts(key, models))
 
 
-def _type_of(part: Json) -> str:
+def _type_of(part: Json, models: Json) -> str:
+    values = part.get("additionalProperties")
+    if isinstance(values, dict) and "anyOf" in values:
+        return f"table, each {_type(values, models)}"
     if part["type"] == "array" and part["items"]["type"] != "string":
         return f"list of {_WORDS[part['items']['type']]}s"
     return _WORDS[part["type"]]

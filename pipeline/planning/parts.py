@@ -90,6 +90,9 @@ def _cents_read(batch: Batch, feed: Feed) -> int:
     """Return the sum of a batch's amounts as they were read, whatever happens to the rows."""
     if not feed.traits.has_money:
         return 0
+    if "amount" in feed.sql:
+        alone = replace(feed, columns={}, where="", sql={"amount": feed.sql["amount"]})
+        return cents_read(texts_of(batch.frame, alone)["amount"], feed.amount_sign)
     column = feed.columns.get("amount")
     constant = pl.repeat(
         feed.constants.get("amount"), batch.frame.height, dtype=pl.String, eager=True

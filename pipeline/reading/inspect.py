@@ -34,6 +34,7 @@ from pipeline.reading.source import Slice, Source, stamp_of
 from pipeline.records import counted
 from pipeline.rows import groups
 from pipeline.rows.feed import Feed
+from pipeline.rows.texts import columns_read, use_of
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -111,17 +112,18 @@ def _check_columns(source: Source, feed: Feed) -> None:
     header = source.kept
     missing = [
         (field, name, _near(name, header))
-        for field, name in feed.columns.items()
+        for field, name in columns_read(feed)
         if name not in header
     ]
     if not missing:
         return
     field, _, near = missing[0]
     hint = f"did you mean {near}? " if near else ""
+    use = f"which is {use_of(feed, field)}"
     others = ", ".join(f'"{name}" ({field})' for field, name, _ in missing[1:])
     more = f", nor these: {others}" if others else ""
     raise ColumnsMissing(
-        f"the header has {counted(len(header), 'column')} and not this one, which is mapped to {field}{more}",
+        f"the header has {counted(len(header), 'column')} and not this one, {use}{more}",
         f"{hint}Check the columns and the delimiter of feed {feed.name}, and that the file has a header",
         file=source.name,
         missing=missing,
@@ -143,7 +145,7 @@ def _check_header(header: list[str], path: Path, feed: Feed) -> None:
         fail("there is no header", "the first line must name the columns")
     if len(header) > COLUMNS_MAX:
         fail(f"{len(header)} columns, at most {COLUMNS_MAX} are read", "check the delimiter")
-    mapped = set(feed.columns.values())
+    mapped = {name for _, name in columns_read(feed)}
     for number, name in enumerate(header):
         if name in header[:number]:
             shown = name if name in mapped else f"number {number + 1}"
@@ -200,12 +202,12 @@ def _check_kinds(found: Decoded, path: Path, feed: Feed) -> None:
 
     An id that was written as a number with decimals would become another id: 123 reads as 123.0.
     """
-    for field, column in feed.columns.items():
+    for field, column in columns_read(feed):
         if column in found.unreadable:
             message, fix = "a list, a struct, a map, bytes or a duration", "have it written as text"
         elif column in found.fractional and field != "amount":
             message, fix = (
-                f"a number with decimals, and mapped to {field}",
+                f"a number with decimals, and {use_of(feed, field)}",
                 "have it written as text or whole numbers: 123 would read as 123.0",
             )
         else:
@@ -454,7 +456,7 @@ def _header(head: bytes, path: Path, feed: Feed) -> tuple[str, list[str]]:
     first = "\t" if ".tsv" in path.suffixes else ","
     candidates = [feed.delimiter] if feed.delimiter else [first, *_DELIMITERS]
     headers = {delimiter: _columns(text, delimiter) for delimiter in candidates}
-    mapped = set(feed.columns.values())
+    mapped = {name for _, name in columns_read(feed)}
     delimiter = max(headers, key=lambda one: len(mapped.intersection(headers[one] or ())))
     header = headers[delimiter]
     if header is None:

@@ -8,6 +8,7 @@ import polars as pl
 
 from pipeline.rows.columns import Reading
 from pipeline.rows.feed import Feed
+from pipeline.rows.texts import faults_of
 from pipeline.rows.whole import Column, ColumnInfo, whole_reader
 
 
@@ -33,4 +34,6 @@ def accept(texts: pl.DataFrame, feed: Feed, reading: Reading) -> tuple[pl.Series
         column = whole(texts[name], info) if whole else Column(texts[name], none)
         mask &= column.accepted
         read[name] = column.values.alias(name)
+    for name in faults_of(texts, feed):
+        mask &= texts[name].is_null()
     return mask, pl.DataFrame(read).filter(mask)

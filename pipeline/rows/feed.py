@@ -67,7 +67,7 @@ TRAITS = {
 
 @dataclass(frozen=True, slots=True)
 class Feed:
-    """One configured feed. `columns` and `constants` are keyed by our field."""
+    """One configured feed. `columns`, `sql` and `constants` are keyed by our field."""
 
     name: str
     kind: Kind
@@ -85,7 +85,7 @@ class Feed:
     open_dates: tuple[str, ...] = ()  # further days that mean "no date"
     null_values: tuple[str, ...] = ()  # texts that mean blank, in every column
     sql: Mapping[str, str] = field(default_factory=dict)  # our field -> an expression
-    where: str = ""  # a SQL condition over the sender's columns
+    where: str = ""  # a SQL condition over the sender's columns (`rows/sql.py`)
     repeats: Literal["reject", "count"] = "reject"
     delivery: Literal["full", "increment"] = (
         "full"  # the content of each delivery: all rows, or new ones

@@ -1,36 +1,98 @@
 """A feed's fields as text, out of the sender's columns: the input of every step that reads rows.
 
 The sender's columns are selected by `cs.by_name`: `pl.col` reads `*` and `^A.*$` as patterns.
+
+If a feed has SQL, its texts have further columns, whose names are rules: `<field>|sql` has the reason for
+which the expression has no value for a row, and `row|where` the same of the condition, or "" if the row does
+not meet it. Both are null otherwise.
 """
+
+from collections.abc import Iterator
 
 import polars as pl
 import polars.selectors as cs
 
 from pipeline.rows.feed import Feed
+from pipeline.rows.sql import compile_condition, compile_value, evaluate
+
+WHERE = "row|where"
+_NOT_MET = ""
+
+
+def fault_of(field: str) -> str:
+    """Return the rule that a row breaks if the SQL of a field has no value for it."""
+    return f"{field}|sql"
+
+
+def columns_read(feed: Feed) -> list[tuple[str, str]]:
+    """Return the sender's columns that a feed reads, each with our field, or "where", that needs it."""
+    columns = list(feed.columns.items())
+    for name, sql in feed.sql.items():
+        columns += [(name, column) for column in compile_value(sql).columns]
+    if feed.where:
+        columns += [("where", column) for column in compile_condition(feed.where).columns]
+    return columns
+
+
+def use_of(feed: Feed, field: str) -> str:
+    """Return what a column is to a feed, for a message, by our field, or "where", that needs it."""
+    if field in feed.columns:
+        return f"mapped to {field}"
+    return "used in where" if field == "where" else f"used in the SQL of {field}"
 
 
 def texts_of(frame: pl.DataFrame, feed: Feed) -> pl.DataFrame:
-    """Return our fields as text: trimmed, null if blank."""
+    """Return our fields as text: trimmed, null if blank; and the faults of SQL, if the feed has any."""
     mapped = [
         cs.by_name(column).str.strip_chars().alias(field) for field, column in feed.columns.items()
     ]
     constant = [pl.lit(value).alias(field) for field, value in feed.constants.items()]
+    evaluated = dict(_evaluated(frame, feed))
     absent = [
         pl.lit(None, dtype=pl.String).alias(field)
         for field in feed.traits.fields
-        if field not in feed.columns and field not in feed.constants
+        if field not in feed.columns and field not in feed.constants and field not in feed.sql
     ]
-    fields = frame.select(mapped).with_columns(constant + absent)
+    values = [evaluated.pop(field).str.strip_chars().alias(field) for field in feed.sql]
+    fields = frame.select(*mapped, *values).with_columns(constant + absent)
     texts = fields.with_columns(pl.when(pl.all() != "").then(pl.all()))
-    return texts.select(feed.traits.fields)
+    return texts.select(feed.traits.fields).with_columns(**evaluated)
+
+
+def faults_of(texts: pl.DataFrame, feed: Feed) -> list[str]:
+    """Return the names of the columns of `texts` that are no fields, but faults."""
+    return texts.columns[len(feed.traits.fields) :]
 
 
 def wanted(texts: pl.DataFrame, feed: Feed) -> pl.Series:
-    """Return whether `only` keeps each row."""
+    """Return whether `where` and `only` keep each row, or may keep it: a fault is rejected, not filtered."""
     keep = [
         pl.col(field).is_in(list(values)).fill_null(value=False)
+        | (pl.col(fault_of(field)).is_not_null() if field in feed.sql else False)
         for field, values in feed.only.items()
     ]
+    if feed.where:
+        keep.append(pl.col(WHERE).ne_missing(_NOT_MET))
     if not keep:
         return pl.repeat(True, texts.height, eager=True)
     return texts.select(pl.all_horizontal(keep)).to_series()
+
+
+def _evaluated(frame: pl.DataFrame, feed: Feed) -> Iterator[tuple[str, pl.Series]]:
+    """Yield the value of each SQL expression by field, and the faults by rule."""
+    for name, sql in feed.sql.items():
+        compiled = compile_value(sql)
+        value, fault = evaluate(_cleaned(frame, compiled.columns), compiled)
+        yield name, value
+        yield fault_of(name), fault
+    if feed.where:
+        compiled = compile_condition(feed.where)
+        is_met, fault = evaluate(_cleaned(frame, compiled.columns), compiled)
+        not_met = pl.repeat(_NOT_MET, frame.height, eager=True)
+        yield WHERE, fault.zip_with(fault.is_not_null() | is_met.fill_null(value=False), not_met)
+
+
+def _cleaned(frame: pl.DataFrame, columns: tuple[str, ...]) -> pl.DataFrame:
+    """Return the sender's columns as SQL sees them: trimmed, null if blank."""
+    trimmed = frame.select(cs.by_name(*columns).str.strip_chars())
+    return trimmed.with_columns(pl.when(pl.all() != "").then(pl.all()))

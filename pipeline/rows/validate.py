@@ -4,6 +4,7 @@ The model alone decides. A rejection has our field, the rule and what is allowed
 rule stays here.
 """
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import polars as pl
@@ -13,6 +14,8 @@ from pipeline.records import Disposition, Rejection, Stage
 from pipeline.rows.columns import Reading
 from pipeline.rows.feed import Checked, Feed, canonical, row_key, time_of
 from pipeline.rows.money import cents_of
+from pipeline.rows.sql import compile_condition, compile_value
+from pipeline.rows.texts import WHERE, fault_of, faults_of
 
 
 def validate(
@@ -31,12 +34,20 @@ def validate(
         One Checked for each row, in order.
     """
     rows = zip(texts.iter_rows(named=True), wanted, numbers, strict=True)
-    return [_check(row, values, feed, reading, wanted=keep) for values, keep, row in rows]
+    rules = faults_of(texts, feed)
+    return [_check(row, values, feed, reading, rules, wanted=keep) for values, keep, row in rows]
 
 
 def _check(
-    row: int, values: dict[str, str | None], feed: Feed, reading: Reading, *, wanted: bool
+    row: int,
+    values: dict[str, str | None],
+    feed: Feed,
+    reading: Reading,
+    rules: Sequence[str],
+    *,
+    wanted: bool,
 ) -> Checked:
+    faults = {rule: reason for rule in rules if (reason := values.pop(rule))}
     parts = [canonical(name, values[name], reading) for name in feed.key]
     key = row_key(feed.name, [*reading.delivery, *parts])
     source_id = values.get("transaction_id") or ""
@@ -45,12 +56,34 @@ def _check(
     who = partial(Checked, row, key, source_id, cents, time_us=time_us)
     if not wanted:
         return who(Disposition.FILTERED)
+    if WHERE in faults:
+        return who(Disposition.REJECTED, rejections=_faults({WHERE: faults[WHERE]}, feed))
+    rejections = _faults(faults, feed)
     try:
         content = feed.traits.model.model_validate(values, context=reading)
     except ValidationError as error:
-        rejections = _rejections(error, feed)
+        rejections += tuple(
+            each for each in _rejections(error, feed) if fault_of(each.field) not in faults
+        )
+    if rejections:
         return who(Disposition.REJECTED, rejections=rejections)
     return who(Disposition.PENDING, content=content)
+
+
+def _faults(faults: Mapping[str, str], feed: Feed) -> tuple[Rejection, ...]:
+    rejections = []
+    for rule, reason in faults.items():
+        field = rule.partition("|")[0]
+        compiled = (
+            compile_condition(feed.where) if rule == WHERE else compile_value(feed.sql[field])
+        )
+        columns = ", ".join(f'"{name}"' for name in compiled.columns)
+        message = (
+            f"{field}: the SQL over {columns} has no value for this row: {reason}: "
+            "correct the cell, or the expression"
+        )
+        rejections.append(Rejection(Stage.VALIDATE, field, rule, message))
+    return tuple(rejections)
 
 
 def _rejections(error: ValidationError, feed: Feed) -> tuple[Rejection, ...]:

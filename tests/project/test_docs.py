@@ -107,7 +107,7 @@ def test_rules_are_made_up_of_parts_in_known_places_only() -> None:
         if isinstance(node, ast.JoinedStr)
         and re.fullmatch(r"([a-z_]+|\{\})\|([a-z_-]+|\{\})", text := skeleton(node))
     }
-    assert made_up == {"{}|{}", "missing|{}", "canvas|{}"}
+    assert made_up == {"{}|{}", "{}|sql", "missing|{}", "canvas|{}"}
 
 
 def lines_of_rules() -> Iterator[tuple[str, list[str]]]:
@@ -180,6 +180,8 @@ def rules_in_code() -> set[str]:
         match node:
             case ast.Constant(value=str(text)) if RULE.fullmatch(text):
                 rules.add(text)
+            case ast.JoinedStr() if skeleton(node) == "{}|sql":
+                rules |= {f"{name}|sql" for name in GROUPS["<field>"]}
             case ast.Call(func=ast.Name(id="_lost"), args=[ast.Constant(value=str(what)), *_]):
                 rules.add(f"canvas|{what}")
             case ast.FunctionDef(name="_why_not") if path.name == "missing.py":

@@ -12,8 +12,14 @@ from pipeline.rows import settings
 from pipeline.rows.dates import FULL_DATE
 from pipeline.rows.feed import TRAITS, Feed, Kind
 from pipeline.rows.shares import Ceiling
+from pipeline.rows.sql import compile_condition, compile_value
 
+_SQL_HELP: Final = "must be the name of a column, or { sql = '...' } and nothing else in it"
 _NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
+
+
+class SqlColumn(Section):
+    sql: str
 
 
 class FeedSection(Section):
@@ -125,14 +131,14 @@ class FeedSection(Section):
     )
     where: str = Field(
         "",
-        description="A SQL condition over the sender's columns, whose cells are text. Rows that do not meet it are `filtered`, and counted.",
+        description="A [SQL condition](mapping.md#sql) over the sender's columns, whose cells are text. Rows that do not meet it are `filtered`, and counted.",
     )
     order_by: tuple[str, ...] = Field(
         (),
         description="Our fields by which a patient's payments are sorted before they go out. Empty: the file's order. Not for eligibility.",
     )
-    columns: dict[str, str] = Field(
-        description="Our field = the sender's column. See [fields](#fields)."
+    columns: dict[str, str | SqlColumn] = Field(
+        description='Our field = the sender\'s column, or `{ sql = "..." }` with [a SQL expression over its columns](mapping.md#sql). See [fields](#fields).'
     )
     constants: dict[str, str] = Field(
         {}, description="Our field = one value for all rows, in place of a column."
@@ -145,6 +151,26 @@ class FeedSection(Section):
         {},
         description="Our field = the sender's values that are loaded. Rows with others are `filtered`, and counted.",
     )
+
+    @field_validator("columns", mode="before")
+    @classmethod
+    def _is_column_or_sql(cls, value: object) -> object:
+        for name, column in value.items() if isinstance(value, dict) else ():
+            match column:
+                case str() | SqlColumn():
+                    continue
+                case {"sql": str(sql)} if len(column) == 1:
+                    _check_sql(name, sql)
+                case _:
+                    raise ValueError(f"{name} {_SQL_HELP}")
+        return value
+
+    @field_validator("where")
+    @classmethod
+    def _is_condition(cls, value: str) -> str:
+        if value:
+            compile_condition(value)
+        return value
 
     @field_validator("dates")
     @classmethod
@@ -240,6 +266,13 @@ def _known_field(name: str, fields: tuple[str, ...], where: str) -> None:
         )
 
 
+def _check_sql(name: str, sql: str) -> None:
+    try:
+        compile_value(sql)
+    except ValueError as error:
+        raise ValueError(f"{name}.sql: {error}") from None
+
+
 def feed_of(section: FeedSection, folder: Path) -> Feed:
     """Return the feed of a section; its relative paths start at `folder`."""
     traits = TRAITS[section.kind]
@@ -250,7 +283,8 @@ def feed_of(section: FeedSection, folder: Path) -> Feed:
         kind=section.kind,
         path=str(located(section.path, folder)),
         manifest=str(located(section.manifest, folder)) if section.manifest else "",
-        columns=section.columns,
+        columns={name: each for name, each in section.columns.items() if isinstance(each, str)},
+        sql={name: each.sql for name, each in section.columns.items() if not isinstance(each, str)},
         constants=section.constants,
         codes=section.codes,
         only=section.only,

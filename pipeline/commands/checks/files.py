@@ -27,7 +27,7 @@ from pipeline.reading.source import Source
 from pipeline.records import counted
 from pipeline.rows.crosswalk import Crosswalk
 from pipeline.rows.feed import Feed
-from pipeline.rows.texts import texts_of, wanted
+from pipeline.rows.texts import texts_of, use_of, wanted
 from pipeline.system import confinement
 
 _GROUP: Final = "Files"
@@ -128,13 +128,14 @@ def _check_feed(
         planner, _ = _planner(context, alone, journal)
     except ColumnsMissing as error:
         for ours, column, near in error.missing:
+            where = "where" if ours == "where" else "[feeds.columns]"
             yield wrong(
                 _GROUP,
                 error.file,
-                f'no column "{column}", which is mapped to {ours} of {feed.name}',
-                f"did you mean {near}? Change [feeds.columns] of {feed.name}"
+                f'no column "{column}", which is {use_of(feed, ours)} of {feed.name}',
+                f"did you mean {near}? Change {where} of {feed.name}"
                 if near
-                else f"check [feeds.columns] and the delimiter of {feed.name}, and that the file has a header",
+                else f"check {where} and the delimiter of {feed.name}, and that the file has a header",
             )
         return None
     except InputError as error:

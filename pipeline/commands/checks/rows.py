@@ -67,11 +67,12 @@ def _check_endings(
             f"{name}: {spelt(name, spellings, show_values=context.show_values)}"
             for name, spellings in only.items()
         )
+        holds = f"the file holds {found}: " if found else ""
         yield wrong(
             group,
-            "only",
-            f"[feeds.only] leaves out all {meta['rows_read']:,} rows",
-            f"the file holds {found}. Change [feeds.only] of {feed.name}",
+            "only" if only else "where",
+            f"{_settings(feed)} leaves out all {meta['rows_read']:,} rows",
+            f"{holds}change {_settings(feed)} of {feed.name}",
         )
         return
     endings = [f"{counts[word.value]:,} {text}" for word, text in _ENDINGS if counts[word.value]]
@@ -108,6 +109,12 @@ def _check_limits(context: Context, exceeded: Sequence[LimitError]) -> Iterator[
         yield result("Limits", "limits", error.message, error.fix)
     if not exceeded:
         yield ok("Limits", "limits", _limits_text(context.job))
+
+
+def _settings(feed: Feed) -> str:
+    """Return the settings that leave out rows."""
+    named = ("where" if feed.where else "", "[feeds.only]" if feed.only else "")
+    return " with ".join(filter(None, named))
 
 
 def _limits_text(job: Job) -> str:

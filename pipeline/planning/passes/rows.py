@@ -189,6 +189,8 @@ def _salt(build: Build, feed: Feed) -> str:
         feed.amount_sign,
         feed.key,
         feed.order_by,
+        feed.where,
+        sorted(feed.sql.items()),
         build.job.contract,
         build.job.references,
         build.job.limits.amount_cents_max,
