@@ -112,7 +112,7 @@ def evaluate(frame: pl.DataFrame, compiled: Compiled) -> tuple[pl.Series, pl.Ser
     """Return the value of each row, and the reason if it has none (else null).
 
     Args:
-        frame: The columns of the expression, as clean texts (`texts.cleaned`).
+        frame: The columns of the expression, trimmed, and null if blank.
         compiled: The expression.
     """
     try:

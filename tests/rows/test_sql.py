@@ -1,7 +1,9 @@
 """SQL over one row: what is taken, what is refused, and that no row depends on the rows beside it."""
 
 import re
+import tomllib
 from decimal import Decimal
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -41,30 +43,30 @@ def met(sql: str, *cells: str | None) -> list[bool | None]:
         (NUMBER, "+5.", "5.00"),
         (NUMBER, "12.3400", "12.34"),
         (NUMBER, None, None),
-        (f"{NUMBER} - cast(\"b\" as decimal(18,2))", "43.00", "42.00"),
+        (f'{NUMBER} - cast("b" as decimal(18,2))', "43.00", "42.00"),
         (f"{NUMBER} * 1.5", "12.30", "18.45"),
         (f"{NUMBER} / 100", "1250", "12.50"),
         (f"-{NUMBER}", "3", "-3.00"),
         (f"abs({NUMBER})", "-3", "3.00"),
         ("cast(replace(\"a\", ',', '') as decimal(18,2))", "1,250.00", "1250.00"),
-        ("coalesce(try_cast(\"a\" as decimal(18,2)), 0)", "n/a", "0.00"),
+        ('coalesce(try_cast("a" as decimal(18,2)), 0)', "n/a", "0.00"),
         ("cast(nullif(\"a\", 'n/a') as decimal(18,2))", "n/a", None),
         ('cast("a" as int)', "007", "7"),
         ('cast("a" as bigint) + 1', "9223372036854775807", f"<{CAST}>"),
         ('cast("a" as int) + 1', "2147483647", "2147483648"),
         ("case when \"a\" = '18' then 'self' when \"a\" = '01' then 'spouse' else 'other' end", "01", "spouse"),
         (f"case when \"a\" = 'n/a' then '0' else {NUMBER} end", "n/a", "0"),
-        ("coalesce(\"a\", \"b\")", None, "1"),
-        (f"coalesce(\"b\", {NUMBER})", "n/a", "1"),
-        ("substr(\"a\", 4, 4)", "PT-1001", "1001"),
-        ("left(\"a\", 2)", "héllo", "hé"),
-        ("right(\"a\", 4)", "PT-1001", "1001"),
+        ('coalesce("a", "b")', None, "1"),
+        (f'coalesce("b", {NUMBER})', "n/a", "1"),
+        ('substr("a", 4, 4)', "PT-1001", "1001"),
+        ('left("a", 2)', "héllo", "hé"),
+        ('right("a", 4)', "PT-1001", "1001"),
         ("split_part(\"a\", '-', 2)", "PT-1001", "1001"),
         ("strpos(\"a\", '.')", "12.5", "3"),
         ("lpad(\"a\", 8, '0')", "1001", "00001001"),
         ("ltrim(\"a\", '0')", "0012", "12"),
         ("\"a\" || '-' || \"b\"", "x", "x-1"),
-        ("upper(\"a\")", "x", "X"),
+        ('upper("a")', "x", "X"),
         ("date(\"a\", '%m/%d/%Y')", "11/02/2026", "2026-11-02"),
         ("cast(strptime(\"a\", '%m/%d/%Y %H:%M') as date)", "11/02/2026 23:59", "2026-11-02"),
         ("\"a\" = 'x'", "x", "true"),
@@ -122,11 +124,11 @@ def test_conditions(sql: str, expected: list[bool | None]) -> None:
 
 
 REFUSED = {
-    "a sum": ("sum(cast(\"a\" as decimal(18,2)))", "an aggregate"),
-    "a sum beside a cell": (f"{NUMBER} - sum(cast(\"b\" as decimal(18,2)))", "an aggregate"),
+    "a sum": ('sum(cast("a" as decimal(18,2)))', "an aggregate"),
+    "a sum beside a cell": (f'{NUMBER} - sum(cast("b" as decimal(18,2)))', "an aggregate"),
     "the first": ('first("a")', "an aggregate"),
     "a count": ("count(*)", "looks at other rows"),
-    "a window": ("sum(cast(\"a\" as decimal(18,2))) over (partition by \"b\")", "looks at other rows"),
+    "a window": ('sum(cast("a" as decimal(18,2))) over (partition by "b")', "looks at other rows"),
     "a row's number": ('row_number() over (order by "a")', "looks at other rows"),
     "a rank": ('rank() over (order by "a")', "not allowed"),
     "the row before": ('lag("a") over (order by "b")', "a window"),
@@ -152,7 +154,7 @@ REFUSED = {
     "texts that are added": ('"a" + "b"', "cannot be added"),
     "a text minus a number": ('"a" - 1', "do not fit together"),
     "a text and a number": ('"a" > 5', "do not fit together"),
-    "a number and a text": (f"{NUMBER} = \"b\"", "do not fit together"),
+    "a number and a text": (f'{NUMBER} = "b"', "do not fit together"),
     "a text among numbers": ('"a" in (1, 2)', "do not fit together"),
     "a number among texts": ("cast(\"a\" as int) in ('1')", "do not fit together"),
     "an exponent": (f"{NUMBER} > 1e3", "without an exponent"),
@@ -182,6 +184,53 @@ def test_what_is_refused_is_said_in_plain_words(name: str) -> None:
 def test_a_condition_is_true_or_false() -> None:
     with pytest.raises(ValueError, match="must be a condition"):
         compile_condition('upper("a")')
+
+
+def test_the_examples_of_the_documentation_come_to_what_they_say() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "mapping.md").read_text()
+    (block,) = (text for text in re.findall(r"```toml\n(.*?)```", page, re.DOTALL) if "sql" in text)
+    feed = tomllib.loads(block)["feeds"][0]
+    more = tomllib.loads("\n".join(re.findall(r"^# (\w+ = .*)$", block, re.MULTILINE)))
+    sql = {name: each["sql"] for name, each in feed["columns"].items()}
+    row: dict[str, str | None] = {
+        "Status": "Paid",
+        "Captured": "true",
+        "Amount": "43.00",
+        "Amount Refunded": "15.00",
+    }
+    row |= {"Patient": "PT-1001", "Receipt": None, "Reference": "R2", "Dep": "00", "Sex": "F"}
+
+    def value_of(text: str, **changes: str) -> object:
+        frame = pl.DataFrame({name: [cell] for name, cell in {**row, **changes}.items()})
+        compiled = compile_condition(text) if text == feed["where"] else compile_value(text)
+        return evaluate(frame.cast(pl.String), compiled)[0].item()
+
+    assert value_of(feed["where"]) is True
+    assert value_of(feed["where"], Status="Failed") is False
+    assert {name: value_of(text) for name, text in sql.items()} == {
+        "amount": "28.00",
+        "patient": "1001",
+        "transaction_id": "R2",
+    }
+    assert value_of(more["amount"]["sql"], Amount="1,250.00") == "1250.00"
+    relationship = more["relationship"]["sql"]
+    assert [value_of(relationship), value_of(relationship, Dep="01")] == ["self", "child"]
+
+
+def test_the_functions_of_the_documentation_are_known() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "mapping.md").read_text()
+    (listed,) = re.findall(r"that is not listed here: (.*?); with", page, re.DOTALL)
+    calls = {
+        "case": "case when \"a\" = 'x' then 'y' end", "if": "if(\"a\" = 'x', 'y', 'z')", "cast": NUMBER,
+        "try_cast": 'try_cast("a" as int)', "abs": f"abs({NUMBER})", "||": "\"a\" || 'x'", "concat_ws": "concat_ws('-', \"a\", 'x')",
+        "split_part": "split_part(\"a\", '-', 1)", "replace": "replace(\"a\", 'x', '')", "date": "date(\"a\", '%Y-%m-%d')",
+        "regexp_replace": "regexp_replace(\"a\", 'x', '')", "strptime": "cast(strptime(\"a\", '%Y-%m-%d') as date)",
+        **{name: f"{name}(\"a\", 5, '0')" for name in ("lpad", "rpad")},
+        **{name: f'{name}("a", 2)' for name in ("left", "right", "substr")},
+        **{name: f'{name}("a")' for name in ("upper", "lower", "trim", "ltrim", "rtrim", "length")},
+    }  # fmt: skip
+    for name in re.findall(r"`(.*?)`", listed):
+        assert compile_value(calls.get(name, f"{name}(\"a\", 'x')")).columns == ("a",)
 
 
 # No row depends on another -------------------------------------------------------------------------

@@ -131,14 +131,14 @@ class FeedSection(Section):
     )
     where: str = Field(
         "",
-        description="A [SQL condition](mapping.md#sql) over the sender's columns, whose cells are text. Rows that do not meet it are `filtered`, and counted.",
+        description='A SQL condition (docs/mapping.md, "SQL") over the columns of the file, whose cells are text. Rows that do not meet it are `filtered`, and counted.',
     )
     order_by: tuple[str, ...] = Field(
         (),
         description="Our fields by which a patient's payments are sorted before they go out. Empty: the file's order. Not for eligibility.",
     )
     columns: dict[str, str | SqlColumn] = Field(
-        description='Our field = the sender\'s column, or `{ sql = "..." }` with [a SQL expression over its columns](mapping.md#sql). See [fields](#fields).'
+        description='Our field = the sender\'s column, or `{ sql = "..." }` with a SQL expression over its columns (docs/mapping.md, "SQL"). See [fields](#fields).'
     )
     constants: dict[str, str] = Field(
         {}, description="Our field = one value for all rows, in place of a column."
