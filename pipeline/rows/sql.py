@@ -21,6 +21,8 @@ from typing import Any, Final, NoReturn
 
 import polars as pl
 
+from pipeline.errors import IngestError
+
 Json = dict[str, Any]
 
 _LENGTH_MAX: Final = 4_000  # characters: polars' parser recurses
@@ -30,6 +32,7 @@ _OPERATORS: Final = frozenset(
 _ARITHMETIC: Final = frozenset({"Plus", "Minus", "Multiply", "Divide"})
 _SPELLINGS: Final = {"Mul": "Multiply", "Div": "Divide"}  # polars has two ways to write an operator
 _WHOLE_DIGITS: Final = 18
+_FAILED_MAX: Final = 100  # rows that are looked for by halves: each takes some 20 evaluations
 _FUNCTIONS: Final = frozenset(
     {"Coalesce", "FillNull", "Abs", "Negate", "Sql.Binary", "Sql.IsIn"}
     | {"Boolean.Not", "Boolean.IsNull", "Boolean.IsNotNull", "StringExpr.Slice"}
@@ -114,19 +117,38 @@ def evaluate(frame: pl.DataFrame, compiled: Compiled) -> tuple[pl.Series, pl.Ser
     Args:
         frame: The columns of the expression, trimmed, and null if blank.
         compiled: The expression.
+
+    Raises:
+        IngestError: polars cannot calculate it for many rows.
     """
-    try:
-        found = frame.select(compiled.value.alias("value"), compiled.fault.alias("fault"))
-    except pl.exceptions.PolarsError:
-        # Only what no list above foresees, such as a product of more than 38 digits.
-        if frame.height > 1:
-            half = frame.height // 2
-            first, second = (evaluate(rows, compiled) for rows in (frame[:half], frame[half:]))
-            return pl.concat([first[0], second[0]]), pl.concat([first[1], second[1]])
-        nothing = pl.Series([None], dtype=compiled.kind)
-        return nothing, pl.Series(["a number has too many digits"])
+    found = pl.concat(_by_halves(frame, compiled, []))
     failed = found["fault"].is_not_null()
     return found["value"].set(failed, None), found["fault"]
+
+
+def _by_halves(
+    frame: pl.DataFrame, compiled: Compiled, failed: list[None]
+) -> Iterator[pl.DataFrame]:
+    """Yield value and fault of each row; if polars cannot calculate all of them at once, by halves.
+
+    Only what no list above foresees fails so, such as a product of more than 38 digits.
+    """
+    try:
+        yield frame.select(compiled.value.alias("value"), compiled.fault.alias("fault"))
+    except pl.exceptions.PolarsError:
+        if frame.height > 1:
+            for half in (frame[: frame.height // 2], frame[frame.height // 2 :]):
+                yield from _by_halves(half, compiled, failed)
+            return
+        failed.append(None)
+        if len(failed) > _FAILED_MAX:
+            columns = ", ".join(f'"{name}"' for name in compiled.columns)
+            raise IngestError(
+                f"the SQL over {columns} cannot be calculated for more than {_FAILED_MAX} rows: numbers of more than 38 digits",
+                "cast to a type that holds fewer, such as decimal(18,2)",
+            ) from None
+        kinds: Json = {"value": compiled.kind, "fault": pl.String}
+        yield pl.DataFrame({"value": [None], "fault": ["a number has too many digits"]}, kinds)
 
 
 def _reason(faults: Sequence[tuple[pl.Expr, str]]) -> pl.Expr:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
+from pipeline.errors import IngestError
 from pipeline.rows.feed import Feed, Kind
 from pipeline.rows.sql import compile_condition, compile_value, evaluate
 from pipeline.rows.texts import columns_read, texts_of, wanted
@@ -100,6 +101,18 @@ def test_a_fault_is_of_its_row_only(sql: str, cell: str, why: str) -> None:
     assert (second, blank) == (f"<{why}>", None)
     assert first is not None
     assert first == third
+
+
+def test_an_expression_that_fails_for_many_rows_stops_the_run() -> None:
+    product = 'cast("a" as decimal(38,2)) * cast("a" as decimal(38,2))'
+    assert values(product, *["9" * 30] * 100, "2")[99:] == [
+        "<a number has too many digits>",
+        "4.00",
+    ]
+    with pytest.raises(
+        IngestError, match='SQL over "a" cannot be calculated for more than 100 rows'
+    ):
+        values(product, *["9" * 30] * 101)
 
 
 @pytest.mark.parametrize(
