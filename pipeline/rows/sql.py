@@ -134,7 +134,9 @@ def _by_halves(
     Only what no list above foresees fails so, such as a product of more than 38 digits.
     """
     try:
-        yield frame.select(compiled.value.alias("value"), compiled.fault.alias("fault"))
+        # Not by `select`: polars makes one row of a comparison that no row can meet.
+        both = frame.with_columns(value=compiled.value, fault=compiled.fault)
+        yield both.select("value", "fault")
     except pl.exceptions.PolarsError:
         if frame.height > 1:
             for half in (frame[: frame.height // 2], frame[frame.height // 2 :]):
