@@ -7,7 +7,6 @@ file is read only after its bytes were checked here, in bounded memory. Messages
 """
 
 import codecs
-import csv
 import difflib
 import gzip
 import hashlib
@@ -27,10 +26,16 @@ from pipeline.reading.bounds import (
     UNPACKED_BYTES_FREE,
     UNPACKED_RATIO_MAX,
 )
+from pipeline.reading.foreign import foreign_bytes
 from pipeline.reading.headers import column_text
+from pipeline.reading.heading import DELIMITERS, Heading, columns_of, heading_of
+from pipeline.reading.lake import refuse_folder, refuse_table_format
 from pipeline.reading.parquet import Decoded, decoded
+from pipeline.reading.protected import quoted
 from pipeline.reading.shape import Misshapen, Shape
-from pipeline.reading.source import Slice, Source, stamp_of
+from pipeline.reading.source import Slice, Source, added_in, stamp_of
+from pipeline.reading.trim import Trimmer, trim_of
+from pipeline.reading.utf8 import Utf8Look, is_one_byte
 from pipeline.records import counted
 from pipeline.rows import groups
 from pipeline.rows.feed import Feed
@@ -42,18 +47,16 @@ else:
     from backports import zstd
 
 _CHUNK: Final = 1 << 16  # a text is cut only at the last row's end in a chunk
+_MAGIC_BYTES: Final = 64  # in which files of other kinds are recognised
 _BYTES_A_SLICE: Final = 32 << 20
-_DELIMITERS: Final = (",", "\t", "|", ";")  # tried if the feed names none
 _NEAR: Final = 0.75  # how alike a header and a mapped name must be for a "did you mean"
 _GZIP, _ZSTD, _PARQUET, _PARQUET_ENCRYPTED = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1", b"PARE"
 _PACKED: Final = {".gz": _GZIP, ".zst": _ZSTD}
 _FOREIGN: Final = {  # the first bytes of files of other kinds
     b"PK\x03\x04": "a zip archive or an Excel workbook",
-    b"\xd0\xcf\x11\xe0": "an Excel workbook",
     b"%PDF": "a PDF",
     b"BZh9": "compressed with bzip2",
     b"\xfd7zX": "compressed with xz",
-    b"ISA*": "an X12 interchange",
 }
 _UTF_WIDE: Final = ("utf-16", "utf_16", "utf16", "utf-32", "utf_32", "utf32")
 _UTF16_BOMS: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -62,8 +65,8 @@ _UTF16_BOMS: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 def inspect(path: Path, feed: Feed, spool_dir: Path) -> Source:
     """Inspect one file. Raises InputError with file, row, column and what to do.
 
-    A text that is compressed or in another encoding than UTF-8 is copied into `spool_dir` as plain
-    UTF-8, and a Parquet file is decoded into it.
+    A text that is compressed, in another encoding than UTF-8, or has lines to be left out is copied into
+    `spool_dir` as plain UTF-8, and a Parquet file is decoded into it.
     """
     _require_file(path, feed.name)
     source = (
@@ -71,7 +74,6 @@ def inspect(path: Path, feed: Feed, spool_dir: Path) -> Source:
         if path.suffix == ".parquet"
         else _text(path, feed, spool_dir)
     )
-    _check_columns(source, feed)
     if source.rows == 0:
         raise InputError(
             "the file has a header and no rows", "ask the sender for the whole file", file=path.name
@@ -80,6 +82,7 @@ def inspect(path: Path, feed: Feed, spool_dir: Path) -> Source:
 
 
 def _require_file(path: Path, what: str) -> None:
+    refuse_folder(path)
     if not may_be_file(path):
         raise InputError("there is no such file", f"check the path of {what}", file=path.name)
     try:
@@ -102,14 +105,15 @@ def headers(path: Path, encoding: str) -> dict[str, list[str]]:
             if len(head) > ROW_BYTES_MAX:
                 break
     text = head.decode(errors="replace")
-    return {delimiter: _columns(text, delimiter) or [] for delimiter in _DELIMITERS}
+    return {delimiter: columns_of(text, delimiter) or [] for delimiter in DELIMITERS}
 
 
 # The columns --------------------------------------------------------------------------------------
 
 
-def _check_columns(source: Source, feed: Feed) -> None:
-    header = source.kept
+def _check_columns(names: tuple[str, ...], file: str, feed: Feed) -> None:
+    ours = added_in(names)
+    header = [name for name in names if name not in ours]
     missing = [
         (field, name, _near(name, header))
         for field, name in columns_read(feed)
@@ -125,7 +129,7 @@ def _check_columns(source: Source, feed: Feed) -> None:
     raise ColumnsMissing(
         f"the header has {counted(len(header), 'column')} and not this one, {use}{more}",
         f"{hint}Check the columns and the delimiter of feed {feed.name}, and that the file has a header",
-        file=source.name,
+        file=file,
         missing=missing,
     )
 
@@ -137,7 +141,7 @@ def _near(name: str, header: Sequence[str]) -> str:
     return column_text(header, folded[near[0]], name) if near else ""
 
 
-def _check_header(header: list[str], path: Path, feed: Feed) -> None:
+def _check_header(header: Sequence[str], path: Path, feed: Feed) -> None:
     def fail(message: str, fix: str, column: str = "") -> NoReturn:
         raise InputError(message, fix, file=path.name, row=0, column=column)
 
@@ -147,9 +151,8 @@ def _check_header(header: list[str], path: Path, feed: Feed) -> None:
         fail(f"{len(header)} columns, at most {COLUMNS_MAX} are read", "check the delimiter")
     mapped = {name for _, name in columns_read(feed)}
     for number, name in enumerate(header):
-        if name in header[:number]:
-            shown = name if name in mapped else f"number {number + 1}"
-            fail("the header names this column twice", "rename one of the two", shown)
+        if name in mapped and name in header[:number]:
+            fail("the header names this column twice", "rename one of the two", name)
 
 
 # Parquet ------------------------------------------------------------------------------------------
@@ -171,9 +174,11 @@ def _parquet(path: Path, feed: Feed, spool_dir: Path) -> Source:
         raise InputError(
             "this is not a Parquet file", "check what the sender wrote", file=path.name
         )
+    refuse_table_format(path)
     copy = spool_dir / "text.parquet"
     found = decoded(_readable(path, spool_dir), copy)
     _check_kinds(found, path, feed)
+    _check_columns(found.header, path.name, feed)
     return Source(
         path,
         str(path),
@@ -219,73 +224,149 @@ def _check_kinds(found: Decoded, path: Path, feed: Feed) -> None:
 
 
 def _text(path: Path, feed: Feed, spool_dir: Path) -> Source:
+    try:
+        try:
+            return _read_text(path, feed, spool_dir)
+        except Misshapen as error:
+            if not error.may_be_protected:
+                raise
+            return _read_text(path, feed, spool_dir, quotes_protected=True)
+    except Misshapen as error:
+        raise InputError(error.message, error.fix, file=path.name, row=error.row) from None
+    except OSError as error:
+        raise InputError(
+            f"the file cannot be copied: {os.strerror(error.errno or 0)}",
+            "make room under state.dir, or under the folder for temporary files",
+            file=path.name,
+        ) from None
+
+
+def _read_text(
+    path: Path, feed: Feed, spool_dir: Path, *, quotes_protected: bool = False
+) -> Source:
+    """Read all bytes of a text once. Raises InputError, Misshapen and OSError."""
     stamp = stamp_of(path)
     digest = hashlib.sha256()
     with path.open("rb") as raw:
         marked = len(codecs.BOM_UTF8) if raw.read(4).startswith(codecs.BOM_UTF8) else 0
         raw.seek(0)
-        chunks = _decoded(_unpacked(raw, path, digest.update), path, feed.encoding)
+        unpacked = _unpacked(raw, path, digest.update)
+        look = None if marked or not is_one_byte(feed.encoding) else Utf8Look()
+        chunks = _decoded(look.watch(unpacked) if look else unpacked, path, feed.encoding)
         head, chunks = _head(chunks)
-        delimiter, header = _header(head, path, feed)
-        shape, cuts = Shape(len(header), delimiter.encode()), _Cuts()
-        readable = path
+        heading = heading_of(head, path, feed)
+        _check_header(heading.cells, path, feed)
+        _check_columns(heading.names, path.name, feed)
+        delimiter, trim = heading.delimiter.encode(), trim_of(feed)
+        trimmer, lines = (Trimmer(trim, delimiter), _Lines()) if trim.is_needed else (None, None)
+        if trimmer and lines:
+            chunks = trimmer.trim(lines.watch(chunks))
+        if quotes_protected:
+            chunks = quoted(chunks, delimiter)
+        shape = Shape(len(heading.names), delimiter, len(heading.cells), feed.skip_footer)
+        cuts, readable = _Cuts(heading.size), path
 
-        def look(chunk: bytes) -> None:
+        def look_at(chunk: bytes) -> None:
             shape.feed(chunk)
             cuts.see(*shape.whole)
 
-        try:
-            if path.suffix in _PACKED or codecs.lookup(feed.encoding).name != "utf-8":
-                readable, marked = spool_dir / "text.utf8.csv", 0
-                with readable.open("wb") as spool:
-                    _drain(chunks, look, spool.write)
-            else:
-                _drain(chunks, look)
-            shape.finish(torn_allowed=feed.final_newline == "any")
-        except Misshapen as error:
-            raise InputError(error.message, error.fix, file=path.name, row=error.row) from None
-        except OSError as error:
-            raise InputError(
-                f"the file cannot be copied: {os.strerror(error.errno or 0)}",
-                "make room under state.dir, or under the folder for temporary files",
-                file=path.name,
-            ) from None
+        is_plain = path.suffix not in _PACKED and codecs.lookup(feed.encoding).name == "utf-8"
+        if trimmer or quotes_protected or not is_plain:
+            readable, marked = spool_dir / "text.utf8.csv", 0
+            with readable.open("wb") as spool:
+                _drain(chunks, look_at, spool.write)
+        else:
+            _drain(chunks, look_at)
+        torn_allowed = feed.final_newline == "any"
+        if trimmer and trimmer.is_tail_skipped and not torn_allowed:
+            shape.refuse_torn()
+        shape.finish(torn_allowed=torn_allowed)
         cuts.see(*shape.whole)
+    if trimmer and lines:
+        _check_skipped(trimmer, lines, shape, heading, path, feed)
     return Source(
         path,
         str(path),
         readable,
-        tuple(header),
+        heading.names,
         cuts.slices(marked),
         digest.hexdigest(),
         stamp,
         is_parquet=False,
-        delimiter=delimiter,
+        delimiter=heading.delimiter,
+        surplus=heading.surplus,
+        skipped={kind: count for kind, count in trimmer.skipped.items() if count}
+        if trimmer
+        else {},
+        may_be_utf8=look is not None and look.is_utf8,
     )
+
+
+class _Lines:
+    """Counts the lines of a text, apart from those who leave some out."""
+
+    def __init__(self) -> None:
+        self._ends = 0
+        self._last = b"\n"
+
+    def watch(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
+        """Yield the chunks as they are."""
+        for chunk in chunks:
+            self._ends += chunk.count(b"\n")
+            self._last = chunk[-1:] or self._last
+            yield chunk
+
+    @property
+    def count(self) -> int:
+        """Return the number of lines; a last one without a line end counts."""
+        return self._ends + (self._last != b"\n")
+
+
+def _check_skipped(
+    trimmer: Trimmer, lines: _Lines, shape: Shape, heading: Heading, path: Path, feed: Feed
+) -> None:
+    """Raise InputError if a row was left out: a line is missing in the count, or the footer looks like rows."""
+    left_out = trimmer.skipped.total()
+    if lines.count != shape.lines + left_out:
+        raise InputError(
+            f"{lines.count:,} lines were read, and {shape.lines:,} kept and {left_out:,} skipped",
+            "nothing was sent. This is a fault of canvas-ingest: report it with this line",
+            file=path.name,
+        )
+    mapped = [number for number, name in enumerate(heading.names) if name in feed.columns.values()]
+    for number, line in enumerate(trimmer.footer, shape.rows + 1):
+        cells = columns_of(line.decode(errors="replace").rstrip("\r"), heading.delimiter) or []
+        if len(cells) == len(heading.names) and all(cells[each].strip() for each in mapped):
+            raise InputError(
+                f"skip_footer = {feed.skip_footer} leaves out this line, which has a value in every mapped column",
+                "it may be a row. Lower skip_footer; if it is a total, leave it out by its beginning: comment_prefix",
+                file=path.name,
+                row=number,
+            )
 
 
 class _Cuts:
     """Cuts a text into slices at ends of rows."""
 
-    def __init__(self) -> None:
-        self._cut = self._seen = (0, 0)  # bytes, and rows of data in them
+    def __init__(self, header_size: int) -> None:
+        self._cut = self._seen = (header_size, 0)  # bytes, and rows of data in them
         self._found: list[tuple[tuple[int, int], tuple[int, int]]] = []
 
     def see(self, size: int, rows: int) -> None:
         """Note that a row ends after `size` bytes and `rows` rows of data."""
+        if rows == 0:
+            return
         is_much = rows - self._cut[1] > groups.BOUNDS.whole or size - self._cut[0] > _BYTES_A_SLICE
         if is_much and self._seen[1] > self._cut[1]:
             self._found.append((self._cut, self._seen))
             self._cut = self._seen
         self._seen = size, rows
-        if rows == 0:
-            self._cut = self._seen
 
     def slices(self, shift: int) -> tuple[Slice, ...]:
         """Return slices of all rows that were seen, after a byte order mark of `shift` bytes."""
         last = [(self._cut, self._seen)] if self._seen[1] > self._cut[1] else []
         return tuple(
-            Slice(before + 1, rows - before, start and start + shift, end + shift)
+            Slice(before + 1, rows - before, start + shift, end + shift)
             for (start, before), (end, rows) in [*self._found, *last]
         )
 
@@ -305,7 +386,8 @@ def _drain(chunks: Iterator[bytes], *takers: Callable[[bytes], object]) -> None:
 
 def _unpacked(raw: BinaryIO, path: Path, digest: Callable[[bytes], object]) -> Iterator[bytes]:
     """Yield the file's bytes, decompressed by the name's ending; `digest` sees the bytes on disk."""
-    magic = raw.read(4)
+    head = raw.read(_MAGIC_BYTES)
+    magic = head[:4]
     raw.seek(0)
     tee = cast("BinaryIO", _Tee(raw, digest))
     packed = _PACKED.get(path.suffix)
@@ -315,6 +397,8 @@ def _unpacked(raw: BinaryIO, path: Path, digest: Callable[[bytes], object]) -> I
             "name it .gz, .zst or .parquet",
             file=path.name,
         )
+    if kind := foreign_bytes(head):
+        raise InputError(*kind, file=path.name)
     if magic in _FOREIGN:
         raise InputError(
             f"the file is {_FOREIGN[magic]}, and no text with a header and rows",
@@ -433,47 +517,3 @@ def _head(chunks: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
 def _chain(held: list[bytes], chunks: Iterator[bytes]) -> Iterator[bytes]:
     yield from held
     yield from chunks
-
-
-def _header(head: bytes, path: Path, feed: Feed) -> tuple[str, list[str]]:
-    """Return the delimiter and the columns.
-
-    If the feed names no delimiter, it is the one under which most of the mapped columns appear.
-    """
-    text = head.decode(errors="replace")
-    if "\0" in text:
-        raise InputError(
-            "NUL bytes: this is no text, or UTF-16",
-            'have it written as UTF-8, or set encoding = "utf-16"',
-            file=path.name,
-        )
-    if "\r" in text and "\n" not in text:
-        raise InputError(
-            "all line ends are carriage returns (CR)",
-            "have it written with LF or CRLF line ends",
-            file=path.name,
-        )
-    first = "\t" if ".tsv" in path.suffixes else ","
-    candidates = [feed.delimiter] if feed.delimiter else [first, *_DELIMITERS]
-    headers = {delimiter: _columns(text, delimiter) for delimiter in candidates}
-    mapped = {name for _, name in columns_read(feed)}
-    delimiter = max(headers, key=lambda one: len(mapped.intersection(headers[one] or ())))
-    header = headers[delimiter]
-    if header is None:
-        raise InputError(
-            "the header's quotes are broken",
-            "quote whole names and double the quotes in them",
-            file=path.name,
-            row=0,
-        )
-    _check_header(header, path, feed)
-    return delimiter, header
-
-
-def _columns(text: str, delimiter: str) -> list[str] | None:
-    """Return the first line's cells; None if its quotes are not valid with this delimiter."""
-    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    try:
-        return next(lines, [])
-    except csv.Error:
-        return None

@@ -28,6 +28,7 @@ def read_slice(source: Source, piece: Slice) -> Batch:
     """Return the rows of a slice. Raises InputError if the file changed since it was inspected."""
     frame = _frame(source, piece, source.kept)
     _check_bounds(frame, source, piece.first_row)
+    _check_surplus(frame, source, piece.first_row)
     return Batch(source, piece.first_row, frame)
 
 
@@ -79,7 +80,7 @@ def _scan(source: Source, piece: Slice) -> pl.LazyFrame:
         file.seek(piece.start)
         text = file.read(piece.end - piece.start)
     return pl.scan_csv(
-        text if piece.start == 0 else _stand_in(source) + text,
+        _stand_in(source) + text,
         separator=source.delimiter,
         infer_schema=False,
         with_column_names=lambda _: header,
@@ -87,7 +88,7 @@ def _scan(source: Source, piece: Slice) -> pl.LazyFrame:
 
 
 def _stand_in(source: Source) -> bytes:
-    """Return a header for a slice that has none, so that polars reads a slice as it would the whole file."""
+    """Return a header for a slice, which has none, so that polars reads it as it would the whole file."""
     line = io.StringIO()
     csv.writer(
         line, delimiter=source.delimiter, quoting=csv.QUOTE_ALL, lineterminator="\n"
@@ -106,6 +107,21 @@ def _check_bounds(frame: pl.DataFrame, source: Source, first_row: int) -> None:
         _refuse_long("cell", FIELD_BYTES_MAX, lengths[column], source, first_row, column)
     if sum(longest) > ROW_BYTES_MAX:
         _refuse_long("row", ROW_BYTES_MAX, lengths.sum_horizontal(), source, first_row)
+
+
+def _check_surplus(frame: pl.DataFrame, source: Source, first_row: int) -> None:
+    """Raise InputError for a cell with content beyond the header."""
+    for name in source.surplus:
+        is_filled = frame[name].str.strip_chars().fill_null("") != ""
+        at = is_filled.arg_max()
+        if at is not None and is_filled[at]:
+            cells, columns = len(source.header), len(source.header) - len(source.surplus)
+            raise InputError(
+                f"{cells} cells where the header has {columns}, and not all of the others are blank",
+                "fix the row; a cell that holds the delimiter must be quoted",
+                file=source.name,
+                row=first_row + at,
+            )
 
 
 def _refuse_long(

@@ -1,35 +1,61 @@
 """The shape of delimited text: quotes, line ends and the number of cells in every row. Pure.
 
+Misfit lines are held until more is known: at the end of the text they are a footer or blank lines, and in
+the middle the first of them is a damaged row.
+
 Bytes come in blocks, at most one row is in memory, and counting has the speed of `bytes.split`: quotes
 cut a block into pieces that alternate between outside and inside of quoted cells, and line ends and
 delimiters count only outside (RFC 4180).
 """
 
-from typing import NoReturn
+from typing import Final, NoReturn
 
 from pipeline.reading.bounds import ROW_BYTES_MAX, ROWS_MAX
 
+_MISFITS_MAX: Final = 30  # lines that may be a footer
+_BLANK: Final = {b"", b"\r"}
+_SKIP_BLANK: Final = 'set blank_lines = "skip" if such lines mean nothing, or have them removed'
+
 
 class Misshapen(ValueError):
-    """The text breaks a rule of its format. `row` 0 is the header, 1 the first row of data."""
+    """The text breaks a rule of its format.
 
-    def __init__(self, row: int, message: str, fix: str) -> None:
+    Attributes:
+        row: 0 is the header, 1 the first row of data.
+        message: What is wrong.
+        fix: What to do.
+        may_be_protected: Whether it is a quote that may belong to a cell such as `="00123"`.
+    """
+
+    def __init__(self, row: int, message: str, fix: str, *, may_be_protected: bool = False) -> None:
         super().__init__(message)
         self.row = row
         self.message = message
         self.fix = fix
+        self.may_be_protected = may_be_protected
 
 
 class Shape:
     """The checker of a text. Feed it all bytes, then call `finish`. Raises Misshapen at the first wrong row.
 
-    `columns` is the number of cells of every row, `delimiter` one byte. Afterwards `rows` is the number of
-    data rows. `whole` is the last place where the text can be cut: the number of bytes before it, and of
-    the rows of data in them.
+    Args:
+        columns: The number of cells of every row.
+        delimiter: One byte.
+        header_columns: The number of cells of the header, if rows have more.
+        skip_footer: The number of lines that were left out at the end, for the message about a footer.
+
+    Afterwards `rows` is the number of data rows. `whole` is the last place where the text can be cut: the
+    number of bytes before it, and of the rows of data in them.
     """
 
-    def __init__(self, columns: int, delimiter: bytes) -> None:
+    def __init__(
+        self, columns: int, delimiter: bytes, header_columns: int = 0, skip_footer: int = 0
+    ) -> None:
         self._cuts = columns - 1
+        self._header_cuts = (header_columns or columns) - 1
+        self._skip_footer = skip_footer
+        self._misfits: list[tuple[int, bytes]] = []  # row and text, since the last line that fits
+        self._breaks = 0  # line ends inside of quotes
         self._delimiter = delimiter
         self._before_open = (b"", delimiter, b"\n")  # allowed before an opening quote
         self._after_close = (b"", delimiter, b"\n", b"\r")  # ... and after a closing one
@@ -44,6 +70,11 @@ class Shape:
     def rows(self) -> int:
         """Return the number of rows of data seen so far."""
         return max(self._lines - 1, 0)
+
+    @property
+    def lines(self) -> int:
+        """Return the number of lines seen so far, as an editor counts them."""
+        return self._lines + self._breaks
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes."""
@@ -62,11 +93,7 @@ class Shape:
         """Check the end, after all bytes. A last line without a line end may be torn off."""
         tail, self._carry = self._carry, b""
         if tail and not self._inside and not torn_allowed:
-            self._fail(
-                self._lines,
-                "the last line has no line end: the file may be cut short",
-                'ask the sender for the whole file, or set final_newline = "any" if it always ends so',
-            )
+            self.refuse_torn()
         if tail:
             self._block(tail + b"\n")
             self._bytes += len(tail)
@@ -74,7 +101,17 @@ class Shape:
             self._fail(
                 self._lines, "a quote is opened in this row and never closed", "close the quote"
             )
+        if self._misfits:
+            self._refuse_end()
         self.whole = self._bytes, self.rows
+
+    def refuse_torn(self) -> NoReturn:
+        """Raise Misshapen for a last line without a line end."""
+        self._fail(
+            self._lines,
+            "the last line has no line end: the file may be cut short",
+            'ask the sender for the whole file, or set final_newline = "any" if it always ends so',
+        )
 
     def _block(self, block: bytes) -> None:
         """Take whole lines. The last line end may be inside of quotes."""
@@ -99,6 +136,8 @@ class Shape:
             if line.count(self._delimiter) != self._cuts or b"\r" in line:
                 self._check_line(line)
             self._lines += 1
+        if self._misfits and self._lines - self._misfits[0][0] != len(self._misfits):
+            self._refuse_misfit()
 
     def _unquoted(self, block: bytes) -> bytes:
         """Return the bytes of a block that are outside of quotes. Raises Misshapen for a misplaced quote."""
@@ -113,7 +152,9 @@ class Shape:
         } <= set(self._after_close):
             self._refuse_stray_quote(pieces, first)
         self._inside = ends_inside
-        return b"".join(outside)
+        joined = b"".join(outside)
+        self._breaks += block.count(b"\n") - joined.count(b"\n")
+        return joined
 
     def _check_line(self, line: bytes) -> None:
         if b"\r" in line.removesuffix(b"\r"):
@@ -122,18 +163,45 @@ class Shape:
                 "a carriage return (CR) that is not followed by a line feed",
                 "have it written with LF or CRLF line ends",
             )
+        cuts = self._header_cuts if self._lines == 0 else self._cuts
+        if line.count(self._delimiter) != cuts:
+            self._misfits.append((self._lines, line))
+            if len(self._misfits) > _MISFITS_MAX:
+                self._refuse_misfit()
+
+    def _refuse_misfit(self) -> NoReturn:
+        """Raise Misshapen for the first line that does not fit, in the middle of the rows."""
+        row, line = self._misfits[0]
+        self._misfits = []
+        if line in _BLANK:
+            self._fail(row, "the line is blank", _SKIP_BLANK)
+        self._fail(
+            row,
+            self._cells(line),
+            "fix or remove the row; a cell that holds the delimiter must be quoted",
+        )
+
+    def _refuse_end(self) -> NoReturn:
+        """Raise Misshapen for lines after the last row that do not fit."""
+        row, line = self._misfits[0]
+        if all(line in _BLANK for _, line in self._misfits):
+            self._refuse_misfit()
+        count = len(self._misfits) + self._skip_footer
+        is_long = any(line.count(self._delimiter) > self._cuts for _, line in self._misfits)
+        if is_long or row <= 1:
+            self._refuse_misfit()
+        self._misfits = []
+        self._fail(
+            row,
+            f"{self._cells(line)}, and no row follows",
+            f"if this is a footer, such as a total: set skip_footer = {count}; else ask the sender for the whole file",
+        )
+
+    def _cells(self, line: bytes) -> str:
+        wide = f"row 1 has {self._cuts + 1}" if self._cuts != self._header_cuts else ""
         cells = line.count(self._delimiter) + 1
-        if cells != self._cuts + 1:
-            what = (
-                "the line is blank"
-                if line in {b"", b"\r"}
-                else f"{cells} cells where the header has {self._cuts + 1}"
-            )
-            self._fail(
-                self._lines,
-                what,
-                "fix or remove the row; a cell that holds the delimiter must be quoted",
-            )
+        what = "1 cell" if cells == 1 else f"{cells} cells"
+        return f"{what} where {wide or f'the header has {self._cuts + 1}'}"
 
     def _refuse_long_row(self) -> NoReturn:
         self._fail(
@@ -157,7 +225,12 @@ class Shape:
             line,
             "a quote in the middle of a cell",
             'quote the whole cell and double the quotes in it ("")',
+            may_be_protected=any(piece.endswith(b"=") for piece in pieces),
         )
 
-    def _fail(self, line: int, message: str, fix: str) -> NoReturn:
-        raise Misshapen(line, message, fix)
+    def _fail(
+        self, line: int, message: str, fix: str, *, may_be_protected: bool = False
+    ) -> NoReturn:
+        if self._misfits and self._misfits[0][0] < line and not may_be_protected:
+            self._refuse_misfit()
+        raise Misshapen(line, message, fix, may_be_protected=may_be_protected)

@@ -1,8 +1,8 @@
 """An inspected source file, its slices, and the batches that are read from them."""
 
 import re
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Final
@@ -25,6 +25,16 @@ def added_columns(columns: Collection[str]) -> list[str]:
     return [prefix + name for name in ADDED]
 
 
+def added_in(columns: Collection[str]) -> frozenset[str]:
+    """Return our columns, if these are of a reject file of ours: the longest prefix is ours (`added_columns`)."""
+    prefixes = sorted(found[1] for name in columns if (found := _RUN.fullmatch(name)))
+    for prefix in reversed(prefixes):
+        ours = {prefix + name for name in ADDED}.intersection(columns)
+        if len(ours) > 1:
+            return frozenset(ours)
+    return frozenset()
+
+
 @dataclass(frozen=True, slots=True)
 class Stamp:
     """The marks by which a change of a file is seen: size in bytes, mtime in ns, inode."""
@@ -44,8 +54,7 @@ def stamp_of(path: Path) -> Stamp:
 class Slice:
     """Consecutive whole rows of a file, which can be read without those before them.
 
-    `start` and `end` count bytes of the text, including the header if `start` is 0; for Parquet they count
-    rows.
+    `start` and `end` count bytes of the text, which includes the header; for Parquet they count rows.
     """
 
     first_row: int  # the number of the first row within the file, from 1
@@ -63,9 +72,13 @@ class Source:
         origin: Shown in reports: the path, or the address of the object that it copies.
         readable: The path that is read: the file itself, its copy as plain UTF-8 if it is compressed or has
             another encoding, or the copy of a Parquet file (`pipeline/reading/parquet.py`).
-        header: All columns in the file's order.
+        header: All columns in the file's order, with names that differ (`heading.unique_names`).
         slices: All rows.
         sha256: Of the file's own bytes.
+        surplus: The columns that rows of a text have beyond its header: all of their cells must be blank.
+        skipped: The number of lines of a text that were left out, by kind (`pipeline/reading/trim.py`).
+        may_be_utf8: Whether `encoding` reads each byte as a character, and the bytes are valid UTF-8 with
+            characters of several bytes.
     """
 
     path: Path
@@ -77,6 +90,9 @@ class Source:
     stamp: Stamp
     is_parquet: bool
     delimiter: str
+    surplus: tuple[str, ...] = ()
+    skipped: Mapping[str, int] = field(default_factory=dict)
+    may_be_utf8: bool = False
 
     @property
     def rows(self) -> int:
@@ -90,13 +106,8 @@ class Source:
 
     @cached_property
     def added(self) -> frozenset[str]:
-        """Return our columns, if this is a reject file of ours: the longest prefix is ours (`added_columns`)."""
-        prefixes = sorted(found[1] for name in self.header if (found := _RUN.fullmatch(name)))
-        for prefix in reversed(prefixes):
-            ours = {prefix + name for name in ADDED}.intersection(self.header)
-            if len(ours) > 1:
-                return frozenset(ours)
-        return frozenset()
+        """Return our columns, if this is a reject file of ours."""
+        return added_in(self.header)
 
     @property
     def run_column(self) -> str:

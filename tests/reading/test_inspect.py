@@ -12,6 +12,7 @@ import pytest
 from pipeline.errors import InputError
 from pipeline.reading.inspect import inspect
 from pipeline.reading.read import read
+from pipeline.reading.trim import Trimmer
 from pipeline.rows.feed import Feed, Kind
 from tests.support.world import LEDGER_ONLY, patient_key
 
@@ -48,9 +49,25 @@ UNFIT: dict[str, tuple[str, bytes, str, str]] = {
     "a header that names a column twice": (
         "a.csv", b"MRN,Amount,TXN,MRN\n1,2,3,4\n", "twice", 'column "MRN"',
     ),
-    "a header that names another column twice": (
-        "a.csv", b"MRN,Amount,TXN,x,x\n1,2,3,4,5\n", "twice", 'column "number 5"',
+    "a title": ("a.csv", b"Clinic\nMRN,Amount,TXN\n1,2,3\n", "set skip_lines = 1 for ledger", "in line 2"),
+    "a title, padded": ("a.csv", b"Clinic,,\n,,\nMRN,Amount,TXN\n1,2,3\n", "set skip_lines = 2", "in line 3"),
+    "a comment": ("a.csv", b"# x\nMRN,Amount,TXN\n1,2,3\n", 'skip_lines = 1 or comment_prefix = "#"', "in line 2"),
+    "a line for Excel": ("a.csv", b"sep=,\nMRN,Amount,TXN\n1,2,3\n", 'comment_prefix = "sep="', "in line 2"),
+    "a short last row": ("a.csv", b"MRN,Amount,TXN\n1,2,3\nTotal: 2\n", "set skip_footer = 1", "a.csv:2"),
+    "two short last rows": ("a.csv", b"MRN,Amount,TXN\n1,2,3\n\nTotal: 2\n", "set skip_footer = 2", "a.csv:2"),
+    "delimiters in some rows only": ("a.csv", b"MRN,Amount,TXN\n1,2,3,\n1,2,3\n1,2,3,\n", "3 cells where row 1 has 4", "a.csv:2"),
+    "PGP with armour": ("a.csv", b"-----BEGIN PGP MESSAGE-----\n\nhQEMA\n", "encrypted with PGP", "a.csv"),
+    "PGP": ("a.csv", b"\x85\x01\x0c\x03abcdefgh", "encrypted with PGP", "a.csv"),
+    "PGP with a passphrase": ("a.csv", b"\x8c\x0d\x04\x09\x03\x02", "encrypted with PGP", "a.csv"),
+    "JSON": ("a.csv", b'[\n {"MRN": 1},\n {"MRN": 2}\n]\n', "the file is JSON", "a.csv"),
+    "NDJSON": ("a.csv", b'{"MRN": 1}\n{"MRN": 2}\n', "NDJSON", "a.csv"),
+    "XML": ("a.csv", b"<?xml version='1.0'?>\n<rows><row/></rows>\n", "XML", "a.csv"),
+    "HTML": ("a.csv", b"<!DOCTYPE html>\n<html><table/></html>\n", "web page", "a.csv"),
+    "X12 with another sign": (
+        "a.txt", b"ISA|00|          |00|          |ZZ|A              |ZZ|", "X12", "a.txt",
     ),
+    "fixed widths": ("a.txt", b"MRN     Amount  TXN\n1       2.00    t1\n", "fixed widths", "a.txt"),
+    "an old Excel workbook": ("a.csv", b"\xd0\xcf\x11\xe0\xa1\xb1", "old Excel workbook", "a.csv"),
     "a header with broken quotes": ("a.csv", b'"MRN,Amount,TXN\n1,2,3\n', "header's quotes", "a.csv:0"),
     "more columns than are read": (
         "a.csv", b"MRN,Amount,TXN," + b",".join(b"c%d" % n for n in range(510)) + b"\n", "513 columns", "a.csv:0",
@@ -107,6 +124,146 @@ def test_an_unfit_file_is_refused(tmp_path: Path, case: str) -> None:
     assert said in str(caught.value)
     assert where in str(caught.value)
     assert caught.value.fix
+
+
+ROWS = [("001", "5.00", "t1"), ("002", "6.00", "t2")]
+
+
+@pytest.mark.parametrize(
+    ("data", "changes", "skipped"),
+    [
+        (b"Title\n" + GOOD, {"skip_lines": 1}, {"above": 1}),
+        (b'A "title\n\n' + GOOD, {"skip_lines": 2}, {"above": 2}),
+        (GOOD + b"Total: 11.00\n", {"skip_footer": 1}, {"below": 1}),
+        (GOOD + b'Total: "11.00\n\n', {"skip_footer": 2}, {"below": 2}),
+        (GOOD + b"Total", {"skip_footer": 1, "final_newline": "any"}, {"below": 1}),
+        (GOOD + b"\n,,\n", {"blank_lines": "skip"}, {"blank": 2}),
+        (b'\r\n"", ,\r\n' + GOOD, {"blank_lines": "skip"}, {"blank": 2}),
+        (b"#a\n" + GOOD + b'# "b\n', {"comment_prefix": "#"}, {"comments": 2}),
+        (b"sep=,\n" + GOOD, {"comment_prefix": "sep="}, {"comments": 1}),
+        (
+            b"x\n" + GOOD.replace(b"\n002", b"\n\n#\n002") + b"end\n",
+            {"skip_lines": 1, "skip_footer": 1, "comment_prefix": "#", "blank_lines": "skip"},
+            {"above": 1, "below": 1, "comments": 1, "blank": 1},
+        ),
+    ],
+)
+def test_lines_that_are_no_rows_are_left_out_and_counted(
+    tmp_path: Path, data: bytes, changes: dict[str, object], skipped: dict[str, int]
+) -> None:
+    path, feed = written(tmp_path, "a.csv", data), feed_of(**changes)
+    assert rows_of(path, feed, tmp_path) == ROWS
+    assert inspect(path, feed, tmp_path).skipped == skipped
+
+
+def test_comments_and_blank_lines_in_a_quoted_cell_stay(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.csv", b'MRN,Amount,TXN\n1,2,"a\n#b\n\nc"\n#d\n')
+    feed = feed_of(comment_prefix="#", blank_lines="skip")
+    assert rows_of(path, feed, tmp_path) == [("1", "2", "a\n#b\n\nc")]
+
+
+@pytest.mark.parametrize(
+    ("data", "changes", "said"),
+    [
+        (GOOD, {"skip_footer": 1}, "a value in every mapped column"),
+        (GOOD + b"Total", {"skip_footer": 1}, "cut short"),
+        (GOOD + b"#", {"comment_prefix": "#"}, "cut short"),
+        (GOOD, {"skip_lines": 1}, "set skip_lines = 0"),
+        (b"a\nb\n" + GOOD, {"skip_lines": 1}, "set skip_lines = 2"),
+        (GOOD + b"a\nb\n", {"skip_footer": 1}, "set skip_footer = 2"),
+        (b"MRN,Amount,TXN\nnone\n", {"skip_footer": 1}, "no rows"),
+    ],
+)
+def test_options_that_leave_out_too_little_or_too_much_are_refused(
+    tmp_path: Path, data: bytes, changes: dict[str, object], said: str
+) -> None:
+    with pytest.raises(InputError, match=said):
+        inspect(written(tmp_path, "a.csv", data), feed_of(**changes), tmp_path)
+
+
+def test_a_trimmer_that_drops_a_row_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Trimmer, "_is_kept", lambda _, line: b"002" not in line)
+    with pytest.raises(InputError, match="3 lines were read, and 2 kept and 0 skipped"):
+        inspect(written(tmp_path, "a.csv", GOOD), feed_of(comment_prefix="#"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("data", "names"),
+    [
+        (b"MRN,Amount,TXN,,\n1,2,3,,\n", ("column 4", "column 5")),
+        (b"MRN,Amount,TXN\n1,2,3,,\n", ("column 4", "column 5")),
+        (b"MRN,Amount,TXN,N,N\n1,2,3,4,5\n", ("N", "N (2)")),
+        (b"MRN,Amount,TXN,N,N,N (2)\n1,2,3,4,5,6\n", ("N", "N (3)", "N (2)")),
+    ],
+)
+def test_columns_that_are_not_mapped_have_names_that_differ(
+    tmp_path: Path, data: bytes, names: tuple[str, ...]
+) -> None:
+    source = inspect(written(tmp_path, "a.csv", data), feed_of(), tmp_path)
+    assert source.header == ("MRN", "Amount", "TXN", *names)
+    (batch,) = read(source)
+    assert batch.frame.row(0)[:3] == ("1", "2", "3")
+
+
+def test_a_cell_beyond_the_header_is_refused_in_its_row(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.csv", b'MRN,Amount,TXN\n1,2,3,\n1,2,3,"x"\n')
+    with pytest.raises(InputError, match=r"a\.csv:2: 4 cells where the header has 3"):
+        rows_of(path, feed_of(), tmp_path)
+
+
+@pytest.mark.parametrize("final", ["", "\n"])
+def test_a_protected_cell_is_read_as_its_text(tmp_path: Path, final: str) -> None:
+    text = '="001",5,"a,="",b"\n"=""x""",6,="007"\n"",7,="t3"' + final
+    path = written(tmp_path, "a.csv", f"MRN,Amount,TXN\n{text}".encode())
+    assert rows_of(path, feed_of(final_newline="any"), tmp_path) == [
+        ('="001"', "5", 'a,=",b'),
+        ('="x"', "6", '="007"'),
+        (None, "7", '="t3"'),
+    ]
+
+
+@pytest.mark.parametrize("cell", ['x="1"', '="1"x', '="1', '="a,b"'])
+def test_other_quotes_in_a_cell_are_refused(tmp_path: Path, cell: str) -> None:
+    path = written(tmp_path, "a.csv", f"MRN,Amount,TXN\n1,2,{cell}\n".encode())
+    with pytest.raises(InputError, match=r"quote|row"):
+        inspect(path, feed_of(), tmp_path)
+
+
+def test_a_folder_and_a_part_of_a_table_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "table" / "_delta_log").mkdir(parents=True)
+    (tmp_path / "ice" / "metadata").mkdir(parents=True)
+    (tmp_path / "ice" / "metadata" / "v1.metadata.json").touch()
+    (tmp_path / "ice" / "data" / "day=1").mkdir(parents=True)
+    part = tmp_path / "table" / "a.parquet"
+    pl.DataFrame({"MRN": ["1"], "Amount": ["2"], "TXN": ["3"]}).write_parquet(part)
+    other = tmp_path / "ice" / "data" / "day=1" / "a.parquet"
+    other.write_bytes(part.read_bytes())
+    for path, said in (
+        (tmp_path, "this is a folder"),
+        (tmp_path / "table", "table of Delta Lake"),
+        (part, "table of Delta Lake"),
+        (other, "table of Iceberg"),
+    ):
+        with pytest.raises(InputError, match=said):
+            inspect(path, feed_of(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "written_as", "read_as", "is_seen"),
+    [
+        ("Zoë", "utf-8", "windows-1252", True),
+        ("Zoë", "windows-1252", "windows-1252", False),
+        ("Zoe", "utf-8", "latin-1", False),
+        ("Zoë", "utf-8", "utf-8", False),
+    ],
+)
+def test_utf8_that_is_read_as_another_encoding_is_seen(
+    tmp_path: Path, text: str, written_as: str, read_as: str, is_seen: bool
+) -> None:
+    path = written(tmp_path, "a.csv", f"MRN,Amount,TXN\n1,2,{text}\n".encode(written_as))
+    assert inspect(path, feed_of(encoding=read_as), tmp_path).may_be_utf8 is is_seen
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_well_formed_text_is_counted(data: bytes, rows: int) -> None:
 @pytest.mark.parametrize(
     ("data", "row", "said"),
     [
-        (b"a,b\n1,2\n3\n", 2, "1 cells where the header has 2"),
+        (b"a,b\n1,2\n3\n", 2, "1 cell where the header has 2"),
         (b"a,b\n1,2,3\n", 1, "3 cells"),
         (b"a,b\n1,2,3\n4\n", 1, "3 cells"),
         (b"a,b\n1,2\n\n3,4\n", 2, "blank"),
@@ -67,7 +67,7 @@ def test_misshapen_text_is_refused_with_its_row(data: bytes, row: int, said: str
 
 def test_a_last_line_without_its_end_is_taken_where_the_feed_allows_it() -> None:
     assert shape_of(b"a,b\n1,2\n3,4", torn_allowed=True) == 2
-    with pytest.raises(Misshapen, match="1 cells"):
+    with pytest.raises(Misshapen, match="1 cell where"):
         shape_of(b"a,b\n1,2\n3", torn_allowed=True)
 
 
