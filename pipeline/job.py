@@ -228,6 +228,9 @@ class Reference:
     target_column: str = ""
     organization_column: str = ""  # of payers: the Organization of the payer id in `target_column`
     system: str = ""
+    skip_lines: int = 0  # of a table that is text
+    comment_prefix: str = ""
+    blank_lines: Literal["reject", "skip"] = "reject"
 
 
 @dataclass(frozen=True, slots=True)

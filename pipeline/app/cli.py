@@ -49,7 +49,11 @@ _FEEDS = (
         "--feed", "only_feeds", multiple=True, metavar="NAME", help="Only this feed; repeatable."
     ),
     click.option(
-        "--input", "inputs", multiple=True, metavar="NAME=PATH", help="Another file for that feed."
+        "--input",
+        "inputs",
+        multiple=True,
+        metavar="NAME=PATH",
+        help="Another file for that feed; - reads standard input.",
     ),
 )
 _EXPECT = click.option(

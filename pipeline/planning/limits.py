@@ -10,6 +10,7 @@ from pipeline.errors import LimitError
 from pipeline.job import Job, LimitSettings
 from pipeline.reading.manifest import Expected
 from pipeline.records import Disposition, counted, usd
+from pipeline.rows.feed import Feed
 
 _REPEATS_MIN: Final = 3  # a share of few creates does not stop a run
 
@@ -45,6 +46,7 @@ def _exceeded(
         for totals in (job.expected, said):
             yield from _not_as_expected(feed.name, meta, totals.get(feed.name, Expected()))
         yield from _unaccounted(feed.name, meta)
+        yield from _misread(feed, meta)
         yield from _rejected(feed.name, meta["planned"], limits)
         yield from _gone(feed.name, meta, job.accept_repeats or 0)
         yield from _copied(feed.name, meta["copied"], job.accept_repeats or 0)
@@ -93,6 +95,17 @@ def _unaccounted(name: str, meta: Mapping[str, Any]) -> Iterator[LimitError]:
             f"feed {name}: {read[0]:,} rows and {usd(read[1])} USD read, "
             f"{planned[0]:,} rows and {usd(planned[1])} USD planned",
             "nothing was sent. This is a fault of canvas-ingest: report it with this line",
+        )
+
+
+def _misread(feed: Feed, meta: Mapping[str, Any]) -> Iterator[LimitError]:
+    """Yield an error if rows are to be written from a file whose letters may be read wrong."""
+    files = meta["may_be_utf8"]
+    if files and meta["planned"][Disposition.PENDING.value]:
+        yield LimitError(
+            f"feed {feed.name}: {files[0]} is valid UTF-8, and is read as {feed.encoding}, "
+            "in which each of its letters beyond ASCII becomes two or more others",
+            f'set encoding = "utf-8" for {feed.name}',
         )
 
 

@@ -113,7 +113,7 @@ def _candidates(path: Path, feed: Feed) -> list[str]:
 
 
 def _refuse_bytes(text: str, path: Path) -> None:
-    """Raise InputError for a text whose lines cannot be told apart."""
+    """Raise InputError for a text whose lines cannot be separated."""
     if "\0" in text:
         raise InputError(
             "NUL bytes: this is no text, or UTF-16",

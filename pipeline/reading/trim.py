@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from pipeline.records import counted
 from pipeline.rows.feed import Feed
 
 ABOVE, BELOW, COMMENTS, BLANK = "above", "below", "comments", "blank"
@@ -114,10 +113,9 @@ class Trimmer:
 
 
 def skipped_text(skipped: Mapping[str, int]) -> str:
-    """Return what was left out, for reports: `3 (2 above the header, 1 after the last row)`; "" for nothing."""
+    """Return what was left out, for reports: `lines skipped: 3 (2 above the header, 1 after the last row)`."""
     words = dict(_PLACES)
     words[COMMENTS] = "comment" if skipped.get(COMMENTS) == 1 else "comments"
     words[BLANK] = "blank"
     shown = [f"{skipped[kind]:,} {word}" for kind, word in words.items() if skipped.get(kind)]
-    total = sum(skipped.values())
-    return f"{counted(total, 'line')} skipped: {', '.join(shown)}" if total else ""
+    return f"lines skipped: {sum(skipped.values()):,} ({', '.join(shown)})"

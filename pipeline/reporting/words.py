@@ -1,9 +1,11 @@
 """The meanings of exit codes and dispositions, in one place for terminal and page."""
 
+from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 
+from pipeline.reading.trim import skipped_text
 from pipeline.records import counted
 
 _MINUTE_S: Final = 60
@@ -141,6 +143,9 @@ def needs(summary: Mapping[str, Any]) -> str:
 def _feed_notes(feed: Mapping[str, Any], *, is_plan: bool) -> list[str]:
     name = feed["name"]
     sentences = [_corrected(feed)] if feed["mended_from"] else []
+    skipped = sum((Counter(file.get("skipped", {})) for file in feed["files"]), Counter[str]())
+    if skipped:
+        sentences.append(f"{name}: {skipped_text(skipped)}.")
     if feed["changes"]:
         changes = ", ".join(f"{element} {count:,}" for element, count in feed["changes"].items())
         verb = "would change" if is_plan else "change"

@@ -36,4 +36,6 @@ def accept(texts: pl.DataFrame, feed: Feed, reading: Reading) -> tuple[pl.Series
         read[name] = column.values.alias(name)
     for name in faults_of(texts, feed):
         mask &= texts[name].is_null()
+    for name, header in list(feed.columns.items())[:1]:
+        mask &= ~(texts[name] == header.strip()).fill_null(value=False)  # it may repeat the header
     return mask, pl.DataFrame(read).filter(mask)

@@ -6,6 +6,7 @@ rule stays here.
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Final
 
 import polars as pl
 from pydantic import ValidationError
@@ -16,6 +17,13 @@ from pipeline.rows.feed import Checked, Feed, canonical, row_key, time_of
 from pipeline.rows.money import cents_of
 from pipeline.rows.sql import compile_condition, compile_value
 from pipeline.rows.texts import WHERE, fault_of, faults_of
+
+_HEADER_AGAIN: Final = Rejection(
+    Stage.VALIDATE,
+    "row",
+    "row|header",
+    "row: it repeats the header: nothing of it was sent; have the sender leave it out",
+)
 
 
 def validate(
@@ -56,6 +64,8 @@ def _check(
     who = partial(Checked, row, key, source_id, cents, time_us=time_us)
     if not wanted:
         return who(Disposition.FILTERED)
+    if _is_header(values, feed):
+        return who(Disposition.REJECTED, rejections=(_HEADER_AGAIN,))
     if WHERE in faults:
         return who(Disposition.REJECTED, rejections=_faults({WHERE: faults[WHERE]}, feed))
     rejections = _faults(faults, feed)
@@ -84,6 +94,13 @@ def _faults(faults: Mapping[str, str], feed: Feed) -> tuple[Rejection, ...]:
         )
         rejections.append(Rejection(Stage.VALIDATE, field, rule, message))
     return tuple(rejections)
+
+
+def _is_header(values: Mapping[str, str | None], feed: Feed) -> bool:
+    """Return whether each mapped cell holds the name of its column."""
+    return bool(feed.columns) and all(
+        values[field] == column.strip() for field, column in feed.columns.items()
+    )
 
 
 def _rejections(error: ValidationError, feed: Feed) -> tuple[Rejection, ...]:

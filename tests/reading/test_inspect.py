@@ -220,7 +220,7 @@ def test_a_protected_cell_is_read_as_its_text(tmp_path: Path, final: str) -> Non
     assert rows_of(path, feed_of(final_newline="any"), tmp_path) == [
         ('="001"', "5", 'a,=",b'),
         ('="x"', "6", '="007"'),
-        (None, "7", '="t3"'),
+        ("", "7", '="t3"'),
     ]
 
 

@@ -14,6 +14,7 @@ from pipeline.errors import ConfigError
 from pipeline.fhir.datatypes import DOLLARS
 from pipeline.reading.address import address_of, is_address
 from pipeline.reading.manifest import Expected
+from pipeline.reading.piped import STANDARD_INPUT, require_piped
 
 
 def inputs_of(texts: Sequence[str]) -> dict[str, str]:
@@ -24,6 +25,7 @@ def inputs_of(texts: Sequence[str]) -> dict[str, str]:
             raise ConfigError(
                 f"--input {text}: not understood", "write NAME=PATH, with the name of a feed"
             )
+    require_piped([name for name, _, path in pairs if path == STANDARD_INPUT])
     return {name: path for name, _, path in pairs}
 
 
@@ -67,6 +69,8 @@ def input_of(name: str, value: object) -> Path | str | pl.DataFrame:
     """Return what is read in place of the path of feed `name`: a path, an address of an object, or rows."""
     if isinstance(value, pl.DataFrame):
         return value
+    if isinstance(value, str) and value == STANDARD_INPUT:
+        return STANDARD_INPUT
     if isinstance(value, str) and is_address(value):
         try:
             return str(address_of(value))

@@ -1,9 +1,9 @@
 """The sections `[[feeds]]`: the files of a feed, and what their columns mean."""
 
 from pathlib import Path
-from typing import Final, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from pipeline.app.config.addresses import Location, located
 from pipeline.app.config.names import did_you_mean
@@ -20,6 +20,15 @@ _NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 
 class SqlColumn(Section):
     sql: str
+
+
+def _is_prefix(text: str) -> str:
+    if text and (not text.isprintable() or '"' in text):
+        raise ValueError('must be the beginning of a line, such as "#", without a quote')
+    return text
+
+
+CommentPrefix = Annotated[str, Field(max_length=16), AfterValidator(_is_prefix)]
 
 
 class FeedSection(Section):
@@ -64,9 +73,8 @@ class FeedSection(Section):
         le=1000,
         description="The number of lines after the last row, such as totals; rows of a workbook.",
     )
-    comment_prefix: str = Field(
+    comment_prefix: CommentPrefix = Field(
         "",
-        max_length=16,
         description="Lines that begin with this text are skipped, and counted.",
     )
     blank_lines: Literal["reject", "skip"] = Field(

@@ -6,6 +6,7 @@ from typing import Final, Literal, Self
 from pydantic import Field, model_validator
 
 from pipeline.app.config.addresses import OneLocation, located
+from pipeline.app.config.feeds import CommentPrefix
 from pipeline.errors import ConfigError
 from pipeline.job import Reference, References, Section
 from pipeline.rows.crosswalk import Target
@@ -21,7 +22,19 @@ def _refuse_unused_table(how: str, *keys: str) -> None:
         raise ValueError('path, from and to are for how = "file": set that, or remove them')
 
 
-class PatientReference(Section):
+class _Table(Section):
+    """The settings for a table that is text."""
+
+    skip_lines: int = Field(
+        0, ge=0, le=1000, description="With `file`: as in `[[feeds]]`, for the table."
+    )
+    comment_prefix: CommentPrefix = Field("", description="With `file`: as in `[[feeds]]`.")
+    blank_lines: Literal["reject", "skip"] = Field(
+        "reject", description="With `file`: as in `[[feeds]]`."
+    )
+
+
+class PatientReference(_Table):
     how: Literal["key", "file", "search"] = Field(
         "key",
         description="`key`: the value is Canvas' Patient key. `file`: a table says it. `search`: Canvas is searched for a Patient with this identifier.",
@@ -46,7 +59,7 @@ class PatientReference(Section):
         return "key"
 
 
-class ClaimReference(Section):
+class ClaimReference(_Table):
     how: Literal["key", "file"] = Field(
         "key", description="`key`: the value is Canvas' Claim id. `file`: a table says it."
     )
@@ -64,7 +77,7 @@ class ClaimReference(Section):
         return "key"
 
 
-class PayerReference(Section):
+class PayerReference(_Table):
     how: Literal["payer_id", "organization", "file"] = Field(
         "payer_id",
         description="`payer_id`: the value is the payer id, sent as `payor[0].identifier`. `organization`: it is an Organization's id. `file`: a table says it.",
@@ -147,7 +160,16 @@ def _reference(
         )
     path = located(section.path, folder)
     organization = section.organization if isinstance(section, PayerReference) else ""
-    return Reference(section.target, path, section.from_, section.to, organization)
+    return Reference(
+        section.target,
+        path,
+        section.from_,
+        section.to,
+        organization,
+        skip_lines=section.skip_lines,
+        comment_prefix=section.comment_prefix,
+        blank_lines=section.blank_lines,
+    )
 
 
 def _system(text: str) -> str:

@@ -24,6 +24,7 @@ from pipeline.planning.state import Build
 from pipeline.planning.workers import InPlace
 from pipeline.reading.read import read
 from pipeline.reading.source import Source
+from pipeline.reading.trim import skipped_text
 from pipeline.records import counted
 from pipeline.rows.crosswalk import Crosswalk
 from pipeline.rows.feed import Feed
@@ -149,7 +150,16 @@ def _check_feed(
     sources = planner.sources[feed.name]
     for source in sources:
         message = f"{counted(source.rows, 'row')}, {len(source.header)} columns ({feed.name})"
+        if source.skipped:
+            message += f"; {skipped_text(source.skipped)}"
         yield ok(_GROUP, source.name, message)
+        if source.may_be_utf8:
+            yield warning(
+                _GROUP,
+                source.name,
+                f"it is valid UTF-8, and is read as {feed.encoding}: a run that would write rows of it stops",
+                f'set encoding = "utf-8" for {feed.name}',
+            )
     return sources
 
 

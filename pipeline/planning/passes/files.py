@@ -18,6 +18,7 @@ from pipeline.planning.state import Build
 from pipeline.reading.bounds import FILES_MAX
 from pipeline.reading.inspect import inspect
 from pipeline.reading.manifest import Expected
+from pipeline.reading.piped import ORIGIN, STANDARD_INPUT, copy_standard_input
 from pipeline.reading.read import read
 from pipeline.reading.source import Source
 from pipeline.records import (
@@ -68,6 +69,8 @@ def _inspected(build: Build, feed: Feed) -> list[Source]:
         given.write_parquet(path)
         path.chmod(FILE_MODE)
         found = [(path, displayed(path))]
+    elif given == STANDARD_INPUT:
+        found = [(copy_standard_input(build.new_folder()), ORIGIN)]
     elif isinstance(given, Path):
         found = [(given, displayed(given))]
     else:
@@ -118,7 +121,16 @@ def _crosswalk(build: Build, kind: str, reference: Reference) -> Crosswalk:
     if reference.organization_column:
         columns["organization"] = reference.organization_column
     name, path = f"references.{kind}", reference.path
-    table = Feed(name, Kind.LEDGER, str(path), columns, final_newline="any")
+    table = Feed(
+        name,
+        Kind.LEDGER,
+        str(path),
+        columns,
+        final_newline="any",
+        skip_lines=reference.skip_lines,
+        comment_prefix=reference.comment_prefix,
+        blank_lines=reference.blank_lines,
+    )
     if isinstance(path, str):
         ((path, _),) = build.found(path, name)
     source = inspect(path, table, build.new_folder())

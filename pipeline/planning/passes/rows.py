@@ -81,9 +81,15 @@ def _read(build: Build, feed: Feed) -> FeedPlan:
             "key": list(feed.key),
             "encoding": feed.encoding,
             "files": [
-                {"path": source.origin, "sha256": source.sha256, "rows": source.rows}
+                {
+                    "path": source.origin,
+                    "sha256": source.sha256,
+                    "rows": source.rows,
+                    "skipped": dict(source.skipped),
+                }
                 for source in sources
             ],
+            "may_be_utf8": [source.name for source in sources if source.may_be_utf8],
             "mended_from": corrected,
             "rows_read": sum(source.rows for source in sources),
             "cents_read": cents_read,
