@@ -19,6 +19,7 @@ from obstore.store import AzureStore, GCSStore, S3Store
 
 from pipeline.errors import InputError
 from pipeline.files import FILE_MODE, FOLDER_MODE
+from pipeline.reading import lake
 from pipeline.reading.address import Address, address_of, is_wild, matches
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def fetch(
             f"no object is there for {what}",
             "check that the sender delivered, and the bucket, the prefix and the wildcards",
         )
+    _refuse_tables(store, addresses)
     copies = []
     for number, address in enumerate(addresses):
         path = folder / f"{number:05}" / Path(address.key).name
@@ -141,6 +143,33 @@ def _is_there(store: Store, key: str) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def _refuse_tables(store: Store, addresses: Sequence[Address]) -> None:
+    """Raise InputError for Parquet files of a Delta or Iceberg table, if the folders above may be listed."""
+    parts = [each for each in addresses if each.key.endswith(".parquet")]
+    folders = {
+        "/".join(names[:count]): each
+        for each in parts
+        for names in [each.key.split("/")[:-1]]
+        for count in range(len(names) + 1)
+    }
+    for folder, address in folders.items():
+        above = f"{folder}/" if folder else ""
+        for kind, prefix, ending in (
+            (lake.DELTA, lake.DELTA_LOG, ""),
+            (lake.ICEBERG, lake.ICEBERG_FOLDER, lake.ICEBERG_FILE),
+        ):
+            if any(name.endswith(ending) for name in _listed(store, f"{above}{prefix}/")):
+                lake.refuse_part(kind, str(address))
+
+
+def _listed(store: Store, prefix: str) -> list[str]:
+    """Return the keys in a folder; none if it may not be listed."""
+    try:
+        return [each["path"] for each in obstore.list_with_delimiter(store, prefix)["objects"]]
+    except (exceptions.BaseError, FileNotFoundError):
+        return []
 
 
 # Copying ------------------------------------------------------------------------------------------

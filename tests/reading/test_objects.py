@@ -109,6 +109,19 @@ async def test_text_and_parquet_are_loaded_as_local_files_are(
     assert counts(again) == {"unchanged": 30}
 
 
+@pytest.mark.parametrize(
+    ("log", "kind"),
+    [("_delta_log/0.json", "Delta Lake"), ("metadata/v1.metadata.json", "Iceberg")],
+)
+async def test_parts_of_a_table_are_refused(
+    store: Store, tmp_path: Path, log: str, kind: str
+) -> None:
+    store.buckets["drop"] = {f"t/{log}": b"{}", "t/day=1/a.parquet": b"PAR1", "u/a.parquet": b""}
+    with pytest.raises(InputError, match=f"belongs to a table of {kind}"):
+        await fetched(tmp_path, "s3://drop/t/*/*.parquet")
+    assert len(await fetched(tmp_path, "s3://drop/u/a.parquet")) == 1
+
+
 async def test_input_manifest_and_crosswalk_may_be_objects(
     make_world: MakeWorld, store: Store
 ) -> None:

@@ -5,6 +5,7 @@ import io
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -24,9 +25,7 @@ TABLES = st.fixed_dictionaries(
     {
         "above": st.lists(JUNK, max_size=3),
         "below": st.lists(st.sampled_from(["Total: 3", '"', "", "#", "x,y"]), max_size=3),
-        "rows": st.lists(
-            st.tuples(st.tuples(CELLS, CELLS, CELLS), MIDDLE), min_size=1, max_size=6
-        ),
+        "rows": st.lists(st.tuples(st.tuples(CELLS, CELLS, CELLS), MIDDLE), min_size=1, max_size=6),
         "delimiter": st.sampled_from([",", ";"]),
         "end": st.sampled_from(["\n", "\r\n"]),
         "quoting": st.sampled_from([csv.QUOTE_ALL, csv.QUOTE_MINIMAL]),
@@ -34,23 +33,26 @@ TABLES = st.fixed_dictionaries(
 )
 
 
-def text_of(table: dict) -> str:
+def text_of(table: dict[str, Any]) -> str:
     """Return the text of a table; a row that alone could be a comment or a blank line is quoted."""
     lines = [line + table["end"] for line in table["above"]]
     for row, after in [(HEADER, []), *table["rows"]]:
         cells = io.StringIO()
-        quoting = csv.QUOTE_ALL if row[0].startswith("#") else table["quoting"]
+        quoting: Any = csv.QUOTE_ALL if row[0].startswith("#") else table["quoting"]
         csv.writer(
             cells, delimiter=table["delimiter"], quoting=quoting, lineterminator=table["end"]
         ).writerow(row)
-        lines += [cells.getvalue(), *(each.replace(",", table["delimiter"]) + table["end"] for each in after)]
+        lines += [
+            cells.getvalue(),
+            *(each.replace(",", table["delimiter"]) + table["end"] for each in after),
+        ]
     return "".join([*lines, *(line + table["end"] for line in table["below"])])
 
 
 class Independent:
     """Reads the rows by the csv module, which knows by itself where a row begins."""
 
-    def __init__(self, text: str, table: dict) -> None:
+    def __init__(self, text: str, table: dict[str, Any]) -> None:
         lines = text.split("\n")[:-1]
         last = len(lines) - len(table["below"])
         self._lines = [line + "\n" for line in lines[len(table["above"]) : last]]
@@ -69,8 +71,10 @@ class Independent:
         for line in self._lines:
             if self._is_first and line.startswith("#"):
                 self.comments += 1
-            elif self._is_first and line.count('"') % 2 == 0 and not set(line) - set(
-                self._delimiter + '" \t\r\n'
+            elif (
+                self._is_first
+                and line.count('"') % 2 == 0
+                and not set(line) - set(self._delimiter + '" \t\r\n')
             ):
                 self.blank += 1
             else:
@@ -80,7 +84,7 @@ class Independent:
 
 @given(table=TABLES)
 @settings(max_examples=150, deadline=None)
-def test_a_table_reads_as_the_csv_module_reads_it(table: dict) -> None:
+def test_a_table_reads_as_the_csv_module_reads_it(table: dict[str, Any]) -> None:
     text = text_of(table)
     other = Independent(text, table)
     header, *rows = other.rows()

@@ -1,0 +1,110 @@
+"""Whole runs of text files as senders write them: what is skipped, named, warned about and read from a pipe."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.app.config.arguments import inputs_of
+from pipeline.errors import ConfigError
+from pipeline.reading import piped
+from tests.support.world import LEDGER_ONLY, patient_key
+
+HEADER = "TXN,MRN,Amount,Claim"
+
+
+def option(text: str) -> str:
+    """Return the ledger's section with one more option."""
+    return LEDGER_ONLY.replace("[[feeds]]\n", f"[[feeds]]\n{text}\n")
+
+
+def rows_of(count: int) -> str:
+    return "".join(f"t{n},{patient_key(n)},5.00,\n" for n in range(count))
+
+
+async def test_skipped_lines_are_counted_in_the_summary(make_world: Callable[..., Any]) -> None:
+    world = await make_world()
+    world.write_config(feeds=option("skip_lines = 1\nskip_footer = 1"))
+    text = f"Clinic\n{HEADER}\n{rows_of(2)}Total: 10.00\n"
+    (world.folder / "ledger.csv").write_text(text)
+    result = await world.run()
+    (feed,) = result.summary["feeds"]
+    assert (result.exit_code, feed["dispositions"]["created"]) == (0, 2)
+    assert feed["files"][0]["skipped"] == {"above": 1, "below": 1}
+    page = next(world.folder.rglob("report.html")).read_text()
+    assert "lines skipped: 2 (1 above the header, 1 after the last row)" in page
+
+
+async def test_a_repeated_header_has_a_rule_of_its_own(make_world: Callable[..., Any]) -> None:
+    world = await make_world()
+    world.write_config(feeds=LEDGER_ONLY)
+    text = f"{HEADER}\n{rows_of(1)}{HEADER}\n{rows_of(2)[len(rows_of(1)) :]}"
+    (world.folder / "ledger.csv").write_text(text)
+    result = await world.run()
+    (feed,) = result.summary["feeds"]
+    assert (result.exit_code, feed["rules"]) == (3, {"row|header": 1})
+    assert feed["dispositions"]["created"] == 2
+
+
+async def test_utf8_that_is_read_as_another_encoding_stops_a_run(
+    make_world: Callable[..., Any],
+) -> None:
+    world = await make_world()
+    world.write_config(feeds=option('encoding = "windows-1252"'))
+    path = world.folder / "ledger.csv"
+    path.write_text(f"{HEADER},Name\nt1,{patient_key(0)},5.00,,Zoë\n", "utf-8")
+    result = await world.run()
+    assert (result.exit_code, world.effects) == (1, [])
+    assert "is valid UTF-8, and is read as windows-1252" in result.summary["failure"]
+    path.write_text(f"{HEADER},Name\nt1,{patient_key(0)},5.00,,Zoë\n", "windows-1252")
+    assert (await world.run()).exit_code == 0
+
+
+async def test_a_table_of_references_may_have_a_title(make_world: Callable[..., Any]) -> None:
+    world = await make_world()
+    table = '[references.patient]\nhow = "file"\npath = "ids.csv"\nfrom = "mrn"\nto = "key"\n'
+    (world.folder / "ids.csv").write_text(f"Export\nmrn,key\n7,{patient_key(0)}\n\n#\n")
+    (world.folder / "ledger.csv").write_text(f"{HEADER}\nt1,7,5.00,\n")
+    world.write_config(feeds=table + LEDGER_ONLY)
+    result = await world.run()
+    assert result.exit_code == 1
+    assert "ids.csv: the header is in line 2" in result.summary["failure"]
+    assert "set skip_lines = 1 for references.patient" in result.summary["failure"]
+    options = 'skip_lines = 1\ncomment_prefix = "#"\nblank_lines = "skip"\n'
+    world.write_config(feeds=table + options + LEDGER_ONLY)
+    assert (await world.run()).exit_code == 0
+
+
+async def test_standard_input_is_read_once_and_deleted(
+    make_world: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    world = await make_world()
+    world.write_config(feeds=LEDGER_ONLY)
+    piped_file = tmp_path / "piped"
+    piped_file.write_text(f"{HEADER}\n{rows_of(2)}")
+    monkeypatch.setattr(piped, "_copies", [])
+    with piped_file.open() as stream:
+        monkeypatch.setattr("sys.stdin", stream)
+        result = await world.run(inputs={"ledger": "-"})
+        again = await world.run(inputs={"ledger": "-"})
+    (feed,) = result.summary["feeds"]
+    assert (result.exit_code, feed["dispositions"]["created"]) == (0, 2)
+    assert feed["files"][0]["path"] == "standard input"
+    assert list(world.folder.rglob("standard-input*")) == []
+    assert again.exit_code == 1
+    assert "standard input: it was read before" in again.summary["failure"]
+
+
+def test_standard_input_is_for_one_feed_and_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="standard input is named for a and b"):
+        inputs_of(["a=-", "b=-"])
+    ours, theirs = os.openpty()
+    try:
+        with os.fdopen(theirs) as terminal:
+            monkeypatch.setattr("sys.stdin", terminal)
+            with pytest.raises(ConfigError, match="is a terminal"):
+                inputs_of(["a=-"])
+    finally:
+        os.close(ours)
