@@ -137,7 +137,7 @@ def _on_dates(feed: Feed, texts: Counter[str]) -> tuple[str, bool]:
     best = ""
     if fits:
         best = f' ("{fits[0][0]}" fits {fits[0][1]:,} of the {len(texts):,} different ones)'
-    todo = f"no one format fits all of them{best}: fix these rows (no day is a blank cell, not zeros), or add formats to dates of {feed.name}"
+    todo = f"no one format fits all of them{best}: fix these rows (a day that means no date: open_dates), or add formats to dates of {feed.name}"
     return todo, False
 
 

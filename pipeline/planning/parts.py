@@ -21,6 +21,7 @@ from pipeline.records import Disposition, Draft
 from pipeline.rows import groups
 from pipeline.rows.accept import accept
 from pipeline.rows.columns import Reading
+from pipeline.rows.dates import OPEN_FIELDS, Dates
 from pipeline.rows.feed import Checked, Feed, identities
 from pipeline.rows.map import Mapping as RowMapping
 from pipeline.rows.map import map_row, map_rows
@@ -37,10 +38,11 @@ class Part(NamedTuple):
 
 
 class PartResult(NamedTuple):
-    """The number of rows that were read of a part, and the sum of their amounts (`rows/tally.py`)."""
+    """The number of rows that were read of a part, the sum of their amounts (`rows/tally.py`), and its open dates."""
 
     rows: int
     cents: int
+    open_dates: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,15 +77,17 @@ def make_part(shared: Shared[PartTask], number: int, part: Part) -> PartResult:
     """Read and judge the rows of a part, and write it. Raises InputError."""
     task = shared.value
     batches = []
-    rows = cents = 0
+    rows = cents = open_dates = 0
     for file, piece in part.slices:
         source = task.sources[file]
         batch = read_slice(source, source.slices[piece])
         rows += batch.frame.height
         cents += _cents_read(batch, task.feed)
-        batches.append((file, rows_with_verdicts(batch, task)))
+        planned = rows_with_verdicts(batch, task)
+        open_dates += planned.open_dates
+        batches.append((file, planned))
     write_part(task.folder, task.scratch, task.feed.name, number, part.first_seq, batches)
-    return PartResult(rows, cents)
+    return PartResult(rows, cents, open_dates)
 
 
 def _cents_read(batch: Batch, feed: Feed) -> int:
@@ -97,7 +101,23 @@ def _cents_read(batch: Batch, feed: Feed) -> int:
     constant = pl.repeat(
         feed.constants.get("amount"), batch.frame.height, dtype=pl.String, eager=True
     )
-    return cents_read(constant if column is None else batch.frame[column], feed.amount_sign)
+    return cents_read(
+        constant if column is None else batch.frame[column],
+        feed.amount_sign,
+        decimal_comma=feed.decimal_comma,
+        unit=feed.amount_unit,
+        null_values=feed.null_values if column is not None else (),
+    )
+
+
+def _open_dates(texts: pl.DataFrame, dates: Dates) -> int:
+    """Count the cells that mean "no date"."""
+    count = 0
+    for name in set(OPEN_FIELDS).intersection(texts.columns):
+        cells = texts[name].drop_nulls()
+        found = [text for text in cells.unique() if dates.read(text, name) is None]
+        count += int(cells.is_in(found).sum()) if found else 0
+    return count
 
 
 def rows_with_verdicts(batch: Batch, task: PartTask) -> PlannedBatch:
@@ -134,7 +154,8 @@ def rows_with_verdicts(batch: Batch, task: PartTask) -> PlannedBatch:
         pl.lit(Disposition.UNCHANGED.value).alias("disposition"),
     )
     lines = pl.concat([looked_at, unchanged], how="diagonal").sort("row")
-    return PlannedBatch(batch.frame, lines.with_columns(*digests))
+    open_dates = _open_dates(texts.filter(is_wanted), reading.dates)
+    return PlannedBatch(batch.frame, lines.with_columns(*digests), open_dates)
 
 
 def reading_of(feed: Feed, source: Source, reading: Reading) -> Reading:

@@ -32,7 +32,6 @@ from pipeline.records import (
 )
 from pipeline.rows.columns import Reading
 from pipeline.rows.crosswalk import Crosswalks
-from pipeline.rows.dates import Dates
 from pipeline.rows.feed import Feed
 from pipeline.rows.map import Mapping as RowMapping
 
@@ -152,10 +151,11 @@ class Build:
         found = self._readings.get(feed.name)
         if found is None:
             found = self._readings[feed.name] = Reading(
-                dates=Dates(feed.dates),
+                dates=feed.day_reader,
                 crosswalks=self.crosswalks,
                 codes=feed.codes,
                 amount_sign=feed.amount_sign,
+                amount_style=feed.amount_style,
                 amount_max_cents=self.job.limits.amount_cents_max,
                 required=feed.required,
             )

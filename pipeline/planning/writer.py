@@ -40,10 +40,12 @@ class PlannedBatch:
 
     `source` has the source's own columns. `lines` has a line for each of its rows, in the same order: in
     `LINE_SCHEMA`, with `unchanged.DIGESTS`; of a skipped row only the columns of `unchanged.LINE`.
+    `open_dates` is the number of its cells that mean "no date".
     """
 
     source: pl.DataFrame
     lines: pl.DataFrame
+    open_dates: int = 0
 
 
 def write_part(

@@ -38,6 +38,7 @@ from pipeline.reading.trim import Trimmer, trim_of
 from pipeline.reading.utf8 import Utf8Look, is_one_byte
 from pipeline.records import counted
 from pipeline.rows import groups
+from pipeline.rows.dates import PARQUET_INSTANTS
 from pipeline.rows.feed import Feed
 from pipeline.rows.texts import columns_read, use_of
 
@@ -214,6 +215,11 @@ def _check_kinds(found: Decoded, path: Path, feed: Feed) -> None:
             message, fix = (
                 f"a number with decimals, and {use_of(feed, field)}",
                 "have it written as text or whole numbers: 123 would read as 123.0",
+            )
+        elif column in found.instants and field.endswith("_on") and not feed.reads_instants(field):
+            message, fix = (
+                f"one of instants with a time zone, and mapped to {field}",
+                f'set timezone = "America/New_York", or as it is, and add "{PARQUET_INSTANTS}" to dates, in feed {feed.name}',
             )
         else:
             continue

@@ -18,7 +18,6 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -42,18 +41,19 @@ _TWICE: Final = "twice"
 _CHECKSUM: Final = "checksum"
 _NO_ROOM: Final = "no room"
 _ROWS_A_GROUP: Final = 50_000  # of the copy: the part that a reader has in memory
-_SMALL: Final = {"POLARS_IDEAL_MORSEL_SIZE": "2000", "POLARS_ROW_GROUP_PREFETCH_SIZE": "1"}
+_POLARS: Final = {
+    "POLARS_IDEAL_MORSEL_SIZE": "2000",  # as the next, to need little memory
+    "POLARS_ROW_GROUP_PREFETCH_SIZE": "1",
+    "POLARS_IMPORT_INTERVAL_AS_STRUCT": "1",  # else polars panics at a column of intervals that is not mapped
+}
 _TEXT_OF: Final = {pl.Datetime: "%Y-%m-%dT%H:%M:%S", pl.Date: "%Y-%m-%d"}
 _READABLE: Final = {
     pl.String, pl.Categorical, pl.Enum, pl.Boolean, pl.Date, pl.Datetime, pl.Time, pl.Null,
 }  # fmt: skip
-# Beyond these polars panics, and no real day is there: the text below replaces such a day, and is refused
-# when a day is read.
-_EPOCH: Final = date(1970, 1, 1)
-_DAYS: Final = tuple((day - _EPOCH).days for day in (date(1, 1, 2), date(9999, 12, 30)))
+# Beyond these polars panics; a day there keeps the sender's number.
+_DAYS: Final = (-96_400_000, 95_020_000)  # since 1970-01-01: about the years -261,900 to 262,100
 _DAY_OF: Final = {"ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}
 _INTEGER_MAX: Final = 2**63 - 1
-_NO_DAY: Final = "no day between the years 1 and 9999"
 _OS_ERROR: Final = re.compile(r"\(os error (\d+)\)")  # as polars writes it
 _FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -66,6 +66,7 @@ class Decoded:
     rows: int
     unreadable: frozenset[str]  # lists, structs, maps, bytes, durations
     fractional: frozenset[str]  # numbers that may have decimals
+    instants: frozenset[str]  # times with a zone
 
 
 def decoded(path: Path, copy: Path, seconds_max: float = DECODING_S_MAX) -> Decoded:
@@ -78,7 +79,7 @@ def decoded(path: Path, copy: Path, seconds_max: float = DECODING_S_MAX) -> Deco
             input=request.encode(),
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # a panic may write anything there
-            env={"PYTHONPATH": modules, **_SMALL},
+            env={"PYTHONPATH": modules, **_POLARS},
             timeout=seconds_max,
             check=False,
         )
@@ -97,6 +98,7 @@ def decoded(path: Path, copy: Path, seconds_max: float = DECODING_S_MAX) -> Deco
         answer["rows"],
         frozenset(answer["unreadable"]),
         frozenset(answer["fractional"]),
+        frozenset(answer["instants"]),
     )
 
 
@@ -201,22 +203,33 @@ def _decode(path: str, copy: str) -> dict[str, Any]:
             for name, kind in readable.items()
             if kind.is_float() or (isinstance(kind, pl.Decimal) and kind.scale)
         ],
+        "instants": [
+            name
+            for name, kind in readable.items()
+            if isinstance(kind, pl.Datetime) and kind.time_zone
+        ],
     }
 
 
 def _as_text(name: str, kind: pl.DataType) -> pl.Expr:
-    """Return a column as text: days as ISO; decimals without zeros beyond the second place.
+    """Return a column as text: days as ISO, instants with a zone in UTC and with a Z; decimals without zeros beyond the second place.
 
     A text above the bound is cut to one byte more than it, so that `read` refuses it as any other.
     """
     form = _TEXT_OF.get(kind.base_type())
     if form:
-        day = cs.by_name(name)
-        unit = _DAY_OF[kind.time_unit] if isinstance(kind, pl.Datetime) else 1
+        number = cs.by_name(name).to_physical()
+        day: pl.Expr = cs.by_name(name)
+        unit, counted = 1, "days"
+        if isinstance(kind, pl.Datetime):
+            unit, counted = _DAY_OF[kind.time_unit], kind.time_unit
+            if kind.time_zone:
+                day, form = day.dt.convert_time_zone("UTC"), f"{form}Z"
         least, most = (max(-_INTEGER_MAX, min(each * unit, _INTEGER_MAX)) for each in _DAYS)
-        is_day = day.to_physical().is_between(least, most)
+        is_day = number.is_between(least, most)
+        other = pl.format("{} {} since 1970-01-01", number, pl.lit(counted))
         day_text = pl.when(is_day).then(day).dt.strftime(form)
-        return pl.when(~is_day).then(pl.lit(_NO_DAY)).otherwise(day_text).alias(name)
+        return pl.when(~is_day).then(other).otherwise(day_text).alias(name)
     text = cs.by_name(name).cast(pl.String)
     if kind.is_decimal():
         return text.str.replace(r"(\.\d\d)0+$", "$1")

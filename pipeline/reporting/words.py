@@ -75,6 +75,10 @@ def _is_returned(summary: Mapping[str, Any]) -> bool:
 
 
 _WARNINGS: Final = {
+    "dates|open": (
+        '1 date of {feed} means "no date", as 9999-12-31 does: it is read as a blank cell.',
+        '{count:,} dates of {feed} mean "no date", as 9999-12-31 does: they are read as blank cells.',
+    ),
     "order|bumps": (
         "1 coverage of {feed} has the order of an older coverage of the same patient: Canvas moves the older one down when it is written.",
         "{count:,} coverages of {feed} have the order of an older coverage of the same patient: Canvas moves the older one down when they are written.",

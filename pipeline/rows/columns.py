@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from decimal import Decimal
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal, cast
 
 import polars as pl
 from pydantic import ValidationInfo
@@ -21,12 +21,14 @@ from pydantic import ValidationInfo
 from pipeline.fhir import codes
 from pipeline.fhir.datatypes import is_id
 from pipeline.rows.crosswalk import Ambiguous, Crosswalk, Crosswalks, Unknown, is_identifier
-from pipeline.rows.dates import Dates
-from pipeline.rows.money import AmountSign, read_amount, whole_amounts
+from pipeline.rows.dates import YEARS, Dates
+from pipeline.rows.money import USUAL, AmountSign, AmountStyle, read_amount, whole_amounts
 from pipeline.rows.whole import (
+    CellReader,
     Column,
     ColumnInfo,
     Reader,
+    WholeReader,
     broken,
     by_value,
     reader,
@@ -43,6 +45,13 @@ _UNFIT = re.compile(
 # Other ids that `is_id` or `is_identifier` takes, such as one that begins with a dot, are left to them.
 _PLAIN_ID: Final = r"\A[A-Za-z0-9][A-Za-z0-9.-]{0,63}\z"
 _PLAIN_IDENTIFIER: Final = r"\A[ -~]{1,255}\z"
+# What a spreadsheet or a database writes where it has no value, or not the one that was meant. It is compared
+# with whole cells, without case, by both engines.
+_ERRORS: Final = (
+    r"null|\(null\)|<null>|\\n|nan|nat|none|<na>|#?n/a|#(?:ref|value|num|null|div/0)!|#name\?|##+"
+    r"|[0-9](?:\.[0-9]+)?e\+[0-9]{2,3}"
+)
+_PLACEHOLDER: Final = {"text": _ERRORS, "id": rf"{_ERRORS}|[0-9]+\.0|'[0-9].*"}
 TRANSLATED: Final = (
     "relationship",
     "type",
@@ -64,6 +73,13 @@ _AMBIGUOUS: Final = {
 }
 
 
+_OPEN_YEARS: Final = {
+    "start_on": ", or one before them, which means no date",
+    "end_on": ", or one after them, which means no date",
+    "posted_on": "",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Reading:
     """The settings for reading one feed's cells: the validation context of the row models."""
@@ -75,6 +91,7 @@ class Reading:
     amount_max_cents: int | None = None  # limits.amount_usd_max
     required: frozenset[str] = frozenset()  # beyond those that the model itself requires
     delivery: tuple[str, ...] = ()  # the SHA-256 of the file, if that is part of its rows' identity
+    amount_style: AmountStyle = USUAL
 
 
 def _reading(info: ValidationInfo | ColumnInfo) -> Reading:
@@ -95,6 +112,22 @@ def _blank(value: object, info: ValidationInfo, *, required: bool) -> bool:
     return True
 
 
+def _not_placeholder(value: str, kind: Literal["id", "text"]) -> None:
+    """Raise `placeholder` for a text that a spreadsheet or a database leaves behind."""
+    if not re.fullmatch(_PLACEHOLDER[kind], value, re.ASCII | re.IGNORECASE | re.DOTALL):
+        return
+    if value[0] in "0123456789'":
+        broken(
+            "placeholder",
+            "is what a spreadsheet makes of an id (9.01235E+11, 123456.0, '00123): have the sender write the column as text",
+        )
+    broken(
+        "placeholder",
+        "is what a spreadsheet or a database writes for no value or for an error: correct it; if it means blank, "
+        "name it in null_values of the feed",
+    )
+
+
 def _or_blank(
     accepted: pl.Series, texts: pl.Series, info: ColumnInfo, *, required: bool
 ) -> pl.Series:
@@ -105,7 +138,11 @@ def _or_blank(
     return accepted | texts.is_null()
 
 
-def _text(length_max: int, *, required: bool = False) -> Reader:
+def _is_placeholder(texts: pl.Series, kind: Literal["id", "text"]) -> pl.Series:
+    return texts.str.contains(rf"(?is)\A(?:{_PLACEHOLDER[kind]})\z").fill_null(value=False)
+
+
+def _word(length_max: int, *, required: bool = False) -> Reader:
     def read(value: str | None, info: ValidationInfo) -> str | None:
         if _blank(value, info, required=required) or value is None:
             return None
@@ -122,6 +159,23 @@ def _text(length_max: int, *, required: bool = False) -> Reader:
         fits = texts.str.len_chars().is_between(1, length_max)
         accepted = fits & ~texts.str.contains(_UNFIT.pattern)
         return Column(texts, _or_blank(accepted, texts, info, required=required))
+
+    return reader(read, whole)
+
+
+def _text(length_max: int, kind: Literal["id", "text"], *, required: bool = False) -> Reader:
+    """Return the reader of a text that is sent: a word, and no placeholder."""
+    word = _word(length_max, required=required)
+
+    def read(value: str | None, info: ValidationInfo) -> str | None:
+        if value:
+            _not_placeholder(value, kind)
+        found: str | None = cast("CellReader", word.func)(value, info)
+        return found
+
+    def whole(texts: pl.Series, info: ColumnInfo) -> Column:
+        column = cast("WholeReader", word.whole)(texts, info)
+        return Column(texts, column.accepted & ~_is_placeholder(texts, kind))
 
     return reader(read, whole)
 
@@ -158,14 +212,17 @@ def _read_order(value: str | None, info: ValidationInfo) -> int | None:
 def _read_day(value: str | None, info: ValidationInfo) -> date | None:
     if _blank(value, info, required=False) or value is None:
         return None
+    name = info.field_name or ""
     dates = _reading(info).dates
-    day = dates.read(value)
+    day, formats = dates.read(value, name), dates.formats(name)
     if day == "date":
-        broken("date", f"must be a real day written as {' or '.join(dates.formats)}")
+        broken("date", f"must be a real day written as {' or '.join(formats)}")
+    if day == "year":
+        broken("date", f"must be a day of the years {YEARS[0]} to {YEARS[-1]}{_OPEN_YEARS[name]}")
     if day == "ambiguous":
         broken(
             "ambiguous",
-            f"two of the feed's date formats ({', '.join(dates.formats)}) read it as different days: keep one",
+            f"two of the feed's date formats ({', '.join(formats)}) read it as different days: keep one",
         )
     return day
 
@@ -188,15 +245,17 @@ def _read_amount(value: str | None, info: ValidationInfo) -> Decimal | None:
     if _blank(value, info, required=True) or value is None:
         return None
     reading = _reading(info)
-    return read_amount(value, reading.amount_sign, reading.amount_max_cents)
+    return read_amount(value, reading.amount_sign, reading.amount_max_cents, reading.amount_style)
 
 
 def _whole_amounts(texts: pl.Series, info: ColumnInfo) -> Column:
     reading = _reading(info)
-    return whole_amounts(texts, reading.amount_sign, reading.amount_max_cents)
+    return whole_amounts(texts, reading.amount_sign, reading.amount_max_cents, reading.amount_style)
 
 
 def _found(crosswalk: Crosswalk, value: str, kind: str) -> str:
+    """Return the id for a cell. A placeholder is rejected even if the crosswalk has a line for it."""
+    _not_placeholder(value, "id")
     if crosswalk.is_search and not is_identifier(value):
         broken("form", "must be one identifier: at most 255 printable characters")
     try:
@@ -219,7 +278,7 @@ def _found_ids(texts: pl.Series, crosswalk: Crosswalk) -> Column:
     found = (
         texts if table is None else pl.Series([table.get(text) for text in texts], dtype=pl.String)
     )
-    accepted = found.str.contains(_PLAIN_ID)
+    accepted = found.str.contains(_PLAIN_ID) & ~_is_placeholder(texts, "id")
     if crosswalk.is_search:
         accepted &= texts.str.contains(_PLAIN_IDENTIFIER)
     return Column(found, accepted.fill_null(value=False))
@@ -298,9 +357,11 @@ def _read_currency(value: str | None, info: ValidationInfo) -> str:
 
 
 # Cells that hold a resource's or a person's id of at most 100 characters.
-RequiredId = Annotated[str, _text(codes.ID_LENGTH_MAX, required=True)]
-OptionalId = Annotated[str | None, _text(codes.ID_LENGTH_MAX)]
-OptionalText = Annotated[str | None, _text(codes.CLASS_LENGTH_MAX)]
+RequiredId = Annotated[str, _text(codes.ID_LENGTH_MAX, "id", required=True)]
+OptionalId = Annotated[str | None, _text(codes.ID_LENGTH_MAX, "id")]
+OptionalLongId = Annotated[str | None, _text(codes.CLASS_LENGTH_MAX, "id")]
+OptionalText = Annotated[str | None, _text(codes.CLASS_LENGTH_MAX, "text")]
+OptionalWord = Annotated[str | None, _word(codes.CLASS_LENGTH_MAX)]
 PatientKey = Annotated[str, reader(_read_patient, _whole_patients)]
 SubscriberKey = Annotated[str, reader(_read_subscriber, _whole_subscribers)]
 PayerId = Annotated[str, reader_by_value(_read_payer, pl.String)]

@@ -12,10 +12,10 @@ from pydantic import BaseModel
 
 from pipeline.records import Disposition, Rejection
 from pipeline.rows.columns import Reading
-from pipeline.rows.dates import FULL_DATE
+from pipeline.rows.dates import FULL_DATE, Dates, has_zone, reads
 from pipeline.rows.eligibility import EligibilityRow
 from pipeline.rows.ledger import LedgerRow
-from pipeline.rows.money import AmountSign, AmountUnit, cents_in, cents_of
+from pipeline.rows.money import AmountSign, AmountStyle, AmountUnit, cents_in, cents_of
 from pipeline.rows.shares import Ceiling
 from pipeline.rows.whole import hashed
 
@@ -78,6 +78,7 @@ class Feed:
     only: Mapping[str, Sequence[str]] = field(default_factory=dict)
     key: tuple[str, ...] = ()
     dates: tuple[str, ...] = (FULL_DATE,)
+    dates_of: Mapping[str, Sequence[str]] = field(default_factory=dict)  # of fields with others
     amount_sign: AmountSign = "positive"
     decimal_comma: bool = False  # amounts are written 1.234,56
     amount_unit: AmountUnit = "dollars"
@@ -109,6 +110,23 @@ class Feed:
     def traits(self) -> Traits:
         """Return the traits of this kind."""
         return TRAITS[self.kind]
+
+    @property
+    def amount_style(self) -> AmountStyle:
+        """Return how amounts are written, beside their sign."""
+        return AmountStyle(self.decimal_comma, self.amount_unit)
+
+    @property
+    def day_reader(self) -> Dates:
+        """Return a new reader of days."""
+        return Dates(self.dates, self.timezone, self.open_dates, self.dates_of)
+
+    def reads_instants(self, name: str) -> bool:
+        """Return whether a day field reads instants of a Parquet file, as days in `timezone`."""
+        formats = self.day_reader.formats(name)
+        return bool(self.timezone) and any(
+            has_zone(form) and reads(form, "2026-01-02T03:04:05Z") for form in formats
+        )
 
     @property
     def counts_within_files(self) -> bool:
@@ -159,15 +177,16 @@ def row_key(feed: str, parts: Sequence[str]) -> str:
 def canonical(name: str, text: str | None, reading: Reading) -> str:
     """Return a key field's text without its spelling: days as ISO, amounts as cents, all else unchanged.
 
+    No date is the same as a blank cell.
     A text that cannot be read is unchanged: a rejected row has a key too.
     """
     if text is None:
         return ""
     if name.endswith("_on"):
-        day = reading.dates.read(text)
-        return text if isinstance(day, str) else day.isoformat()
+        day = reading.dates.read(text, name)
+        return text if isinstance(day, str) else "" if day is None else day.isoformat()
     if name == "amount":
-        cents = cents_of(text, reading.amount_sign)
+        cents = cents_of(text, reading.amount_sign, reading.amount_style)
         return text if cents is None else str(cents)
     return text
 
@@ -182,7 +201,7 @@ def identities(texts: pl.DataFrame, feed: Feed, reading: Reading) -> pl.DataFram
     whole = texts.select(pl.concat_str(*first, *parts, separator=_PART)).to_series()
     if feed.traits.has_money:
         source_id = texts["transaction_id"].fill_null("")
-        cents = cents_in(texts["amount"], reading.amount_sign)
+        cents = cents_in(texts["amount"], reading.amount_sign, reading.amount_style)
     else:
         source_id = pl.repeat("", texts.height, dtype=pl.String, eager=True)
         cents = pl.repeat(None, texts.height, dtype=pl.Int64, eager=True)
@@ -197,13 +216,13 @@ def identities(texts: pl.DataFrame, feed: Feed, reading: Reading) -> pl.DataFram
 
 
 def time_of(text: str | None, reading: Reading) -> int | None:
-    """Return the time of day of a `posted_on`, which is not part of the key or the content."""
+    """Return the time of day of a `posted_on` in the feed's time zone, which is not part of the key or the content."""
     return None if text is None else reading.dates.time_us(text)
 
 
 def _times(texts: pl.DataFrame, feed: Feed, reading: Reading) -> pl.Series:
     """Return `time_of` of a whole column."""
-    if not (feed.traits.has_money and reading.dates.have_times):
+    if not (feed.traits.has_money and reading.dates.have_times("posted_on")):
         return pl.repeat(None, texts.height, dtype=pl.Int64, eager=True)
     spellings = texts["posted_on"].unique()
     times = pl.Series([time_of(text, reading) for text in spellings], dtype=pl.Int64)

@@ -17,14 +17,14 @@ class LedgerRow(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
-    transaction_id: columns.OptionalText = Field(
+    transaction_id: columns.OptionalLongId = Field(
         description="The sender's id of the payment; at most 255 characters. Not sent: Canvas has no place for it."
     )
     patient: columns.PatientKey = Field(
         description="Whose account it goes to, as `references.patient` takes it."
     )
     amount: columns.Amount = Field(
-        description="Dollars, 0.01 to 999,999.99: a plain number with at most two decimals, no currency sign, no thousands separator."
+        description="Dollars, 0.01 to 999,999.99, with at most two decimals: `12.50`, `1,234.50`, `$12.50`, and more spellings."
     )
     posted_on: columns.Day = Field(
         description="The day of the payment. Sent as `created`, which Canvas ignores: it keeps the time at which it took it."
@@ -32,7 +32,7 @@ class LedgerRow(BaseModel):
     claim: columns.ClaimId = Field(
         description="The claim whose copay it is, as `references.claim` takes it; exactly one. Blank: a payment to the account."
     )
-    entry_type: columns.OptionalText = Field(
+    entry_type: columns.OptionalWord = Field(
         description="What kind of line it is in the sender's ledger; serves `only`. Not sent."
     )
     currency: columns.Currency = Field(description="`USD` or blank.")

@@ -12,9 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline.fhir import codes
 from pipeline.rows.columns import TRANSLATED, Reading
-from pipeline.rows.crosswalk import Crosswalks
-from pipeline.rows.dates import Dates
-from pipeline.rows.money import AmountSign
+from pipeline.rows.dates import Dates, has_zone
 from pipeline.rows.spellings import is_taken
 
 # Days that only a format with year, month and day reads back, whatever else it has.
@@ -32,14 +30,41 @@ _ALLOWED: Final = {
 _REFERENCES: Final = frozenset({"patient", "subscriber", "payer", "claim"})
 
 
-def check_dates(formats: Sequence[str]) -> None:
+def check_dates(dates: Mapping[str, Sequence[str]], timezone: str) -> None:
+    """Raise ValueError for formats that cannot be used, by the name of their key.
+
+    A list is empty, names a format twice, or one that can never read a day; or instants, which have no day
+    without the practice's time zone.
+    """
+    for where, formats in dates.items():
+        check_names(where, formats)
+        _check_formats(where, formats)
+        zoned = next((form for form in formats if has_zone(form)), None)
+        if zoned is not None and not timezone:
+            raise ValueError(
+                f'{where}: "{zoned}" reads instants, and their days depend on the time zone: set '
+                'timezone to that of the practice, such as "America/New_York"'
+            )
+
+
+def check_texts(name: str, values: Sequence[str]) -> None:
+    """Raise ValueError for a list of cells with one that no cell can be, or that is there twice."""
+    if any(not value or value != value.strip() for value in values):
+        raise ValueError(
+            f"{name}: an entry is blank, or begins or ends with a blank, and no cell is read so: "
+            "write it without; blank cells need no entry"
+        )
+    check_names(name, values)
+
+
+def _check_formats(where: str, formats: Sequence[str]) -> None:
     """Raise ValueError for a list that is empty, or a format that can never read a day."""
     if not formats:
-        raise ValueError('must name at least one format, such as "%m/%d/%Y"')
+        raise ValueError(f'{where}: must name at least one format, such as "%m/%d/%Y"')
     for form in formats:
         if not all(_reads_back(form, at) for at in _DAYS):
             raise ValueError(
-                f'"{form}" can never read a day: a format needs year, month and day, by the signs '
+                f'{where}: "{form}" can never read a day: a format needs year, month and day, by the signs '
                 "of strptime, such as %Y-%m-%d, %m/%d/%Y or %Y%m%d"
             )
 
@@ -131,6 +156,9 @@ def check_repeats(
 # Settings that have no effect with another kind, and why.
 _ONLY_FOR: Final = {
     "amount_sign": ("ledger", "a coverage has no amount"),
+    "decimal_comma": ("ledger", "a coverage has no amount"),
+    "amount_unit": ("ledger", "a coverage has no amount"),
+    "open_dates": ("eligibility", "a payment's day is never open"),
     "update": ("eligibility", "a payment is never changed in Canvas"),
     "adopt": ("eligibility", "Canvas is not searched for payments"),
 }
@@ -157,13 +185,7 @@ def check_names(name: str, values: Sequence[str]) -> None:
         raise ValueError(f'{name}: names "{twice}" twice: remove one of the two')
 
 
-def check_constants(
-    constants: Mapping[str, str],
-    model: type[BaseModel],
-    dates: Sequence[str],
-    tables: Mapping[str, Mapping[str, str]],
-    sign: AmountSign,
-) -> None:
+def check_constants(constants: Mapping[str, str], model: type[BaseModel], reading: Reading) -> None:
     """Raise ValueError for a constant with which every row would be rejected, or which is blank."""
     for name, value in constants.items():
         if value != value.strip() or not value:
@@ -171,7 +193,6 @@ def check_constants(
                 f"constants.{name}: must not be blank, nor begin or end with a blank: "
                 "write the value alone, or leave it out"
             )
-    reading = Reading(Dates(dates), Crosswalks(), tables, sign)
     try:
         model.model_validate({**dict.fromkeys(model.model_fields), **constants}, context=reading)
     except ValidationError as error:

@@ -8,6 +8,7 @@ not meet it. Both are null otherwise.
 """
 
 from collections.abc import Iterator
+from typing import Final
 
 import polars as pl
 import polars.selectors as cs
@@ -40,12 +41,33 @@ def use_of(feed: Feed, field: str) -> str:
         return f"mapped to {field}"
     return "used in where" if field == "where" else f"used in the SQL of {field}"
 
+_PROTECTED: Final = r'\A="([^"]*)"\z'  # how spreadsheets keep the zeros of an id: ="00123"
+
+
+def cleaned(cells: pl.DataFrame, feed: Feed) -> pl.DataFrame:
+    """Return the cells of the sender's columns (all texts) as the feed means them.
+
+    A cell is trimmed, `="00123"` is 00123, and a blank one, or one of `null_values`, is null.
+    """
+    texts = cells.with_columns(pl.all().str.strip_chars())
+    protected = [
+        column.name
+        for column in texts.get_columns()
+        if column.alias("text")
+        .str.starts_with('="')
+        .any()  # a Series' own name may be a pattern too
+    ]
+    if protected:
+        texts = texts.with_columns(
+            cs.by_name(protected).str.replace(_PROTECTED, "${1}").str.strip_chars()
+        )
+    blank = pl.all().is_in(["", *feed.null_values]) if feed.null_values else pl.all() == ""
+    return texts.with_columns(pl.when(~blank).then(pl.all()))
+
 
 def texts_of(frame: pl.DataFrame, feed: Feed) -> pl.DataFrame:
-    """Return our fields as text: trimmed, null if blank; and the faults of SQL, if the feed has any."""
-    mapped = [
-        cs.by_name(column).str.strip_chars().alias(field) for field, column in feed.columns.items()
-    ]
+    """Return our fields as text: those of columns, `cleaned`; and the faults of SQL, if the feed has any."""
+    mapped = [cs.by_name(column).alias(field) for field, column in feed.columns.items()]
     constant = [pl.lit(value).alias(field) for field, value in feed.constants.items()]
     evaluated = dict(_evaluated(frame, feed))
     absent = [
@@ -53,10 +75,9 @@ def texts_of(frame: pl.DataFrame, feed: Feed) -> pl.DataFrame:
         for field in feed.traits.fields
         if field not in feed.columns and field not in feed.constants and field not in feed.sql
     ]
-    values = [evaluated.pop(field).str.strip_chars().alias(field) for field in feed.sql]
-    fields = frame.select(*mapped, *values).with_columns(constant + absent)
-    texts = fields.with_columns(pl.when(pl.all() != "").then(pl.all()))
-    return texts.select(feed.traits.fields).with_columns(**evaluated)
+    values = [evaluated.pop(field).alias(field) for field in feed.sql]
+    fields = cleaned(frame.select(*mapped, *values), feed).with_columns(constant + absent)
+    return fields.select(feed.traits.fields).with_columns(**evaluated)
 
 
 def faults_of(texts: pl.DataFrame, feed: Feed) -> list[str]:
@@ -82,17 +103,11 @@ def _evaluated(frame: pl.DataFrame, feed: Feed) -> Iterator[tuple[str, pl.Series
     """Yield the value of each SQL expression by field, and the faults by rule."""
     for name, sql in feed.sql.items():
         compiled = compile_value(sql)
-        value, fault = evaluate(_cleaned(frame, compiled.columns), compiled)
+        value, fault = evaluate(cleaned(frame.select(cs.by_name(*compiled.columns)), feed), compiled)
         yield name, value
         yield fault_of(name), fault
     if feed.where:
         compiled = compile_condition(feed.where)
-        is_met, fault = evaluate(_cleaned(frame, compiled.columns), compiled)
+        is_met, fault = evaluate(cleaned(frame.select(cs.by_name(*compiled.columns)), feed), compiled)
         not_met = pl.repeat(_NOT_MET, frame.height, eager=True)
         yield WHERE, fault.zip_with(fault.is_not_null() | is_met.fill_null(value=False), not_met)
-
-
-def _cleaned(frame: pl.DataFrame, columns: tuple[str, ...]) -> pl.DataFrame:
-    """Return the sender's columns as SQL sees them: trimmed, null if blank."""
-    trimmed = frame.select(cs.by_name(*columns).str.strip_chars())
-    return trimmed.with_columns(pl.when(pl.all() != "").then(pl.all()))

@@ -59,8 +59,10 @@ def _check(
     parts = [canonical(name, values[name], reading) for name in feed.key]
     key = row_key(feed.name, [*reading.delivery, *parts])
     source_id = values.get("transaction_id") or ""
-    cents = cents_of(values["amount"], reading.amount_sign) if feed.traits.has_money else None
-    time_us = time_of(values["posted_on"], reading) if feed.traits.has_money else None
+    cents = time_us = None
+    if feed.traits.has_money:
+        cents = cents_of(values["amount"], reading.amount_sign, reading.amount_style)
+        time_us = time_of(values["posted_on"], reading)
     who = partial(Checked, row, key, source_id, cents, time_us=time_us)
     if not wanted:
         return who(Disposition.FILTERED)

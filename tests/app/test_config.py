@@ -290,6 +290,28 @@ def with_feed_key(text: str, line: str) -> str:
             "codes.relationship: a spelling is blank, or begins or ends with a blank",
         ),
         (CODES + '[feeds.codes.relationship]\n"" = "self"\n', "a spelling is blank"),
+        # Instants without a time zone, zones that are none, and lists of texts that no cell can be.
+        *(
+            (
+                with_feed_key(CODES, f"dates = ['%Y-%m-%d', '{form}']"),
+                f'dates: "{form}" reads instants, and their days depend on the time zone: set timezone',
+            )
+            for form in ("%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d %H:%M:%S%z")
+        ),
+        (with_feed_key(CODES, 'timezone = "America/NewYork"'), 'Did you mean "America/New_York"?'),
+        (with_feed_key(CODES, 'null_values = ["NULL", " "]'), "null_values: an entry is blank"),
+        (with_feed_key(CODES, 'null_values = ["NULL", "NULL"]'), 'null_values: names "NULL" twice'),
+        (with_feed_key(CODES, 'open_dates = [""]'), "open_dates: an entry is blank"),
+        (with_feed_key(CODES, "decimal_comma = true"), "decimal_comma: has no effect on a feed of"),
+        (with_feed_key(BASE + LEDGER, 'open_dates = ["2099-12-31"]'), "open_dates: has no effect"),
+        (
+            with_feed_key(CODES, 'dates = { end_on = ["%m/%d/%Y"] }'),
+            "dates.end_on: is no day in columns or constants",
+        ),
+        (
+            with_feed_key(CODES, 'dates = { start_on = ["%m"] }'),
+            'dates.start_on: "%m" can never read a day',
+        ),
         # Dates that are no days.
         *(
             (
@@ -342,8 +364,10 @@ def with_feed_key(text: str, line: str) -> str:
             "constants.currency: must be USD",
         ),
         (
-            BASE + LEDGER.replace('amount = "Amount"', "") + '[feeds.constants]\namount = "$5"\n',
-            "constants.amount: must be a plain number",
+            BASE
+            + LEDGER.replace('amount = "Amount"', "")
+            + '[feeds.constants]\namount = "5 USD"\n',
+            "constants.amount: must be written as 12.50",
         ),
         (
             BASE + '[notify]\non = []\ncommand = ["true"]\n' + LEDGER,
@@ -401,9 +425,20 @@ def test_configuration_that_does_what_it_says_is_accepted(tmp_path: Path) -> Non
         '[feeds.codes.status]\n"A" = "active"\n[feeds.constants]\nstatus = "A"\n'
     )
     forms = [*FORMATS, "%Y%j", "%G-W%V-%u", "%d.%m.%y %H:%M:%S %Z"]
-    job = job_of(tmp_path, with_feed_key(CODES, f"dates = {json.dumps(forms)}") + more)
+    job = job_of(
+        tmp_path,
+        with_feed_key(CODES, f'dates = {json.dumps(forms)}\ntimezone = "America/New_York"') + more,
+    )
     assert job.feeds[0].dates == tuple(forms)
     assert job.feeds[0].codes["relationship"] == {"18": "SELF"}
+
+
+def test_dates_may_be_a_table_by_field(tmp_path: Path) -> None:
+    line = 'dates = { start_on = ["%m/%d/%Y"] }'
+    feed = job_of(tmp_path, with_feed_key(CODES, line) + 'end_on = "E"\n').feeds[0]
+    dates = feed.day_reader
+    assert dates.formats("start_on") == ("%m/%d/%Y",)
+    assert dates.formats("end_on") == ("%Y-%m-%d",)
 
 
 def test_a_default_that_is_written_out_is_accepted(tmp_path: Path) -> None:

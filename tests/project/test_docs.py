@@ -86,6 +86,16 @@ GROUPS = {
     | {"transaction_id", "entry_type"},
     "<day>": {"start_on", "end_on", "posted_on"},
     "<reference>": {"patient", "subscriber", "payer", "claim"},
+    "<id>": {
+        "patient",
+        "subscriber",
+        "payer",
+        "claim",
+        "member_id",
+        "subscriber_id",
+        "transaction_id",
+    },
+    "<name>": {"payer_name", "plan", "subplan", "group", "subgroup"},
 }
 # Rules whose second half is not in the code: what Canvas says.
 OF_CANVAS = {"canvas|<code>", "canvas|<status>"}

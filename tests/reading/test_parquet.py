@@ -47,10 +47,19 @@ def rows_of(folder: Path, **columns: Any) -> list[dict[str, str | None]]:
         (days("2026-01-02T00:00:00").dt.cast_time_unit("ns"), "2026-01-02T00:00:00"),
         (
             days("2026-01-02T03:00:00").dt.replace_time_zone("America/New_York"),
-            "2026-01-02T03:00:00",
+            "2026-01-02T08:00:00Z",
         ),
-        (pl.Series([2**31 - 1, None], dtype=pl.Int32).cast(pl.Date), parquet._NO_DAY),
-        (pl.Series([-(2**62), None]).cast(pl.Datetime("us")), parquet._NO_DAY),
+        (pl.Series([date(9999, 12, 31), None]), "9999-12-31"),
+        (pl.Series([2932897, None], dtype=pl.Int32).cast(pl.Date), "+10000-01-01"),
+        (
+            pl.Series([2**31 - 1, None], dtype=pl.Int32).cast(pl.Date),
+            "2147483647 days since 1970-01-01",
+        ),
+        (pl.Series([-(2**62), None]).cast(pl.Datetime("us")), "-144169-06-28T09:59:32"),
+        (
+            pl.Series([-(2**62), None]).cast(pl.Datetime("ms", "UTC")),
+            f"{-(2**62)} ms since 1970-01-01",
+        ),
         (pl.Series(["PAYMENT", None], dtype=pl.Categorical), "PAYMENT"),
         (pl.Series(["PAYMENT", None], dtype=pl.Enum(["PAYMENT"])), "PAYMENT"),
         (pl.Series([None, None]), None),

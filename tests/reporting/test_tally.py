@@ -22,21 +22,39 @@ from tests.support.world import LEDGER_ONLY, MakeWorld, patient_key
 HEADER = ["TXN", "MRN", "Amount", "Claim"]
 _pieces = st.sampled_from(
     ["-", "+", ".", ",", "0", "00", "1", "12", "9" * 12, "9" * 13, " ", "\t", "$", "(", ")", "e3",
-     "\u0661", "\uff11", "_", "\u00a0", "\u2003", "\n", "NaN", "1.23", "-1.2", "0.001"]
+     "\u0661", "\uff11", "_", "\u00a0", "\u2003", "\n", "NaN", "1.23", "-1.2", "0.001", "123", ".500", '="', '"']
 )  # fmt: skip
 spellings = st.lists(_pieces, max_size=5).map("".join) | st.text(max_size=8)
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(st.none() | spellings, max_size=12), st.sampled_from(["positive", "negative"]))
+@given(
+    st.lists(st.none() | spellings, max_size=12),
+    st.sampled_from(["positive", "negative"]),
+    st.booleans(),
+    st.sampled_from(["dollars", "cents"]),
+)
 def test_both_sides_count_hostile_amounts_alike(
-    cells: list[str | None], sign: Literal["positive", "negative"]
+    cells: list[str | None],
+    sign: Literal["positive", "negative"],
+    decimal_comma: bool,
+    unit: Literal["dollars", "cents"],
 ) -> None:
     column = pl.Series("Amount", cells, dtype=pl.String)
-    feed = Feed("ledger", Kind.LEDGER, "", {"amount": "Amount"})
-    texts = texts_of(column.to_frame(), feed)["amount"]
-    mapped = sum(cents_of(text, sign) or 0 for text in texts)
-    assert cents_read(column, sign) == mapped == (cents_in(texts, sign).sum() or 0)
+    nulls = ("0", "12", "1.23")
+    feed = Feed(
+        "ledger",
+        Kind.LEDGER,
+        "",
+        {"amount": "Amount"},
+        decimal_comma=decimal_comma,
+        amount_unit=unit,
+        null_values=nulls,
+    )
+    texts, style = texts_of(column.to_frame(), feed)["amount"], feed.amount_style
+    mapped = sum(cents_of(text, sign, style) or 0 for text in texts)
+    read = cents_read(column, sign, decimal_comma=decimal_comma, unit=unit, null_values=nulls)
+    assert read == mapped == (cents_in(texts, sign, style).sum() or 0)
 
 
 def reread(tmp_path: Path, amounts: list[str]) -> engine.Result:

@@ -69,16 +69,19 @@ TEXTS: Final = [
 ]
 IDS: Final = [
     "p1", "p2", "c1", ".", "..", ".p", "-", "-p", "p.", "a/b", "a b", "x" * 64, "x" * 65, "p1\n", "hit", "hit two",
+    "NULL", "nan", "9.01235E+11", "123456.0", "'00123", "#N/A", "########", "N\u0131L/A", "#D\u0131V/0!",
     "own", "miss", "many", "bad", "dots", "dot", "long", "h\u00efdden", "z\u200b", "z" * 256, "60054",
 ]
 DAYS: Final = [
     "2026-01-02", "01/02/2026", "02/01/2026", "13/01/2026", "1/2/2026", "2026-1-2", "2026-02-30", "2026-02-29",
     "1879-12-31", "1880-01-01", "2199-12-31", "2200-01-01", "0026-01-01", "20260102", "2026-01-02T10:11:12",
+    "9999-12-31", "12/31/9999", "0000-00-00", "1753-01-01", "2026-01-02T03:04:05Z", "2099-12-31", "none",
     "\u0662026-01-02", "today", "2025-12-31", "2020-05-05", "2030-05-05",
 ]
 AMOUNTS: Final = [
     "0", "-0", "0.00", "0.001", "0.010", "5.", ".5", "+5", "-5", "-5.5", "--5", "05.50", "1e3", "NaN", "inf", "1_000",
     "1,000.00", "$5", "(5)", "\uff15", "\u0665", "5.00 USD", "5.000", "999999.99", "999999.991", "1000000",
+    "1,234.50", "$12.50", "(12.50)", "12.50-", "-$12.50", "+1", ".50", "12.5000", "1.234,50", "1250", "(1,250)",
     "1000000.00", "-999999.99", "999999999999.99", "9999999999999", "100.00", "100.01", "0x1", "12.5",
 ]
 WORDS: Final = [
@@ -121,7 +124,8 @@ CODES: Final = [
     {"relationship": {"18": "self", "self": "spouse"}, "type": {"GOLD": "pay"}, "order": {"A": "1", "1": "7"}},
 ]
 DATES: Final = [
-    ("%Y-%m-%d",), ("%Y-%m-%d", "%m/%d/%Y"), ("%m/%d/%Y", "%d/%m/%Y", "%Y-%m-%d", "%Y-%m-%dT%H:%M:%S")
+    ("%Y-%m-%d",), ("%Y-%m-%d", "%m/%d/%Y"), ("%m/%d/%Y", "%d/%m/%Y", "%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"),
+    ("%Y-%m-%d", "%Y-%m-%dT%H:%M:%SZ"),
 ]
 # fmt: on
 
@@ -170,15 +174,21 @@ def cases(draw: st.DrawFn, kind: Kind, *, odd: bool = True) -> Case:
         dates=draw(st.sampled_from(DATES)) if odd else ("%Y-%m-%d",),
         amount_sign=draw(st.sampled_from(["positive", "negative"])) if odd else "positive",
         order_by=tuple(draw(st.lists(st.sampled_from(fields), max_size=3, unique=True))),
+        decimal_comma=odd and draw(st.booleans()),
+        amount_unit=draw(st.sampled_from(["dollars", "cents"])) if odd else "dollars",
+        timezone=draw(st.sampled_from(["", "America/New_York"])),
+        open_dates=draw(st.sampled_from([(), ("2099-12-31", "none")])),
+        null_values=draw(st.sampled_from([(), ("NULL", "0")])) if odd else (),
     )  # fmt: skip
     crosswalks = draw(st.sampled_from(CROSSWALKS)) if odd else Crosswalks()
     reading = Reading(
-        Dates(feed.dates),
+        feed.day_reader,
         crosswalks,
         feed.codes,
         feed.amount_sign,
         draw(st.sampled_from([None, 10_000])) if odd else None,
         feed.required,
+        amount_style=feed.amount_style,
     )
     contract = draw(st.sampled_from(list(Contract)))
     frame = pl.DataFrame(rows, schema=dict.fromkeys(fields, pl.String), orient="row")

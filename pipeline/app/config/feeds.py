@@ -1,7 +1,9 @@
 """The sections `[[feeds]]`: the files of a feed, and what their columns mean."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
+from zoneinfo import available_timezones
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
@@ -9,8 +11,11 @@ from pipeline.app.config.addresses import Location, located
 from pipeline.app.config.names import did_you_mean
 from pipeline.job import Section, Share
 from pipeline.rows import settings
-from pipeline.rows.dates import FULL_DATE
+from pipeline.rows.columns import Reading
+from pipeline.rows.crosswalk import Crosswalks
+from pipeline.rows.dates import FULL_DATE, Dates
 from pipeline.rows.feed import TRAITS, Feed, Kind
+from pipeline.rows.money import AmountStyle
 from pipeline.rows.shares import Ceiling
 from pipeline.rows.sql import compile_condition, compile_value
 
@@ -85,9 +90,9 @@ class FeedSection(Section):
         (),
         description='Texts that mean blank, in every column: `["NULL", "N/A"]`. A cell must equal one of them, case included.',
     )
-    dates: tuple[str, ...] = Field(
+    dates: tuple[str, ...] | dict[str, tuple[str, ...]] = Field(
         (FULL_DATE,),
-        description="Formats of days, by the signs of strptime. A day that two of them read differently is rejected, never guessed.",
+        description='Formats of days, by the signs of strptime; or a table of them by field: `{ start_on = ["%m/%d/%Y"] }`. A day that two of them read differently is rejected, never guessed.',
     )
     key: tuple[str, ...] = Field(
         (),
@@ -180,11 +185,16 @@ class FeedSection(Section):
             compile_condition(value)
         return value
 
-    @field_validator("dates")
+    @field_validator("timezone")
     @classmethod
-    def _read_days(cls, formats: tuple[str, ...]) -> tuple[str, ...]:
-        settings.check_dates(formats)
-        return formats
+    def _is_zone(cls, value: str) -> str:
+        names = available_timezones() if value else {value}
+        if value not in names:
+            raise ValueError(
+                'must be a name of the IANA time zone database, such as "America/New_York".'
+                f"{did_you_mean(value, names)}"
+            )
+        return value
 
     @field_validator("delimiter")
     @classmethod
@@ -210,6 +220,35 @@ class FeedSection(Section):
             name for name in self.model_fields_set if getattr(self, name) != fields[name].default
         )
 
+    @property
+    def formats(self) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
+        """Return the formats of days: of all fields, and of those that have their own."""
+        if isinstance(self.dates, dict):
+            return (FULL_DATE,), self.dates
+        return self.dates, {}
+
+    @property
+    def _reading(self) -> Reading:
+        """Return how cells are read, as far as the section alone says it."""
+        everywhere, by_field = self.formats
+        return Reading(
+            Dates(everywhere, self.timezone, self.open_dates, by_field),
+            Crosswalks(),
+            self.codes,
+            self.amount_sign,
+            amount_style=AmountStyle(self.decimal_comma, self.amount_unit),
+        )
+
+    def _check_values(self, given: Collection[str]) -> None:
+        everywhere, by_field = self.formats
+        for name in by_field:
+            if not name.endswith("_on") or name not in given:
+                raise ValueError(f"dates.{name}: is no day in columns or constants: remove it")
+        named = {f"dates.{name}": formats for name, formats in by_field.items()}
+        settings.check_dates({"dates": everywhere, **named}, self.timezone)
+        settings.check_texts("null_values", self.null_values)
+        settings.check_texts("open_dates", self.open_dates)
+
     @model_validator(mode="after")
     def _fits_its_kind(self) -> Self:
         traits = TRAITS[self.kind]
@@ -229,10 +268,10 @@ class FeedSection(Section):
         for name, values in (
             ("key", self.key),
             ("order_by", self.order_by),
-            ("dates", self.dates),
             *((f"only.{name}", values) for name, values in self.only.items()),
         ):
             settings.check_names(name, values)
+        self._check_values(given)
         settings.check_effects(self.kind.value, self.missing, self._changed)
         if self.order_by and self.kind is Kind.ELIGIBILITY:
             raise ValueError("order_by: a patient's coverages go out by their order; leave it out")
@@ -252,9 +291,7 @@ class FeedSection(Section):
         )
         settings.check_codes(self.codes, given)
         settings.check_only(self.only, self.constants)
-        settings.check_constants(
-            self.constants, traits.model, self.dates, self.codes, self.amount_sign
-        )
+        settings.check_constants(self.constants, traits.model, self._reading)
         missing = [
             name for name in (*traits.required, *(self.key or traits.key)) if name not in given
         ]
@@ -297,7 +334,8 @@ def feed_of(section: FeedSection, folder: Path) -> Feed:
         codes=section.codes,
         only=section.only,
         key=key,
-        dates=section.dates,
+        dates=section.formats[0],
+        dates_of=section.formats[1],
         amount_sign=section.amount_sign,
         repeats=section.repeats,
         delivery=section.delivery or "full",

@@ -58,7 +58,7 @@ def read_rows(build: Build) -> None:
         build.writer.judge(name, parts[name], verdicts)
         parts[name] += 1
     for feed in build.job.feeds:
-        if feed.traits.has_money and build.reading(feed).dates.have_times:
+        if feed.traits.has_money and build.reading(feed).dates.have_times("posted_on"):
             _reject_other_times(build, feed)
 
 
@@ -66,12 +66,13 @@ def _read(build: Build, feed: Feed) -> FeedPlan:
     """Write the parts of a feed. Its control totals are those of the rows as they were read."""
     sources = build.sources[feed.name]
     corrected = _corrected_runs(build, feed)
-    cents_read = 0
+    cents_read = open_dates = 0
     parts = list(parts_of(sources))
     task = build.workers.share(part_task(build, feed), build.new_folder())
     calls = (partial(make_part, task, number, part) for number, part in enumerate(parts))
     for made in build.workers.in_turn(calls, build.check_stop):
         cents_read += made.cents
+        open_dates += made.open_dates
         build.progress.rows_read += made.rows
     build.writer.has(feed.name, len(parts))
     columns = list(dict.fromkeys(name for source in sources for name in source.kept))
@@ -93,6 +94,7 @@ def _read(build: Build, feed: Feed) -> FeedPlan:
             "mended_from": corrected,
             "rows_read": sum(source.rows for source in sources),
             "cents_read": cents_read,
+            "open_dates": open_dates,
             "columns": columns,
             "delimiter": sources[0].delimiter,
             "salt": _salt(build, feed),
@@ -192,7 +194,12 @@ def _salt(build: Build, feed: Feed) -> str:
         feed.kind,
         sorted(feed.codes.items()),
         feed.dates,
+        sorted(feed.dates_of.items()),
         feed.amount_sign,
+        feed.amount_style,
+        feed.timezone,
+        feed.open_dates,
+        feed.null_values,
         feed.key,
         feed.order_by,
         feed.where,

@@ -25,6 +25,7 @@ from pipeline.records import Disposition
 from pipeline.rows.feed import Feed
 
 _WARNINGS: Final = (BUMPS, arranging.RULE)
+_OPEN_DATES: Final = "dates|open"
 
 
 def seal_plan(build: Build) -> Plan:
@@ -103,6 +104,7 @@ def _totals_of(writer: PlanWriter, feed: Feed, judged: FeedPlan) -> dict[str, An
         warned.update({rule: int((rows["rule"] == rule).sum()) for rule in _WARNINGS})
         is_sent = pl.col("disposition") == Disposition.PENDING.value
         cents += int(rows.filter(is_sent)["amount_cents"].sum())
+    warned[_OPEN_DATES] = judged.meta["open_dates"]
     cancelled = judged.missing.filter(pl.col("interaction") != "").height
     return {
         "planned": {word.value: counts[word.value] for word in Disposition},
