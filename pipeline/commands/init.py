@@ -25,7 +25,7 @@ from pipeline.reading.source import Source
 from pipeline.reporting.draft import Lines, draft_text
 from pipeline.rows import synonyms
 from pipeline.rows.columns import TRANSLATED
-from pipeline.rows.dates import FORMATS, FULL_DATE, fitting, reads
+from pipeline.rows.dates import FORMATS, FULL_DATE, fitting, has_zone, reads
 from pipeline.rows.feed import TRAITS, Feed, Kind
 from pipeline.rows.money import cents_of
 from pipeline.rows.spellings import is_taken, shown
@@ -414,6 +414,10 @@ class _Drafting:
         self._lines.dates = taken
         if not taken and not self._lines.maybe_dates:
             self._lines.dates = [FULL_DATE]
+        if any(has_zone(form) for form in taken):
+            what = 'the dates are instants: set timezone to the practice\'s, such as "America/New_York"'
+            self._lines.maybe_dates.append(f"DECIDE: {what}")
+            self._decide(f"timezone: {what}")
 
     def _note_no_format(self, name: str) -> None:
         texts = self._counts(name)
