@@ -41,6 +41,7 @@ def use_of(feed: Feed, field: str) -> str:
         return f"mapped to {field}"
     return "used in where" if field == "where" else f"used in the SQL of {field}"
 
+
 _PROTECTED: Final = r'\A="([^"]*)"\z'  # how spreadsheets keep the zeros of an id: ="00123"
 
 
@@ -103,11 +104,15 @@ def _evaluated(frame: pl.DataFrame, feed: Feed) -> Iterator[tuple[str, pl.Series
     """Yield the value of each SQL expression by field, and the faults by rule."""
     for name, sql in feed.sql.items():
         compiled = compile_value(sql)
-        value, fault = evaluate(cleaned(frame.select(cs.by_name(*compiled.columns)), feed), compiled)
+        value, fault = evaluate(
+            cleaned(frame.select(cs.by_name(*compiled.columns)), feed), compiled
+        )
         yield name, value
         yield fault_of(name), fault
     if feed.where:
         compiled = compile_condition(feed.where)
-        is_met, fault = evaluate(cleaned(frame.select(cs.by_name(*compiled.columns)), feed), compiled)
+        is_met, fault = evaluate(
+            cleaned(frame.select(cs.by_name(*compiled.columns)), feed), compiled
+        )
         not_met = pl.repeat(_NOT_MET, frame.height, eager=True)
         yield WHERE, fault.zip_with(fault.is_not_null() | is_met.fill_null(value=False), not_met)
