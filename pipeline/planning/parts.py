@@ -159,7 +159,13 @@ def rows_with_verdicts(batch: Batch, task: PartTask) -> PlannedBatch:
 
 
 def reading_of(feed: Feed, source: Source, reading: Reading) -> Reading:
-    """Return how the rows of one file are read: with the file's hash if that is part of their identity."""
+    """Return how the rows of one file are read.
+
+    With the file's hash if that is part of their identity. Days of Parquet files and workbooks have a type, and
+    are written as ISO when they are decoded: they are read whatever the feed's formats are.
+    """
+    if source.is_parquet:
+        reading = replace(reading, dates=reading.dates.typed)
     return replace(reading, delivery=(source.sha256,)) if feed.counts_within_files else reading
 
 

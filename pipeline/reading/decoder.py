@@ -1,4 +1,4 @@
-"""The child process that decodes an untrusted Parquet file: it confines itself before it loads the decoder.
+"""The child process that decodes an untrusted file: it confines itself before it loads the decoder.
 
 It reads the file and writes the copy, and can open only its own program besides: no other file, no socket.
 """
@@ -7,35 +7,37 @@ import json
 import os
 import sys
 import sysconfig
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
 from pipeline.files import FILE_MODE
+from pipeline.reading.decoding import PARQUET, WORKBOOK, limit
 from pipeline.system.confinement import close_memory, confine
 
 _LIBRARIES: Final = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache")
-_POLARS: Final = ("polars", "_polars_runtime_32")
+_MODULES: Final = {PARQUET: "pipeline.reading.parquet", WORKBOOK: "pipeline.reading.workbook"}
+_DECODERS: Final = ("polars", "_polars_runtime_32", "python_calamine")
 
 
 def main() -> None:
     """Read the request, confine this process, decode, answer."""
-    path, copy = json.loads(sys.stdin.buffer.read())
+    kind, path, copy, options = json.loads(sys.stdin.buffer.read())
     close_memory()
     os.close(os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, FILE_MODE))
     confine([Path(path), *_program()], [Path(copy)])
-    from pipeline.reading.parquet import answer, limit  # noqa: PLC0415 - polars starts threads, which must be confined, too
-
+    decoder = import_module(_MODULES[kind])  # polars starts threads, which must be confined, too
     limit()
-    sys.stdout.write(json.dumps(answer(path, copy)))
+    sys.stdout.write(json.dumps(decoder.answer(path, copy, options)))
 
 
 def _program() -> list[Path]:
-    """Return the folders of Python, polars and this package."""
+    """Return the folders of Python, the decoding libraries and this package."""
     folders = [
         Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")
     ]
-    for name in _POLARS:
+    for name in _DECODERS:
         found = find_spec(name)
         folders += map(Path, (found.submodule_search_locations or ()) if found else ())
     return [*folders, Path(__file__).parents[1], *map(Path, _LIBRARIES)]

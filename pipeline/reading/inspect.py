@@ -20,20 +20,22 @@ from typing import BinaryIO, Final, NoReturn, cast
 
 from pipeline.errors import ColumnsMissing, InputError
 from pipeline.files import displayed, may_be_file
+from pipeline.reading import workbook
 from pipeline.reading.bounds import (
     COLUMNS_MAX,
     ROW_BYTES_MAX,
     UNPACKED_BYTES_FREE,
     UNPACKED_RATIO_MAX,
 )
+from pipeline.reading.decoding import Decoded
 from pipeline.reading.foreign import foreign_bytes
 from pipeline.reading.headers import column_text
-from pipeline.reading.heading import DELIMITERS, Heading, columns_of, heading_of
+from pipeline.reading.heading import DELIMITERS, Heading, columns_of, heading_of, unique_names
 from pipeline.reading.lake import refuse_folder, refuse_table_format
-from pipeline.reading.parquet import Decoded, decoded
+from pipeline.reading.parquet import decoded
 from pipeline.reading.protected import quoted
 from pipeline.reading.shape import Misshapen, Shape
-from pipeline.reading.source import Slice, Source, added_in, stamp_of
+from pipeline.reading.source import Slice, Source, Stamp, added_in, stamp_of
 from pipeline.reading.trim import Trimmer, trim_of
 from pipeline.reading.utf8 import Utf8Look, is_one_byte
 from pipeline.records import counted
@@ -52,9 +54,11 @@ _MAGIC_BYTES: Final = 64  # in which files of other kinds are recognised
 _BYTES_A_SLICE: Final = 32 << 20
 _NEAR: Final = 0.75  # how alike a header and a mapped name must be for a "did you mean"
 _GZIP, _ZSTD, _PARQUET, _PARQUET_ENCRYPTED = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1", b"PARE"
+_ZIP, _OLE = b"PK\x03\x04", b"\xd0\xcf\x11\xe0"
+_UNREAD_WORKBOOKS: Final = (".xls", ".xlsb", ".xlsm", ".xltx", ".xltm")
 _PACKED: Final = {".gz": _GZIP, ".zst": _ZSTD}
 _FOREIGN: Final = {  # the first bytes of files of other kinds
-    b"PK\x03\x04": "a zip archive or an Excel workbook",
+    _ZIP: "a zip archive or an Excel workbook",
     b"%PDF": "a PDF",
     b"BZh9": "compressed with bzip2",
     b"\xfd7zX": "compressed with xz",
@@ -70,16 +74,26 @@ def inspect(path: Path, feed: Feed, spool_dir: Path) -> Source:
     `spool_dir` as plain UTF-8, and a Parquet file is decoded into it.
     """
     _require_file(path, feed.name)
-    source = (
-        _parquet(path, feed, spool_dir)
-        if path.suffix == ".parquet"
-        else _text(path, feed, spool_dir)
-    )
+    source = _inspector(path)(path, feed, spool_dir)
     if source.rows == 0:
         raise InputError(
             "the file has a header and no rows", "ask the sender for the whole file", file=path.name
         )
     return source
+
+
+def _inspector(path: Path) -> Callable[[Path, Feed, Path], Source]:
+    """Return the function that inspects a file, by the ending of its name. Raises InputError."""
+    suffix = path.suffix.lower()
+    if suffix in _UNREAD_WORKBOOKS:
+        raise InputError(
+            f"workbooks of the kind {suffix} are not read",
+            "have it saved as .xlsx or CSV",
+            file=path.name,
+        )
+    if suffix == ".xlsx":
+        return _workbook
+    return _parquet if path.suffix == ".parquet" else _text
 
 
 def _require_file(path: Path, what: str) -> None:
@@ -160,13 +174,7 @@ def _check_header(header: Sequence[str], path: Path, feed: Feed) -> None:
 
 
 def _parquet(path: Path, feed: Feed, spool_dir: Path) -> Source:
-    stamp = stamp_of(path)
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        magic = file.read(len(_PARQUET))
-        file.seek(0)
-        for chunk in iter(lambda: file.read(_CHUNK), b""):
-            digest.update(chunk)
+    stamp, magic, sha256 = _marks_of(path)
     if magic == _PARQUET_ENCRYPTED:
         raise InputError(
             "the Parquet file is encrypted", "have it written without encryption", file=path.name
@@ -180,16 +188,36 @@ def _parquet(path: Path, feed: Feed, spool_dir: Path) -> Source:
     found = decoded(_readable(path, spool_dir), copy)
     _check_kinds(found, path, feed)
     _check_columns(found.header, path.name, feed)
+    return _copied(path, copy, found.header, found, stamp, sha256)
+
+
+def _marks_of(path: Path) -> tuple[Stamp, bytes, str]:
+    """Return a file's stamp, its first four bytes and its SHA-256."""
+    stamp = stamp_of(path)
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        magic = file.read(4)
+        file.seek(0)
+        for chunk in iter(lambda: file.read(_CHUNK), b""):
+            digest.update(chunk)
+    return stamp, magic, digest.hexdigest()
+
+
+def _copied(
+    path: Path, copy: Path, header: Sequence[str], found: Decoded, stamp: Stamp, sha256: str
+) -> Source:
+    """Return the source of a file that was decoded into a copy."""
     return Source(
         path,
         str(path),
         copy,
-        found.header,
+        tuple(header),
         _rows_in_slices(found.rows),
-        digest.hexdigest(),
+        sha256,
         stamp,
         is_parquet=True,
         delimiter=",",
+        skipped=found.skipped,
     )
 
 
@@ -224,6 +252,30 @@ def _check_kinds(found: Decoded, path: Path, feed: Feed) -> None:
         else:
             continue
         raise InputError(f"the column is {message}", fix, file=path.name, column=column)
+
+
+# Workbooks ----------------------------------------------------------------------------------------
+
+
+def _workbook(path: Path, feed: Feed, spool_dir: Path) -> Source:
+    stamp, magic, sha256 = _marks_of(path)
+    if magic == _OLE:
+        raise InputError(
+            "the workbook is encrypted, or of the old kind .xls",
+            "have it saved as .xlsx without a password, or as CSV",
+            file=path.name,
+        )
+    if magic != _ZIP:
+        raise InputError(
+            "this is not an Excel workbook", "check what the sender wrote", file=path.name
+        )
+    copy = spool_dir / "sheet.parquet"
+    found = workbook.decoded(path, copy, feed)
+    _check_header(found.header, path, feed)
+    mapped = frozenset(name for _, name in columns_read(feed))
+    header = unique_names(found.header, len(found.header), mapped)
+    _check_columns(header, path.name, feed)
+    return _copied(path, copy, header, found, stamp, sha256)
 
 
 # Text ---------------------------------------------------------------------------------------------
@@ -408,7 +460,7 @@ def _unpacked(raw: BinaryIO, path: Path, digest: Callable[[bytes], object]) -> I
     if magic in _FOREIGN:
         raise InputError(
             f"the file is {_FOREIGN[magic]}, and no text with a header and rows",
-            "unpack it or have it exported as CSV or Parquet; .gz and .zst are read as they are",
+            "unpack it or have it exported as CSV or Parquet; name a workbook .xlsx; .gz and .zst are read as they are",
             file=path.name,
         )
     if packed is not None and not magic.startswith(packed):

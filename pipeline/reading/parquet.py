@@ -1,23 +1,11 @@
-"""Decode untrusted Parquet files in a process of their own, into a copy that can be trusted.
-
-A damaged Parquet file can make the library that decodes it panic, abort, hang, or ask for any amount of
-memory, and nothing in the same process survives an abort. The sender's bytes are therefore decoded by a
-child with limits on memory and time, which knows no secret, opens no other file and reaches no network
-(`decoder.py`). It writes the columns as text into a copy, and this process reads only the copy.
+"""Decode untrusted Parquet files: what the child does (`decoding.py`), and the refusals in words.
 
 Checksums of pages are checked. Many files have none; then only the sender's control totals (`manifest`,
 `--expect`) can show that a flipped bit reads as another value.
 """
 
-import errno
-import json
 import mmap
-import os
-import re
-import signal
-import subprocess
-import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -27,25 +15,19 @@ import polars.selectors as cs
 from pipeline.errors import InputError
 from pipeline.reading.bounds import (
     COLUMNS_MAX,
-    DECODING_BYTES_MAX,
     DECODING_S_MAX,
     FIELD_BYTES_MAX,
     ROWS_MAX,
 )
 from pipeline.reading.checksums import has_wrong_checksum
+from pipeline.reading.decoding import PARQUET, Decoded, refusal, run_decoder
 
 _DAMAGED: Final = "damaged"
 _WIDE: Final = "wide"
 _LONG: Final = "long"
 _TWICE: Final = "twice"
 _CHECKSUM: Final = "checksum"
-_NO_ROOM: Final = "no room"
 _ROWS_A_GROUP: Final = 50_000  # of the copy: the part that a reader has in memory
-_POLARS: Final = {
-    "POLARS_IDEAL_MORSEL_SIZE": "2000",  # as the next, to need little memory
-    "POLARS_ROW_GROUP_PREFETCH_SIZE": "1",
-    "POLARS_IMPORT_INTERVAL_AS_STRUCT": "1",  # else polars panics at a column of intervals that is not mapped
-}
 _TEXT_OF: Final = {pl.Datetime: "%Y-%m-%dT%H:%M:%S", pl.Date: "%Y-%m-%d"}
 _READABLE: Final = {
     pl.String, pl.Categorical, pl.Enum, pl.Boolean, pl.Date, pl.Datetime, pl.Time, pl.Null,
@@ -54,43 +36,11 @@ _READABLE: Final = {
 _DAYS: Final = (-96_400_000, 95_020_000)  # since 1970-01-01: about the years -261,900 to 262,100
 _DAY_OF: Final = {"ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}
 _INTEGER_MAX: Final = 2**63 - 1
-_OS_ERROR: Final = re.compile(r"\(os error (\d+)\)")  # as polars writes it
-_FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
-
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """The content of a Parquet file. The copy has its columns but those of `unreadable`, as text."""
-
-    header: tuple[str, ...]
-    rows: int
-    unreadable: frozenset[str]  # lists, structs, maps, bytes, durations
-    fractional: frozenset[str]  # numbers that may have decimals
-    instants: frozenset[str]  # times with a zone
 
 
 def decoded(path: Path, copy: Path, seconds_max: float = DECODING_S_MAX) -> Decoded:
     """Decode a file into `copy`. Raises InputError, however the child ends."""
-    request = json.dumps([str(path.absolute()), str(copy.absolute())])
-    modules = os.pathsep.join(each for each in sys.path if each)
-    try:
-        child = subprocess.run(
-            [sys.executable, "-P", "-m", "pipeline.reading.decoder"],
-            input=request.encode(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # a panic may write anything there
-            env={"PYTHONPATH": modules, **_POLARS},
-            timeout=seconds_max,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        _refuse(path, f"the Parquet file was not decoded within {seconds_max:,.0f} s")
-    if child.returncode != 0:
-        _refuse(path, f"the Parquet file cannot be decoded ({_ending(child.returncode)})")
-    try:
-        answer: dict[str, Any] = json.loads(child.stdout)
-    except ValueError:
-        _refuse(path, "the Parquet file cannot be decoded (its process gave no answer)")
+    answer = run_decoder(PARQUET, path, copy, {}, seconds_max)
     if answer.get("refused"):
         _refuse_as(path, answer["refused"], answer["count"])
     return Decoded(
@@ -99,25 +49,6 @@ def decoded(path: Path, copy: Path, seconds_max: float = DECODING_S_MAX) -> Deco
         frozenset(answer["unreadable"]),
         frozenset(answer["fractional"]),
         frozenset(answer["instants"]),
-    )
-
-
-def _ending(code: int) -> str:
-    """Return how a child ended that gave no answer."""
-    if code > 0:
-        return f"its process ended with {code}"
-    try:
-        return f"its process was ended by {signal.Signals(-code).name}"
-    except ValueError:
-        return f"its process was ended by signal {-code}"
-
-
-def _refuse(path: Path, message: str) -> NoReturn:
-    limit = f"{DECODING_BYTES_MAX >> 30} GiB of memory and {DECODING_S_MAX} s"
-    raise InputError(
-        message,
-        f"ask the sender for it again, as CSV or in smaller row groups: it may be damaged, and {limit} are all that decoding may take",
-        file=path.name,
     )
 
 
@@ -134,10 +65,6 @@ def _refuse_as(path: Path, why: str, count: int) -> NoReturn:
         _TWICE: ("two columns have the same name", "rename one of the two"),
         _WIDE: (f"{count:,} columns, at most {COLUMNS_MAX} are read", "take fewer columns"),
         _LONG: (f"{count:,} rows, at most {ROWS_MAX:,} are read", "have it split into several"),
-        _NO_ROOM: (
-            f"the Parquet file cannot be copied: {os.strerror(count)}",
-            "make room under state.dir, or under the folder for temporary files",
-        ),
     }[why]
     raise InputError(message, fix, file=path.name)
 
@@ -145,28 +72,14 @@ def _refuse_as(path: Path, why: str, count: int) -> NoReturn:
 # The child ----------------------------------------------------------------------------------------
 
 
-def limit() -> None:
-    """Bound memory and time, and ignore the signals that interrupt the run, so that the copy is whole."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    if sys.platform != "win32":
-        import resource  # noqa: PLC0415 - not on Windows
-
-        resource.setrlimit(resource.RLIMIT_DATA, (DECODING_BYTES_MAX, DECODING_BYTES_MAX))
-        seconds_max = DECODING_S_MAX * (os.cpu_count() or 1)
-        resource.setrlimit(resource.RLIMIT_CPU, (seconds_max, seconds_max))
-
-
-def answer(path: str, copy: str) -> dict[str, Any]:
+def answer(path: str, copy: str, _options: Mapping[str, Any]) -> dict[str, Any]:
     """Decode the file into the copy. Returns the arguments of `Decoded`, or the refusal, as JSON values."""
     try:
         return _decode(path, copy)
     except pl.exceptions.DuplicateError:
         return {"refused": _TWICE, "count": 0}
     except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        matched = _OS_ERROR.search(str(error))
-        number = int(matched[1]) if matched else 0
-        return {"refused": _NO_ROOM if number in _FULL else _DAMAGED, "count": number}
+        return refusal(error, _DAMAGED)
 
 
 def _decode(path: str, copy: str) -> dict[str, Any]:

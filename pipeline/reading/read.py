@@ -74,7 +74,9 @@ def _is_changed(source: Source) -> bool:
 def _scan(source: Source, piece: Slice) -> pl.LazyFrame:
     if source.is_parquet:
         rows = pl.scan_parquet(source.readable, glob=False, hive_partitioning=False)
-        return rows.slice(piece.start, piece.rows)
+        names = rows.collect_schema().names()  # of a workbook, the columns' positions
+        named = rows.rename(dict(zip(names, source.header, strict=True)))
+        return named.slice(piece.start, piece.rows)
     header = list(source.header)
     with source.readable.open("rb") as file:
         file.seek(piece.start)

@@ -71,12 +71,13 @@ class Source:
         path: The file.
         origin: Shown in reports: the path, or the address of the object that it copies.
         readable: The path that is read: the file itself, its copy as plain UTF-8 if it is compressed or has
-            another encoding, or the copy of a Parquet file (`pipeline/reading/parquet.py`).
+            another encoding, or the copy of a Parquet file or a workbook (`pipeline/reading/decoding.py`).
         header: All columns in the file's order, with names that differ (`heading.unique_names`).
         slices: All rows.
         sha256: Of the file's own bytes.
+        is_parquet: Whether `readable` is a Parquet file: the copy of a Parquet file or of a workbook.
         surplus: The columns that rows of a text have beyond its header: all of their cells must be blank.
-        skipped: The number of lines of a text that were left out, by kind (`pipeline/reading/trim.py`).
+        skipped: The number of lines that were left out, by kind (`pipeline/reading/trim.py`).
         may_be_utf8: Whether `encoding` reads each byte as a character, and the bytes are valid UTF-8 with
             characters of several bytes.
     """

@@ -8,12 +8,13 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime, time, timedelta
-from functools import cache
+from functools import cache, cached_property
 from typing import Final, Literal, NamedTuple
 from zoneinfo import ZoneInfo
 
 FULL_DATE: Final = "%Y-%m-%d"
 PARQUET_INSTANTS: Final = "%Y-%m-%dT%H:%M:%SZ"  # how instants of a Parquet file are read
+_ISO_INSTANT: Final = "%Y-%m-%dT%H:%M:%S"
 _DATE_CACHE_MAX = 50_000
 _ADJOINING: Final = re.compile(r"((?:%[YymdHMSfjI]){2,})")  # numbers with nothing between them
 _TIME: Final = re.compile(r"%[HIMSfpXc]")  # directives of a time of day
@@ -49,7 +50,7 @@ FORMATS: Final = (
     "%Y-%m-%d %H:%M:%S",
     "%Y-%m-%d %H:%M:%S.%f",
     "%Y-%m-%d %H:%M",
-    "%Y-%m-%dT%H:%M:%S",
+    _ISO_INSTANT,
     "%Y-%m-%dT%H:%M:%SZ",
     "%Y-%m-%dT%H:%M:%S.%f",
     "%Y-%m-%dT%H:%M:%S.%fZ",
@@ -94,6 +95,15 @@ class Dates:
         self._zone = ZoneInfo(timezone) if timezone else None
         self._open_dates = frozenset(open_dates)
         self._cache: dict[tuple[str, str], _Read] = {}
+
+    @cached_property
+    def typed(self) -> "Dates":
+        """Return the reader of files whose days have a type: they are written as ISO, beside texts in our formats."""
+        iso = (FULL_DATE, _ISO_INSTANT)
+        reader = Dates((*self._formats, *iso))
+        reader._by_field = {name: (*forms, *iso) for name, forms in self._by_field.items()}
+        reader._zone, reader._open_dates = self._zone, self._open_dates
+        return reader
 
     def formats(self, field: str = "") -> tuple[str, ...]:
         """Return the formats of a field."""

@@ -873,7 +873,7 @@ MUTATIONS: Final = (
     Mutation(
         "I10",
         "a dead child is taken for a good one",
-        "pipeline/reading/parquet.py",
+        "pipeline/reading/decoding.py",
         "    if child.returncode != 0:",
         "    if child.returncode > 0:",
         (_CHILD,),
@@ -881,7 +881,7 @@ MUTATIONS: Final = (
     Mutation(
         "I11",
         "the child is given the environment",
-        "pipeline/reading/parquet.py",
+        "pipeline/reading/decoding.py",
         'env={"PYTHONPATH"',
         'env={**os.environ, "PYTHONPATH"',
         (_CHILD,),

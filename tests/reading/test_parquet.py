@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from pipeline.errors import InputError
 from pipeline.reading import parquet
 from pipeline.reading.checksums import has_wrong_checksum
+from pipeline.reading.decoding import Decoded
 from pipeline.reading.inspect import inspect
 from pipeline.reading.read import read
 from pipeline.rows.feed import Feed, Kind
@@ -121,7 +122,7 @@ def test_a_path_that_looks_like_a_partition_or_a_pattern_is_a_path(tmp_path: Pat
 # The child ----------------------------------------------------------------------------------------
 
 
-def copied(folder: Path, **options: Any) -> parquet.Decoded:
+def copied(folder: Path, **options: Any) -> Decoded:
     path = folder / "a.parquet"
     pl.DataFrame(GOOD).write_parquet(path)
     return parquet.decoded(path, folder / "copy.parquet", **options)

@@ -41,7 +41,7 @@ def connected(kind, family=socket.AF_INET, address=None):
         link.connect(address or ("127.0.0.1", int(port)))
 
 
-def answer(path, copy):
+def answer(path, copy, options):
     beside = Path(copy).with_name("beside")
     attempts = {
         "own file": lambda: Path(path).read_bytes()[:4],
@@ -71,7 +71,7 @@ def answer(path, copy):
 
 
 module = types.ModuleType("pipeline.reading.parquet")
-module.limit, module.answer = lambda: None, answer
+module.answer = answer
 sys.modules["pipeline.reading.parquet"] = module
 from pipeline.reading.decoder import main
 
@@ -94,7 +94,7 @@ def tried(folder: Path, port: int, *before: str) -> dict[str, str]:
     secret.write_text("a secret")
     done = subprocess.run(
         [*before, sys.executable, "-P", "-c", TAKEN_OVER, secret, str(port)],
-        input=json.dumps([str(path), str(folder / "copy.parquet")]),
+        input=json.dumps(["Parquet file", str(path), str(folder / "copy.parquet"), {}]),
         capture_output=True, text=True, check=True, env={"PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     found: dict[str, str] = json.loads(done.stdout)
@@ -138,7 +138,7 @@ async def test_check_says_what_the_kernel_cannot_shut(
         world, *(lacks if is_lacking else ()), "-m", "pipeline", "check", "config.toml", "--json"
     )
     told = json.loads(done)
-    found = [each for each in told["checks"] if each["what"] == "Parquet"]
+    found = [each for each in told["checks"] if each["what"] == "Parquet, .xlsx"]
     assert told["exit_code"] == 0
     if is_lacking:
         (only,) = found

@@ -16,6 +16,7 @@ from pipeline.planning.parts import (
     PartTask,
     make_part,
     parts_of,
+    reading_of,
 )
 from pipeline.planning.resolve import resolve
 from pipeline.planning.state import Build, FeedPlan
@@ -58,8 +59,17 @@ def read_rows(build: Build) -> None:
         build.writer.judge(name, parts[name], verdicts)
         parts[name] += 1
     for feed in build.job.feeds:
-        if feed.traits.has_money and build.reading(feed).dates.have_times("posted_on"):
+        if feed.traits.has_money and _have_times(build, feed):
             _reject_other_times(build, feed)
+
+
+def _have_times(build: Build, feed: Feed) -> bool:
+    """Return whether days of a feed may be read with a time of day."""
+    reading = build.reading(feed)
+    return any(
+        reading_of(feed, source, reading).dates.have_times("posted_on")
+        for source in build.sources[feed.name]
+    )
 
 
 def _read(build: Build, feed: Feed) -> FeedPlan:
