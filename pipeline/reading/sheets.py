@@ -1,23 +1,23 @@
 """The parts of a workbook that its decoder does not show: the date system, formula errors, formulas without a value.
 
 calamine gives an empty cell for a formula's error and for a formula whose value was never stored. Both must not
-pass for blanks, so this module reads the XML of the sheet a second time (ECMA-376, part 1, 18.2 and 18.3). It
-reads every byte, so that the checksum of the sheet is checked and a sheet that is cut short is found. Pure but
-for reading the archive.
+pass for blanks, so this module reads the XML of the sheet a second time (ECMA-376, part 1, 18.2 and 18.3).
 """
 
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Final
 from xml.parsers import expat
-from zipfile import ZipFile
+from zipfile import ZipFile, ZipInfo
 
-from pipeline.reading.bounds import UNPACKED_BYTES_FREE, UNPACKED_RATIO_MAX
+from pipeline.reading.bounds import UNPACKED_BYTES_FREE, UNPACKED_RATIO_MAX, WORKBOOK_BYTES_MAX
 
 _PARTS_MAX: Final = 10_000
 _CHUNK: Final = 1 << 18
 _CELL: Final = re.compile(r"([A-Z]{1,3})([1-9][0-9]{0,6})")
+_XML: Final = (".xml", ".rels")
 _MACROS: Final = "vbaproject.bin"
 _WORKBOOK: Final = "xl/workbook.xml"
 _BINARY: Final = "xl/workbook.bin"
@@ -58,17 +58,43 @@ class Book:
     parts: tuple[str, ...]
 
 
-def read_book(archive: ZipFile, size: int) -> Book:
-    """Return the facts of a workbook of `size` bytes. Raises Unfit."""
+def checked(archive: ZipFile, size: int) -> bytes:
+    """Return the XML of a workbook of `size` bytes as a new archive, after its checksums were checked.
+
+    calamine checks none, and reads the directory of an archive in its own way. From a new archive it reads the
+    same bytes as this module.
+
+    Raises:
+        Unfit: It is no workbook that is read.
+        BadZipFile: It is damaged; zlib.error and others are possible, too.
+    """
     infos = archive.infolist()
-    names = {info.filename.replace("\\", "/").lower(): info.filename for info in infos}
+    names = {_normal(info.filename) for info in infos}
     unpacked = sum(info.file_size for info in infos)
-    if len(infos) > _PARTS_MAX or unpacked > max(UNPACKED_BYTES_FREE, size * UNPACKED_RATIO_MAX):
+    most = min(WORKBOOK_BYTES_MAX, max(UNPACKED_BYTES_FREE, size * UNPACKED_RATIO_MAX))
+    if len(infos) > _PARTS_MAX or unpacked > most:
         raise Unfit(BOMB)
     if any(name.endswith(_MACROS) for name in names):
         raise Unfit(MACROS)
     if _BINARY in names:
         raise Unfit(BINARY)
+    if len(names) < len(infos):
+        raise Unfit(DAMAGED)
+    copy = BytesIO()
+    with ZipFile(copy, "w") as new:
+        for info in infos:
+            if _normal(info.filename).endswith(_XML):
+                new.writestr(ZipInfo(info.filename), archive.read(info))
+    return copy.getvalue()
+
+
+def _normal(name: str) -> str:
+    return name.replace("\\", "/").lower()
+
+
+def read_book(archive: ZipFile) -> Book:
+    """Return the facts of a workbook. Raises Unfit."""
+    names = {_normal(name): name for name in archive.namelist()}
     if _WORKBOOK not in names or _RELATIONS not in names:
         raise Unfit(DAMAGED)
     found: dict[str, list[Mapping[str, str]]] = {}

@@ -13,6 +13,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from io import BytesIO
 from itertools import islice
 from math import floor, isfinite
 from pathlib import Path
@@ -34,6 +35,7 @@ from pipeline.reading.sheets import (
     MACROS,
     Marks,
     Unfit,
+    checked,
     letters_of,
     read_book,
     read_marks,
@@ -108,7 +110,7 @@ def _refusal(answer: Mapping[str, Any], feed: Feed) -> tuple[str, str]:
         ),
         BINARY: ("the workbook is binary (.xlsb)", "have it saved as .xlsx or CSV"),
         BOMB: (
-            "the workbook unpacks to far more than its size",
+            "the workbook unpacks to far more than its size, or to more than 2 GiB",
             "ask the sender what it is; if it is right, have it sent as CSV",
         ),
         _NO_SUCH_SHEET: (
@@ -155,8 +157,13 @@ def answer(path: str, copy: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _decode(path: str, copy: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    with ZipFile(path) as archive, calamine.CalamineWorkbook.from_path(path) as workbook:
-        book = read_book(archive, Path(path).stat().st_size)
+    with ZipFile(path) as sent:
+        data = checked(sent, Path(path).stat().st_size)
+    with (
+        ZipFile(BytesIO(data)) as archive,
+        calamine.CalamineWorkbook.from_filelike(BytesIO(data)) as workbook,
+    ):
+        book = read_book(archive)
         number = _chosen(workbook.sheets_metadata, options["sheet"])
         if len(book.parts) != len(workbook.sheets_metadata) or not book.parts[number]:
             raise Unfit(DAMAGED)

@@ -3,7 +3,7 @@
 `simulate -n 20000` runs schedules, crash points, power losses and kills, and prints violations and the
 shares of rows confirmed, in doubt and pending; `replay SEED` prints what happens in one schedule.
 `nights -n 500` plays nights of real files with changed keys, deliveries and rows. `input -n 1000000`
-reads hostile rows, and files in proportion; `parquet -n 2000` corrupted Parquet files; `cluster --kills
+reads hostile rows, and files in proportion; `parquet -n 2000` corrupted Parquet files; `workbooks -n 2000` workbooks; `cluster --kills
 100` strikes runs over a cluster. Each ends with 1 if anything was violated.
 """
 
@@ -76,6 +76,12 @@ def main() -> int:
     tables.add_argument("-n", type=int, default=2_000, help="files")
     tables.add_argument("--seed", type=int, default=0, help="the first one")
     tables.set_defaults(work=lambda asked: _parquet(asked.n, asked.seed))
+    books = commands.add_parser(
+        "workbooks", help="random and corrupted workbooks, read as a run reads them (make checks)"
+    )
+    books.add_argument("-n", type=int, default=2_000, help="files")
+    books.add_argument("--seed", type=int, default=0, help="the first one")
+    books.set_defaults(work=lambda asked: _workbooks(asked.n, asked.seed))
     asked = parser.parse_args()
     return int(asked.work(asked))
 
@@ -266,6 +272,23 @@ def _parquet(count: int, seed: int) -> int:
     for violation in report.violations[:_SHOWN_MAX]:
         print(f"  {violation}")
     _tell("corrupted Parquet files", count, began_s, report.violations)
+    return 1 if report.violations else 0
+
+
+def _workbooks(count: int, seed: int) -> int:
+    from tests.proof import workbooks  # noqa: PLC0415 - openpyxl is installed by `make checks`
+
+    began_s = time.monotonic()
+    report = workbooks.Report()
+    with hostile.scratch() as folder:
+        for each in range(seed, seed + count):
+            workbooks.play_damage(each, Path(folder), report)
+            workbooks.play_table(each, Path(folder), report)
+    for name, number in report.ends.most_common():
+        print(f"  {number:>7,} {name}")
+    for violation in report.violations[:_SHOWN_MAX]:
+        print(f"  {violation}")
+    _tell("random and corrupted workbooks", 2 * count, began_s, report.violations)
     return 1 if report.violations else 0
 
 

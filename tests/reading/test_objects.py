@@ -122,6 +122,18 @@ async def test_parts_of_a_table_are_refused(
     assert len(await fetched(tmp_path, "s3://drop/u/a.parquet")) == 1
 
 
+async def test_a_workbook_is_loaded_as_a_local_one_is(make_world: MakeWorld, store: Store) -> None:
+    openpyxl = pytest.importorskip("openpyxl", reason="make checks")
+    world = await make_world()
+    book = openpyxl.Workbook()
+    for row in (["TXN", "MRN", "Amount", "Claim"], ["T1", f"{1:032x}", 5, None]):
+        book.active.append(row)
+    book.save(world.folder / "a.xlsx")
+    store.buckets["drop"] = {"in/a.xlsx": (world.folder / "a.xlsx").read_bytes()}
+    world.write_config(feeds=LEDGER_ONLY.replace("ledger.csv", "s3://drop/in/*.xlsx"))
+    assert counts(await run(world)) == {"created": 1}
+
+
 async def test_input_manifest_and_crosswalk_may_be_objects(
     make_world: MakeWorld, store: Store
 ) -> None:

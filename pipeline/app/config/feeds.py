@@ -45,7 +45,7 @@ class FeedSection(Section):
         description="What its rows become: `eligibility` Coverage, `ledger` PaymentNotice."
     )
     path: Location = Field(
-        description="A file, or a glob: then all files that it matches are one feed. .csv .tsv .txt .parquet, and .gz or .zst for text; here, or in an object store (`s3://`, `gs://`, `az://`)."
+        description="A file, or a glob: then all files that it matches are one feed. .csv .tsv .txt .parquet .xlsx, and .gz or .zst for text; here, or in an object store (`s3://`, `gs://`, `az://`)."
     )
     manifest: Location = Field(
         "",

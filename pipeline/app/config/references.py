@@ -12,7 +12,7 @@ from pipeline.job import Reference, References, Section
 from pipeline.rows.crosswalk import Target
 
 _TABLE: Final = (
-    "With `file`: the table, CSV (.csv .tsv .txt, .gz or .zst too) or Parquet, as UTF-8."
+    "With `file`: the table, CSV (.csv .tsv .txt, .gz or .zst too) as UTF-8, Parquet or .xlsx."
 )
 
 
