@@ -72,6 +72,7 @@ _AMOUNTS: Final = "tests/proof/test_input.py::test_an_amount_is_what_a_slow_judg
 _UNFIT: Final = "tests/reading/test_inspect.py::test_an_unfit_file_is_refused"
 _BOUNDS: Final = "tests/reading/test_inspect.py::test_a_cell_and_a_row_have_a_longest_length"
 _CHILD: Final = "tests/reading/test_parquet.py"
+_WORKBOOK: Final = "tests/reading/test_workbook.py"
 _PARQUET: Final = "tests/reading/test_parquet.py::test_an_id_that_was_written_as_a_number_with_decimals_is_refused"
 
 
@@ -893,6 +894,30 @@ MUTATIONS: Final = (
         'column in found.fractional and field != "amount"',
         "False",
         (_PARQUET,),
+    ),
+    Mutation(
+        "I20",
+        "errors in a workbook pass for blanks",
+        "pipeline/reading/sheets.py",
+        'self.marks[cell] = text or "#ERROR"',
+        "pass",
+        (_WORKBOOK,),
+    ),
+    Mutation(
+        "I21",
+        "formulas without a stored value pass for blanks",
+        "pipeline/reading/workbook.py",
+        "if _NO_VALUE in row:",
+        "if False:",
+        (_WORKBOOK,),
+    ),
+    Mutation(
+        "I22",
+        "serial days of 1904 are counted from 1900",
+        "pipeline/reading/workbook.py",
+        "origin = datetime(1904, 1, 1)",
+        "origin = datetime(1900, 1, 1)",
+        (_WORKBOOK,),
     ),
     Mutation(
         "56",

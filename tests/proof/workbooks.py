@@ -7,6 +7,7 @@ by an InputError; where its bytes were damaged, it may also be read as the rows 
 
 import io
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, time, timedelta
 from decimal import Decimal
@@ -14,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from random import Random
 from typing import Any, Final
-from zipfile import ZIP_DEFLATED, ZipFile
+from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile
 
 import openpyxl  # type: ignore[import-untyped]
 import polars as pl
@@ -117,8 +118,8 @@ def _rows(folder: Path) -> Rows:
 
 
 @cache
-def good() -> bytes:
-    """Return a good workbook with shared texts, numbers, days and errors, and formulas with values."""
+def good(packing: int = ZIP_DEFLATED) -> bytes:
+    """Return a good workbook with texts, numbers, days and errors, compressed or stored."""
     book = openpyxl.Workbook()
     book.active.append(["TXN", "MRN", "Amount", "Day", "Error"])
     for number in range(60):
@@ -127,12 +128,22 @@ def good() -> bytes:
         )
     file = io.BytesIO()
     book.save(file)
+    with ZipFile(file) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    return _packed(parts, packing)
+
+
+def _packed(parts: Mapping[str, bytes], packing: int) -> bytes:
+    file = io.BytesIO()
+    with ZipFile(file, "w", packing) as archive:
+        for name, text in parts.items():
+            archive.writestr(name, text)
     return file.getvalue()
 
 
 def corrupted(random: Random) -> tuple[str, bytes]:
     """Return the kind of damage, and the file's bytes after it."""
-    data = bytearray(good())
+    data = bytearray(good(random.choice([ZIP_DEFLATED, ZIP_STORED])))
     at = random.randrange(len(data))
     kind = random.choice(
         ["flip", "flip", "directory", "cut", "zeros", "insert", "delete", "xml", "xml"]
@@ -172,11 +183,7 @@ def _with_broken_xml(random: Random) -> bytes:
             part[at:at] = random.choice(
                 [b"<", b"</row>", b"<c>", b"&x;", b"\0", b"999999999", b'"']
             )
-    file = io.BytesIO()
-    with ZipFile(file, "w", ZIP_DEFLATED) as archive:
-        for name, text in parts.items():
-            archive.writestr(name, bytes(text))
-    return file.getvalue()
+    return _packed({name: bytes(text) for name, text in parts.items()}, ZIP_DEFLATED)
 
 
 def play_damage(seed: int, folder: Path, report: Report, *, is_in_child: bool = True) -> None:

@@ -349,6 +349,18 @@ def test_an_archive_that_unpacks_to_far_more_than_its_size_is_refused(tmp_path: 
             checked(archive, WORKBOOK_BYTES_MAX)
 
 
+def test_a_part_that_differs_from_its_checksum_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path, HEADER, GOOD)
+    with ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with ZipFile(path, "w") as archive:  # stored as they are
+        for name, text in parts.items():
+            archive.writestr(name, text)
+    assert rows_of(path)
+    path.write_bytes(path.read_bytes().replace(b">p1<", b">p2<"))
+    assert "damaged" in refusal_of(path)
+
+
 def test_more_memory_than_there_may_be_is_a_refusal(tmp_path: Path) -> None:
     """The whole sheet, as calamine holds it: 512 columns of a million rows."""
     corner = '<row r="1048576"><c r="SR1048576"><v>1</v></c></row></sheetData>'
@@ -394,7 +406,7 @@ async def test_a_workbook_is_loaded_and_what_it_rejects_is_csv(make_world: MakeW
         (patient_key(1), 6, 46024, "created"),
         (patient_key(2), 7, "11/02/2026", "created"),
         (patient_key(3), 8, datetime.fromisoformat("2026-11-02T03:04:05"), "created"),
-        (patient_key(4), 9, 7, "rejected"),
+        (patient_key(4), 9, 60, "rejected"),
         (patient_key(5), 1.005, day, "rejected"),
         (patient_key(6), "#N/A", day, "rejected"),
         (1_234_567_890_123_456, 5, day, "rejected"),
