@@ -231,6 +231,7 @@ class Reference:
     skip_lines: int = 0  # of a table that is text
     comment_prefix: str = ""
     blank_lines: Literal["reject", "skip"] = "reject"
+    one_by_one_max: int = 100  # values that are searched one by one, however small the namespace
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,6 +64,7 @@ class Transport:
         may_send: Asked right before the bytes of each request; None: always.
         proxy: The forward proxy that all requests go through; None: none, whatever the environment says.
         certificate: Shown to a gateway that asks for one: PEM files of a certificate and its key.
+        keepalive_s: Seconds for which a connection without a request is kept.
 
     Raises:
         ConfigError: If one of the files does not hold what it should.
@@ -78,12 +79,14 @@ class Transport:
         *,
         proxy: Proxy | None = None,
         certificate: tuple[Path, Path] | None = None,
+        keepalive_s: float = KEEPALIVE_S,
     ) -> None:
         self._tls = trust(ca_file, certificate)
         self._proxy = proxy
         self._timeout_s = timeout_s
         self._concurrency = concurrency
         self._may_send = may_send
+        self._keepalive_s = keepalive_s
         self._session: aiohttp.ClientSession | None = None
         self._plain: Mapping[str, str] = {}  # the headers that were checked last; most are the same
 
@@ -91,7 +94,7 @@ class Transport:
         """Open the session."""
         self._session = aiohttp.ClientSession(
             connector=StrictConnector(
-                limit=self._concurrency, keepalive_timeout=KEEPALIVE_S, ssl=self._tls
+                limit=self._concurrency, keepalive_timeout=self._keepalive_s, ssl=self._tls
             ),
             timeout=aiohttp.ClientTimeout(
                 total=None, sock_connect=min(self._timeout_s, CONNECT_S_MAX)

@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 _KEYS_A_QUERY: Final = 10_000
 _LINES_A_QUERY: Final = 50_000
-_MARK_EVERY_S: Final = 1.0
+MARK_EVERY_S: Final = 1.0
 
 
 class Journal:
@@ -43,7 +43,9 @@ class Journal:
         is_loss_accepted: A person decided to continue without what was lost.
     """
 
-    def __init__(self, store: Store, pool: Executor, folder: Path) -> None:
+    def __init__(
+        self, store: Store, pool: Executor, folder: Path, mark_every_s: float = MARK_EVERY_S
+    ) -> None:
         self.store = store
         self.folder = folder
         self._pool = pool
@@ -52,6 +54,7 @@ class Journal:
             0,
             ORIGIN,
         )  # number and hash of our last line of the audit log
+        self._mark_every_s = mark_every_s
         self._marked_s = float("-inf")
         self.is_loss_accepted = False
         meta, head = self.read(
@@ -224,7 +227,7 @@ class Journal:
         except BaseException as error:
             self._broken = _as_journal_error(error)
             raise
-        if time.monotonic() - self._marked_s > _MARK_EVERY_S:
+        if time.monotonic() - self._marked_s > self._mark_every_s:
             with suppress(OSError):  # the mark may lag behind: the step is committed
                 self.write_mark()
         return result

@@ -54,7 +54,7 @@ _AWAY_S: Final = 0.2  # between attempts to connect again
 _ROWS_A_MESSAGE: Final = 1_000
 _BACK_WITHIN_S: Final = 60.0  # the time to wait for a server that is restarted
 _MAKE: Final = 0x63616E76  # the lock under which tables are made
-_VERSION_MIN: Final = 14  # of the server: older ones get no security fixes any more
+VERSION_MIN: Final = 14  # of the server: older ones get no security fixes any more
 _CHAPTER: Final = "docs/operations.md, “The journal in PostgreSQL”"
 _FIX: Final = "check [state] url (with sslrootcert, where the certificate is your own authority's), that the server runs, and the password (PGPASSWORD, or a password file), then run again"
 _WORDS_MAX: Final = 400
@@ -310,7 +310,7 @@ class PostgresPlace:
                 connection = connect(self._database)
             try:
                 with _opening():
-                    _check_server(connection)
+                    check_server(connection)
                     _make(connection, self._database, base_url, loss)
                     if self._is_looked_at:
                         return self._to_look_at(connection, base_url)
@@ -506,11 +506,11 @@ def _check(connection: Connection, base_url: str) -> None:
         raise foreign(meta["base_url"], base_url)
 
 
-def _check_server(connection: Connection) -> None:
+def check_server(connection: Connection, version_min: int = VERSION_MIN) -> None:
     """Raise JournalError if the server cannot hold a journal."""
-    if connection.info.server_version // 10_000 < _VERSION_MIN:
+    if connection.info.server_version // 10_000 < version_min:
         raise JournalError(
-            f"the server of [state] url is PostgreSQL {connection.info.server_version // 10_000}, and the journal needs {_VERSION_MIN} or later",
+            f"the server of [state] url is PostgreSQL {connection.info.server_version // 10_000}, and the journal needs {version_min} or later",
             "name a newer server",
         )
     if connection.info.parameter_status("server_encoding") != "UTF8":

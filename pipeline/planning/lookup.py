@@ -17,12 +17,12 @@ import polars as pl
 
 from pipeline.canvas.client import Client
 from pipeline.errors import WrongHost
+from pipeline.job import Reference
 from pipeline.rows.crosswalk import is_identifier, table_of
 from pipeline.rows.feed import Feed
 from pipeline.rows.texts import texts_of, wanted
 
 _FIELDS: Final = ("patient", "subscriber")
-_FEW: Final = 100  # values that are searched one by one, however small the namespace
 _COUNT: Final = 100  # of a page: the most that Canvas gives
 _PAGES_MAX: Final = 10  # of one value; with more, Canvas ignores the identifier
 
@@ -30,9 +30,12 @@ Pairs = list[tuple[str, str]]  # identifier, Patient key
 
 
 async def lookup(
-    batches: Iterable[tuple[Feed, pl.DataFrame]], system: str, client: Client, concurrency: int
+    batches: Iterable[tuple[Feed, pl.DataFrame]],
+    reference: Reference,
+    client: Client,
+    concurrency: int,
 ) -> dict[str, str | None]:
-    """Return each value of the batches that a Patient has in `system`, with its key; None if several have it.
+    """Return each value of the batches that a Patient has in the reference's system, with its key; None if several have it.
 
     Values that no search shows are left out. The first search names no value, so that a server that is not
     the FHIR API gets none.
@@ -43,7 +46,8 @@ async def lookup(
     """
     values = await asyncio.to_thread(_values, batches)
     await client.probe("Patient")
-    pairs = await _namespace(system, values, client) if len(values) > _FEW else None
+    system, are_many = reference.system, len(values) > reference.one_by_one_max
+    pairs = await _namespace(system, values, client) if are_many else None
     if pairs is None:
         pairs = await _one_by_one(system, values, client, concurrency)
     return table_of(pairs)

@@ -19,6 +19,7 @@ from typing import Any, Final
 import polars as pl
 
 from pipeline.files import FOLDER_MODE, replacing, sha256_of
+from pipeline.rows import groups
 from pipeline.rows.crosswalk import Crosswalk
 
 DIGESTS: Final = ("digest", "digest_2")  # 128 bits in all
@@ -39,8 +40,6 @@ LINE: Final[dict[str, Any]] = {
 }
 _SOURCE_ID: Final = pl.col("source_id")
 _FORMAT: Final = "3"
-_CHUNK: Final = 16_384  # lines that are read together
-_CHUNKS_MAX: Final = 48  # reading this many takes as long as judging some thousand rows one by one
 _ROW: Final = "_row"
 _PART: Final = "\x1f"  # separates fields; a text that contains it cannot make two rows equal
 _NULL: Final = "\x00"  # no file that is read holds it
@@ -61,7 +60,7 @@ class HeldRows:
     """The lines of one feed. Twelve bytes of each are in memory; the rest is read on demand.
 
     Lines are in the order of the last file. A file in quite another order would read most pieces again and
-    again, so lines beyond `_CHUNKS_MAX` pieces at a time are not found.
+    again, so lines beyond `lines_pieces` pieces at a time are not found.
     """
 
     def __init__(self, path: Path | None, touched: Collection[str] = ()) -> None:
@@ -120,10 +119,10 @@ class HeldRows:
 
     def _lines(self, places: pl.Series, rows: pl.Series) -> pl.DataFrame:
         """Return the lines at these places, each with the row that it may be of; in the order of the rows."""
-        pieces = places // _CHUNK
+        pieces = places // groups.BOUNDS.lines
         if pieces.min() == pieces.max():
             return self._taken(pieces, places, rows)
-        most = pieces.value_counts(sort=True).head(_CHUNKS_MAX)[pieces.name].sort()
+        most = pieces.value_counts(sort=True).head(groups.BOUNDS.lines_pieces)[pieces.name].sort()
         is_here = [pieces == piece for piece in most]
         found = [
             self._taken(pieces.filter(here), places.filter(here), rows.filter(here))
@@ -135,14 +134,15 @@ class HeldRows:
         """Return lines of one piece; none if it is torn or gone, or no line is asked for."""
         with suppress(IndexError, OSError, pl.exceptions.PolarsError):
             piece = pieces[0]
-            lines: pl.DataFrame = self._piece(piece)[places - piece * _CHUNK]
+            lines: pl.DataFrame = self._piece(piece)[places - piece * groups.BOUNDS.lines]
             return lines.with_columns(rows.alias(_ROW))
         return pl.DataFrame(schema={**LINE, _ROW: rows.dtype})
 
     def _piece(self, piece: int) -> pl.DataFrame:
         last = self._last  # read once: another thread may replace it
         if last[0] != piece and self._path is not None:
-            lines = pl.scan_parquet(self._path, glob=False).slice(piece * _CHUNK, _CHUNK)
+            size = groups.BOUNDS.lines
+            lines = pl.scan_parquet(self._path, glob=False).slice(piece * size, size)
             last = self._last = piece, lines.select(list(LINE)).collect()
         return last[1]
 
@@ -175,7 +175,10 @@ def write(folder: Path, feed: str, salt: str, mark: Mark, lines: Iterable[pl.Dat
         every = pl.scan_parquet(found, glob=False)
         with replacing(path) as part:
             every.with_columns(pl.when(_SOURCE_ID != "").then(_SOURCE_ID)).sink_parquet(
-                part, metadata=metadata, row_group_size=_CHUNK, compression_level=1
+                part,
+                metadata=metadata,
+                row_group_size=groups.BOUNDS.lines,
+                compression_level=1,
             )
     finally:
         shutil.rmtree(pieces, ignore_errors=True)

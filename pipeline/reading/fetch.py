@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from obstore.store import ClientConfig
 
 _STORES: Final = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}
-_PART_BYTES: Final = 8 << 20  # in memory at once; a request for it must be done within the timeout
-_RETRIES: Final = 3
 _THIS_MACHINE: Final = "127.0.0.1,localhost,::1"
 _OBJECTS_MAX: Final = 10_000  # that one pattern may name
 
@@ -40,7 +38,11 @@ class Options:
     """Settings of requests to stores. `allow_http` only if the endpoint is this machine."""
 
     allow_http: bool = False
-    timeout_s: float = 60.0  # for each range of 8 MiB, sent again up to three times
+    timeout_s: float = 60.0  # for each range
+    range_bytes: int = (
+        8 << 20
+    )  # in memory at once; a request for it must be done within the timeout
+    retries: int = 3  # of each request
 
 
 def fetch(
@@ -76,7 +78,7 @@ def fetch(
     for number, address in enumerate(addresses):
         path = folder / f"{number:05}" / Path(address.key).name
         path.parent.mkdir(parents=True, mode=FOLDER_MODE)
-        _copy(store, address, path, check_stop)
+        _copy(store, address, path, options.range_bytes, check_stop)
         copies.append((path, str(address)))
     return copies
 
@@ -92,7 +94,7 @@ def _open(address: Address, options: Options) -> Store:
         # a proxy that is named here can have exceptions; this one is never used either.
         client["proxy_url"], client["proxy_excludes"] = "http://127.0.0.1:9", _THIS_MACHINE
     store: Store = _STORES[address.scheme](
-        address.bucket, client_options=client, retry_config={"max_retries": _RETRIES}
+        address.bucket, client_options=client, retry_config={"max_retries": options.retries}
     )
     return store
 
@@ -175,7 +177,9 @@ def _listed(store: Store, prefix: str) -> list[str]:
 # Copying ------------------------------------------------------------------------------------------
 
 
-def _copy(store: Store, address: Address, path: Path, check_stop: Callable[[], None]) -> None:
+def _copy(
+    store: Store, address: Address, path: Path, range_bytes: int, check_stop: Callable[[], None]
+) -> None:
     """Copy all bytes of one version of an object into a file for its owner only."""
     with _explained(str(address)):
         found = _head(store, address)
@@ -185,7 +189,7 @@ def _copy(store: Store, address: Address, path: Path, check_stop: Callable[[], N
             while start < size:
                 check_stop()
                 with _explained(str(address)):
-                    part = _part(store, address.key, found, start)
+                    part = _part(store, address.key, found, start, range_bytes)
                 file.write(part)
                 start += len(part)
         path.chmod(FILE_MODE)
@@ -215,9 +219,9 @@ def _head(store: Store, address: Address) -> "ObjectMeta":
         )
 
 
-def _part(store: Store, key: str, found: "ObjectMeta", start: int) -> memoryview:
+def _part(store: Store, key: str, found: "ObjectMeta", start: int, size: int) -> memoryview:
     """Return the range that begins at `start`, of the version that was found."""
-    end = min(start + _PART_BYTES, found["size"])
+    end = min(start + size, found["size"])
     got = obstore.get(store, key, options={"range": (start, end), "if_match": found["e_tag"]})
     if (got.meta["e_tag"], got.meta["size"]) != (found["e_tag"], found["size"]):
         raise exceptions.PreconditionError  # a store that ignored If-Match

@@ -49,7 +49,6 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-_CHUNK: Final = 1 << 16  # a text is cut only at the last row's end in a chunk
 _MAGIC_BYTES: Final = 64  # in which files of other kinds are recognised
 _BYTES_A_SLICE: Final = 32 << 20
 _NEAR: Final = 0.75  # how alike a header and a mapped name must be for a "did you mean"
@@ -198,7 +197,7 @@ def _marks_of(path: Path) -> tuple[Stamp, bytes, str]:
     with path.open("rb") as file:
         magic = file.read(4)
         file.seek(0)
-        for chunk in iter(lambda: file.read(_CHUNK), b""):
+        for chunk in iter(lambda: file.read(groups.BOUNDS.chunk_bytes), b""):
             digest.update(chunk)
     return stamp, magic, digest.hexdigest()
 
@@ -475,7 +474,7 @@ def _unpacked(raw: BinaryIO, path: Path, digest: Callable[[bytes], object]) -> I
         stream = cast("BinaryIO", opened)
     unpacked = 0
     try:
-        while chunk := stream.read(_CHUNK):
+        while chunk := stream.read(groups.BOUNDS.chunk_bytes):
             unpacked += len(chunk)
             if unpacked > max(UNPACKED_BYTES_FREE, raw.tell() * UNPACKED_RATIO_MAX):
                 raise InputError(
@@ -490,7 +489,7 @@ def _unpacked(raw: BinaryIO, path: Path, digest: Callable[[bytes], object]) -> I
             "ask the sender for it again",
             file=path.name,
         ) from None
-    _drain(iter(lambda: tee.read(_CHUNK), b""), len)
+    _drain(iter(lambda: tee.read(groups.BOUNDS.chunk_bytes), b""), len)
 
 
 class _Tee(io.RawIOBase):

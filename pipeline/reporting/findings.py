@@ -16,19 +16,28 @@ from pipeline.records import Disposition
 from pipeline.reporting.masking import masked, shown
 from pipeline.reporting.packed import COLUMNS
 
-ROWS_MAX: Final = 200_000  # of the page's table
 ATTENTION: Final = (
     Disposition.REJECTED.value,
     Disposition.REFUSED.value,
     Disposition.IN_DOUBT.value,
     Disposition.PENDING.value,
 )
-_PART: Final = 100_000  # rows read at a time
 _EXAMPLES_MAX: Final = 5
 _GROUPS_MAX: Final = 1_000  # with counts of their own; all further ones are one group
 _OTHERS: Final = ("",)
 _OTHERWISE: Final = "further words, of fewer rows each"
 _WHO: Final = "; given up by "  # the person follows
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The number of rows in the page's table, and read at a time."""
+
+    table: int = 200_000
+    read: int = 100_000
+
+
+BOUNDS: Final = Bounds()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +85,7 @@ class Findings:
         return sorted(self.groups[disposition].values(), key=lambda group: -group.rows)
 
 
-def findings(reconciliation: Path, files: Iterable[str]) -> Findings:
+def findings(reconciliation: Path, files: Iterable[str], bounds: Bounds = BOUNDS) -> Findings:
     """Gather what is shown of the rows of `reconciliation.parquet`, read in parts.
 
     `files`: the names of all files of the run.
@@ -84,11 +93,11 @@ def findings(reconciliation: Path, files: Iterable[str]) -> Findings:
     found = Findings(rows=_height(reconciliation))
     names = "|".join(re.escape(name) for name in sorted(files, key=len, reverse=True))
     row_id = re.compile(rf"(?:{names}):\d+")
-    found.is_only_attention = found.rows > ROWS_MAX
-    for part in _parts(reconciliation, found.rows):
+    found.is_only_attention = found.rows > bounds.table
+    for part in _parts(reconciliation, found.rows, bounds.read):
         calling = part.filter(pl.col("disposition").is_in(ATTENTION))
         found.attention += calling.height
-        _take(found, calling if found.is_only_attention else part)
+        _take(found, calling if found.is_only_attention else part, bounds.table)
         for disposition in ATTENTION:
             _group(found.groups[disposition], calling, disposition, row_id)
     return found
@@ -98,18 +107,18 @@ def _height(reconciliation: Path) -> int:
     return int(pl.scan_parquet(reconciliation, glob=False).select(pl.len()).collect().item())
 
 
-def _parts(reconciliation: Path, rows: int) -> Iterator[pl.DataFrame]:
+def _parts(reconciliation: Path, rows: int, at_once: int) -> Iterator[pl.DataFrame]:
     lines = pl.scan_parquet(reconciliation, glob=False)
-    for start in range(0, rows, _PART):
-        part = lines.slice(start, _PART).select(*COLUMNS, "message", "interaction").collect()
+    for start in range(0, rows, at_once):
+        part = lines.slice(start, at_once).select(*COLUMNS, "message", "interaction").collect()
         is_rejected = pl.col("disposition") == Disposition.REJECTED.value
         yield part.with_columns(
             pl.when(~is_rejected).then(pl.col("source_id")).fill_null("").alias("source_id")
         )
 
 
-def _take(found: Findings, part: pl.DataFrame) -> None:
-    part = part.head(ROWS_MAX - found.in_table).select(COLUMNS)
+def _take(found: Findings, part: pl.DataFrame, most: int) -> None:
+    part = part.head(most - found.in_table).select(COLUMNS)
     found.in_table += part.height
     found.table.append(part)
 

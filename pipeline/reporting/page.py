@@ -22,7 +22,7 @@ import polars as pl
 from jinja2 import Environment, StrictUndefined, Template
 
 from pipeline.records import Disposition
-from pipeline.reporting.findings import ATTENTION, ROWS_MAX, Findings, findings
+from pipeline.reporting.findings import ATTENTION, BOUNDS, Bounds, Findings, findings
 from pipeline.reporting.masking import shown
 from pipeline.reporting.pace import pace
 from pipeline.reporting.packed import packed
@@ -81,18 +81,23 @@ class Account:
         return self.rows_read == self.rows_sum and self.usd_read == self.usd_sum
 
 
-def page(summary: Mapping[str, Any], exchanges: pl.DataFrame, folder: Path) -> str:
+def page(
+    summary: Mapping[str, Any], exchanges: pl.DataFrame, folder: Path, bounds: Bounds = BOUNDS
+) -> str:
     """Return the page of a run, a plan or a verification.
 
     Args:
         summary: The content of `summary.json`.
         exchanges: The run's requests.
         folder: The folder of the report, with `reconciliation.parquet`.
+        bounds: The size of its table.
     """
     is_verification, is_plan = "verification" in summary, summary["command"] == "plan"
     feeds = [] if is_verification else summary["feeds"]
     files = [Path(file["path"]).name for feed in feeds for file in feed["files"]]
-    found = Findings() if is_verification else findings(folder / "reconciliation.parquet", files)
+    found = Findings()
+    if not is_verification:
+        found = findings(folder / "reconciliation.parquet", files, bounds)
     run_pace = pace(exchanges)
     is_drawn = run_pace is not None and run_pace.is_drawn
     scripts = [
@@ -116,7 +121,7 @@ def page(summary: Mapping[str, Any], exchanges: pl.DataFrame, folder: Path) -> s
         groups={word: found.of(word) for word in ATTENTION},
         groups_shown=_GROUPS_SHOWN,
         found=found,
-        rows_max=ROWS_MAX,
+        rows_max=bounds.table,
         rows=packed(found.table) if found.in_table else "",
         pace=run_pace,
         chart=orjson.dumps(run_pace.chart).decode() if run_pace and is_drawn else "",

@@ -20,11 +20,19 @@ _PILE: Final = "_pile"
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """The number of rows in memory at a time: of hashes, of a few columns, or of whole rows."""
+    """The number of rows in memory at a time: of hashes, of a few columns, or of whole rows.
+
+    And of what is read in one piece: bytes of a file, and lines of the index of unchanged rows.
+    """
 
     hashes: int = 1_000_000
     narrow: int = 200_000
     whole: int = 16_000
+    chunk_bytes: int = 1 << 16  # a text is cut only at the last row's end in a chunk
+    lines: int = 16_384
+    lines_pieces: int = (
+        48  # reading this many takes as long as judging some thousand rows one by one
+    )
 
 
 BOUNDS = Bounds()

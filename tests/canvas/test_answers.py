@@ -534,8 +534,7 @@ async def test_pages_in_a_circle_end() -> None:
         await searched(bundle(after="/PaymentNotice?page=2"), one)
 
 
-async def test_ever_new_pages_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.canvas.client._PAGES_MAX", 20)
+async def test_ever_new_pages_end() -> None:
     numbers = iter(range(10_000))
 
     async def ever_new(writer: asyncio.StreamWriter) -> None:
@@ -543,7 +542,7 @@ async def test_ever_new_pages_end(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with pytest.raises(SearchFailed, match="has no last page"):
         await searched(ever_new)
-    assert next(numbers) == 20
+    assert next(numbers) == 1_000
 
 
 async def test_ever_new_pages_of_great_size_end_by_their_bytes() -> None:

@@ -27,7 +27,6 @@ from pipeline.errors import ConfigError, IngestError, InputError
 from pipeline.job import EngineSettings, Job, Progress
 from pipeline.planning.plan import Plan
 from pipeline.planning.workers import Shared, Workers
-from pipeline.reading import inspect as inspecting
 from pipeline.rows import groups
 from pipeline.system import environment
 from tests.support.certificates import Authority
@@ -78,8 +77,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Call it, and from then on a slice is a row or two."""
 
     def shrink() -> None:
-        monkeypatch.setattr(groups, "BOUNDS", groups.Bounds(whole=2))
-        monkeypatch.setattr(inspecting, "_CHUNK", 8)
+        monkeypatch.setattr(groups, "BOUNDS", groups.Bounds(whole=2, chunk_bytes=8))
 
     return shrink
 

@@ -20,7 +20,7 @@ from pipeline.commands.decisions import Decisions
 from pipeline.commands.journal import inventory
 from pipeline.commands.review import as_json, review
 from pipeline.errors import ConfigError, IngestError, JournalError, JournalLost
-from pipeline.journal import loss_detection, writes
+from pipeline.journal import writes
 from pipeline.journal.journal import Journal
 from pipeline.reporting.doubts import review_text
 from pipeline.sandbox import Faults
@@ -521,27 +521,6 @@ async def test_a_disk_that_is_full_while_reporting_names_the_cause(
             await world.run()
     assert "canvas-ingest report" in caught.value.fix
     assert counts(await engine.report_again(world.job())) == {"created": 1}
-
-
-async def test_an_anchor_that_cannot_be_written_stops_nothing(
-    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    world = await make_world(patients=5)
-    world.write_config(feeds=LEDGER_ONLY)
-    world.write_ledger([(f"T{n}", patient_key(n), "5.00", "") for n in range(5)])
-    engine.open_journal(world.job()).close()
-    write, calls = loss_detection.write_anchor, [0]
-
-    def failing(*what: Any) -> None:
-        calls[0] += 1
-        if calls[0] > 1:
-            raise OSError(28, "No space left on device")
-        write(*what)
-
-    monkeypatch.setattr(loss_detection, "write_anchor", failing)
-    monkeypatch.setattr("pipeline.journal.journal._MARK_EVERY_S", 0.0)
-    assert counts(await world.run()) == {"created": 5}
-    assert calls[0] > 3
 
 
 async def test_a_loss_is_noticed_in_a_crowd_of_other_reports(make_world: MakeWorld) -> None:

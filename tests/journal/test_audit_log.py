@@ -5,7 +5,9 @@ import shutil
 import sqlite3
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,10 @@ import pytest
 from pipeline.errors import JournalError, JournalLost
 from pipeline.journal import history, opening, runs
 from pipeline.journal.audit_log import ORIGIN, Event, Line, first_break, link, new_line
+from pipeline.journal.journal import Journal
+from pipeline.journal.loss_detection import ANCHOR, HighWaterMark, read_anchor
 from pipeline.journal.runs import Run
+from pipeline.journal.sqlite import SqlitePlace
 
 URL = "https://fumage-example.canvasmedical.com"
 NOW = datetime(2026, 11, 21, tzinfo=UTC).isoformat()
@@ -75,6 +80,25 @@ def test_the_anchor_alone_shows_a_journal_that_is_older_or_another(tmp_path: Pat
         with pytest.raises(JournalLost) as caught:
             opening.open_journal(folder, URL)
         assert caught.value.loss == loss
+
+
+def test_a_high_water_mark_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
+    place = SqlitePlace(tmp_path)
+    pool = ThreadPoolExecutor(1)
+    store = pool.submit(
+        partial(opening.connect, place, tmp_path, URL, None, after_loss=False)
+    ).result()
+    in_the_way = tmp_path / f".{ANCHOR}"  # where it is written before it replaces the older one
+    with Journal(store, pool, tmp_path, mark_every_s=0.0) as journal:
+        runs.start_run(journal, Run("r1", "run", NOW))
+        mark = read_anchor(tmp_path)
+        in_the_way.mkdir()
+        runs.start_run(journal, Run("r2", "run", NOW))
+        assert read_anchor(tmp_path) == mark
+        in_the_way.rmdir()
+        runs.start_run(journal, Run("r3", "run", NOW))
+        assert read_anchor(tmp_path) == HighWaterMark(journal.name, *journal.head) != mark
+        assert len(list(history.read_lines(journal))) == 3
 
 
 @pytest.mark.parametrize("is_waited_for", [True, False])

@@ -332,18 +332,24 @@ def test_a_journal_of_another_version_or_another_canvas_is_refused(
 
 
 def test_a_server_that_cannot_keep_it_is_refused_before_anything_is_made(
-    tmp_path: Path, database: str, postgres_server: Server, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, database: str, postgres_server: Server
 ) -> None:
     latin = f"latin_{name_of(database)}"
     with postgres_server.connect() as connection:
         connection.execute(f"CREATE DATABASE {latin} ENCODING 'LATIN1' TEMPLATE template0")
     assert "is not UTF8" in refusal(tmp_path, postgres_server.url(latin))
-    postgres_server.drop(latin)
-    monkeypatch.setattr(postgres, "_VERSION_MIN", 99)
-    assert "needs 99 or later" in refusal(tmp_path, database)
-    with postgres_server.connect(name_of(database)) as connection:
+    with postgres_server.connect(latin) as connection:
         tables = connection.execute("SELECT 1 FROM pg_stat_user_tables").fetchall()
+    postgres_server.drop(latin)
     assert tables == []
+
+
+def test_an_old_server_is_refused(database: str, postgres_server: Server) -> None:
+    with (
+        postgres_server.connect(name_of(database)) as connection,
+        pytest.raises(JournalError, match="needs 99 or later"),
+    ):
+        postgres.check_server(connection, version_min=99)
 
 
 def test_a_server_that_forgets_at_a_power_cut_is_refused(

@@ -15,7 +15,6 @@ from pipeline.canvas.judge import Backoff
 from pipeline.commands import run as engine
 from pipeline.errors import CanvasError, ConfigError, Unreachable, WrongHost
 from pipeline.job import Job, Progress
-from pipeline.planning import lookup as looking
 from pipeline.sandbox import Faults, Sandbox, serve
 from pipeline.sandbox.search import known_params
 from tests.support.world import CREDENTIALS, FEEDS, LEDGER_ONLY, World, patient_key, seed
@@ -61,8 +60,15 @@ def paid(world: World) -> list[str]:
     return [effect["patient"] for effect in world.effects]
 
 
-def impatient(world: World) -> Job:
+def job_of(world: World, few: int) -> Job:
+    """The world's job, which searches up to that many values one by one."""
     job = world.job()
+    patient = replace(job.references.patient, one_by_one_max=few)
+    return replace(job, references=replace(job.references, patient=patient))
+
+
+def impatient(world: World, few: int) -> Job:
+    job = job_of(world, few)
     return replace(job, canvas=replace(job.canvas, backoff=Backoff(0.01, 0.02)))
 
 
@@ -110,27 +116,23 @@ async def test_many_are_read_out_of_the_whole_namespace(make_clinic: MakeClinic)
     assert frame.filter(frame["disposition"] == "rejected")["rule"].to_list() == ["patient|unknown"]
 
 
-async def test_a_namespace_of_more_pages_than_values_is_given_up(
-    make_clinic: MakeClinic, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(looking, "_FEW", 2)
+async def test_a_namespace_of_more_pages_than_values_is_given_up(make_clinic: MakeClinic) -> None:
     world = await make_clinic(mrns(301))
     world.write_ledger(payments(["A00300", "A00001", "A00150"]))
-    assert (await world.run()).exit_code == 0
+    assert (await engine.run(job_of(world, few=2))).exit_code == 0
     assert searches(world) == FIRST_LOOK + 3 + 3
     assert sorted(paid(world)) == [patient_key(number) for number in (1, 150, 300)]
 
 
 @pytest.mark.parametrize("few", [100, 1], ids=["one by one", "namespace"])
 async def test_unknown_and_ambiguous_are_rejected_with_what_to_do(
-    make_clinic: MakeClinic, monkeypatch: pytest.MonkeyPatch, few: int
+    make_clinic: MakeClinic, few: int
 ) -> None:
-    monkeypatch.setattr(looking, "_FEW", few)
     here, elsewhere = [(MRN, "Zq7one"), (MRN, "Zq7one")], [("https://other.example", "Zq7none")]
     padded = [(MRN, " Zq7one ")]
     world = await make_clinic([here, [(MRN, "Zq7two")], [(MRN, "Zq7two")], elsewhere, padded])
     world.write_ledger(payments(["Zq7one", "Zq7two", "Zq7none", "Zq7\u00a0" + "x" * 300, "zq7ONE"]))
-    result = await world.run()
+    result = await engine.run(job_of(world, few))
     frame = result.frame
     assert result.exit_code == 3
     assert frame["disposition"].to_list() == ["created", *["rejected"] * 4]
@@ -156,7 +158,6 @@ async def test_hits_that_were_not_asked_for_are_filtered_again(
     make_clinic: MakeClinic, monkeypatch: pytest.MonkeyPatch, few: int
 ) -> None:
     """A Canvas that heeds no identifier shows everybody."""
-    monkeypatch.setattr(looking, "_FEW", few)
     monkeypatch.setattr(
         "pipeline.sandbox.app.known_params",
         lambda resource_type, params, **options: [
@@ -167,7 +168,7 @@ async def test_hits_that_were_not_asked_for_are_filtered_again(
     )
     world = await make_clinic([[("https://other.example", "A00001")], [], *mrns(150)])
     world.write_ledger(payments(["A00001", "A00149", "A0"]))
-    result = await world.run()
+    result = await engine.run(job_of(world, few))
     assert sorted(paid(world)) == [patient_key(2 + 1), patient_key(2 + 149)]
     assert result.frame["rule"].to_list()[2] == "patient|unknown"
 
@@ -196,20 +197,18 @@ async def test_a_canvas_that_shows_everybody_for_each_value_is_not_asked_for_eve
 )
 async def test_failing_searches_end_the_run_and_nothing_is_written(
     make_clinic: MakeClinic,
-    monkeypatch: pytest.MonkeyPatch,
     faults: Faults,
     failure: type[CanvasError],
     asked: int,
     command: str,
     few: int,
 ) -> None:
-    monkeypatch.setattr(looking, "_FEW", few)
     world = await make_clinic(
         [[(MRN, "Zq7one")], [(MRN, "Zq7two")]],
         faults=replace(faults, resource_types=("Patient",)),
     )
     world.write_ledger(payments(["Zq7one", "Zq7two"]))
-    result = await getattr(engine, command)(impatient(world))
+    result = await getattr(engine, command)(impatient(world, few))
     assert (result.exit_code, world.effects) == (1, [])
     assert isinstance(result.failure, failure)
     assert "Patient" in result.summary["failure"]
@@ -219,13 +218,12 @@ async def test_failing_searches_end_the_run_and_nothing_is_written(
 
 @pytest.mark.parametrize("few", [100, 1], ids=["one by one", "namespace"])
 async def test_a_search_that_fails_for_a_while_is_tried_again(
-    make_clinic: MakeClinic, monkeypatch: pytest.MonkeyPatch, few: int
+    make_clinic: MakeClinic, few: int
 ) -> None:
-    monkeypatch.setattr(looking, "_FEW", few)
     faults = Faults(lose_after=1.0, applies_to="reads", resource_types=("Patient",), faults_max=4)
     world = await make_clinic(mrns(120), faults=faults)
     world.write_ledger(payments(["A00000", "A00119"]))
-    assert (await engine.run(impatient(world))).exit_code == 0
+    assert (await engine.run(impatient(world, few))).exit_code == 0
     assert sorted(paid(world)) == [patient_key(0), patient_key(119)]
     assert searches(world) == FIRST_LOOK + 2 + 4
 

@@ -73,6 +73,9 @@ T = TypeVar("T")
 QUIET_S: Final = 5.0
 GATEWAYS: Final = 0.15  # schedules behind a gateway whose clock, in Date, is not that of the stamps
 LIVES_MAX: Final = 6
+COUNTED_EACH: Final = (
+    8  # crash points: the steps of the life after a crash change slowly from one to the next
+)
 SECOND_LIVES_MAX: Final = 4  # of the second night
 _LEARNED: Final = (
     "SELECT payer_id FROM payer_seen GROUP BY payer_id HAVING count(DISTINCT organization) = 1"
@@ -795,16 +798,28 @@ def crash_points(seed: int, server: str = "") -> Iterator[Outcome]:
 
     First in the first night, then in the second one.
 
-    The second step moves on with the first, so that over the whole every part of a recovery is struck.
+    The second step moves on with the first, so that over the whole every part of a recovery is struck. How many
+    steps that life has is counted now and then, and wherever it ended before the second step.
     """
     quiet()
     whole = Schedule(seed, ()).run()
     for unharmed in dict.fromkeys(((), (0,) * whole.second)):
-        at = len(unharmed)
+        at, steps = len(unharmed), 0
         for first in range(1, whole.steps[at] + 1):
-            after = Schedule(seed, (*unharmed, first)).run().steps[at + 1]
-            second = first * 7 % max(after, 1) + 1
-            yield Schedule(seed, (*unharmed, first, second), server=server).run()
+            if first % COUNTED_EACH == 1:
+                steps = Schedule(seed, (*unharmed, first)).run().steps[at + 1]
+            second = _second(first, steps)
+            found = Schedule(seed, (*unharmed, first, second), server=server).run()
+            if found.steps[at + 1] < second:  # it was not struck
+                steps = found.steps[at + 1]
+                if _second(first, steps) != second:
+                    struck = (*unharmed, first, _second(first, steps))
+                    found = Schedule(seed, struck, server=server).run()
+            yield found
+
+
+def _second(first: int, steps: int) -> int:
+    return first * 7 % max(steps, 1) + 1
 
 
 def swept(seed: int, server: str = "") -> tuple[int, list[str]]:

@@ -23,6 +23,7 @@ from tests.support.runs import check_accounts, counts, coverages, payments
 from tests.support.world import CREDENTIALS, FEEDS, LEDGER_ONLY, MakeWorld, World
 
 HERE = fetching.Options(allow_http=True)
+IN_RANGES = replace(HERE, range_bytes=100)
 
 
 @pytest.fixture
@@ -277,13 +278,10 @@ async def test_an_input_that_is_no_address_is_refused(make_world: MakeWorld) -> 
 
 
 @pytest.mark.parametrize("size", [0, 1, 99, 100, 101, 1000])
-async def test_the_bytes_are_those_of_the_object(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
-) -> None:
-    monkeypatch.setattr(fetching, "_PART_BYTES", 100)
+async def test_the_bytes_are_those_of_the_object(store: Store, tmp_path: Path, size: int) -> None:
     content = bytes(number * 7 % 256 for number in range(size))
     store.buckets["drop"]["a.bin"] = content
-    ((path, _),) = await fetched(tmp_path, "s3://drop/a.bin")
+    ((path, _),) = await fetched(tmp_path, "s3://drop/a.bin", IN_RANGES)
     assert path.read_bytes() == content
     assert path.stat().st_mode & 0o777 == 0o600
     assert len([each for each in store.requests if each[0] == "GET"]) == -(-size // 100)
@@ -296,10 +294,7 @@ async def test_what_passes_is_waited_for(store: Store, tmp_path: Path) -> None:
     assert path.stat().st_size == 4000
 
 
-async def test_it_stops_between_two_ranges(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fetching, "_PART_BYTES", 100)
+async def test_it_stops_between_two_ranges(store: Store, tmp_path: Path) -> None:
     store.buckets["drop"]["a.csv"] = bytes(1000)
 
     def check() -> None:
@@ -307,7 +302,7 @@ async def test_it_stops_between_two_ranges(
             raise Stopped("interrupted")
 
     with pytest.raises(Stopped):
-        await fetched(tmp_path, "s3://drop/a.csv", check=check)
+        await fetched(tmp_path, "s3://drop/a.csv", IN_RANGES, check=check)
     assert len(store.requests) == 4
 
 
@@ -340,18 +335,16 @@ async def test_it_stops_between_two_ranges(
 async def test_what_goes_wrong_names_the_object_and_what_to_do(
     store: Store,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     pattern: str,
     faults: dict[str, Any],
     said: str,
 ) -> None:
-    monkeypatch.setattr(fetching, "_PART_BYTES", 100)
-    monkeypatch.setattr(fetching, "_RETRIES", 1)
     store.buckets["drop"]["a.csv"] = bytes(1000)
     for name, value in faults.items():
         setattr(store, name, value)
+    options = replace(IN_RANGES, retries=1, timeout_s=0.3 if store.stalls_s else 60.0)
     with pytest.raises(InputError) as caught:
-        await fetched(tmp_path, pattern, replace(HERE, timeout_s=0.3 if store.stalls_s else 60.0))
+        await fetched(tmp_path, pattern, options)
     assert caught.value.message == f"{pattern}: {said}"
     assert caught.value.fix
     _says_no_more(caught.value)
@@ -383,13 +376,12 @@ async def test_what_is_set_wrong_is_said(
     options: fetching.Options,
     said: str,
 ) -> None:
-    monkeypatch.setattr(fetching, "_RETRIES", 0)
     store.buckets["drop"]["a.csv"] = b"A\n"
     for name, value in variables.items():
         monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name)
     for pattern in ("s3://drop/a.csv", "s3://drop/*.csv"):
         with pytest.raises(InputError) as caught:
-            await fetched(tmp_path, pattern, options)
+            await fetched(tmp_path, pattern, replace(options, retries=0))
         assert caught.value.message == f"{pattern}: {said}"
         _says_no_more(caught.value)
 

@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from pipeline.app.config.load import load
 from pipeline.commands import run as engine
 from pipeline.commands.verify import read_back
-from pipeline.reporting.findings import findings
+from pipeline.reporting.findings import BOUNDS, Bounds, findings
 from pipeline.reporting.masking import MASK, masked, shown
 from pipeline.reporting.page import page
 from pipeline.sandbox import Faults, Sandbox, rules, serve
@@ -311,7 +311,7 @@ def test_on_paper_it_is_dark_on_white_and_so_is_the_chart(
     assert b".3843 .7804 .5804" not in paper, "the green of the dark one"
 
 
-def sized(faulty: engine.Result, folder: Path, count: int) -> Path:
+def sized(faulty: engine.Result, folder: Path, count: int, bounds: Bounds = BOUNDS) -> Path:
     """The page of a run with so many rows: one in a hundred rejected, one in a thousand in doubt."""
     number = pl.int_range(count).alias("row") + 1
     frame = (
@@ -334,7 +334,7 @@ def sized(faulty: engine.Result, folder: Path, count: int) -> Path:
     summary = faulty.summary | {"feeds": [feed]}
     exchanges = pl.DataFrame(schema=dict.fromkeys(("purpose", "sent_at", "verdict"), pl.String))
     path = folder / "report.html"
-    path.write_text(page(summary, exchanges, folder))
+    path.write_text(page(summary, exchanges, folder, bounds))
     return path
 
 
@@ -369,11 +369,9 @@ def test_above_two_hundred_thousand_only_what_needs_attention(
 
 
 def test_of_what_needs_attention_no_more_either_and_it_says_so(
-    faulty: engine.Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    faulty: engine.Result, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("pipeline.reporting.findings.ROWS_MAX", 300)
-    monkeypatch.setattr("pipeline.reporting.findings._PART", 10_000)
-    text = sized(faulty, tmp_path, 50_000).read_text()
+    text = sized(faulty, tmp_path, 50_000, Bounds(table=300, read=10_000)).read_text()
     assert "and of these 500 the first 300" in text
     assert rows_of(text)["row"] == [number * 100 for number in range(1, 301)]
 

@@ -13,11 +13,9 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from pipeline.commands import run as engine
-from pipeline.planning import unchanged
 from pipeline.planning.plan import Plan
 from pipeline.planning.resolve import NEEDED, resolve
 from pipeline.planning.tables import VERDICT_SCHEMA
-from pipeline.reading import inspect as inspecting
 from pipeline.rows import groups
 from pipeline.rows.feed import Feed, Kind
 from pipeline.rows.groups import Bounds, Scan, by_hash, deal, is_among, repeated
@@ -28,7 +26,7 @@ from tests.support.world import LEDGER_ONLY, MakeWorld, World, patient_key
 
 pytestmark = pytest.mark.slow  # many rows in many ways
 
-TINY = Bounds(hashes=3, narrow=3, whole=2)
+TINY = Bounds(hashes=3, narrow=3, whole=2, chunk_bytes=8, lines=2)
 FEEDS = (
     Feed("one", Kind.ELIGIBILITY, "", {}),
     Feed("two", Kind.ELIGIBILITY, "", {}),
@@ -180,8 +178,6 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
     def shrink() -> None:
         monkeypatch.setattr(groups, "BOUNDS", TINY)
-        monkeypatch.setattr(unchanged, "_CHUNK", 2)
-        monkeypatch.setattr(inspecting, "_CHUNK", 8)
 
     return shrink
 
@@ -295,8 +291,7 @@ async def test_rows_whose_lines_are_not_read_are_looked_at_with_the_same_end(
     rows = [(number, f"M{number}", 1, "") for number in range(30)]
     world = await nightly(make_world, rows)
     assert counts(await world.run()) == {"unchanged": 30}
-    monkeypatch.setattr(unchanged, "_CHUNK", 5)
-    monkeypatch.setattr(unchanged, "_CHUNKS_MAX", 1)
+    monkeypatch.setattr(groups, "BOUNDS", groups.Bounds(lines=5, lines_pieces=1))
     if harm == "torn":
         index = world.folder / "state" / "held-eligibility.parquet"
         lines = pl.read_parquet(index)

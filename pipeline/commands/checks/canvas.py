@@ -207,7 +207,7 @@ def _check_skew(skew: Skew | None) -> Check:
 
 async def _check_patients(context: Context, client: Client) -> list[Check]:
     """Search for a few of the files' patients."""
-    system = context.job.references.patient.system
+    reference = context.job.references.patient
     values: set[str] = set()
     for feed, frame in context.patients:
         values.update(texts_of(frame, feed)["patient"].drop_nulls())
@@ -217,7 +217,7 @@ async def _check_patients(context: Context, client: Client) -> list[Check]:
 
     async def look() -> str:
         nonlocal missing
-        found = await lookup(context.patients, system, client, context.job.canvas.concurrency)
+        found = await lookup(context.patients, reference, client, context.job.canvas.concurrency)
         missing = sum(value not in found for value in values)
         return f"{len(values) - missing} of the first {counted(len(values), 'patient')} are there"
 

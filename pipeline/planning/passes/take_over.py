@@ -72,7 +72,7 @@ async def look_up_patients(build: Build, session: Asking) -> None:
                     build.check_stop()
                     yield feed, batch.frame
 
-    table = await lookup(batches(), reference.system, session.client, options.concurrency)
+    table = await lookup(batches(), reference, session.client, options.concurrency)
     patient = Crosswalk(reference.target, table, is_search=True)
     build.crosswalks = replace(build.crosswalks, patient=patient)
 

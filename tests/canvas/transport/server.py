@@ -24,6 +24,7 @@ class Server:
         self.connections = 0
         self.open = self.open_most = 0
         self.requests: list[bytes] = []
+        self.played = 0
         self.url = ""
         self.reads_bodies = True
 
@@ -49,6 +50,12 @@ class Server:
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.02)  # all is on one loop: in its next turns the client sees it too
 
+    async def is_played(self) -> None:
+        """Wait until all that follows the last request was sent."""
+        while self.played < len(self.requests):
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.02)  # as above
+
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         request = await reader.readuntil(b"\r\n\r\n")
         length = re.search(rb"(?i)\r\ncontent-length: (\d+)", request)
@@ -68,6 +75,7 @@ class Server:
                 case _:
                     reset(writer)
                     return False
+        self.played += 1
         return True
 
 

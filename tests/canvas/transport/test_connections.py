@@ -2,22 +2,22 @@
 
 import asyncio
 import contextlib
+import itertools
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
-from pipeline.canvas import transport as module
 from pipeline.canvas.transport import DNS, LEASE, Reply, Transport
 from tests.canvas.transport.server import CLOSE, RESET, Script, Server, reset, serving
 
 pytestmark = pytest.mark.slow  # waits for connections to end
 
 Serve = Callable[..., Any]
+_HANGS_S = 10.0  # what is waited for comes at once, or never
 
 
 def created(number: int, *lines: bytes) -> bytes:
@@ -32,31 +32,37 @@ async def send(
     return await transport.exchange(method, f"{server.url}/x", {}, content)
 
 
+BlockingStep = bytes | Callable[[], object]
+
+
 @contextmanager
-def answering(script: Callable[[int], Script]) -> Iterator[tuple[str, list[float]]]:
-    """A server in a thread of its own, for clients whose loop is busy: its URL, and when requests came."""
-    arrivals: list[float] = []
+def answering(script: Callable[[int], Sequence[BlockingStep]]) -> Iterator[str]:
+    """A server in a thread of its own, for clients whose loop is busy. Yields its URL.
+
+    For each request it sends the bytes of `script(number)`, and calls what else is in it.
+    """
+    numbers = itertools.count(1)
 
     def serve(listening: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while True:
                 connection, _ = listening.accept()
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 threading.Thread(target=talk, args=(connection,), daemon=True).start()
 
     def talk(connection: socket.socket) -> None:
         with connection, contextlib.suppress(OSError):
             while connection.recv(65_536):
-                arrivals.append(time.monotonic())
-                for step in script(len(arrivals)):
+                for step in script(next(numbers)):
                     if isinstance(step, bytes):
                         connection.sendall(step)
-                    elif isinstance(step, float):
-                        time.sleep(step)
+                    else:
+                        step()
 
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=serve, args=(listening,), daemon=True)
         thread.start()
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}", arrivals
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
         listening.shutdown(socket.SHUT_RDWR)
     thread.join(5)
 
@@ -114,31 +120,50 @@ async def test_unsolicited_bytes_that_are_no_http(serve: Serve) -> None:
     assert server.connections == 3
 
 
-async def test_what_came_while_the_loop_was_busy_is_no_answer() -> None:
-    """The loop does not run between the arrival of the second answer and the next request."""
-    with answering(lambda n: [created(n), 0.02, created(9)]) as (url, _):
-        async with Transport(2.0, 1) as transport:
+class Surplus:
+    """A second answer to each request. It arrives when `arrive` is called, which blocks the loop until then."""
+
+    def __init__(self) -> None:
+        self._answered = self._arrived = 0  # requests
+        self._wanted, self._sent = threading.Semaphore(0), threading.Semaphore(0)
+
+    def script(self, number: int) -> Sequence[BlockingStep]:
+        def wait() -> None:
+            self._answered = number
+            self._wanted.acquire(timeout=_HANGS_S)
+
+        return [created(number), wait, created(9), self._sent.release]
+
+    def arrive(self, number: int) -> None:
+        """Have the second answer to that request at the client's socket, unless it is there already."""
+        if self._arrived < number:
+            self._wanted.release()
+            assert self._sent.acquire(timeout=_HANGS_S)
+            self._arrived = number
+
+    async def arrive_after(self, turns: int) -> None:
+        """Have each second answer arrive that many turns of the loop after the first one has."""
+        while True:
+            while self._answered == self._arrived:
+                await asyncio.sleep(0)
+            number = self._answered
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            self.arrive(number)
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 3, 100])
+async def test_what_comes_while_the_loop_is_busy_is_no_answer(turns: int) -> None:
+    """With the answer, before it is passed on, or after that: always before the loop looks for more."""
+    surplus = Surplus()
+    with answering(surplus.script) as url:
+        async with Transport(10.0, 1) as transport:
+            busy = asyncio.ensure_future(surplus.arrive_after(turns))
             for number in (1, 2, 3):
                 reply = await transport.exchange("POST", f"{url}/x", {}, b"sent")
                 assert reply.headers.get("location") == f"/PaymentNotice/{number}"
-                time.sleep(0.1)  # noqa: ASYNC251 - the point
-
-
-async def test_what_came_while_others_kept_the_loop_busy_is_no_answer() -> None:
-    """Each turn of the loop takes longer than the second answer needs."""
-    with answering(lambda n: [created(n), 0.02, created(9)]) as (url, _):
-        async with Transport(2.0, 1) as transport:
-            busy = asyncio.ensure_future(_hog())
-            for number in (1, 2, 3):
-                reply = await transport.exchange("POST", f"{url}/x", {}, b"sent")
-                assert reply.headers.get("location") == f"/PaymentNotice/{number}"
+                surplus.arrive(number)
             busy.cancel()
-
-
-async def _hog() -> None:
-    while True:
-        await asyncio.sleep(0)
-        time.sleep(0.03)  # noqa: ASYNC251 - the point
 
 
 async def test_a_server_that_speaks_first_is_sent_nothing() -> None:
@@ -159,20 +184,20 @@ async def _three_answers_of_their_own(transport: Transport, server: Server) -> N
     for number in (1, 2, 3):
         reply = await send(transport, server)
         assert reply.headers.get("location") == f"/PaymentNotice/{number}"
-        await server.is_left()
+        await server.is_played()
     assert len(server.requests) == 3
 
 
 async def test_one_that_has_waited_too_long_is_not_used(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch
+    serve: Serve,
 ) -> None:
-    monkeypatch.setattr(module, "KEEPALIVE_S", 0.5)
-    server = await serve([created(1)])
-    async with Transport(2.0, 1) as transport:
-        for wait_s in (0.0, 0.7, 0.0):
+    for keepalive_s, connections in ((60.0, 1), (0.05, 2)):
+        server = await serve([created(1)])
+        async with Transport(2.0, 1, keepalive_s=keepalive_s) as transport:
             await send(transport, server)
-            await asyncio.sleep(wait_s)
-        assert server.connections == 2
+            await asyncio.sleep(0.2)
+            await send(transport, server)
+        assert server.connections == connections
 
 
 async def test_no_more_connections_than_requests_in_flight(serve: Serve) -> None:
@@ -185,9 +210,10 @@ async def test_no_more_connections_than_requests_in_flight(serve: Serve) -> None
 
 async def test_waiting_for_a_place_counts_as_time_and_sends_nothing(serve: Serve) -> None:
     server = await serve([5.0])
-    async with Transport(0.2, 1) as transport:
+    async with Transport(1.0, 1) as transport:
         first = asyncio.ensure_future(send(transport, server))
-        await asyncio.sleep(0.1)
+        while not server.requests:
+            await asyncio.sleep(0.01)
         blocked = asyncio.ensure_future(transport.exchange("POST", f"{server.url}/x", {}, b""))
         replies = [await first, await blocked]
     assert [each.problem for each in replies] == ["timeout", "timeout"]
@@ -255,12 +281,12 @@ async def test_an_answer_before_the_body_was_taken(serve: Serve) -> None:
 
 @pytest.mark.filterwarnings("ignore:Sending a large body directly")  # no row is as large
 async def test_what_was_given_up_does_not_go_out_later() -> None:
-    taken = asyncio.get_running_loop().create_future()
+    taken, is_given_up = asyncio.get_running_loop().create_future(), asyncio.Event()
 
     class Slow(Server):
         async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             writer.transport.pause_reading()  # type: ignore[attr-defined]
-            await asyncio.sleep(0.5)
+            await is_given_up.wait()
             writer.transport.resume_reading()  # type: ignore[attr-defined]
             size = 0
             with contextlib.suppress(ConnectionError):
@@ -269,8 +295,9 @@ async def test_what_was_given_up_does_not_go_out_later() -> None:
             taken.set_result(size)
             writer.close()
 
-    async with serving(Slow()) as server, Transport(0.2, 1) as transport:
+    async with serving(Slow()) as server, Transport(1.0, 1) as transport:
         reply = await send(transport, server, body=b"x" * 50_000_000)
+        is_given_up.set()
         assert (reply.problem, reply.handed_off) == ("timeout", True)
         assert await taken < 50_000_000
 
@@ -411,19 +438,20 @@ async def test_no_byte_is_sent_after_the_lease(
 
 
 async def test_nothing_lies_between_the_last_look_and_the_bytes() -> None:
-    """The loop is busy from the moment of the look on: what is sent was sent before."""
-    with answering(lambda n: [created(n)]) as (url, arrivals):
-        looks: list[float] = []
+    """From the moment of the look on, the loop waits for the bytes: what is sent was sent before."""
+    came, arrivals = threading.Semaphore(0), list[bool]()
 
-        def look() -> bool:
-            looks.append(time.monotonic())
-            asyncio.get_running_loop().call_soon(time.sleep, 0.2)
-            return True
+    def look() -> bool:
+        asyncio.get_running_loop().call_soon(
+            lambda: arrivals.append(came.acquire(timeout=_HANGS_S))
+        )
+        return True
 
-        async with Transport(2.0, 1, may_send=look) as transport:
+    with answering(lambda number: [came.release, created(number)]) as url:
+        async with Transport(2 * _HANGS_S, 1, may_send=look) as transport:
             for _ in range(2):
                 assert (await transport.exchange("POST", f"{url}/x", {}, b"sent")).status == 201
-    assert all(0 <= there - looked < 0.15 for there, looked in zip(arrivals, looks, strict=True))
+    assert arrivals == [True, True]
 
 
 # What goes out ------------------------------------------------------------------------------------
