@@ -105,7 +105,7 @@ sbom: checks ## write dist/sbom.json, a bill of materials (CycloneDX)
 	@$(BIN)/cyclonedx-py requirements requirements.lock --output-reproducible --of JSON -o dist/sbom.json
 	@echo dist/sbom.json
 
-# From the last commit and nothing else: whoever builds it, wherever and whenever, gets the same bytes.
+# From the last commit and nothing else, so that every build, on any machine and at any time, has the same bytes.
 wheel: setup ## build a reproducible wheel of the last commit
 	@rm -rf dist/source && mkdir -p dist/source && git archive HEAD | tar -x -C dist/source
 	@cd dist/source && SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(CURDIR)/$(BIN)/python -m hatchling build -t wheel -d ..

@@ -117,7 +117,7 @@ async def advisories(known: set[str], fails: set[str]) -> AsyncIterator[str]:
     ("known", "fails", "code", "said"),
     [
         ({OLD}, set(), 0, "3 locked versions audited, 0 advisories"),
-        ({OLD, "orjson"}, set(), 1, "orjson 3.13.0: PYSEC-2026-1; mended in 9.9.9"),
+        ({OLD, "orjson"}, set(), 1, "orjson 3.13.0: PYSEC-2026-1; fixed in 9.9.9"),
         (set(), set(), 3, "NOT AUDITED"),  # answers, and knows nothing
         ({OLD}, {OLD}, 3, "NOT AUDITED"),
         ({OLD}, {"click"}, 3, "NOT AUDITED"),  # fails for one of them

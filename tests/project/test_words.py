@@ -26,6 +26,8 @@ TEXTS: Final = [
     *sorted((ROOT / "docs").rglob("*.md")),
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
+    ROOT / "Makefile",
+    *sorted((ROOT / ".ci").iterdir()),
     *sorted(path for path in (ROOT / "configs").rglob("*") if path.is_file()),
 ]
 WORDS: Final = {

@@ -6,12 +6,15 @@ where the named tests are not green without any fault. Numbers name the faults t
 """
 
 import argparse
+import ast
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +27,7 @@ _ROOT: Final = Path(__file__).parents[2]
 _COPIED: Final = ("pipeline", "tests", "configs", "sample_data", "pyproject.toml", "README.md")
 _AT_ONCE: Final = 2
 _HANGS_S: Final = 180.0
+_CLOSING: Final = frozenset(")]}")
 _RED: Final = 1  # pytest's exit code: tests were run, and some failed
 
 _UPLOAD: Final = "pipeline/sending/upload.py"
@@ -78,7 +82,10 @@ _PARQUET: Final = "tests/reading/test_parquet.py::test_an_id_that_was_written_as
 
 @dataclass(frozen=True, slots=True)
 class Mutation:
-    """A fault: in `file`, `old` becomes `new`. One of `tests` must notice."""
+    """A fault: in `file`, `old` becomes `new`. One of `tests` must notice.
+
+    `old` is compared without its white space and its commas before closing brackets, which the formatter moves.
+    """
 
     number: str
     fault: str
@@ -86,6 +93,43 @@ class Mutation:
     old: str
     new: str
     tests: tuple[str, ...]
+
+    def plant(self, source: str) -> str:
+        """Return the source with the fault in it, indented as the code that it replaces.
+
+        Raises:
+            StaleError: That code is not there exactly once.
+        """
+        own = re.match(r"(?: {4})*", self.old)
+        start = r"^(?P<indent> *)" if own and own[0] else "(?P<indent>)"
+        end = r"[ \t]*\n" if self.old.endswith("\n") else ""
+        found = list(re.finditer(start + _pattern(self.old) + end, source, re.MULTILINE))
+        if len(found) != 1:
+            raise StaleError(
+                f"{self.number}: its text is {len(found)} times in {self.file}: {self.old!r}"
+            )
+        deeper = len(found[0]["indent"]) - len(own[0] if own else "")
+        new = textwrap.indent(self.new, " " * deeper)
+        if deeper < 0:
+            new = re.sub(rf"^ {{{-deeper}}}", "", self.new, flags=re.MULTILINE)
+        return source[: found[0].start()] + new + source[found[0].end() :]
+
+
+class StaleError(ValueError):
+    """The code that a mutation changes is no longer there exactly once."""
+
+
+def _pattern(text: str) -> str:
+    """Return a pattern of code, whatever its white space, and its commas before closing brackets."""
+    tokens = re.findall(r"\w+|[^\w\s]", text)
+    pattern = ""
+    for before, token, after in zip(["", *tokens], tokens, [*tokens[1:], ""], strict=False):
+        if token == "," and after in _CLOSING:
+            continue
+        space = r"\s+" if re.fullmatch(r"\w+ \w+", f"{before} {token}") else r"\s*"
+        pattern += space if before else ""
+        pattern += (r"(?:,\s*)?" if before and token in _CLOSING else "") + re.escape(token)
+    return pattern
 
 
 MUTATIONS: Final = (
@@ -1192,12 +1236,18 @@ def _row(seen: Seen) -> str:
 
 
 def _problems(mutations: Sequence[Mutation], root: Path) -> list[str]:
-    """Return the edits whose text is not in its file exactly once."""
-    return [
-        f"{each.number}: its text is {count} times in {each.file}: {each.old!r}"
-        for each in mutations
-        if (count := (root / each.file).read_text().count(each.old)) != 1
-    ]
+    """Return what is wrong with the edits: their text is not in its file exactly once, or the result is no code."""
+    found = []
+    for each in mutations:
+        try:
+            planted = each.plant((root / each.file).read_text())
+            if each.file.endswith(".py"):
+                ast.parse(planted)
+        except StaleError as error:
+            found.append(str(error))
+        except SyntaxError as error:
+            found.append(f"{each.number}: with it, {each.file} is no Python: {error}")
+    return found
 
 
 def _planted(whole: Path, folder: Path, mutation: Mutation) -> Seen:
@@ -1206,7 +1256,7 @@ def _planted(whole: Path, folder: Path, mutation: Mutation) -> Seen:
     root = folder / mutation.number
     _copy(whole, root)
     file = root / mutation.file
-    file.write_text(file.read_text().replace(mutation.old, mutation.new))
+    file.write_text(mutation.plant(file.read_text()))
     is_green, by = _tested(root, mutation.tests)
     shutil.rmtree(root)
     return Seen(mutation, not is_green and not by.startswith("?"), by, _since(began_s))
