@@ -50,7 +50,7 @@ demo: setup ## serve a local Canvas and load the sample data into it
 	@$(BIN)/canvas-ingest demo; code=$$?; test $$code -eq 0 -o $$code -eq 3   # 3: the sample has rows that are wrong on purpose
 
 test: setup ## run all tests
-	$(BIN)/pytest -n 4   # more than there are cores: many wait for quiet times
+	$(BIN)/pytest -n 4   # more than there are cores: many wait for settling delays
 
 test-fast: setup ## run the tests without whole runs, servers, browsers and waiting
 	$(BIN)/pytest -n 2 -m "not (runs or postgresql or browser or cluster or slow)"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from pipeline.sandbox import Sandbox, serve
 from tests.support import postgres
@@ -21,6 +22,28 @@ _MARKER_BY_FIXTURE = {
     "database": "postgresql",
     "browser": "browser",
 }
+
+# Their tests share what takes seconds to make, such as a cluster or a browser. They run in one process.
+_TOGETHER = (
+    "tests/app/test_demo.py",
+    "tests/cluster/test_cluster.py",
+    "tests/cluster/test_workers.py",
+    "tests/reporting/test_page.py",
+)
+
+
+class _Scheduling(LoadScopeScheduling):
+    """Gives each process a test at a time, or all tests of a module that run together."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        module = nodeid.partition("::")[0]
+        return module if module in _TOGETHER else nodeid
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Scheduling:
+    """Return how tests are given to processes (`-n`), whatever `--dist` says."""
+    return _Scheduling(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Function]) -> None:
