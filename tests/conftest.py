@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from xdist.scheduler import LoadScopeScheduling
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from pipeline.sandbox import Sandbox, serve
 from tests.support import postgres
@@ -32,7 +32,7 @@ _TOGETHER = (
 )
 
 
-class _Scheduling(LoadScopeScheduling):
+class _Scheduling(LoadScopeScheduling):  # type: ignore[misc]
     """Gives each process a test at a time, or all tests of a module that run together."""
 
     def _split_scope(self, nodeid: str) -> str:
