@@ -873,8 +873,8 @@ MUTATIONS: Final = (
         "I5",
         "a row that is too short is let through",
         "pipeline/reading/shape.py",
-        "        if cells != self._cuts + 1:",
-        "        if cells > self._cuts + 1:",
+        "if line.count(self._delimiter) != cuts:",
+        "if line.count(self._delimiter) > cuts:",
         (
             _TORN,
             _UNFIT,
