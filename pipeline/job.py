@@ -244,6 +244,15 @@ class References:
 
 
 @dataclass(frozen=True, slots=True)
+class Undecided:
+    """A line of the configuration that a person has still to decide on."""
+
+    line: int
+    what: str  # as the line has it
+    is_value: bool  # of a setting, not of a comment
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """Everything a run needs to know: the configuration, composed of the options of each part."""
 
@@ -267,6 +276,7 @@ class Job:
     database: Database | None = None  # for the journal; else it is a file in `state_dir`
     objects: fetching.Options = field(default_factory=fetching.Options)
     engine: EngineSettings = field(default_factory=EngineSettings)
+    undecided: tuple[Undecided, ...] = ()  # the open decisions of a drafted configuration
     again: Callable[[], "Job"] | None = (
         None  # the same, loaded on another machine, with the secrets that are there
     )

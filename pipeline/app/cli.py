@@ -441,8 +441,14 @@ def check(**options: Any) -> None:
     sys.exit(shown["exit_code"])
 
 
-@cli.command(short_help="Draft a configuration from a file's own header.")
-@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@cli.command(short_help="Draft a configuration from the headers of files.")
+@click.argument(
+    "files",
+    metavar="FILE...",
+    nargs=-1,
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+)
 @click.option(
     "--kind",
     type=click.Choice(["eligibility", "ledger"]),
@@ -451,12 +457,12 @@ def check(**options: Any) -> None:
 @click.option(
     "--output",
     type=click.Path(dir_okay=False, path_type=Path, allow_dash=True),
-    help="Where the draft goes; - is stdout.  [default: FILE's name with .toml, here]",
+    help="Where the draft goes; - is stdout.  [default: the first FILE's name with .toml, here]",
 )
-def init(file: Path, kind: str | None, output: Path | None) -> None:
-    """Draft a configuration from a file's own header and a sample of its rows.
+def init(files: tuple[Path, ...], kind: str | None, output: Path | None) -> None:
+    """Draft one configuration from the headers of files and samples of their rows.
 
-    What is not sure is a comment with DECIDE in it. A file that is there is never written over.
+    What is not sure is a line with DECIDE in it. A file that is there is never written over.
     """
     from pipeline.commands.init import draft
     from pipeline.errors import IngestError
@@ -465,14 +471,14 @@ def init(file: Path, kind: str | None, output: Path | None) -> None:
 
     abandoned(remove=True)
     if output is None:
-        output = Path(f"{file.name.partition('.')[0] or 'draft'}.toml")
+        output = Path(f"{files[0].name.partition('.')[0] or 'draft'}.toml")
     is_stdout = str(output) == "-"
     try:
-        drafted = draft(file, kind, None if is_stdout else output)
+        drafted = draft(files, kind, None if is_stdout else output)
     except IngestError as error:
         exit_with(error, {})
     shown = None if is_stdout else short_path(output)
-    summary = drafted_text(drafted.source, shown, drafted.guessed, drafted.undecided)
+    summary = drafted_text(drafted.sources, shown, drafted.guessed, drafted.undecided)
     if is_stdout:
         click.echo(drafted.text, nl=False)
     print_text(summary, err=is_stdout)

@@ -1,44 +1,63 @@
 """The draft of a configuration as TOML, and the output of `init` about it."""
 
 import json
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 _COLUMN: Final = 44  # where the comments begin
+_WIDTH: Final = 120  # of a line with its comment; a longer comment is above its line
+_WIDTH_ABOVE: Final = 100
+_MARK: Final = "DECIDE: "
+
+
+class Raw(str):
+    """A value that is TOML already."""
+
+    __slots__ = ()
+
+
+Value = str | bool | int | Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A line of a draft. `is_set` False: it is only shown, as a comment; without a key it is a comment alone."""
+
+    key: str
+    value: Value
+    comment: str = ""
+    is_set: bool = True
 
 
 @dataclass(slots=True)
-class Lines:
-    """The content of a draft: settings, and beside them what a person must decide."""
+class FeedLines:
+    """The content of one feed: settings, and beside them what a person must decide."""
 
-    columns: list[tuple[str, str, str]] = field(default_factory=list)  # ours, theirs, a comment
-    maybe_columns: list[tuple[str, str, str]] = field(default_factory=list)
+    name: str
+    kind: str
+    path: str
+    is_glob: bool
+    read_from: str  # the files, in words
+    settings: list[Setting] = field(default_factory=list)
+    columns: list[Setting] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
-    constants: list[tuple[str, str, str]] = field(default_factory=list)
+    constants: list[Setting] = field(default_factory=list)
     codes: dict[str, list[tuple[str, str, int]]] = field(default_factory=dict)  # theirs, ours, rows
     maybe_codes: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
     hidden_codes: dict[str, int] = field(default_factory=dict)
-    dates: list[str] = field(default_factory=list)
-    maybe_dates: list[str] = field(default_factory=list)
     only: list[str] = field(default_factory=list)
-    maybe_only: list[tuple[str, int]] = field(default_factory=list)
-    sign: str = ""
-    maybe_sign: str = ""
-    key: list[str] = field(default_factory=list)
-    references: dict[str, str] = field(default_factory=dict)
-    delimiter: str = ""
-    encoding: str = ""
-    final_newline: str = ""
+    maybe_only: list[tuple[str, int, str]] = field(default_factory=list)  # theirs, rows, why not
     notes: list[str] = field(default_factory=list)
 
 
-def draft_text(*, name: str, kind: str, file: str, rows: int, path: str, lines: Lines) -> str:
-    """Return the whole file."""
+def draft_text(feeds: Sequence[FeedLines], references: dict[str, str]) -> str:
+    """Return the whole file. `references`: how the ids of each kind become Canvas' ids."""
     parts = [
-        f"# Drafted by `canvas-ingest init` from {_comment(file)} ({rows:,} rows).",
-        "# A person must decide each line with DECIDE. `canvas-ingest check` with this file says what is left;",
-        "# configs/nightly.toml explains every key. Secrets belong in the environment, never here.",
+        *(f"# Drafted by `canvas-ingest init` from {_comment(feed.read_from)}." for feed in feeds),
+        "# Decide each line that is marked in capitals, and remove the mark. `canvas-ingest check` with this file",
+        "# lists what is left; configs/nightly.toml explains every key. Secrets belong in the environment, never here.",
         "",
         "[canvas]",
         _line(
@@ -54,41 +73,39 @@ def draft_text(*, name: str, kind: str, file: str, rows: int, path: str, lines: 
         "",
         "[limits]",
         _line("rejects_max", "10%", "above it nothing is written"),
-        *_money_limits(kind),
+        *_money_limits(feeds),
         "",
         "[state]",
         _line("dir", "state", "the journal: keep it, and back it up"),
         "[report]",
         _line("dir", "reports", "a folder a run, and `latest`"),
         "",
-        *_references(lines.references),
-        "[[feeds]]",
-        _line("name", name, "the journal knows a feed by its name: keep it"),
-        _line("kind", kind),
-        _line("path", path, "a file, or a glob for tomorrow's"),
-        *_reading(lines),
-        *_identity(lines),
-        "[feeds.columns]",
-        *(_line(ours, theirs, comment) for ours, theirs, comment in lines.columns),
-        *(
-            _commented(f"{ours} = {_quoted(theirs)}", f"DECIDE: {comment}")
-            for ours, theirs, comment in lines.maybe_columns
-        ),
-        *_unused(lines.unused),
-        *_constants(lines),
-        *_codes(lines),
-        *_only(lines),
-        *(f"# {note}" for note in lines.notes),
+        *_references(references),
+        *(line for feed in feeds for line in [*_feed(feed), ""]),
     ]
     return "\n".join(parts).rstrip() + "\n"
 
 
-def _money_limits(kind: str) -> list[str]:
-    if kind != "ledger":
+def _money_limits(feeds: Sequence[FeedLines]) -> list[str]:
+    if all(feed.kind != "ledger" for feed in feeds):
         return []
     return [
-        _commented('amount_usd_max = "10000.00"', "DECIDE: one payment above it is rejected"),
-        _commented('total_usd_max = "250000.00"', "DECIDE: above it nothing is written"),
+        *_lines(
+            Setting(
+                "amount_usd_max",
+                "10000.00",
+                "DECIDE: uncomment: one payment above it is rejected",
+                is_set=False,
+            )
+        ),
+        *_lines(
+            Setting(
+                "total_usd_max",
+                "250000.00",
+                "DECIDE: uncomment: above it nothing is written",
+                is_set=False,
+            )
+        ),
     ]
 
 
@@ -99,27 +116,85 @@ def _references(references: dict[str, str]) -> list[str]:
     return parts
 
 
-def _line(key: str, value: str, comment: str = "") -> str:
-    line = f"{key} = {_quoted(value)}"
+def _feed(feed: FeedLines) -> list[str]:
+    path = (
+        "each run reads all files that match: move the old ones away"
+        if feed.is_glob
+        else "a file, or a glob for tomorrow's"
+    )
+    return [
+        "[[feeds]]",
+        _line("name", feed.name, "the journal knows a feed by its name: keep it"),
+        _line("kind", feed.kind),
+        *_lines(Setting("path", feed.path, path)),
+        *_all_lines(feed.settings),
+        "[feeds.columns]",
+        *_all_lines(feed.columns),
+        *_unused(feed.unused),
+        *(["[feeds.constants]"] if feed.constants else []),
+        *_all_lines(feed.constants),
+        *_codes(feed),
+        *_only(feed),
+        *(line for note in feed.notes for line in _above(note)),
+    ]
+
+
+# Lines --------------------------------------------------------------------------------------------
+
+
+def _all_lines(settings: Sequence[Setting]) -> list[str]:
+    return [line for setting in settings for line in _lines(setting)]
+
+
+def _lines(setting: Setting) -> list[str]:
+    """Return a setting with its comment: at its end if that is short, else above it."""
+    if not setting.key:
+        return _above(setting.comment)
+    text = f"{setting.key} = {_value(setting.value)}"
+    text = text if setting.is_set else f"# {text}"
+    if not setting.comment:
+        return [text]
+    beside = f"{text:<{_COLUMN}} # {_comment(setting.comment)}"
+    if len(beside) <= _WIDTH:
+        return [beside]
+    is_marked = setting.is_set and _MARK.strip() in text
+    comment = setting.comment.removeprefix(_MARK) if is_marked else setting.comment
+    return [*_above(comment), text]
+
+
+def _above(comment: str) -> list[str]:
+    lines = textwrap.wrap(
+        _comment(comment), _WIDTH_ABOVE - 2, break_long_words=False, break_on_hyphens=False
+    )
+    return [f"# {line}" for line in lines]
+
+
+def _line(key: str, value: Value, comment: str = "") -> str:
+    line = f"{key} = {_value(value)}"
     return f"{line:<{_COLUMN}} # {_comment(comment)}" if comment else line
 
 
-def _commented(setting: str, comment: str) -> str:
-    return f"{'# ' + setting:<{_COLUMN}} # {_comment(comment)}"
+def _value(value: Value) -> str:
+    if isinstance(value, Raw):
+        return str(value)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    return quoted(value) if isinstance(value, str) else f"[{', '.join(map(quoted, value))}]"
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """Return a TOML basic string."""
-    quoted = json.dumps(text, ensure_ascii=False)
-    return "".join(each if each.isprintable() else f"\\U{ord(each):08x}" for each in quoted)
-
-
-def _list(texts: Sequence[str]) -> str:
-    return f"[{', '.join(map(_quoted, texts))}]"
+    basic = json.dumps(text, ensure_ascii=False)
+    return "".join(each if each.isprintable() else f"\\U{ord(each):08x}" for each in basic)
 
 
 def _comment(text: str) -> str:
     return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
+# Parts of a feed ----------------------------------------------------------------------------------
 
 
 _REFERENCES: Final = {
@@ -150,99 +225,53 @@ _REFERENCES: Final = {
 }
 
 
-def _reading(lines: Lines) -> list[str]:
-    parts = []
-    if lines.delimiter:
-        parts.append(_line("delimiter", lines.delimiter))
-    if lines.encoding:
-        parts.append(_line("encoding", lines.encoding))
-    if lines.final_newline:
-        parts.append(
-            _line(
-                "final_newline",
-                lines.final_newline,
-                "DECIDE: its last line does not end; was it cut short?",
-            )
-        )
-    parts += [f"# {_comment(note)}" for note in lines.maybe_dates]
-    if lines.dates:
-        parts.append(f"dates = {_list(lines.dates)}")
-    return parts
-
-
-def _identity(lines: Lines) -> list[str]:
-    parts = []
-    if lines.sign:
-        parts.append(_line("amount_sign", lines.sign, "payments are written as negative numbers"))
-    if lines.maybe_sign:
-        parts.append(_commented('amount_sign = "negative"', lines.maybe_sign))
-    if lines.key:
-        parts += [
-            f"{f'key = {_list(lines.key)}':<{_COLUMN}} # DECIDE: no column is different in each row; is there an id?",
-            _commented(
-                'repeats = "count"',
-                "DECIDE: is a second equal row a second payment? Without this it is a duplicate, and not sent",
-            ),
-            _commented(
-                'delivery = "full"',
-                'DECIDE: and does each file hold all rows ("full"), or new ones only ("increment")?',
-            ),
-        ]
-    return parts
-
-
 def _unused(names: Sequence[str]) -> list[str]:
-    return [f"# not used: {', '.join(names)}"] if names else []
+    return _above(f"not used: {', '.join(names)}") if names else []
 
 
-def _constants(lines: Lines) -> list[str]:
-    if not lines.constants:
-        return []
-    return ["[feeds.constants]", *(_line(*each) for each in lines.constants)]
-
-
-def _codes(lines: Lines) -> list[str]:
+def _codes(feed: FeedLines) -> list[str]:
     parts: list[str] = []
-    for name in lines.codes:
+    for name in feed.codes:
         parts.append(f"[feeds.codes.{name}]")
-        parts += [
-            f"{f'{_quoted(theirs)} = {_quoted(ours)}':<{_COLUMN}} # {_rows(count)}"
-            for theirs, ours, count in lines.codes[name]
-        ]
-        parts += [
-            _commented(f'{_quoted(theirs)} = ""', f"DECIDE: {_rows(count)}; {_CODES[name]}")
-            for theirs, count in lines.maybe_codes[name]
-        ]
-        if name in lines.hidden_codes:
-            parts.append(
-                f"# DECIDE: {lines.hidden_codes[name]:,} more values, which do not look like codes and so are not shown: is this the right column?"
+        if feed.maybe_codes[name]:
+            parts.append("# rows with another spelling are rejected")
+        for theirs, ours, count in feed.codes[name]:
+            parts += _lines(Setting(quoted(theirs), ours, rows_text(count)))
+        for theirs, count in feed.maybe_codes[name]:
+            comment = f"{_MARK}{rows_text(count)}: {_CODES[name]}"
+            parts += _lines(Setting(quoted(theirs), "", comment, is_set=False))
+        if name in feed.hidden_codes:
+            parts += _above(
+                f"{_MARK}{spellings_text(feed.hidden_codes[name])} more, not shown because they are rare or no codes: is this the right column?"
             )
     return parts
 
 
-def _rows(count: int) -> str:
+def rows_text(count: int) -> str:
+    """Return a number of rows in words."""
     return "1 row" if count == 1 else f"{count:,} rows"
+
+
+def spellings_text(count: int) -> str:
+    """Return a number of spellings in words."""
+    return "1 spelling" if count == 1 else f"{count:,} spellings"
 
 
 _CODES: Final = {
     "relationship": "self, spouse, child, other or injured",
     "type": "a type code of Canvas",
-    "status": "active or cancelled (an ended coverage is active too: its end date tells)",
+    "status": "active or cancelled (an ended one is active too)",
     "order": "1 to 5",
 }
 
 
-def _only(lines: Lines) -> list[str]:
-    if not lines.only:
+def _only(feed: FeedLines) -> list[str]:
+    if not feed.only:
         return []
     parts = ["[feeds.only]"]
-    for theirs, count in lines.maybe_only:
-        parts.append(
-            f"# DECIDE: {_quoted(theirs)} ({_rows(count)}): is it a payment of a patient? Then add it"
-        )
-    parts.append(
-        f"{f'entry_type = {_list(lines.only)}':<{_COLUMN}} # other rows are left out, and counted"
-    )
+    for theirs, count, why in feed.maybe_only:
+        parts += _above(f"{_MARK}{quoted(theirs)} ({rows_text(count)}): {why}")
+    parts += _lines(Setting("entry_type", feed.only, "other rows are left out, and counted"))
     return parts
 
 
@@ -250,14 +279,18 @@ def _only(lines: Lines) -> list[str]:
 
 
 def drafted_text(
-    source: str, output: str | None, guessed: Sequence[tuple[str, str]], undecided: Sequence[str]
+    sources: Sequence[str],
+    output: str | None,
+    guessed: Sequence[tuple[str, str]],
+    undecided: Sequence[str],
 ) -> str:
     """Return the output of `init`: what it wrote, its guesses with their source, and what is left to decide.
 
     `output` None: the draft itself went to stdout.
     """
     width = max((len(what) for what, _ in guessed), default=0)
-    lines = [f"Read {source}.", f"Wrote {output or 'the draft to stdout'}.", "", "Guessed:"]
+    lines = [*(f"Read {source}." for source in sources)]
+    lines += [f"Wrote {output or 'the draft to stdout'}.", "", "Guessed:"]
     lines += [f"  {what:<{width}}  {why}" for what, why in guessed]
     lines += ["", "To decide (DECIDE in the draft), beside canvas.base_url and canvas.token_url:"]
     lines += [f"  {what}" for what in undecided] or ["  nothing"]

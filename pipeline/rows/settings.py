@@ -116,6 +116,18 @@ def check_only(only: Mapping[str, Sequence[str]], constants: Mapping[str, str]) 
             )
 
 
+def check_key(kind: str, identity: Sequence[str]) -> None:
+    """Raise ValueError for a key (`identity`) that payments of different days can share.
+
+    The second of them would be `unchanged`, and never sent.
+    """
+    if kind == "ledger" and not {"transaction_id", "posted_on"}.intersection(identity):
+        raise ValueError(
+            "key: a payment of another day with the same values would be the same payment, and never sent: "
+            "add transaction_id (the sender's id of each payment) or posted_on"
+        )
+
+
 def check_repeats(
     kind: str,
     repeats: str,

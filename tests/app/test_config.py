@@ -395,6 +395,11 @@ def with_feed_key(text: str, line: str) -> str:
             BASE + with_feed_key(LEDGER, 'order_by = ["amount", "amount"]'),
             'order_by: names "amount"',
         ),
+        # Two payments of one patient and amount, on different days, are two.
+        (
+            BASE + with_feed_key(LEDGER, 'key = ["patient", "amount"]'),
+            "key: a payment of another day",
+        ),
         (with_feed_key(CODES, 'dates = ["%Y%m%d", "%Y%m%d"]'), 'dates: names "%Y%m%d" twice'),
         (CODES + '[feeds.only]\norder = ["1", "1"]\n', 'only.order: names "1" twice'),
         # A table that is not used: the sender's ids would be taken for Canvas' own.

@@ -96,7 +96,7 @@ BY_CONTENT = 'key = ["patient", "posted_on", "amount"]\nrepeats = "count"\ndeliv
 DATED = [row.replace(b",n\n", b",2026-11-09\n") for row in AGAIN]
 MAPPED = 'transaction_id = "TXN"\npatient = "MRN"\namount = "Amount"'
 COUNTED = 'posted_on = "Note"\npatient = "MRN"\namount = "Amount"'
-ALONE = 'patient = "MRN"\n[feeds.constants]\namount = "5.00"'
+ALONE = 'patient = "MRN"\n[feeds.constants]\namount = "5.00"\nposted_on = "2026-01-31"'
 FILES: dict[str, tuple[Mapping[str, bytes], str, str]] = {
     "plain": ({"a.csv": GOOD}, "", MAPPED),
     "line ends, delimiters and quotes in quotes": ({"a.csv": QUOTED}, "", MAPPED),
@@ -107,7 +107,7 @@ FILES: dict[str, tuple[Mapping[str, bytes], str, str]] = {
     ),
     "one column, some lines of it blank": (
         {"a.csv": b"MRN\n\n\n" + b"".join(b"\n" if n % 4 == 3 else b"%032x\n" % n for n in range(20)) + b"\n"},
-        'key = ["patient"]',
+        'key = ["patient", "posted_on"]',
         ALONE,
     ),
     "no line end at the end": ({"a.csv": GOOD[:-1]}, 'final_newline = "any"', MAPPED),

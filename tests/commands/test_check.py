@@ -19,6 +19,7 @@ from aiohttp import web
 from pipeline.app.config.load import load_to_check
 from pipeline.commands import check as doctor
 from pipeline.commands.checks.context import Check, State
+from pipeline.errors import ConfigError
 from pipeline.journal import opening
 from pipeline.sandbox import Faults
 from tests.support.runs import coverages, obey_modes, payments, start
@@ -238,12 +239,23 @@ async def test_every_limit_that_is_exceeded_is_told(make_world: MakeWorld) -> No
 
 async def test_a_draft_that_is_not_decided_is_told(make_world: MakeWorld) -> None:
     world = await fit(make_world)
-    world.write_config(
-        feeds=FEEDS.replace('member_id = "Member"', 'member_id = "DECIDE: member_id"')
+    text = FEEDS.replace(
+        'member_id = "Member"', 'member_id = "DECIDE: member_id" # DECIDE: perhaps "X"'
     )
-    (undecided,) = bad(await checked(world))
-    assert undecided.what == "eligibility: member_id"
-    assert "DECIDE" in undecided.todo
+    world.write_config(
+        feeds=text.replace("[feeds.columns]", "# DECIDE: is it all?\n[feeds.columns]", 1)
+    )
+    lines = world.config.read_text().splitlines()
+    comment, value = bad(await checked(world))
+    assert lines[int(comment.what.removeprefix("line ")) - 1] == "# DECIDE: is it all?"
+    assert comment.message == "still to be decided: is it all?"
+    assert "remove the word DECIDE" in comment.todo
+    assert lines[int(value.what.removeprefix("line ")) - 1].startswith("member_id")
+    assert value.message == 'still to be decided: member_id: perhaps "X"'
+    with pytest.raises(ConfigError, match=f"{value.what}: member_id: perhaps"):
+        world.job()
+    world.config.write_text(world.config.read_text().replace("DECIDE: member_id", "Member"))
+    assert world.job().undecided, "a comment stops no run"
 
 
 # The journal and the folders ----------------------------------------------------------------------

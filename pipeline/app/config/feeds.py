@@ -281,6 +281,7 @@ class FeedSection(Section):
             raise ValueError(
                 'missing = "cancel" needs final_newline = "require": a file that was cut short would not be noticed'
             )
+        settings.check_key(self.kind.value, self.key or traits.key)
         settings.check_repeats(
             self.kind.value,
             self.repeats,

@@ -18,6 +18,7 @@ from pipeline.app.config.sections import (
     RetentionSection,
     StateSection,
 )
+from pipeline.app.config.undecided import without_undecided
 from pipeline.errors import ConfigError
 from pipeline.job import EngineSettings, LimitSettings, Section, UploadSettings
 from pipeline.system.ownership import require_safe_config
@@ -101,18 +102,23 @@ def tables_of(path: Path, content: bytes) -> dict[str, Any]:
         raise ConfigError(f"{path.name} is no valid TOML: {error}", "correct that line") from None
 
 
-def parse_file(path: Path, content: bytes, overrides: Mapping[str, Any]) -> File:
+def parse_file(
+    path: Path, content: bytes, overrides: Mapping[str, Any], *, to_check: bool = False
+) -> File:
     """Return the checked content of a configuration file.
 
     Args:
         path: The file, for messages.
         content: Its bytes.
         overrides: Keys to replace, by section.
+        to_check: Leave out settings that are still to be decided, so that the others can be checked.
 
     Raises:
         ConfigError: It names every key that is wrong.
     """
     tables = tables_of(path, content)
+    if to_check:
+        tables = without_undecided(tables)
     for name, keys in overrides.items():
         tables[name] = {**tables.get(name, {}), **keys}
     try:

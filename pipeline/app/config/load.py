@@ -17,6 +17,7 @@ from pipeline.app.config.names import did_you_mean
 from pipeline.app.config.notice import recipients_of
 from pipeline.app.config.references import references_of
 from pipeline.app.config.secrets import require_readable
+from pipeline.app.config.undecided import undecided_in
 from pipeline.errors import ConfigError
 from pipeline.job import EngineSettings, Job
 from pipeline.journal.store import Database
@@ -50,9 +51,47 @@ def load(
     Raises:
         ConfigError: It names the key, what is allowed, and what to do.
     """
-    path, inputs, expected = Path(path), inputs or {}, expected or {}
+    path = Path(path)
     content = read_file(path)
-    file = parse_file(path, content, overrides or {})
+    _require_decided(path, content)
+    return _job(
+        path,
+        content,
+        environment=environment,
+        inputs=inputs,
+        only_feeds=only_feeds,
+        expected=expected,
+        overrides=overrides,
+        accept_repeats=accept_repeats,
+    )
+
+
+def _require_decided(path: Path, content: bytes) -> None:
+    """Raise ConfigError if a value is still to be decided: what would be sent is not known yet."""
+    lines = [f"line {each.line}: {each.what}" for each in undecided_in(content) if each.is_value]
+    if lines:
+        what = "1 setting is" if len(lines) == 1 else f"{len(lines)} settings are"
+        raise ConfigError(
+            "\n  ".join([f"{path.name}: {what} still to be decided", *lines]),
+            f"give each of them a value in place of DECIDE; canvas-ingest check {path.name} lists all that is left",
+        )
+
+
+def _job(
+    path: Path,
+    content: bytes,
+    *,
+    environment: Mapping[str, str] | None = None,
+    inputs: Mapping[str, str | Path | pl.DataFrame] | None = None,
+    only_feeds: tuple[str, ...] = (),
+    expected: Mapping[str, Expected] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    accept_repeats: int | None = None,
+    to_check: bool = False,
+) -> Job:
+    """Make the job of a configuration; arguments as for `load`, and `to_check` as for `parse_file`."""
+    inputs, expected = inputs or {}, expected or {}
+    file = parse_file(path, content, overrides or {}, to_check=to_check)
     folder = path.resolve().parent
     known = variables() if environment is None else environment
     recipients_of(file.notify, known)  # so that an error in them is reported now
@@ -80,6 +119,7 @@ def load(
         retention_days=file.retention.days,
         again=partial(_load_again, path.resolve(), only_feeds=only_feeds, overrides=overrides),
         engine=_with_paths(file.engine, folder),
+        undecided=undecided_in(content),
     )
 
 
@@ -93,15 +133,18 @@ def load_to_check(
     """Read the configuration for a check.
 
     Returns:
-        The job, and None; if only the secrets cannot be read, the job without them, and the error.
+        The job, and None; if only the secrets cannot be read, the job without them, and the error. Settings
+        that are still to be decided are left out, and listed as `undecided`.
 
     Raises:
         ConfigError: As `load`, for all but the secrets.
     """
+    path = Path(path)
+    make = partial(_job, path, read_file(path), inputs=inputs, only_feeds=only_feeds, to_check=True)
     try:
-        return load(path, environment=environment, inputs=inputs, only_feeds=only_feeds), None
+        return make(environment=environment), None
     except ConfigError as error:
-        return load(path, environment={}, inputs=inputs, only_feeds=only_feeds), error
+        return make(environment={}), error
 
 
 def _load_again(path: Path, **options: Any) -> Job:

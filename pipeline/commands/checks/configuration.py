@@ -15,14 +15,15 @@ def check_feeds(context: Context) -> Iterator[Check]:
     """Check that nothing in the feeds is still to be decided."""
     names = ", ".join(f"{feed.name} ({feed.kind.value})" for feed in context.job.feeds)
     yield ok("Configuration", "feeds", names)
-    for feed in context.job.feeds:
-        for ours in undecided_fields(feed):
-            yield wrong(
-                "Configuration",
-                f"{feed.name}: {ours}",
-                "which column it is in is still to be decided",
-                f'look for "{_UNDECIDED}" in the configuration',
-            )
+    for each in context.job.undecided:
+        yield wrong(
+            "Configuration",
+            f"line {each.line}",
+            f"still to be decided: {each.what}" if each.what else "still to be decided",
+            "replace the value; remove the line if there is nothing to set"
+            if each.is_value
+            else f"remove the word {_UNDECIDED} once it is decided",
+        )
 
 
 def check_secrets(context: Context, no_secrets: ConfigError | None) -> Iterator[Check]:

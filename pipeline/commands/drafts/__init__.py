@@ -1,0 +1,1 @@
+"""The guesses of `init`, one module a topic."""

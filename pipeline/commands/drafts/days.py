@@ -1,0 +1,212 @@
+"""Guess the columns of days by their values and names, and the format of the days."""
+
+from collections.abc import Collection, Iterable
+from typing import Final
+
+from pipeline.commands.drafts.feed import UNDECIDED, FeedDraft, safe
+from pipeline.reporting.draft import Setting
+from pipeline.rows import synonyms
+from pipeline.rows.dates import FORMATS, FULL_DATE, fitting, reads
+
+_LOOKED_AT: Final = 200  # spellings of a column, to see whether it holds days
+_SHARE_FITTING: Final = 0.5  # of the spellings of a column with a sure name
+_LAST_DAYS: Final = ("9999-12-31", "9999-12-30", "2999-12-31", "3000-01-01", "2262-04-11")
+_FIRST_DAYS: Final = ("0001-01-01", "0000-00-00", "1753-01-01", "1899-12-30", "1900-01-01")
+_SPELT: Final = (
+    "{2}/{3}/{1}",
+    "{5}/{6}/{1}",
+    "{1}{2}{3}",
+    "{3}/{2}/{1}",
+    "{2}-{3}-{1}",
+    "{1}/{2}/{3}",
+    "{3}.{2}.{1}",
+)
+_MIDNIGHTS: Final = (
+    "",
+    " 00:00:00",
+    "T00:00:00",
+    " 12:00:00 AM",
+    "T00:00:00Z",
+    " 00:00:00.000",
+    " 00:00",
+)
+
+
+def _spellings(days: Iterable[str]) -> frozenset[str]:
+    """Return the usual spellings of days, with and without midnight."""
+    found = set()
+    for day in days:
+        year, month, number = day.split("-")
+        parts = ("", year, month, number, "", str(int(month)), str(int(number)))
+        forms = [day, *(form.format(*parts) for form in _SPELT)]
+        found |= {form + midnight for form in forms for midnight in _MIDNIGHTS}
+    return frozenset(found)
+
+
+OPEN_DAYS: Final = _spellings((*_LAST_DAYS, *_FIRST_DAYS))  # which senders write for "no date"
+_BUILT_IN: Final = {  # by field: those that need no `open_dates`
+    "end_on": _spellings((*_LAST_DAYS, "0000-00-00")),
+    "start_on": _spellings(("0001-01-01", "0000-00-00", "1753-01-01")),
+}
+
+
+def days_in(draft: FeedDraft, column: str) -> set[str]:
+    """Return the spellings of a column without those that mean "no date"."""
+    return set(draft.texts(column).unique()) - OPEN_DAYS
+
+
+def holds_days(draft: FeedDraft, column: str) -> bool:
+    """Return whether all values of a column read as days in one format."""
+    texts = sorted(days_in(draft, column))[:_LOOKED_AT]
+    return bool(fitting(texts)) if texts else bool(draft.texts(column).len())
+
+
+def fits_days(draft: FeedDraft, column: str) -> bool:
+    """Return whether a column with a sure name may hold days: it is blank, or one format reads half of it."""
+    texts = sorted(days_in(draft, column))[:_LOOKED_AT]
+    return not texts or _best(texts)[1] >= len(texts) * _SHARE_FITTING
+
+
+def _best(texts: Collection[str]) -> tuple[str, int]:
+    """Return the format that reads most of the texts, and how many."""
+    counts = {form: sum(reads(form, text) for text in texts) for form in FORMATS}
+    best = max(FORMATS, key=lambda form: counts[form])
+    return best, counts[best]
+
+
+# Columns ------------------------------------------------------------------------------------------
+
+
+def guess_day(draft: FeedDraft, name: str) -> None:
+    """Find the column of a field of days, or ask for it."""
+    known = [each for each in draft.candidates[name] if each.column in draft.free()]
+    fitting_ = [each for each in known if fits_days(draft, each.column)]
+    sure = [each.column for each in fitting_ if each.is_sure]
+    if sure:
+        draft.take(name, sure[0], f"or {', '.join(map(safe, sure[1:]))}?" if sure[1:] else "")
+        return
+    pointed = _pointed(draft, name)
+    sure = [column for column, is_sure in pointed.items() if is_sure]
+    if len(sure) == 1:
+        draft.take(name, sure[0])
+        return
+    doubtful = [each.column for each in fitting_ if not each.is_sure]
+    _ask_for_day(draft, name, list(dict.fromkeys([*sure, *doubtful, *pointed])))
+
+
+def _pointed(draft: FeedDraft, name: str) -> dict[str, bool]:
+    """Return the columns of days whose names point to a field, and whether they surely do."""
+    header = draft.found.header
+    found = {}
+    for column in draft.free():
+        field, is_sure = synonyms.day_field(column, draft.kind) or ("", False)
+        if field == name and holds_days(draft, column):
+            found[column] = is_sure or synonyms.is_date_beside_end(column, header)
+    return found
+
+
+_WHAT: Final = {
+    "start_on": ("the first day of the coverage", "without it Canvas puts the day of the upload"),
+    "end_on": ("the last day of the coverage", "without it coverages that have ended stay open"),
+    "posted_on": ("the day of the payment", "without it the key cannot hold the day"),
+}
+
+
+def _ask_for_day(draft: FeedDraft, name: str, columns: list[str]) -> None:
+    what, otherwise = _WHAT[name]
+    if not columns and name != "posted_on":
+        why = f"no column seems to hold {what}: {otherwise}"
+        draft.lines.columns.append(Setting(name, "", f"{UNDECIDED}: {why}", is_set=False))
+        draft.decide(f"{name}: {why}")
+    if not columns:
+        return
+    named = " or ".join(map(draft.named, columns))
+    if name == "posted_on" and "transaction_id" in draft.columns:
+        draft.suggest_column(name, columns[0], f"is {named} {what}? {_note_on_utc(columns[0])}")
+    else:
+        draft.ask_column(name, f"perhaps {named}, if it holds {what}; {otherwise}", columns[0])
+
+
+def _note_on_utc(column: str) -> str:
+    is_utc = "utc" in synonyms.words_of(column)
+    return "In UTC an evening payment is on the next day" if is_utc else "It is not required"
+
+
+# Formats ------------------------------------------------------------------------------------------
+
+
+def guess_formats(draft: FeedDraft) -> None:
+    """Choose one format for each column; if several fit, the one that another column settles."""
+    fits = {
+        name: _formats(draft, column)
+        for name, column in draft.columns.items()
+        if name.endswith("_on") and days_in(draft, column)
+    }
+    settled = {forms[0] for forms in fits.values() if len(forms) == 1}
+    taken: list[str] = sorted(settled, key=FORMATS.index)
+    is_asked = False
+    for name, forms in fits.items():
+        column = draft.columns[name]
+        if not forms:
+            is_asked = _ask_for_format(draft, column) or is_asked
+        elif len(forms) == 1 or settled.intersection(forms):
+            form = forms[0] if len(forms) == 1 else next(f for f in taken if f in forms)
+            draft.note(f"dates of {name}", f'"{form}" reads all of column "{column}"')
+        else:
+            is_asked = True
+            named = " and ".join(f'"{form}"' for form in forms)
+            draft.ask(
+                "dates",
+                [forms[0]],
+                f"{named} read all of {safe(column)}: which is meant? Until then its rows are rejected",
+            )
+    if taken or (fits and not is_asked):
+        draft.set("dates", taken or [FULL_DATE])
+    _guess_open_dates(draft)
+    _ask_for_timezone(draft, taken)
+
+
+def _formats(draft: FeedDraft, column: str) -> list[str]:
+    """Return the formats that read a column, with the help of far days such as 12/31/9999 where they fit."""
+    texts = days_in(draft, column)
+    far = {
+        text.replace(day[:4], "2100")
+        for text in set(draft.texts(column).unique()) & OPEN_DAYS
+        for day in _LAST_DAYS
+        if day[:4] in text
+    }
+    return fitting(texts | far) or fitting(texts)
+
+
+def _ask_for_format(draft: FeedDraft, column: str) -> bool:
+    counts = draft.counts(column)
+    best, _ = _best(list(counts)[:_LOOKED_AT])
+    read = sum(count for text, count in counts.items() if reads(best, text))
+    problem = f"no format reads all of {safe(column)}"
+    if read:
+        problem += f'; "{best}" reads {read:,} of {counts.total():,}'
+    draft.ask("dates", [best if read else FULL_DATE], f"{problem}; the other rows are rejected")
+    return True
+
+
+def _guess_open_dates(draft: FeedDraft) -> None:
+    found = {
+        text
+        for name, built_in in _BUILT_IN.items()
+        if name in draft.columns
+        for text in set(draft.texts(draft.columns[name]).unique()) & OPEN_DAYS - built_in
+    }
+    if found:
+        draft.set("open_dates", sorted(found), 'these mean "no date"')
+        draft.note("open_dates", f"{len(found)} known spellings of no date")
+
+
+def _ask_for_timezone(draft: FeedDraft, forms: Collection[str]) -> None:
+    if any(form.endswith(("Z", "%z")) for form in forms):
+        draft.ask(
+            "timezone",
+            f"{UNDECIDED}: the practice's time zone",
+            'the practice\'s time zone, such as "America/New_York": the file holds instants, and without it '
+            "a day can be one too late",
+            is_set=True,
+        )
