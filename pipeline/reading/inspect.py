@@ -14,6 +14,7 @@ import io
 import os
 import sys
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, Final, NoReturn, cast
@@ -30,7 +31,7 @@ from pipeline.reading.bounds import (
 from pipeline.reading.decoding import Decoded
 from pipeline.reading.foreign import foreign_bytes
 from pipeline.reading.headers import column_text
-from pipeline.reading.heading import DELIMITERS, Heading, columns_of, heading_of, unique_names
+from pipeline.reading.heading import Heading, columns_of, heading_of, unique_names
 from pipeline.reading.lake import refuse_folder, refuse_table_format
 from pipeline.reading.parquet import decoded
 from pipeline.reading.protected import quoted
@@ -109,17 +110,15 @@ def _require_file(path: Path, what: str) -> None:
         ) from None
 
 
-def headers(path: Path, encoding: str) -> dict[str, list[str]]:
-    """Return the columns of a text's first line, under each delimiter that is tried. Raises InputError."""
+def first_and_last(path: Path, encoding: str) -> tuple[str, str]:
+    """Return the beginning and the end of a text, which are the same if it is short. Raises InputError."""
+    chunks = max(ROW_BYTES_MAX // groups.BOUNDS.chunk_bytes, 2)
+    head, last = b"", deque[bytes](maxlen=chunks)
     with path.open("rb") as raw:
-        chunks = _decoded(_unpacked(raw, path, len), path, encoding)
-        head = b""
-        for chunk in chunks:
-            head += chunk
-            if len(head) > ROW_BYTES_MAX:
-                break
-    text = head.decode(errors="replace")
-    return {delimiter: columns_of(text, delimiter) or [] for delimiter in DELIMITERS}
+        for chunk in _decoded(_unpacked(raw, path, len), path, encoding):
+            head = head if len(head) > ROW_BYTES_MAX else head + chunk
+            last.append(chunk)
+    return head.decode(errors="replace"), b"".join(last).decode(errors="replace")
 
 
 # The columns --------------------------------------------------------------------------------------
@@ -393,7 +392,11 @@ def _check_skipped(
     mapped = [number for number, name in enumerate(heading.names) if name in feed.columns.values()]
     for number, line in enumerate(trimmer.footer, shape.rows + 1):
         cells = columns_of(line.decode(errors="replace").rstrip("\r"), heading.delimiter) or []
-        if len(cells) == len(heading.names) and all(cells[each].strip() for each in mapped):
+        if (
+            mapped
+            and len(cells) == len(heading.names)
+            and all(cells[each].strip() for each in mapped)
+        ):
             raise InputError(
                 f"skip_footer = {feed.skip_footer} leaves out this line, which has a value in every mapped column",
                 "it may be a row. Lower skip_footer; if it is a total, leave it out by its beginning: comment_prefix",

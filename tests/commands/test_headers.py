@@ -15,7 +15,7 @@ import pytest
 from pipeline.app.config.load import load_to_check
 from pipeline.commands import init as drafting
 from pipeline.commands.drafts import names
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, InputError
 
 
 @dataclass(frozen=True)
@@ -166,8 +166,10 @@ HEADERS = [
         {"transaction_id": "id", "patient": "mrn (metadata)"},
         {"amount": "Amount Refunded", "posted_on": "Created date (UTC)", "currency": "Currency"},
         (
-            """# where = '''"Status" in ('Paid') and "Captured" in ('true')'''""",
-            """# amount = { sql = 'cast("Amount" as decimal(18,2)) - cast("Amount Refunded" as decimal(18,2))' }""",
+            ("""# where = '''"Status" in ('Paid') and "Captured" in ('true') and cast("Amount" as decimal(18,2)) > """
+            """coalesce(cast("Amount Refunded" as decimal(18,2)), 0)'''"""),
+            ("""# amount = { sql = 'cast("Amount" as decimal(18,2)) - """
+            """coalesce(cast("Amount Refunded" as decimal(18,2)), 0)' }"""),
         ),
     ),
     Header(
@@ -316,6 +318,59 @@ def test_a_feed_is_named_without_dates_and_numbers(file: str, name: str, path: s
     assert names.feed_name(Path(file), "ledger") == name
     assert names.feed_path([Path(file)]) == (path, path != file)
 
+
+# Lines that are no rows ---------------------------------------------------------------------------
+
+ROWS = "TXN,MRN,Amount,Posted\nT1,5001,12.50,2026-11-13\nT2,5002,7.00,2026-11-14\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "drafted"),
+    [
+        (ROWS, {}),
+        ("Sample Clinic - Patient Payments\n" + ROWS, {"skip_lines": 1}),
+        ("Sample Clinic,,,\n11/1/2026 - 11/5/2026,,,\n,,,\n" + ROWS, {"skip_lines": 3}),
+        ("sep=,\n" + ROWS, {"skip_lines": 1}),
+        (ROWS + "\n", {"blank_lines": "skip"}),
+        (ROWS + ",,,\n", {"blank_lines": "skip"}),
+        (ROWS + "Total: 19.50\n", {"skip_footer": 1}),
+        (ROWS + "Total,,19.50,\n", {"skip_footer": 1}),
+        (ROWS + "\nTotal,,19.50,\n2 payments\n\n", {"skip_footer": 3, "blank_lines": "skip"}),
+        (ROWS.replace("\n", "\r\n") + "Total,,19.50,\r\n", {"skip_footer": 1}),
+        (ROWS + ROWS, {}),  # the header again is a rejected row, and no days or amounts
+        (ROWS.replace(",", ";"), {"delimiter": ";"}),
+        (ROWS.replace(",Posted", ",Posted,,").replace("-13", "-13,,").replace("-14", "-14,,"), {}),
+    ],
+)
+def test_lines_that_are_no_rows_are_left_out(
+    tmp_path: Path, text: str, drafted: dict[str, object]
+) -> None:
+    (tmp_path / "in.csv").write_bytes(text.encode())
+    found = drafting.draft([tmp_path / "in.csv"]).text
+    feed = tomllib.loads(found)["feeds"][0]
+    reading = ("skip_lines", "skip_footer", "blank_lines")
+    assert {name: feed[name] for name in reading if name in feed} == {
+        name: value for name, value in drafted.items() if name != "delimiter"
+    }
+    assert feed["delimiter"] == drafted.get("delimiter", ",")
+    assert feed["dates"] == ["%Y-%m-%d"]
+    assert feed["columns"]["transaction_id"] == "TXN"
+
+
+def test_a_row_that_was_cut_short_is_no_footer(tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text(ROWS + "T3,5003,1")
+    with pytest.raises(InputError, match="cut short"):
+        drafting.draft([tmp_path / "in.csv"])
+
+
+def test_the_end_of_a_long_file_is_looked_at(tmp_path: Path) -> None:
+    rows = "".join(f"T{n},5001,12.50,2026-11-13\n" for n in range(30_000))
+    (tmp_path / "in.csv").write_text(f"Sample Clinic\nTXN,MRN,Amount,Posted\n{rows}Total,,1.00,\n")
+    feed = tomllib.loads(drafting.draft([tmp_path / "in.csv"]).text)["feeds"][0]
+    assert (feed["skip_lines"], feed["skip_footer"]) == (1, 1)
+
+
+# Several files ------------------------------------------------------------------------------------
 
 LEDGER = "TXN,MRN,Amount,Posted\n"
 ROSTER = "MRN,Member ID,Rel,Payer ID,Order,Eff Date,Term Date\n"

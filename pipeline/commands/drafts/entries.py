@@ -165,21 +165,19 @@ def ask_for_condition(draft: FeedDraft) -> None:
         good = _good(visible, is_state=is_state, mark=mark)
         if good or (mark and mark in _MARKS_BAD):
             conditions.append(_condition(column, good, mark))
-    if not seen:
-        return
+    if draft.refund:
+        conditions.append(" > ".join(draft.refund))  # else it is nothing, and is rejected
     what = "payments" if draft.kind is Kind.LEDGER else "coverages"
-    draft.ask(
-        "where",
-        f"{UNDECIDED}: which rows are {what}",
-        f"{'; '.join(seen)}: which rows are {what}? If all are, delete this line",
-        is_set=True,
-    )
-    if conditions:
-        draft.show(
+    if seen:
+        draft.ask(
             "where",
-            Raw(toml_text(" and ".join(conditions))),
-            "rows that do not meet it are left out, and counted",
+            f"{UNDECIDED}: which rows are {what}",
+            f"{'; '.join(seen)}: which rows are {what}? If all are, delete this line",
+            is_set=True,
         )
+    if conditions:
+        example = Raw(toml_text(" and ".join(conditions)))
+        draft.show("where", example, "rows that do not meet it are left out, and counted")
 
 
 def _is_state(column: str) -> bool:

@@ -43,6 +43,7 @@ class FeedDraft:
     candidates: dict[str, list[Candidate]]  # by our field, the surest column first
     columns: dict[str, str] = field(default_factory=dict)  # our field -> theirs, where it is sure
     perhaps: dict[str, str] = field(default_factory=dict)  # the same, where a person is asked
+    refund: tuple[str, str] | None = None  # SQL for the amount, and for what was given back of it
     references: dict[str, str] = field(default_factory=dict)
     guessed: list[tuple[str, str]] = field(default_factory=list)
     undecided: list[str] = field(default_factory=list)

@@ -7,11 +7,12 @@ from typing import Final, Literal
 
 import polars as pl
 
+from pipeline.commands.drafts import lines
 from pipeline.commands.drafts.feed import FeedDraft, Found
 from pipeline.errors import ConfigError, InputError
 from pipeline.files import may_be_file
 from pipeline.reading.headers import has_data
-from pipeline.reading.inspect import headers, inspect
+from pipeline.reading.inspect import inspect
 from pipeline.reading.read import read
 from pipeline.reading.source import Source
 from pipeline.rows import synonyms
@@ -60,7 +61,7 @@ def _inspected(path: Path, scratch: Path) -> tuple[Feed, Source]:
             )
             try:
                 if may_be_file(path) and path.suffix != ".parquet":
-                    feed = replace(feed, delimiter=_delimiter(path, encoding))
+                    feed = replace(feed, **lines.layout(path, encoding))
                 return feed, inspect(path, feed, scratch)
             except InputError as error:
                 first = first or error
@@ -74,12 +75,6 @@ def _encodings(path: Path) -> Sequence[str]:
     except OSError:
         return _ENCODINGS
     return ("utf-16",) if is_utf_16 else _ENCODINGS
-
-
-def _delimiter(path: Path, encoding: str) -> str:
-    """Return the delimiter under which most names are known; then the one with most columns."""
-    found = headers(path, encoding)
-    return max(found, key=lambda one: (synonyms.known(found[one]), len(found[one])))
 
 
 def _refuse_data(source: Source) -> None:
@@ -101,6 +96,8 @@ def _sample(source: Source) -> pl.DataFrame:
         if sum(part.height for part in parts) >= _SAMPLE_ROWS:
             break
     frame = pl.concat(parts).head(_SAMPLE_ROWS).with_columns(pl.all().str.strip_chars())
+    is_repeated = pl.all_horizontal(pl.col(name) == name.strip() for name in frame.columns)
+    frame = frame.filter(~is_repeated.fill_null(value=False))  # the header, between the rows
     return frame.with_columns(pl.when(pl.all() != "").then(pl.all()))
 
 
@@ -143,6 +140,20 @@ def note_reading(draft: FeedDraft, placeholders: dict[str, int]) -> None:
     if feed.encoding != "utf-8":
         draft.set("encoding", feed.encoding)
         draft.note("encoding", f"{feed.encoding}, because the bytes are not UTF-8")
+    if feed.skip_lines:
+        draft.set("skip_lines", feed.skip_lines, f"the header is in line {feed.skip_lines + 1}")
+        draft.note("skip_lines", f"the names of line {feed.skip_lines + 1} are known")
+    if feed.skip_footer:
+        what = "line is" if feed.skip_footer == 1 else f"{feed.skip_footer} lines are"
+        draft.ask(
+            "skip_footer",
+            feed.skip_footer,
+            f"the last {what} no row, by its form: is it a total in each file? If not, a row is left out",
+            is_set=True,
+        )
+    if feed.blank_lines == "skip":
+        draft.set("blank_lines", "skip", "there are blank lines: they are left out, and counted")
+        draft.note("blank_lines", "there are blank lines")
     if feed.final_newline == "any" and not source.is_parquet:
         draft.ask(
             "final_newline",

@@ -53,10 +53,19 @@ def guess_amount(draft: FeedDraft) -> None:
         sure[0],
     )
     draft.show_column("amount", sure[0], "as it is")
-    difference = " - ".join(
-        f"cast({sql_name(column)} as decimal(18,2))" for column in (sure[0], refund)
-    )
-    draft.show_column("amount", Raw(f"{{ sql = {toml_text(difference)} }}"), "less the refund")
+    amount, back = (_cast(draft, column) for column in (sure[0], refund))
+    draft.refund = amount, f"coalesce({back}, 0)"
+    difference = toml_text(" - ".join(draft.refund))
+    draft.show_column("amount", Raw(f"{{ sql = {difference} }}"), "less the refund")
+
+
+def _cast(draft: FeedDraft, column: str) -> str:
+    """Return SQL that reads a column of amounts."""
+    text = sql_name(column)
+    for sign in "$,":
+        if draft.texts(column).str.contains(sign, literal=True).any():
+            text = f"replace({text}, '{sign}', '')"
+    return f"cast({text} as decimal(18,2))"
 
 
 def _why(words: set[str]) -> str:
