@@ -42,6 +42,7 @@ def test_a_check_leaves_out_what_is_not_decided_but_for_columns() -> None:
     feed = {
         "name": "x",
         "where": "DECIDE: which",
+        "timezone": "DECIDE: the practice's",
         "columns": {"patient": "DECIDE: patient"},
         "only": {"entry_type": ["DECIDE"], "claim": ["1"]},
     }
@@ -49,6 +50,11 @@ def test_a_check_leaves_out_what_is_not_decided_but_for_columns() -> None:
     assert without_undecided(tables) == {
         "canvas": {"base_url": "DECIDE"},
         "feeds": [
-            {"name": "x", "columns": {"patient": "DECIDE: patient"}, "only": {"claim": ["1"]}}
+            {
+                "name": "x",
+                "timezone": "UTC",
+                "columns": {"patient": "DECIDE: patient"},
+                "only": {"claim": ["1"]},
+            }
         ],
     }

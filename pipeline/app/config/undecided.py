@@ -72,7 +72,8 @@ def _is_marked(value: object) -> bool:
 def without_undecided(tables: dict[str, Any]) -> dict[str, Any]:
     """Return the tables without settings of feeds whose value is still to be decided, but for columns.
 
-    A column that is to be decided stays: the field is required, and a check leaves it out by itself.
+    A column that is to be decided stays: the field is required, and a check leaves it out by itself. A
+    time zone that is to be decided is UTC, because formats of instants need one.
     """
     feeds = [_decided(feed) for feed in tables.get("feeds", []) if isinstance(feed, dict)]
     return {**tables, "feeds": feeds} if "feeds" in tables else tables
@@ -80,6 +81,8 @@ def without_undecided(tables: dict[str, Any]) -> dict[str, Any]:
 
 def _decided(feed: dict[str, Any]) -> dict[str, Any]:
     kept = {name: value for name, value in feed.items() if not _is_marked(value)}
+    if _is_marked(feed.get("timezone")):
+        kept["timezone"] = "UTC"
     if isinstance(kept.get("only"), dict):
         kept["only"] = {
             name: values

@@ -1,10 +1,10 @@
 """Guess the columns of days by their values and names, and the format of the days."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 from pipeline.commands.drafts.feed import UNDECIDED, FeedDraft, safe
-from pipeline.reporting.draft import Setting
+from pipeline.reporting.draft import Raw, Setting, quoted
 from pipeline.rows import synonyms
 from pipeline.rows.dates import FORMATS, FULL_DATE, fitting, reads
 
@@ -160,10 +160,21 @@ def guess_formats(draft: FeedDraft) -> None:
                 [forms[0]],
                 f"{named} read all of {safe(column)}: which is meant? Until then its rows are rejected",
             )
-    if taken or (fits and not is_asked):
-        draft.set("dates", taken or [FULL_DATE])
+    if len(taken) == 1:
+        draft.set("dates", taken)
+    elif taken:
+        draft.set("dates", _by_field(fits, taken), "the formats of each field")
     _guess_open_dates(draft)
     _ask_for_timezone(draft, taken)
+
+
+def _by_field(fits: Mapping[str, Sequence[str]], taken: Sequence[str]) -> Raw:
+    """Return the formats as a table, so that no day is read by the format of another column."""
+    forms = {
+        name: next((form for form in taken if form in found), FULL_DATE)
+        for name, found in fits.items()
+    }
+    return Raw(f"{{ {', '.join(f'{name} = [{quoted(form)}]' for name, form in forms.items())} }}")
 
 
 def _formats(draft: FeedDraft, column: str) -> list[str]:
