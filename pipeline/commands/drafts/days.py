@@ -6,7 +6,7 @@ from typing import Final
 from pipeline.commands.drafts.feed import UNDECIDED, FeedDraft, safe
 from pipeline.reporting.draft import Raw, Setting, quoted
 from pipeline.rows import synonyms
-from pipeline.rows.dates import FORMATS, FULL_DATE, fitting, reads
+from pipeline.rows.dates import FORMATS, FULL_DATE, OPEN_FIELDS, Dates, fitting, has_zone, reads
 
 _LOOKED_AT: Final = 200  # spellings of a column, to see whether it holds days
 _SHARE_FITTING: Final = 0.5  # of the spellings of a column with a sure name
@@ -44,10 +44,7 @@ def _spellings(days: Iterable[str]) -> frozenset[str]:
 
 
 OPEN_DAYS: Final = _spellings((*_LAST_DAYS, *_FIRST_DAYS))  # which senders write for "no date"
-_BUILT_IN: Final = {  # by field: those that need no `open_dates`
-    "end_on": _spellings((*_LAST_DAYS, "0000-00-00")),
-    "start_on": _spellings(("0001-01-01", "0000-00-00", "1753-01-01")),
-}
+_FIRST: Final = _spellings(_FIRST_DAYS)
 
 
 def days_in(draft: FeedDraft, column: str) -> set[str]:
@@ -137,35 +134,32 @@ def _note_on_utc(column: str) -> str:
 
 def guess_formats(draft: FeedDraft) -> None:
     """Choose one format for each column; if several fit, the one that another column settles."""
+    mapped = {**draft.perhaps, **draft.columns}
+    columns = {name: column for name, column in mapped.items() if name.endswith("_on")}
     fits = {
-        name: _formats(draft, column)
-        for name, column in draft.columns.items()
-        if name.endswith("_on") and days_in(draft, column)
+        name: _formats(draft, column) for name, column in columns.items() if days_in(draft, column)
     }
+    is_set = {setting.key for setting in draft.lines.columns if setting.is_set}
+    for name in [name for name in fits if name not in is_set]:
+        if any(map(has_zone, fits[name])):  # which needs a time zone, too
+            draft.show("dates", fits.pop(name)[:1], f"for {name}, which needs timezone then")
     settled = {forms[0] for forms in fits.values() if len(forms) == 1}
     taken: list[str] = sorted(settled, key=FORMATS.index)
-    is_asked = False
+    asked: dict[tuple[str, ...], list[str]] = {}  # the formats that fit, and their columns
     for name, forms in fits.items():
-        column = draft.columns[name]
-        if not forms:
-            is_asked = _ask_for_format(draft, column) or is_asked
-        elif len(forms) == 1 or settled.intersection(forms):
+        if len(forms) == 1 or settled.intersection(forms):
             form = forms[0] if len(forms) == 1 else next(f for f in taken if f in forms)
-            draft.note(f"dates of {name}", f'"{form}" reads all of column "{column}"')
+            draft.note(f"dates of {name}", f'"{form}" reads all of column "{columns[name]}"')
         else:
-            is_asked = True
-            named = " and ".join(f'"{form}"' for form in forms)
-            draft.ask(
-                "dates",
-                [forms[0]],
-                f"{named} read all of {safe(column)}: which is meant? Until then its rows are rejected",
-            )
+            asked.setdefault(tuple(forms), []).append(columns[name])
     if len(taken) == 1:
         draft.set("dates", taken)
     elif taken:
         draft.set("dates", _by_field(fits, taken), "the formats of each field")
-    _guess_open_dates(draft)
-    _ask_for_timezone(draft, taken)
+    for forms, names in asked.items():
+        _ask_for_format(draft, forms, names)
+    _guess_open_dates(draft, columns, taken)
+    _ask_for_timezone(draft, columns, fits)
 
 
 def _by_field(fits: Mapping[str, Sequence[str]], taken: Sequence[str]) -> Raw:
@@ -179,45 +173,50 @@ def _by_field(fits: Mapping[str, Sequence[str]], taken: Sequence[str]) -> Raw:
 
 def _formats(draft: FeedDraft, column: str) -> list[str]:
     """Return the formats that read a column, with the help of far days such as 12/31/9999 where they fit."""
-    texts = days_in(draft, column)
-    far = {
-        text.replace(day[:4], "2100")
-        for text in set(draft.texts(column).unique()) & OPEN_DAYS
-        for day in _LAST_DAYS
-        if day[:4] in text
-    }
-    return fitting(texts | far) or fitting(texts)
+    texts = set(draft.texts(column).unique())
+    return fitting(texts - _FIRST) or fitting(texts - OPEN_DAYS)
 
 
-def _ask_for_format(draft: FeedDraft, column: str) -> bool:
-    counts = draft.counts(column)
-    best, _ = _best(list(counts)[:_LOOKED_AT])
-    read = sum(count for text, count in counts.items() if reads(best, text))
-    problem = f"no format reads all of {safe(column)}"
-    if read:
-        problem += f'; "{best}" reads {read:,} of {counts.total():,}'
-    draft.ask("dates", [best if read else FULL_DATE], f"{problem}; the other rows are rejected")
-    return True
+def _ask_for_format(draft: FeedDraft, forms: Sequence[str], columns: Sequence[str]) -> None:
+    named = " and ".join(map(safe, columns))
+    if forms:
+        both = " and ".join(f'"{form}"' for form in forms)
+        why = f"{both} read all of {named}: which is meant? Until then rows are rejected"
+        draft.ask("dates", [forms[0]], why)
+        return
+    for column in columns:
+        counts = draft.counts(column)
+        best, _ = _best(list(counts)[:_LOOKED_AT])
+        read = sum(count for text, count in counts.items() if reads(best, text))
+        why = f"no format reads all of {safe(column)}"
+        why += f'; "{best}" reads {read:,} of {counts.total():,}' if read else ""
+        draft.ask("dates", [best if read else FULL_DATE], f"{why}; the other rows are rejected")
 
 
-def _guess_open_dates(draft: FeedDraft) -> None:
+def _guess_open_dates(draft: FeedDraft, columns: Mapping[str, str], forms: Sequence[str]) -> None:
+    """Write the known spellings of "no date" that are not built in."""
+    dates = Dates(forms or (FULL_DATE,))
     found = {
         text
-        for name, built_in in _BUILT_IN.items()
-        if name in draft.columns
-        for text in set(draft.texts(draft.columns[name]).unique()) & OPEN_DAYS - built_in
+        for name in OPEN_FIELDS
+        if name in columns
+        for text in set(draft.texts(columns[name]).unique()) & OPEN_DAYS
+        if dates.read(text, name) is not None
     }
     if found:
         draft.set("open_dates", sorted(found), 'these mean "no date"')
         draft.note("open_dates", f"{len(found)} known spellings of no date")
 
 
-def _ask_for_timezone(draft: FeedDraft, forms: Collection[str]) -> None:
-    if any(form.endswith(("Z", "%z")) for form in forms):
+def _ask_for_timezone(
+    draft: FeedDraft, columns: Mapping[str, str], fits: Mapping[str, Sequence[str]]
+) -> None:
+    names = [safe(columns[name]) for name, forms in fits.items() if any(map(has_zone, forms))]
+    if names:
         draft.ask(
             "timezone",
             f"{UNDECIDED}: the practice's time zone",
-            'the practice\'s time zone, such as "America/New_York": the file holds instants, and without it '
-            "a day can be one too late",
+            f"{' and '.join(names)} hold instants: in which time zone are their days? The practice's, such as "
+            '"America/New_York". In another one a day can be one too late',
             is_set=True,
         )

@@ -8,7 +8,7 @@ import polars as pl
 from pipeline.commands.drafts.entries import sql_name, toml_text
 from pipeline.commands.drafts.feed import UNDECIDED, FeedDraft, safe
 from pipeline.reporting.draft import Raw
-from pipeline.rows.money import cents_of
+from pipeline.rows.money import AmountStyle, cents_of
 from pipeline.rows.synonyms import words_of
 
 _AMOUNT: Final = re.compile(r"[-+(]?\$?-?[\d.,]*\d[\d.,]*\)?-?")
@@ -145,8 +145,8 @@ def _payments(draft: FeedDraft, column: str) -> pl.Series:
 
 
 def _guess_sign(draft: FeedDraft, texts: list[str], *, decimal_comma: bool) -> None:
-    del decimal_comma
-    cents = [cents_of(text, "positive") for text in texts]
+    style = AmountStyle(decimal_comma)
+    cents = [cents_of(text, "positive", style) for text in texts]
     positive, negative = (
         sum(1 for each in cents if each is not None and each * sign > 0) for sign in (1, -1)
     )
@@ -155,7 +155,7 @@ def _guess_sign(draft: FeedDraft, texts: list[str], *, decimal_comma: bool) -> N
         draft.ask(
             "",
             "",
-            f"{unread:,} of {len(cents):,} amounts are no numbers such as 12.50, and would be rejected: have them written so",
+            f"{unread:,} of {len(cents):,} amounts are in no spelling that is read, such as 12.50, and are rejected",
         )
     if negative and not positive:
         draft.set("amount_sign", "negative", "payments are written as negative numbers")
