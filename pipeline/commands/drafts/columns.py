@@ -31,6 +31,13 @@ _CONSTANT: Final[Mapping[str, str]] = {  # where one value for all rows may do
     "payer": "; if all rows are of one payer, set it in [feeds.constants]",
 }
 
+_IF: Final[Mapping[str, str]] = {  # what a column must hold whose name is known, but not surely
+    "patient": ", if your table of patients has these ids",
+    "member_id": ", if it is the id on the card",
+    "payer": ", if it says who the insurer is",
+    "order": ", if it says which insurer pays first",
+}
+
 
 def guess_columns(draft: FeedDraft) -> None:
     """Find the column of each field, or ask for it."""
@@ -116,7 +123,7 @@ def _ask_for(draft: FeedDraft, name: str, known: list[str]) -> None:
         return
     if known:
         named = " or ".join(map(draft.named, known[:3]))
-        draft.ask_column(name, f"perhaps {named}", known[0])
+        draft.ask_column(name, f"perhaps {named}{_IF.get(name, '')}", known[0])
     elif by_values is not None:
         draft.ask_column(name, f"perhaps {draft.named(by_values)}, by its values", by_values)
     elif name == "patient" and (member := draft.candidates.get("member_id")):
@@ -135,7 +142,7 @@ def _by_values(draft: FeedDraft, name: str) -> str | None:
     shares = {
         column: share_of_codes(draft, name, column)
         for column in draft.free()
-        if column not in known
+        if column not in known and "id" not in synonyms.words_of(column)
     }
     best = max(shares, key=lambda column: shares[column], default=None)
     return best if best is not None and shares[best] > _SHARE_SUGGESTED else None

@@ -156,8 +156,8 @@ def guess_formats(draft: FeedDraft) -> None:
         draft.set("dates", taken)
     elif taken:
         draft.set("dates", _by_field(fits, taken), "the formats of each field")
-    for forms, names in asked.items():
-        _ask_for_format(draft, forms, names)
+    for both, names in asked.items():
+        _ask_for_format(draft, both, names)
     _guess_open_dates(draft, columns, taken)
     _ask_for_timezone(draft, columns, fits)
 

@@ -27,6 +27,7 @@ _PAYMENTS: Final = frozenset(
         "patient copay",
     ]
 )
+_PATIENTS: Final = frozenset({"patient", "self", "self pay", "guarantor"})  # who paid
 _INSURER: Final = re.compile(
     r"\b(?:ins|insurance|insurer|era|eob|eft|835|carrier|payer|payor|medicare|medicaid)\b|^ins[a-z]*p(?:ay|mt|ymt)",
     re.IGNORECASE,
@@ -93,19 +94,32 @@ def guess_entry_type(draft: FeedDraft) -> None:
         draft.take("entry_type", sure[0])
         return
     others = [name for name in free if not _STATES.intersection(words_of(name))]
-    for column in dict.fromkeys([*(each.column for each in known), *others]):
-        visible = shown("entry_type", draft.counts(column))
-        insurers = [text for text in visible if _INSURER.search(text)]
-        payments = [text for text in visible if text.casefold() in _PAYMENTS]
-        if insurers:
-            named = ", ".join(f"{quoted(text)} ({rows_text(visible[text])})" for text in insurers)
-            why = f"perhaps {draft.named(column)}. {named}: {_INSURERS_WHY}. Without this line all rows are sent"
-            draft.ask_column("entry_type", why, column)
-            return
-        if payments:
-            why = f"perhaps {draft.named(column)}: which entries are payments? Without this line all rows are sent"
-            draft.ask_column("entry_type", why, column)
-            return
+    found = [
+        (bool(insurers) + bool(payments), insurers, column)
+        for column in dict.fromkeys([*(each.column for each in known), *others])
+        for insurers, payments in [_kinds(shown("entry_type", draft.counts(column)))]
+    ]
+    surest, insurers, column = max(found, key=lambda each: each[0], default=(0, {}, ""))
+    if not surest:
+        return
+    why = f"perhaps {draft.named(column)}: which entries are payments? Without this line all rows are sent"
+    if insurers:
+        named = ", ".join(
+            f"{quoted(text)} ({rows_text(count)})" for text, count in insurers.items()
+        )
+        why = f"perhaps {draft.named(column)}. {named}: {_INSURERS_WHY}. Without this line all rows are sent"
+    draft.ask_column("entry_type", why, column)
+
+
+def _kinds(visible: Mapping[str, int]) -> tuple[dict[str, int], dict[str, int]]:
+    """Return the spellings that look like payments of insurers, and those of patients' payments."""
+    insurers = {text: count for text, count in visible.items() if _INSURER.search(text)}
+    payments = {
+        text: count
+        for text, count in visible.items()
+        if text.casefold() in {*_PAYMENTS, *_PATIENTS}
+    }
+    return insurers, payments
 
 
 def guess_only(draft: FeedDraft) -> None:
