@@ -8,14 +8,18 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 
+import polars as pl
 import pytest
 
-from pipeline.app.config.load import load_to_check
+from pipeline.app.config.load import load, load_to_check
 from pipeline.commands import init as drafting
+from pipeline.commands import run as engine
 from pipeline.commands.drafts import names
 from pipeline.errors import ConfigError, InputError
+from tests.support.world import CREDENTIALS, MakeWorld, patient_key
 
 
 @dataclass(frozen=True)
@@ -283,8 +287,6 @@ def test_no_cell_is_in_a_draft_but_codes(tmp_path: Path, header: Header) -> None
 @pytest.mark.parametrize("header", HEADERS, ids=lambda header: header.name)
 def test_money_is_not_sent_before_a_person_has_decided(tmp_path: Path, header: Header) -> None:
     """Where a status, a refund, an insurer or the id of payments is in question, no job is made of the draft."""
-    from pipeline.app.config.load import load  # noqa: PLC0415 - the other one is for checks
-
     _, output = draft_of(tmp_path, header)
     asks = {"transaction_id", "amount", "entry_type"} & set(header.asked)
     if asks or any('= "DECIDE' in line or '["DECIDE' in line for line in header.drafted):
@@ -394,3 +396,34 @@ def test_several_files_are_one_configuration(tmp_path: Path) -> None:
     assert drafted.text.count("[references.payer]") == 1
     assert any(line.startswith("roster: end_on") for line in drafted.undecided) is False
     assert load_to_check(tmp_path / "draft.toml", environment={})[0].feeds[1].name == "ledger"
+
+
+# The drafted choices ------------------------------------------------------------------------------
+
+CARDS = """id,Created date (UTC),Amount,Amount Refunded,Currency,Status,Captured,mrn (metadata)
+ch_1a,2026-11-13 10:00:11,40.00,0.00,usd,Paid,true,{0}
+ch_2a,2026-11-14 10:00:11,41.00,41.00,usd,Refunded,true,{1}
+ch_3a,2026-11-15 10:00:11,42.00,0.00,usd,Failed,false,{2}
+ch_4a,2026-11-15 10:00:11,"1,043.00",15.00,usd,Paid,true,{3}
+ch_5a,2026-11-15 10:00:11,44.00,44.00,usd,Paid,true,{4}
+"""
+
+
+async def test_the_drafted_condition_and_amount_load_what_was_paid(make_world: MakeWorld) -> None:
+    world = await make_world()
+    (world.folder / "cards.csv").write_text(CARDS.format(*map(patient_key, range(5))))
+    output = world.folder / "draft.toml"
+    drafting.draft([world.folder / "cards.csv"], None, output)
+    lines = output.read_text().splitlines()
+    chosen = [line for line in lines if not re.match(r"(?:where|amount) = .DECIDE", line)]
+    text = re.sub(r"^# (where = |amount = \{)", r"\1", "\n".join(chosen), flags=re.MULTILINE)
+    text = text.replace("https://fumage-example.canvasmedical.com", world.url)
+    text = text.replace("https://example.canvasmedical.com/auth", f"{world.url}/auth")
+    output.write_text(text.replace("DECIDE: ", ""))
+    result = await engine.plan(load(output, environment=CREDENTIALS))
+    counts = result.summary["feeds"][0]["dispositions"]
+    assert (counts["pending"], counts["filtered"], counts["rejected"]) == (2, 3, 0)
+    assert result.frame.filter(pl.col("disposition") == "pending")["amount_usd"].to_list() == [
+        Decimal("40.00"),
+        Decimal("1028.00"),
+    ]
