@@ -110,7 +110,7 @@ HEADERS = [
             "patient": "Patient ID", "member_id": "Member ID", "relationship": "Relationship", "payer": "Payer ID",
             "order": "Coverage Order", "start_on": "Effective Date", "end_on": "Term Date",
         },
-        drafted=('dates = ["%m/%d/%Y"]',),  # the far days settle which number is the month
+        drafted=('\ndates = ["%m/%d/%Y"]',),  # the far days settle which number is the month
     ),
     Header(
         "claims_warehouse.csv",
@@ -217,7 +217,7 @@ HEADERS = [
         a;R1;5001;12,50;13.11.2026
         a;R2;5002;1.234,56;14.11.2026""",
         {"transaction_id": "Receipt Nr", "patient": "Patient Nr", "amount": "Amount", "posted_on": "Date Paid"},
-        drafted=("decimal_comma = true", 'delimiter = ";"', 'dates = ["%d.%m.%Y"]'),
+        drafted=("\ndecimal_comma = true", 'delimiter = ";"', '\ndates = ["%d.%m.%Y"]'),
     ),
     Header(
         "cents.csv",

@@ -1,5 +1,6 @@
 """`init`: headers of real exports, with synthetic rows, become drafts that load, check and plan."""
 
+import json
 import os
 import re
 import shutil
@@ -525,3 +526,23 @@ def test_the_command_writes_once_and_says_what_is_left(tmp_path: Path) -> None:
     out = canvas_ingest("init", "tuva_eligibility.csv", "--output", "-", folder=tmp_path)
     assert tomllib.loads(out.stdout)["feeds"][0]["kind"] == "eligibility"
     assert "To decide" in out.stderr
+
+
+def test_check_lists_what_is_left_by_line_and_plan_refuses_open_values(tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text("TXN,MRN,Gross,Net\nT1,1,5.00,4.00\n")
+    (tmp_path / "other.csv").write_text("MRN,Rel,Member ID,Payer ID\n1,self,M1,60054\n")
+    made = canvas_ingest("init", "in.csv", "other.csv", folder=tmp_path)
+    assert made.returncode == 0, made.stderr
+    lines = (tmp_path / "in.toml").read_text().splitlines()
+    marked = [number for number, line in enumerate(lines, 1) if "DECIDE" in line]
+    shown = canvas_ingest("check", "in.toml", "--json", folder=tmp_path)
+    assert shown.returncode == 1
+    found = [
+        int(check["what"].removeprefix("line "))
+        for check in json.loads(shown.stdout)["checks"]
+        if check["what"].startswith("line ")
+    ]
+    assert found == marked
+    refused = canvas_ingest("plan", "in.toml", folder=tmp_path)
+    assert refused.returncode == 2
+    assert 'amount: perhaps "Gross" or "Net"' in refused.stderr
