@@ -56,7 +56,7 @@ def draft_text(feeds: Sequence[FeedLines], references: dict[str, str]) -> str:
     """Return the whole file. `references`: how the ids of each kind become Canvas' ids."""
     parts = [
         *(f"# Drafted by `canvas-ingest init` from {_comment(feed.read_from)}." for feed in feeds),
-        "# Decide each line that is marked in capitals, and remove the mark. `canvas-ingest check` with this file",
+        "# Decide each line that says so in capitals, and remove the word. `canvas-ingest check` with this file",
         "# lists what is left; configs/nightly.toml explains every key. Secrets belong in the environment, never here.",
         "",
         "[canvas]",

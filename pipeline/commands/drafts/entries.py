@@ -191,7 +191,8 @@ def ask_for_condition(draft: FeedDraft) -> None:
         )
     if conditions:
         example = Raw(toml_text(" and ".join(conditions)))
-        draft.show("where", example, "rows that do not meet it are left out, and counted")
+        which = "rows that do not meet it are" if seen else "what was refunded in full is"
+        draft.show("where", example, f"{which} left out, and counted")
 
 
 def _is_state(column: str) -> bool:

@@ -49,7 +49,7 @@ def guess_amount(draft: FeedDraft) -> None:
     refund = min(refunds, key=len)
     draft.ask_column(
         "amount",
-        f"{draft.named(sure[0])}, or less what was refunded ({draft.named(refund)})? One of these two:",
+        f"perhaps {draft.named(sure[0])}, or that less {draft.named(refund)}, if it was given back: take one of these",
         sure[0],
     )
     draft.show_column("amount", sure[0], "as it is")
