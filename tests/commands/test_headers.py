@@ -113,6 +113,28 @@ HEADERS = [
         drafted=('\ndates = ["%m/%d/%Y"]',),  # the far days settle which number is the month
     ),
     Header(
+        "open_days_spelt_otherwise.csv",
+        """MRN,Member ID,Rel,Payer ID,Order,Eff Date,Term Date
+        5001,W1,self,60054,1,01/13/2026,9999-12-31
+        5002,W2,self,60054,1,1900-01-01,06/30/2026""",
+        {
+            "patient": "MRN", "member_id": "Member ID", "relationship": "Rel", "payer": "Payer ID",
+            "order": "Order", "start_on": "Eff Date", "end_on": "Term Date",
+        },
+        drafted=('\ndates = ["%m/%d/%Y"]', '\nopen_dates = ["1900-01-01", "9999-12-31"]'),
+    ),
+    Header(
+        "two_formats.csv",
+        """MRN,Member ID,Rel,Payer ID,Order,Eff Date,Term Date
+        5001,W1,self,60054,1,01/13/2026,20261231
+        5002,W2,self,60054,1,01/14/2026,""",
+        {
+            "patient": "MRN", "member_id": "Member ID", "relationship": "Rel", "payer": "Payer ID",
+            "order": "Order", "start_on": "Eff Date", "end_on": "Term Date",
+        },
+        drafted=('\ndates = { start_on = ["%m/%d/%Y"], end_on = ["%Y%m%d"] }',),
+    ),
+    Header(
         "claims_warehouse.csv",
         """person_id,payer_plan_period_start_date,payer_plan_period_end_date,payer_code,cert_no,rel_cd,employment_start_date
         5001,2026-01-13,2026-12-31,60054,C1,18,2019-05-05

@@ -137,7 +137,9 @@ def guess_formats(draft: FeedDraft) -> None:
     mapped = {**draft.perhaps, **draft.columns}
     columns = {name: column for name, column in mapped.items() if name.endswith("_on")}
     fits = {
-        name: _formats(draft, column) for name, column in columns.items() if days_in(draft, column)
+        name: _formats(draft, column)
+        for name, column in columns.items()
+        if set(draft.texts(column).unique()) - _FIRST
     }
     is_set = {setting.key for setting in draft.lines.columns if setting.is_set}
     for name in [name for name in fits if name not in is_set]:

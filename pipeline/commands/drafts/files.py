@@ -60,7 +60,7 @@ def _inspected(path: Path, scratch: Path) -> tuple[Feed, Source]:
                 final_newline=ending,
             )
             try:
-                if may_be_file(path) and path.suffix != ".parquet":
+                if may_be_file(path) and path.suffix.lower() not in {".parquet", ".xlsx"}:
                     feed = replace(feed, **lines.layout(path, encoding))
                 return feed, inspect(path, feed, scratch)
             except InputError as error:
