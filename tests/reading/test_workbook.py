@@ -430,6 +430,20 @@ async def test_a_workbook_is_loaded_and_what_it_rejects_is_csv(make_world: MakeW
 
 def test_a_draft_is_made_from_a_workbook(tmp_path: Path) -> None:
     path = written(tmp_path, ["MRN", "TXN", "Amount", "Posted"], ["1", "T", 1, date(2026, 1, 31)])
-    text = drafting.draft(path).text
+    text = drafting.draft([path]).text
     assert "delimiter" not in text
     assert 'posted_on = "Posted"' in text
+
+
+def test_a_draft_of_a_workbook_leaves_out_titles_and_blank_rows(tmp_path: Path) -> None:
+    rows: list[list[Any]] = [
+        ["Sample Clinic"],
+        ["MRN", "TXN", "Amount"],
+        ["1", "T", 1],
+        [],
+        ["2", "U", 2],
+    ]
+    text = drafting.draft([written(tmp_path, *rows)]).text
+    assert "\nskip_lines = 1 " in text
+    assert '\nblank_lines = "skip"' in text
+    assert 'amount = "Amount"' in text

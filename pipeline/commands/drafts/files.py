@@ -1,6 +1,7 @@
 """Read the files that a draft is made from, and find out how they are written."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, Literal
@@ -19,6 +20,8 @@ from pipeline.rows import synonyms
 from pipeline.rows.feed import Feed, Kind
 
 _SAMPLE_ROWS: Final = 10_000
+_TITLES_MAX: Final = 5  # rows above the header of a workbook; each trial decodes it again
+_KNOWN_MIN: Final = 2  # names that are known in a header below the first row
 _ENCODINGS: Final = ("utf-8", "windows-1252")
 _ENDINGS: Final[tuple[Literal["require", "any"], ...]] = ("require", "any")
 # Texts that databases and spreadsheets leave for a blank cell, and that no id, name or code is.
@@ -52,6 +55,8 @@ def find(path: Path, kind: str | None, scratch: Path) -> Found:
 
 def _inspected(path: Path, scratch: Path) -> tuple[Feed, Source]:
     """Inspect the file as a run does, with each encoding and ending. Raises the first InputError."""
+    if path.suffix.lower() == ".xlsx":
+        return _workbook(path, scratch)
     first: InputError | None = None
     for encoding in _encodings(path):
         for ending in _ENDINGS:
@@ -60,12 +65,25 @@ def _inspected(path: Path, scratch: Path) -> tuple[Feed, Source]:
                 final_newline=ending,
             )
             try:
-                if may_be_file(path) and path.suffix.lower() not in {".parquet", ".xlsx"}:
+                if may_be_file(path) and path.suffix != ".parquet":
                     feed = replace(feed, **lines.layout(path, encoding))
                 return feed, inspect(path, feed, scratch)
             except InputError as error:
                 first = first or error
     raise first or InputError("there is no such file", "check its path", file=path.name)
+
+
+def _workbook(path: Path, scratch: Path) -> tuple[Feed, Source]:
+    """Inspect a workbook as a run does: from the first row whose names are known, with blank rows if needed."""
+    feed = Feed("init", Kind.ELIGIBILITY, str(path), {})
+    for number in range(_TITLES_MAX + 1):
+        for trial in (feed, replace(feed, blank_lines="skip")):
+            shifted = replace(trial, skip_lines=number)
+            with suppress(InputError):
+                source = inspect(path, shifted, scratch)
+                if synonyms.known(source.kept) >= _KNOWN_MIN:
+                    return shifted, source
+    return feed, inspect(path, feed, scratch)
 
 
 def _encodings(path: Path) -> Sequence[str]:
