@@ -96,7 +96,7 @@ class FeedSection(Section):
     )
     key: tuple[str, ...] = Field(
         (),
-        description="Our fields that make a row the same row tomorrow, in any order. Empty: `patient`, `payer`, `member_id`, `start_on` (where mapped), or `transaction_id`. Another set of fields makes every row a new one: `limits.repeats_max` stops such a run.",
+        description="Our fields that make a row the same row tomorrow, in any order. Empty: `patient`, `payer`, `member_id`, `start_on` (where mapped), or `transaction_id`. A ledger's needs `transaction_id` or `posted_on`. Another set of fields makes every row a new one: `limits.repeats_max` stops such a run.",
     )
     repeats: Literal["reject", "count"] = Field(
         "reject",
