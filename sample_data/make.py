@@ -372,9 +372,9 @@ def _wrong_copays(rows: list[Row], patients: list[Patient]) -> list[Row]:
 
     first = next(row for row in rows if row.disposition == "created")
     return [
-        row("a currency sign", "amount|form", Amount="-$20.00"),
-        row("a thousands separator", "amount|form", Amount="-1,020.00"),
-        row("accountants' brackets", "amount|form", Amount="(20.00)"),
+        row("the code of a currency", "amount|form", Amount="-20.00 USD"),
+        row("a thousands separator in the wrong place", "amount|form", Amount="-10,20.00"),
+        row("brackets and a minus sign", "amount|form", Amount="(-20.00)"),
         row("an exponent", "amount|form", Amount="-2e1"),
         row("a decimal comma", "amount|form", Amount="-20,00"),
         row("three decimals", "amount|decimals", Amount="-20.005"),
