@@ -42,11 +42,13 @@ KEYS = {
     "engine": "kind scheduler workers partitions ca_file cert_file key_file",
     "retention": "days",
     "notify": "on command timeout_s",
-    "references.patient": "how path from to system",
-    "references.payer": "how path from to target",
-    "references.claim": "how path from to",
+    "references.patient": "how path from to system skip_lines comment_prefix blank_lines",
+    "references.payer": "how path from to target skip_lines comment_prefix blank_lines",
+    "references.claim": "how path from to skip_lines comment_prefix blank_lines",
     "feeds[1]": "name kind path manifest delimiter encoding final_newline dates key repeats delivery update "
-    "adopt missing missing_max amount_sign order_by columns constants codes only",
+    "adopt missing missing_max amount_sign order_by columns constants codes only "
+    "sheet skip_lines skip_footer comment_prefix blank_lines null_values decimal_comma amount_unit "
+    "timezone open_dates where",
 }
 
 
@@ -74,6 +76,19 @@ def test_defaults_are_those_of_the_interface(tmp_path: Path) -> None:
         ("%Y-%m-%d",),
         str(tmp_path / "in/ledger.csv"),
     )
+
+
+def test_a_wrong_feed_is_not_reported_as_a_missing_one(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as found:
+        job_of(tmp_path, BASE + LEDGER.replace('name = "ledger"', 'name = "a b"'))
+    assert "feeds[1].name" in str(found.value)
+    assert "at least" not in str(found.value)
+
+
+@pytest.mark.parametrize("feeds", ["", "feeds = []"])
+def test_a_configuration_needs_a_feed(tmp_path: Path, feeds: str) -> None:
+    with pytest.raises(ConfigError, match=r"feeds: at least one \[\[feeds\]\] is needed"):
+        job_of(tmp_path, feeds + BASE)
 
 
 def test_every_key_of_the_interface_is_known(tmp_path: Path) -> None:

@@ -132,9 +132,14 @@ def parse_file(
 def _explained(error: ValidationError) -> str:
     """Return everything that is wrong, one line each."""
     lines = []
-    for detail in error.errors(include_input=False, include_context=False, include_url=False):
+    details = error.errors(include_input=False, include_context=False, include_url=False)
+    for detail in details:
         where = _where(detail["loc"])
-        if detail["type"] == "extra_forbidden":
+        if where == "feeds" and detail["type"] in {"too_short", "missing"}:
+            # A feed that is wrong is not counted, and has an error of its own.
+            if not any(each["loc"][0] == "feeds" for each in details if len(each["loc"]) > 1):
+                lines.append("feeds: at least one [[feeds]] is needed")
+        elif detail["type"] == "extra_forbidden":
             gone = _REMOVED.get(where)
             near = did_you_mean(str(detail["loc"][-1]), _siblings(detail["loc"]))
             lines.append(f"{where}: {gone}" if gone else f"{where}: no such key.{near}")
