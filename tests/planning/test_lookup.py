@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.app.config.load import load
+from pipeline.app.config.load import load, load_to_check
 from pipeline.canvas.judge import Backoff
+from pipeline.commands import check as doctor
 from pipeline.commands import run as engine
 from pipeline.errors import CanvasError, ConfigError, Unreachable, WrongHost
 from pipeline.job import Job, Progress
@@ -282,3 +283,26 @@ async def test_a_second_run_asks_again_and_sends_nothing(make_clinic: MakeClinic
     assert (await world.run()).exit_code == 0
     again = await world.run()
     assert (again.exit_code, len(world.effects), searches(world)) == (0, 2, 2 * (FIRST_LOOK + 2))
+
+
+async def test_a_check_does_not_tell_rows_of_an_earlier_run_as_changed(
+    make_clinic: MakeClinic,
+) -> None:
+    world = await make_clinic(mrns(6))
+    world.write_config(feeds=SEARCH + FEEDS)
+    (world.folder / "eligibility.csv").write_text(
+        "MRN,Member,Rel,Payer,Order,Start,End\n"
+        "A00003,M1,self,60054,1,2026-01-01,\n"
+        "A00005,M2,self,60054,1,2026-01-01,\n"
+    )
+    world.write_ledger(payments(["A00003", "A00005"]))
+    assert (await world.run()).exit_code == 0
+    world.write_ledger(payments(["A00003", "A00005", "A00004"]))
+    job, _ = load_to_check(world.config, environment=CREDENTIALS)
+    checks = await doctor.check(job)
+    assert not [each for each in checks if each.is_wrong]
+    known = "sent before (only a plan shows whether they changed)"
+    assert [each.message for each in checks if each.what == "rows"] == [
+        f"2 {known}",
+        f"1 to be sent, 2 {known}",
+    ]

@@ -61,7 +61,8 @@ def check_files(context: Context, journal: Journal) -> Iterator[Check]:
     context.patients = [(feed, _first(planner.sources[feed.name], feed)) for feed in fit]
     unknown = [kind for kind, reference in references.items() if reference is None]
     _stand_in(planner, fit, unknown)
-    context.is_sure = context.is_sure and not (unknown and context.has_past)
+    context.is_unresolved = bool(unknown) and context.has_past
+    context.is_sure = context.is_sure and not context.is_unresolved
     yield from check_rows(context, planner, folder, job)
 
 
