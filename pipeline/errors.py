@@ -66,12 +66,26 @@ class ConfigError(IngestError):
 
 
 class InputError(IngestError):
-    """A file is unfit: nothing of it was written."""
+    """A file is unfit: nothing of it was written.
+
+    `row`: 0 is the header, 1 the first row of data. `line`: in its place, the line as an editor counts.
+    """
 
     def __init__(
-        self, message: str, fix: str, *, file: str, row: int | None = None, column: str = ""
+        self,
+        message: str,
+        fix: str,
+        *,
+        file: str,
+        row: int | None = None,
+        line: int | None = None,
+        column: str = "",
     ) -> None:
-        where = file if row is None else f"{file}:{row}"
+        where = file
+        if line is not None:
+            where = f"{file}, line {line}"
+        elif row is not None:
+            where = f"{file}, row {row}" if row else f"{file}, header"
         super().__init__(
             f'{where}: column "{column}": {message}' if column else f"{where}: {message}", fix
         )

@@ -543,12 +543,12 @@ def _decoded(chunks: Iterator[bytes], path: Path, encoding: str) -> Iterator[byt
             encoded = text.encode()
         except UnicodeError as error:
             start = error.start if isinstance(error, UnicodeDecodeError) else 0
-            row = line + chunk[:start].count(b"\n")
+            ends = line + chunk[:start].count(b"\n")
             raise InputError(
                 f"bytes that are not {encoding}",
                 'set the encoding of the feed (often "windows-1252"), or have it written as UTF-8',
                 file=path.name,
-                row=row,
+                line=ends + 1,
             ) from None
         line += text.count("\n")
         yield encoded

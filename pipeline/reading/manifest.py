@@ -37,19 +37,19 @@ def manifest_of(content: bytes, file: str, *, has_money: bool) -> Expected:
         raise InputError("this is no manifest: bytes that are not UTF-8", _FIX, file=file) from None
     pairs = _of_json(text, file) if text.lstrip().startswith("{") else _of_lines(text, file)
     found: dict[str, int] = {}
-    for where, row, name, value in pairs:
+    for where, line, name, value in pairs:
         reader = _READERS.get(name)
         if reader is None:
             near = difflib.get_close_matches(name, _READERS, n=1, cutoff=0.6)
             hint = f' Did you mean "{near[0]}"?' if near else ""
-            _refuse(f"{where}only rows and total_usd are known.{hint}", file, row)
+            _refuse(f"{where}only rows and total_usd are known.{hint}", file, line)
         if name == "total_usd" and not has_money:
-            _refuse(f"{where}total_usd is named, and an eligibility feed has no amounts", file, row)
+            _refuse(f"{where}total_usd is named, and an eligibility feed has no amounts", file, line)
         if name in found:
-            _refuse(f"{where}{name} is named twice", file, row)
+            _refuse(f"{where}{name} is named twice", file, line)
         pattern, allowed, scale = reader
         if not isinstance(value, str) or not pattern.fullmatch(value):
-            _refuse(f"{where}{name} must be {allowed}", file, row)
+            _refuse(f"{where}{name} must be {allowed}", file, line)
         found[name] = int(Decimal(value).scaleb(scale))
     if not found:
         _refuse("it names neither rows nor total_usd", file)
@@ -95,5 +95,5 @@ def _of_json(text: str, file: str) -> Iterable[Pair]:
         yield where, None, name, value
 
 
-def _refuse(message: str, file: str, row: int | None = None) -> NoReturn:
-    raise InputError(message, f"{_FIX}; ask the sender for it again", file=file, row=row)
+def _refuse(message: str, file: str, line: int | None = None) -> NoReturn:
+    raise InputError(message, f"{_FIX}; ask the sender for it again", file=file, line=line)

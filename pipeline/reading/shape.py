@@ -140,7 +140,10 @@ class Shape:
             self._refuse_misfit()
 
     def _unquoted(self, block: bytes) -> bytes:
-        """Return the bytes of a block that are outside of quotes. Raises Misshapen for a misplaced quote."""
+        """Return the bytes of a block that are outside of quotes, with a quote in place of each text in quotes.
+
+        So a line of one quoted cell is not blank. Raises Misshapen for a misplaced quote.
+        """
         pieces = block.split(b'"')
         first = 1 if self._inside else 0
         outside = pieces[first::2]
@@ -152,7 +155,7 @@ class Shape:
         } <= set(self._after_close):
             self._refuse_stray_quote(pieces, first)
         self._inside = ends_inside
-        joined = b"".join(outside)
+        joined = b'"' * first + b'"'.join(outside)
         self._breaks += block.count(b"\n") - joined.count(b"\n")
         return joined
 
@@ -224,7 +227,7 @@ class Shape:
         self._fail(
             line,
             "a quote in the middle of a cell",
-            'quote the whole cell and double the quotes in it ("")',
+            'have whole cells quoted and the quotes in them doubled (""), as a CSV export does; PostgreSQL: (format csv, header)',
             may_be_protected=any(piece.endswith(b"=") for piece in pieces),
         )
 
