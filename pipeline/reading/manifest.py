@@ -44,7 +44,9 @@ def manifest_of(content: bytes, file: str, *, has_money: bool) -> Expected:
             hint = f' Did you mean "{near[0]}"?' if near else ""
             _refuse(f"{where}only rows and total_usd are known.{hint}", file, line)
         if name == "total_usd" and not has_money:
-            _refuse(f"{where}total_usd is named, and an eligibility feed has no amounts", file, line)
+            _refuse(
+                f"{where}total_usd is named, and an eligibility feed has no amounts", file, line
+            )
         if name in found:
             _refuse(f"{where}{name} is named twice", file, line)
         pattern, allowed, scale = reader

@@ -141,7 +141,10 @@ def _may_read(path: Path) -> bool:
         ("# nothing\n\n", "neither rows nor total_usd"),
         ("{}", "neither rows nor total_usd"),
         ("rows=3\nZq7=1", "ledger.manifest, line 2: only rows and total_usd are known"),
-        ("\n\nrow=3", 'ledger.manifest, line 3: only rows and total_usd are known. Did you mean "rows"?'),
+        (
+            "\n\nrow=3",
+            'ledger.manifest, line 3: only rows and total_usd are known. Did you mean "rows"?',
+        ),
         ('{"rows": 3, "Zq7": 1}', "key number 2: only rows and total_usd are known"),
         ('{"total": 3}', 'Did you mean "total_usd"?'),
         ("Rows=3", "Did you mean"),
