@@ -1,9 +1,11 @@
-"""The checksums of a Parquet file's pages, which the library that decodes it does not check. Pure.
+"""Checksums of the pages of a Parquet file, and columns of INT96: what its decoder does not show. Pure.
 
 Programs of the Hadoop family (Spark, Hive, Trino) write a CRC-32 for each page, most others none. This
 module reads only the part of the format that is needed to find them: Thrift's compact protocol, and the
-few fields of parquet.thrift that locate a page. It judges only checksums: a file that it does not
+few fields of parquet.thrift that locate a page. It judges nothing else: a file that it does not
 understand is left to the decoder.
+
+INT96 is an old kind of time without a zone. Spark writes it by default, in UTC; others write local times.
 """
 
 import struct
@@ -15,6 +17,7 @@ _MAGIC_BYTES: Final = 4
 _TRUE, _FALSE, _BYTE, _I16, _I32, _I64, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = range(1, 13)
 _DEPTH_MAX: Final = 20
 _BITS_MAX: Final = 63
+_NAME_BYTES_MAX: Final = 1_024  # longer ones are not the name of a column
 
 Fields = dict[int, Any]
 
@@ -30,7 +33,17 @@ def has_wrong_checksum(data: Any) -> bool:
         return False
 
 
+def int96_columns(data: Any) -> list[str]:
+    """Return the names of the columns whose values are INT96. `data` is the whole file."""
+    try:
+        elements = _footer(data)[_SCHEMA]
+        return [each[_NAME].decode() for each in elements if each.get(_TYPE) == _INT96]
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, struct.error):
+        return []
+
+
 # Ids of fields, parquet.thrift.
+_SCHEMA, _TYPE, _NAME, _INT96 = 2, 1, 4, 3
 _ROW_GROUPS, _COLUMNS, _META_DATA = 4, 1, 3
 _COMPRESSED_SIZE, _DATA_PAGE, _DICTIONARY_PAGE = 7, 9, 11
 _PAGE_SIZE, _CRC = 3, 4
@@ -38,13 +51,16 @@ _PAGE_SIZE, _CRC = 3, 4
 
 def _chunks(data: Any) -> Iterator[tuple[int, int]]:
     """Yield begin and end of each column of each row group."""
-    (length,) = struct.unpack("<I", data[-8:-4])
-    footer, _ = _struct(data, len(data) - 8 - length)
-    for group in footer[_ROW_GROUPS]:
+    for group in _footer(data)[_ROW_GROUPS]:
         for column in group[_COLUMNS]:
             meta = column[_META_DATA]
             begin = meta.get(_DICTIONARY_PAGE) or meta[_DATA_PAGE]
             yield begin, begin + meta[_COMPRESSED_SIZE]
+
+
+def _footer(data: Any) -> Fields:
+    (length,) = struct.unpack("<I", data[-8:-4])
+    return _struct(data, len(data) - 8 - length)[0]
 
 
 def _differs(data: Any, at: int, end: int) -> bool:
@@ -91,7 +107,7 @@ def _value(data: Any, at: int, kind: int, depth: int) -> tuple[Any, int]:
         return data[at], at + 8
     if kind == _BINARY:
         length, at = _unsigned(data, at)
-        return None, at + length
+        return bytes(data[at : at + length]) if length <= _NAME_BYTES_MAX else None, at + length
     if kind in {_LIST, _SET}:
         return _list(data, at, depth)
     if kind == _STRUCT:

@@ -44,6 +44,7 @@ class Decoded:
         unreadable: Columns of lists, structs, maps, bytes or durations.
         fractional: Columns of numbers that may have decimals.
         instants: Columns of times with a zone.
+        zoneless: Columns of INT96: times whose zone the file does not name.
         skipped: The number of rows that were left out, by kind.
     """
 
@@ -52,6 +53,7 @@ class Decoded:
     unreadable: frozenset[str] = frozenset()
     fractional: frozenset[str] = frozenset()
     instants: frozenset[str] = frozenset()
+    zoneless: frozenset[str] = frozenset()
     skipped: Mapping[str, int] = field(default_factory=dict)
 
 

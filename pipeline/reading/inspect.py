@@ -247,6 +247,11 @@ def _check_kinds(found: Decoded, path: Path, feed: Feed) -> None:
                 f"one of instants with a time zone, and mapped to {field}",
                 f'set timezone = "America/New_York", or as it is, and add "{PARQUET_INSTANTS}" to dates, in feed {feed.name}',
             )
+        elif column in found.zoneless and field.endswith("_on") and field in feed.columns:
+            message, fix = (
+                f"of INT96, an old kind of time that may be UTC or local, and mapped to {field}",
+                'have it written as TIMESTAMP (Spark: spark.sql.parquet.outputTimestampType=TIMESTAMP_MICROS), or say which by SQL: docs/files.md, "Formats"',
+            )
         else:
             continue
         raise InputError(f"the column is {message}", fix, file=path.name, column=column)

@@ -19,7 +19,7 @@ from pipeline.reading.bounds import (
     FIELD_BYTES_MAX,
     ROWS_MAX,
 )
-from pipeline.reading.checksums import has_wrong_checksum
+from pipeline.reading.checksums import has_wrong_checksum, int96_columns
 from pipeline.reading.decoding import PARQUET, Decoded, refusal, run_decoder
 
 _DAMAGED: Final = "damaged"
@@ -49,6 +49,7 @@ def decoded(path: Path, copy: Path, seconds_max: float = DECODING_S_MAX) -> Deco
         frozenset(answer["unreadable"]),
         frozenset(answer["fractional"]),
         frozenset(answer["instants"]),
+        frozenset(answer["zoneless"]),
     )
 
 
@@ -89,6 +90,7 @@ def _decode(path: str, copy: str) -> dict[str, Any]:
     ):
         if has_wrong_checksum(data):
             return {"refused": _CHECKSUM, "count": 0}
+        zoneless = int96_columns(data)
     scan = pl.scan_parquet(path, glob=False, hive_partitioning=False)
     schema = scan.collect_schema()
     if len(schema) > COLUMNS_MAX:
@@ -121,6 +123,7 @@ def _decode(path: str, copy: str) -> dict[str, Any]:
             for name, kind in readable.items()
             if isinstance(kind, pl.Datetime) and kind.time_zone
         ],
+        "zoneless": zoneless,
     }
 
 

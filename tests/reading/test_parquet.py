@@ -3,6 +3,7 @@
 import errno
 import os
 import sys
+from dataclasses import replace
 from datetime import date, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import InputError
 from pipeline.reading import parquet
-from pipeline.reading.checksums import has_wrong_checksum
+from pipeline.reading.checksums import has_wrong_checksum, int96_columns
 from pipeline.reading.decoding import Decoded
 from pipeline.reading.inspect import inspect
 from pipeline.reading.read import read
@@ -86,6 +87,23 @@ def test_a_column_without_a_text_is_left_out_and_refused_where_it_is_mapped(
     assert list(rows_of(tmp_path, Other=values)[0]) == list(GOOD)
     with pytest.raises(InputError, match=r'a\.parquet: column "TXN": the column is a list'):
         rows_of(tmp_path, TXN=values)
+
+
+def test_a_time_that_may_be_utc_or_local_is_no_day_unless_sql_says_which(tmp_path: Path) -> None:
+    """`int96.parquet` was written by pyarrow, with use_deprecated_int96_timestamps."""
+    path = Path(__file__).parent / "int96.parquet"
+    assert int96_columns(path.read_bytes()) == ["Posted"]
+    assert int96_columns(path.read_bytes()[:-9]) == []
+    feed = Feed("ledger", Kind.LEDGER, "", COLUMNS | {"posted_on": "Posted"})
+    with pytest.raises(InputError, match=r'(?s)column "Posted": .*INT96.* TIMESTAMP'):
+        inspect(path, feed, tmp_path)
+    stated = replace(feed, columns=COLUMNS, sql={"posted_on": """concat("Posted", 'Z')"""})
+    rows = [
+        row
+        for batch in read(inspect(path, stated, tmp_path))
+        for row in batch.frame.iter_rows(named=True)
+    ]
+    assert [row["Posted"] for row in rows] == ["2026-11-03T04:30:00", "2262-04-11T23:47:16"]
 
 
 @pytest.mark.parametrize(
