@@ -351,8 +351,8 @@ def _whole_claims(texts: pl.Series, info: ColumnInfo) -> Column:
 
 
 def _read_currency(value: str | None, info: ValidationInfo) -> str:
-    if not _blank(value, info, required=False) and value != "USD":
-        broken("code", "must be USD or blank: Canvas keeps USD whatever is sent")
+    if not _blank(value, info, required=False) and value and value.upper() != "USD":
+        broken("code", "must be USD, in any case, or blank: Canvas keeps USD whatever is sent")
     return "USD"
 
 

@@ -35,4 +35,4 @@ class LedgerRow(BaseModel):
     entry_type: columns.OptionalWord = Field(
         description="What kind of line it is in the sender's ledger; serves `only`. Not sent."
     )
-    currency: columns.Currency = Field(description="`USD` or blank.")
+    currency: columns.Currency = Field(description="`USD`, in any case, or blank.")

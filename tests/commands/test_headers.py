@@ -189,8 +189,8 @@ HEADERS = [
         ch_1a,Visit,2026-11-13 10:00:11,40.00,0.00,usd,Paid,true,a@example.org,5001
         ch_2a,Visit,2026-11-14 10:00:11,41.00,41.00,usd,Failed,false,b@example.org,5002
         ch_3a,Visit,2026-11-15 10:00:11,43.00,15.00,usd,Paid,true,c@example.org,5003""",
-        {"transaction_id": "id", "patient": "mrn (metadata)"},
-        {"amount": "Amount Refunded", "posted_on": "Created date (UTC)", "currency": "Currency"},
+        {"transaction_id": "id", "patient": "mrn (metadata)", "currency": "Currency"},
+        {"amount": "Amount Refunded", "posted_on": "Created date (UTC)"},
         (
             ("""# where = '''"Status" in ('Paid') and "Captured" in ('true') and cast("Amount" as decimal(18,2)) > """
             """coalesce(cast("Amount Refunded" as decimal(18,2)), 0)'''"""),

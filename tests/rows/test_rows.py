@@ -186,6 +186,8 @@ def test_all_errors_of_a_row_are_found_at_once() -> None:
         ({"posted_on": "yesterday"}, ["posted_on|date"]),
         ({"currency": "EUR"}, ["currency|code"]),
         ({"currency": "USD"}, []),
+        ({"currency": "usd"}, []),
+        ({"currency": "US$"}, ["currency|code"]),
         ({"claim": "c1;c2"}, ["claim|form"]),
         ({"claim": "f0dfefbe-3fe0-4ee7-bd44-636f7be073e9"}, []),
     ],

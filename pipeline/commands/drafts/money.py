@@ -90,20 +90,13 @@ def _is_refund(draft: FeedDraft, column: str) -> bool:
 
 
 def guess_currency(draft: FeedDraft) -> None:
-    """Take the column of currencies if all are USD, as the field requires."""
+    """Take the column of currencies."""
     known = [each.column for each in draft.candidates["currency"] if each.column in draft.free()]
     if not known:
         return
-    found = set(draft.texts(known[0]).unique())
-    if found <= {"USD"}:
-        draft.take("currency", known[0])
-        return
-    if {text.upper() for text in found} == {"USD"}:
-        why = "it is USD in another spelling, with which all rows would be rejected: leave it out if all is in USD"
-    else:
-        draft.take("currency", known[0], "rows in another currency are rejected")
-        return
-    draft.suggest_column("currency", known[0], why)
+    found = {text.upper() for text in draft.texts(known[0]).unique()}
+    others = "" if found <= {"USD"} else "rows in another currency are rejected"
+    draft.take("currency", known[0], others)
 
 
 # How amounts are written --------------------------------------------------------------------------
