@@ -96,7 +96,12 @@ def _cents_read(batch: Batch, feed: Feed) -> int:
         return 0
     if "amount" in feed.sql:
         alone = replace(feed, columns={}, where="", sql={"amount": feed.sql["amount"]})
-        return cents_read(texts_of(batch.frame, alone)["amount"], feed.amount_sign)
+        return cents_read(
+            texts_of(batch.frame, alone)["amount"],
+            feed.amount_sign,
+            decimal_comma=feed.decimal_comma,
+            unit=feed.amount_unit,
+        )
     column = feed.columns.get("amount")
     constant = pl.repeat(
         feed.constants.get("amount"), batch.frame.height, dtype=pl.String, eager=True

@@ -13,6 +13,7 @@ from typing import Final
 
 from pipeline.errors import InputError
 from pipeline.reading.foreign import foreign_text
+from pipeline.reading.source import added_in
 from pipeline.reading.trim import Trim, Trimmer, trim_of
 from pipeline.rows.feed import Feed
 from pipeline.rows.texts import columns_read
@@ -81,6 +82,14 @@ def heading_of(head: bytes, path: Path, feed: Feed) -> Heading:
         )
     size, width = _measure(texts[delimiter], delimiter, len(cells))
     return Heading(delimiter, tuple(cells), unique_names(cells, width, mapped), size)
+
+
+def as_sent(head: bytes, path: Path, feed: Feed) -> Feed:
+    """Return the feed as it reads this text: a reject file of ours has no title, footer or comments."""
+    text = head.decode(errors="replace")
+    if not any(added_in(columns_of(text, each) or ()) for each in _candidates(path, feed)):
+        return feed
+    return replace(feed, skip_lines=0, skip_footer=0, comment_prefix="")
 
 
 def columns_of(text: str, delimiter: str) -> list[str] | None:

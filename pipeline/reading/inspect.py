@@ -31,13 +31,13 @@ from pipeline.reading.bounds import (
 from pipeline.reading.decoding import Decoded
 from pipeline.reading.foreign import foreign_bytes
 from pipeline.reading.headers import column_text
-from pipeline.reading.heading import Heading, columns_of, heading_of, unique_names
+from pipeline.reading.heading import Heading, as_sent, columns_of, heading_of, unique_names
 from pipeline.reading.lake import refuse_folder, refuse_table_format
 from pipeline.reading.parquet import decoded
 from pipeline.reading.protected import quoted
 from pipeline.reading.shape import Misshapen, Shape
 from pipeline.reading.source import Slice, Source, Stamp, added_in, stamp_of
-from pipeline.reading.trim import Trimmer, trim_of
+from pipeline.reading.trim import FOOTER_IS_ROW, Trimmer, may_be_row, row_columns, trim_of
 from pipeline.reading.utf8 import Utf8Look, is_one_byte
 from pipeline.records import counted
 from pipeline.rows import groups
@@ -99,6 +99,12 @@ def _inspector(path: Path) -> Callable[[Path, Feed, Path], Source]:
 def _require_file(path: Path, what: str) -> None:
     refuse_folder(path)
     if not may_be_file(path):
+        if path.exists():
+            raise InputError(
+                "it is a pipe or a device, and no file",
+                "copy it into a file; what a feed reads can also be piped in, by --input NAME=-",
+                file=path.name,
+            )
         raise InputError("there is no such file", f"check the path of {what}", file=path.name)
     try:
         path.open("rb").close()
@@ -183,7 +189,7 @@ def _parquet(path: Path, feed: Feed, spool_dir: Path) -> Source:
         )
     refuse_table_format(path)
     copy = spool_dir / "text.parquet"
-    found = decoded(_readable(path, spool_dir), copy)
+    found = decoded(_readable(path, spool_dir), copy, comma_columns=feed.comma_columns)
     _check_kinds(found, path, feed)
     _check_columns(found.header, path.name, feed)
     return _copied(path, copy, found.header, found, stamp, sha256)
@@ -315,6 +321,7 @@ def _read_text(
         look = None if marked or not is_one_byte(feed.encoding) else Utf8Look()
         chunks = _decoded(look.watch(unpacked) if look else unpacked, path, feed.encoding)
         head, chunks = _head(chunks)
+        feed = as_sent(head, path, feed)
         heading = heading_of(head, path, feed)
         _check_header(heading.cells, path, feed)
         _check_columns(heading.names, path.name, feed)
@@ -394,17 +401,14 @@ def _check_skipped(
             "nothing was sent. This is a fault of canvas-ingest: report it with this line",
             file=path.name,
         )
-    mapped = [number for number, name in enumerate(heading.names) if name in feed.columns.values()]
+    columns = row_columns(feed)
     for number, line in enumerate(trimmer.footer, shape.rows + 1):
         cells = columns_of(line.decode(errors="replace").rstrip("\r"), heading.delimiter) or []
-        if (
-            mapped
-            and len(cells) == len(heading.names)
-            and all(cells[each].strip() for each in mapped)
-        ):
+        named = dict(zip(heading.names, cells, strict=False))
+        if len(cells) == len(heading.names) and may_be_row(named, columns):
             raise InputError(
-                f"skip_footer = {feed.skip_footer} leaves out this line, which has a value in every mapped column",
-                "it may be a row. Lower skip_footer; if it is a total, leave it out by its beginning: comment_prefix",
+                f"skip_footer = {feed.skip_footer} leaves out this line, which has a value for every required field",
+                FOOTER_IS_ROW,
                 file=path.name,
                 row=number,
             )

@@ -5,7 +5,7 @@ Checksums of pages are checked. Many files have none; then only the sender's con
 """
 
 import mmap
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -38,9 +38,21 @@ _DAY_OF: Final = {"ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_0
 _INTEGER_MAX: Final = 2**63 - 1
 
 
-def decoded(path: Path, copy: Path, seconds_max: float = DECODING_S_MAX) -> Decoded:
-    """Decode a file into `copy`. Raises InputError, however the child ends."""
-    answer = run_decoder(PARQUET, path, copy, {}, seconds_max)
+def decoded(
+    path: Path,
+    copy: Path,
+    seconds_max: float = DECODING_S_MAX,
+    comma_columns: Sequence[str] = (),
+) -> Decoded:
+    """Decode a file into `copy`. Raises InputError, however the child ends.
+
+    Args:
+        path: The file.
+        copy: The path of the copy.
+        seconds_max: The time that the child may take.
+        comma_columns: Columns whose numbers are written with a decimal comma.
+    """
+    answer = run_decoder(PARQUET, path, copy, {"commas": list(comma_columns)}, seconds_max)
     if answer.get("refused"):
         _refuse_as(path, answer["refused"], answer["count"])
     return Decoded(
@@ -73,17 +85,17 @@ def _refuse_as(path: Path, why: str, count: int) -> NoReturn:
 # The child ----------------------------------------------------------------------------------------
 
 
-def answer(path: str, copy: str, _options: Mapping[str, Any]) -> dict[str, Any]:
+def answer(path: str, copy: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Decode the file into the copy. Returns the arguments of `Decoded`, or the refusal, as JSON values."""
     try:
-        return _decode(path, copy)
+        return _decode(path, copy, options["commas"])
     except pl.exceptions.DuplicateError:
         return {"refused": _TWICE, "count": 0}
     except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         return refusal(error, _DAMAGED)
 
 
-def _decode(path: str, copy: str) -> dict[str, Any]:
+def _decode(path: str, copy: str, commas: Collection[str]) -> dict[str, Any]:
     with (
         Path(path).open("rb") as file,
         mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
@@ -104,9 +116,11 @@ def _decode(path: str, copy: str) -> dict[str, Any]:
         if kind.is_numeric() or kind.base_type() in _READABLE
     }
     if rows and readable:
-        scan.select(_as_text(name, kind) for name, kind in readable.items()).sink_parquet(
-            copy, compression="lz4", row_group_size=_ROWS_A_GROUP, statistics=False
-        )
+        texts = scan.select(_as_text(name, kind) for name, kind in readable.items())
+        numbers = [name for name in commas if name in readable and readable[name].is_numeric()]
+        if numbers:  # a point would separate groups of three
+            texts = texts.with_columns(cs.by_name(numbers).str.replace_all(".", ",", literal=True))
+        texts.sink_parquet(copy, compression="lz4", row_group_size=_ROWS_A_GROUP, statistics=False)
         if pl.scan_parquet(copy, glob=False).select(pl.len()).collect().item() != rows:
             return {"refused": _DAMAGED, "count": 0}  # its footer counts otherwise than its pages
     return {

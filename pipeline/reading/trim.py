@@ -6,13 +6,15 @@ counts here with the rows that `Shape` sees.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from pipeline.rows.feed import Feed
+from pipeline.rows.sql import compile_value
 
 ABOVE, BELOW, COMMENTS, BLANK = "above", "below", "comments", "blank"
+FOOTER_IS_ROW: Final = "it may be a row. Lower skip_footer; if it is a total, leave it out by its beginning: comment_prefix"
 _PLACES: Final = {ABOVE: "above the header", BELOW: "after the last row"}
 
 
@@ -39,6 +41,21 @@ def trim_of(feed: Feed) -> Trim:
         feed.comment_prefix.encode(),
         feed.blank_lines == "skip",
     )
+
+
+def row_columns(feed: Feed) -> list[list[str]]:
+    """Return the columns that each required field is read from; a constant has none."""
+    required = feed.traits.required
+    plain = [[feed.columns[name]] for name in required if name in feed.columns]
+    return plain + [
+        list(compile_value(feed.sql[name]).columns) for name in required if name in feed.sql
+    ]
+
+
+def may_be_row(cells: Mapping[str, str | None], columns: Sequence[Sequence[str]]) -> bool:
+    """Return whether a line has a value for every required field (`row_columns`), and so may be a row."""
+    filled = [any((cells.get(name) or "").strip() for name in names) for names in columns]
+    return bool(filled) and all(filled)
 
 
 class Trimmer:

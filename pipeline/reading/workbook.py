@@ -13,6 +13,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from functools import partial
 from io import BytesIO
 from itertools import islice
 from math import floor, isfinite
@@ -40,7 +41,15 @@ from pipeline.reading.sheets import (
     read_book,
     read_marks,
 )
-from pipeline.reading.trim import ABOVE, BELOW, BLANK, COMMENTS
+from pipeline.reading.trim import (
+    ABOVE,
+    BELOW,
+    BLANK,
+    COMMENTS,
+    FOOTER_IS_ROW,
+    may_be_row,
+    row_columns,
+)
 from pipeline.rows.feed import Feed
 
 _NO_SUCH_SHEET: Final = "no such sheet"
@@ -48,6 +57,7 @@ _SEVERAL_SHEETS: Final = "several sheets"
 _WIDE: Final = "wide"
 _BLANK: Final = "blank"
 _FORMULA: Final = "formula"
+_FOOTER: Final = "footer"
 _SHOWN_MAX: Final = 20  # sheets in a message
 _ROWS_A_GROUP: Final = 50_000  # as of the copy of a Parquet file
 _DIGITS_LOST: Final = 1e15
@@ -71,6 +81,8 @@ def decoded(path: Path, copy: Path, feed: Feed) -> Decoded:
         "comment_prefix": feed.comment_prefix,
         "blank_lines": feed.blank_lines,
         "days": _serial_columns(feed),
+        "commas": feed.comma_columns,
+        "required": row_columns(feed),
     }
     answer = run_decoder(WORKBOOK, path, copy, options)
     if answer.get("refused"):
@@ -82,13 +94,19 @@ def decoded(path: Path, copy: Path, feed: Feed) -> Decoded:
 def _serial_columns(feed: Feed) -> list[str]:
     """Return the columns in which a number is a serial day.
 
-    None, if the feed writes days as numbers of fewer than eight digits, which could be serial days, too.
+    Not those with a format of days as numbers that could be serial days, too.
     """
-    someday = datetime(2026, 11, 23)  # noqa: DTZ001 - only its form counts
-    written = [someday.strftime(form) for form in feed.dates]
-    if any(text.isdecimal() and len(text) < _DIGITS for text in written):
-        return []
-    return [column for field, column in feed.columns.items() if field.endswith("_on")]
+    days = {name: column for name, column in feed.columns.items() if name.endswith("_on")}
+    reader = feed.day_reader
+    return [
+        column for name, column in days.items() if not any(map(_is_short, reader.formats(name)))
+    ]
+
+
+def _is_short(form: str) -> bool:
+    """Return whether a format writes days as numbers of fewer than eight digits, or some without their first zero."""
+    text = datetime(2026, 1, 2).strftime(form)  # noqa: DTZ001 - only its form counts
+    return text.isdecimal() and (len(text) < _DIGITS or text.startswith("0"))
 
 
 def _refusal(answer: Mapping[str, Any], feed: Feed) -> tuple[str, str]:
@@ -135,6 +153,10 @@ def _refusal(answer: Mapping[str, Any], feed: Feed) -> tuple[str, str]:
             f"cell {answer.get('column')}{row} of the sheet is a formula without a stored value",
             "open the workbook in a spreadsheet program and save it, or have it written with values",
         ),
+        _FOOTER: (
+            f"skip_footer = {feed.skip_footer} leaves out row {row} of the sheet, which has a value for every required field",
+            FOOTER_IS_ROW,
+        ),
     }
     return refusals[why]
 
@@ -171,8 +193,11 @@ def _decode(path: str, copy: str, options: Mapping[str, Any]) -> dict[str, Any]:
         sheet = workbook.get_sheet_by_name(workbook.sheets_metadata[number].name)
         table = _Table(_cells(sheet, marks), options)
         header = [_text(value) or "" for value in next(table.rows, [])]
-        is_day = [name in options["days"] for name in header]
-        frame = _frame(table.rows, is_day, has_1904_dates=book.has_1904_dates)
+        frame = _frame(table.rows, _readers(header, options, book.has_1904_dates))
+    for number, row in table.footer:
+        cells = {name: _seen(value) for name, value in zip(header, row, strict=False)}
+        if may_be_row(cells, options["required"]):
+            raise Unfit(_FOOTER, row=number)
     while header and not header[-1].strip() and frame[:, len(header) - 1].is_null().all():
         frame = frame[:, : len(header) - 1]
         header.pop()
@@ -231,11 +256,19 @@ def _cells(sheet: calamine.CalamineSheet, marks: Marks) -> Iterator[_Row]:
         yield below + 1, [marked.get(below, {}).get(column, "") for column in range(width)]
 
 
+def _seen(value: Any) -> str | None:
+    return "=" if value is _NO_VALUE else _text(value)
+
+
 class _Table:
-    """The header and the rows of data of a sheet: `rows` yields both. `skipped` counts what was left out, by kind."""
+    """The header and the rows of data of a sheet: `rows` yields both.
+
+    Afterwards `skipped` counts what was left out, by kind, and `footer` has the last rows of it.
+    """
 
     def __init__(self, cells: Iterable[_Row], options: Mapping[str, Any]) -> None:
         self.skipped = Counter[str]()
+        self.footer: tuple[_Row, ...] = ()
         self._options = options
         self.rows = self._kept(self._without_footer(_until_last(cells)))
 
@@ -247,6 +280,7 @@ class _Table:
             held.append(row)
             if len(held) > self._options["skip_footer"]:
                 yield held.popleft()
+        self.footer = tuple(held)
         self.skipped[BELOW] = len(held)
 
     def _kept(self, rows: Iterator[_Row]) -> Iterator[list[Any]]:
@@ -283,19 +317,29 @@ def _is_blank(row: Sequence[Any]) -> bool:
 
 # Texts --------------------------------------------------------------------------------------------
 
+_Reader = Callable[[Any], str | None]
 
-def _frame(
-    rows: Iterator[list[Any]], is_day: Sequence[bool], *, has_1904_dates: bool
-) -> pl.DataFrame:
+
+def _readers(
+    header: Sequence[str],
+    options: Mapping[str, Any],
+    has_1904_dates: bool,  # noqa: FBT001 - as below
+) -> list[_Reader]:
+    """Return for each column how its cells become texts."""
+    day: _Reader = partial(_day_text, has_1904_dates=has_1904_dates)
+    readers: dict[str, _Reader] = dict.fromkeys(options["commas"], _comma_text)
+    readers |= dict.fromkeys(options["days"], day)
+    return [readers.get(name, _text) for name in header]
+
+
+def _frame(rows: Iterator[list[Any]], readers: Sequence[_Reader]) -> pl.DataFrame:
     """Return the rows as text, with columns named by their position; a text above the bound is cut to more than it."""
-    schema = {str(number): pl.String for number in range(len(is_day))}
+    schema = {str(number): pl.String for number in range(len(readers))}
     parts = [pl.DataFrame(schema=schema)]
     while chunk := list(islice(rows, _ROWS_A_GROUP)):
         columns = [
-            [_day_text(value, has_1904_dates) for value in values]
-            if is_serial
-            else [_text(value) for value in values]
-            for is_serial, values in zip(is_day, zip(*chunk, strict=True), strict=True)
+            [read(value) for value in values]
+            for read, values in zip(readers, zip(*chunk, strict=True), strict=True)
         ]
         part = pl.DataFrame(dict(zip(schema, columns, strict=True)), schema=schema)
         parts.append(part.with_columns(pl.all().str.head(FIELD_BYTES_MAX + 1)))
@@ -305,6 +349,12 @@ def _frame(
 def _text(value: Any) -> str | None:
     """Return the text of a cell; None for an empty one."""
     return _TEXT_OF[type(value)](value) or None
+
+
+def _comma_text(value: Any) -> str | None:
+    """Return the text of a cell in a column of amounts with a decimal comma: a number is written with one."""
+    text = _text(value)
+    return text.replace(".", ",") if text and type(value) in {int, float} else text
 
 
 def _instant_text(value: datetime) -> str:

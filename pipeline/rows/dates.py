@@ -19,6 +19,8 @@ _DATE_CACHE_MAX = 50_000
 _ADJOINING: Final = re.compile(r"((?:%[YymdHMSfjI]){2,})")  # numbers with nothing between them
 _TIME: Final = re.compile(r"%[HIMSfpXc]")  # directives of a time of day
 _DIRECTIVE: Final = re.compile(r"%.")
+_UTC: Final = re.compile(r"(?<![A-Za-z\0])(?:Z|UTC|GMT|[+-]00(?::?00)?)\Z", re.IGNORECASE)
+_OFFSET: Final = re.compile(r"[+-]\d\d(?::?\d\d)?\Z")
 _LONG_FRACTION: Final = re.compile(r"(\.\d{6})\d+")  # strptime takes six digits
 _HOURS_ONLY: Final = re.compile(
     r"[+-]\d\d\Z"
@@ -183,11 +185,20 @@ class _Read(NamedTuple):
 
 
 def has_zone(form: str) -> bool:
-    """Return whether a format reads instants: `%z`, or a Z at its end, after a time."""
-    signs = _DIRECTIVE.findall(form)
-    return "%z" in signs or bool(
-        form.endswith("Z") and signs and not form.endswith(signs[-1]) and _TIME.search(form)
-    )
+    """Return whether a format reads instants: `%z`, or UTC (Z, UTC, GMT, +00:00) at its end, after a time."""
+    return "%z" in _DIRECTIVE.findall(form) or bool(_UTC.search(_end_of(form)))
+
+
+def has_other_zone(form: str) -> bool:
+    """Return whether a format names a zone in a way that is not read: `%Z`, or another offset at its end."""
+    is_offset = _OFFSET.search(_end_of(form)) and not has_zone(form)
+    return "%Z" in _DIRECTIVE.findall(form) or bool(is_offset)
+
+
+def _end_of(form: str) -> str:
+    """Return the text after the last directive of a format with a time."""
+    plain = form.replace("%%", "\0")
+    return _DIRECTIVE.split(plain)[-1] if _TIME.search(plain) else ""
 
 
 def _strptime(text: str, form: str, zone: ZoneInfo | None) -> datetime | None:

@@ -117,6 +117,12 @@ class Feed:
         return AmountStyle(self.decimal_comma, self.amount_unit)
 
     @property
+    def comma_columns(self) -> list[str]:
+        """Return the columns in which a number, that has no spelling, is written with a decimal comma."""
+        column = self.columns.get("amount") if self.decimal_comma else None
+        return [] if column is None else [column]
+
+    @property
     def day_reader(self) -> Dates:
         """Return a new reader of days."""
         return Dates(self.dates, self.timezone, self.open_dates, self.dates_of)

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline.fhir import codes
 from pipeline.rows.columns import TRANSLATED, Reading
-from pipeline.rows.dates import Dates, has_zone
+from pipeline.rows.dates import Dates, has_other_zone, has_zone
 from pipeline.rows.spellings import is_taken
 
 # Days that only a format with year, month and day reads back, whatever else it has.
@@ -39,6 +39,12 @@ def check_dates(dates: Mapping[str, Sequence[str]], timezone: str) -> None:
     for where, formats in dates.items():
         check_names(where, formats)
         _check_formats(where, formats)
+        other = next((form for form in formats if has_other_zone(form)), None)
+        if other is not None:
+            raise ValueError(
+                f'{where}: "{other}" names a zone in a way that is not read: write %z for an offset such as -05:00, '
+                "or the text UTC itself"
+            )
         zoned = next((form for form in formats if has_zone(form)), None)
         if zoned is not None and not timezone:
             raise ValueError(
@@ -55,6 +61,23 @@ def check_texts(name: str, values: Sequence[str]) -> None:
             "write it without; blank cells need no entry"
         )
     check_names(name, values)
+
+
+def check_null_values(
+    null_values: Collection[str],
+    only: Mapping[str, Sequence[str]],
+    tables: Mapping[str, Mapping[str, str]],
+    constants: Mapping[str, str],
+) -> None:
+    """Raise ValueError for a text that means blank and is also a value to load, or a code: it would have no effect."""
+    named = {f"only.{name}": values for name, values in only.items() if name not in constants}
+    named |= {f"codes.{name}": [*table] for name, table in tables.items() if name not in constants}
+    for where, values in named.items():
+        twice = next((value for value in values if value in null_values), None)
+        if twice is not None:
+            raise ValueError(
+                f'{where}: "{twice}" is in null_values too, so no cell is read as it: remove it from one of the two'
+            )
 
 
 def _check_formats(where: str, formats: Sequence[str]) -> None:

@@ -22,6 +22,7 @@ from typing import Any, Final, NoReturn
 import polars as pl
 
 from pipeline.errors import IngestError
+from pipeline.rows.dates import has_zone
 
 Json = dict[str, Any]
 
@@ -73,6 +74,7 @@ class Compiled:
     value: pl.Expr
     fault: pl.Expr
     kind: type[pl.DataType]  # of the value
+    is_decimal: bool = False  # the text is a number with a decimal point
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,8 @@ def compile_value(text: str) -> Compiled:
         raise ValueError(
             "its result must be a text, a decimal, a whole number, a day, or true or false"
         )
-    return Compiled(columns, value, _reason(part.faults), pl.String)
+    is_decimal = isinstance(kind, pl.Decimal)
+    return Compiled(columns, value, _reason(part.faults), pl.String, is_decimal)
 
 
 @cache
@@ -319,7 +322,8 @@ class _Reader:
         options = part.node["Function"]["function"]["StringExpr"]["Strptime"][1]
         if options["format"] is None:
             raise ValueError("date needs a format: date(\"Posted\", '%m/%d/%Y')")
-        if any(sign in options["format"] for sign in ("%z", "%Z", "%:", "%#", "%+", "%s")):
+        signs = ("%z", "%Z", "%:", "%#", "%+", "%s")
+        if has_zone(options["format"]) or any(sign in options["format"] for sign in signs):
             raise ValueError(
                 "date cannot read an instant with a zone: map the column itself, and set timezone"
             )

@@ -107,6 +107,8 @@ def _evaluated(frame: pl.DataFrame, feed: Feed) -> Iterator[tuple[str, pl.Series
         value, fault = evaluate(
             cleaned(frame.select(cs.by_name(*compiled.columns)), feed), compiled
         )
+        if compiled.is_decimal and name == "amount" and feed.decimal_comma:
+            value = value.str.replace(".", ",", literal=True)
         yield name, value
         yield fault_of(name), fault
     if feed.where:

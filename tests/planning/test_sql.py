@@ -146,3 +146,24 @@ def test_what_is_wrong_with_sql_is_an_error_of_the_configuration(
 ) -> None:
     with pytest.raises(ConfigError, match=said):
         planned(tmp_path, FEED.replace(given, meant))
+
+
+@pytest.mark.parametrize(
+    ("more", "gross", "sql", "usd"),
+    [
+        ('amount_unit = "cents"', "1250", 'cast("Gross" as int) - 50', "12.00"),
+        ("decimal_comma = true", "12,50", "replace(\"Gross\", 'x', '')", "12.50"),
+        ("decimal_comma = true", "12.5", 'cast("Gross" as decimal(18,3))', "12.50"),
+        ("decimal_comma = true", "12.345", 'cast("Gross" as decimal(18,3))', None),
+    ],
+)
+def test_an_amount_of_sql_is_read_in_the_feeds_spelling(
+    tmp_path: Path, more: str, gross: str, sql: str, usd: str | None
+) -> None:
+    (tmp_path / "ledger.csv").write_text(f'TXN,MRN,Gross\nt1,p1,"{gross}"\n')
+    feed = FEED.replace(NET, f"amount = {{ sql = '''{sql}''' }}\n").replace("where", f"{more}\n#")
+    result = planned(tmp_path, feed)
+    assert result.summary["balanced"]
+    assert counts(result) == ({"pending": 1} if usd else {"rejected": 1})
+    assert amounts(result)["pending"] == (usd or "0.00")
+    assert usd or result.summary["feeds"][0]["rules"] == {"amount|decimals": 1}

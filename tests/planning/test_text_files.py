@@ -108,3 +108,36 @@ def test_standard_input_is_for_one_feed_and_no_terminal(monkeypatch: pytest.Monk
                 inputs_of(["a=-"])
     finally:
         os.close(ours)
+
+
+async def test_a_reject_file_has_no_lines_to_be_left_out(make_world: Callable[..., Any]) -> None:
+    world = await make_world()
+    more = 'skip_lines = 1\nskip_footer = 1\ncomment_prefix = "#"'
+    world.write_config(feeds=option(more))
+    rows = '"#t1",?,5.00,\nt2,?,6.00,\n'
+    (world.folder / "ledger.csv").write_text(f"Clinic\n{HEADER}\n{rows}Total\n")
+    result = await world.run()
+    assert (result.exit_code, result.summary["feeds"][0]["dispositions"]["rejected"]) == (3, 2)
+    rejects = result.folder / "rejects-ledger.csv"
+    rejects.write_text(rejects.read_text().replace("?", patient_key(1)))
+    again = await world.run(inputs={"ledger": str(rejects)})
+    assert (again.exit_code, again.summary["failure"]) == (0, "")
+    assert again.summary["feeds"][0]["dispositions"]["created"] == 2
+
+
+async def test_a_row_with_a_blank_cell_is_no_footer(make_world: Callable[..., Any]) -> None:
+    world = await make_world()
+    world.write_config(feeds=option("skip_footer = 1"))
+    (world.folder / "ledger.csv").write_text(f"{HEADER}\n{rows_of(2)}")
+    result = await world.run()
+    assert (result.exit_code, world.effects) == (1, [])
+    assert "ledger.csv:2: skip_footer = 1 leaves out this line" in result.summary["failure"]
+
+
+async def test_a_pipe_is_no_file(make_world: Callable[..., Any]) -> None:
+    world = await make_world()
+    world.write_config(feeds=LEDGER_ONLY)
+    os.mkfifo(world.folder / "ledger.csv")
+    result = await world.run()
+    assert (result.exit_code, world.effects) == (1, [])
+    assert "ledger.csv: it is a pipe or a device" in result.summary["failure"]

@@ -1,13 +1,15 @@
 """Values as senders write them, through a whole plan: amounts, open dates, instants and blanks."""
 
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 
-from pipeline.errors import InputError
+from pipeline.errors import ConfigError, InputError
 from pipeline.reading.inspect import inspect
+from pipeline.rows.dates import Dates
 from pipeline.rows.feed import Feed, Kind
 from tests.support.reports import planned, write
 from tests.support.runs import counts
@@ -121,3 +123,59 @@ def test_a_parquet_column_of_instants_needs_a_zone_and_a_format(
     assert "%Y-%m-%dT%H:%M:%SZ" in caught.value.fix
     both: dict[str, Any] = {"timezone": "America/New_York", "dates": ("%Y-%m-%dT%H:%M:%SZ",)}
     inspect(path, Feed("roster", Kind.ELIGIBILITY, "", {"start_on": "Start"}, **both), tmp_path)
+
+
+@pytest.mark.parametrize("kind", [pl.Float64, pl.Decimal(18, 3)])
+def test_numbers_of_parquet_have_no_groups_of_three(tmp_path: Path, kind: Any) -> None:
+    rows = {
+        "TXN": ["t1", "t2", "t3"],
+        "MRN": ["p1", "p2", "p3"],
+        "Amount": [12.345, 12.5, 7],
+        "Claim": [None] * 3,
+    }
+    frame = pl.DataFrame(rows, schema_overrides={"Amount": kind, "Claim": pl.String}, strict=False)
+    frame.write_parquet(tmp_path / "ledger.parquet")
+    feed = LEDGER_ONLY.replace("ledger.csv", "ledger.parquet")
+    for more in ("", "decimal_comma = true\n"):
+        result = planned(tmp_path, feed.replace("[feeds.columns]", f"{more}[feeds.columns]"))
+        assert result.summary["feeds"][0]["amount_usd"]["pending"] == "19.50"
+        assert result.summary["feeds"][0]["rules"] == {"amount|decimals": 1}
+
+
+@pytest.mark.parametrize(
+    "form", ["%Y-%m-%d %H:%M:%S UTC", "%Y-%m-%dT%H:%M:%S+00:00", "%Y-%m-%d %H:%M:%S GMT"]
+)
+def test_a_format_that_names_utc_reads_instants(tmp_path: Path, form: str) -> None:
+    instant = form.replace("%Y-%m-%d", "2027-01-01").replace("%H:%M:%S", "04:59:59")
+    roster(tmp_path, [("2026-01-01", instant)])
+    dates = f'dates = {{ end_on = ["{form}"] }}\n'
+    with pytest.raises(ConfigError, match="reads instants"):
+        planned(tmp_path, ROSTER.format(more=dates))
+    zoned = f'timezone = "America/New_York"\n{dates}'
+    result = planned(tmp_path, ROSTER.format(more=zoned))
+    assert result.exit_code == 0
+    assert Dates((form,), "America/New_York").read(instant) == date(2026, 12, 31)
+
+
+@pytest.mark.parametrize("form", ["%Y-%m-%d %H:%M:%S %Z", "%Y-%m-%dT%H:%M:%S-05:00"])
+def test_a_zone_that_is_not_read_is_refused_in_a_format(tmp_path: Path, form: str) -> None:
+    roster(tmp_path, [("2026-01-01", "")])
+    more = f'timezone = "America/New_York"\ndates = {{ end_on = ["{form}"] }}\n'
+    with pytest.raises(ConfigError, match="write %z"):
+        planned(tmp_path, ROSTER.format(more=more))
+
+
+@pytest.mark.parametrize(
+    "table", ['[feeds.only]\nentry_type = ["NULL"]\n', '[feeds.only]\nentry_type = ["A", "NULL"]\n']
+)
+def test_a_text_that_means_blank_cannot_be_loaded_by_only(tmp_path: Path, table: str) -> None:
+    feed = LEDGER_ONLY.replace("[feeds.columns]", 'null_values = ["NULL"]\n[feeds.columns]')
+    feed = feed.replace('claim = "Claim"', 'entry_type = "Claim"')
+    with pytest.raises(ConfigError, match=r"only\.entry_type: .* null_values"):
+        planned(tmp_path, feed + table)
+
+
+def test_a_text_that_means_blank_cannot_be_a_code(tmp_path: Path) -> None:
+    feed = ROSTER.format(more='null_values = ["N/A"]')
+    with pytest.raises(ConfigError, match=r"codes\.relationship: .* null_values"):
+        planned(tmp_path, f'{feed}[feeds.codes.relationship]\n"N/A" = "self"\n')

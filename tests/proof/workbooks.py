@@ -32,7 +32,8 @@ FEED: Final = Feed(
 _NAME: Final = "a.xlsx"
 _DAY: Final = datetime.fromisoformat("2026-01-01")
 _OPTIONS: Final = {
-    "sheet": "", "skip_lines": 0, "skip_footer": 0, "comment_prefix": "", "blank_lines": "reject", "days": []
+    "sheet": "", "skip_lines": 0, "skip_footer": 0, "comment_prefix": "", "blank_lines": "reject", "days": [],
+    "commas": [], "required": [],
 }  # fmt: skip
 
 Rows = list[tuple[str | None, ...]]

@@ -237,7 +237,7 @@ def test_rows_that_are_no_data_are_left_out_and_counted(tmp_path: Path) -> None:
     found = workbook.decoded(path, tmp_path / "copy", feed)
     assert (found.rows, found.skipped) == (
         2,
-        {"skip_lines": 2, "skip_footer": 2, "comment_prefix": 1, "blank_lines": 1},
+        {"above": 2, "below": 2, "comments": 1, "blank": 1},
     )
 
 
@@ -447,3 +447,43 @@ def test_a_draft_of_a_workbook_leaves_out_titles_and_blank_rows(tmp_path: Path) 
     assert "\nskip_lines = 1 " in text
     assert '\nblank_lines = "skip"' in text
     assert 'amount = "Amount"' in text
+
+
+def test_a_row_is_no_footer(tmp_path: Path) -> None:
+    path = written(tmp_path, HEADER, GOOD, ["t2", "p2", 6])
+    with pytest.raises(InputError, match="skip_footer = 1 leaves out row 3 of the sheet"):
+        rows_of(path, feed_of(skip_footer=1))
+    for total in (["Total", None, 5], ["Total", None, "=SUM(C2:C2)"]):
+        path = written(tmp_path, HEADER, GOOD, total)
+        assert len(rows_of(path, feed_of(skip_footer=1))) == 1
+    with pytest.raises(InputError, match="no header"):
+        rows_of(written(tmp_path, HEADER), feed_of(skip_footer=1))
+
+
+@pytest.mark.parametrize(
+    "dates",
+    [
+        {"dates_of": {"posted_on": ("%m%d%y",)}},
+        {"dates": ("%m%d%Y",)},  # 01022026 is typed as the number 1022026, a day in the year 4698
+        {"dates_of": {"posted_on": ("%d%m%Y",)}},
+    ],
+)
+def test_a_number_in_a_format_of_digits_is_no_serial_day(
+    tmp_path: Path, dates: dict[str, Any]
+) -> None:
+    path = written(tmp_path, [*HEADER, "Day"], [*GOOD, 10226], [*GOOD, 1022026])
+    columns = {**COLUMNS, "posted_on": "Day"}
+    found = rows_of(path, feed_of(columns, **dates))
+    assert [row["Day"] for row in found] == ["10226", "1022026"]
+
+
+def test_a_field_with_another_format_has_serial_days(tmp_path: Path) -> None:
+    path = written(tmp_path, [*HEADER, "Day"], [*GOOD, 46024])
+    feed = feed_of({**COLUMNS, "posted_on": "Day"}, dates_of={"start_on": ("%m%d%y",)})
+    assert rows_of(path, feed)[0]["Day"] == "2026-01-02"
+
+
+def test_a_number_has_no_groups_of_three(tmp_path: Path) -> None:
+    path = written(tmp_path, HEADER, ["t1", "p1", 12.345], ["t2", "p2", "12,50"], ["t3", "p3", 5])
+    found = rows_of(path, feed_of(decimal_comma=True))
+    assert [row["Amount"] for row in found] == ["12,345", "12,50", "5"]

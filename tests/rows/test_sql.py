@@ -175,6 +175,7 @@ REFUSED = {
     "a division by zero": (f"{NUMBER} / 0", "constant number"),
     "a text as a day": ('cast("a" as date)', "can be cast to"),
     "a day by guess": ('date("a")', "needs a format"),
+    "the day of an instant in UTC": ("date(\"a\", '%Y-%m-%dT%H:%M:%SZ')", "cannot read an instant"),
     "a zone": ("strptime(\"a\", '%Y-%m-%dT%H:%M:%S%z')", "instant with a zone"),
     "an instant": ("strptime(\"a\", '%Y-%m-%d %H:%M')", "result must be"),
     "a pattern of a column": ('regexp_like("a", "b")', "must be a constant"),

@@ -292,6 +292,7 @@ class FeedSection(Section):
         )
         settings.check_codes(self.codes, given)
         settings.check_only(self.only, self.constants)
+        settings.check_null_values(self.null_values, self.only, self.codes, self.constants)
         settings.check_constants(self.constants, traits.model, self._reading)
         missing = [
             name for name in (*traits.required, *(self.key or traits.key)) if name not in given
