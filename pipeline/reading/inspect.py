@@ -405,7 +405,7 @@ def _check_skipped(
     for number, line in enumerate(trimmer.footer, shape.rows + 1):
         cells = columns_of(line.decode(errors="replace").rstrip("\r"), heading.delimiter) or []
         named = dict(zip(heading.names, cells, strict=False))
-        if len(cells) == len(heading.names) and may_be_row(named, columns):
+        if len(cells) >= len(heading.names) and may_be_row(named, columns):
             raise InputError(
                 f"skip_footer = {feed.skip_footer} leaves out this line, which has a value for every required field",
                 FOOTER_IS_ROW,

@@ -63,7 +63,7 @@ def test_an_amount_in_another_spelling_is_the_same_row(tmp_path: Path) -> None:
     rows = [("t1", "p1", "1,234.50", ""), ("t1", "p1", "$1234.5", "")]
     write(tmp_path / "ledger.csv", HEADER, rows)
     by_amount = LEDGER_ONLY.replace(
-        "[feeds.columns]", 'key = ["patient", "amount"]\n[feeds.columns]'
+        "[feeds.columns]", 'key = ["patient", "amount", "transaction_id"]\n[feeds.columns]'
     )
     assert counts(planned(tmp_path, by_amount)) == {"pending": 1, "duplicate": 1}
 

@@ -168,6 +168,7 @@ def test_comments_and_blank_lines_in_a_quoted_cell_stay(tmp_path: Path) -> None:
     ("data", "changes", "said"),
     [
         (GOOD, {"skip_footer": 1}, "a value for every required field"),
+        (GOOD[:-1] + b",\n", {"skip_footer": 1}, "a value for every required field"),
         (GOOD + b"Total", {"skip_footer": 1}, "cut short"),
         (GOOD + b"#", {"comment_prefix": "#"}, "cut short"),
         (GOOD, {"skip_lines": 1}, "set skip_lines = 0"),
