@@ -6,6 +6,7 @@ than the configuration itself does.
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import PurePosixPath
 from typing import Final
 
 from pydantic import BaseModel, ValidationError
@@ -211,6 +212,20 @@ def check_effects(kind: str, missing: str, changed: Collection[str]) -> None:
             'missing_max: has no effect with missing = "ignore", because nothing is cancelled: remove it, '
             'or set missing = "cancel"'
         )
+
+
+_OF_LINES: Final = ("skip_lines", "skip_footer", "comment_prefix", "blank_lines")
+_TEXTS: Final = (".csv", ".tsv", ".txt", ".gz", ".zst")
+
+
+def check_path(path: str, changed: Collection[str]) -> None:
+    """Raise ValueError for a setting that files of this ending do not have."""
+    ending = PurePosixPath(path).suffix.lower()
+    unused = (*_OF_LINES, "sheet") if ending == ".parquet" else ()
+    unused = ("sheet",) if ending in _TEXTS else unused
+    name = next((each for each in unused if each in changed), None)
+    if name is not None:
+        raise ValueError(f"{name}: has no effect on files that end in {ending}: remove it")
 
 
 def check_names(name: str, values: Sequence[str]) -> None:

@@ -297,6 +297,8 @@ class _Reader:
                 _SPELLINGS.get(op, op),
                 lambda *sides: {"Function": {**body, "input": list(sides)}},
             )
+        if name == "StringExpr.Slice" and _is_padded(body["input"][0]):
+            return self.read(body["input"][0])  # lpad would cut a longer id to another one
         inputs = [self.read(each) for each in body["input"]]
         if (
             name == "Sql.IsIn"
@@ -390,6 +392,13 @@ def _check_pattern(body: Json) -> None:
 def _is_literal(body: Json) -> bool:
     (options,) = body["function"]["StringExpr"].values()
     return bool(options["literal"])
+
+
+def _is_padded(node: Json) -> bool:
+    """Return whether a node pads a text; polars' `lpad` and `rpad` cut its result to the length."""
+    function = node.get("Function", {}).get("function", {})
+    names = ".".join(_names(function)) if function else ""
+    return names in ("StringExpr.PadStart", "StringExpr.PadEnd")
 
 
 def _is_nonzero(node: Json) -> bool:

@@ -179,3 +179,22 @@ def test_a_text_that_means_blank_cannot_be_a_code(tmp_path: Path) -> None:
     feed = ROSTER.format(more='null_values = ["N/A"]')
     with pytest.raises(ConfigError, match=r"codes\.relationship: .* null_values"):
         planned(tmp_path, f'{feed}[feeds.codes.relationship]\n"N/A" = "self"\n')
+
+
+@pytest.mark.parametrize(
+    ("path", "more"),
+    [
+        ("ledger.parquet", "skip_lines = 1"),
+        ("in/*.parquet", "skip_footer = 1"),
+        ("ledger.parquet", 'comment_prefix = "#"'),
+        ("ledger.parquet", 'blank_lines = "skip"'),
+        ("ledger.parquet", 'sheet = "A"'),
+        ("ledger.csv.gz", 'sheet = "A"'),
+    ],
+)
+def test_an_option_that_files_of_an_ending_do_not_have_is_an_error(
+    tmp_path: Path, path: str, more: str
+) -> None:
+    feed = LEDGER_ONLY.replace("ledger.csv", path)
+    with pytest.raises(ConfigError, match="has no effect on files that end in"):
+        planned(tmp_path, feed.replace("[feeds.columns]", f"{more}\n[feeds.columns]"))

@@ -273,6 +273,7 @@ class FeedSection(Section):
             settings.check_names(name, values)
         self._check_values(given)
         settings.check_effects(self.kind.value, self.missing, self._changed)
+        settings.check_path(self.path, self._changed)
         if self.order_by and self.kind is Kind.ELIGIBILITY:
             raise ValueError("order_by: a patient's coverages go out by their order; leave it out")
         if self.missing != "ignore" and self.kind is Kind.LEDGER:
