@@ -221,7 +221,7 @@ _TEXTS: Final = (".csv", ".tsv", ".txt", ".gz", ".zst")
 def check_path(path: str, changed: Collection[str]) -> None:
     """Raise ValueError for a setting that files of this ending do not have."""
     ending = PurePosixPath(path).suffix.lower()
-    unused = (*_OF_LINES, "sheet") if ending == ".parquet" else ()
+    unused: tuple[str, ...] = (*_OF_LINES, "sheet") if ending == ".parquet" else ()
     unused = ("sheet",) if ending in _TEXTS else unused
     name = next((each for each in unused if each in changed), None)
     if name is not None:
