@@ -322,8 +322,8 @@ MUTATIONS: Final = (
         "15",
         "cents are read as floating point",
         "pipeline/rows/money.py",
-        'cents = int(match[2]) * 100 + int((match[3] or "").ljust(2, "0"))',
-        'cents = int(float(f"{match[2]}.{match[3] or 0}") * 100)',
+        'cents = int(whole + ("" if style.unit == "cents" else decimals[:2].ljust(2, "0")))',
+        'cents = int(float(f"{whole or 0}.{decimals or 0}") * 100)',
         ("tests/rows/test_rows.py::test_cents_are_exact",),
     ),
     Mutation(
@@ -838,8 +838,8 @@ MUTATIONS: Final = (
         "I1",
         "a thousands separator is read over",
         "pipeline/rows/money.py",
-        "    match = _AMOUNT.fullmatch(text) if text else None\n    if match",
-        '    match = _AMOUNT.fullmatch(text.replace(",", "")) if text else None\n    if match',
+        'whole = rf"(?:[0-9]{{1,12}}|[1-9][0-9]{{0,2}}(?:{group}[0-9]{{3}}){{1,3}})"',
+        'whole = rf"[0-9][0-9{group}]{{0,11}}"',
         (
             _AMOUNTS,
             _ROWS,
