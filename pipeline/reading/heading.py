@@ -32,13 +32,13 @@ class Heading:
         delimiter: One character.
         cells: The cells of the header's line.
         names: A name for each column; unique, and one for each cell of the rows.
-        size: The bytes of the header's line.
+        line: The header's line, with its line end.
     """
 
     delimiter: str
     cells: tuple[str, ...]
     names: tuple[str, ...]
-    size: int
+    line: bytes
 
     @property
     def surplus(self) -> tuple[str, ...]:
@@ -80,8 +80,8 @@ def heading_of(head: bytes, path: Path, feed: Feed) -> Heading:
             file=path.name,
             row=0,
         )
-    size, width = _measure(texts[delimiter], delimiter, len(cells))
-    return Heading(delimiter, tuple(cells), unique_names(cells, width, mapped), size)
+    line, width = _measure(texts[delimiter], delimiter, len(cells))
+    return Heading(delimiter, tuple(cells), unique_names(cells, width, mapped), line)
 
 
 def as_sent(head: bytes, path: Path, feed: Feed) -> Feed:
@@ -145,18 +145,18 @@ def _trimmed(head: bytes, trim: Trim, delimiter: str) -> str:
     return head.decode(errors="replace")
 
 
-def _measure(text: str, delimiter: str, columns: int) -> tuple[int, int]:
-    """Return the bytes of the header's line, and the cells of the first row if those beyond the header are blank."""
+def _measure(text: str, delimiter: str, columns: int) -> tuple[bytes, int]:
+    """Return the header's line, and the cells of the first row if those beyond the header are blank."""
     source = io.StringIO(text, newline="")
     lines = csv.reader(source, delimiter=delimiter, strict=True)
     next(lines, [])
-    size = len(text[: source.tell()].encode())
+    line = text[: source.tell()].encode()
     try:
         row = next(lines, [])
     except csv.Error:
-        return size, columns
+        return line, columns
     is_blank = not any(cell.strip() for cell in row[columns:])
-    return size, max(len(row), columns) if is_blank else columns
+    return line, max(len(row), columns) if is_blank else columns
 
 
 def _refuse_other_line(

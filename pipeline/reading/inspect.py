@@ -329,10 +329,12 @@ def _read_text(
         trimmer, lines = (Trimmer(trim, delimiter), _Lines()) if trim.is_needed else (None, None)
         if trimmer and lines:
             chunks = trimmer.trim(lines.watch(chunks))
+        header_line = heading.line
         if quotes_protected:
             chunks = quoted(chunks, delimiter)
+            header_line = b"".join(quoted(iter([header_line]), delimiter))
         shape = Shape(len(heading.names), delimiter, len(heading.cells), feed.skip_footer)
-        cuts, readable = _Cuts(heading.size), path
+        cuts, readable = _Cuts(len(header_line)), path
 
         def look_at(chunk: bytes) -> None:
             shape.feed(chunk)

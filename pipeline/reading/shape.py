@@ -92,7 +92,8 @@ class Shape:
     def finish(self, *, torn_allowed: bool) -> None:
         """Check the end, after all bytes. A last line without a line end may be torn off."""
         tail, self._carry = self._carry, b""
-        if tail and not self._inside and not torn_allowed:
+        is_torn = bool(tail) and not torn_allowed
+        if is_torn and not self._inside:
             self.refuse_torn()
         if tail:
             self._block(tail + b"\n")
@@ -101,6 +102,9 @@ class Shape:
             self._fail(
                 self._lines, "a quote is opened in this row and never closed", "close the quote"
             )
+        if is_torn:  # the last row began in an earlier line
+            self._lines -= 1
+            self.refuse_torn()
         if self._misfits:
             self._refuse_end()
         self.whole = self._bytes, self.rows

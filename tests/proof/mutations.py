@@ -895,8 +895,8 @@ MUTATIONS: Final = (
         "I7",
         "a torn last line is let through",
         "pipeline/reading/shape.py",
-        "if tail and not self._inside and not torn_allowed:",
-        "if False:",
+        "is_torn = bool(tail) and not torn_allowed",
+        "is_torn = False",
         (_UNFIT,),
     ),
     Mutation(

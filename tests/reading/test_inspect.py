@@ -227,6 +227,17 @@ def test_a_protected_cell_is_read_as_its_text(tmp_path: Path, final: str) -> Non
     ]
 
 
+@pytest.mark.parametrize("others", ['="x"', '="x",="y"', '"a ""b""",="x"'])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_protected_name_of_a_column_is_no_part_of_the_rows(
+    tmp_path: Path, others: str, end: str
+) -> None:
+    width = len(others.split(","))
+    text = f"{others},MRN,Amount,TXN{end}" + f'{"z," * width}="00123",5.00,T1{end}' * 2
+    path = written(tmp_path, "a.csv", text.encode())
+    assert rows_of(path, feed_of(), tmp_path) == [(*"z" * width, '="00123"', "5.00", "T1")] * 2
+
+
 @pytest.mark.parametrize("cell", ['x="1"', '="1"x', '="1', '="a,b"'])
 def test_other_quotes_in_a_cell_are_refused(tmp_path: Path, cell: str) -> None:
     path = written(tmp_path, "a.csv", f"MRN,Amount,TXN\n1,2,{cell}\n".encode())

@@ -53,6 +53,8 @@ def test_well_formed_text_is_counted(data: bytes, rows: int) -> None:
         (b'a,b\n"x"y,2\n', 1, "middle of a cell"),
         (b'a,b\n"ok",1\n2,"x" \n', 2, "middle of a cell"),
         (b"a,b\n1,2\n3,4", 2, "cut short"),
+        (b'a,b\n1,2\n"3\n3",4', 2, "cut short"),
+        (b'a,b\n1,2\n"3\n\n3"', 2, "cut short"),
         (b"a,b\n1,2\n3,\0\n", 2, "NUL"),
         (b"a,b\n1\r2,3\n", 1, "carriage return"),
     ],
