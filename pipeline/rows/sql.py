@@ -306,6 +306,8 @@ class _Reader:
             and inputs[0].kind != pl.String
         ):
             _mixed()
+        if name == "StringExpr.Slice" and "Literal" not in inputs[1].node:
+            inputs[1] = replace(inputs[1], node=_json(_not_negative(inputs[1].expr)))
         faults: list[tuple[pl.Expr, str]] = []
         before = pl.lit(value=True)
         for part in inputs:
@@ -365,6 +367,11 @@ class _Reader:
             return exact
         is_fault = inner.expr.is_not_null() & ~fits
         return _Part(exact.node, exact.kind, (*inner.faults, (is_fault, reason)))
+
+
+def _not_negative(start: pl.Expr) -> pl.Expr:
+    """Return where a part of a text starts: polars counts a negative one, as of right("A", 4) of a short text, from the end."""
+    return pl.when(start < 0).then(0).otherwise(start)
 
 
 def _number(scale: int) -> str:
