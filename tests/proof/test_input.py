@@ -26,7 +26,7 @@ ENCODINGS = st.sampled_from(["utf-8", "windows-1252", "utf-16", "utf-16-le", "sh
 
 @pytest.mark.parametrize("name", list(hostile.PLAYS))
 def test_a_share_of_each_class(name: str) -> None:
-    counts = {"rows": 3, "texts": 30, "torn": 60, "strange": 60}
+    counts = {"rows": 3, "sql": 20, "texts": 30, "torn": 60, "strange": 60}
     tally = hostile.played((name, 0, counts[name]))
     assert tally.violations == []
     assert tally.cases == counts[name]
@@ -80,10 +80,14 @@ def test_any_bytes_are_refused_or_read(
     text=st.text(
         alphabet=st.sampled_from([*"0123456789.,-+$()e_ '", "\u0665", "\uff15", "\xa0"]),
         max_size=12,
-    )
+    ),
+    decimal_comma=st.booleans(),
+    unit=st.sampled_from(["dollars", "dollars", "cents"]),
 )
-def test_an_amount_is_what_a_slow_judge_reads(sign: Any, text: str) -> None:
-    assert hostile.amount_faults(text, sign) == []
+def test_an_amount_is_what_a_slow_judge_reads(
+    sign: Any, text: str, *, decimal_comma: bool, unit: str
+) -> None:
+    assert hostile.amount_faults(text, sign, decimal_comma=decimal_comma, unit=unit) == []
 
 
 def feed_of(**changes: Any) -> Feed:
