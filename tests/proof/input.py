@@ -153,15 +153,21 @@ def _totals(
     kept: pl.DataFrame,
 ) -> Iterator[str]:
     """Yield what is wrong about the control total, on either side, and the number of open dates."""
-    source = Source(Path(), "", Path(), tuple(frame.columns), (), "", Stamp(0, 0, 0), False, ",")
     meant = sum(each.cents for each in judged)
-    if feed.traits.has_money and meant != parts._cents_read(Batch(source, 1, frame), feed):
+    if feed.traits.has_money and meant != parts._cents_read(_batch_of(frame), feed):
         yield "the control total of the reader is another one"
     if meant != sum(line["amount_cents"] or 0 for line in lines):
         yield "the control total of the rows is another one"
     days = sum(each.open_dates for each in judged if not each.is_filtered)
     if days != parts._open_dates(kept, feed.day_reader):
         yield "other open dates are counted"
+
+
+def _batch_of(frame: pl.DataFrame) -> Batch:
+    """Return rows as a batch of a file that is not there."""
+    stamp = Stamp(0, 0, 0)
+    source = Source(Path(), "", Path(), tuple(frame.columns), (), "", stamp, False, ",")
+    return Batch(source, 1, frame)
 
 
 def _keys(
@@ -254,6 +260,8 @@ def sql(random: Random, _folder: Path, tally: Tally) -> None:
         sql={"amount": amount.sql, "transaction_id": word.sql},
         where=where.sql,
         null_values=random.choice([(), (), ("NULL", "12.50")]),
+        decimal_comma=random.choice([False, False, True]),
+        amount_unit=random.choice(["dollars", "dollars", "cents"]),
     )
     try:
         for expression in feed.sql.values():
@@ -285,6 +293,9 @@ def sql(random: Random, _folder: Path, tally: Tally) -> None:
             fault = "" if found["row|where"] else "the condition has no fault"
         if fault or is_met != is_kept:
             tally.violations.append(f"{fault or 'kept, or not'}: {where.sql} of {meant}")
+    total = sum(cents_of(text, feed)[0] or 0 for text in texts["amount"])
+    if total != parts._cents_read(_batch_of(frame), feed):
+        tally.violations.append(f"the control total of the reader is another one: {feed.sql}")
 
 
 ROWS_OF_SQL: Final = 60
