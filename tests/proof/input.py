@@ -260,7 +260,6 @@ def sql(random: Random, _folder: Path, tally: Tally) -> None:
         sql={"amount": amount.sql, "transaction_id": word.sql},
         where=where.sql,
         null_values=random.choice([(), (), ("NULL", "12.50")]),
-        decimal_comma=random.choice([False, False, True]),
         amount_unit=random.choice(["dollars", "dollars", "cents"]),
     )
     try:
