@@ -102,11 +102,15 @@ def columns_of(text: str, delimiter: str) -> list[str] | None:
 
 
 def unique_names(cells: Sequence[str], width: int, mapped: Collection[str]) -> tuple[str, ...]:
-    """Return a name for each column: `Name (2)` for a second `Name`, `column 5` for a blank fifth one."""
+    """Return a name for each column: `Name (2)` for a second `Name`, `column 5` for a second blank one.
+
+    One name may be blank: exports of frames have such a column, and a reject file has the sender's own header.
+    """
     names: list[str] = []
     taken = set(cells)
     for number, cell in enumerate([*cells, *[""] * (width - len(cells))], 1):
-        base = cell if cell.strip() or cell in mapped else f"column {number}"
+        is_named = cell.strip() or cell in mapped or (number <= len(cells) and cell not in names)
+        base = cell if is_named else f"column {number}"
         name, count = base, 1
         while name in names or (name != cell and name in taken):
             count += 1

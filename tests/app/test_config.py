@@ -444,7 +444,7 @@ def test_configuration_that_does_what_it_says_is_accepted(tmp_path: Path) -> Non
         '[feeds.codes.relationship]\n"18" = "SELF"\n[feeds.codes.order]\n"PRI" = "primary"\n'
         '[feeds.codes.status]\n"A" = "active"\n[feeds.constants]\nstatus = "A"\n'
     )
-    forms = [*FORMATS, "%Y%j", "%G-W%V-%u", "%d.%m.%y %H:%M:%S %Z"]
+    forms = [*FORMATS, "%Y%j", "%G-W%V-%u", "%d.%m.%y %H:%M:%S UTC"]
     job = job_of(
         tmp_path,
         with_feed_key(CODES, f'dates = {json.dumps(forms)}\ntimezone = "America/New_York"') + more,

@@ -233,11 +233,15 @@ async def test_refused_by_canvas_is_reported_in_its_own_words_and_tried_anew(
     assert len(world.effects) == 2
 
 
-async def test_mended_rejects_can_be_fed_in_as_they_are(make_world: MakeWorld) -> None:
+async def test_corrected_rejects_can_be_fed_in_as_they_are(make_world: MakeWorld) -> None:
     world = await make_world()
     world.write_config(feeds=LEDGER_ONLY)
     world.write_ledger(
-        [("T1", patient_key(0), "7.00", ""), ("T2", patient_key(1), "$8", ""), ("T3", "", "x", "")]
+        [
+            ("T1", patient_key(0), "7.00", ""),
+            ("T2", patient_key(1), "8 USD", ""),
+            ("T3", "", "x", ""),
+        ]
     )
     result = await world.run()
     assert (result.exit_code, counts(result)) == (3, {"created": 1, "rejected": 2})
@@ -245,10 +249,10 @@ async def test_mended_rejects_can_be_fed_in_as_they_are(make_world: MakeWorld) -
     lines = list(csv.DictReader(path.read_text().splitlines()))
     assert [line["_row"] for line in lines] == ["2", "3"]
     assert [line["_rule"] for line in lines] == ["amount|form", "patient|required; amount|form"]
-    assert [line["Amount"] for line in lines] == ["$8", "x"]
-    path.write_text(path.read_text().replace("$8", "8.00"))
-    mended = await world.run(inputs={"ledger": path})
-    assert counts(mended) == {"created": 1, "rejected": 1}
+    assert [line["Amount"] for line in lines] == ["8 USD", "x"]
+    path.write_text(path.read_text().replace("8 USD", "8.00"))
+    corrected = await world.run(inputs={"ledger": path})
+    assert counts(corrected) == {"created": 1, "rejected": 1}
     whole = await world.run()
     assert counts(whole) == {"unchanged": 1, "rejected": 2}, (
         "the source file still holds the faulty rows"

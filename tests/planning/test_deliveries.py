@@ -71,7 +71,10 @@ async def loaded(make_world: MakeWorld, feed: str) -> World:
     ("feed", "said"),
     [
         (FEED.format(more=""), 'repeats = "count" needs delivery'),
-        (FULL.replace('"posted_on", ', ""), "and posted_on is not in it"),
+        (
+            FULL.replace('"posted_on", ', ""),
+            "a payment of another day with the same values would be the same payment",
+        ),
         (FULL.replace('"patient", ', ""), "and patient is not in it"),
         (FULL.replace(', "amount"]', "]"), "and amount is not in it"),
         (f'{FULL}claim = "Claim"\n', "and claim is not in it"),

@@ -195,7 +195,7 @@ def test_a_trimmer_that_drops_a_row_is_seen(
 @pytest.mark.parametrize(
     ("data", "names"),
     [
-        (b"MRN,Amount,TXN,,\n1,2,3,,\n", ("column 4", "column 5")),
+        (b"MRN,Amount,TXN,,\n1,2,3,,\n", ("", "column 5")),
         (b"MRN,Amount,TXN\n1,2,3,,\n", ("column 4", "column 5")),
         (b"MRN,Amount,TXN,N,N\n1,2,3,4,5\n", ("N", "N (2)")),
         (b"MRN,Amount,TXN,N,N,N (2)\n1,2,3,4,5,6\n", ("N", "N (3)", "N (2)")),

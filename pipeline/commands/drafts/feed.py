@@ -99,7 +99,7 @@ class FeedDraft:
 
     def texts(self, column: str) -> pl.Series:
         """Return the values of a column in the sample, without blanks."""
-        return self.found.sample[column].drop_nulls()
+        return self.found.sample[column].alias("text").drop_nulls()  # a name may be a pattern
 
     def counts(self, column: str) -> Counter[str]:
         """Return the spellings of a column in the sample, with their rows."""
