@@ -6,12 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from pipeline.sandbox import Sandbox, serve
 from tests.support import postgres
 from tests.support.journal_steps import journal, url  # noqa: F401 - fixtures
 from tests.support.world import World, seed
+
+settings.register_profile("suite", deadline=None)  # a busy machine makes no test wrong
+settings.load_profile("suite")
 
 _CLUSTER = Path(__file__).parent / "cluster"
 
