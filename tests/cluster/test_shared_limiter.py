@@ -96,7 +96,7 @@ class Workers:
         for number, process in enumerate(self.processes):
             if process.poll() is None:
                 self._pipe(number).close()
-                assert process.wait(30.0) == 0
+                assert process.wait(120.0) == 0
         return self.log_of_all()
 
     def _pipe(self, number: int) -> IO[bytes]:
