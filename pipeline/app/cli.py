@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from pipeline.job import Job, Progress
 
 _CONTEXT: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-_CONFIG = click.argument("config", type=click.Path(dir_okay=False, path_type=Path))
+_FILE: Final = click.Path(dir_okay=False, path_type=Path)
+_CONFIG = click.argument("config", type=_FILE)
 _OUTPUT = (
     click.option(
         "--json", "as_json", is_flag=True, help="The summary as one JSON object on stdout."
@@ -442,17 +443,11 @@ def check(**options: Any) -> None:
 
 
 @cli.command(short_help="Draft a configuration from the headers of files.")
-@click.argument(
-    "files",
-    metavar="FILE...",
-    nargs=-1,
-    required=True,
-    type=click.Path(dir_okay=False, path_type=Path),
-)
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=_FILE)
 @click.option(
     "--kind",
     type=click.Choice(["eligibility", "ledger"]),
-    help="What it holds; else by its columns.",
+    help="Kind of file; detected from its columns if omitted.",
 )
 @click.option(
     "--output",
@@ -510,7 +505,7 @@ def init(files: tuple[Path, ...], kind: str | None, output: Path | None) -> None
 )
 @click.option(
     "--state",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=_FILE,
     help="A file that keeps what it holds.",
 )
 def sandbox(port: int, **what: Any) -> None:

@@ -74,6 +74,10 @@ def inspect(path: Path, feed: Feed, spool_dir: Path) -> Source:
     `spool_dir` as plain UTF-8, and a Parquet file is decoded into it.
     """
     _require_file(path, feed.name)
+    if path.stat().st_size == 0:
+        raise InputError(
+            "the file is empty (0 bytes)", "ask the sender for it again", file=path.name
+        )
     source = _inspector(path)(path, feed, spool_dir)
     if source.rows == 0:
         raise InputError(

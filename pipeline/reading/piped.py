@@ -14,7 +14,12 @@ from pipeline.files import FILE_MODE
 
 STANDARD_INPUT: Final = "-"  # in place of a path
 ORIGIN: Final = "standard input"  # in reports
-_MAGIC: Final = {b"\x1f\x8b": "csv.gz", b"\x28\xb5\x2f\xfd": "csv.zst", b"PAR1": "parquet"}
+_MAGIC: Final = {
+    b"\x1f\x8b": "csv.gz",
+    b"\x28\xb5\x2f\xfd": "csv.zst",
+    b"PAR1": "parquet",
+    b"PK\x03\x04": "xlsx",
+}
 _PART_BYTES: Final = 1 << 20
 _copies: list[Path] = []
 
@@ -44,7 +49,7 @@ def copy_standard_input(folder: Path) -> Path:
         folder: For the copy; it has no other files.
 
     Returns:
-        The path of the copy. Its ending says what it holds: text, .gz, .zst or Parquet.
+        The path of the copy. Its ending says what it holds: text, .gz, .zst, Parquet or .xlsx.
 
     Raises:
         InputError: It is empty, cannot be copied, or was read before.

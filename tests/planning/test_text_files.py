@@ -1,6 +1,9 @@
 """Whole runs of text files as senders write them: what is skipped, named, warned about and read from a pipe."""
 
+import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +12,7 @@ import pytest
 
 from pipeline.app.config.arguments import inputs_of
 from pipeline.errors import ConfigError
-from pipeline.reading import piped
+from tests.support.runs import command
 from tests.support.world import LEDGER_ONLY, patient_key
 
 HEADER = "TXN,MRN,Amount,Claim"
@@ -77,24 +80,50 @@ async def test_a_table_of_references_may_have_a_title(make_world: Callable[..., 
     assert (await world.run()).exit_code == 0
 
 
-async def test_standard_input_is_read_once_and_deleted(
-    make_world: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+async def test_standard_input_is_read_and_its_copy_is_deleted(
+    make_world: Callable[..., Any],
 ) -> None:
     world = await make_world()
     world.write_config(feeds=LEDGER_ONLY)
-    piped_file = tmp_path / "piped"
-    piped_file.write_text(f"{HEADER}\n{rows_of(2)}")
-    monkeypatch.setattr(piped, "_copies", [])
-    with piped_file.open() as stream:
-        monkeypatch.setattr("sys.stdin", stream)
-        result = await world.run(inputs={"ledger": "-"})
-        again = await world.run(inputs={"ledger": "-"})
-    (feed,) = result.summary["feeds"]
-    assert (result.exit_code, feed["dispositions"]["created"]) == (0, 2)
+    text = f"{HEADER}\n{rows_of(2)}".encode()
+    checked, _, _ = await command(world, "check", "--input", "ledger=-", piped=text)
+    assert checked.returncode == 0
+    ran, out, _ = await command(world, "run", "--json", "--input", "ledger=-", piped=text)
+    (feed,) = json.loads(out)["feeds"]
+    assert (ran.returncode, feed["dispositions"]["created"]) == (0, 2)
     assert feed["files"][0]["path"] == "standard input"
     assert list(world.folder.rglob("standard-input*")) == []
-    assert again.exit_code == 1
-    assert "standard input: it was read before" in again.summary["failure"]
+
+
+async def test_standard_input_may_be_a_workbook_and_not_empty(
+    make_world: Callable[..., Any], tmp_path: Path
+) -> None:
+    openpyxl = pytest.importorskip("openpyxl", reason="make checks")
+    book = openpyxl.Workbook()
+    for row in (HEADER.split(","), ["T1", patient_key(0), 5, None]):
+        book.active.append(row)
+    book.save(tmp_path / "a.xlsx")
+    world = await make_world()
+    world.write_config(feeds=LEDGER_ONLY)
+    given = ("run", "--json", "--input", "ledger=-")
+    ran, out, _ = await command(world, *given, piped=(tmp_path / "a.xlsx").read_bytes())
+    assert (ran.returncode, json.loads(out)["feeds"][0]["dispositions"]["created"]) == (0, 1)
+    empty, shown, _ = await command(world, *given[:1], *given[2:], piped=b"")
+    assert empty.returncode == 1
+    assert "is empty (0 bytes)" in shown
+
+
+def test_standard_input_is_read_once(tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from pipeline.reading.piped import copy_standard_input as copy;"
+        "[Path(each).mkdir() for each in sys.argv[1:]]; copy(Path(sys.argv[1])).unlink(); copy(Path(sys.argv[2]))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "a", tmp_path / "b"],
+        input=b"A,B\n", capture_output=True, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 1
+    assert b"standard input: it was read before" in ended.stderr
 
 
 def test_standard_input_is_for_one_feed_and_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

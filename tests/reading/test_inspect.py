@@ -42,7 +42,7 @@ def rows_of(path: Path, feed: Feed, folder: Path) -> list[tuple[str | None, ...]
 
 # What each case of docs/guarantees.md, "Input", and others like it, look like.
 UNFIT: dict[str, tuple[str, bytes, str, str]] = {
-    "an empty file": ("a.csv", b"", "no header", "a.csv, header: "),
+    "an empty file": ("a.csv", b"", "is empty (0 bytes)", "a.csv"),
     "only a byte order mark": ("a.csv", b"\xef\xbb\xbf", "no header", "a.csv, header: "),
     "only blank lines": ("a.csv", b"\n\n", "no header", "a.csv, header: "),
     "a header and no rows": ("a.csv", b"MRN,Amount,TXN\n", "no rows", "a.csv"),

@@ -3,6 +3,7 @@
 import asyncio
 import ctypes
 import os
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -70,12 +71,15 @@ def counts(result: engine.Result, feed: int = -1) -> dict[str, int]:
 
 
 async def start(
-    world: World, *arguments: str, before: Callable[[], None] | None = None
+    world: World,
+    *arguments: str,
+    before: Callable[[], None] | None = None,
+    stdin: int | None = None,
 ) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         sys.executable, "-m", "pipeline", *arguments[0].split(), str(world.config), *arguments[1:],
         env={**os.environ, **CREDENTIALS}, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        preexec_fn=before,
+        preexec_fn=before, stdin=stdin,
     )  # fmt: skip
 
 
@@ -87,9 +91,11 @@ def obey_modes() -> None:
             raise OSError(ctypes.get_errno(), "prctl")
 
 
-async def command(world: World, *arguments: str) -> tuple[asyncio.subprocess.Process, str, str]:
-    process = await start(world, *arguments)
-    stdout, stderr = await process.communicate()
+async def command(
+    world: World, *arguments: str, piped: bytes | None = None
+) -> tuple[asyncio.subprocess.Process, str, str]:
+    process = await start(world, *arguments, stdin=None if piped is None else subprocess.PIPE)
+    stdout, stderr = await process.communicate(piped)
     return process, stdout.decode(), stderr.decode()
 
 

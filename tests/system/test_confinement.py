@@ -137,9 +137,9 @@ async def test_check_says_what_the_kernel_cannot_shut(
     done = await ran(
         world, *(lacks if is_lacking else ()), "-m", "pipeline", "check", "config.toml", "--json"
     )
-    told = json.loads(done)
-    found = [each for each in told["checks"] if each["what"] == "Parquet, .xlsx"]
-    assert told["exit_code"] == 0
+    answer = json.loads(done)
+    found = [each for each in answer["checks"] if each["what"] == "Parquet, .xlsx"]
+    assert answer["exit_code"] == 0
     if is_lacking:
         (only,) = found
         assert (only["group"], only["state"]) == ("Files", "warning")
