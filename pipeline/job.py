@@ -243,6 +243,9 @@ class References:
     claim: Reference = Reference()
 
 
+UNDECIDED: Final = "DECIDE"  # marks the lines of a draft that a person must decide on
+
+
 @dataclass(frozen=True, slots=True)
 class Undecided:
     """A line of the configuration that a person has still to decide on."""

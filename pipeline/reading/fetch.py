@@ -39,9 +39,7 @@ class Options:
 
     allow_http: bool = False
     timeout_s: float = 60.0  # for each range
-    range_bytes: int = (
-        8 << 20
-    )  # in memory at once; a request for it must be done within the timeout
+    range_bytes: int = 8 << 20  # in memory at once
     retries: int = 3  # of each request
 
 

@@ -61,9 +61,7 @@ _FOOTER: Final = "footer"
 _SHOWN_MAX: Final = 20  # sheets in a message
 _ROWS_A_GROUP: Final = 50_000  # as of the copy of a Parquet file
 _DIGITS_LOST: Final = 1e15
-_DIGITS: Final = (
-    8  # of a day that no serial day can be taken for: 20261101 is far beyond the last one
-)
+_DIGITS: Final = 8  # of a day, such as 20261101, that is far beyond the last serial day
 _LAST_SERIAL: Final = {False: 2_958_465, True: 2_957_003}  # by date system: 9999-12-31
 _NO_LEAP_DAY: Final = 60  # 1900-02-29, which spreadsheets have and the calendar has not
 

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from pipeline.job import UNDECIDED
+
 _COLUMN: Final = 44  # where the comments begin
 _WIDTH: Final = 120  # of a line with its comment; a longer comment is above its line
 _WIDTH_ABOVE: Final = 100
-_MARK: Final = "DECIDE: "
+_MARK: Final = f"{UNDECIDED}: "
 
 
 class Raw(str):

@@ -22,9 +22,8 @@ _DIRECTIVE: Final = re.compile(r"%.")
 _UTC: Final = re.compile(r"(?<![A-Za-z\0])(?:Z|UTC|GMT|[+-]00(?::?00)?)\Z", re.IGNORECASE)
 _OFFSET: Final = re.compile(r"[+-]\d\d(?::?\d\d)?\Z")
 _LONG_FRACTION: Final = re.compile(r"(\.\d{6})\d+")  # strptime takes six digits
-_HOURS_ONLY: Final = re.compile(
-    r"[+-]\d\d\Z"
-)  # a zone, as PostgreSQL writes it; strptime needs minutes
+# A zone as PostgreSQL writes it; strptime needs minutes.
+_HOURS_ONLY: Final = re.compile(r"[+-]\d\d\Z")
 _DIGITS: Final = {"Y": "{4}", "j": "{3}", "f": "{1,6}"}  # of a number in a format; others have 2
 YEARS: Final = range(1880, 2200)  # from births to end dates; a date outside of it is a typing error
 # What MySQL writes for no date; strptime knows no month 0.
@@ -94,6 +93,7 @@ class Dates:
     ) -> None:
         self._formats = tuple(formats)
         self._by_field = dict(by_field or {})
+        self._timezone = timezone
         self._zone = ZoneInfo(timezone) if timezone else None
         self._open_dates = frozenset(open_dates)
         self._cache: dict[tuple[str, str], _Read] = {}
@@ -102,10 +102,8 @@ class Dates:
     def typed(self) -> "Dates":
         """Return the reader of files whose days have a type: they are written as ISO, beside texts in our formats."""
         iso = (FULL_DATE, _ISO_INSTANT)
-        reader = Dates((*self._formats, *iso))
-        reader._by_field = {name: (*forms, *iso) for name, forms in self._by_field.items()}
-        reader._zone, reader._open_dates = self._zone, self._open_dates
-        return reader
+        by_field = {name: (*forms, *iso) for name, forms in self._by_field.items()}
+        return Dates((*self._formats, *iso), self._timezone, self._open_dates, by_field)
 
     def formats(self, field: str = "") -> tuple[str, ...]:
         """Return the formats of a field."""

@@ -51,13 +51,8 @@ def cleaned(cells: pl.DataFrame, feed: Feed) -> pl.DataFrame:
     A cell is trimmed, `="00123"` is 00123, and a blank one, or one of `null_values`, is null.
     """
     texts = cells.with_columns(pl.all().str.strip_chars())
-    protected = [
-        column.name
-        for column in texts.get_columns()
-        if column.alias("text")
-        .str.starts_with('="')
-        .any()  # a Series' own name may be a pattern too
-    ]
+    begins = {each.name: each.alias("text").str.starts_with('="') for each in texts.get_columns()}
+    protected = [name for name, is_begun in begins.items() if is_begun.any()]
     if protected:
         texts = texts.with_columns(
             cs.by_name(protected).str.replace(_PROTECTED, "${1}").str.strip_chars()

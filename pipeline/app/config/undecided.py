@@ -4,15 +4,15 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final
 
-from pipeline.job import Undecided
+from pipeline.job import UNDECIDED, Undecided
 
 _TOKEN: Final = re.compile(
     r'"""(?:\\.|[^\\])*?"""+|\'\'\'.*?\'\'\'+|"(?:\\.|[^"\\\n])*"|\'[^\'\n]*\'|#[^\n]*', re.DOTALL
 )
 _COMMENT: Final = re.compile(r"#\s*+((?!not used:|[\w\".]+ = ).*)")
 _SETTING: Final = re.compile(r"#\s*+([\w\".]+) = .*")  # that is commented out
-_MARK: Final = re.compile(r"\bDECIDE\b:?\s*")
-_VALUE: Final = re.compile(r"DECIDE\b")
+_MARK: Final = re.compile(rf"\b{UNDECIDED}\b:?\s*")
+_VALUE: Final = re.compile(rf"{UNDECIDED}\b")
 
 
 def undecided_in(content: bytes) -> tuple[Undecided, ...]:
@@ -39,7 +39,7 @@ def _of_value(lines: Sequence[str], number: int) -> str:
     beside = rest.partition("# ")[2]
     above: list[str] = []
     while number and not beside and (match := _COMMENT.fullmatch(lines[number - 1])):
-        if "DECIDE" in match[0]:
+        if UNDECIDED in match[0]:
             break
         above.insert(0, match[1])
         number -= 1
@@ -49,16 +49,16 @@ def _of_value(lines: Sequence[str], number: int) -> str:
 
 def _of_comment(lines: Sequence[str], number: int) -> str:
     """Return the text after the mark, with the lines below that go on with it, and the setting it is beside."""
-    before, _, why = lines[number].partition("DECIDE")
+    before, _, why = lines[number].partition(UNDECIDED)
     setting, is_beside, _ = before.strip("# ").partition("=")
     parts = [why.lstrip(": ").strip()]
     key = setting.strip() if is_beside else ""
     while not is_beside and number + 1 < len(lines):
         number += 1
         match = _COMMENT.fullmatch(lines[number])
-        if match is None or "DECIDE" in match[0]:
+        if match is None or UNDECIDED in match[0]:
             shown = _SETTING.fullmatch(lines[number])
-            key = shown[1] if shown and "DECIDE" not in shown[0] else ""
+            key = shown[1] if shown and UNDECIDED not in shown[0] else ""
             break
         parts.append(match[1])
     text = " ".join(parts)

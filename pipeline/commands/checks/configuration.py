@@ -2,13 +2,11 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Final
 
 from pipeline.commands.checks.context import Check, Context, failed, ok, wrong
 from pipeline.errors import ConfigError
+from pipeline.job import UNDECIDED
 from pipeline.rows.feed import Feed
-
-_UNDECIDED: Final = "DECIDE"  # marks the lines of a draft that a person must decide on
 
 
 def check_feeds(context: Context) -> Iterator[Check]:
@@ -22,7 +20,7 @@ def check_feeds(context: Context) -> Iterator[Check]:
             f"still to be decided: {each.what}" if each.what else "still to be decided",
             "replace the value; remove the line if there is nothing to set"
             if each.is_value
-            else f"remove the word {_UNDECIDED} once it is decided",
+            else f"remove the word {UNDECIDED} once it is decided",
         )
 
 
@@ -42,7 +40,7 @@ def check_secrets(context: Context, no_secrets: ConfigError | None) -> Iterator[
 
 def undecided_fields(feed: Feed) -> list[str]:
     """Return our fields whose column a person has still to name."""
-    return [ours for ours, column in feed.columns.items() if column.startswith(_UNDECIDED)]
+    return [ours for ours, column in feed.columns.items() if column.startswith(UNDECIDED)]
 
 
 def decided(feed: Feed) -> Feed:

@@ -53,9 +53,8 @@ class Context:
     is_beside_run: bool = False  # another run holds the journal now
     has_past: bool = False  # the journal knows of earlier runs
     stamped: list[Stamped] = field(default_factory=list)  # payments that show the clock of stamps
-    is_unresolved: bool = (
-        False  # some ids are unknown here, so rows sent before seem to have changed
-    )
+    # Some ids are unknown here, so that rows sent before seem to have changed.
+    is_unresolved: bool = False
     is_sure: bool = True  # of what would be sent: the journal and all ids are known
 
 

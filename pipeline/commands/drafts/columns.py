@@ -6,10 +6,11 @@ from typing import Final
 
 from pipeline.commands.drafts.days import guess_day
 from pipeline.commands.drafts.entries import guess_entry_type
-from pipeline.commands.drafts.feed import UNDECIDED, FeedDraft, has_many_digits, safe
+from pipeline.commands.drafts.feed import FeedDraft, has_many_digits, safe
 from pipeline.commands.drafts.identity import guess_id
 from pipeline.commands.drafts.meanings import share_of_codes
 from pipeline.commands.drafts.money import guess_amount, guess_currency
+from pipeline.job import UNDECIDED
 from pipeline.reporting.draft import Setting
 from pipeline.rows import synonyms
 from pipeline.rows.feed import TRAITS

@@ -3,7 +3,8 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
-from pipeline.commands.drafts.feed import UNDECIDED, FeedDraft, safe
+from pipeline.commands.drafts.feed import FeedDraft, safe
+from pipeline.job import UNDECIDED
 from pipeline.reporting.draft import Raw, Setting, quoted
 from pipeline.rows import synonyms
 from pipeline.rows.dates import FORMATS, FULL_DATE, OPEN_FIELDS, Dates, fitting, has_zone, reads

@@ -4,7 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from pipeline.commands.drafts.feed import UNDECIDED, FeedDraft, printable, safe
+from pipeline.commands.drafts.feed import FeedDraft, printable, safe
+from pipeline.job import UNDECIDED
 from pipeline.reporting.draft import Raw, quoted, rows_text, spellings_text
 from pipeline.rows.feed import Kind
 from pipeline.rows.spellings import shown

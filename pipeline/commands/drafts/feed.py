@@ -8,13 +8,13 @@ from typing import Final
 
 import polars as pl
 
+from pipeline.job import UNDECIDED
 from pipeline.reading.headers import column_text, is_header
 from pipeline.reading.source import Source
 from pipeline.reporting.draft import FeedLines, Setting, Value
 from pipeline.rows.feed import Feed, Kind
 from pipeline.rows.synonyms import Candidate
 
-UNDECIDED: Final = "DECIDE"
 _MANY_DIGITS: Final = re.compile(r"\d.*\d.*\d.*\d.*\d")
 
 

@@ -6,7 +6,8 @@ from typing import Final
 import polars as pl
 
 from pipeline.commands.drafts.entries import sql_name, toml_text
-from pipeline.commands.drafts.feed import UNDECIDED, FeedDraft, safe
+from pipeline.commands.drafts.feed import FeedDraft, safe
+from pipeline.job import UNDECIDED
 from pipeline.reporting.draft import Raw
 from pipeline.rows.money import AmountStyle, cents_of
 from pipeline.rows.synonyms import words_of
