@@ -20,6 +20,7 @@ from pipeline.app.execute import (
     run_and_exit,
     run_work,
     short_path,
+    typed_path,
 )
 from pipeline.version import VERSION
 
@@ -250,7 +251,7 @@ def review(**options: Any) -> None:
         print_json(shown)
     else:
         base_url = load(options["config"]).canvas.base_url
-        print_text(review_text(shown, short_path(options["config"]), base_url))
+        print_text(review_text(shown, typed_path(options["config"]), base_url))
     sys.exit(reviewed.exit_code)
 
 
@@ -438,7 +439,7 @@ def check(**options: Any) -> None:
     if options["as_json"]:
         print_json(shown)
     else:
-        print_text(checks_text(shown, short_path(options["config"]), given_options(options)))
+        print_text(checks_text(shown, typed_path(options["config"]), given_options(options)))
     sys.exit(shown["exit_code"])
 
 

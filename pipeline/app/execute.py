@@ -38,7 +38,7 @@ def run_and_exit(work: Work[Result], options: dict[str, Any]) -> NoReturn:
         from pipeline.reporting.terminal import summary_text
 
         config = options["config"]
-        shown = config if config is None else short_path(config)
+        shown = None if config is None else typed_path(config)
         print_text(
             summary_text(result.summary, short_path(result.folder), shown, given_options(options))
         )
@@ -176,16 +176,22 @@ def exit_with(error: IngestError, options: dict[str, Any]) -> NoReturn:
 
 
 def given_options(options: dict[str, Any]) -> str:
-    """Return the options to type again: feeds, files, and what a person accepted."""
+    """Return the options to type again: feeds, files, what is expected, and what a person accepted."""
     typed = [f" --feed {name}" for name in options.get("only_feeds", ())]
     typed += [f" --input {shlex.quote(pair)}" for pair in options.get("inputs", ())]
+    typed += [f" --expect {shlex.quote(expected)}" for expected in options.get("expected", ())]
     if options.get("accept_repeats") is not None:
         typed.append(f" --accept-repeats {options['accept_repeats']}")
     return "".join(typed)
 
 
+def typed_path(path: Path) -> str:
+    """Return a path as it is typed in a shell, from the working directory."""
+    return shlex.quote(short_path(path))
+
+
 def short_path(path: Path) -> str:
-    """Return the shortest path that can be typed from the working directory."""
+    """Return the shortest path from the working directory."""
     try:
         return str(path.resolve().relative_to(Path.cwd()))
     except ValueError:

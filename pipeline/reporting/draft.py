@@ -4,6 +4,7 @@ import json
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from shlex import quote
 from typing import Final
 
 from pipeline.job import UNDECIDED
@@ -296,6 +297,5 @@ def drafted_text(
     lines += [f"  {what:<{width}}  {why}" for what, why in guessed]
     lines += ["", "To decide (DECIDE in the draft), beside canvas.base_url and canvas.token_url:"]
     lines += [f"  {what}" for what in undecided] or ["  nothing"]
-    return "\n".join(
-        [*lines, "", "Next, once that is decided:", f"  canvas-ingest check {output or 'CONFIG'}"]
-    )
+    typed = quote(output) if output else "CONFIG"
+    return "\n".join([*lines, "", "Next, once that is decided:", f"  canvas-ingest check {typed}"])

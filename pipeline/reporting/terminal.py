@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from decimal import Decimal
+from shlex import quote
 from typing import Any, Final
 
 from pipeline.records import counted
@@ -18,7 +19,7 @@ def summary_text(
     Args:
         summary: The content of `summary.json`.
         folder: The folder of the report.
-        config: The path of the configuration; None for a demo.
+        config: The path of the configuration as it is typed in a shell; None for a demo.
         given: The options that named feeds and files, to be typed again.
     """
     if "verification" in summary:
@@ -129,15 +130,11 @@ def _reasons(summary: Mapping[str, Any]) -> list[str]:
     lines = []
     for feed in summary["feeds"]:
         if feed["rules"]:
-            shown = [
-                f"{rule} {count:,}" for rule, count in list(feed["rules"].items())[:_RULES_SHOWN]
-            ]
-            more = (
-                f", {len(feed['rules']) - _RULES_SHOWN} more"
-                if len(feed["rules"]) > _RULES_SHOWN
-                else ""
-            )
-            lines.append(f"Top rejection reasons ({feed['name']}): {', '.join(shown)}{more}")
+            rules = list(feed["rules"].items())
+            shown = ", ".join(f"{rule} {count:,}" for rule, count in rules[:_RULES_SHOWN])
+            others = len(rules) - _RULES_SHOWN
+            more = f"; and {counted(others, 'other reason')}" if others > 0 else ""
+            lines.append(f"Most common reasons in {feed['name']}: {shown}{more}")
         if feed.get("amounts_unreadable"):
             count = feed["amounts_unreadable"]
             amounts = counted(count, "amount")
@@ -193,11 +190,11 @@ def next_steps(
         if feed["dispositions"]["rejected"] or feed["dispositions"]["refused"]
     ]
     if returned and code in {0, 3, 4}:
-        rejects = f"{folder}/rejects-{returned[0]}.csv"
-        steps.append(f"Next: fix {rejects}, then")
-        steps.append(
-            f"  canvas-ingest run {config} --feed {returned[0]} --input {returned[0]}={rejects}"
-        )
+        rejects = {name: f"{folder}/rejects-{name}.csv" for name in returned}
+        feeds = "".join(f" --feed {name}" for name in returned)
+        files = "".join(f" --input {quote(f'{name}={path}')}" for name, path in rejects.items())
+        steps.append(f"Next: fix {' and '.join(rejects.values())}, then")
+        steps.append(f"  canvas-ingest run {config}{feeds}{files}")
     if code == 3 and is_kept(summary):  # noqa: PLR2004 - not cancelled
         steps.append(
             f"Next: see {folder}/missing-*.csv for why each coverage was not cancelled, and what to do."

@@ -349,7 +349,9 @@ async def test_a_worker_that_is_told_to_end_finishes_what_is_in_flight(
     world = await make_world(patients=40, faults=Faults(latency_s=(0.3, 0.4)))
     world.sandbox.auth._client_id = secrets["CANVAS_CLIENT_ID"]
     world.sandbox.auth._client_secret = secrets["CANVAS_CLIENT_SECRET"]
-    world.write_ledger([(f"t{n}", patient_key(n % 40), f"{n + 1}.00", "") for n in range(480)])  # 16 s
+    world.write_ledger(
+        [(f"t{n}", patient_key(n % 40), f"{n + 1}.00", "") for n in range(480)]
+    )  # 16 s
     world.write_config(
         feeds=f'[state]\nurl = "{database}"\nlease_s = 3.0\n{cluster.section()}{LEDGER_ONLY}',
         rate_per_s=30.0,
