@@ -2,6 +2,7 @@
 
     result = await pipeline.run("configs/nightly.toml")     # in a notebook or an async program
     result = pipeline.run_sync("configs/nightly.toml", inputs={"ledger": frame})
+    result.raise_for_failure()                              # if files, limits or Canvas stopped it
     result.summary, result.frame                            # as in summary.json, reconciliation.parquet
 
 If files, limits or Canvas stop a run, the result's `failure` says why and there is a report. Errors that
@@ -25,16 +26,18 @@ if TYPE_CHECKING:
 
     import polars as pl
 
+    from pipeline.app.config.arguments import ArrowTable
     from pipeline.commands.checks.context import Check
     from pipeline.commands.run import Result
     from pipeline.job import Job
 
-    Inputs = Mapping[str, str | Path | pl.DataFrame]
+    Inputs = Mapping[str, str | Path | pl.DataFrame | pl.LazyFrame | ArrowTable]
 
 T = TypeVar("T")
 
 __version__ = VERSION
 __all__ = [
+    "Result",
     "__version__",
     "check",
     "check_sync",
@@ -49,6 +52,18 @@ __all__ = [
 ]
 
 
+def __getattr__(name: str) -> Any:
+    if name == "Result":
+        from pipeline.commands.run import Result
+
+        return Result
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 async def plan(
     config: str | Path,
     *,
@@ -61,8 +76,9 @@ async def plan(
 
     Args:
         config: The configuration file (TOML).
-        inputs: By feed, another file or a polars frame in place of the configured files. A frame has the
-            sender's columns, and its first row is row 1.
+        inputs: By feed, another file or rows in place of the configured files: a path, a polars DataFrame or
+            LazyFrame, or a table with the Arrow PyCapsule interface, such as a pandas DataFrame, a PyArrow
+            table or a DuckDB relation. Rows have the sender's columns, and the first one is row 1.
         only_feeds: The feeds to read; all if empty.
         expected: The sender's control totals, in the form of `--expect`: `"ledger:rows=5000"`,
             `"ledger:total_usd=12345.67"`.
@@ -88,7 +104,7 @@ async def run(
     only_feeds: Sequence[str] = (),
     expected: Sequence[str] = (),
     plan_id: str | None = None,
-    until: datetime | None = None,
+    until: datetime | str | None = None,
     journal_lost: bool = False,
     accept_repeats: int | None = None,
 ) -> Result:
@@ -100,7 +116,8 @@ async def run(
         only_feeds: As for `plan`.
         expected: As for `plan`.
         plan_id: Carry out this plan. If the same files would now give another plan, nothing is sent.
-        until: An instant with a time zone at which sending stops; the remaining rows are pending.
+        until: When sending stops; the remaining rows are pending. An instant with a time zone, or a time of day
+            such as "05:30" by the clock of this machine.
         journal_lost: Go on after `errors.JournalLost`. Rows that Canvas seems to hold are then set aside.
         accept_repeats: As for `plan`.
 
@@ -108,13 +125,21 @@ async def run(
         The result of the run.
 
     Raises:
-        ConfigError: The configuration cannot be used, or `until` has no time zone.
+        ConfigError: The configuration cannot be used, or `until` is no instant.
         PlanError: There is no plan `plan_id`.
         JournalError: The journal cannot be used.
     """
+    from datetime import UTC, datetime
+
+    from pipeline.app.config.arguments import until_of
     from pipeline.commands import run as engine
     from pipeline.errors import ConfigError
 
+    if isinstance(until, str):
+        try:
+            until = until_of(until, datetime.now(UTC))
+        except ValueError as error:
+            raise ConfigError(f"until: {error}", "or give a datetime with a time zone") from None
     if until is not None and until.tzinfo is None:
         raise ConfigError("until has no time zone", "give it one: until.astimezone() is local time")
     return await engine.run(
@@ -222,7 +247,7 @@ def run_sync(
     only_feeds: Sequence[str] = (),
     expected: Sequence[str] = (),
     plan_id: str | None = None,
-    until: datetime | None = None,
+    until: datetime | str | None = None,
     journal_lost: bool = False,
     accept_repeats: int | None = None,
 ) -> Result:

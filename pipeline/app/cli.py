@@ -45,7 +45,6 @@ _OUTPUT = (
     click.option("-v", "--verbose", is_flag=True, help="More in the log."),
     click.option("--no-progress", is_flag=True, help="No progress display."),
 )
-_UNTIL_H_MAX: Final = 20  # a night's job that is this late is not to go on through the day
 _FEEDS = (
     click.option(
         "--feed", "only_feeds", multiple=True, metavar="NAME", help="Only this feed; repeatable."
@@ -98,19 +97,14 @@ class _Until(click.ParamType[Any]):
 
     def convert(self, value: Any, param: Any, ctx: Any) -> datetime:
         """Return the instant; fail with a usage error if it is no time of day, or has just passed."""
-        from datetime import UTC, datetime, timedelta
+        from datetime import UTC, datetime
 
-        from pipeline.clock import next_time
+        from pipeline.app.config.arguments import until_of
 
         try:
-            at = datetime.strptime(value, "%H:%M").time()  # noqa: DTZ007 - local time is meant
-        except ValueError:
-            self.fail(f"{value}: write a time of day, such as 05:30", param, ctx)
-        now = datetime.now(UTC)
-        until = next_time(at, now)
-        if until - now > timedelta(hours=_UNTIL_H_MAX):
-            self.fail(f"{value} has just passed: it would stop tomorrow", param, ctx)
-        return until
+            return until_of(value, datetime.now(UTC))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:

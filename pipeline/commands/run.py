@@ -19,6 +19,7 @@ from random import Random
 from typing import Any, Final
 
 import polars as pl
+import polars.selectors as cs
 import structlog
 
 from pipeline.clock import Clock, SystemClock, utc_text
@@ -87,9 +88,23 @@ class Result:
 
     @property
     def frame(self) -> pl.DataFrame:
-        """Return `reconciliation.parquet`, one line a source row; of `verify`, `verification.parquet`."""
+        """Return `reconciliation.parquet`, one line a source row; of `verify`, `verification.parquet`.
+
+        Instants (columns that end with `_at`) are datetimes in UTC.
+        """
         name = "verification" if "verification" in self.summary else "reconciliation"
-        return pl.read_parquet(self.folder / f"{name}.parquet", glob=False)
+        rows = pl.read_parquet(self.folder / f"{name}.parquet", glob=False)
+        instants = cs.ends_with("_at") & cs.string()
+        return rows.with_columns(instants.str.to_datetime("%+", time_unit="ms", time_zone="UTC"))
+
+    def raise_for_failure(self) -> None:
+        """Raise the error that stopped the run, if one did. Rows rejected or in doubt are no failure.
+
+        Raises:
+            IngestError: `failure`: its `message` says what happened, its `fix` what to do.
+        """
+        if self.failure is not None:
+            raise self.failure
 
 
 # The commands -------------------------------------------------------------------------------------

@@ -5,8 +5,8 @@ import contextlib
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -76,27 +76,45 @@ async def test_a_frame_of_typed_columns_goes_in_as_its_texts(make_world: MakeWor
     assert again.frame["row"].to_list() == list(range(1, 11))
 
 
-class DataFrame:
-    """As pandas names its own."""
+class Table:
+    """As pandas, PyArrow and DuckDB hand on their tables: by the Arrow PyCapsule interface alone."""
 
-    __module__ = "pandas.core.frame"
+    def __init__(self, rows: pl.DataFrame) -> None:
+        self._rows = rows
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:  # noqa: D105
+        return self._rows.__arrow_c_stream__(requested_schema)
 
 
-@pytest.mark.parametrize(
-    ("value", "kind"),
-    [
-        (DataFrame(), "pandas DataFrame"),
-        (pl.LazyFrame({"TXN": ["1"]}), "polars LazyFrame"),
-        ([{"TXN": "1"}], "builtins list"),
-    ],
-)
-async def test_what_is_no_polars_frame_is_named(
-    make_world: MakeWorld, value: Any, kind: str
+@pytest.mark.parametrize("given", [pl.DataFrame.lazy, Table], ids=["LazyFrame", "Arrow table"])
+async def test_rows_of_other_libraries_are_read_as_those_of_a_frame(
+    make_world: MakeWorld, given: Callable[[pl.DataFrame], Any]
 ) -> None:
     world = await make_world()
     world.write_config(feeds=LEDGER_ONLY)
-    with pytest.raises(ConfigError, match=rf"feed ledger is a {kind}\n.*polars\.from_pandas"):
-        await pipeline.plan(world.config, inputs={"ledger": value})
+    await pipeline.run(world.config, inputs={"ledger": ledger()})
+    again = await pipeline.run(world.config, inputs={"ledger": given(ledger())})
+    assert again.frame["disposition"].unique().to_list() == ["unchanged"]
+
+
+async def test_midnights_of_a_frame_are_days(make_world: MakeWorld) -> None:
+    """Not every library has a type for days."""
+    world = await make_world()
+    world.write_config(
+        feeds=LEDGER_ONLY.replace("[feeds.columns]", '[feeds.columns]\nposted_on = "Day"')
+    )
+    days = ledger().with_columns(Day=pl.lit(date(2026, 1, 2)))
+    midnights = days.with_columns(pl.col("Day").cast(pl.Datetime("ns")))
+    await pipeline.run(world.config, inputs={"ledger": days})
+    again = await pipeline.run(world.config, inputs={"ledger": midnights})
+    assert again.frame["disposition"].unique().to_list() == ["unchanged"]
+
+
+async def test_an_input_that_is_neither_a_path_nor_rows_is_named(make_world: MakeWorld) -> None:
+    world = await make_world()
+    world.write_config(feeds=LEDGER_ONLY)
+    with pytest.raises(ConfigError, match=r'inputs\["ledger"\]: expected a path or rows, got list'):
+        await pipeline.plan(world.config, inputs={"ledger": [{"TXN": "1"}]})  # type: ignore[dict-item]
 
 
 async def test_only_feeds_leaves_the_others_out(make_world: MakeWorld) -> None:
@@ -152,6 +170,8 @@ async def test_until_is_an_instant_with_its_zone(make_world: MakeWorld) -> None:
     )
     assert over.exit_code == 1
     assert world.effects == []
+    with pytest.raises(ConfigError, match="half past five: write a time of day"):
+        await pipeline.run(world.config, until="half past five")
 
 
 # What comes out -----------------------------------------------------------------------------------
@@ -181,6 +201,32 @@ async def test_a_failure_is_shown_and_escaped(make_world: MakeWorld) -> None:
     result = await pipeline.plan(world.config)
     assert "no file is there for feed ledger" in result._repr_html_()
     assert "<x>" not in result._repr_html_()
+
+
+async def test_a_failure_is_raised_if_the_caller_asks_for_it(make_world: MakeWorld) -> None:
+    world = await make_world()
+    world.write_config(feeds=LEDGER_ONLY)
+    failed = await pipeline.plan(world.config)  # without its file
+    with pytest.raises(InputError) as raised:
+        failed.raise_for_failure()
+    assert raised.value.fix
+    rows = [*ROWS, ("T0", patient_key(1), "9.99", "")]
+    rejected = await pipeline.run(world.config, inputs={"ledger": ledger(rows)})
+    assert rejected.exit_code == 3
+    rejected.raise_for_failure()
+
+
+async def test_instants_of_a_result_are_datetimes(make_world: MakeWorld) -> None:
+    world = await make_world()
+    world.write_config(feeds=LEDGER_ONLY)
+    before = datetime.now(UTC) - timedelta(seconds=1)
+    result = await pipeline.run(world.config, inputs={"ledger": ledger()})
+    assert isinstance(result, pipeline.Result)
+    sent = result.frame["sent_at"]
+    assert sent.dtype == pl.Datetime("ms", "UTC")
+    assert sent.is_between(before, datetime.now(UTC)).all()
+    verified = await pipeline.verify(world.config)
+    assert verified.frame.height == 10
 
 
 @contextlib.contextmanager
@@ -234,7 +280,7 @@ import pipeline
 
 
 async def nightly(frame: pl.DataFrame) -> int:
-    planned = await pipeline.plan("nightly.toml", inputs={"ledger": frame}, only_feeds=["ledger"])
+    planned: pipeline.Result = await pipeline.plan("nightly.toml", inputs={"ledger": frame}, only_feeds=["ledger"])
     result = await pipeline.run(
         "nightly.toml",
         inputs={"ledger": frame},
@@ -244,6 +290,7 @@ async def nightly(frame: pl.DataFrame) -> int:
         until=datetime.now().astimezone() + timedelta(hours=2),
     )
     rejected: pl.DataFrame = result.frame.filter(pl.col("disposition") == "rejected")
+    await pipeline.plan("nightly.toml", inputs={"ledger": frame.lazy(), "eligibility": "roster.xlsx"})
     await pipeline.verify("nightly.toml", sample=100, since="2026-11-21")
     reveal_type(result)
     return rejected.height + result.exit_code

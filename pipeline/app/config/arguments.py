@@ -4,17 +4,28 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Protocol
 
 import polars as pl
 
+from pipeline.clock import next_time
 from pipeline.errors import ConfigError
 from pipeline.fhir.datatypes import DOLLARS
 from pipeline.reading.address import address_of, is_address
 from pipeline.reading.manifest import Expected
 from pipeline.reading.piped import STANDARD_INPUT, require_piped
+
+_UNTIL_H_MAX: Final = 20  # a night's job that is this late is not to go on through the day
+
+
+class ArrowTable(Protocol):
+    """Rows with the Arrow PyCapsule interface, as pandas, PyArrow and DuckDB have it."""
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """Return the rows as a capsule of an Arrow stream."""
 
 
 def inputs_of(texts: Sequence[str]) -> dict[str, str]:
@@ -44,6 +55,22 @@ def engine_of(engine: str | None, scheduler: str | None, workers: int | None) ->
     return given
 
 
+def until_of(text: str, now: datetime) -> datetime:
+    """Return the instant of a time of day such as 05:30, by the clock of this machine.
+
+    Raises:
+        ValueError: It is no time of day, or it has just passed; the message says which.
+    """
+    try:
+        at = datetime.strptime(text, "%H:%M").time()  # noqa: DTZ007 - local time is meant
+    except ValueError:
+        raise ValueError(f"{text}: write a time of day, such as 05:30") from None
+    until = next_time(at, now)
+    if until - now > timedelta(hours=_UNTIL_H_MAX):
+        raise ValueError(f"{text} has just passed: it would stop tomorrow")
+    return until
+
+
 def expectations_of(texts: Sequence[str]) -> dict[str, Expected]:
     """Return the control totals of --expect (`NAME:rows=5000`, `NAME:total_usd=12345.67`) by feed."""
     expected: dict[str, Expected] = {}
@@ -66,9 +93,17 @@ def _expectation(text: str) -> tuple[str, str, int]:
 
 
 def input_of(name: str, value: object) -> Path | str | pl.DataFrame:
-    """Return what is read in place of the path of feed `name`: a path, an address of an object, or rows."""
+    """Return what is read in place of the path of feed `name`: a path, an address of an object, or rows.
+
+    Rows are a polars DataFrame or LazyFrame, or any object with the Arrow PyCapsule interface
+    (`__arrow_c_stream__`), such as a pandas DataFrame, a PyArrow table or a DuckDB relation.
+    """
     if isinstance(value, pl.DataFrame):
         return value
+    if isinstance(value, pl.LazyFrame):
+        return value.collect()
+    if hasattr(value, "__arrow_c_stream__"):
+        return pl.DataFrame(value)
     if isinstance(value, str) and value == STANDARD_INPUT:
         return STANDARD_INPUT
     if isinstance(value, str) and is_address(value):
@@ -80,8 +115,7 @@ def input_of(name: str, value: object) -> Path | str | pl.DataFrame:
             ) from None
     if isinstance(value, str | os.PathLike):
         return Path(value).resolve()
-    kind = f"{type(value).__module__.partition('.')[0]} {type(value).__name__}"
     raise ConfigError(
-        f"the input of feed {name} is a {kind}",
-        "give a path or a polars DataFrame: lazy_frame.collect(), or polars.from_pandas(frame)",
+        f'inputs["{name}"]: expected a path or rows, got {type(value).__name__}',
+        "give a path, a polars DataFrame or LazyFrame, or a table with the Arrow interface, such as pandas' or DuckDB's",
     )

@@ -6,8 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from pipeline.app import logs
 from pipeline.app.config.arguments import input_of
 from pipeline.app.config.canvas import canvas_of, objects_of
@@ -31,7 +29,7 @@ def load(
     path: str | Path,
     *,
     environment: Mapping[str, str] | None = None,
-    inputs: Mapping[str, str | Path | pl.DataFrame] | None = None,
+    inputs: Mapping[str, object] | None = None,
     only_feeds: tuple[str, ...] = (),
     expected: Mapping[str, Expected] | None = None,
     overrides: Mapping[str, Any] | None = None,
@@ -82,7 +80,7 @@ def _job(
     content: bytes,
     *,
     environment: Mapping[str, str] | None = None,
-    inputs: Mapping[str, str | Path | pl.DataFrame] | None = None,
+    inputs: Mapping[str, object] | None = None,
     only_feeds: tuple[str, ...] = (),
     expected: Mapping[str, Expected] | None = None,
     overrides: Mapping[str, Any] | None = None,
@@ -127,7 +125,7 @@ def load_to_check(
     path: str | Path,
     *,
     environment: Mapping[str, str] | None = None,
-    inputs: Mapping[str, str | Path | pl.DataFrame] | None = None,
+    inputs: Mapping[str, object] | None = None,
     only_feeds: tuple[str, ...] = (),
 ) -> tuple[Job, ConfigError | None]:
     """Read the configuration for a check.
