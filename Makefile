@@ -24,6 +24,7 @@ setup: .venv/ready ## create .venv from requirements.lock, by hash
 
 # The locked dependencies by hash, with uv where it is there and pip where not; then the project itself.
 .venv/ready: requirements.lock pyproject.toml
+	@echo "Installing the locked dependencies into .venv (once; a minute or two)"
 	@if command -v uv >/dev/null 2>&1; then \
 		uv venv -q --clear --python $(PYTHON) .venv && \
 		uv pip install -q --python $(BIN)/python --require-hashes -r requirements.lock && \
@@ -47,6 +48,7 @@ checks: .venv/checks ## install what the tests of pages and examples need as wel
 	@touch $@
 
 demo: setup ## serve a local Canvas and load the sample data into it
+	@echo "Loading 7,001 synthetic rows into a local Canvas"
 	@$(BIN)/canvas-ingest demo; code=$$?; test $$code -eq 0 -o $$code -eq 3   # 3: the sample has rows that are wrong on purpose
 
 test: setup ## run all tests

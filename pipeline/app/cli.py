@@ -118,13 +118,28 @@ def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return decorate
 
 
-@click.group(context_settings=_CONTEXT)
+# The way from nothing to the first load.
+_FIRST_STEPS: Final = """\
+canvas-ingest demo           load sample data into a local Canvas
+canvas-ingest init FILE...   draft a configuration from the headers of your files
+canvas-ingest check CONFIG   find what would go wrong in a run, and what to do about it
+canvas-ingest plan CONFIG    show what would be written; write nothing to Canvas
+canvas-ingest run CONFIG     plan, send and report; run it again to resume
+
+canvas-ingest --help lists all commands."""
+
+
+@click.group(context_settings=_CONTEXT, invoke_without_command=True)
 @click.version_option(VERSION, message="%(prog)s %(version)s")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Load eligibility and ledger files into Canvas, and account for every row and every cent.
 
     Start with: canvas-ingest demo
     """
+    if context.invoked_subcommand is None:
+        click.echo(_FIRST_STEPS)
+        sys.exit(2)
     from pipeline.files import OTHERS
     from pipeline.system.confinement import close_memory
 
@@ -150,7 +165,7 @@ def plan(**options: Any) -> None:
         "--plan",
         "plan_id",
         metavar="ID",
-        help="Carry out exactly that plan; refused where it would be another one by now.",
+        help="Apply exactly this plan; fails if it is out of date.",
     ),
     click.option(
         "--until",
@@ -361,7 +376,7 @@ def purge_(*, dry_run: bool, yes: bool, **options: Any) -> None:
 def verify(sample: int | None, since: datetime | None, **options: Any) -> None:
     """Read back what the journal says was written, and compare it element by element.
 
-    Ends with 3 where something differs, is missing, or is there without being ours.
+    Exits with 3 if something differs, is missing, or is there without being ours.
     """
 
     def work(progress: Progress, stop: asyncio.Event) -> Any:
@@ -390,7 +405,7 @@ def report(run_id: str | None, **options: Any) -> None:
     run_and_exit(work, options)
 
 
-@cli.command(short_help="What would go wrong in a run, and what to do about it.")
+@cli.command(short_help="Find what would go wrong in a run, and what to do about it.")
 @_options(
     _CONFIG,
     *_FEEDS,
@@ -402,9 +417,9 @@ def report(run_id: str | None, **options: Any) -> None:
     *_OUTPUT,
 )
 def check(**options: Any) -> None:
-    """Look at everything that a run needs, and say what would go wrong and what to do about it.
+    """Check everything that a run needs; show what would go wrong and what to do about it.
 
-    Writes nothing here, and nothing to Canvas. Ends with 1 where something is wrong.
+    Writes nothing here, and nothing to Canvas. Exits with 1 if something is wrong.
     """
 
     def work(progress: Progress, stop: asyncio.Event) -> Any:
@@ -480,12 +495,12 @@ def init(files: tuple[Path, ...], kind: str | None, output: Path | None) -> None
     type=click.IntRange(0, 65_535),
     default=8765,
     show_default=True,
-    help="0 takes a free one.",
+    help="0 picks a free one.",
 )
 @click.option(
     "--seed",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="What it holds at first (JSON).",
+    help="Its content at the start (JSON).",
 )
 @click.option(
     "--faults",

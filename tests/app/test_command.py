@@ -37,8 +37,14 @@ def test_help_names_every_command() -> None:
         assert re.search(rf"^  {command} +[A-Z]", shown, re.MULTILINE)
 
 
+def test_without_arguments_it_shows_the_first_steps() -> None:
+    done = canvas_ingest()
+    steps = [line.split()[1] for line in done.stdout.splitlines()[:5]]
+    assert (done.returncode, steps) == (2, ["demo", "init", "check", "plan", "run"])
+
+
 @pytest.mark.parametrize(
-    "arguments", [("--help",), ("--version",), ("run", "--help"), ("completion", "bash")]
+    "arguments", [(), ("--help",), ("--version",), ("run", "--help"), ("completion", "bash")]
 )
 def test_what_needs_no_library_imports_none(arguments: tuple[str, ...]) -> None:
     code = (
