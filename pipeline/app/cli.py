@@ -22,101 +22,26 @@ from pipeline.app.execute import (
     short_path,
     typed_path,
 )
+from pipeline.app.options import (
+    ACCEPT,
+    CONFIG,
+    ENGINE,
+    EXPECT,
+    FEEDS,
+    FILE,
+    OUTPUT,
+    Until,
+    with_options,
+)
 from pipeline.version import VERSION
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
     from datetime import datetime
 
     from pipeline.job import Job, Progress
 
 _CONTEXT: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-_FILE: Final = click.Path(dir_okay=False, path_type=Path)
-_CONFIG = click.argument("config", type=_FILE)
-_OUTPUT = (
-    click.option(
-        "--json", "as_json", is_flag=True, help="The summary as one JSON object on stdout."
-    ),
-    click.option(
-        "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True
-    ),
-    click.option("-q", "--quiet", is_flag=True, help="Only errors and the summary."),
-    click.option("-v", "--verbose", is_flag=True, help="More in the log."),
-    click.option("--no-progress", is_flag=True, help="No progress display."),
-)
-_FEEDS = (
-    click.option(
-        "--feed", "only_feeds", multiple=True, metavar="NAME", help="Only this feed; repeatable."
-    ),
-    click.option(
-        "--input",
-        "inputs",
-        multiple=True,
-        metavar="NAME=PATH",
-        help="Another file for that feed; - reads standard input.",
-    ),
-)
-_EXPECT = click.option(
-    "--expect",
-    "expected",
-    multiple=True,
-    metavar="NAME:rows=N",
-    help="The sender's control total, NAME:rows=5000 or NAME:total_usd=12345.67; repeatable.",
-)
-_ACCEPT = click.option(
-    "--accept-repeats",
-    type=click.IntRange(0),
-    metavar="N",
-    help="Go on if up to N rows equal a write of an earlier run (limits.repeats_max).",
-)
-_ENGINE = (
-    click.option(
-        "--engine",
-        type=click.Choice(["embedded", "dask"]),
-        help="Who reads and judges the rows: this process, or the workers of a Dask cluster.",
-    ),
-    click.option(
-        "--scheduler",
-        metavar="ADDRESS",
-        help="With Dask: a cluster that runs, tls://host:port.",
-    ),
-    click.option(
-        "--workers",
-        type=click.IntRange(1, 1_000),
-        metavar="N",
-        help="With Dask: start N processes on this machine, which end with the command.",
-    ),
-)
-
-
-class _Until(click.ParamType[Any]):
-    """A time of day, converted to the next instant at which it comes."""
-
-    name = "HH:MM"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> datetime:
-        """Return the instant; fail with a usage error if it is no time of day, or has just passed."""
-        from datetime import UTC, datetime
-
-        from pipeline.app.config.arguments import until_of
-
-        try:
-            return until_of(value, datetime.now(UTC))
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
-def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return several options as one decorator, in the order in which `--help` shows them."""
-
-    def decorate(command: Any) -> Any:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
-
 
 # The way from nothing to the first load.
 _FIRST_STEPS: Final = """\
@@ -148,18 +73,18 @@ def cli(context: click.Context) -> None:
 
 
 @cli.command(short_help="Read, validate and map all; write nothing to Canvas.")
-@_options(_CONFIG, *_FEEDS, _EXPECT, _ACCEPT, *_ENGINE, *_OUTPUT)
+@with_options(CONFIG, *FEEDS, EXPECT, ACCEPT, *ENGINE, *OUTPUT)
 def plan(**options: Any) -> None:
     """Read, validate and map everything; write a plan and a report, nothing to Canvas."""
     _plan_or_run("plan", options)
 
 
 @cli.command(short_help="Settle doubts, plan, upload and report; resumes.")
-@_options(
-    _CONFIG,
-    *_FEEDS,
-    _EXPECT,
-    _ACCEPT,
+@with_options(
+    CONFIG,
+    *FEEDS,
+    EXPECT,
+    ACCEPT,
     click.option("--dry-run", is_flag=True, help="The same as `plan`."),
     click.option(
         "--plan",
@@ -169,7 +94,7 @@ def plan(**options: Any) -> None:
     ),
     click.option(
         "--until",
-        type=_Until(),
+        type=Until(),
         help="Stop by then, local time; what is left is pending, and the next run sends it.",
     ),
     click.option(
@@ -177,8 +102,8 @@ def plan(**options: Any) -> None:
         is_flag=True,
         help="Go on though the journal is lost: what Canvas seems to hold is set aside for `review`.",
     ),
-    *_ENGINE,
-    *_OUTPUT,
+    *ENGINE,
+    *OUTPUT,
 )
 def run(*, dry_run: bool, journal_lost: bool, **options: Any) -> None:
     """Settle doubts, plan, upload and report. Running it again resumes: nothing is sent twice."""
@@ -194,8 +119,8 @@ def run(*, dry_run: bool, journal_lost: bool, **options: Any) -> None:
 
 
 @cli.command(short_help="List the writes in doubt, or settle them.")
-@_options(
-    _CONFIG,
+@with_options(
+    CONFIG,
     click.option(
         "--confirm",
         multiple=True,
@@ -223,16 +148,38 @@ def run(*, dry_run: bool, journal_lost: bool, **options: Any) -> None:
         metavar="ID",
         help="With --resend: that resource is another user's; repeatable.",
     ),
+    click.option(
+        "--decisions",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="A file of --format csv whose column `decision` was filled in: confirm, resend or abandon.",
+    ),
     click.option("--by", metavar="NAME", help="Who decides; else the user of this machine."),
-    *_OUTPUT,
+    click.option(
+        "--format", "form", type=click.Choice(["text", "csv"]), default="text", show_default=True
+    ),
+    *OUTPUT,
 )
 def review(**options: Any) -> None:
     """List the writes in doubt with what Canvas shows of them, or settle them."""
+    from pipeline.app.config.arguments import decisions_of
+    from pipeline.errors import ConfigError
+
     confirm = dict(pair.partition("=")[::2] for pair in options["confirm"])
     if not all(confirm.values()):
         raise click.UsageError("--confirm takes KEY=ID")
     if options["foreign"] and not options["resend"]:
         raise click.UsageError("--foreign goes with --resend KEY")
+    resend, abandon = list(options["resend"]), list(options["abandon"])
+    if options["decisions"]:
+        try:
+            decided = decisions_of(options["decisions"])
+        except ConfigError as error:
+            exit_with(error, options)
+        if twice := decided.keys() & {*confirm, *resend, *abandon}:
+            raise click.UsageError(f"{min(twice)} is decided on by an option and in the file")
+        confirm |= {key: id_ for key, (what, id_) in decided.items() if what == "confirm"}
+        resend += [key for key, (what, _) in decided.items() if what == "resend"]
+        abandon += [key for key, (what, _) in decided.items() if what == "abandon"]
 
     def work(_: Progress, stop: asyncio.Event) -> Any:
         from pipeline.commands.decisions import Decisions
@@ -241,8 +188,8 @@ def review(**options: Any) -> None:
 
         decisions = Decisions(
             confirm,
-            options["resend"],
-            options["abandon"],
+            tuple(resend),
+            tuple(abandon),
             options["resend_absent"],
             options["confirm_found"],
             options["foreign"],
@@ -253,13 +200,15 @@ def review(**options: Any) -> None:
     reviewed = run_work(work, {**options, "no_progress": True})
     from pipeline.app.config.load import load
     from pipeline.commands.review import as_json
-    from pipeline.reporting.doubts import review_text
+    from pipeline.reporting.cases import review_csv, review_text
 
     shown = as_json(reviewed)
+    base_url = load(options["config"]).canvas.base_url
     if options["as_json"]:
         print_json(shown)
+    elif options["form"] == "csv":
+        click.echo(review_csv(shown, base_url), nl=False)
     else:
-        base_url = load(options["config"]).canvas.base_url
         print_text(review_text(shown, typed_path(options["config"]), base_url))
     sys.exit(reviewed.exit_code)
 
@@ -270,8 +219,8 @@ def journal() -> None:
 
 
 @journal.command()
-@_options(
-    _CONFIG,
+@with_options(
+    CONFIG,
     click.argument("key", required=False),
     click.option("--json", "as_json", is_flag=True, help="As one JSON object on stdout."),
 )
@@ -282,7 +231,7 @@ def show(key: str | None, **options: Any) -> None:
     """
     from pipeline.commands.journal import inventory, inventory_json
     from pipeline.errors import IngestError
-    from pipeline.reporting.doubts import inventory_text
+    from pipeline.reporting.inventory import inventory_text
 
     try:
         found = inventory(_job(options), key)
@@ -297,7 +246,7 @@ def show(key: str | None, **options: Any) -> None:
 
 
 @journal.command("move", short_help="Bind the journal to a new canvas.base_url of the same Canvas.")
-@_options(_CONFIG, *_OUTPUT)
+@with_options(CONFIG, *OUTPUT)
 def move_(**options: Any) -> None:
     """Bind the journal to the canvas.base_url of CONFIG, a new address of the same Canvas.
 
@@ -320,8 +269,8 @@ def move_(**options: Any) -> None:
 
 
 @journal.command("purge", short_help="Remove what old runs left of rows.")
-@_options(
-    _CONFIG,
+@with_options(
+    CONFIG,
     click.option(
         "--older-than",
         "days",
@@ -340,7 +289,7 @@ def purge_(*, dry_run: bool, yes: bool, **options: Any) -> None:
     """
     from pipeline.commands.journal import purge
     from pipeline.errors import IngestError
-    from pipeline.reporting.doubts import purged_text
+    from pipeline.reporting.inventory import purged_text
 
     def work(*, is_trial: bool) -> Any:
         return purge(_job(options), options["days"], is_trial=is_trial)
@@ -363,15 +312,15 @@ def purge_(*, dry_run: bool, yes: bool, **options: Any) -> None:
 
 
 @cli.command(short_help="Read back what was written, and compare it.")
-@_options(
-    _CONFIG,
+@with_options(
+    CONFIG,
     click.option("--sample", type=click.IntRange(1), metavar="N", help="N patients, at random."),
     click.option(
         "--since",
         type=click.DateTime(["%Y-%m-%d"]),
         help="What was written on that day (UTC) or later.",
     ),
-    *_OUTPUT,
+    *OUTPUT,
 )
 def verify(sample: int | None, since: datetime | None, **options: Any) -> None:
     """Read back what the journal says was written, and compare it element by element.
@@ -389,10 +338,10 @@ def verify(sample: int | None, since: datetime | None, **options: Any) -> None:
 
 
 @cli.command(short_help="Write the report of a run again.")
-@_options(
-    _CONFIG,
+@with_options(
+    CONFIG,
     click.option("--run", "run_id", metavar="ID", help="Another run than the last."),
-    *_OUTPUT,
+    *OUTPUT,
 )
 def report(run_id: str | None, **options: Any) -> None:
     """Write the report of the last run (or of another) again from the journal."""
@@ -406,15 +355,15 @@ def report(run_id: str | None, **options: Any) -> None:
 
 
 @cli.command(short_help="Find what would go wrong in a run, and what to do about it.")
-@_options(
-    _CONFIG,
-    *_FEEDS,
+@with_options(
+    CONFIG,
+    *FEEDS,
     click.option(
         "--show-values",
         is_flag=True,
         help="Name the spellings in coded columns, not only how many there are.",
     ),
-    *_OUTPUT,
+    *OUTPUT,
 )
 def check(**options: Any) -> None:
     """Check everything that a run needs; show what would go wrong and what to do about it.
@@ -453,7 +402,7 @@ def check(**options: Any) -> None:
 
 
 @cli.command(short_help="Draft a configuration from the headers of files.")
-@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=_FILE)
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=FILE)
 @click.option(
     "--kind",
     type=click.Choice(["eligibility", "ledger"]),
@@ -515,7 +464,7 @@ def init(files: tuple[Path, ...], kind: str | None, output: Path | None) -> None
 )
 @click.option(
     "--state",
-    type=_FILE,
+    type=FILE,
     help="A file that keeps what it holds.",
 )
 def sandbox(port: int, **what: Any) -> None:
@@ -530,7 +479,7 @@ def sandbox(port: int, **what: Any) -> None:
 
 
 @cli.command(short_help="Run the sample data through a local Canvas.")
-@_options(
+@with_options(
     click.option(
         "--faults",
         default="none",
@@ -538,7 +487,7 @@ def sandbox(port: int, **what: Any) -> None:
         metavar="PROFILE",
         help="A fault profile of the local Canvas.",
     ),
-    *_OUTPUT,
+    *OUTPUT,
 )
 def demo(faults: str, **options: Any) -> None:
     """Start a local Canvas, run the sample data through it, and say where the report is."""

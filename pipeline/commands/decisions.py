@@ -87,7 +87,7 @@ class Decider:
         decided += [await self._abandon(key) for key in self._decisions.abandon]
         if self._decisions.confirm_found:
             for doubt in self._left():
-                found = _only_one(await self._session.recovery.look(doubt))
+                found = only_one(await self._session.recovery.look(doubt))
                 if found is not None:
                     decided.append(await self._confirm(doubt, found))
         again: list[Doubt] = []
@@ -317,7 +317,7 @@ class Decider:
         return self._session.clock.now()
 
 
-def _only_one(finding: Finding) -> str | None:
+def only_one(finding: Finding) -> str | None:
     """Return the one resource that a write in doubt can be; None if it was there before, or is not sure."""
     possible = [each.resource_id for each in finding.candidates if each.when != "before"]
     is_seen = finding.settlement in {Settlement.FOUND, Settlement.UNCLEAR}

@@ -6,24 +6,27 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Any, Final, NamedTuple
 
+import orjson
 import polars as pl
 
 from pipeline.clock import SystemClock, utc_text
 from pipeline.cluster.permits import permits_of
-from pipeline.commands.decisions import Decided, Decider, Decisions, has_resource
+from pipeline.commands.decisions import Decided, Decider, Decisions, has_resource, only_one
 from pipeline.commands.run import new_run, open_journal
 from pipeline.errors import ConfigError, IngestError
+from pipeline.fhir.coverage import member_ids, payer_id_of
 from pipeline.fhir.datatypes import is_id
 from pipeline.job import Job
 from pipeline.journal import doubts, lookups, runs
 from pipeline.journal.journal import Journal
 from pipeline.planning.earlier import PlannedRow
-from pipeline.records import Doubt, Finding, State
+from pipeline.records import Doubt, Finding, Interaction, Settlement, State
 from pipeline.sending.session import Session, open_session
 
 _DONE: Final = 0
 _REFUSED: Final = 3  # a decision was not carried out
 _LEFT: Final = 4
+_MEMBER_ID_SHOWN: Final = 4  # enough to find one among a patient's coverages
 
 
 class Now(NamedTuple):
@@ -174,6 +177,36 @@ def _where(row: PlannedRow | None) -> str | None:
     return str(row.row) if row.row is not None else "a row that is gone from its file"
 
 
+def _evidence(case: Case) -> str:
+    """Return what Canvas shows of a write, in a word by which writes can be decided on together.
+
+    "one": a resource that can be no other row's. "none": nothing like it. "several": more than one, or one that was
+    there before. "update": of a resource that is known. "unknown": Canvas could not be searched, or was not asked.
+    """
+    finding = case.finding
+    if case.doubt.intent.interaction is Interaction.UPDATE:
+        return "update"
+    if finding is None or finding.settlement is Settlement.UNKNOWN:
+        return "unknown"
+    if only_one(finding) is not None:
+        return "one"
+    return "several" if finding.candidates else "none"
+
+
+def _coverage(case: Case) -> dict[str, str | None] | None:
+    """Return how a person recognizes a coverage: its payer, the last characters of its member id, and its start."""
+    body = case.row.body if case.row else b""
+    if case.doubt.intent.resource_type != "Coverage" or not body:
+        return None
+    resource = orjson.loads(body)
+    payor = resource["payor"][0]
+    return {
+        "payer": payor.get("display") or payer_id_of(resource) or payor.get("reference"),
+        "member_id_end": next(iter(member_ids(resource)), "")[-_MEMBER_ID_SHOWN:],
+        "start": resource.get("period", {}).get("start"),
+    }
+
+
 def as_json(reviewed: Review) -> dict[str, Any]:
     """Return a review as JSON values."""
     return {
@@ -195,6 +228,8 @@ def as_json(reviewed: Review) -> dict[str, Any]:
                 "resource_id": case.doubt.intent.resource_id,
                 "patient": case.doubt.intent.lane,
                 "amount_cents": case.doubt.intent.amount_cents,
+                "coverage": _coverage(case),
+                "evidence": _evidence(case),
                 "now": None if case.now is None else case.now._asdict(),
                 "run_id": case.doubt.intent.run_id,
                 "sent_at": case.sent_at,

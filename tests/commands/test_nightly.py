@@ -20,7 +20,7 @@ from pipeline.commands.review import as_json, review
 from pipeline.commands.verify import read_back
 from pipeline.journal import runs
 from pipeline.planning import parts
-from pipeline.reporting.doubts import review_text
+from pipeline.reporting.cases import review_text
 from pipeline.rows.accept import accept
 from pipeline.sandbox import Faults
 from tests.support.nightly import (

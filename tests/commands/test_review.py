@@ -22,7 +22,7 @@ from pipeline.commands.review import as_json, review
 from pipeline.errors import ConfigError, IngestError, JournalError, JournalLost
 from pipeline.journal import writes
 from pipeline.journal.journal import Journal
-from pipeline.reporting.doubts import review_text
+from pipeline.reporting.cases import review_text
 from pipeline.sandbox import Faults
 from tests.support.doubts import LOST, THROTTLED, decide, doubtful, keys, paid_by_hand
 from tests.support.runs import counts, effects_reach
@@ -36,7 +36,7 @@ async def test_it_lists_what_a_person_needs_to_decide(make_world: MakeWorld) -> 
     assert reviewed.exit_code == 4
     texts = review_text(as_json(reviewed), "c.toml", "https://fumage-acme.canvasmedical.com")
     for wanted in ("ledger.csv:1", "ledger.csv:2", "USD 20.00", "transaction T0", "transaction T1", found,
-                   f"https://acme.canvasmedical.com/patient/{patient_key(0)}", "shows none like it", "--resend KEY"):  # fmt: skip
+                   f"https://acme.canvasmedical.com/patient/{patient_key(0)}", "shows nothing like these", "--resend KEY"):  # fmt: skip
         assert wanted in texts
     assert as_json(reviewed)["in_doubt"][0]["sent_at"]
 

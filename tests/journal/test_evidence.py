@@ -10,7 +10,7 @@ from pipeline.commands import run as engine
 from pipeline.commands.journal import inventory, inventory_json
 from pipeline.errors import JournalLost
 from pipeline.journal.evidence import Group, contradictions
-from pipeline.reporting.doubts import inventory_text
+from pipeline.reporting.inventory import inventory_text
 from pipeline.sandbox import Faults
 from tests.support.postgres import Server
 from tests.support.runs import counts

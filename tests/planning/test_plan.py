@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import click
 import pytest
 
-from pipeline.app.cli import _Until
+from pipeline.app.options import Until
 from pipeline.commands import run as engine
 from pipeline.errors import PlanError
 from pipeline.reporting.terminal import summary_text
@@ -221,19 +221,19 @@ def soon() -> str:
 @pytest.mark.parametrize("text", ["5", "25:00", "05:61", "now", "05:30:00"])
 def test_what_is_no_time_of_day_is_a_usage_error(text: str) -> None:
     with pytest.raises(click.BadParameter, match="write a time of day, such as 05:30"):
-        _Until().convert(text, None, None)
+        Until().convert(text, None, None)
 
 
 def test_a_time_that_has_just_passed_is_not_taken_for_tomorrows() -> None:
     passed = (datetime.now().astimezone() - timedelta(minutes=10)).strftime("%H:%M")
     with pytest.raises(click.BadParameter, match="has just passed"):
-        _Until().convert(passed, None, None)
+        Until().convert(passed, None, None)
 
 
 def test_a_time_is_the_next_one_of_the_local_day() -> None:
     now = datetime.now().astimezone()
     later = now + timedelta(hours=10)
-    until = _Until().convert(later.strftime("%H:%M"), None, None)
+    until = Until().convert(later.strftime("%H:%M"), None, None)
     assert until == later.replace(second=0, microsecond=0)
     assert until.tzinfo is not None
 

@@ -1,5 +1,7 @@
 """The options of the command line that stand for parts of the configuration."""
 
+import csv
+import io
 import os
 import re
 from collections.abc import Sequence
@@ -18,6 +20,7 @@ from pipeline.reading.address import address_of, is_address
 from pipeline.reading.manifest import Expected
 from pipeline.reading.piped import STANDARD_INPUT, require_piped
 
+DECISIONS: Final = ("confirm", "resend", "abandon")
 _UNTIL_H_MAX: Final = 20  # a night's job that is this late is not to go on through the day
 
 
@@ -90,6 +93,53 @@ def _expectation(text: str) -> tuple[str, str, int]:
         return match[1], "rows", int(match[4])
     cents = int(Decimal(match[4]).scaleb(2))
     return match[1], "total_cents", -cents if match[3] else cents
+
+
+def decisions_of(path: Path) -> dict[str, tuple[str, str]]:
+    """Return the decisions of a file of `review --format csv` that was filled in: by key, the decision and the id.
+
+    Lines without a decision are left out. Columns other than `key`, `decision` and `id` are not read.
+
+    Raises:
+        ConfigError: The file cannot be used; the message names the line, as an editor counts.
+    """
+    try:
+        text = path.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        why = "is not UTF-8" if isinstance(error, UnicodeDecodeError) else error.strerror
+        raise ConfigError(f"--decisions {path}: {why}", "save it as CSV, UTF-8") from None
+    header = text.partition("\n")[0]
+    separator = max(
+        ",;\t", key=header.count
+    )  # spreadsheets save with another one in some countries
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    names = next(lines, [])
+    if not {"key", "decision", "id"} <= set(names):
+        raise ConfigError(
+            f"--decisions {path}: line 1 does not name the columns key, decision and id",
+            "begin with the output of `canvas-ingest review CONFIG --format csv`",
+        )
+    decided: dict[str, tuple[str, str]] = {}
+    for cells in lines:
+        line = dict(zip(names, (cell.strip() for cell in cells), strict=False))
+        key, decision, id_ = (line.get(name, "") for name in ("key", "decision", "id"))
+        where = f"--decisions {path}, line {lines.line_num}"
+        if not decision:
+            continue
+        if decision not in DECISIONS:
+            allowed = ", ".join(DECISIONS)
+            raise ConfigError(f"{where}: the decision is none of {allowed}", "or leave it blank")
+        if not key or key in decided:
+            raise ConfigError(
+                f"{where}: {'the key is there twice' if key else 'no key'}",
+                "decide on each key once",
+            )
+        if decision == "confirm" and not id_:
+            raise ConfigError(
+                f"{where}: no id", "to confirm, write the id of the resource in Canvas"
+            )
+        decided[key] = decision, id_
+    return decided
 
 
 def input_of(name: str, value: object) -> Path | str | pl.DataFrame:
