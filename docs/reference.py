@@ -1,20 +1,23 @@
-"""`docs/configuration.md`, made from the options themselves: `make docs`.
+"""`docs/configuration.md` and the JSON Schema, made from the options themselves: `make docs`.
 
 A key is described beside the key (`pipeline/app/config/`, `pipeline/job.py`), a field beside the field
 (`pipeline/rows/`). `tests/project/test_docs.py` fails if a description is missing or the page is stale.
 """
 
+import json
 from pathlib import Path
 from typing import Any, Final
 
 from pydantic import BaseModel
 
+from pipeline.app import config
 from pipeline.app.config.file import File
 from pipeline.rows.feed import TRAITS
 
 Json = dict[str, Any]
 
 PAGE: Final = Path(__file__).parent / "configuration.md"
+SCHEMA: Final = Path(config.__file__).parent / "schema.json"  # part of the package
 
 _HEAD: Final = """\
 # The configuration
@@ -186,5 +189,16 @@ def _kinds() -> list[str]:
     return lines
 
 
+def schema(file: type[BaseModel] = File) -> str:
+    """Return the JSON Schema of a configuration, as `canvas-ingest schema` prints it."""
+    content = file.model_json_schema(mode="validation")
+    head = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "The configuration of canvas-ingest",
+    }
+    return json.dumps({**content, **head}, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+
+
 if __name__ == "__main__":
     PAGE.write_text(page(), encoding="utf-8")
+    SCHEMA.write_text(schema(), encoding="utf-8")

@@ -499,6 +499,14 @@ def demo(faults: str, **options: Any) -> None:
     )
 
 
+@cli.command(short_help="Print the JSON Schema of the configuration.")
+def schema() -> None:
+    """Print the JSON Schema of the configuration, by which an editor checks and completes a TOML file."""
+    from importlib.resources import files
+
+    click.echo(files("pipeline.app.config").joinpath("schema.json").read_text("utf-8"), nl=False)
+
+
 @cli.command(short_help="Print the completion script of a shell.")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:

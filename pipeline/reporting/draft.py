@@ -58,6 +58,8 @@ class FeedLines:
 def draft_text(feeds: Sequence[FeedLines], references: dict[str, str]) -> str:
     """Return the whole file. `references`: how the ids of each kind become Canvas' ids."""
     parts = [
+        "#:schema ./canvas-ingest.schema.json",
+        "# Editors check and complete this file by the output of `canvas-ingest schema`, saved under that name.",
         *(f"# Drafted by `canvas-ingest init` from {_comment(feed.read_from)}." for feed in feeds),
         "# Decide each line that says so in capitals, and remove the word. `canvas-ingest check` with this file",
         "# lists what is left; configs/nightly.toml explains every key. Secrets belong in the environment, never here.",

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import json
 import re
 import shlex
 import subprocess
@@ -40,6 +41,23 @@ def test_the_page_of_the_configuration_is_made_of_the_options() -> None:
     assert reference.PAGE.read_text() == reference.page(), (
         "docs/configuration.md is stale: make docs"
     )
+
+
+def test_the_schema_is_made_of_the_options() -> None:
+    assert reference.SCHEMA.read_text() == reference.schema(), "schema.json is stale: make docs"
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda path: path.name
+)
+def test_the_schema_takes_the_configurations_that_are_handed_out(path: Path) -> None:
+    """By a validator of its own. A misspelt key, and a wrong type, are found."""
+    jsonschema = pytest.importorskip("jsonschema")
+    validator = jsonschema.Draft202012Validator(json.loads(reference.SCHEMA.read_text()))
+    content = tomllib.loads(path.read_text())
+    assert list(validator.iter_errors(content)) == []
+    content["canvas"]["base_ur"] = content["feeds"][0]["skip_lines"] = "x"
+    assert len(list(validator.iter_errors(content))) == 2
 
 
 def test_a_key_without_a_description_is_named() -> None:
