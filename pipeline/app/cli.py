@@ -70,6 +70,11 @@ _ACCEPT = click.option(
     metavar="N",
     help="Go on if up to N rows equal a write of an earlier run (limits.repeats_max).",
 )
+_REWRITE = click.option(
+    "--rewrite",
+    metavar="WHERE",
+    help="Write unchanged coverages again that meet this SQL condition over our fields, once.",
+)
 _ENGINE = (
     click.option(
         "--engine",
@@ -138,7 +143,7 @@ def cli() -> None:
 
 
 @cli.command(short_help="Read, validate and map all; write nothing to Canvas.")
-@_options(_CONFIG, *_FEEDS, _EXPECT, _ACCEPT, *_ENGINE, *_OUTPUT)
+@_options(_CONFIG, *_FEEDS, _EXPECT, _ACCEPT, _REWRITE, *_ENGINE, *_OUTPUT)
 def plan(**options: Any) -> None:
     """Read, validate and map everything; write a plan and a report, nothing to Canvas."""
     _plan_or_run("plan", options)
@@ -150,6 +155,7 @@ def plan(**options: Any) -> None:
     *_FEEDS,
     _EXPECT,
     _ACCEPT,
+    _REWRITE,
     click.option("--dry-run", is_flag=True, help="The same as `plan`."),
     click.option(
         "--plan",
@@ -583,6 +589,7 @@ def _job(options: dict[str, Any]) -> Job:
         expected=expectations_of(options.get("expected", ())),
         overrides={"engine": engine_of(**engine)},
         accept_repeats=options.get("accept_repeats"),
+        rewrite=options.get("rewrite"),
     )
     os.environ.setdefault(SPILL, str(job.state_dir / ".spill"))
     for name in ("scheduler", "workers"):

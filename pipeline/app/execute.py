@@ -176,12 +176,19 @@ def exit_with(error: IngestError, options: dict[str, Any]) -> NoReturn:
 
 
 def given_options(options: dict[str, Any]) -> str:
-    """Return the options to type again: feeds, files, and what a person accepted."""
+    """Return the options to type again: feeds, files, and what a person accepted or asked for."""
     typed = [f" --feed {name}" for name in options.get("only_feeds", ())]
     typed += [f" --input {shlex.quote(pair)}" for pair in options.get("inputs", ())]
     if options.get("accept_repeats") is not None:
         typed.append(f" --accept-repeats {options['accept_repeats']}")
+    if options.get("rewrite") is not None:
+        typed.append(f" --rewrite {_quoted(options['rewrite'])}")
     return "".join(typed)
+
+
+def _quoted(text: str) -> str:
+    """Return a text for a shell; SQL has single quotes, so double ones are easier to read."""
+    return f'"{text}"' if set(text).isdisjoint('"$`\\!') else shlex.quote(text)
 
 
 def short_path(path: Path) -> str:
