@@ -514,6 +514,20 @@ def init(files: tuple[Path, ...], kind: str | None, output: Path | None) -> None
     type=_FILE,
     help="A file that keeps what it holds.",
 )
+@click.option(
+    "--taken-order",
+    type=click.Choice(["move", "refuse"]),
+    default="move",
+    show_default=True,
+    help="An order that another coverage has: that one moves down, or 422.",
+)
+@click.option(
+    "--timezone",
+    default="UTC",
+    show_default=True,
+    metavar="ZONE",
+    help="The practice's, for a coverage without a start, and for what has ended.",
+)
 def sandbox(port: int, **what: Any) -> None:
     """Serve a local Canvas on loopback, to try things on. Ctrl-C ends it."""
 
