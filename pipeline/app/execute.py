@@ -188,7 +188,9 @@ def given_options(options: dict[str, Any]) -> str:
 
 def _quoted(text: str) -> str:
     """Return a text for a shell; SQL has single quotes, so double ones are easier to read."""
-    return f'"{text}"' if set(text).isdisjoint('"$`\\!') else shlex.quote(text)
+    if not set(text).isdisjoint("$`\\!\n"):
+        return shlex.quote(text)
+    return '"' + text.replace('"', '\\"') + '"'
 
 
 def short_path(path: Path) -> str:

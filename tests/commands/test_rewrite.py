@@ -26,7 +26,7 @@ from tests.support.nightly import (
     writes,
 )
 from tests.support.runs import command, counts, effects_reach, start
-from tests.support.world import CREDENTIALS, MakeWorld, World, patient_key
+from tests.support.world import CREDENTIALS, PAYER, MakeWorld, World, patient_key
 
 TWO: list[Row] = [(0, "a", 1, ""), (0, "b", 2, ""), (1, "c", 1, "2026-12-31")]
 ALL = "member_id is not null"
@@ -57,6 +57,20 @@ async def test_rows_that_meet_it_are_written_once(make_world: MakeWorld) -> None
     assert held(world) == shown
     again = await world.run()
     assert (again.exit_code, counts(again), writes(world)) == (0, {"unchanged": 3}, 5)
+
+
+async def test_canvas_then_has_the_payers_plan_type(make_world: MakeWorld) -> None:
+    world = await nightly(make_world, TWO)
+    world.sandbox.set_plan_type(PAYER["id"], "Commercial")
+    await world.run()
+    assert world.sandbox.account()["plan_types"] == {PAYER["id"]: "Commercial"}
+    await world.run(rewrite="payer = '60054' and member_id <> 'b'")
+    kinds = world.sandbox.account()["plan_types"]
+    assert {member: coverage(world, member)["id"] in kinds for member in "abc"} == {
+        "a": True,
+        "b": False,
+        "c": True,
+    }
 
 
 async def test_what_changed_is_an_update_as_ever(make_world: MakeWorld) -> None:
@@ -148,14 +162,13 @@ async def test_what_canvas_has_already_is_taken_over_and_written(make_world: Mak
 @pytest.mark.parametrize("then", [None, ALL], ids=["without it", "with it"])
 async def test_a_killed_run_is_continued(make_world: MakeWorld, then: str | None) -> None:
     world = await nightly(make_world, MANY)
-    world.sandbox.set_faults(Faults(latency_s=(0.02, 0.02)))
+    # Slow enough that answers are entered while the others wait.
+    world.write_config(feeds=FEED.format(more=""), rate_per_s=30.0, concurrency=2)
     before = writes(world)
     process = await start(world, "run", "--rewrite", ALL)
     await effects_reach(world, before + 20)
     process.kill()
     await process.wait()
-    world.sandbox.settle()
-    world.sandbox.set_faults(Faults())
     done = set(updates_of(world, before))
     assert 20 <= len(done) < len(MANY)
     result = await world.run(rewrite=then)
