@@ -277,6 +277,7 @@ async def test_limits_of_writes_do_not_count_them(make_world: MakeWorld) -> None
 WRONG: dict[str, tuple[str, str]] = {
     "misspelt": ("payor = '60054'", 'Did you mean "payer"?'),
     "a column of the file": ("Payer = '60054'", "maps to payer: write payer"),
+    "a text in double quotes": ('member_id = "W123"', "Texts are written in single quotes"),
     "a word of SQL": ("order = '1'", "need double quotes"),
     "a number": ('"order" = 1', "cells are texts"),
     "no condition": ("payer", "it must be a condition"),
@@ -296,6 +297,7 @@ def test_usage_errors(tmp_path: Any, case: str) -> None:
         load(world.config, environment=CREDENTIALS, rewrite=condition)
     assert error.value.exit_code == 2
     assert said in str(error.value)
+    assert "W123" not in str(error.value), "it may be a value of a row"
 
 
 def test_a_run_that_can_write_nothing_again_is_refused(tmp_path: Any) -> None:

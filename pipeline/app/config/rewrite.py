@@ -37,15 +37,17 @@ def check_rewrite(condition: str, sections: Sequence[FeedSection]) -> None:
     for column in columns:
         if column not in fields:
             raise ConfigError(
-                f'--rewrite: there is no field "{column}".{_meant(column, coverages, fields)}',
-                f"fields: {', '.join(fields)}",
+                f"--rewrite: {_unknown(column, coverages, fields)}", f"fields: {', '.join(fields)}"
             )
 
 
-def _meant(column: str, sections: Sequence[FeedSection], fields: Sequence[str]) -> str:
-    """Return a sentence with the field that was meant; "" if it is not known."""
+def _unknown(column: str, sections: Sequence[FeedSection], fields: Sequence[str]) -> str:
+    """Return what is wrong with a name. One that is like no name may be a value, and is not repeated."""
     for section in sections:
         for field, mapped in section.columns.items():
             if mapped == column:
-                return f" It is the column that {section.name} maps to {field}: write {field}."
-    return did_you_mean(column, fields)
+                return f'there is no field "{column}". It is the column that {section.name} maps to {field}: write {field}.'
+    meant = did_you_mean(column, fields)
+    if meant:
+        return f'there is no field "{column}".{meant}'
+    return "a name in it is no field. Texts are written in single quotes; double quotes make a name of them."
