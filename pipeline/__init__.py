@@ -71,6 +71,7 @@ async def plan(
     only_feeds: Sequence[str] = (),
     expected: Sequence[str] = (),
     accept_repeats: int | None = None,
+    rewrite: str | None = None,
 ) -> Result:
     """Read, validate, map and resolve every row; write a plan and a report, nothing to Canvas.
 
@@ -84,6 +85,7 @@ async def plan(
             `"ledger:total_usd=12345.67"`.
         accept_repeats: Go on if up to that many rows equal a write of an earlier run
             (`limits.repeats_max`).
+        rewrite: A SQL condition over our fields: unchanged coverages that meet it are written again.
 
     Returns:
         The result of the plan; `run_id` is the id to give to `run`.
@@ -94,7 +96,7 @@ async def plan(
     """
     from pipeline.commands import run as engine
 
-    return await engine.plan(_job(config, inputs, only_feeds, expected, accept_repeats))
+    return await engine.plan(_job(config, inputs, only_feeds, expected, accept_repeats, rewrite))
 
 
 async def run(
@@ -107,6 +109,7 @@ async def run(
     until: datetime | str | None = None,
     journal_lost: bool = False,
     accept_repeats: int | None = None,
+    rewrite: str | None = None,
 ) -> Result:
     """Settle doubts, plan, upload and report. Running it again resumes: nothing is sent twice.
 
@@ -120,6 +123,7 @@ async def run(
             such as "05:30" by the clock of this machine.
         journal_lost: Go on after `errors.JournalLost`. Rows that Canvas seems to hold are then set aside.
         accept_repeats: As for `plan`.
+        rewrite: As for `plan`.
 
     Returns:
         The result of the run.
@@ -143,7 +147,7 @@ async def run(
     if until is not None and until.tzinfo is None:
         raise ConfigError("until has no time zone", "give it one: until.astimezone() is local time")
     return await engine.run(
-        _job(config, inputs, only_feeds, expected, accept_repeats),
+        _job(config, inputs, only_feeds, expected, accept_repeats, rewrite),
         journal_lost=journal_lost,
         plan_id=plan_id,
         until=until,
@@ -226,6 +230,7 @@ def plan_sync(
     only_feeds: Sequence[str] = (),
     expected: Sequence[str] = (),
     accept_repeats: int | None = None,
+    rewrite: str | None = None,
 ) -> Result:
     """Call `plan` from a program without an event loop."""
     return _alone(
@@ -236,6 +241,7 @@ def plan_sync(
             only_feeds=only_feeds,
             expected=expected,
             accept_repeats=accept_repeats,
+            rewrite=rewrite,
         ),
     )
 
@@ -250,6 +256,7 @@ def run_sync(
     until: datetime | str | None = None,
     journal_lost: bool = False,
     accept_repeats: int | None = None,
+    rewrite: str | None = None,
 ) -> Result:
     """Call `run` from a program without an event loop."""
     return _alone(
@@ -263,6 +270,7 @@ def run_sync(
             until=until,
             journal_lost=journal_lost,
             accept_repeats=accept_repeats,
+            rewrite=rewrite,
         ),
     )
 
@@ -292,6 +300,7 @@ def _job(
     only_feeds: Sequence[str] = (),
     expected: Sequence[str] = (),
     accept_repeats: int | None = None,
+    rewrite: str | None = None,
 ) -> Job:
     from pipeline.app import logs
     from pipeline.app.config.arguments import expectations_of
@@ -304,6 +313,7 @@ def _job(
         only_feeds=tuple(only_feeds),
         expected=expectations_of(expected),
         accept_repeats=accept_repeats,
+        rewrite=rewrite,
     )
 
 

@@ -114,7 +114,9 @@ class LimitSettings(Section):
         default=None, description="Dollars, in quotes: what all payments of a run may come to."
     )
     writes_max: int | None = Field(
-        default=None, ge=0, description="Writes of a run, creates and updates together."
+        default=None,
+        ge=0,
+        description="Writes of a run, creates and updates together, without those of `--rewrite`.",
     )
     change_max: float | None = Field(
         default=None,
@@ -273,6 +275,7 @@ class Job:
     inputs: Mapping[str, Path | str | pl.DataFrame] = field(default_factory=dict)
     expected: Mapping[str, Expected] = field(default_factory=dict)
     accept_repeats: int | None = None  # a person accepts up to this many probable repeats
+    rewrite: str = ""  # a SQL condition over our fields (`rows/condition.py`)
     name: str = ""  # the configuration file's, without its ending
     metrics: Path | None = None  # written at the end of each run
     retention_days: int | None = None  # how long what a run leaves of rows is kept; None: for ever

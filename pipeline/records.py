@@ -53,6 +53,8 @@ class Stage(StrEnum):
 
 
 ADOPTED = "row|adopted"  # the rule of a row that Canvas held already
+# Of an unchanged row that is written again: a person wants it (`--rewrite`), or an earlier run left it.
+REWRITTEN = "row|rewritten"
 
 
 @dataclass(frozen=True, slots=True)

@@ -458,7 +458,7 @@ def _write_seed(patients: list[Patient]) -> None:
             for patient in patients
         ],
         "organizations": [
-            {"id": _uuid(random), "name": name, "payer_id": payer_id}
+            {"id": _uuid(random), "name": name, "payer_id": payer_id, "plan_type": "Commercial"}
             for _, payer_id, name in PAYERS
         ],
         "claims": [

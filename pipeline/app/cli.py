@@ -30,6 +30,7 @@ from pipeline.app.options import (
     FEEDS,
     FILE,
     OUTPUT,
+    REWRITE,
     Until,
     with_options,
 )
@@ -73,7 +74,7 @@ def cli(context: click.Context) -> None:
 
 
 @cli.command(short_help="Read, validate and map all; write nothing to Canvas.")
-@with_options(CONFIG, *FEEDS, EXPECT, ACCEPT, *ENGINE, *OUTPUT)
+@with_options(CONFIG, *FEEDS, EXPECT, ACCEPT, REWRITE, *ENGINE, *OUTPUT)
 def plan(**options: Any) -> None:
     """Read, validate and map everything; write a plan and a report, nothing to Canvas."""
     _plan_or_run("plan", options)
@@ -85,6 +86,7 @@ def plan(**options: Any) -> None:
     *FEEDS,
     EXPECT,
     ACCEPT,
+    REWRITE,
     click.option("--dry-run", is_flag=True, help="The same as `plan`."),
     click.option(
         "--plan",
@@ -467,6 +469,20 @@ def init(files: tuple[Path, ...], kind: str | None, output: Path | None) -> None
     type=FILE,
     help="A file that keeps what it holds.",
 )
+@click.option(
+    "--taken-order",
+    type=click.Choice(["move", "refuse"]),
+    default="move",
+    show_default=True,
+    help="An order that another coverage has: that one moves down, or 422.",
+)
+@click.option(
+    "--timezone",
+    default="UTC",
+    show_default=True,
+    metavar="ZONE",
+    help="The practice's, for a coverage without a start, and for what has ended.",
+)
 def sandbox(port: int, **what: Any) -> None:
     """Serve a local Canvas on loopback, to try things on. Ctrl-C ends it."""
 
@@ -550,6 +566,7 @@ def _job(options: dict[str, Any]) -> Job:
         expected=expectations_of(options.get("expected", ())),
         overrides={"engine": engine_of(**engine)},
         accept_repeats=options.get("accept_repeats"),
+        rewrite=options.get("rewrite"),
     )
     os.environ.setdefault(SPILL, str(job.state_dir / ".spill"))
     for name in ("scheduler", "workers"):

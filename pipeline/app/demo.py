@@ -19,7 +19,13 @@ _ENVIRONMENT: Final = {"CANVAS_CLIENT_ID": "sandbox", "CANVAS_CLIENT_SECRET": "s
 
 
 def make_sandbox(
-    seed: Path | None, faults: str, fault_seed: int, contract: str, state: Path | None
+    seed: Path | None,
+    faults: str,
+    fault_seed: int,
+    contract: str,
+    state: Path | None,
+    taken_order: str = "move",
+    timezone: str = "UTC",
 ) -> Sandbox:
     """Return a local Canvas. Raises ConfigError if there is no such fault profile, or a file is wrong."""
     try:
@@ -33,9 +39,13 @@ def make_sandbox(
             faults=profile,
             fault_seed=fault_seed,
             state=state,
+            taken_order=taken_order,
+            timezone=timezone,
         )
     except ValueError as error:
-        raise ConfigError(str(error), "sample_data/canvas_seed.json is an example") from None
+        raise ConfigError(
+            str(error), "change the option, or the file: sample_data/canvas_seed.json is a seed"
+        ) from None
 
 
 async def serve_until(

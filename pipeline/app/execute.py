@@ -176,18 +176,27 @@ def exit_with(error: IngestError, options: dict[str, Any]) -> NoReturn:
 
 
 def given_options(options: dict[str, Any]) -> str:
-    """Return the options to type again: feeds, files, what is expected, and what a person accepted."""
+    """Return the options to type again: feeds, files, what is expected, and what a person accepted or asked for."""
     typed = [f" --feed {name}" for name in options.get("only_feeds", ())]
     typed += [f" --input {shlex.quote(pair)}" for pair in options.get("inputs", ())]
     typed += [f" --expect {shlex.quote(expected)}" for expected in options.get("expected", ())]
     if options.get("accept_repeats") is not None:
         typed.append(f" --accept-repeats {options['accept_repeats']}")
+    if options.get("rewrite") is not None:
+        typed.append(f" --rewrite {_quoted(options['rewrite'])}")
     return "".join(typed)
 
 
 def typed_path(path: Path) -> str:
     """Return a path as it is typed in a shell, from the working directory."""
     return shlex.quote(short_path(path))
+
+
+def _quoted(text: str) -> str:
+    """Return a text for a shell; SQL has single quotes, so double ones are easier to read."""
+    if not set(text).isdisjoint("$`\\!\n"):
+        return shlex.quote(text)
+    return '"' + text.replace('"', '\\"') + '"'
 
 
 def short_path(path: Path) -> str:

@@ -49,6 +49,11 @@ ACCEPT = click.option(
     metavar="N",
     help="Go on if up to N rows equal a write of an earlier run (limits.repeats_max).",
 )
+REWRITE = click.option(
+    "--rewrite",
+    metavar="WHERE",
+    help="Write unchanged coverages again that meet this SQL condition over our fields, once.",
+)
 ENGINE = (
     click.option(
         "--engine",

@@ -18,6 +18,7 @@ import orjson
 
 from pipeline.canvas.hosts import displayed_host, foreign_host
 from pipeline.canvas.proxy import PROXY, PROXY_REFUSES
+from pipeline.canvas.reasons import with_way_out
 from pipeline.canvas.transport import LEASE, Reply
 from pipeline.errors import IngestError, WrongHost, lease_lost
 from pipeline.fhir.datatypes import is_id
@@ -170,10 +171,11 @@ def _refusal(
     reply: Reply, status: int, host: str, resource_type: str, *, proven: bool
 ) -> Judgement:
     issues = issues_of(reply.body)
+    text = "; ".join(issue.text for issue in issues if issue.text)
     refused = Judgement(
         Verdict.REFUSED,
         rule=f"canvas|{issues[0].code if issues else status}",
-        message="; ".join(issue.text for issue in issues if issue.text) or f"HTTP {status}",
+        message=with_way_out(text, resource_type, status) or f"HTTP {status}",
     )
     if status in _REFUSING:
         return refused

@@ -1,4 +1,4 @@
-"""Errors about a host that cannot be reached or is not Canvas, in words for people. Pure.
+"""Errors about a host that cannot be reached or is not Canvas, and refusals, in words for people. Pure.
 
 They name the host and the path, never a query, a user or a token.
 """
@@ -29,6 +29,25 @@ _NOT_FHIR: Final = {
     403: "the address of this machine may be blocked: ask Canvas to let it in; or canvas.base_url is another host",
     404: "this is another host or path: check canvas.base_url (https://fumage-<instance>.canvasmedical.com, no path)",
 }
+
+
+# docs/canvas.md, "Coverage", `order`: the text of such a refusal over FHIR is not known, so both words must be in it.
+_TAKEN_ORDER: Final = re.compile(
+    r"(?=.*\b(?:order|rank)\b).*\b(?:already|taken|occupied|in use|exists)\b",
+    re.IGNORECASE | re.DOTALL,
+)
+_UNPROCESSABLE: Final = 422
+
+
+def with_way_out(text: str, resource_type: str, status: int) -> str:
+    """Return Canvas' text of a refusal, with what to do about it if the text does not say that."""
+    is_taken = status == _UNPROCESSABLE and _TAKEN_ORDER.match(text)
+    if resource_type != "Coverage" or not is_taken:
+        return text
+    return (
+        f"{text}; Canvas did not move the other coverage down: give one of the two another order, or end the other "
+        "one, then run again. Two that swap their orders: first give one of them an order that is free"
+    )
 
 
 def address(url: str) -> str:

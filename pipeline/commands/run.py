@@ -466,6 +466,8 @@ async def _enter(session: Session, plan: Plan) -> None:
         for adopted in plan.adopted(feed.name):
             await decisions.adopt(session.journal, session.run_id, adopted, found, now)
         await writes.intend(session.journal, session.run_id, plan.cancels(feed.name), now)
+        for rewritten in plan.rewritten(feed.name):
+            await writes.intend(session.journal, session.run_id, rewritten, now)
         await writes.mark_moved(session.journal, session.run_id, plan.kept(feed.name), now)
     await writes.mark_moved(session.journal, session.run_id, plan.meta["displaced"], now)
 

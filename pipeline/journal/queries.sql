@@ -471,6 +471,12 @@ WHERE run_feed.feed = :feed AND run.command = 'run' AND run.rowid >= (
     WHERE run_feed.feed = :feed AND run.command = 'run' AND run.exit_code IN (0, 3, 4)
 ) ORDER BY run.rowid;
 
+-- name: ended_early
+-- The runs after the last one that processed its files to the end.
+SELECT run_id FROM run WHERE command = 'run' AND rowid > coalesce(
+    (SELECT max(rowid) FROM run WHERE command = 'run' AND exit_code IN (0, 3, 4)), 0
+) ORDER BY rowid;
+
 -- name: feed_key
 -- The fields of a feed's key, in the order in which they are hashed.
 SELECT fields FROM feed_key WHERE feed = :feed;

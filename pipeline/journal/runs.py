@@ -117,6 +117,11 @@ def last_complete(journal: Journal, feed: str) -> list[str]:
     return [line[0] for line in journal.rows("last_complete", {"feed": feed})]
 
 
+def ended_early(journal: Journal) -> list[str]:
+    """Return the runs after the last one that sent all it was to send, in their order; the present one is the last."""
+    return [line[0] for line in journal.rows("ended_early", {})]
+
+
 def runs_unsettled(journal: Journal) -> list[str]:
     """Return the runs whose plans are still needed, to send a write again or to settle a doubt."""
     return [line[0] for line in journal.rows("runs_unsettled", {})]

@@ -7,6 +7,7 @@ whose docstring says what it sets. In this order:
     take_over   look_up_patients  asks Canvas for patients by their identifiers
     rows        read_rows         reads and judges every row
     take_over   take_over         asks Canvas for coverages that it has already
+    rewrite     rewrite_rows      coverages: writes unchanged rows again that meet `--rewrite`
     gone        find_missing      coverages: decides which missing ones to cancel
     turns       arrange_writes    coverages: orders the writes of each patient
     again       add_skipped       all feeds: reads skipped rows again that were rejected after all
@@ -27,6 +28,7 @@ from pipeline.journal.journal import Journal
 from pipeline.planning.passes.again import add_skipped
 from pipeline.planning.passes.files import open_files
 from pipeline.planning.passes.gone import find_missing
+from pipeline.planning.passes.rewrite import rewrite_rows
 from pipeline.planning.passes.rows import read_rows
 from pipeline.planning.passes.sealing import seal_plan
 from pipeline.planning.passes.take_over import look_up_patients, take_over
@@ -41,6 +43,7 @@ _DROP_AGAIN_S: Final = 0.05
 
 # In this order: a pass may use what the passes before it have set.
 _AFTER_CANVAS: Final[tuple[Callable[[Build], None], ...]] = (
+    rewrite_rows,
     find_missing,
     arrange_writes,
     add_skipped,

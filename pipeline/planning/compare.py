@@ -22,6 +22,8 @@ def compare(pairs: Iterable[Pair], organizations: Organizations) -> pl.DataFrame
         if before is None:
             lines.append((seq, UNKNOWN, None, None))
             continue
+        if before == after:
+            continue  # written again as it is, such as for an earlier run
         changes = coverage_changes(orjson.loads(before), orjson.loads(after), organizations)
         for element, (held, meant) in (changes or {_OTHER: (None, None)}).items():
             lines.append((seq, element, _text(held), _text(meant)))

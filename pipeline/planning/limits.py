@@ -55,7 +55,7 @@ def _exceeded(
     if not are_repeats_accepted(job, metas):
         for name in feeds_above_repeats(limits, metas):
             yield _repeated(job, name, metas)
-    writes = sum(meta["to_send"] for meta in metas.values())
+    writes = sum(meta["to_send"] - meta["rewritten"] for meta in metas.values())
     if limits.writes_max is not None and writes > limits.writes_max:
         yield LimitError(
             f"the plan has {writes:,} writes, above limits.writes_max = {limits.writes_max:,}",

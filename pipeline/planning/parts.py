@@ -21,6 +21,7 @@ from pipeline.records import Disposition, Draft
 from pipeline.rows import groups
 from pipeline.rows.accept import accept
 from pipeline.rows.columns import Reading
+from pipeline.rows.condition import marks_of
 from pipeline.rows.dates import OPEN_FIELDS, Dates
 from pipeline.rows.feed import Checked, Feed, identities
 from pipeline.rows.map import Mapping as RowMapping
@@ -56,6 +57,7 @@ class PartTask:
     mapping: RowMapping
     folder: Path  # the plan's
     scratch: Path  # for files that are not whole yet
+    rewrite: str = ""  # a condition on unchanged rows, which are then looked at
 
 
 def parts_of(sources: Sequence[Source]) -> Iterator[Part]:
@@ -126,7 +128,7 @@ def _open_dates(texts: pl.DataFrame, dates: Dates) -> int:
 
 
 def rows_with_verdicts(batch: Batch, task: PartTask) -> PlannedBatch:
-    """Judge a batch. Only rows that the last run did not find unchanged are looked at."""
+    """Judge a batch. Rows that the last run found unchanged are not looked at, unless they may be written again."""
     feed, reading = task.feed, reading_of(task.feed, batch.source, task.reading)
     texts = texts_of(batch.frame, feed)
     is_wanted = wanted(texts, feed)
@@ -139,7 +141,9 @@ def rows_with_verdicts(batch: Batch, task: PartTask) -> PlannedBatch:
     }
     digests = digests_of(texts, tables)
     found, known = task.held.find(digests)
-    is_held = found & is_wanted
+    marks = _marks(texts, task, reading)
+    is_skipped = is_wanted & marks.is_null()
+    is_held = found & is_skipped
     numbers = numbers_of(batch)
     rest = ~is_held
     looked_at = (
@@ -154,13 +158,19 @@ def rows_with_verdicts(batch: Batch, task: PartTask) -> PlannedBatch:
         if rest.any()
         else pl.DataFrame(schema=LINE_SCHEMA)
     )
-    unchanged = known.filter(is_wanted.filter(found)).with_columns(
+    unchanged = known.filter(is_skipped.filter(found)).with_columns(
         numbers.filter(is_held).alias("row"),
         pl.lit(Disposition.UNCHANGED.value).alias("disposition"),
     )
     lines = pl.concat([looked_at, unchanged], how="diagonal").sort("row")
     open_dates = _open_dates(texts.filter(is_wanted), reading.dates)
-    return PlannedBatch(batch.frame, lines.with_columns(*digests), open_dates)
+    return PlannedBatch(batch.frame, lines.with_columns(*digests, marks), open_dates)
+
+
+def _marks(texts: pl.DataFrame, task: PartTask, reading: Reading) -> pl.Series:
+    if task.rewrite and task.feed.traits.resource_type == "Coverage":
+        return marks_of(texts, task.rewrite, task.feed, reading).alias("rewrite")
+    return pl.repeat(None, texts.height, dtype=pl.String, eager=True).alias("rewrite")
 
 
 def reading_of(feed: Feed, source: Source, reading: Reading) -> Reading:

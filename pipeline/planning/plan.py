@@ -42,14 +42,19 @@ from pipeline.planning.tables import (
     with_schema,
 )
 from pipeline.planning.unchanged import LINE
-from pipeline.records import Disposition, Intent, Interaction
+from pipeline.records import REWRITTEN, Disposition, Intent, Interaction
 from pipeline.rows import groups
 
 SEAL: Final = "plan.json"
 _IS_SENT: Final = (pl.col("disposition") == Disposition.PENDING.value) & (
     pl.col("interaction") != ""
 )
-_NOT_SHOWN: Final = ("body", "shown", "time_us")  # a plan of an older version lacks some of them
+_NOT_SHOWN: Final = (
+    "body",
+    "shown",
+    "time_us",
+    "rewrite",
+)  # a plan of an older version lacks some of them
 _A_SAMPLE: Final = 100  # one row in 100 is sampled to find the bounds of the parts to sort
 _FOUND: Final = {
     "key": pl.String,
@@ -144,6 +149,8 @@ class Plan:
             if not path.exists():
                 return
             changes = pl.read_parquet(path, glob=False)
+            if changes.is_empty():
+                continue
             where = pl.concat(rows.some(changes["seq"], columns))
             yield changes.join(where, on="seq").sort("seq", "element")
 
@@ -262,6 +269,12 @@ class Plan:
             return []
         intents = self._intents(_as_rows_to_send(gone), feed, "Coverage")
         return [intent._replace(is_cancel=True) for intent in intents]
+
+    def rewritten(self, feed: str) -> Iterator[list[Intent]]:
+        """Yield the writes of unchanged rows that a person wants to have written again, part by part."""
+        is_rewritten = pl.col("rule").str.contains(REWRITTEN, literal=True)
+        for rows in self._rows(feed).where(is_rewritten, _SENT):
+            yield self._intents(rows, feed, "Coverage")
 
     def kept(self, feed: str) -> list[str]:
         """Return the keys of unchanged rows that are written again."""

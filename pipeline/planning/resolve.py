@@ -18,7 +18,7 @@ from pipeline.planning.beside import Beside, standing_rows
 from pipeline.planning.same_key import compare_same_key
 from pipeline.planning.same_order import compare_same_order
 from pipeline.planning.tables import VERDICT_SCHEMA
-from pipeline.records import Disposition, Interaction, Stage, State
+from pipeline.records import REWRITTEN, Disposition, Interaction, Stage, State
 from pipeline.rows.feed import Feed
 from pipeline.rows.groups import Bounds, Scan
 
@@ -98,6 +98,11 @@ _ABANDONED: Final = (
 )
 
 
+_LEFT: Final = (
+    "unchanged, and written again: an earlier run was to write it, and it was refused or not sent"
+)
+
+
 class _Decision(NamedTuple):
     """The decision on a row whose key the journal has in some state. `rule` "": the row keeps its own."""
 
@@ -109,6 +114,9 @@ class _Decision(NamedTuple):
 
 _NEW: Final = _Decision(Disposition.PENDING, Interaction.CREATE)
 _UPDATED: Final = _Decision(Disposition.PENDING, Interaction.UPDATE, keeps_resource=True)
+_AGAIN: Final = _Decision(
+    Disposition.PENDING, Interaction.UPDATE, keeps_resource=True, rule=REWRITTEN
+)
 _SAME: Final = _Decision(Disposition.UNCHANGED, keeps_resource=True)
 _OTHER: Final = _Decision(Disposition.REJECTED, rule="row|changed")
 _GIVEN_UP: Final = _Decision(Disposition.REJECTED, rule="row|abandoned")
@@ -122,7 +130,8 @@ _DECISIONS: Final = (
     # state           has a resource  same content  may update  decision
     (("",),                     _ANY,     _ANY,     _ANY,     _NEW),
     (_NOT_SENT,                 (False,), _ANY,     _ANY,     _NEW),
-    (_NOT_SENT,                 (True,),  _ANY,     (True,),  _UPDATED),
+    (_NOT_SENT,                 (True,),  (False,), (True,),  _UPDATED),
+    (_NOT_SENT,                 (True,),  (True,),  (True,),  _AGAIN),
     (_NOT_SENT,                 (True,),  _ANY,     (False,), _OTHER),
     ((State.CONFIRMED.value,),  _ANY,     (True,),  _ANY,     _SAME),
     ((State.CONFIRMED.value,),  _ANY,     (False,), (True,),  _UPDATED),
@@ -169,7 +178,11 @@ def _against_journal(rows: pl.DataFrame, feed: Feed, known: Known) -> pl.DataFra
         may_update=pl.lit(value=feed.update and feed.traits.resource_type == "Coverage"),
     )
     rows = rows.join(_DECISION_LINES, on=_SITUATION, how="left", maintain_order="left")
-    messages = {"row|changed": _CHANGED[feed.traits.resource_type], "row|abandoned": _ABANDONED}
+    messages = {
+        "row|changed": _CHANGED[feed.traits.resource_type],
+        "row|abandoned": _ABANDONED,
+        REWRITTEN: _LEFT,
+    }
     has_rule = is_open & (pl.col("decided_rule") != "")
     rule = pl.when(has_rule).then("decided_rule")
     return rows.with_columns(

@@ -37,4 +37,6 @@ def _what_differs(meant: Mapping[str, Any], now: Mapping[str, Any]) -> str:
             return f"files of feed {name} are others by now ({', '.join(names)})"
     if meant["config_sha256"] != now["config_sha256"]:
         return "the configuration was changed"
+    if meant.get("rewrite", "") != now["rewrite"]:
+        return "it was made with another --rewrite, or one of the two has none"
     return ""

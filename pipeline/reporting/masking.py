@@ -32,6 +32,8 @@ _WORDS: Final = frozenset(
     unique unknown unprocessable unrecognized unsupported until update updated updates updating url use used
     valid validate validation value values version was were when which while with within without wrong year
     years zero
+    again did down ended ends free give hasn't linked move moved orders other rank ranks removed run swap taken
+    then them two
     beneficiary claim claims class contained copayment copay coverage deceased extension group identifier
     identifiers insurance insurer invoice notice organization patient patient's patients payee period plan
     provider recipient relationship start end status subgroup subplan subscriber subscriber's

@@ -5,7 +5,7 @@ from typing import Final
 
 import polars as pl
 
-from pipeline.records import Disposition, Interaction, Stage, State
+from pipeline.records import REWRITTEN, Disposition, Interaction, Stage, State
 
 _BEHIND_A_DOUBT: Final = "not sent: an earlier write of this patient is in doubt"
 _OTHER_AMOUNT: Final = "amount|in_doubt"
@@ -36,6 +36,8 @@ def reconcile(
         shut: The patients with a write in doubt.
         run_id: The run that is reported. A row that it did not send is what the plan says of it.
     """
+    is_rewritten = pl.col("rule").str.contains(REWRITTEN, literal=True).alias("is_rewritten")
+    rows = rows.with_columns(is_rewritten)  # before the journal says how each ended
     rows = rows.join(writes, on="key", how="left", suffix="_write", maintain_order="left")
     planned = pl.col("disposition")
     sent = (planned == Disposition.PENDING.value) & (pl.col("run_id") == run_id)

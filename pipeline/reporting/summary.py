@@ -23,6 +23,15 @@ from pipeline.reporting.words import warnings_of
 from pipeline.rows.feed import TRAITS, Kind
 
 _GONE: Final = ("reported", "cancelled", "not_cancelled", "refused", "in_doubt", "pending")
+_REWRITTEN: Final = tuple(
+    each.value
+    for each in (
+        Disposition.UPDATED,
+        Disposition.REFUSED,
+        Disposition.IN_DOUBT,
+        Disposition.PENDING,
+    )
+)
 _ENDED_EARLY: Final = (1, 2, 5, 130)
 _UNBALANCED: Final = "rows or amounts are unaccounted for, a fault of canvas-ingest: report it"
 
@@ -41,12 +50,14 @@ class Totals:
     changes: Counter[str] = field(default_factory=Counter)  # what updates change, by element
     unreplaced: int = 0  # coverages that were cancelled, and whose replacement was not written
     adopted: int = 0  # taken over from what Canvas held
+    rewritten: Counter[str] = field(default_factory=Counter)  # by disposition
 
     def add(self, frame: pl.DataFrame) -> None:
         """Count what else is shown of a reconciled part."""
         left = frame.filter(pl.col("disposition") == Disposition.PENDING.value)
         self.pending.update(left["interaction"].to_list())
-        self.adopted += int((frame["rule"] == ADOPTED).sum())
+        self.adopted += int(frame["rule"].str.contains(ADOPTED, literal=True).sum())
+        self.rewritten.update(frame.filter("is_rewritten")["disposition"].to_list())
         returned = frame.filter(pl.col("disposition").is_in(RETURNED))
         self.rules.update(returned["rule"].str.split("; ").explode().drop_nulls().to_list())
 
@@ -211,6 +222,10 @@ def _feed_summary(name: str, feed: Mapping[str, Any], totals: Totals) -> dict[st
         "changes": dict(totals.changes.most_common()),
         "mended_from": feed.get("mended_from", []),
         "adopted": totals.adopted,
+        "rewritten": {
+            "rows": totals.rewritten.total(),
+            **{word: totals.rewritten[word] for word in _REWRITTEN},
+        },
         "missing": _missing_summary(feed, totals),
         "balanced": totals.rows.total() == rows_read == sum(file["rows"] for file in feed["files"]),
     }

@@ -160,6 +160,12 @@ def _feed_notes(feed: Mapping[str, Any], *, is_plan: bool) -> list[str]:
         adopted = feed["adopted"]
         were = "1 coverage of {} was" if adopted == 1 else f"{adopted:,} coverages of {{}} were"
         sentences.append(f"{were.format(name)} in Canvas already: taken over.")
+    again = feed["rewritten"]
+    if again["rows"]:
+        texts = {**_REWRITTEN, **({"pending": "to be written"} if is_plan else {})}
+        ends = ", ".join(f"{again[word]:,} {text}" for word, text in texts.items() if again[word])
+        rows = "1 row" if again["rows"] == 1 else f"{again['rows']:,} rows"
+        sentences.append(f"Unchanged in {name}, and written again: {rows}, {ends}.")
     gone = feed["missing"]
     if gone["rows"]:
         texts = {**_GONE, **({"pending": "to be cancelled"} if is_plan else {})}
@@ -174,6 +180,14 @@ def _feed_notes(feed: Mapping[str, Any], *, is_plan: bool) -> list[str]:
 def _corrected(feed: Mapping[str, Any]) -> str:
     runs = ", ".join(feed["mended_from"])
     return f"The rows of {feed['name']} are those rejected in {runs}."
+
+
+_REWRITTEN: Final = {
+    "updated": "updated",
+    "refused": "refused by Canvas",
+    "in_doubt": "in doubt",
+    "pending": "not sent",
+}
 
 
 _GONE: Final = {

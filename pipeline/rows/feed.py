@@ -202,7 +202,7 @@ def identities(texts: pl.DataFrame, feed: Feed, reading: Reading) -> pl.DataFram
 
     The same as `row_key` of `canonical` texts, and `cents_of`.
     """
-    parts = [_canonical_column(texts[name], reading) for name in feed.key]
+    parts = [canonical_column(texts[name], reading) for name in feed.key]
     first = [pl.lit(text) for text in (feed.name, *reading.delivery)]
     whole = texts.select(pl.concat_str(*first, *parts, separator=_PART)).to_series()
     if feed.traits.has_money:
@@ -235,7 +235,7 @@ def _times(texts: pl.DataFrame, feed: Feed, reading: Reading) -> pl.Series:
     return texts["posted_on"].replace_strict(spellings, times, return_dtype=pl.Int64)
 
 
-def _canonical_column(texts: pl.Series, reading: Reading) -> pl.Series:
+def canonical_column(texts: pl.Series, reading: Reading) -> pl.Series:
     """Return `canonical` of a whole column; each distinct spelling is read once."""
     if texts.name == "amount" or texts.name.endswith("_on"):
         spellings = texts.unique()

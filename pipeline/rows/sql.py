@@ -93,7 +93,7 @@ class _Part:
 @cache
 def compile_value(text: str) -> Compiled:
     """Return the expression of a field. Raises ValueError that says in plain words what is wrong with it."""
-    part, columns = _parsed(text)
+    part, columns = _parsed(text, "set a value for all rows in [feeds.constants]")
     kind, value = part.kind, part.expr.cast(pl.String)
     if isinstance(kind, pl.Decimal):  # 12.34000000 is 12.34
         value = value.str.replace(r"^(-?\d+\.\d\d\d*?)0+$", "${1}")
@@ -108,7 +108,7 @@ def compile_value(text: str) -> Compiled:
 @cache
 def compile_condition(text: str) -> Compiled:
     """Return the condition of `where`. Raises ValueError that says in plain words what is wrong with it."""
-    part, columns = _parsed(text)
+    part, columns = _parsed(text, "all rows would meet it, or none")
     if part.kind != pl.Boolean:
         raise ValueError("it must be a condition, that is true or false for a row")
     return Compiled(columns, part.expr, _reason(part.faults), pl.Boolean)
@@ -161,7 +161,7 @@ def _reason(faults: Sequence[tuple[pl.Expr, str]]) -> pl.Expr:
     return pl.coalesce(*reasons, pl.lit(None, dtype=pl.String))
 
 
-def _parsed(text: str) -> tuple[_Part, tuple[str, ...]]:
+def _parsed(text: str, without_columns: str) -> tuple[_Part, tuple[str, ...]]:
     if len(text) > _LENGTH_MAX:
         raise ValueError(f"it is longer than {_LENGTH_MAX:,} characters")
     try:
@@ -178,7 +178,7 @@ def _parsed(text: str) -> tuple[_Part, tuple[str, ...]]:
     schema = pl.Schema(dict.fromkeys(columns, pl.String()))
     part = _Reader(schema).read(node)
     if not columns:
-        raise ValueError("it uses no column: set a value for all rows in [feeds.constants]")
+        raise ValueError(f"it uses no column: {without_columns}")
     try:  # comparisons of different kinds fail on any row, even on a blank one
         pl.DataFrame({name: [None] for name in columns}, schema=schema).select(part.expr)
     except pl.exceptions.PolarsError:

@@ -13,6 +13,8 @@ from typing import Final
 
 from pipeline.sandbox.rules import (
     RESOURCE_ELEMENTS,
+    SELF_OF_ANOTHER,
+    SUBSCRIBER_IS_PATIENT,
     Findings,
     Json,
     Refusal,
@@ -177,10 +179,7 @@ class CoverageDraft:
 
 
 def check_coverage(body: Json, contract: Contract) -> CoverageDraft | Refusal:
-    """Read a Coverage create or update, or return all errors of its shape (400).
-
-    A subscriber other than the patient under `self` passes: no rule of the server is known.
-    """
+    """Read a Coverage create or update, or return all errors of its shape (400)."""
     found = Findings()
     check_elements(found, body, "Coverage", COVERAGE_ELEMENTS)
     status = check_code(found, body, "status", "body", STATUSES)
@@ -213,13 +212,27 @@ def check_coverage(body: Json, contract: Contract) -> CoverageDraft | Refusal:
     )
 
 
+def check_subscriber(draft: CoverageDraft) -> Refusal | None:
+    """Return the 422 for a subscriber that contradicts the relationship (docs/canvas.md, Coverage, `subscriber`)."""
+    is_own = draft.subscriber == draft.patient
+    if draft.relationship == "self":
+        return None if is_own else SELF_OF_ANOTHER
+    return SUBSCRIBER_IS_PATIENT if is_own else None
+
+
+def frees_order(coverage: Json, today: str) -> bool:
+    """Return whether a coverage that ends today or earlier frees its order; `today` is the practice's (ISO)."""
+    end: str = coverage.get("period", {}).get("end", "")
+    return end != "" and end <= today
+
+
 def coverage_as_read(
     draft: CoverageDraft, coverage_id: str, organization: Json, today: str, contract: Contract
 ) -> Json:
     """Build the Coverage that a read returns (seed page Coverage read).
 
     `organization` is the payor's stored Organization: a payer id that was sent is never returned.
-    `today` (the day of ingestion, ISO) becomes a missing period.start.
+    `today` (the practice's day of the write, ISO) becomes a missing period.start.
     """
     resource: Json = {"resourceType": "Coverage", "id": coverage_id}
     if contract.member_in_identifier:

@@ -136,9 +136,26 @@ TOO_MANY_DIGITS: Final = refuse(
 CLAIM_OF_ANOTHER: Final = refuse(
     422, "business-rule", "Claim does not belong to the patient of the payment"
 )
+SELF_OF_ANOTHER: Final = refuse(
+    422, "business-rule", "The subscriber must be the patient if the relationship is self"
+)
+SUBSCRIBER_IS_PATIENT: Final = refuse(
+    422, "business-rule", "The subscriber must be another patient unless the relationship is self"
+)
+LINKED_TO_CLAIM: Final = refuse(
+    422,
+    "business-rule",
+    "A coverage can only be removed if it hasn't been linked to a claim",
+)
 ONE_CLAIM_ONLY: Final = refuse(
     422, "business-rule", "Only a single Claim is accepted for a copayment"
 )
+
+
+def order_taken(order: int) -> Refusal:
+    """Build the 422 for an order that another coverage has (docs/canvas.md, Coverage, `order`)."""
+    text = f"The patient already has a coverage with coverage rank {order}"
+    return refuse(422, "business-rule", text)
 
 
 def unknown_resource(resource_type: str, resource_id: str) -> Refusal:

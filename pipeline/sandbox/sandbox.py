@@ -11,6 +11,7 @@ import time
 from collections import Counter, deque
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Any, Final
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pipeline.sandbox import seed as seeds
 from pipeline.sandbox.auth import Auth
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 WINDOW_S: Final = 1.0
 """The span over which `Faults.max_per_s` counts."""
 SETTLED: Final = Decision()
+TAKEN_ORDERS: Final = ("move", "refuse")
+"""The older coverage moves down, as the page of Coverage says; or 422, as Canvas' Coverage effect does."""
 
 
 class Sandbox:
@@ -42,14 +45,21 @@ class Sandbox:
         fault_seed: int = 0,
         state: Path | None = None,
         clock: Callable[[], float] = time.time,
+        taken_order: str = "move",
+        timezone: str = "UTC",
     ) -> None:
         """Fill it from `seed`, then from the state file if there is one.
 
-        `contract` is `2025-10` or `2023`; `clock` gives seconds since 1970. Raises ValueError for
-        an unknown contract or a seed or state file that cannot be read.
+        `contract` is `2025-10` or `2023`; `clock` gives seconds since 1970; `taken_order` is what happens to an
+        order that another coverage has, one of TAKEN_ORDERS; `timezone` is the practice's. Raises ValueError for
+        an unknown contract, an unknown zone, or a seed or state file that cannot be read.
         """
         if contract not in CONTRACTS:
             raise ValueError(f"no contract {contract!r}: use one of {', '.join(CONTRACTS)}")
+        if taken_order not in TAKEN_ORDERS:
+            raise ValueError(
+                f"no taken order {taken_order!r}: use one of {', '.join(TAKEN_ORDERS)}"
+            )
         self.contract = CONTRACTS[contract]
         self.clock = clock
         self.fault_seed = fault_seed
@@ -61,6 +71,8 @@ class Sandbox:
             random_seed=fault_seed,
             state=self._state,
             clock=clock,
+            timezone=_zone(timezone),
+            refuses_taken_order=taken_order == "refuse",
         )
         drawn = f"{fault_seed}:{self.store.replayed}"
         self.auth = Auth(start, drawn)
@@ -79,7 +91,7 @@ class Sandbox:
 
     def account(self) -> dict[str, Any]:
         """Return the sandbox's own records, as JSON values (see `account.py`)."""
-        return self.store.account.as_dict()
+        return {**self.store.account.as_dict(), "plan_types": dict(self.store.plan_types)}
 
     def resources(self, resource_type: str) -> list[Json]:
         """Return all resources of a type as they are read, in order of creation."""
@@ -111,6 +123,10 @@ class Sandbox:
         if resource_type == "Patient" and "balance" in made:
             self.set_balance(added, made["balance"])
         return added
+
+    def set_plan_type(self, organization: str, plan_type: str) -> None:
+        """Set a payer's plan type: its coverages take it when they are written next."""
+        self.store.plan_types[organization] = plan_type
 
     def edit_by_hand(self, resource_type: str, resource_id: str, changes: Json) -> None:
         """Replace elements of a resource as a person would. Raises KeyError for an unknown id."""
@@ -206,3 +222,10 @@ def _is_quiet(faults: Faults) -> bool:
     """Return whether every decision would be the same, so that none has to be made."""
     no_fate = not any(getattr(faults, name) for name in FATES)
     return no_fate and faults.latency_s[1] == 0 and faults.location == SETTLED.location
+
+
+def _zone(name: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError):
+        raise ValueError(f"no time zone {name!r}: use a name such as America/New_York") from None

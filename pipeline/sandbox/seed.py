@@ -1,7 +1,8 @@
 """The seed file: patients, organizations, claims and what is already in the chart.
 
 Format: an object with `note`, `patients` (`id`, `identifiers` of `system` and `value`, `name`,
-`balance`), `organizations` (`id`, `name`, `payer_id`), `claims` (`id`, `patient`), `coverages` and
+`balance`), `organizations` (`id`, `name`, `payer_id`, `plan_type`), `claims` (`id`, `patient`, and `member_id` of
+the patient's coverages that are linked to it), `coverages` and
 `payment_notices` (as read, with `id`), `client_id`, `client_secret`, `public_keys` (JWKs with `kid`,
 for a client that signs in place of a secret), `token`, `scope`. All may be missing.
 """
@@ -97,13 +98,22 @@ def organization_as_read(organization: Json) -> Json:
 def claim_as_read(claim: Json) -> Json:
     """Build the Claim of a seed's entry."""
     patient = {"reference": f"Patient/{claim['patient']}", "type": "Patient"}
-    return {
+    resource = {
         "resourceType": "Claim",
         "id": claim["id"],
         "status": "active",
         "use": "claim",
         "patient": patient,
     }
+    if "member_id" in claim:
+        coverage = {"type": "Coverage", "identifier": {"value": claim["member_id"]}}
+        resource["insurance"] = [{"sequence": 1, "focal": True, "coverage": coverage}]
+    return resource
+
+
+def linked_members(claim: Json) -> set[str]:
+    """Return the member ids of the coverages that a claim, as it is read, is linked to."""
+    return {each["coverage"]["identifier"]["value"] for each in claim.get("insurance", ())}
 
 
 def balance_of(patient: Json) -> Decimal:

@@ -20,7 +20,9 @@ from pipeline.sandbox.coverage import (
     ORDER_MAX,
     Contract,
     CoverageDraft,
+    check_subscriber,
     coverage_as_read,
+    frees_order,
     member_of,
 )
 from pipeline.sandbox.rules import Json, PaymentDraft, Refusal, key_of
@@ -28,6 +30,7 @@ from pipeline.sandbox.search import FILTERED, Params, index_keys, index_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from zoneinfo import ZoneInfo
 
     from pipeline.sandbox.state import StateFile
 
@@ -48,6 +51,8 @@ class Change:
     """New orders of other coverages, by id."""
     balances: dict[str, str] = field(default_factory=dict)
     payer_ids: dict[str, str] = field(default_factory=dict)
+    plan_type: str | None = None
+    """Of a coverage: that of its payer when it was written (docs/canvas.md, Coverage, `Plan type`)."""
     effect: Effect | None = None
     by_hand: str | None = None
 
@@ -63,13 +68,19 @@ class Store:
         random_seed: int,
         state: StateFile | None,
         clock: Callable[[], float],
+        timezone: ZoneInfo,
+        refuses_taken_order: bool,
     ) -> None:
         """Fill the store from the seed `start`, then from the state file."""
         self.account = Account()
         self.resources: dict[str, dict[str, Json]] = {name: {} for name in TYPES}
         self.balances: dict[str, Decimal] = {}
         self.contract = contract
+        self.plan_types: dict[str, str] = {}
+        """By id, of coverages that were written since the start, and of payers. No read shows them."""
         self._clock = clock
+        self._timezone = timezone
+        self._refuses_taken_order = refuses_taken_order
         self._state = state
         self._payers: dict[str, str] = {}
         self._updated_at: dict[str, float] = {}
@@ -89,6 +100,8 @@ class Store:
             self._put(seed.organization_as_read(organization))
             if "payer_id" in organization:
                 self._payers[organization["payer_id"]] = organization["id"]
+            if "plan_type" in organization:
+                self.plan_types[organization["id"]] = organization["plan_type"]
         for claim in start.get("claims", ()):
             self._put(seed.claim_as_read(claim))
         for resource_type, name in (
@@ -174,6 +187,8 @@ class Store:
         organization = self._resolve_coverage(draft)
         if isinstance(organization, Refusal):
             return organization
+        if draft.status == "cancelled" and self._is_linked(self.resources["Coverage"][coverage_id]):
+            return rules.LINKED_TO_CLAIM
         return self._write_coverage(draft, coverage_id, organization, "update")
 
     def create_payment(self, draft: PaymentDraft) -> Effect | Refusal:
@@ -248,6 +263,9 @@ class Store:
             return rules.unknown_reference("beneficiary", "Patient")
         if draft.subscriber not in patients:
             return rules.unknown_reference("subscriber", "Patient")
+        contradiction = check_subscriber(draft)
+        if contradiction is not None:
+            return contradiction
         found = draft.organization or self._payers.get(draft.payer_id or "", "")
         organization = self.get("Organization", found)
         return organization or rules.unknown_reference("payor", "Organization")
@@ -265,14 +283,27 @@ class Store:
             return rules.CLAIM_OF_ANOTHER
         return None
 
+    def _is_linked(self, coverage: Json) -> bool:
+        """Return whether an active coverage is linked to a claim."""
+        patient = key_of(coverage.get("beneficiary"))
+        claims = self._index.get(("Claim", "patient", patient), ())
+        return coverage["status"] == "active" and any(
+            member_of(coverage) in seed.linked_members(self.resources["Claim"][each])
+            for each in claims
+        )
+
     def _write_coverage(
         self, draft: CoverageDraft, coverage_id: str, organization: Json, interaction: str
-    ) -> Effect:
+    ) -> Effect | Refusal:
         now = self._clock()
-        today = _instant(now)[:10]
+        today = datetime.fromtimestamp(now, self._timezone).date().isoformat()
         resource = coverage_as_read(draft, coverage_id, organization, today, self.contract)
-        moved = self._moved(resource, self.get("Coverage", coverage_id))
+        before = self.get("Coverage", coverage_id)
+        if self._refuses_taken_order and self._is_taken(resource, before, today):
+            return rules.order_taken(draft.order)
+        moved = {} if self._refuses_taken_order else self._moved(resource, before)
         change = Change("Coverage", coverage_id, resource, now, moved)
+        change.plan_type = self.plan_types.get(organization["id"])
         change.effect = effect = self._effect(change, interaction)
         self._commit(change)
         return effect
@@ -286,13 +317,7 @@ class Store:
         """
         if coverage.get("status") != "active" or _same_rank(coverage, before):
             return {}
-        by_id = self.resources["Coverage"]
-        patient = key_of(coverage.get("beneficiary"))
-        others = [
-            by_id[other]
-            for other in self._index.get(("Coverage", "patient", patient), ())
-            if other != coverage["id"] and by_id[other].get("status") == "active"
-        ]
+        others = self._active_others(coverage)
         moved: dict[str, int] = {}
         pushed = {coverage.get("order")}
         for rank in range(1, ORDER_MAX):
@@ -303,6 +328,25 @@ class Store:
                     moved[other["id"]] = rank + 1
                     pushed.add(rank + 1)
         return moved
+
+    def _is_taken(self, coverage: Json, before: Json | None, today: str) -> bool:
+        """Return whether a write takes the rank of another coverage that has not ended."""
+        if coverage["status"] != "active" or _same_rank(coverage, before):
+            return False
+        return any(
+            other.get("order") == coverage["order"] and not frees_order(other, today)
+            for other in self._active_others(coverage)
+        )
+
+    def _active_others(self, coverage: Json) -> list[Json]:
+        """Return the other active coverages of a coverage's patient."""
+        by_id = self.resources["Coverage"]
+        patient = key_of(coverage.get("beneficiary"))
+        return [
+            by_id[other]
+            for other in self._index.get(("Coverage", "patient", patient), ())
+            if other != coverage["id"] and by_id[other].get("status") == "active"
+        ]
 
     def _balance_by_hand(self, change: Change, before: Json | None) -> None:
         """Lower the balance by a payment entered by hand; a deleted one gives it back."""
@@ -350,6 +394,8 @@ class Store:
         for patient, balance in change.balances.items():
             self.balances[patient] = Decimal(balance)
         self._payers.update(change.payer_ids)
+        if change.plan_type is not None:
+            self.plan_types[change.id] = change.plan_type
         if change.effect is not None:
             self.account.effects.append(change.effect)
         if change.by_hand is not None:
@@ -411,6 +457,7 @@ def _line(change: Change) -> Json:
         "moved": change.moved,
         "balances": change.balances,
         "payer_ids": change.payer_ids,
+        "plan_type": change.plan_type,
         "by_hand": change.by_hand,
         "effect": None if change.effect is None else change.effect._asdict(),
     }

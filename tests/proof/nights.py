@@ -46,6 +46,7 @@ from tests.support.world import World, patient_key
 
 NIGHTS_MAX: Final = 4
 FAULTS: Final = Faults(lose_before=0.15, lose_after=0.15)
+REWRITES: Final = 0.3  # of the nights after the first
 SETTLED: Final = frozenset(("created", "updated", "unchanged"))
 WELL: Final = 0
 FINISHED: Final = frozenset((0, 3))  # 3: with rows rejected
@@ -114,6 +115,8 @@ async def play(seed: int, folder: Path) -> Story:
         last = files
         for night in range(random.randint(2, NIGHTS_MAX)):
             events = _events(random, setting.style, night)
+            if night and Random(f"{seed} rewrite {night}").random() < REWRITES:
+                events.append("rewrite")  # drawn apart: the other events of a seed stay as they are
             story.nights.append(f"{setting.style}: {', '.join(events) or 'as ever'}")
             new = payments_of(random, len(payments), random.randint(0, 3)) if night else []
             payments = payments + new
@@ -279,11 +282,15 @@ async def _night(
 ) -> Setting:
     """Run a night to its end; undo what a run refuses. Returns the setting for the next night."""
     tonight = _reset(setting, events)
+    before = len(_effects(world))
     result = await _run(story, books, world, tonight, wrong, random, events)
+    asked = set() if result is None else _rewritten(result)
     if result is not None and result.exit_code not in FINISHED and result.failure is None:
         result = await _run(story, books, world, tonight, wrong, random, ())  # resumed
     if result is not None and result.failure is None:
         _judge_end(story, books, world, result, wrong, setting)
+        if "rewrite" in events:
+            _judge_rewritten(story, world, result, asked, before)
         return tonight
     story.refusals += 1
     result = await _run(story, books, world, setting, files, random, ())
@@ -326,7 +333,8 @@ async def _run(
     if "stopped" not in events:
         watch.cancel()
     try:
-        result = await engine.run(world.job(), stop=stop)
+        condition = "member_id is not null" if "rewrite" in events else None
+        result = await engine.run(world.job(rewrite=condition), stop=stop)
     except IngestError:
         if len(_effects(world)) != before:
             _violate(story, "a run that was refused has sent something")
@@ -433,6 +441,22 @@ def _judge_end(
     words = {word for word, _, _ in ends.values()}
     if result.exit_code == WELL and words - SETTLED - {"duplicate"}:
         _violate(story, f"exit 0, and rows are {', '.join(sorted(words))}")
+
+
+def _rewritten(result: engine.Result) -> set[str]:
+    """Return the unchanged coverages that a run writes again, by its report."""
+    lines = result.frame.select("rule", "resource_id").iter_rows()
+    return {resource_id for rule, resource_id in lines if "row|rewritten" in (rule or "")}
+
+
+def _judge_rewritten(
+    story: Story, world: World, result: engine.Result, asked: set[str], before: int
+) -> None:
+    """Check that what was to be written again was written in this night, even if its run ended early."""
+    written = {each["id"] for each in _effects(world)[before:]}
+    for word, resource_id in result.frame.select("disposition", "resource_id").iter_rows():
+        if word in SETTLED and resource_id in asked - written:
+            _violate(story, f"coverage {resource_id} is {word}, and was not written again")
 
 
 def _judge_payments(

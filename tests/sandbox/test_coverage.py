@@ -66,7 +66,10 @@ async def test_a_read_returns_what_the_pages_say(client: Client) -> None:
         {"type": None, "class": None, "period": {"start": "2024-02-29"}},
         {"type": concept(f"{V2025}/coverage-selfpay", "pay")},
         {"payor": payer_id("99999")},
-        {"subscriber": {"reference": f"Patient/{BEN}"}},
+        {
+            "subscriber": {"reference": f"Patient/{BEN}"},
+            "relationship": concept(f"{V2025}/subscriber-relationship", "spouse"),
+        },
         {"status": "cancelled", "order": 5},
         {"identifier": [{"value": "x"}, {"type": MB, "value": "M" * 100}]},
         {"meta": {}, "policyHolder": {"reference": f"Patient/{ADA}"}},

@@ -14,6 +14,7 @@ from pipeline.app.config.file import File, parse_file, read_file
 from pipeline.app.config.names import did_you_mean
 from pipeline.app.config.notice import recipients_of
 from pipeline.app.config.references import references_of
+from pipeline.app.config.rewrite import check_rewrite
 from pipeline.app.config.secrets import require_readable
 from pipeline.app.config.undecided import undecided_in
 from pipeline.errors import ConfigError
@@ -34,6 +35,7 @@ def load(
     expected: Mapping[str, Expected] | None = None,
     overrides: Mapping[str, Any] | None = None,
     accept_repeats: int | None = None,
+    rewrite: str | None = None,
 ) -> Job:
     """Read the configuration.
 
@@ -45,6 +47,7 @@ def load(
         expected: The sender's control totals by feed.
         overrides: Keys of sections to replace (`{"canvas": {"base_url": ...}}`), for the demo.
         accept_repeats: Up to how many rows may equal a write of an earlier run.
+        rewrite: A SQL condition over our fields: unchanged coverages that meet it are written again.
 
     Raises:
         ConfigError: It names the key, what is allowed, and what to do.
@@ -61,6 +64,7 @@ def load(
         expected=expected,
         overrides=overrides,
         accept_repeats=accept_repeats,
+        rewrite=rewrite,
     )
 
 
@@ -85,6 +89,7 @@ def _job(
     expected: Mapping[str, Expected] | None = None,
     overrides: Mapping[str, Any] | None = None,
     accept_repeats: int | None = None,
+    rewrite: str | None = None,
     to_check: bool = False,
 ) -> Job:
     """Make the job of a configuration; arguments as for `load`, and `to_check` as for `parse_file`."""
@@ -96,6 +101,8 @@ def _job(
     _check_feeds(file, path, (*only_feeds, *inputs, *expected))
     _check_totals(file, expected)
     sections = [section for section in file.feeds if not only_feeds or section.name in only_feeds]
+    if rewrite is not None:
+        check_rewrite(rewrite, sections)
     return Job(
         feeds=tuple(feed_of(section, folder) for section in sections),
         contract=file.canvas.contract,
@@ -111,6 +118,7 @@ def _job(
         inputs={name: input_of(name, value) for name, value in inputs.items()},
         expected=expected,
         accept_repeats=accept_repeats,
+        rewrite=rewrite or "",
         objects=objects_of(known),
         name=path.stem,
         metrics=folder / file.report.metrics if file.report.metrics else None,

@@ -184,6 +184,7 @@ def part_task(build: Build, feed: Feed) -> PartTask:
         build.mapping(),
         build.writer.folder,
         build.copies,
+        build.job.rewrite,
     )
 
 

@@ -21,7 +21,7 @@ from pipeline.planning.plan import Plan
 from pipeline.planning.repeat_warnings import repeats_meta
 from pipeline.planning.state import Build, FeedPlan
 from pipeline.planning.writer import PlanWriter
-from pipeline.records import Disposition
+from pipeline.records import REWRITTEN, Disposition
 from pipeline.rows.feed import Feed
 
 _WARNINGS: Final = (BUMPS, arranging.RULE)
@@ -68,6 +68,7 @@ def seal_plan(build: Build) -> Plan:
             "displaced": build.displaced,
             "reordered": build.reordered,
             "notices": build.notices,
+            "rewrite": build.job.rewrite,
         },
     )
     runs.enter_plan(build.journal, build.run_id, plan.sha256(), build.clock.now())
@@ -101,15 +102,17 @@ def _totals_of(writer: PlanWriter, feed: Feed, judged: FeedPlan) -> dict[str, An
     for rows in writer.rows(feed.name).judged(["disposition", "amount_cents", "rule"]):
         cents_of_all += int(rows["amount_cents"].sum())
         counts.update(dict(rows.group_by("disposition").len().iter_rows()))
-        warned.update({rule: int((rows["rule"] == rule).sum()) for rule in _WARNINGS})
+        warned.update({rule: _count(rows, rule) for rule in (*_WARNINGS, REWRITTEN)})
         is_sent = pl.col("disposition") == Disposition.PENDING.value
         cents += int(rows.filter(is_sent)["amount_cents"].sum())
+    rewritten = warned.pop(REWRITTEN, 0)
     warned[_OPEN_DATES] = judged.meta["open_dates"]
     cancelled = judged.missing.filter(pl.col("interaction") != "").height
     return {
         "planned": {word.value: counts[word.value] for word in Disposition},
         "planned_cents": cents_of_all,
         "to_send": counts[Disposition.PENDING.value] + cancelled,
+        "rewritten": rewritten,
         "to_send_cents": cents if feed.traits.has_money else 0,
         "warnings": {rule: count for rule, count in warned.items() if count},
         "missing": {
@@ -117,3 +120,7 @@ def _totals_of(writer: PlanWriter, feed: Feed, judged: FeedPlan) -> dict[str, An
             "compared_with": judged.compared_with,
         },
     }
+
+
+def _count(rows: pl.DataFrame, rule: str) -> int:
+    return int(rows["rule"].str.contains(rule, literal=True).sum())

@@ -68,7 +68,7 @@ def _lanes_in_question(build: Build) -> pl.Series:
             build.check_stop()
             ranks = lookups.ranks(build.journal, going["lane"].unique())
             lanes.append(_hashes(ranks.drop_nulls("rank")["lane"]))
-        is_beside = (pl.col("rule") == BUMPS) | pl.col("shown").is_not_null()
+        is_beside = pl.col("rule").str.contains(BUMPS, literal=True) | pl.col("shown").is_not_null()
         lanes += [_hashes(beside["lane"]) for beside in rows.where(is_beside, ["lane"])]
     return pl.concat(lanes).unique().sort()
 

@@ -8,20 +8,21 @@ from pipeline.journal import lookups
 from pipeline.planning.compare import Pair, compare
 from pipeline.planning.state import Build
 from pipeline.planning.tables import KEPT
-from pipeline.records import (
-    Interaction,
-)
+from pipeline.records import REWRITTEN, Interaction
 from pipeline.rows.feed import Feed
 
 
 def compare_updates(build: Build) -> None:
-    """Write what each update changes, except of rows that are written again for their order alone."""
+    """Write what each update changes, except of rows that are written again as they are."""
     for feed in build.coverages:
         _compare(build, feed)
 
 
 def _compare(build: Build, feed: Feed) -> None:
-    is_update = (pl.col("interaction") == Interaction.UPDATE.value) & (pl.col("rule") != KEPT)
+    is_same = (pl.col("rule") == KEPT) | pl.col("rule").str.contains(REWRITTEN, literal=True)
+    is_update = (pl.col("interaction") == Interaction.UPDATE.value) & ~is_same.fill_null(
+        value=False
+    )
     rows = build.writer.rows(feed.name)
     columns = ["seq", "key", "shown", "body"]
     for number, updates in enumerate(rows.where(is_update, columns)):
