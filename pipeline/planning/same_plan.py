@@ -37,4 +37,10 @@ def _what_differs(meant: Mapping[str, Any], now: Mapping[str, Any]) -> str:
             return f"files of feed {name} are others by now ({', '.join(names)})"
     if meant["config_sha256"] != now["config_sha256"]:
         return "the configuration was changed"
+    if _end_days(meant) != _end_days(now):
+        return "coverages that are gone from the files would end on another day by now"
     return ""
+
+
+def _end_days(meta: Mapping[str, Any]) -> list[list[str]]:
+    return [feed["missing"].get("end_on", []) for feed in meta["feeds"].values()]

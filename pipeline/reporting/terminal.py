@@ -5,7 +5,15 @@ from decimal import Decimal
 from typing import Any, Final
 
 from pipeline.records import counted
-from pipeline.reporting.words import OUTCOMES, WORDS, doubt_notes, is_kept, notes, unread, verdict
+from pipeline.reporting.words import (
+    OUTCOMES,
+    WORDS,
+    doubt_notes,
+    kept_how,
+    notes,
+    unread,
+    verdict,
+)
 
 _RULES_SHOWN: Final = 5
 
@@ -87,10 +95,13 @@ def headline(summary: Mapping[str, Any]) -> str:
         for word in ("create", "update")
     }
     amounts = [Decimal(feed["amount_usd"]["pending"]) for feed in feeds if "amount_usd" in feed]
-    gone = sum(feed["missing"]["pending"] for feed in feeds)
-    cancelled = f"{gone:,} to cancel, " if gone else ""
+    gone = {"end": 0, "cancel": 0}
+    for feed in feeds:
+        if feed["missing"]["pending"]:
+            gone[feed["missing"]["mode"]] += feed["missing"]["pending"]
+    missing = "".join(f"{count:,} to {verb}, " for verb, count in gone.items() if count)
     return (
-        f"Plan: {planned['create']:,} to create, {planned['update']:,} to update, {cancelled}{counts['unchanged']:,} unchanged, "
+        f"Plan: {planned['create']:,} to create, {planned['update']:,} to update, {missing}{counts['unchanged']:,} unchanged, "
         f"{counts['rejected']:,} rejected. USD {sum(amounts, Decimal(0)):,.2f}."
     )
 
@@ -198,9 +209,10 @@ def next_steps(
         steps.append(
             f"  canvas-ingest run {config} --feed {returned[0]} --input {returned[0]}={rejects}"
         )
-    if code == 3 and is_kept(summary):  # noqa: PLR2004 - not cancelled
+    kept = kept_how(summary)
+    if code == 3 and kept:  # noqa: PLR2004 - not ended or cancelled
         steps.append(
-            f"Next: see {folder}/missing-*.csv for why each coverage was not cancelled, and what to do."
+            f"Next: see {folder}/missing-*.csv for why each coverage was {kept}, and what to do."
         )
     if summary["command"] == "plan" and code in {0, 3}:
         steps += [
