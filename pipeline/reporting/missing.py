@@ -106,7 +106,7 @@ def missing(
     linked = {
         "rule": pl.col("rule_write"),
         "message": pl.format(
-            'not cancelled: {}. A coverage that is linked to a claim cannot be removed: end it, with missing = "end"',
+            'not cancelled: {}. If a claim is linked to it, it can only be ended: missing = "end"',
             pl.col("message_write").str.strip_chars_end("."),
         ),
     }

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.commands import run as engine
+from pipeline.commands.check import check
 from pipeline.commands.run import Result
 from pipeline.errors import ConfigError
 from pipeline.planning.end_days import end_day
@@ -417,3 +418,15 @@ async def test_an_end_needs_a_start(make_world: MakeWorld) -> None:
     world.write_config(feeds=FEED.format(more=END).replace('start_on = "Start"\n', ""))
     with pytest.raises(ConfigError, match='missing = "end" needs start_on'):
         world.job()
+
+
+@pytest.mark.parametrize("zone", ["", "America/New_York"])
+async def test_check_recommends_the_time_zone_of_the_practice(
+    make_world: MakeWorld, zone: str
+) -> None:
+    world = await make_world(patients=40)
+    world.write_config(feeds=FEED.format(more=f'{END}\ntimezone = "{zone}"'))
+    write(world, MANY)
+    found = [each for each in await check(world.job()) if "missing" in each.what]
+    assert [each.state.value for each in found] == ([] if zone else ["warning"])
+    assert all("set timezone of eligibility" in each.todo for each in found)
