@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pipeline.commands import run as engine
 from pipeline.commands.check import check
 from pipeline.commands.run import Result
+from pipeline.commands.verify import read_back
 from pipeline.errors import ConfigError
 from pipeline.planning.end_days import end_day
 from pipeline.reporting.terminal import summary_text
@@ -146,6 +147,8 @@ async def test_what_is_gone_gets_its_last_day(
     assert (line["outcome"], line["end_on"]) == ("ended", end)
     text = summary_text(result.summary, "reports", "config.toml")
     assert "1 row, 1 ended (missing-eligibility.csv)" in text
+    verified = await read_back(nights.world.job())
+    assert (verified.exit_code, verified.summary["verification"]["match"]) == (0, 30)
 
 
 # Once ---------------------------------------------------------------------------------------------
@@ -376,6 +379,15 @@ async def test_an_end_takes_its_order_from_no_one(make_world: MakeWorld) -> None
     found = orders(nights.world, 0)
     assert (found["newer"], found["second"]) == (1, 2)
     assert counts(await nights.run()) == {"unchanged": 31}
+    assert (await read_back(nights.world.job())).exit_code == 0
+
+
+async def test_what_is_still_to_end_is_moved_with_a_warning(make_world: MakeWorld) -> None:
+    rows: list[Row] = [(0, "old", 1, ""), *MANY[1:]]
+    nights = await loaded(make_world, rows, more=f'{END}\nmissing_end_on = "month_end"')
+    result = await nights.run([(0, "new", 1, ""), *MANY[1:]])
+    assert warned(result) == {"order|taken": 1, "end_on|future": 1}
+    assert orders(nights.world, 0) == {"new": 1, "old": 2}
 
 
 async def test_an_end_of_a_coverage_that_was_moved_moves_no_other(make_world: MakeWorld) -> None:

@@ -216,7 +216,7 @@ def _events(random: Random, setting: Setting, night: int) -> list[str]:
     if mistakes and "corrected" in news:
         news.remove("corrected")  # under another key a corrected payment is another one
     if setting.missing == "end":
-        news += random.sample(("left", "back"), random.choice((0, 1, 1, 2)))
+        news += random.sample(("left", "back", "insurance"), random.choice((0, 1, 1, 2)))
     return mistakes + news
 
 
@@ -282,8 +282,13 @@ def _mistaken(
 
 
 def _changed(random: Random, setting: Setting, insured: Sequence[Insurance], at: int) -> Insurance:
-    """Return the insurance with another end, or another insurer that no other coverage of the patient has."""
+    """Return the insurance with another end, or another insurer that no other coverage of the patient has.
+
+    On a roster, also another insurance in its place, with the same order: the one before is then gone.
+    """
     before = insured[at]
+    if setting.missing == "end" and random.random() < 0.5:
+        return replace(before, number=before.number + 100, member=f"{before.member}-next")
     other = next(each for each in PAYERS if each != before.payer_id)
     after = replace(before, payer_id=other)
     taken = {each.sign for each in insured}
