@@ -283,8 +283,15 @@ async def test_an_edit_in_canvas_is_not_ended_over(make_world: MakeWorld) -> Non
     for _ in range(2):
         result = await nights.run(MANY[1:])
         assert (result.exit_code, gone(result)) == (3, {"rows": 1, "refused": 1})
-        assert missing_lines(result)[0]["rule"] == "conflict"
+        (line,) = missing_lines(result)
+        assert line["rule"] == "conflict"
     assert nights.end("m0") == "2026-10-31"
+    period["end"] = line["end_on"]
+    nights.world.sandbox.edit_by_hand("Coverage", edited, {"period": period})
+    before = writes(nights.world)
+    result = await nights.run()
+    assert (result.exit_code, gone(result)) == (0, {"rows": 1, "ended": 1})
+    assert (gone(await nights.run()), writes(nights.world)) == ({}, before), "Canvas has it"
 
 
 async def test_what_a_refused_row_may_replace_is_not_ended(make_world: MakeWorld) -> None:
