@@ -150,7 +150,7 @@ def write(world: World, files: Files, setting: Setting) -> None:
         for name, payments in files.ledgers.items():
             path = _table(
                 world.folder / name,
-                ("TXN", "MRN", "Amount", "Posted", "Claim", "Type"),
+                ("TXN", "MRN", "Amount", "Posted", "Claim", "Type", "Line"),
                 [_ledger_row(each, setting) for each in payments],
             )
             if files.is_torn:
@@ -191,6 +191,8 @@ def _ledger_row(payment: Payment, setting: Setting) -> tuple[str, ...]:
         posted,
         claim_of(payment.patient) if payment.has_claim else "",
         "PAY",
+        # Unmapped. The same bytes are the same increment (docs/guarantees.md, "Input"), and here it is another one.
+        f"{payment.number}" if setting.style == "increment" else "",
     )
 
 
