@@ -106,6 +106,7 @@ class Books:
     warned: int = 0  # payments that a warning names as perhaps posted already
     owners: dict[str, int] = field(default_factory=dict)  # resource id -> payment
     roster: Roster = field(default_factory=Roster)
+    by_hand: dict[str, dict[str, Any]] = field(default_factory=dict)  # coverages that no row names
     members: dict[int, Insurance] = field(default_factory=dict)  # as they were last in a roster
 
 
@@ -118,7 +119,7 @@ async def play(seed: int, folder: Path) -> Story:
     insured = insured_of(random, setting.coverage_key)
     clock = Clock(FIRST_NIGHT + timedelta(days=random.randint(0, 30)))
     sandbox = Sandbox(_canvas(), fault_seed=seed, clock=clock)
-    others = _entered_by_hand(sandbox, random, insured)
+    books.by_hand = _entered_by_hand(sandbox, random, insured)
     async with serve(sandbox) as url:
         world = World(folder, sandbox, url)
         play_night = partial(_night, story, books, world, clock, random)
@@ -136,7 +137,7 @@ async def play(seed: int, folder: Path) -> Story:
             )
             wrong = _mistaken(random, setting, files, last, events)
             setting = await play_night(setting, files, wrong, events)
-            _judge_hand(story, sandbox, others)
+            _judge_hand(story, sandbox, books.by_hand)
             last = files
     story.payments = len(payments)
     story.ended, story.reopened = books.roster.ended, books.roster.reopened
@@ -480,6 +481,10 @@ def _judge_end(
         for (name, row), (word, resource_id, _) in by_file.items()
         if name == "eligibility.csv" and word in SETTLED
     }
+    for place, resource_id in settled.items():  # a row that names its insurer takes it over
+        entered = books.by_hand.get(resource_id)
+        if entered and _shown_insurance(entered)[:3] == files.insured[place].sign:
+            del books.by_hand[resource_id]
     is_well = result.exit_code == WELL
     for what in books.roster.judge_night(
         files.insured, settled, world.sandbox, setting, clock.now(), is_well=is_well
