@@ -129,7 +129,8 @@ class Intent(NamedTuple):
     day: str | None = (
         None  # PaymentNotice: its day in the file, ISO; "": the file gives none; None: not known
     )
-    is_cancel: bool = False  # of a coverage whose row is gone from the files
+    is_cancel: bool = False  # it cancels or ends a coverage whose row is gone from the files
+    end_on: str | None = None  # of an end: its day, ISO
 
 
 @dataclass(frozen=True, slots=True)

@@ -325,7 +325,7 @@ def _of(
 def _left(batches: Iterator[list[Intent]], journal: Journal, run_id: str) -> Iterator[list[Intent]]:
     """Yield the intents that no worker has brought to an end in this run.
 
-    As in `PatientQueues`, no coverage is cancelled after another one of its patient was refused.
+    As in `PatientQueues`, no coverage is cancelled or ended after another one of its patient was refused.
     """
     is_done = (pl.col("run_id") == run_id) & pl.col("state").is_in(list(_DONE))
     is_refused = is_done & (pl.col("state") == State.REFUSED.value)

@@ -123,6 +123,9 @@ def _guess(feed: FeedDraft) -> None:
     ask_for_condition(feed)
     guess_key(feed)
     guess_references(feed)
+    if "start_on" in feed.columns:
+        complete = "recommended if each file has all members: who is gone gets a last day; set timezone, too"
+        feed.show("missing", "end", complete)
     order = TRAITS[feed.kind].fields
     feed.lines.columns.sort(key=lambda setting: order.index(setting.key))
 

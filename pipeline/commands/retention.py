@@ -104,8 +104,8 @@ def purge(
 
 def _needed(job: Job, journal: Journal) -> dict[str, str]:
     """Return the plans to keep, by run id, each with its weightiest reason."""
-    cancelling = [feed.name for feed in job.feeds if feed.missing == "cancel"]
-    needed = dict.fromkeys(runs.runs_holding(journal, cancelling), CANCELS)
+    rewriting = [feed.name for feed in job.feeds if feed.missing in {"end", "cancel"}]
+    needed = dict.fromkeys(runs.runs_holding(journal, rewriting), CANCELS)
     for feed in job.feeds:
         if feed.missing != "ignore":
             needed |= dict.fromkeys(runs.last_complete(journal, feed.name), COMPARED)

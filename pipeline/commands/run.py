@@ -111,13 +111,18 @@ class Result:
 
 
 async def plan(
-    job: Job, *, progress: Progress | None = None, stop: asyncio.Event | None = None
+    job: Job,
+    *,
+    progress: Progress | None = None,
+    stop: asyncio.Event | None = None,
+    clock: Clock | None = None,
 ) -> Result:
     """Read, validate, map and resolve every row, and report. Writes nothing to Canvas.
 
-    Canvas is asked only if patients are looked up by searching.
+    Canvas is asked only if patients are looked up by searching. `clock` as for `run`.
     """
-    return await _carry_out(job, "plan", progress or Progress(), stop or asyncio.Event())
+    progress, stop = progress or Progress(), stop or asyncio.Event()
+    return await _carry_out(job, "plan", progress, stop, clock=clock)
 
 
 async def run(
@@ -128,6 +133,7 @@ async def run(
     until: datetime | None = None,
     progress: Progress | None = None,
     stop: asyncio.Event | None = None,
+    clock: Clock | None = None,
 ) -> Result:
     """Settle what is in doubt, plan, upload and report.
 
@@ -139,6 +145,7 @@ async def run(
         until: The instant at which `stop` is set.
         progress: Updated during the run.
         stop: Set it to end early: what is in flight is finished first, and the rest is pending.
+        clock: The clock of the run, which also says what day it is. None: that of this machine.
 
     Raises:
         ConfigError: The engine and the journal do not fit each other, or the credentials are missing.
@@ -163,6 +170,7 @@ async def run(
             journal_lost=journal_lost,
             plan_id=plan_id,
             is_over=is_over,
+            clock=clock,
         )
         measured.update(result.summary)
     return result
@@ -276,13 +284,14 @@ async def _carry_out(
     journal_lost: bool = False,
     plan_id: str | None = None,
     is_over: Callable[[], bool] = lambda: False,
+    clock: Clock | None = None,
 ) -> Result:
     must_ask = command == "run" or bool(job.references.patient.system)
     if must_ask:
         job.canvas.credentials.require()
     asks = must_ask or job.canvas.credentials.are_given
     private_folder(job.report_dir)
-    clock, random = SystemClock(), Random()  # noqa: S311 - jitter and run ids, no secrets
+    clock, random = clock or SystemClock(), Random()  # noqa: S311 - jitter and run ids, no secrets
     begun = new_run(command, clock, random)
     run_id = begun.run_id
     with (

@@ -102,6 +102,17 @@ def cancelled(resource: Json) -> Json:
     return {**resource, "status": "cancelled"}
 
 
+def ended(resource: Json, day: date, order: int) -> Json:
+    """Return the coverage with its last day; it stays active (docs/canvas.md, "Coverage": ending is not removing)."""
+    return {**resource, "order": order, "period": {**resource["period"], "end": day.isoformat()}}
+
+
+def days_of(resource: Json) -> tuple[str, str]:
+    """Return the first and the last day as ISO texts; "" if there is none."""
+    period = resource.get("period", {})
+    return str(period.get("start", "")), str(period.get("end", ""))
+
+
 def payor_of(*, by_payer_id: bool, value: str, display: str | None) -> Json:
     """Return the first entry of `payor`: a payer id as identifier, or an Organization reference."""
     payor: Json = (

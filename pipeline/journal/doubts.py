@@ -104,6 +104,7 @@ def _doubt(record: Mapping[str, Any]) -> Doubt:
             rank=record["rank"],
             held_at=instant_of(record["held_at"]),
             day=record["day"],
+            end_on=record["end_on"],
         ),
         attempts=record["attempts"],
         resent=record["resent"],

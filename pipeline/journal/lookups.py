@@ -41,10 +41,14 @@ _RANKS_SCHEMA: Final = {
     "displaced": pl.Int64,
     "held_at": pl.String,
     "sent_at": pl.String,
+    "held_end": pl.String,
 }
-_ACTIVE_SCHEMA: Final = dict.fromkeys(
-    ("key", "feed", "lane", "resource_id", "held", "held_run", "state"), pl.String
-)
+_ACTIVE_SCHEMA: Final = {
+    **dict.fromkeys(("key", "feed", "lane", "resource_id", "held", "held_run", "state"), pl.String),
+    "displaced": pl.Int64,
+    "end_on": pl.String,
+}
+_ENDED_SCHEMA: Final = {"key": pl.String, "held_end": pl.String}
 _HELD_SCHEMA: Final = dict.fromkeys(("key", "feed", "held", "held_run"), pl.String)
 _PAYMENTS_SCHEMA: Final = {
     "lane": pl.String,
@@ -148,8 +152,16 @@ def amounts(journal: Journal, keys: pl.Series) -> pl.DataFrame:
 
 
 def active(journal: Journal, keys: pl.Series) -> pl.DataFrame:
-    """Return the writes among these whose coverage is active in Canvas, as far as the journal knows."""
+    """Return the writes among these whose coverage is active in Canvas and was not ended, as far as the journal knows.
+
+    `end_on` is the day (ISO) of an end that an earlier run planned and did not make, else null.
+    """
     return journal.frame("active", keys, _ACTIVE_SCHEMA)
+
+
+def ended(journal: Journal, keys: pl.Series) -> pl.DataFrame:
+    """Return key and held_end (ISO) of the coverages among these that a run ended because their rows were gone."""
+    return journal.frame("ended", keys, _ENDED_SCHEMA)
 
 
 def contents(journal: Journal, keys: pl.Series) -> pl.DataFrame:
@@ -161,7 +173,7 @@ def contents(journal: Journal, keys: pl.Series) -> pl.DataFrame:
 
 
 def ranks(journal: Journal, lanes: pl.Series) -> pl.DataFrame:
-    """Return the coverages of these patients with their order."""
+    """Return the coverages of these patients with their order; `held_end` (ISO) if a run has ended them."""
     return journal.frame("ranks", lanes, _RANKS_SCHEMA, "lanes")
 
 
@@ -188,7 +200,7 @@ def has_writes(journal: Journal, feed: str) -> bool:
 
 
 def active_keys(journal: Journal, feed: str) -> pl.Series:
-    """Return the keys of a feed's coverages that are active in Canvas, as far as the journal knows."""
+    """Return the keys of a feed's coverages that are active in Canvas and were not ended, as far as the journal knows."""
     return _keys(journal, "active_of", feed)
 
 
@@ -203,7 +215,7 @@ def moved_keys(journal: Journal, feed: str) -> pl.Series:
 
 
 def cancel_keys(journal: Journal, feed: str) -> pl.Series:
-    """Return the keys of a feed's coverages that an earlier run planned to cancel and did not."""
+    """Return the keys of a feed's coverages that an earlier run planned to cancel or end, and did not."""
     return _keys(journal, "open_cancels", feed)
 
 

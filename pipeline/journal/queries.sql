@@ -7,13 +7,14 @@ WHERE key IN (SELECT value FROM json_each(:keys)) AND (state = 'REFUSED' OR (sta
 
 -- name: enter
 -- Enter a row, or update its content while no send of it is open.
-INSERT INTO write (key, state, run_id, feed, interaction, resource_type, lane, amount_cents, claim, likeness, fingerprint, rank, resource_id, held_at, day)
-VALUES (:key, 'PENDING', :run_id, :feed, :interaction, :resource_type, :lane, :amount_cents, :claim, :likeness, :fingerprint, :rank, :resource_id, :held_at, :day)
+INSERT INTO write (key, state, run_id, feed, interaction, resource_type, lane, amount_cents, claim, likeness, fingerprint, rank, end_on, resource_id, held_at, day)
+VALUES (:key, 'PENDING', :run_id, :feed, :interaction, :resource_type, :lane, :amount_cents, :claim, :likeness, :fingerprint, :rank, :end_on, :resource_id, :held_at, :day)
 ON CONFLICT (key) DO UPDATE SET
     run_id = excluded.run_id,
     feed = excluded.feed,
     interaction = excluded.interaction,
     rank = excluded.rank,
+    end_on = excluded.end_on,
     resource_id = coalesce(write.resource_id, excluded.resource_id),
     held_at = coalesce(write.held_at, excluded.held_at),
     lane = excluded.lane,
@@ -29,9 +30,9 @@ WHERE write.state = 'PENDING';
 -- Enter a row as above and mark it IN_FLIGHT in one step, on disk before the first byte of the attempt. `since` and
 -- `ahead_s` are those of the first send whose answer was lost, else of this one. `until` stays that of the last send
 -- until this one has an answer, because this one may still be taken back.
-INSERT INTO write (key, state, run_id, feed, interaction, resource_type, lane, amount_cents, claim, likeness, fingerprint, rank, resource_id, held_at, day,
+INSERT INTO write (key, state, run_id, feed, interaction, resource_type, lane, amount_cents, claim, likeness, fingerprint, rank, end_on, resource_id, held_at, day,
     attempts, since, ahead_s, sent_at, part)
-VALUES (:key, 'IN_FLIGHT', :run_id, :feed, :interaction, :resource_type, :lane, :amount_cents, :claim, :likeness, :fingerprint, :rank, :resource_id, :held_at, :day,
+VALUES (:key, 'IN_FLIGHT', :run_id, :feed, :interaction, :resource_type, :lane, :amount_cents, :claim, :likeness, :fingerprint, :rank, :end_on, :resource_id, :held_at, :day,
     1, :since, :ahead_s, :at, :part)
 ON CONFLICT (key) DO UPDATE SET
     state = 'IN_FLIGHT',
@@ -39,6 +40,7 @@ ON CONFLICT (key) DO UPDATE SET
     feed = excluded.feed,
     interaction = excluded.interaction,
     rank = excluded.rank,
+    end_on = excluded.end_on,
     resource_id = coalesce(write.resource_id, excluded.resource_id),
     held_at = coalesce(write.held_at, excluded.held_at),
     lane = excluded.lane,
@@ -80,6 +82,7 @@ UPDATE write SET
     held_run = CASE :state WHEN 'CONFIRMED' THEN run_id ELSE held_run END,
     held_at = CASE :state WHEN 'CONFIRMED' THEN :dated ELSE held_at END,
     held_rank = CASE :state WHEN 'CONFIRMED' THEN rank ELSE held_rank END,
+    held_end = CASE :state WHEN 'CONFIRMED' THEN end_on ELSE held_end END,
     displaced = CASE :state WHEN 'CONFIRMED' THEN 0 ELSE displaced END,
     since = CASE WHEN resent > 0 THEN since ELSE coalesce(:since, since) END, until = :until,
     http_status = :http_status, correlation_id = :correlation_id, sent_at = :sent_at, settled_at = :settled_at
@@ -101,14 +104,14 @@ WHERE key = :key AND state = 'PENDING';
 -- A search shows it, or a person names it.
 UPDATE write SET
     state = 'CONFIRMED', resource_id = :resource_id, rule = :rule, message = :message, settled_at = :at,
-    held = fingerprint, held_run = run_id, held_at = :held_at, held_rank = rank, displaced = 0
+    held = fingerprint, held_run = run_id, held_at = :held_at, held_rank = rank, held_end = end_on, displaced = 0
 WHERE key = :key AND state = 'IN_DOUBT';
 
 -- name: adopted
 -- Canvas held it already, with the content of the file.
 UPDATE write SET
     state = 'CONFIRMED', resource_id = :resource_id, rule = :rule, message = :message, settled_at = :at,
-    held = fingerprint, held_run = run_id, held_at = :held_at, held_rank = rank, displaced = 0
+    held = fingerprint, held_run = run_id, held_at = :held_at, held_rank = rank, held_end = end_on, displaced = 0
 WHERE key = :key AND state = 'PENDING';
 
 -- name: absent
@@ -154,7 +157,7 @@ UPDATE write SET
     state = 'PENDING', interaction = 'create', resource_id = NULL, rule = :rule, message = :message,
     resent = CASE WHEN resource_type = 'PaymentNotice' AND CAST(:since AS TEXT) IS NOT NULL THEN 1 ELSE 0 END,
     since = :since, until = NULL, ahead_s = :ahead_s, attempts = 0,
-    held = NULL, held_run = NULL, held_at = NULL, held_rank = NULL, displaced = 0,
+    held = NULL, held_run = NULL, held_at = NULL, held_rank = NULL, end_on = NULL, held_end = NULL, displaced = 0,
     http_status = NULL, correlation_id = '', sent_at = NULL, settled_at = NULL, orphaned = 0
 WHERE key = :key AND resource_id = :resource_id AND state IN ('CONFIRMED', 'REFUSED');
 
@@ -191,7 +194,7 @@ SELECT key, held_at, coalesce(held_run, '') AS held_run, rule = 'conflict' AS is
 
 -- name: ranks
 -- The coverages of these patients that the journal knows; active ones have a rank.
-SELECT lane, key, feed, resource_id, held_rank, state, displaced, held_at, sent_at FROM write
+SELECT lane, key, feed, resource_id, held_rank, state, displaced, held_at, sent_at, held_end FROM write
 WHERE resource_type = 'Coverage' AND lane IN (SELECT value FROM json_each(:lanes)) ORDER BY lane, key;
 
 -- name: displaced
@@ -199,10 +202,14 @@ WHERE resource_type = 'Coverage' AND lane IN (SELECT value FROM json_each(:lanes
 UPDATE write SET displaced = 1 WHERE key = :key AND resource_type = 'Coverage' AND resource_id IS NOT NULL;
 
 -- name: active
--- Those of these rows that Canvas holds as active coverages.
-SELECT key, feed, lane, resource_id, held, held_run, state FROM write
+-- Those of these rows that Canvas holds as active coverages, and that no run has ended. `end_on`: the day of an end that is not made yet.
+SELECT key, feed, lane, resource_id, held, held_run, state, displaced, CASE WHEN state IN ('PENDING', 'REFUSED') THEN end_on END AS end_on FROM write
 WHERE key IN (SELECT value FROM json_each(:keys))
-    AND resource_type = 'Coverage' AND resource_id IS NOT NULL AND held_rank IS NOT NULL AND held IS NOT NULL;
+    AND resource_type = 'Coverage' AND resource_id IS NOT NULL AND held_rank IS NOT NULL AND held_end IS NULL AND held IS NOT NULL;
+
+-- name: ended
+-- Those of these coverages that a run has ended because their rows were gone, with the day.
+SELECT key, held_end FROM write WHERE key IN (SELECT value FROM json_each(:keys)) AND held_end IS NOT NULL;
 
 -- name: held
 -- What Canvas holds of these rows, by the run that sent it.
@@ -215,9 +222,9 @@ SELECT key FROM write WHERE feed = :feed AND displaced = 1;
 SELECT run_id FROM run WHERE rowid > (SELECT rowid FROM run WHERE run_id = :run_id);
 
 -- name: active_of
--- The keys of a feed's coverages that Canvas holds as active.
+-- The keys of a feed's coverages that Canvas holds as active, and that no run has ended.
 SELECT key FROM write
-WHERE feed = :feed AND resource_type = 'Coverage' AND resource_id IS NOT NULL AND held_rank IS NOT NULL;
+WHERE feed = :feed AND resource_type = 'Coverage' AND resource_id IS NOT NULL AND held_rank IS NOT NULL AND held_end IS NULL;
 
 -- name: payments_sent
 -- The keys of a feed's payments that Canvas holds, or may hold.
@@ -225,10 +232,10 @@ SELECT key FROM write
 WHERE feed = :feed AND resource_type = 'PaymentNotice' AND state NOT IN ('PENDING', 'REFUSED');
 
 -- name: open_cancels
--- An active coverage whose next write, not made yet, makes it inactive.
+-- An active coverage whose next write, not made yet, makes it inactive or ends it.
 SELECT key FROM write
 WHERE feed = :feed AND resource_type = 'Coverage' AND state IN ('PENDING', 'REFUSED')
-    AND held_rank IS NOT NULL AND rank IS NULL;
+    AND held_rank IS NOT NULL AND held_end IS NULL AND (rank IS NULL OR end_on IS NOT NULL);
 
 -- name: line_hash
 SELECT hash FROM trail WHERE part = 0 AND number = :number;
@@ -430,9 +437,9 @@ SELECT held_run FROM write
 WHERE held_run IS NOT NULL AND (state IN ('IN_FLIGHT', 'IN_DOUBT', 'ABANDONED') OR (state = 'PENDING' AND resent > 0));
 
 -- name: runs_holding
--- The runs whose plans have the content that Canvas holds of these feeds' coverages.
+-- The runs whose plans have the content that Canvas holds of these feeds' coverages that no run has ended.
 SELECT DISTINCT held_run FROM write
-WHERE feed IN (SELECT value FROM json_each(:feeds)) AND resource_type = 'Coverage' AND held_rank IS NOT NULL AND held_run IS NOT NULL;
+WHERE feed IN (SELECT value FROM json_each(:feeds)) AND resource_type = 'Coverage' AND held_rank IS NOT NULL AND held_end IS NULL AND held_run IS NOT NULL;
 
 -- name: count_words
 SELECT count(*) FROM write WHERE message <> '' AND settled_at < :before AND state IN ('CONFIRMED', 'REFUSED');

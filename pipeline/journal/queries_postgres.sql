@@ -95,22 +95,23 @@ WHERE stint.run_id = :run_id GROUP BY stint.part, stint.epoch;
 
 -- name: claim
 -- As `claim` of SQLite, of all rows at once: what is handed over is a list for each column.
-INSERT INTO write (key, state, run_id, feed, interaction, resource_type, lane, amount_cents, claim, likeness, fingerprint, rank, resource_id, held_at, day,
+INSERT INTO write (key, state, run_id, feed, interaction, resource_type, lane, amount_cents, claim, likeness, fingerprint, rank, end_on, resource_id, held_at, day,
     attempts, since, ahead_s, sent_at, part)
-SELECT key, 'IN_FLIGHT', run_id, feed, interaction, resource_type, lane, amount_cents, claim, likeness, fingerprint, rank, resource_id, held_at, day,
+SELECT key, 'IN_FLIGHT', run_id, feed, interaction, resource_type, lane, amount_cents, claim, likeness, fingerprint, rank, end_on, resource_id, held_at, day,
     1, since, ahead_s, at, part
 FROM unnest(CAST(:key AS TEXT[]), CAST(:run_id AS TEXT[]), CAST(:feed AS TEXT[]), CAST(:interaction AS TEXT[]),
     CAST(:resource_type AS TEXT[]), CAST(:lane AS TEXT[]), CAST(:amount_cents AS BIGINT[]), CAST(:claim AS TEXT[]),
-    CAST(:likeness AS TEXT[]), CAST(:fingerprint AS TEXT[]), CAST(:rank AS INTEGER[]), CAST(:resource_id AS TEXT[]),
+    CAST(:likeness AS TEXT[]), CAST(:fingerprint AS TEXT[]), CAST(:rank AS INTEGER[]), CAST(:end_on AS TEXT[]), CAST(:resource_id AS TEXT[]),
     CAST(:held_at AS TEXT[]), CAST(:day AS TEXT[]), CAST(:since AS TEXT[]), CAST(:ahead_s AS DOUBLE PRECISION[]), CAST(:at AS TEXT[]),
     CAST(:part AS INTEGER[]))
-    AS line (key, run_id, feed, interaction, resource_type, lane, amount_cents, claim, likeness, fingerprint, rank, resource_id, held_at, day, since, ahead_s, at, part)
+    AS line (key, run_id, feed, interaction, resource_type, lane, amount_cents, claim, likeness, fingerprint, rank, end_on, resource_id, held_at, day, since, ahead_s, at, part)
 ON CONFLICT (key) DO UPDATE SET
     state = 'IN_FLIGHT',
     run_id = excluded.run_id,
     feed = excluded.feed,
     interaction = excluded.interaction,
     rank = excluded.rank,
+    end_on = excluded.end_on,
     resource_id = coalesce(write.resource_id, excluded.resource_id),
     held_at = coalesce(write.held_at, excluded.held_at),
     lane = excluded.lane,
@@ -135,6 +136,7 @@ UPDATE write SET
     held_run = CASE line.state WHEN 'CONFIRMED' THEN run_id ELSE held_run END,
     held_at = CASE line.state WHEN 'CONFIRMED' THEN line.dated ELSE held_at END,
     held_rank = CASE line.state WHEN 'CONFIRMED' THEN rank ELSE held_rank END,
+    held_end = CASE line.state WHEN 'CONFIRMED' THEN end_on ELSE held_end END,
     displaced = CASE line.state WHEN 'CONFIRMED' THEN 0 ELSE displaced END,
     since = CASE WHEN resent > 0 THEN write.since ELSE coalesce(line.since, write.since) END, until = line.until,
     http_status = line.http_status, correlation_id = line.correlation_id, sent_at = line.sent_at, settled_at = line.settled_at

@@ -3,6 +3,12 @@
 -- The day of a payment as its file says it: '' if the file gives none, NULL if schema 5 wrote it and the day is not known.
 ALTER TABLE write ADD COLUMN day TEXT;
 
+-- The last day of a coverage that a run ends because its row is gone: as it is to be, and as Canvas was last confirmed to have
+-- it. NULL: its row is there, or was left alone.
+ALTER TABLE write ADD COLUMN end_on TEXT;
+
+ALTER TABLE write ADD COLUMN held_end TEXT;
+
 -- A write as recovery needs it.
 DROP VIEW doubt;
 
@@ -11,7 +17,7 @@ SELECT
     state, key, feed, resource_type, lane, fingerprint, amount_cents, claim, likeness, run_id,
     attempts, resent, since, until, ahead_s, rule, message,
     interaction, coalesce(resource_id, '') AS resource_id, rank, coalesce(held, '') AS held,
-    coalesce(held_run, '') AS held_run, held_at, part, orphaned, day
+    coalesce(held_run, '') AS held_run, held_at, part, orphaned, day, end_on
 FROM write;
 
 -- Confirmed payments of a patient, to compare with those about to be created.

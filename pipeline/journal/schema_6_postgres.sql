@@ -2,6 +2,9 @@
 
 ALTER TABLE write ADD COLUMN day TEXT COLLATE "C";
 
+ALTER TABLE write ADD COLUMN end_on TEXT COLLATE "C";
+ALTER TABLE write ADD COLUMN held_end TEXT COLLATE "C";
+
 -- A write as recovery needs it.
 DROP VIEW doubt;
 
@@ -10,7 +13,7 @@ SELECT
     state, key, feed, resource_type, lane, fingerprint, amount_cents, claim, likeness, run_id,
     attempts, resent, since, until, ahead_s, rule, message,
     interaction, coalesce(resource_id, '') AS resource_id, rank, coalesce(held, '') AS held,
-    coalesce(held_run, '') AS held_run, held_at, part, orphaned, day
+    coalesce(held_run, '') AS held_run, held_at, part, orphaned, day, end_on
 FROM write;
 
 CREATE INDEX write_payment ON write (lane) WHERE resource_type = 'PaymentNotice';

@@ -228,6 +228,7 @@ def _entered(intent: Intent) -> dict[str, object]:
         "likeness": intent.match_key,
         "fingerprint": intent.fingerprint,
         "rank": intent.rank,
+        "end_on": intent.end_on,
         "resource_id": intent.resource_id or None,
         "held_at": instant_text(intent.held_at),
         "day": intent.day,

@@ -79,7 +79,11 @@ def lanes_to_arrange(rows: Mapping[str, pl.DataFrame], occupied: Collection[str]
     )
 
 
-def arrange(rows: Mapping[str, pl.DataFrame], before: Mapping[str, Mapping[str, int]]) -> Arranged:
+def arrange(
+    rows: Mapping[str, pl.DataFrame],
+    before: Mapping[str, Mapping[str, int]],
+    over: Collection[str] = (),
+) -> Arranged:
     """Return the turns of these patients' rows.
 
     A patient's rows go in turn within each feed; feeds go as they are configured.
@@ -87,6 +91,7 @@ def arrange(rows: Mapping[str, pl.DataFrame], before: Mapping[str, Mapping[str, 
     Args:
         rows: NEEDED by feed, with all rows of each patient.
         before: By lane, the orders that Canvas holds, by key, or by `canvas:<id>` if no row has it.
+        over: The keys of coverages that were ended by today: no warning says that they are moved.
     """
     arranged = Arranged()
     frames = [
@@ -97,11 +102,13 @@ def arrange(rows: Mapping[str, pl.DataFrame], before: Mapping[str, Mapping[str, 
         return arranged
     every = pl.concat(frames).sort("lane", "order", "start_day", "at", "seq")
     for group in every.partition_by("lane", maintain_order=True):
-        _arrange(group, before.get(group["lane"][0], {}), arranged)
+        _arrange(group, before.get(group["lane"][0], {}), over, arranged)
     return arranged
 
 
-def _arrange(rows: pl.DataFrame, held: Mapping[str, int], arranged: Arranged) -> None:
+def _arrange(
+    rows: pl.DataFrame, held: Mapping[str, int], over: Collection[str], arranged: Arranged
+) -> None:
     """Arrange one patient's rows. Rows that become inactive by the file itself go first and take no order."""
     written = rows.filter(pl.col("interaction") != "")
     active = rows.filter("active")
@@ -109,7 +116,7 @@ def _arrange(rows: pl.DataFrame, held: Mapping[str, int], arranged: Arranged) ->
     before = {key: order for key, order in held.items() if key not in ended}
     wanted = dict(zip(active["key"], active["order"], strict=True))
     in_turn = sequence(before, wanted, written["key"].to_list())
-    known = set(rows["key"])
+    known = {*rows["key"], *over}
     absent = {key: order for key, order in before.items() if key not in known}
     unknown = {order for key, order in absent.items() if key.startswith(OTHER)}
     place = {key: at for at, key in enumerate(in_turn)}

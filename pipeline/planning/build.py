@@ -8,10 +8,10 @@ whose docstring says what it sets. In this order:
     rows        read_rows         reads and judges every row
     take_over   take_over         asks Canvas for coverages that it has already
     rewrite     rewrite_rows      coverages: writes unchanged rows again that meet `--rewrite`
-    gone        find_missing      coverages: decides which missing ones to cancel
+    gone        find_missing      coverages: decides which missing ones to end or cancel
     turns       arrange_writes    coverages: orders the writes of each patient
     again       add_skipped       all feeds: reads skipped rows again that were rejected after all
-    updates     compare_updates   coverages: lists what each update changes
+    updates     compare_updates   coverages: lists what each update changes, counts ends
     sealing     seal_plan         counts, checks the limits and seals
 """
 

@@ -1,26 +1,36 @@
-"""Decide which coverages to cancel among the rows of the last complete run that are gone from today's files.
+"""Decide which coverages to end or to cancel among the rows of the last complete run that are gone from today's files.
 
-Pure. A coverage is not cancelled if `missing` of its feed is not "cancel"; if there are fewer files than in
-the last complete run; if more rows are gone than `missing_max` allows; if a rejected row may be this coverage
-under another key; if its last write is not settled; or if its sent content is no longer known.
+Pure. A coverage is left alone if `missing` of its feed is neither "end" nor "cancel"; if there are fewer files than
+in the last complete run; if more rows are gone than `missing_max` allows; if a rejected row may be this coverage
+under another key; if its last write is not settled; if its sent content is no longer known; or if its period has
+ended already, or does not begin before the end.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Any, Final
 
 import orjson
 import polars as pl
 
-from pipeline.fhir.coverage import cancelled, match_key, member_ids
+from pipeline.fhir.coverage import cancelled, days_of, ended, match_key, member_ids
 from pipeline.fhir.datatypes import fingerprint
 from pipeline.planning.tables import MISSING
 from pipeline.records import Interaction, RowId, State
 from pipeline.rows.feed import Feed
 
 REPORTED: Final = "missing|reported"
+ENDED: Final = "missing|ended"
+# The rules of rows about which nothing is left to do: the next run does not list them again.
+SETTLED: Final = (REPORTED, ENDED)
 REJECTED: Final = ("file", "row", "lane", "field", "patient", "member_id")  # what `add` reads
+_DONE: Final = {"end": ("end", "ended"), "cancel": ("cancel", "cancelled")}
 _UNSETTLED: Final = (State.IN_FLIGHT.value, State.IN_DOUBT.value, State.ABANDONED.value)
+
+_AT_ONCE: Final = (
+    20_000  # contents in memory, half a KiB each, while those that have ended are counted
+)
 
 Sent = Callable[[pl.DataFrame], dict[str, bytes]]  # rows -> key: the body sent last
 
@@ -30,11 +40,13 @@ class Gone:
     """The rows of a feed that are gone.
 
     Attributes:
-        rows: key, lane, resource_id, held, held_run and state of coverages that the journal holds as active.
+        rows: What `lookups.active` returns of them.
         before: The number of rows that they are gone from.
-        open_: The keys of those that an earlier run was to cancel already.
+        open_: The keys of those that an earlier run was to end or cancel already.
         compared_with: The last complete run.
         is_short: The feed has fewer files than in that run.
+        end_on: The last day of those that are ended, unless an earlier run chose one for them.
+        orders: By key, the order of those that another write of ours has moved.
     """
 
     rows: pl.DataFrame
@@ -42,6 +54,8 @@ class Gone:
     open_: Collection[str]
     compared_with: str
     is_short: bool
+    end_on: date
+    orders: Mapping[str, int]
 
 
 @dataclass(slots=True)
@@ -97,23 +111,91 @@ def retire(feed: Feed, gone: Gone, rejected: RejectedRows, sent: Sent) -> pl.Dat
     Returns:
         Lines in `tables.MISSING`.
     """
-    new = gone.rows.filter(~pl.col("key").is_in(list(gone.open_))).height
-    is_held = gone.is_short or new > feed.missing_max.of(gone.before)
-    bodies = sent(gone.rows) if feed.missing == "cancel" and not is_held else {}
-    lines: list[tuple[str | bytes | bool | None, ...]] = []
-    for key, lane, resource_id, state in gone.rows.select(
-        "key", "lane", "resource_id", "state"
-    ).iter_rows():
+    is_held = gone.is_short or _are_too_many(feed, gone, sent)
+    asks = feed.missing == "end" or (feed.missing == "cancel" and not is_held)
+    lines = [pl.DataFrame(schema=MISSING)]
+    for some in gone.rows.iter_slices(_AT_ONCE):
+        bodies = sent(some) if asks else {}
+        judged = _judge(feed, gone, some, rejected, bodies, is_held=is_held)
+        lines.append(pl.DataFrame(list(judged), schema=MISSING))
+    return pl.concat(lines)
+
+
+def _are_too_many(feed: Feed, gone: Gone, sent: Sent) -> bool:
+    """Return whether more rows are gone than `missing_max` allows, without those that have ended already."""
+    new = gone.rows.filter(~pl.col("key").is_in(list(gone.open_)))
+    most = feed.missing_max.of(gone.before)
+    if feed.missing != "end" or new.height <= most:
+        return new.height > most
+    over = sum(
+        _has_ended(body, gone.end_on)
+        for some in new.iter_slices(_AT_ONCE)
+        for body in sent(some).values()
+    )
+    return new.height - over > most
+
+
+def _has_ended(body: bytes, day: date) -> bool:
+    end = days_of(orjson.loads(body))[1]
+    return end != "" and end <= day.isoformat()
+
+
+def _judge(
+    feed: Feed,
+    gone: Gone,
+    rows: pl.DataFrame,
+    rejected: RejectedRows,
+    bodies: Mapping[str, bytes],
+    *,
+    is_held: bool,
+) -> Iterator[dict[str, Any]]:
+    """Yield a line for each of some rows."""
+    columns = ("key", "lane", "resource_id", "state", "end_on")
+    for key, lane, resource_id, state, chosen in rows.select(columns).iter_rows():
         body = bodies.get(key)
-        why = _why_not(feed, lane, state, rejected, body, is_short=gone.is_short, is_held=is_held)
-        if why:
-            lines.append((key, lane, resource_id, "", *why, "", "", None, False))
-            continue
-        content = cancelled(orjson.loads(bodies[key]))
-        body = orjson.dumps(content)
-        identity = (fingerprint(body), match_key(content), body)
-        lines.append((key, lane, resource_id, Interaction.UPDATE.value, "", "", *identity, False))
-    return pl.DataFrame(lines, schema=MISSING, orient="row")
+        day = date.fromisoformat(chosen) if chosen else gone.end_on
+        rule, why = _why_not(
+            feed, lane, state, rejected, body, is_short=gone.is_short, is_held=is_held
+        )
+        content = orjson.loads(body) if body else {}
+        if body and feed.missing == "end" and state not in _UNSETTLED:
+            rule, why = _by_period(*days_of(content), day.isoformat(), rule, why)
+        line = dict.fromkeys(MISSING) | {"key": key, "lane": lane, "resource_id": resource_id}
+        line |= {"interaction": "", "rule": rule, "message": why, "is_last": False}
+        if rule == ENDED:
+            line["end_on"] = days_of(content)[1]
+        elif not rule and feed.missing == "end":
+            order = gone.orders.get(key, content["order"])
+            line |= {"end_on": day.isoformat(), "order": order}
+            line |= _write(ended(content, day, order))
+        elif not rule:
+            line |= _write(cancelled(content))
+        yield line
+
+
+def _write(content: dict[str, Any]) -> dict[str, Any]:
+    """Return what a line has of the write of a coverage."""
+    body = orjson.dumps(content)
+    return {
+        "interaction": Interaction.UPDATE.value,
+        "fingerprint": fingerprint(body),
+        "likeness": match_key(content),
+        "body": body,
+    }
+
+
+def _by_period(start: str, end: str, day: str, rule: str, why: str) -> tuple[str, str]:
+    """Return the rule and the message of a coverage that is to end on `day` (ISO), given those that it has so far."""
+    if end and end <= day:
+        return ENDED, "gone from the file; it has ended already, so nothing is written"
+    if rule or (start and start <= day):
+        return rule, why
+    if start:
+        rule, why = "missing|not_begun", "its period begins after the end that it would get"
+    else:
+        rule = "missing|no_start"
+        why = "its row had no start, and the day that Canvas entered for it may be after the end"
+    return rule, f"not ended: {why}; end or cancel it in Canvas"
 
 
 def _why_not(
@@ -125,10 +207,11 @@ def _why_not(
     *,
     is_short: bool,
     is_held: bool,
-) -> tuple[str, str] | None:
-    """Return the rule and the message if a coverage is not cancelled."""
-    if feed.missing != "cancel":
-        return REPORTED, "gone from the file; the feed does not cancel"
+) -> tuple[str, str]:
+    """Return the rule and the message if a coverage is left alone, whatever its period; else two blanks."""
+    if feed.missing not in _DONE:
+        return REPORTED, "gone from the file; the feed neither ends nor cancels"
+    verb, done = _DONE[feed.missing]
     same_patient = rejected.by_patient.get(lane, "")
     unidentified = rejected.like(body) if body else ""
     reasons = (
@@ -160,10 +243,10 @@ def _why_not(
         (
             body is None,
             "unknown",
-            "what was sent is no longer known, because its plan was removed or changed; cancel it in Canvas",
+            f"what was sent is no longer known, because its plan was removed or changed; {verb} it in Canvas",
         ),
     )
     for holds, what, why in reasons:
         if holds:
-            return f"missing|{what}", f"not cancelled: {why}"
-    return None
+            return f"missing|{what}", f"not {done}: {why}"
+    return "", ""

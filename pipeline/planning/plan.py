@@ -182,7 +182,7 @@ class Plan:
         return digest.hexdigest()
 
     def find(self, feed: str, keys: Sequence[str]) -> pl.DataFrame:
-        """Return the rows with these keys that were to be sent, and missing ones that were to be cancelled.
+        """Return the rows with these keys that were to be sent, and missing ones that were to be ended or cancelled.
 
         Rejected rows are left out, such as a later row of the same key with other content.
 
@@ -261,14 +261,15 @@ class Plan:
             yield rows["lane"]
 
     def cancels(self, feed: str, *, is_last: bool | None = None) -> list[Intent]:
-        """Return the cancellations of missing rows: all of them, or only those with this `is_last`."""
+        """Return the writes that end or cancel missing rows: all of them, or only those with this `is_last`."""
         gone = self.missing(feed).filter(pl.col("interaction") != "")
         if is_last is not None:
             gone = gone.filter(pl.col("is_last") == is_last)
         if gone.is_empty():
             return []
         intents = self._intents(_as_rows_to_send(gone), feed, "Coverage")
-        return [intent._replace(is_cancel=True) for intent in intents]
+        ends = dict(gone.select("key", "end_on").iter_rows())
+        return [intent._replace(is_cancel=True, end_on=ends[intent.key]) for intent in intents]
 
     def rewritten(self, feed: str) -> Iterator[list[Intent]]:
         """Yield the writes of unchanged rows that a person wants to have written again, part by part."""
@@ -346,7 +347,6 @@ def _as_rows_to_send(missing: pl.DataFrame) -> pl.DataFrame:
         pl.lit("").alias("claim"),
         pl.lit(None, dtype=pl.Int64).alias("amount_cents"),
         pl.lit(None, dtype=pl.Datetime("us", "UTC")).alias("held_at"),
-        pl.lit(None, dtype=pl.Int8).alias("order"),
         pl.lit(None, dtype=pl.Int32).alias("start_day"),
-        pl.lit(value=False).alias("active"),
+        pl.col("end_on").is_not_null().alias("active"),
     )

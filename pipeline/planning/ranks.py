@@ -76,14 +76,14 @@ def first_free(orders: Mapping[str, int], key: str, order: int) -> int:
 def can_be_last(
     before: Mapping[str, int], gone: Mapping[str, int], writes: Sequence[tuple[str, int | None]]
 ) -> set[str]:
-    """Return the keys of `gone` whose cancellation can go behind all writes of the patient.
+    """Return the keys of `gone` whose cancellation or end can go behind all writes of the patient.
 
     None of the writes may take the order of such a coverage, or move it: then the orders end as if it were
-    cancelled before the writes.
+    cancelled or ended before the writes.
 
     Args:
-        before: The orders of the patient's other active coverages in Canvas.
-        gone: The orders of those that are to be cancelled.
+        before: The orders of the patient's other active coverages in Canvas, and of those that are to be ended.
+        gone: The orders of those that are to be cancelled or ended.
         writes: Key and order of each write, in turn. An order of None: it becomes inactive.
     """
     last = dict(gone)

@@ -88,7 +88,7 @@ class Repeats:
             files: The names of each feed's files, by number.
             todays: Yields the keys of today's files, part by part.
             cancelled: The keys of coverages that this run cancels: a row replaces them and is no repeat.
-            sent: Looks up the contents of coverages in the plans that sent them.
+            sent: Returns the contents of coverages, from this plan if it ends them, else from the plans that sent them.
             folder: For rows that do not fit into memory.
             check_stop: Raises Stopped if the run is to end.
         """

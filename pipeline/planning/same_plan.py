@@ -39,4 +39,10 @@ def _what_differs(meant: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         return "the configuration was changed"
     if meant.get("rewrite", "") != now["rewrite"]:
         return "it was made with another --rewrite, or one of the two has none"
+    if _end_days(meant) != _end_days(now):
+        return "coverages that are gone from the files would end on another day by now"
     return ""
+
+
+def _end_days(meta: Mapping[str, Any]) -> list[list[str]]:
+    return [feed["missing"].get("end_on", []) for feed in meta["feeds"].values()]

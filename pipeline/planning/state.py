@@ -8,6 +8,7 @@ from datetime import UTC, date, datetime
 from glob import glob
 from pathlib import Path
 from typing import Any, Final, Protocol
+from zoneinfo import ZoneInfo
 
 import polars as pl
 
@@ -19,6 +20,7 @@ from pipeline.files import FOLDER_MODE, displayed, may_be_file
 from pipeline.job import Job, Progress
 from pipeline.journal.journal import Journal
 from pipeline.planning.earlier import EarlierPlans
+from pipeline.planning.end_days import EndDays
 from pipeline.planning.tables import MISSING
 from pipeline.planning.workers import Workers
 from pipeline.planning.writer import PlanWriter
@@ -35,7 +37,7 @@ from pipeline.rows.crosswalk import Crosswalks
 from pipeline.rows.feed import Feed
 from pipeline.rows.map import Mapping as RowMapping
 
-_CANCELS: Final = {"key": pl.String, "lane": pl.String}
+_CANCELS: Final = {"key": pl.String, "lane": pl.String, "end_on": pl.String, "order": pl.Int8}
 
 Orders = dict[str, dict[str, int]]  # lane -> key, or canvas:<id> -> order
 
@@ -62,6 +64,7 @@ class FeedPlan:
     meta: dict[str, Any]
     missing: pl.DataFrame = field(default_factory=lambda: pl.DataFrame(schema=MISSING))
     compared_with: str | None = None  # the run whose rows may be missing
+    ends: EndDays = field(default_factory=EndDays)  # that the run sets
     is_short: bool = False  # there are fewer files than in the last complete run
 
 
@@ -115,6 +118,10 @@ class Build:
         self.earlier = EarlierPlans.of(self.job.state_dir, self.journal)
         self.writer = PlanWriter(self.job.state_dir / "plans" / self.run_id)
         self.copies = self.writer.folder / "copies"
+
+    def day(self, feed: Feed) -> date:
+        """Return the day of the run where the practice is, as far as the feed says it."""
+        return self.now.astimezone(ZoneInfo(feed.timezone)).date() if feed.timezone else self.today
 
     def check_stop(self) -> None:
         """Raise Stopped if the run is to stop."""

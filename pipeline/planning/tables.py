@@ -70,7 +70,7 @@ CHANGES: Final = {
     "before": pl.String,
     "after": pl.String,
 }
-# A row of the last complete run that is gone. `interaction` "update": it is to be cancelled, else
+# A row of the last complete run that is gone. `interaction` "update": it is to be ended or cancelled, else
 # `rule` and `message` say why it is not.
 MISSING: Final = {
     "key": pl.String,
@@ -82,6 +82,8 @@ MISSING: Final = {
     "fingerprint": pl.String,
     "likeness": pl.String,
     "body": pl.Binary,
+    "end_on": pl.String,  # of one that is to be ended, or has ended: its last day, ISO; else null
+    "order": pl.Int8,  # of one that is to be ended, as it is sent
     "is_last": pl.Boolean,  # it goes behind the patient's other writes, for none needs its order
 }
 STANDING: Final = (Disposition.PENDING.value, Disposition.UNCHANGED.value)

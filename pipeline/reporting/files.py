@@ -76,7 +76,8 @@ def report(
         for name, feed in feeds.items():
             parts += _write_feed(folder, name, feed, plan, ends, run_id, totals[name], beside)
         for name, feed in feeds.items():
-            gone = missing(name, beside.gone[name], ends, run_id, beside)
+            mode = feed.get("missing", {}).get("mode", "ignore")
+            gone = missing(name, beside.gone[name], mode, ends, run_id, beside)
             totals[name].missing.update(gone["outcome"].to_list())
             totals[name].unreplaced = int(gone["is_unreplaced"].sum())
             write_text(folder / f"missing-{name}.csv", [gone.select(MISSING_COLUMNS)])

@@ -59,7 +59,7 @@ ids of Canvas, amounts and times), because without it a payment could be sent tw
 _KEPT: Final = {
     "unsettled": "what they sent is not settled: canvas-ingest review",
     "compared": "the next file is compared with them, to find what is gone from it",
-    "cancels": "they hold what would be cancelled, once it is gone from the file",
+    "cancels": "they hold what would be ended or cancelled, once it is gone from the file",
 }
 
 

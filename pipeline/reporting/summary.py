@@ -22,7 +22,16 @@ from pipeline.reporting.missing import UNREPLACED
 from pipeline.reporting.words import warnings_of
 from pipeline.rows.feed import TRAITS, Kind
 
-_GONE: Final = ("reported", "cancelled", "not_cancelled", "refused", "in_doubt", "pending")
+_GONE: Final = (
+    "reported",
+    "ended",
+    "not_ended",
+    "cancelled",
+    "not_cancelled",
+    "refused",
+    "in_doubt",
+    "pending",
+)
 _REWRITTEN: Final = tuple(
     each.value
     for each in (
@@ -48,7 +57,9 @@ class Totals:
     missing: Counter[str] = field(default_factory=Counter)  # of the rows that are gone, by outcome
     pending: Counter[str] = field(default_factory=Counter)  # by interaction
     changes: Counter[str] = field(default_factory=Counter)  # what updates change, by element
-    unreplaced: int = 0  # coverages that were cancelled, and whose replacement was not written
+    unreplaced: int = (
+        0  # coverages that were cancelled or ended, and whose replacement was not written
+    )
     adopted: int = 0  # taken over from what Canvas held
     rewritten: Counter[str] = field(default_factory=Counter)  # by disposition
 
@@ -100,7 +111,7 @@ def summary_of(
         "version": facts.version,
         "exit_code": code,
         "failure": facts.run.failure or (difference and f"{_UNBALANCED}: {difference}"),
-        "warnings": [*warnings_of(feeds), *_warnings(plan, totals)],
+        "warnings": [*warnings_of(feeds), *_warnings(plan, feeds, totals)],
         "config_sha256": facts.config_sha256,
         "patients_unasked": 0 if plan is None else plan.meta.get("patients_unasked", 0),
         "balanced": plan is not None and all(line["balanced"] for line in lines),
@@ -121,15 +132,18 @@ def summary_of(
     }
 
 
-def _warnings(plan: Plan | None, totals: Mapping[str, Totals]) -> list[dict[str, Any]]:
-    """Return what to look at: what the plan noted, and what was cancelled without a replacement."""
+def _warnings(
+    plan: Plan | None, feeds: Mapping[str, Mapping[str, Any]], totals: Mapping[str, Totals]
+) -> list[dict[str, Any]]:
+    """Return what to look at: what the plan noted, and what was cancelled or ended without a replacement."""
     found = [] if plan is None else list(plan.meta.get("notices", []))
     for name, each in totals.items():
         if each.unreplaced:
             what = counted(each.unreplaced, "coverage")
             was = "was" if each.unreplaced == 1 else "were"
+            done = "ended" if _mode(feeds[name]) == "end" else "cancelled"
             message = (
-                f"{what} of {name} {was} cancelled, but another row of the same patient was not written: "
+                f"{what} of {name} {was} {done}, but another row of the same patient was not written: "
                 f"see the column replacement of missing-{name}.csv, and fix that row."
             )
             found.append(
@@ -192,14 +206,15 @@ def exit_code(
     """Return the exit code: why the run ended, else what its rows came to.
 
     A write in doubt counts whichever run sent it: nothing is reconciled while it is open. So does
-    what is gone from the file (`gone`, by outcome) and should have been cancelled.
+    what is gone from the file (`gone`, by outcome) and should have been cancelled or ended.
     """
     if run.exit_code in _ENDED_EARLY:
         return run.exit_code
     if rows[Disposition.IN_DOUBT.value] or in_doubt_elsewhere:
         return 4
     turned_away = (Disposition.REJECTED.value, Disposition.REFUSED.value)
-    if any(rows[word] or gone.get(word) for word in turned_away) or gone.get("not_cancelled"):
+    is_kept = gone.get("not_cancelled") or gone.get("not_ended")
+    if any(rows[word] or gone.get(word) for word in turned_away) or is_kept:
         return 3
     is_left = rows[Disposition.PENDING.value] or gone.get(Disposition.PENDING.value)
     return 1 if run.command == "run" and is_left else 0
@@ -253,14 +268,19 @@ def _difference(line: Mapping[str, Any]) -> str:
 
 def _missing_summary(feed: Mapping[str, Any], totals: Totals) -> dict[str, Any]:
     """Count the rows that are gone from a feed's files since the last complete run; `compared_with` is None if not compared."""
-    missing = feed.get("missing", {})
+    missing, mode = feed.get("missing", {}), _mode(feed)
     return {
-        "mode": missing.get("mode", "ignore"),
+        "mode": mode,
         "compared_with": missing.get("compared_with"),
         "rows": totals.missing.total(),
         **{word: totals.missing[word] for word in _GONE},
-        "cancelled_without_replacement": totals.unreplaced,
+        "cancelled_without_replacement": 0 if mode == "end" else totals.unreplaced,
+        "ended_without_replacement": totals.unreplaced if mode == "end" else 0,
     }
+
+
+def _mode(feed: Mapping[str, Any]) -> str:
+    return str(feed.get("missing", {}).get("mode", "ignore"))
 
 
 def requests_summary(exchanges: pl.DataFrame) -> dict[str, Any]:

@@ -6,7 +6,15 @@ from shlex import quote
 from typing import Any, Final
 
 from pipeline.records import counted
-from pipeline.reporting.words import OUTCOMES, WORDS, doubt_notes, is_kept, notes, unread, verdict
+from pipeline.reporting.words import (
+    OUTCOMES,
+    WORDS,
+    doubt_notes,
+    kept_how,
+    notes,
+    unread,
+    verdict,
+)
 
 _RULES_SHOWN: Final = 5
 
@@ -88,10 +96,13 @@ def headline(summary: Mapping[str, Any]) -> str:
         for word in ("create", "update")
     }
     amounts = [Decimal(feed["amount_usd"]["pending"]) for feed in feeds if "amount_usd" in feed]
-    gone = sum(feed["missing"]["pending"] for feed in feeds)
-    cancelled = f"{gone:,} to cancel, " if gone else ""
+    gone = {"end": 0, "cancel": 0}
+    for feed in feeds:
+        if feed["missing"]["pending"]:
+            gone[feed["missing"]["mode"]] += feed["missing"]["pending"]
+    missing = "".join(f"{count:,} to {verb}, " for verb, count in gone.items() if count)
     return (
-        f"Plan: {planned['create']:,} to create, {planned['update']:,} to update, {cancelled}{counts['unchanged']:,} unchanged, "
+        f"Plan: {planned['create']:,} to create, {planned['update']:,} to update, {missing}{counts['unchanged']:,} unchanged, "
         f"{counts['rejected']:,} rejected. USD {sum(amounts, Decimal(0)):,.2f}."
     )
 
@@ -195,9 +206,10 @@ def next_steps(
         files = "".join(f" --input {quote(f'{name}={path}')}" for name, path in rejects.items())
         steps.append(f"Next: fix {' and '.join(rejects.values())}, then")
         steps.append(f"  canvas-ingest run {config}{feeds}{files}")
-    if code == 3 and is_kept(summary):  # noqa: PLR2004 - not cancelled
+    kept = kept_how(summary)
+    if code == 3 and kept:  # noqa: PLR2004 - not ended or cancelled
         steps.append(
-            f"Next: see {folder}/missing-*.csv for why each coverage was not cancelled, and what to do."
+            f"Next: see {folder}/missing-*.csv for why each coverage was {kept}, and what to do."
         )
     if summary["command"] == "plan" and code in {0, 3}:
         steps += [

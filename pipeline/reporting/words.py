@@ -58,14 +58,18 @@ def verdict(summary: Mapping[str, Any]) -> str:
     """Return how it ended, in a few words."""
     meanings = {**_MEANING, **_BY_COMMAND.get(summary["command"], {})}
     meaning = meanings[summary["exit_code"]]
-    if summary["exit_code"] == 3 and is_kept(summary) and not _is_returned(summary):  # noqa: PLR2004
-        return "finished, and what is gone from the file was not cancelled"
+    kept = kept_how(summary)
+    if summary["exit_code"] == 3 and kept and not _is_returned(summary):  # noqa: PLR2004
+        return f"finished, and what is gone from the file was {kept}"
     return meaning
 
 
-def is_kept(summary: Mapping[str, Any]) -> bool:
-    """Return whether a coverage that is gone from a file should have been cancelled, and was not."""
-    return any(feed["missing"]["not_cancelled"] for feed in summary.get("feeds", []))
+def kept_how(summary: Mapping[str, Any]) -> str:
+    """Return what was not done to coverages that are gone from a file: "not ended", for example; "" if all was done."""
+    gone = [feed["missing"] for feed in summary.get("feeds", [])]
+    words = ("ended", "cancelled")
+    left = [word for word in words if any(each.get(f"not_{word}") for each in gone)]
+    return f"not {' or '.join(left)}" if left else ""
 
 
 def _is_returned(summary: Mapping[str, Any]) -> bool:
@@ -168,8 +172,9 @@ def _feed_notes(feed: Mapping[str, Any], *, is_plan: bool) -> list[str]:
         sentences.append(f"Unchanged in {name}, and written again: {rows}, {ends}.")
     gone = feed["missing"]
     if gone["rows"]:
-        texts = {**_GONE, **({"pending": "to be cancelled"} if is_plan else {})}
-        ends = ", ".join(f"{gone[word]:,} {text}" for word, text in texts.items() if gone[word])
+        done = "ended" if gone["mode"] == "end" else "cancelled"
+        texts = {**_GONE, **({"pending": f"to be {done}"} if is_plan else {})}
+        ends = ", ".join(f"{gone[word]:,} {text}" for word, text in texts.items() if gone.get(word))
         rows = "1 row" if gone["rows"] == 1 else f"{gone['rows']:,} rows"
         sentences.append(
             f"Gone from {name} since run {gone['compared_with']}: {rows}, {ends} (missing-{name}.csv)."
@@ -192,6 +197,8 @@ _REWRITTEN: Final = {
 
 _GONE: Final = {
     "reported": "left as they are",
+    "ended": "ended",
+    "not_ended": "not ended",
     "cancelled": "cancelled",
     "not_cancelled": "not cancelled",
     "refused": "refused by Canvas",

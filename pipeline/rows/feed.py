@@ -23,6 +23,10 @@ _PART = "\x1f"  # ASCII's unit separator: no cell that is sent can hold it
 _KEY_DIGITS = 16
 _MISSING_MAX = Ceiling(share=Fraction(5, 100))
 
+# What is done about coverages whose rows are gone, and the last day of those that are ended.
+Missing = Literal["ignore", "report", "end", "cancel"]
+EndOn = Literal["day_before", "month_end", "last_month_end"]
+
 
 class Kind(StrEnum):
     """The kind of a feed's rows."""
@@ -93,8 +97,9 @@ class Feed:
     )
     update: bool = True  # a known row whose content changed is written again, else rejected
     adopt: bool = True  # Canvas is searched for an unknown row before it is created
-    missing: Literal["ignore", "report", "cancel"] = "ignore"  # rows of the last run that are gone
-    missing_max: Ceiling = _MISSING_MAX  # more of them than this and nothing is cancelled
+    missing: Missing = "ignore"  # rows of the last run that are gone
+    missing_max: Ceiling = _MISSING_MAX  # more of them than this and nothing is ended or cancelled
+    missing_end_on: EndOn = "day_before"  # the last day of what is ended
     order_by: tuple[str, ...] = ()
     delimiter: str | None = None  # None: by the file's name
     encoding: str = "utf-8"

@@ -209,8 +209,28 @@ def check_effects(kind: str, missing: str, changed: Collection[str]) -> None:
             )
     if "missing_max" in changed and missing == "ignore":
         raise ValueError(
-            'missing_max: has no effect with missing = "ignore", because nothing is cancelled: remove it, '
-            'or set missing = "cancel"'
+            'missing_max: has no effect with missing = "ignore", because nothing is ended or cancelled: remove it, '
+            'or set missing = "end"'
+        )
+    if "missing_end_on" in changed and missing != "end":
+        raise ValueError(
+            f'missing_end_on: has no effect with missing = "{missing}", because nothing is ended: remove it, '
+            'or set missing = "end"'
+        )
+
+
+def check_missing(kind: str, missing: str, final_newline: str, given: Collection[str]) -> None:
+    """Raise ValueError if what is to be done about missing rows cannot be done, or not safely."""
+    if missing != "ignore" and kind == "ledger":
+        raise ValueError("missing: a payment cannot be taken back, so only ignore is allowed")
+    if missing in {"end", "cancel"} and final_newline == "any":
+        raise ValueError(
+            f'missing = "{missing}" needs final_newline = "require": a file that was cut short would not be noticed'
+        )
+    if missing == "end" and "start_on" not in given:
+        raise ValueError(
+            'missing = "end" needs start_on, in columns or constants: Canvas enters the day of the write into a '
+            "coverage without a start, which may be later than its end"
         )
 
 

@@ -5,8 +5,8 @@ offered, and the next one only after the one before it has ended. A queue whose 
 because the writes behind it may depend on it: Canvas takes a payment up to the balance that the one before it
 left, and moves the `order` of coverages (docs/canvas.md).
 
-After a refused coverage no coverage of that patient is cancelled any more: the refused one may be its
-replacement.
+After a refused coverage no coverage of that patient is cancelled or ended any more because its row is gone: the
+refused one may be its replacement.
 """
 
 from collections import deque
@@ -25,7 +25,7 @@ class PatientQueues:
         self._waiting: dict[str, deque[Intent]] = {}  # behind an open or a ready intent
         self._ready: deque[Intent] = deque()
         self._shut = set(shut)
-        self._keeping: set[str] = set()  # queues in which nothing is cancelled any more
+        self._keeping: set[str] = set()  # queues in which nothing is cancelled or ended any more
         self._waiting_count = 0
 
     def __len__(self) -> int:
@@ -78,7 +78,7 @@ class PatientQueues:
         """End the open intent of its queue, which was refused: the next one may go.
 
         Returns:
-            The number of waiting cancellations that were dropped, because this one may be a replacement.
+            The number of waiting cancellations and ends that were dropped, because this one may be a replacement.
         """
         dropped = 0
         if intent.resource_type == "Coverage" and not intent.is_cancel:

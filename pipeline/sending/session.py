@@ -146,9 +146,9 @@ def lanes_owed(session: Session, plan: Plan) -> set[str]:
 
 
 def intents_of(job: Job, plan: Plan) -> Iterator[list[Intent]]:
-    """Yield the writes to send: the feeds in the configured order, with cancellations before and after.
+    """Yield the writes to send: the feeds in the configured order, with cancellations and ends before and after.
 
-    A cancellation goes after all coverages, unless a coverage of its patient needs the `order` that it frees.
+    These go after all coverages, unless a coverage of their patient takes their `order`, or would move them.
     """
     for feed in job.feeds:
         yield plan.cancels(feed.name, is_last=False)

@@ -30,7 +30,7 @@ from tests.support.nightly import (
     write,
 )
 from tests.support.nightly_corners import CANCEL, two_feeds
-from tests.support.world import LEDGER_ONLY, MakeWorld, World, patient_key
+from tests.support.world import LEDGER_ONLY, PAYER, MakeWorld, World, patient_key
 
 Cells = tuple[str, ...]
 
@@ -344,3 +344,18 @@ def test_behind_a_refused_coverage_the_patients_cancellations_are_dropped() -> N
     lanes.ended(queue[2])
     lanes.ended(lanes.take(1)[0])
     assert (lanes.is_empty, len(lanes)) == (True, 0)
+
+
+# A cancellation that Canvas refuses --------------------------------------------------------------
+
+
+async def test_a_refused_cancellation_names_the_way_out(make_world: MakeWorld) -> None:
+    """Here for another reason than a claim: Canvas' words are shown as they are, beside the way out."""
+    world = await nightly(make_world, MANY, more=CANCEL)
+    world.sandbox.delete_by_hand("Organization", PAYER["id"])
+    write(world, MANY[1:])
+    result = await world.run()
+    assert (result.exit_code, gone(result)) == (3, {"rows": 1, "refused": 1})
+    (line,) = missing_lines(result)
+    assert line["message"].startswith("not cancelled: ")
+    assert line["message"].endswith('it can only be ended: missing = "end"')

@@ -255,7 +255,8 @@ def _nights(count: int, seed: int) -> int:
     print(
         f"  {sum(len(each.nights) for each in stories):,} nights, {sum(each.runs for each in stories):,} runs, "
         f"{sum(each.refusals for each in stories):,} refused, {sum(each.payments for each in stories):,} payments, "
-        f"{sum(each.effects for each in stories):,} posted"
+        f"{sum(each.effects for each in stories):,} posted; {sum(each.ended for each in stories):,} nights of members "
+        f"who had left, {sum(each.reopened for each in stories):,} who were back"
     )
     _tell("scenarios of several nights", count, began_s, violations)
     return 1 if violations else 0

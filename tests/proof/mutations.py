@@ -68,6 +68,8 @@ _PAYER: Final = "tests/sending/test_recover.py::test_where_a_payer_cannot_be_com
 _UNDER_FAULTS: Final = "tests/commands/test_run.py::test_never_two_effects_for_a_row_under_faults"
 _SHUT_LANE: Final = "tests/commands/test_run.py::test_a_lane_stays_shut_behind_a_write_in_doubt"
 
+_ENDS: Final = "tests/planning/test_ends.py"
+
 _SHARE: Final = "tests/proof/test_input.py::test_a_share_of_each_class"
 _ROWS: Final = f"{_SHARE}[rows]"
 _TEXTS: Final = f"{_SHARE}[texts]"
@@ -1184,6 +1186,70 @@ MUTATIONS: Final = (
         "for text in (feed.name, *reading.delivery)]",
         "for text in (feed.name,)]",
         ("tests/planning/test_deliveries.py::test_equal_rows_of_two_increments_are_two_payments",),
+    ),
+    Mutation(
+        "80",
+        "the last day is off by one",
+        "pipeline/planning/end_days.py",
+        "return today - timedelta(days=1)",
+        "return today",
+        (f"{_ENDS}::test_what_is_gone_gets_its_last_day[day_before-2026-12-01-warnings0]",),
+    ),
+    Mutation(
+        "80b",
+        "the last day is the one in UTC wherever the practice is",
+        "pipeline/planning/state.py",
+        "return self.now.astimezone(ZoneInfo(feed.timezone)).date() if feed.timezone else self.today",
+        "return self.today",
+        (f"{_ENDS}::test_the_day_of_a_run_is_the_day_of_the_practice",),
+    ),
+    Mutation(
+        "81",
+        "an end that was not sent gets another day on the next night",
+        "pipeline/planning/missing.py",
+        "day = date.fromisoformat(chosen) if chosen else gone.end_on",
+        "day = gone.end_on",
+        (f"{_ENDS}::test_a_run_that_was_stopped_goes_on_with_its_day",),
+    ),
+    Mutation(
+        "82",
+        "who has ended is gone again each night",
+        _QUERIES,
+        "AND resource_id IS NOT NULL AND held_rank IS NOT NULL AND held_end IS NULL AND held IS NOT NULL;",
+        "AND resource_id IS NOT NULL AND held_rank IS NOT NULL AND held IS NOT NULL;",
+        (f"{_ENDS}::test_an_end_stays_whatever_the_later_nights_are",),
+    ),
+    Mutation(
+        "83",
+        "who is back counts as unchanged, and stays ended",
+        _QUERIES,
+        "held = CASE :state WHEN 'CONFIRMED' THEN fingerprint ELSE held END,",
+        "held = CASE WHEN :state = 'CONFIRMED' AND end_on IS NULL THEN fingerprint ELSE held END,",
+        (f"{_ENDS}::test_who_is_back_is_open_again",),
+    ),
+    Mutation(
+        "84",
+        "a coverage that was moved is ended with the order that another one has now",
+        "pipeline/planning/missing.py",
+        'order = gone.orders.get(key, content["order"])',
+        'order = content["order"]',
+        (f"{_ENDS}::test_an_end_of_a_coverage_that_was_moved_moves_no_other",),
+    ),
+    Mutation(
+        "85",
+        "what ends counts as having no order",
+        "pipeline/planning/passes/turns.py",
+        "rank = sent.get(key, order)",
+        "rank = None if key in sent else order",
+        (f"{_ENDS}::test_an_end_takes_its_order_from_no_one",),
+    ),
+    Mutation(
+        "86",
+        "a period that has not begun is ended before its start",
+        "pipeline/planning/missing.py",
+        "if rule or (start and start <= day):",
+        "if rule or start:",
+        (f"{_ENDS}::test_what_has_not_begun_is_left_to_a_person",),
     ),
 )
 

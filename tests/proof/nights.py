@@ -3,7 +3,7 @@
 A seed draws a practice (who paid what, who is insured by whom), how its files are written and
 configured, and what goes wrong between the nights: a changed key, a renamed feed, respelled patients,
 the same file under a second name, a delivery that comes twice, rows that leave, return or are
-corrected, a torn or missing file, a night that is stopped and resumed. After each night the reports
+corrected, members who leave a roster and are back, a torn or missing file, a night that is stopped and resumed. After each night the reports
 are compared with what the local Canvas holds by its own account. The judge is slow, knows the practice
 itself, and uses none of the product's code: it reads files that a run leaves behind.
 
@@ -18,7 +18,9 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any, Final
@@ -42,9 +44,11 @@ from tests.proof.practice import (
     setting_of,
     write,
 )
+from tests.proof.roster import Roster
+from tests.support.nightly import Clock
 from tests.support.world import World, patient_key
 
-NIGHTS_MAX: Final = 4
+NIGHTS_MAX: Final = 5
 FAULTS: Final = Faults(lose_before=0.15, lose_after=0.15)
 REWRITES: Final = 0.3  # of the nights after the first
 SETTLED: Final = frozenset(("created", "updated", "unchanged"))
@@ -72,6 +76,8 @@ NEWS: Final = {
     "count": ("key order", "insurance", "stopped", "faults"),
     "increment": ("key order", "insurance", "stopped", "faults"),
 }
+FIRST_NIGHT: Final = datetime(2026, 11, 20, 3, 30, tzinfo=UTC)
+DAYS_MAX: Final = 20  # from one night to the next
 
 
 # One scenario -------------------------------------------------------------------------------------
@@ -87,6 +93,8 @@ class Story:
     refusals: int = 0
     payments: int = 0
     effects: int = 0
+    ended: int = 0  # coverages of members who had left, once for each night after it
+    reopened: int = 0
     violations: list[str] = field(default_factory=list)
 
 
@@ -98,34 +106,44 @@ class Books:
     created: Counter[str] = field(default_factory=Counter)  # rows and cents of payments, by reports
     warned: int = 0  # payments that a warning names as perhaps posted already
     owners: dict[str, int] = field(default_factory=dict)  # resource id -> payment
+    roster: Roster = field(default_factory=Roster)
+    by_hand: dict[str, dict[str, Any]] = field(default_factory=dict)  # coverages that no row names
+    members: dict[int, Insurance] = field(default_factory=dict)  # as they were last in a roster
 
 
 async def play(seed: int, folder: Path) -> Story:
-    """Play one scenario: two to four nights, each run to its end."""
+    """Play one scenario: two to five nights, each run to its end."""
     random = Random(f"{seed} nights")
     story, books = Story(seed), Books()
     setting = setting_of(random)
     payments = payments_of(random, 0, random.randint(2, 5))
     insured = insured_of(random, setting.coverage_key)
-    sandbox = Sandbox(_canvas(), fault_seed=seed)
-    others = _entered_by_hand(sandbox, random, insured)
+    clock = Clock(FIRST_NIGHT + timedelta(days=random.randint(0, 30)))
+    sandbox = Sandbox(_canvas(), fault_seed=seed, clock=clock)
+    books.by_hand = _entered_by_hand(sandbox, random, insured)
     async with serve(sandbox) as url:
         world = World(folder, sandbox, url)
+        play_night = partial(_night, story, books, world, clock, random)
         files = Files(_ledgers(random, payments), insured)
         last = files
         for night in range(random.randint(2, NIGHTS_MAX)):
-            events = _events(random, setting.style, night)
+            clock.next_day(random.randint(1, DAYS_MAX))
+            events = _events(random, setting, night)
             if night and Random(f"{seed} rewrite {night}").random() < REWRITES:
                 events.append("rewrite")  # drawn apart: the other events of a seed stay as they are
             story.nights.append(f"{setting.style}: {', '.join(events) or 'as ever'}")
             new = payments_of(random, len(payments), random.randint(0, 3)) if night else []
             payments = payments + new
-            files = _delivered(random, setting, payments, new if night else payments, last, events)
+            books.members |= {each.number: each for each in last.insured}
+            files = _delivered(
+                random, setting, payments, new if night else payments, last, books.members, events
+            )
             wrong = _mistaken(random, setting, files, last, events)
-            setting = await _night(story, books, world, random, setting, files, wrong, events)
-            _judge_hand(story, sandbox, others)
+            setting = await play_night(setting, files, wrong, events)
+            _judge_hand(story, sandbox, books.by_hand)
             last = files
     story.payments = len(payments)
+    story.ended, story.reopened = books.roster.ended, books.roster.reopened
     return story
 
 
@@ -194,11 +212,16 @@ def _coverage(insurance: Insurance, organization: str) -> dict[str, Any]:
     }
 
 
-def _events(random: Random, style: str, night: int) -> list[str]:
+def _events(random: Random, setting: Setting, night: int) -> list[str]:
     if night == 0:
         return random.choice(([], [], ["stopped"], ["faults"]))
-    mistakes = random.sample(MISTAKES[style], random.choice((0, 1, 1)))
-    return mistakes + random.sample(NEWS[style], random.choice((0, 1, 2)))
+    mistakes = random.sample(MISTAKES[setting.style], random.choice((0, 1, 1)))
+    news = random.sample(NEWS[setting.style], random.choice((0, 1, 2)))
+    if mistakes and "corrected" in news:
+        news.remove("corrected")  # under another key a corrected payment is another one
+    if setting.missing == "end":
+        news += random.sample(("left", "back", "insurance"), random.choice((0, 1, 1, 2)))
+    return mistakes + news
 
 
 def _ledgers(random: Random, payments: Sequence[Payment]) -> dict[str, list[Payment]]:
@@ -215,6 +238,7 @@ def _delivered(
     payments: Sequence[Payment],
     new: Sequence[Payment],
     last: Files,
+    members: Mapping[int, Insurance],
     events: Sequence[str],
 ) -> Files:
     """Return tonight's files as they should be. An incremental delivery has only new payments."""
@@ -223,6 +247,11 @@ def _delivered(
     if "removed" in events:
         rows = [each for each in rows if random.random() < 0.7]
         insured = [each for each in insured if random.random() < 0.7]
+    if "left" in events:
+        insured = [each for each in insured if random.random() < 0.5]
+    if "back" in events:
+        here = {each.number for each in insured}
+        insured += [each for number, each in members.items() if number not in here]
     if "corrected" in events and setting.style == "ids":
         rows = _corrected(random, rows)
     if "insurance" in events and insured:
@@ -257,8 +286,13 @@ def _mistaken(
 
 
 def _changed(random: Random, setting: Setting, insured: Sequence[Insurance], at: int) -> Insurance:
-    """Return the insurance with another end, or another insurer that no other coverage of the patient has."""
+    """Return the insurance with another end, or another insurer that no other coverage of the patient has.
+
+    On a roster, also another insurance in its place, with the same order: the one before is then gone.
+    """
     before = insured[at]
+    if setting.missing == "end" and random.random() < 0.5:
+        return replace(before, number=before.number + 100, member=f"{before.member}-next")
     other = next(each for each in PAYERS if each != before.payer_id)
     after = replace(before, payer_id=other)
     taken = {each.sign for each in insured}
@@ -274,6 +308,7 @@ async def _night(
     story: Story,
     books: Books,
     world: World,
+    clock: Clock,
     random: Random,
     setting: Setting,
     files: Files,
@@ -283,19 +318,21 @@ async def _night(
     """Run a night to its end; undo what a run refuses. Returns the setting for the next night."""
     tonight = _reset(setting, events)
     before = len(_effects(world))
-    result = await _run(story, books, world, tonight, wrong, random, events)
+    run_once = partial(_run, story, books, world, clock, random)
+    result = await run_once(tonight, wrong, events)
     asked = set() if result is None else _rewritten(result)
     if result is not None and result.exit_code not in FINISHED and result.failure is None:
-        result = await _run(story, books, world, tonight, wrong, random, ())  # resumed
+        clock.next_day(random.choice((0, 0, 1)))
+        result = await run_once(tonight, wrong, ())  # resumed
     if result is not None and result.failure is None:
-        _judge_end(story, books, world, result, wrong, setting)
+        _judge_end(story, books, world, clock, result, wrong, tonight)
         if "rewrite" in events:
             _judge_rewritten(story, world, result, asked, before)
         return tonight
     story.refusals += 1
-    result = await _run(story, books, world, setting, files, random, ())
+    result = await run_once(setting, files, ())
     if result is not None and result.failure is None:
-        _judge_end(story, books, world, result, files, setting)
+        _judge_end(story, books, world, clock, result, files, setting)
     return setting
 
 
@@ -317,9 +354,10 @@ async def _run(
     story: Story,
     books: Books,
     world: World,
+    clock: Clock,
+    random: Random,
     setting: Setting,
     files: Files,
-    random: Random,
     events: Sequence[str],
 ) -> engine.Result | None:
     """Run once. Returns None if the configuration is refused."""
@@ -334,7 +372,7 @@ async def _run(
         watch.cancel()
     try:
         condition = "member_id is not null" if "rewrite" in events else None
-        result = await engine.run(world.job(rewrite=condition), stop=stop)
+        result = await engine.run(world.job(rewrite=condition), stop=stop, clock=clock)
     except IngestError:
         if len(_effects(world)) != before:
             _violate(story, "a run that was refused has sent something")
@@ -347,6 +385,9 @@ async def _run(
         for _, _, payment in files.payments():
             books.presented.setdefault(payment.number, payment)
     _judge_run(story, books, world, result, files)
+    if result.failure is None:
+        for what in books.roster.judge_run(result.folder, setting, clock.now()):
+            _violate(story, what)
     return result
 
 
@@ -376,6 +417,10 @@ def created_by(summary: Mapping[str, Any]) -> Counter[str]:
         if feed["resource_type"] == "PaymentNotice":
             told["rows"] += feed["dispositions"]["created"]
             told["cents"] += _cents(feed["amount_usd"]["created"])
+    for settled in summary["settled"].values():  # of earlier runs (docs/reports.md)
+        if "usd" in (created := settled.get("created", {})):
+            told["rows"] += created["rows"]
+            told["cents"] += _cents(created["usd"])
     return told
 
 
@@ -422,6 +467,7 @@ def _judge_end(
     story: Story,
     books: Books,
     world: World,
+    clock: Clock,
     result: engine.Result,
     files: Files,
     setting: Setting,
@@ -438,6 +484,20 @@ def _judge_end(
     owners = {} if setting.style == "count" else books.owners  # equal rows may change places
     _judge_payments(story, owners, world, by_file, files)
     _judge_coverages(story, world, by_file, files)
+    settled = {
+        row - 1: resource_id
+        for (name, row), (word, resource_id, _) in by_file.items()
+        if name == "eligibility.csv" and word in SETTLED
+    }
+    for place, resource_id in settled.items():  # a row that names its insurer takes it over
+        entered = books.by_hand.get(resource_id)
+        if entered and _shown_insurance(entered)[:3] == files.insured[place].sign:
+            del books.by_hand[resource_id]
+    is_well = result.exit_code == WELL
+    for what in books.roster.judge_night(
+        files.insured, settled, world.sandbox, setting, clock.now(), is_well=is_well
+    ):
+        _violate(story, what)
     words = {word for word, _, _ in ends.values()}
     if result.exit_code == WELL and words - SETTLED - {"duplicate"}:
         _violate(story, f"exit 0, and rows are {', '.join(sorted(words))}")

@@ -65,6 +65,8 @@ class Setting:
     is_respelled: bool = False
     coverage_key: tuple[str, ...] = ("patient", "payer", "member_id")
     missing: str = "ignore"
+    end_on: str = "day_before"
+    zone: str = ""
     repeats_max: str = "0"
 
 
@@ -88,7 +90,9 @@ def setting_of(random: Random) -> Setting:
         style,
         KEYS[style],
         coverage_key=random.choice((("patient", "payer", "member_id"), ("patient", "member_id"))),
-        missing=random.choice(("ignore", "cancel")),
+        missing=random.choice(("ignore", "cancel", "end", "end")),
+        end_on=random.choice(("day_before", "day_before", "month_end", "last_month_end")),
+        zone=random.choice(("", "America/New_York", "Pacific/Auckland")),
         repeats_max=random.choice(("0", "0", "5%")),
     )
 
@@ -146,7 +150,7 @@ def write(world: World, files: Files, setting: Setting) -> None:
         for name, payments in files.ledgers.items():
             path = _table(
                 world.folder / name,
-                ("TXN", "MRN", "Amount", "Posted", "Claim", "Type"),
+                ("TXN", "MRN", "Amount", "Posted", "Claim", "Type", "Line"),
                 [_ledger_row(each, setting) for each in payments],
             )
             if files.is_torn:
@@ -187,6 +191,8 @@ def _ledger_row(payment: Payment, setting: Setting) -> tuple[str, ...]:
         posted,
         claim_of(payment.patient) if payment.has_claim else "",
         "PAY",
+        # Unmapped. The same bytes are the same increment (docs/guarantees.md, "Input"), and here it is another one.
+        f"{payment.number}" if setting.style == "increment" else "",
     )
 
 
@@ -221,7 +227,9 @@ def configure(world: World, setting: Setting) -> None:
          "[[feeds]]\n"
         + _toml({"name": "eligibility", "kind": "eligibility", "path": "eligibility.csv"})
         + _toml({"key": list(setting.coverage_key), "missing": setting.missing})
-        + ('missing_max = "100%"\n' if setting.missing == "cancel" else "")
+        + ('missing_max = "100%"\n' if setting.missing != "ignore" else "")
+        + _toml({"missing_end_on": setting.end_on} if setting.missing == "end" else {})
+        + _toml({"timezone": setting.zone})
         + "[feeds.columns]\n"
         + _toml(
             {

@@ -4,8 +4,10 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
+from pipeline.clock import SystemClock
 from pipeline.commands import run as engine
 from pipeline.commands.run import Result
 from tests.support.runs import counts
@@ -41,17 +43,21 @@ def write(world: World, rows: Sequence[Row]) -> None:
     )
 
 
-class Clock:
-    """Canvas' own clock, which a night moves on."""
+class Clock(SystemClock):
+    """Canvas' own clock, which a night moves on. It can be the clock of a run, too."""
 
-    def __init__(self) -> None:
-        self._ahead_s = 0.0
+    def __init__(self, at: datetime | None = None) -> None:
+        super().__init__()
+        self._ahead_s = at.timestamp() - time.time() if at else 0.0
 
     def __call__(self) -> float:
         return time.time() + self._ahead_s
 
-    def next_day(self) -> None:
-        self._ahead_s += 86_400.0
+    def now(self) -> datetime:
+        return super().now() + timedelta(seconds=self._ahead_s)
+
+    def next_day(self, days: int = 1) -> None:
+        self._ahead_s += 86_400.0 * days
 
 
 async def nightly(make_world: MakeWorld, rows: Sequence[Row], more: str = "") -> World:
@@ -114,10 +120,10 @@ def writes(world: World) -> int:
     return len(world.effects)
 
 
-async def stopped(world: World, at: int) -> Result:
+async def stopped(world: World, at: int, clock: Clock | None = None) -> Result:
     """Run, and stop as soon as Canvas has made this many writes in all."""
     stop = asyncio.Event()
-    running = asyncio.create_task(engine.run(world.job(), stop=stop))
+    running = asyncio.create_task(engine.run(world.job(), stop=stop, clock=clock))
     while writes(world) < at and not running.done():
         await asyncio.sleep(0.001)
     stop.set()

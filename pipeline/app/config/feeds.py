@@ -14,7 +14,7 @@ from pipeline.rows import settings
 from pipeline.rows.columns import Reading
 from pipeline.rows.crosswalk import Crosswalks
 from pipeline.rows.dates import FULL_DATE, Dates
-from pipeline.rows.feed import TRAITS, Feed, Kind
+from pipeline.rows.feed import TRAITS, EndOn, Feed, Kind, Missing
 from pipeline.rows.money import AmountStyle
 from pipeline.rows.shares import Ceiling
 from pipeline.rows.sql import compile_condition, compile_value
@@ -114,13 +114,17 @@ class FeedSection(Section):
         default=True,
         description="Whether Canvas is searched for an unknown coverage before it is created: one search a patient. false is quicker for a first load into an empty Canvas.",
     )
-    missing: Literal["ignore", "report", "cancel"] = Field(
+    missing: Missing = Field(
         "ignore",
-        description="Coverages of the last complete run that are in no row of today's files: left alone, listed, or cancelled. A ledger allows `ignore` only.",
+        description="Coverages of the last complete run that are in no row of today's files: left alone (`ignore`), listed (`report`), ended (`end`), or cancelled. `end` is right for a roster, whose members leave: the coverage gets its last day and stays active. `cancel` says that it was never true: it is hidden in the chart, has no last day, and Canvas may refuse it once a claim is linked to it. A ledger allows `ignore` only.",
     )
     missing_max: Share = Field(
         Ceiling.parse("5%"),
-        description="Where more of them are gone, nothing is cancelled: a share of the last run's rows, or a count.",
+        description="If more of them are gone, nothing is ended or cancelled: a share of the last run's rows, or a count.",
+    )
+    missing_end_on: EndOn = Field(
+        "day_before",
+        description='With `missing = "end"`, the last day: the day before the run (`day_before`), the last day of the month of the run (`month_end`), or of the month before (`last_month_end`), in `timezone`, or in UTC without one.',
     )
     amount_sign: Literal["positive", "negative"] = Field(
         "positive",
@@ -136,7 +140,7 @@ class FeedSection(Section):
     )
     timezone: str = Field(
         "",
-        description="The time zone of the practice, such as `America/New_York`: instants with a zone become days there. Required if a day field holds instants.",
+        description='The time zone of the practice, such as `America/New_York`: instants with a zone become days there. Required if a day field holds instants, and recommended with `missing = "end"`: the day of a run is the day there.',
     )
     open_dates: tuple[str, ...] = Field(
         (),
@@ -276,12 +280,7 @@ class FeedSection(Section):
         settings.check_path(self.path, self._changed)
         if self.order_by and self.kind is Kind.ELIGIBILITY:
             raise ValueError("order_by: a patient's coverages go out by their order; leave it out")
-        if self.missing != "ignore" and self.kind is Kind.LEDGER:
-            raise ValueError("missing: a payment cannot be taken back, so only ignore is allowed")
-        if self.missing == "cancel" and self.final_newline == "any":
-            raise ValueError(
-                'missing = "cancel" needs final_newline = "require": a file that was cut short would not be noticed'
-            )
+        settings.check_missing(self.kind.value, self.missing, self.final_newline, given)
         settings.check_key(self.kind.value, self.key or traits.key)
         settings.check_repeats(
             self.kind.value,
@@ -361,4 +360,5 @@ def feed_of(section: FeedSection, folder: Path) -> Feed:
         adopt=section.adopt,
         missing=section.missing,
         missing_max=section.missing_max,
+        missing_end_on=section.missing_end_on,
     )

@@ -3,14 +3,14 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from pipeline.commands.checks.context import Check, Context, failed, ok, wrong
+from pipeline.commands.checks.context import Check, Context, failed, ok, warning, wrong
 from pipeline.errors import ConfigError
 from pipeline.job import UNDECIDED
 from pipeline.rows.feed import Feed
 
 
 def check_feeds(context: Context) -> Iterator[Check]:
-    """Check that nothing in the feeds is still to be decided."""
+    """Check that nothing in the feeds is still to be decided, and that ends are of the practice's day."""
     names = ", ".join(f"{feed.name} ({feed.kind.value})" for feed in context.job.feeds)
     yield ok("Configuration", "feeds", names)
     for each in context.job.undecided:
@@ -22,6 +22,14 @@ def check_feeds(context: Context) -> Iterator[Check]:
             if each.is_value
             else f"remove the word {UNDECIDED} once it is decided",
         )
+    for feed in context.job.feeds:
+        if feed.missing == "end" and not feed.timezone:
+            yield warning(
+                "Configuration",
+                f"{feed.name}: missing",
+                "coverages that are gone from the file end by the day in UTC, which may be another one where the practice is",
+                f'set timezone of {feed.name}, such as "America/New_York"',
+            )
 
 
 def check_secrets(context: Context, no_secrets: ConfigError | None) -> Iterator[Check]:

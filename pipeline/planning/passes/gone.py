@@ -1,4 +1,4 @@
-"""Find rows of the last complete run that are missing from today's files."""
+"""Find rows of the last complete run that are missing from today's files, and end or cancel their coverages."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -9,8 +9,10 @@ import polars as pl
 
 from pipeline.errors import PlanError
 from pipeline.journal import lookups, runs
-from pipeline.planning.missing import REJECTED, REPORTED, Gone, RejectedRows, retire
+from pipeline.planning.end_days import end_day
+from pipeline.planning.missing import REJECTED, SETTLED, Gone, RejectedRows, retire
 from pipeline.planning.plan import Plan
+from pipeline.planning.ranks import first_free
 from pipeline.planning.state import Build
 from pipeline.records import (
     State,
@@ -24,7 +26,7 @@ from pipeline.rows.texts import texts_of
 def find_missing(build: Build) -> None:
     """Decide about the rows of the last complete run that are missing, once all rejected rows are known.
 
-    Sets `missing` and `compared_with` of the feeds.
+    Sets `missing`, `compared_with` and `ends` of the feeds.
     """
     found = {feed.name: gone for feed in build.coverages if (gone := _gone(build, feed))}
     rejected = _rejected(build, {lane for gone in found.values() for lane in gone.rows["lane"]})
@@ -32,6 +34,9 @@ def find_missing(build: Build) -> None:
         judged = build.feed_plans[name]
         judged.missing = retire(build.feeds[name], gone, rejected, build.last_sent)
         judged.compared_with = gone.compared_with
+        is_set = pl.col("interaction") != ""
+        ends = judged.missing.filter(is_set)["end_on"].drop_nulls()
+        judged.ends.add(ends, build.day(build.feeds[name]))
 
 
 def _gone(build: Build, feed: Feed) -> Gone | None:
@@ -56,13 +61,36 @@ def _gone(build: Build, feed: Feed) -> Gone | None:
         today = groups.of_pass((part["key"] for part in rows.judged(["key"])), number, count)
         gone = candidates.to_frame("key").join(today.to_frame("key"), on="key", how="anti")
         held.append(lookups.active(build.journal, gone["key"]))
+    rows_gone = pl.concat(held).sort("key")
     return Gone(
-        rows=pl.concat(held).sort("key"),
+        rows=rows_gone,
         before=height,
         open_=frozenset(open_),
         compared_with=run_ids[0],
         is_short=build.feed_plans[feed.name].is_short,
+        end_on=end_day(build.day(feed), feed.missing_end_on),
+        orders=_orders_of_moved(build, rows_gone.filter(pl.col("displaced") == 1)),
     )
+
+
+def _orders_of_moved(build: Build, moved: pl.DataFrame) -> dict[str, int]:
+    """Return the orders with which moved coverages are written so that they move no other one of the patient.
+
+    Another write of ours took the order that they were sent with, so Canvas has moved them to the next one, and to
+    the first free one at last (docs/canvas.md, "Coverage").
+    """
+    orders: dict[str, int] = {}
+    keys = set(moved["key"])
+    ranks = lookups.ranks(build.journal, moved["lane"].unique()).drop_nulls("rank")
+    for _, lines in ranks.group_by("lane"):
+        held = dict(
+            lines.filter(~pl.col("key").is_in(list(keys))).select("key", "rank").iter_rows()
+        )
+        for key, order in (
+            lines.filter(pl.col("key").is_in(list(keys))).select("key", "rank").iter_rows()
+        ):
+            orders[key] = held[key] = first_free(held, key, order)
+    return orders
 
 
 def _rejected(build: Build, patients: set[str]) -> RejectedRows:
@@ -119,14 +147,14 @@ def _keys_before(
 ) -> Callable[[], Iterator[pl.Series]]:
     """Return the keys of the last complete run and of runs after it that ended early, some at a time.
 
-    With the rows that were missing then and were not cancelled. If a plan is gone, all rows of the feed that
+    With the rows that were missing then and about which something was left to do. If a plan is gone, all rows of the feed that
     Canvas has by the journal.
     """
     known: list[Callable[[], Iterable[pl.Series]]] = []
     for run_id in runs:
         try:
             plan = Plan.open(build.job.state_dir / "plans" / run_id)
-            kept = plan.missing(feed.name).filter(pl.col("rule") != REPORTED)
+            kept = plan.missing(feed.name).filter(~pl.col("rule").is_in(SETTLED))
             for _ in plan.keys(feed.name):
                 pass  # all of it is there
             known += [partial(plan.keys, feed.name), partial(list, [kept["key"]])]

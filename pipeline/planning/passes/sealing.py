@@ -107,17 +107,18 @@ def _totals_of(writer: PlanWriter, feed: Feed, judged: FeedPlan) -> dict[str, An
         cents += int(rows.filter(is_sent)["amount_cents"].sum())
     rewritten = warned.pop(REWRITTEN, 0)
     warned[_OPEN_DATES] = judged.meta["open_dates"]
-    cancelled = judged.missing.filter(pl.col("interaction") != "").height
+    going = judged.missing.filter(pl.col("interaction") != "")
     return {
         "planned": {word.value: counts[word.value] for word in Disposition},
         "planned_cents": cents_of_all,
-        "to_send": counts[Disposition.PENDING.value] + cancelled,
+        "to_send": counts[Disposition.PENDING.value] + going.height,
         "rewritten": rewritten,
         "to_send_cents": cents if feed.traits.has_money else 0,
         "warnings": {rule: count for rule, count in warned.items() if count},
         "missing": {
             "mode": feed.missing,
             "compared_with": judged.compared_with,
+            "end_on": sorted(going["end_on"].drop_nulls().unique()),
         },
     }
 

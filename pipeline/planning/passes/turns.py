@@ -41,7 +41,7 @@ def arrange_writes(build: Build) -> None:
     written again all of them.
     """
     missing = pl.concat(each.missing for each in build.feed_plans.values())
-    build.cancels = missing.filter(pl.col("interaction") != "").select("key", "lane")
+    build.cancels = missing.filter(pl.col("interaction") != "").select(build.cancels.columns)
     lanes = _lanes_in_question(build)
     if lanes.is_empty():
         return
@@ -111,7 +111,7 @@ def _arrange_some(build: Build, pile: pl.DataFrame) -> pl.DataFrame:
         name: frame.filter(pl.col("lane").is_in(lanes.implode()))
         for name, frame in standing.items()
     }
-    arranged = arrange(rows, before)
+    arranged = arrange(rows, before, _over(build, ranks))
     build.displaced += arranged.displaced
     build.reordered += arranged.reordered
     first = _order_cancels(build, pile, arranged.turns, before, ranks)
@@ -125,14 +125,18 @@ def _arrange_some(build: Build, pile: pl.DataFrame) -> pl.DataFrame:
 
 
 def _before(build: Build, ranks: pl.DataFrame, rows: pl.DataFrame) -> Orders:
-    """Return the orders that Canvas has, without those of coverages to cancel, which go first."""
-    cancelled = set(build.cancels["key"])
+    """Return the orders that Canvas has, without those of coverages to cancel, which go first.
+
+    One that ends keeps its order, because it is not known whether Canvas frees it (docs/canvas.md, "Coverage").
+    """
+    sent = dict(build.cancels.select("key", "order").iter_rows())
     before: Orders = {
         lane: dict(build.unknown[lane]) for lane in rows["lane"].unique() if lane in build.unknown
     }
     for lane, key, order in ranks.select("lane", "key", "rank").iter_rows():
-        if order is not None and key not in cancelled:
-            before.setdefault(lane, {})[key] = order
+        rank = sent.get(key, order)
+        if order is not None and rank is not None:
+            before.setdefault(lane, {})[key] = rank
     # A coverage that is taken over has the order that Canvas showed.
     adopted = rows.drop_nulls("shown").select("lane", "key", "shown")
     for lane, key, order in adopted.iter_rows():
@@ -140,13 +144,22 @@ def _before(build: Build, ranks: pl.DataFrame, rows: pl.DataFrame) -> Orders:
     return before
 
 
+def _over(build: Build, ranks: pl.DataFrame) -> set[str]:
+    """Return the keys of coverages that this or an earlier run ended by today: it does no harm to move them."""
+    ends = pl.concat([
+        build.cancels.select("key", end="end_on"),
+        ranks.select("key", end="held_end"),
+    ])  # fmt: skip
+    return set(ends.filter(pl.col("end") <= build.today.isoformat())["key"])
+
+
 def _order_cancels(
     build: Build, pile: pl.DataFrame, turns: Sequence[Turn], before: Orders, ranks: pl.DataFrame
 ) -> set[str]:
-    """Let cancellations go last if no write needs their order.
+    """Let cancellations and ends go last if no write needs their order.
 
     Returns:
-        The patients with a cancellation that stays before the writes.
+        The patients with one that stays before the writes.
     """
     slots = pl.DataFrame(
         [(turn.feed, turn.seq, turn.slot) for turn in turns],
@@ -163,7 +176,9 @@ def _order_cancels(
     writes: dict[str, list[tuple[str, int | None]]] = {}
     for lane, key, rank in going.select("lane", "key", order).iter_rows():
         writes.setdefault(lane, []).append((key, rank))
-    cancels = build.cancels.join(ranks.select("key", "rank", "displaced"), on="key")
+    cancels = build.cancels.select("key", "lane").join(
+        ranks.select("key", "rank", "displaced"), on="key"
+    )
     last, first = set[str](), set[str]()
     for (lane,), mine in cancels.group_by("lane"):
         # The order of one that was moved is not known for sure: it goes first.

@@ -1,4 +1,4 @@
-"""List what each update changes, element by element."""
+"""List what each update changes, element by element, and count the ends that a person should look at."""
 
 from collections.abc import Iterator
 
@@ -13,9 +13,13 @@ from pipeline.rows.feed import Feed
 
 
 def compare_updates(build: Build) -> None:
-    """Write what each update changes, except of rows that are written again as they are."""
+    """Write what each update changes, except of rows that are written again as they are.
+
+    Sets `ends` of the feeds, and adds to `notices`.
+    """
     for feed in build.coverages:
         _compare(build, feed)
+        build.notices += build.feed_plans[feed.name].ends.notices(feed.name)
 
 
 def _compare(build: Build, feed: Feed) -> None:
@@ -24,16 +28,27 @@ def _compare(build: Build, feed: Feed) -> None:
         value=False
     )
     rows = build.writer.rows(feed.name)
-    columns = ["seq", "key", "shown", "body"]
+    columns = ["seq", "key", "shown", "body", "start_day"]
+    ends = build.feed_plans[feed.name].ends
     for number, updates in enumerate(rows.where(is_update, columns)):
         build.check_stop()
-        build.writer.add_changes(
-            feed.name, number, compare(_pairs(build, updates), build.organizations)
-        )
+        changes = compare(_pairs(build, updates), build.organizations)
+        build.writer.add_changes(feed.name, number, changes)
+        ends.add(changes.filter(element="period.end")["after"].drop_nulls(), build.day(feed))
+        ends.replaced += _count_replaced(build, updates)
+
+
+def _count_replaced(build: Build, updates: pl.DataFrame) -> int:
+    """Count the rows that are back with a start after the end, and not on the day after it."""
+    ended = lookups.ended(build.journal, updates["key"]).with_columns(
+        pl.col("held_end").str.to_date().to_physical()
+    )
+    back = updates.join(ended, on="key")
+    return back.filter(pl.col("start_day") > pl.col("held_end") + 1).height
 
 
 def _pairs(build: Build, updates: pl.DataFrame) -> Iterator[Pair]:
     """Yield (seq, what Canvas showed or was last sent, what is to be sent) of each update."""
     before = build.last_sent(lookups.contents(build.journal, updates["key"]))
-    for seq, key, shown, body in updates.iter_rows():
+    for seq, key, shown, body in updates.drop("start_day").iter_rows():
         yield seq, shown or before.get(key), body

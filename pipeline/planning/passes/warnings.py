@@ -18,19 +18,26 @@ from pipeline.rows.feed import Feed
 
 def find_repeats(build: Build) -> dict[str, Found]:
     """Find the rows that equal a write of an earlier run under a key that no row of today's files has."""
-    gone = [judged.missing for judged in build.feed_plans.values()]
-    cancelled = pl.concat(gone).filter(pl.col("interaction") != "")["key"]
+    going = pl.concat(judged.missing for judged in build.feed_plans.values()).filter(
+        pl.col("interaction") != ""
+    )
+    ended = going.drop_nulls("end_on")
     repeats = Repeats(
         build.writer,
         build.journal,
         build.file_names(),
         partial(_keys_today, build),
-        cancelled,
-        build.last_sent,
+        going.filter(pl.col("end_on").is_null())["key"],
+        partial(_contents, build, dict(ended.select("key", "body").iter_rows())),
         build.copies / "repeats",
         build.check_stop,
     )
     return repeats.find(build.job.feeds)
+
+
+def _contents(build: Build, ended: Mapping[str, bytes], rows: pl.DataFrame) -> dict[str, bytes]:
+    """Return the contents of coverages as they are once this plan is carried out: what it ends has its end."""
+    return {**build.last_sent(rows), **ended}
 
 
 def _keys_today(build: Build) -> Iterator[pl.Series]:
