@@ -42,6 +42,7 @@ from pipeline.journal import decisions, doubts, lookups, opening, runs, writes
 from pipeline.journal.ends import Ends
 from pipeline.journal.journal import Journal
 from pipeline.journal.runs import Run
+from pipeline.journal.subscribers import ids_passed_on, note_subscribers
 from pipeline.planning import unchanged
 from pipeline.planning.build import build_plan
 from pipeline.planning.earlier import EarlierPlans
@@ -452,7 +453,15 @@ async def _enter(session: Session, plan: Plan) -> None:
             await decisions.adopt(session.journal, session.run_id, adopted, found, now)
         await writes.intend(session.journal, session.run_id, plan.cancels(feed.name), now)
         await writes.mark_moved(session.journal, session.run_id, plan.kept(feed.name), now)
+        if session.job.references.subscriber_by_row:
+            await asyncio.to_thread(_note_subscribers, session.journal, plan, feed)
     await writes.mark_moved(session.journal, session.run_id, plan.meta["displaced"], now)
+
+
+def _note_subscribers(journal: Journal, plan: Plan, feed: Feed) -> None:
+    """Enter whose row has which subscriber id, for dependents that come alone in a later file."""
+    for rows in plan.subscribers(feed.name, ids_passed_on(journal)):
+        note_subscribers(journal, rows)
 
 
 async def _note_displaced(session: Session, plan: Plan) -> None:

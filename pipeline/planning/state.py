@@ -2,12 +2,14 @@
 
 import asyncio
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from glob import glob
 from pathlib import Path
 from typing import Any, Final, Protocol
+from zoneinfo import ZoneInfo
 
 import polars as pl
 
@@ -19,6 +21,7 @@ from pipeline.files import FOLDER_MODE, displayed, may_be_file
 from pipeline.job import Job, Progress
 from pipeline.journal.journal import Journal
 from pipeline.planning.earlier import EarlierPlans
+from pipeline.planning.given import Given
 from pipeline.planning.tables import MISSING
 from pipeline.planning.workers import Workers
 from pipeline.planning.writer import PlanWriter
@@ -92,6 +95,8 @@ class Build:
     crosswalks: Crosswalks = field(default_factory=Crosswalks)
     organizations: Organizations = field(default_factory=dict)
     sources: dict[str, list[Source]] = field(default_factory=dict)
+    given: dict[str, Given] = field(default_factory=dict)  # what other rows give the rows of a feed
+    numbered: dict[str, Counter[str]] = field(default_factory=dict)  # by feed with order_from
     feed_plans: dict[str, FeedPlan] = field(default_factory=dict)
     adopted: dict[str, list[tuple[Any, ...]]] = field(
         default_factory=dict
@@ -160,6 +165,10 @@ class Build:
                 required=feed.required,
             )
         return found
+
+    def day_of_run(self, feed: Feed) -> date:
+        """Return the day of the run in the practice's time zone; in UTC if the feed names none."""
+        return self.now.astimezone(ZoneInfo(feed.timezone or "UTC")).date()
 
     def to_write(self, feed: Feed, columns: Sequence[str]) -> Iterator[pl.DataFrame]:
         """Yield the rows of a feed that are to be written, part by part."""

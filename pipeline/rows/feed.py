@@ -96,6 +96,7 @@ class Feed:
     missing: Literal["ignore", "report", "cancel"] = "ignore"  # rows of the last run that are gone
     missing_max: Ceiling = _MISSING_MAX  # more of them than this and nothing is cancelled
     order_by: tuple[str, ...] = ()
+    order_from: Literal["column", "sequence"] = "column"  # what an active coverage's order is
     delimiter: str | None = None  # None: by the file's name
     encoding: str = "utf-8"
     final_newline: Literal["require", "any"] = "require"
