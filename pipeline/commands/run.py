@@ -503,8 +503,11 @@ def _finish(
     result = _report(job, journal, finished)
     runs.finish_run(journal, replace(finished, exit_code=result.exit_code))
     if run.command == "run":
+        # A run that ended early may not have entered the subscribers of rows that the index would skip from now on.
+        is_entered = decided is None or not job.references.subscriber_by_row
         with suppress(OSError, JournalError):  # without it the next run compares row by row
-            _write_held(job, journal, run.run_id)
+            if is_entered:
+                _write_held(job, journal, run.run_id)
         _purge_old(job, journal, clock)
     return replace(result, failure=failure)
 
