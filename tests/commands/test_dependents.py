@@ -8,6 +8,7 @@ import pytest
 
 from pipeline.errors import ConfigError
 from tests.support.nightly import stopped
+from tests.support.postgres import Server
 from tests.support.runs import counts
 from tests.support.world import MakeWorld, World, patient_key
 
@@ -231,3 +232,23 @@ async def test_the_configuration_says_what_is_missing(
     world.write_config(feeds=ROSTER.format(more="").replace(old, new))
     with pytest.raises(ConfigError, match=says):
         world.job()
+
+
+async def test_a_journal_in_postgresql_knows_the_subscribers_of_earlier_files(
+    make_world: MakeWorld,
+    database: str,
+    postgres_server: Server,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PGPASSWORD", postgres_server.password)
+    world = await make_world(patients=20)
+    state = f'[state]\nurl = "{database}"\nlease_s = 3\n'
+    world.write_config(feeds=state + ROSTER.format(more=""))
+    write(world, [SELF])
+    await world.run()
+    change = write(world, [("4", "A4", "self", "S1")], "change.csv")
+    await world.run(inputs={"roster": change})
+    assert counts(await world.run()) == {"unchanged": 1}
+    change = write(world, [CHILD], "change.csv")
+    assert counts(await world.run(inputs={"roster": change})) == {"created": 1}
+    assert subscribers(world) == {"A1": 1, "A4": 4, "A2": 1}
