@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -237,3 +238,38 @@ async def test_an_order_that_is_mapped_too_is_refused(make_world: MakeWorld) -> 
     world.write_config(feeds=FEED.format(name="roster", more="") + 'order = "Order"\n')
     with pytest.raises(ConfigError, match="order is mapped too"):
         world.job()
+
+
+@pytest.mark.slow  # whole runs
+@pytest.mark.parametrize("seed", range(4))
+async def test_nights_that_are_stopped_end_as_a_slow_reading_says(
+    make_world: MakeWorld, seed: int
+) -> None:
+    random = Random(seed)
+    world = await roster(make_world, 'missing = "cancel"\nmissing_max = "100%"')
+    types = {"DENTAL": 1, "VISPOL": 2, "LIFE": 3, "PPO": 0, "": 0}
+    lines: dict[str, tuple[int, str]] = {}  # member: patient, type
+    before: dict[int, dict[str, int]] = {1: {}, 2: {}}
+    for number in range(5):
+        lines = {member: each for member, each in lines.items() if random.random() < 0.8}
+        for at in range(random.randrange(4)):
+            lines[f"m{number}-{at}"] = random.choice((1, 2)), random.choice(list(types))
+        for patient in before:
+            for member in [name for name, each in lines.items() if each[0] == patient][5:]:
+                del lines[member]
+        rows = random.sample(list(lines), len(lines))
+        if not rows:
+            continue
+        write(world, [line(name, lines[name][0], type=lines[name][1]) for name in rows])
+        if random.random() < 0.6:
+            await stopped(world, at=len(world.effects) + random.randrange(1, 4))
+        result = await world.run()
+        assert result.exit_code == 0, result.failure
+        for patient, held in before.items():
+            mine = [name for name in rows if lines[name][0] == patient]
+            turn = sorted(
+                mine,
+                key=lambda name: (types[lines[name][1]], held.get(name, 9), rows.index(name)),
+            )
+            before[patient] = {name: order for order, name in enumerate(turn, 1)}
+            assert orders(world, patient) == before[patient]
