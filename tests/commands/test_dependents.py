@@ -166,6 +166,17 @@ async def test_a_subscriber_who_cannot_be_read_is_not_replaced_by_an_earlier_one
     assert subscribers(world) == {"A1": 1}
 
 
+async def test_a_subscriber_whom_canvas_refused_is_none_of_later_files(
+    make_world: MakeWorld,
+) -> None:
+    world = await roster(make_world)
+    write(world, [("99", "A99", "self", "S1")])  # Canvas does not know this patient
+    assert counts(await world.run()) == {"refused": 1}
+    change = write(world, [CHILD], "change.csv")
+    result = await world.run(inputs={"roster": change})
+    assert messages(result)[1][0] == "subscriber|unknown"
+
+
 async def test_two_subscribers_of_one_id_are_ambiguous(make_world: MakeWorld) -> None:
     world = await roster(make_world)
     write(world, [CHILD, SELF], "roster1.csv")
