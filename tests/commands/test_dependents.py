@@ -263,3 +263,22 @@ async def test_a_journal_in_postgresql_knows_the_subscribers_of_earlier_files(
     change = write(world, [CHILD], "change.csv")
     assert counts(await world.run(inputs={"roster": change})) == {"created": 1}
     assert subscribers(world) == {"A1": 1, "A4": 4, "A2": 1}
+
+
+async def test_a_run_that_was_refused_does_not_hide_subscribers_from_the_next(
+    make_world: MakeWorld,
+) -> None:
+    """Its rows are unchanged by the index of unchanged rows only once their subscriber ids are entered."""
+    by_row = '[references.subscriber]\nhow = "row"\n'
+    world = await make_world(patients=20)
+    world.write_config(feeds=ROSTER.format(more="").replace(by_row, ""))
+    write(world, [SELF])
+    await world.run()
+    new = ("5", "A5", "self", "S5")
+    write(world, [SELF, new])
+    world.write_config(feeds=ROSTER.format(more=""), limits="writes_max = 0")
+    assert (await world.run()).exit_code == 1
+    world.write_config(feeds=ROSTER.format(more=""))
+    assert counts(await world.run()) == {"created": 1, "unchanged": 1}
+    change = write(world, [CHILD], "change.csv")
+    assert counts(await world.run(inputs={"roster": change})) == {"created": 1}
