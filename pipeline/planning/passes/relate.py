@@ -114,10 +114,12 @@ def _standing(
     """
     for rows in _surveyed(build, feed, survey_standings):
         held = lookups.active(build.journal, rows.filter(~pl.col("is_good"))["key"])
-        lanes = pl.coalesce("held_lane", "lane").alias("lane")
+        lanes = pl.when("is_good").then("lane").otherwise(pl.coalesce("held_lane", "lane"))
         held = held.select("key", pl.col("lane").alias("held_lane"))
         every = rows.join(held, on="key", how="left", maintain_order="left").select(
-            *rows.drop("lane").columns, lanes, pl.lit(at, dtype=pl.UInt16).alias("feed")
+            *rows.drop("lane").columns,
+            lanes.alias("lane"),
+            pl.lit(at, dtype=pl.UInt16).alias("feed"),
         )
         nobodys = every.filter(pl.col("lane").is_null()).with_columns(order=ORDER_MAX)
         found.append(nobodys.select(pl.col(name).cast(kind) for name, kind in _NUMBERED.items()))
