@@ -29,7 +29,8 @@ from pipeline.clock import SystemClock
 from pipeline.commands.run import open_journal
 from pipeline.job import Progress
 from pipeline.planning.passes.files import open_files
-from pipeline.planning.passes.rows import part_task, read_rows
+from pipeline.planning.passes.rows import read_rows
+from pipeline.planning.passes.tasks import part_task
 from pipeline.planning.state import Build
 from pipeline.planning.unchanged import digests
 from pipeline.planning.workers import InPlace
@@ -184,7 +185,7 @@ def skipping(folder: Path) -> dict[str, float]:
         read_rows(build)
         planned_s = time.process_time()
         (feed,) = job.feeds
-        task = part_task(build, feed)
+        task = part_task(build, feed, build.copies)
         for source in task.sources:
             for batch in read(source):
                 task.held.find(digests(texts_of(batch.frame, feed), {}))

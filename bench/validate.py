@@ -27,10 +27,12 @@ from pipeline.commands.run import open_journal
 from pipeline.job import Progress
 from pipeline.planning.parts import rows_with_verdicts
 from pipeline.planning.passes.files import open_files
-from pipeline.planning.passes.rows import part_task
+from pipeline.planning.passes.relate import relate_rows
+from pipeline.planning.passes.tasks import part_task
 from pipeline.planning.state import Build
 from pipeline.planning.workers import InPlace
 from pipeline.reading.read import read
+from pipeline.rows.texts import texts_of
 
 REFERENCE: Final = "csv.DictReader + pydantic + json.dumps"
 FHIR_RESOURCES: Final = "csv.DictReader + fhir.resources"
@@ -190,8 +192,12 @@ def planning(kind: str, path: Path) -> Iterator[Callable[[], Iterator[pl.DataFra
             stop = asyncio.Event()
             build = Build(job, "bench", journal, SystemClock(), Progress(), stop, InPlace())
             open_files(build)
-            task = part_task(build, feed)
-            yield lambda: (rows_with_verdicts(batch, task).lines for batch in read(task.sources[0]))
+            relate_rows(build)
+            task = part_task(build, feed, build.copies)
+            yield lambda: (
+                rows_with_verdicts(batch, task, texts_of(batch.frame, feed)).lines
+                for batch in read(task.sources[0])
+            )
 
 
 def check(kind: str, path: Path) -> None:

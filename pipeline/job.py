@@ -243,6 +243,7 @@ class References:
     patient: Reference = Reference()
     payer: Reference = Reference("payer_id")
     claim: Reference = Reference()
+    subscriber_by_row: bool = False  # the subscriber is the patient of another row
 
 
 UNDECIDED: Final = "DECIDE"  # marks the lines of a draft that a person must decide on

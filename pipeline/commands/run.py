@@ -43,6 +43,7 @@ from pipeline.journal import decisions, doubts, lookups, opening, runs, writes
 from pipeline.journal.ends import Ends
 from pipeline.journal.journal import Journal
 from pipeline.journal.runs import Run
+from pipeline.journal.subscribers import ids_passed_on, note_subscribers
 from pipeline.planning import unchanged
 from pipeline.planning.build import build_plan
 from pipeline.planning.earlier import EarlierPlans
@@ -478,7 +479,15 @@ async def _enter(session: Session, plan: Plan) -> None:
         for rewritten in plan.rewritten(feed.name):
             await writes.intend(session.journal, session.run_id, rewritten, now)
         await writes.mark_moved(session.journal, session.run_id, plan.kept(feed.name), now)
+        if session.job.references.subscriber_by_row:
+            await asyncio.to_thread(_note_subscribers, session.journal, plan, feed)
     await writes.mark_moved(session.journal, session.run_id, plan.meta["displaced"], now)
+
+
+def _note_subscribers(journal: Journal, plan: Plan, feed: Feed) -> None:
+    """Enter whose row has which subscriber id, for dependents that come alone in a later file."""
+    for rows in plan.subscribers(feed.name, ids_passed_on(journal)):
+        note_subscribers(journal, rows)
 
 
 async def _note_displaced(session: Session, plan: Plan) -> None:
@@ -520,8 +529,11 @@ def _finish(
     result = _report(job, journal, finished)
     runs.finish_run(journal, replace(finished, exit_code=result.exit_code))
     if run.command == "run":
+        # A run that ended early may not have entered the subscribers of rows that the index would skip from now on.
+        is_entered = decided is None or not job.references.subscriber_by_row
         with suppress(OSError, JournalError):  # without it the next run compares row by row
-            _write_held(job, journal, run.run_id)
+            if is_entered:
+                _write_held(job, journal, run.run_id)
         _purge_old(job, journal, clock)
     return replace(result, failure=failure)
 

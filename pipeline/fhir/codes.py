@@ -22,6 +22,28 @@ TYPES = (
 # fmt: on
 SELF_PAY = "pay"
 
+# Lines of coverage, in the order in which a patient's coverages are numbered (`order_from = "sequence"`): medical
+# first, because its insurer is billed first for what a practice does. The codes are those of HL7's v3-ActCode.
+MEDICAL, DENTAL, VISION, OTHER_LINE = range(4)
+LINES = {
+    "DENTAL": DENTAL,
+    "DENTPRG": DENTAL,  # a public dental program
+    "VISPOL": VISION,
+    # They pay no bill of a practice: income, life, property, vehicles, liability, and what insures insurers.
+    **dict.fromkeys(("ANNU", "DIS", "LIFE", "TLIFE", "ULIFE"), OTHER_LINE),
+    **dict.fromkeys(("COL", "CRIME", "PNC", "REI", "SURPL", "UMBRL"), OTHER_LINE),
+    # Care that has a plan of its own beside the medical one.
+    **dict.fromkeys(("DRUGPOL", "LTC"), OTHER_LINE),
+    # What the patient pays after all insurers, from an account or not.
+    **dict.fromkeys(("FLEXP", "HSAPOL", SELF_PAY), OTHER_LINE),
+}
+
+
+def line_of(type_code: str | None) -> int:
+    """Return the line of a coverage by its type. Medical: a type that is not in LINES, or none."""
+    return MEDICAL if type_code is None else LINES.get(type_code, MEDICAL)
+
+
 # Order 1 to 5 (seed page, "The order must between 1 and 5, inclusive"), and the words for it.
 ORDERS = {
     **{str(order): order for order in range(1, 6)},

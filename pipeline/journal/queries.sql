@@ -316,6 +316,21 @@ DELETE FROM payer_seen WHERE payer_id = :payer_id AND organization <> :organizat
 -- name: payers_seen
 SELECT payer_id, organization FROM payer_seen;
 
+-- name: note_subscriber
+-- A row with relationship self is in the plan that is begun.
+INSERT INTO subscriber (id_hash, key, lane, number) VALUES (:id_hash, :key, :lane, :number)
+ON CONFLICT (id_hash, key) DO UPDATE SET lane = excluded.lane, number = excluded.number;
+
+-- name: subscribers
+-- The patients whose rows have these subscriber ids, as far as Canvas has confirmed the rows.
+SELECT subscriber.id_hash, subscriber.lane, subscriber.number FROM subscriber
+JOIN write ON write.key = subscriber.key AND write.lane = subscriber.lane
+WHERE subscriber.id_hash IN (SELECT value FROM json_each(:ids)) AND write.state = 'CONFIRMED';
+
+-- name: passed_on
+-- The subscriber ids that rows of several patients had.
+SELECT id_hash FROM subscriber GROUP BY id_hash HAVING min(lane) <> max(lane);
+
 -- name: append
 -- One line of the audit log.
 INSERT INTO trail (number, at, run_id, event, key, attempt, latency_ms, http_status, correlation_id, verdict, resource_id, detail, who, part, hash)

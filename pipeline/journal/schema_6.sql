@@ -45,6 +45,17 @@ CREATE TABLE payer_seen (
     PRIMARY KEY (payer_id, organization)
 ) STRICT, WITHOUT ROWID;
 
+-- Whose row has relationship self and a subscriber id: dependents that come alone have that patient as their subscriber
+-- once Canvas has confirmed the row (`references.subscriber`). `number`: of the audit log, when a plan with the row was
+-- last begun; a greater one is later.
+CREATE TABLE subscriber (
+    id_hash TEXT NOT NULL,                          -- over the feed and the subscriber id
+    key TEXT NOT NULL,                              -- of the row
+    lane TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    PRIMARY KEY (id_hash, key)
+) STRICT, WITHOUT ROWID;
+
 -- A write gives up its resource only after a person has declared that resource gone: it is then listed as not ours.
 DROP TRIGGER write_keeps_its_resource;
 

@@ -36,6 +36,14 @@ CREATE TABLE payer_seen (
     PRIMARY KEY (payer_id, organization)
 );
 
+CREATE TABLE subscriber (
+    id_hash TEXT COLLATE "C" NOT NULL,
+    key TEXT COLLATE "C" NOT NULL,
+    lane TEXT COLLATE "C" NOT NULL,
+    number BIGINT NOT NULL,
+    PRIMARY KEY (id_hash, key)
+);
+
 CREATE OR REPLACE FUNCTION write_keeps_to_the_table() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF new.key <> old.key THEN

@@ -5,6 +5,7 @@ whose docstring says what it sets. In this order:
 
     files       open_files        finds and inspects the files
     take_over   look_up_patients  asks Canvas for patients by their identifiers
+    relate      relate_rows       feeds that ask for it (in `read_rows`): finds what rows give each other
     rows        read_rows         reads and judges every row
     take_over   take_over         asks Canvas for coverages that it has already
     rewrite     rewrite_rows      coverages: writes unchanged rows again that meet `--rewrite`

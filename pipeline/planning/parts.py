@@ -6,11 +6,13 @@ same: the same rows, with the same numbers, in the same file.
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 from typing import NamedTuple
 
 import polars as pl
 
+from pipeline.planning.given import Given, put_in
 from pipeline.planning.unchanged import HeldRows
 from pipeline.planning.unchanged import digests as digests_of
 from pipeline.planning.workers import Shared
@@ -26,6 +28,7 @@ from pipeline.rows.dates import OPEN_FIELDS, Dates
 from pipeline.rows.feed import Checked, Feed, identities
 from pipeline.rows.map import Mapping as RowMapping
 from pipeline.rows.map import map_row, map_rows
+from pipeline.rows.subscribers import subscriber_ids
 from pipeline.rows.tally import cents_read
 from pipeline.rows.texts import texts_of, wanted
 from pipeline.rows.validate import validate
@@ -57,7 +60,19 @@ class PartTask:
     mapping: RowMapping
     folder: Path  # the plan's
     scratch: Path  # for files that are not whole yet
+    given: Given  # what other rows give the rows of this feed
+    day: date  # of the run, in the practice's time zone
     rewrite: str = ""  # a condition on unchanged rows, which are then looked at
+
+
+class Piece(NamedTuple):
+    """The rows of a slice."""
+
+    file: int  # its number
+    batch: Batch
+    seqs: pl.Series
+    numbers: pl.Series  # of the rows within the file
+    texts: pl.DataFrame  # from `texts.texts_of`, with what other rows give
 
 
 def parts_of(sources: Sequence[Source]) -> Iterator[Part]:
@@ -75,19 +90,30 @@ def parts_of(sources: Sequence[Source]) -> Iterator[Part]:
         yield Part(first_seq, tuple(held))
 
 
+def pieces(task: PartTask, number: int, part: Part) -> Iterator[Piece]:
+    """Yield the rows of a part, slice by slice. Raises InputError."""
+    first, lines = part.first_seq, task.given.of_part(number)
+    for file, piece in part.slices:
+        source = task.sources[file]
+        batch = read_slice(source, source.slices[piece])
+        end = first + batch.frame.height
+        seqs = pl.int_range(first, end, dtype=pl.UInt32, eager=True)
+        texts = put_in(texts_of(batch.frame, task.feed), seqs, lines)
+        yield Piece(file, batch, seqs, numbers_of(batch), texts)
+        first = end
+
+
 def make_part(shared: Shared[PartTask], number: int, part: Part) -> PartResult:
     """Read and judge the rows of a part, and write it. Raises InputError."""
     task = shared.value
     batches = []
     rows = cents = open_dates = 0
-    for file, piece in part.slices:
-        source = task.sources[file]
-        batch = read_slice(source, source.slices[piece])
-        rows += batch.frame.height
-        cents += _cents_read(batch, task.feed)
-        planned = rows_with_verdicts(batch, task)
+    for piece in pieces(task, number, part):
+        rows += piece.batch.frame.height
+        cents += _cents_read(piece.batch, task.feed)
+        planned = rows_with_verdicts(piece.batch, task, piece.texts)
         open_dates += planned.open_dates
-        batches.append((file, planned))
+        batches.append((piece.file, planned))
     write_part(task.folder, task.scratch, task.feed.name, number, part.first_seq, batches)
     return PartResult(rows, cents, open_dates)
 
@@ -127,15 +153,14 @@ def _open_dates(texts: pl.DataFrame, dates: Dates) -> int:
     return count
 
 
-def rows_with_verdicts(batch: Batch, task: PartTask) -> PlannedBatch:
-    """Judge a batch. Rows that the last run found unchanged are not looked at, unless they may be written again."""
+def rows_with_verdicts(batch: Batch, task: PartTask, texts: pl.DataFrame) -> PlannedBatch:
+    """Judge a batch, whose texts are given. Rows that the last run found unchanged are not looked at, unless they may be written again."""
     feed, reading = task.feed, reading_of(task.feed, batch.source, task.reading)
-    texts = texts_of(batch.frame, feed)
     is_wanted = wanted(texts, feed)
     walks = task.reading.crosswalks
     tables = {
         "patient": walks.patient,
-        "subscriber": walks.patient,
+        "subscriber": walks.subscriber,
         "payer": walks.payer,
         "claim": walks.claim,
     }
@@ -164,7 +189,16 @@ def rows_with_verdicts(batch: Batch, task: PartTask) -> PlannedBatch:
     )
     lines = pl.concat([looked_at, unchanged], how="diagonal").sort("row")
     open_dates = _open_dates(texts.filter(is_wanted), reading.dates)
-    return PlannedBatch(batch.frame, lines.with_columns(*digests, marks), open_dates)
+    lines = lines.with_columns(*digests, _own_ids(texts, feed, reading), marks)
+    return PlannedBatch(batch.frame, lines, open_dates)
+
+
+def _own_ids(texts: pl.DataFrame, feed: Feed, reading: Reading) -> pl.Series:
+    """Return the subscriber ids of rows with relationship self, if dependents may be related to them."""
+    if not (reading.crosswalks.by_row and feed.traits.resource_type == "Coverage"):
+        return pl.repeat(None, texts.height, dtype=pl.String, eager=True).alias("subscriber")
+    ids = subscriber_ids(texts, feed, reading)
+    return ids.select(pl.when("is_self").then("id").alias("subscriber")).to_series()
 
 
 def _marks(texts: pl.DataFrame, task: PartTask, reading: Reading) -> pl.Series:

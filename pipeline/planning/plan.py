@@ -54,6 +54,7 @@ _NOT_SHOWN: Final = (
     "shown",
     "time_us",
     "rewrite",
+    "subscriber",
 )  # a plan of an older version lacks some of them
 _A_SAMPLE: Final = 100  # one row in 100 is sampled to find the bounds of the parts to sort
 _FOUND: Final = {
@@ -107,6 +108,19 @@ class Plan:
     def rows_to_hold(self, feed: str) -> Iterator[pl.DataFrame]:
         """Yield what the index of unchanged rows (`planning/unchanged.py`) needs of all rows, part by part."""
         return self._rows(feed).judged([*LINE, "disposition", "rule"])
+
+    def subscribers(self, feed: str, passed_on: pl.Series) -> Iterator[pl.DataFrame]:
+        """Yield the rows with relationship self and a subscriber id (id, key, lane) of a feed, part by part.
+
+        Rows that an earlier run has entered already are left out, if no other patient had their id (`passed_on`).
+        """
+        is_known = pl.col("body").is_null() & ~pl.col("subscriber").is_in(passed_on.implode())
+        columns = ["subscriber", "key", "lane", "disposition", "body"]
+        for rows in self._rows(feed).judged(columns):
+            mine = rows.drop_nulls("subscriber").filter(
+                pl.col("disposition").is_in(STANDING) & ~is_known
+            )
+            yield mine.select(pl.col("subscriber").alias("id"), "key", "lane")
 
     def times(self, feed: str) -> Iterator[pl.DataFrame]:
         """Return key and time_us (microseconds) of the rows that were to be sent, part by part."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
@@ -21,6 +22,7 @@ from pipeline.job import Job, Progress
 from pipeline.journal.journal import Journal
 from pipeline.planning.earlier import EarlierPlans
 from pipeline.planning.end_days import EndDays
+from pipeline.planning.given import Given
 from pipeline.planning.tables import MISSING
 from pipeline.planning.workers import Workers
 from pipeline.planning.writer import PlanWriter
@@ -95,6 +97,8 @@ class Build:
     crosswalks: Crosswalks = field(default_factory=Crosswalks)
     organizations: Organizations = field(default_factory=dict)
     sources: dict[str, list[Source]] = field(default_factory=dict)
+    given: dict[str, Given] = field(default_factory=dict)  # what other rows give the rows of a feed
+    numbered: dict[str, Counter[str]] = field(default_factory=dict)  # by feed with order_from
     feed_plans: dict[str, FeedPlan] = field(default_factory=dict)
     adopted: dict[str, list[tuple[Any, ...]]] = field(
         default_factory=dict

@@ -41,6 +41,7 @@ ROWS_SCHEMA: Final = {
     "sort": pl.String,
     "resource_id": pl.String,  # of a row that is unchanged
     "rewrite": pl.String,  # what `--rewrite` says of the row (`rows/condition.py`)
+    "subscriber": pl.String,  # its subscriber id (`rows/subscribers.py`), if the relationship is self
     **dict.fromkeys(DIGESTS, pl.UInt64),  # of the row's text (`planning/unchanged.py`); null: none
     "body": pl.Binary,
 }

@@ -27,7 +27,7 @@ from pipeline.rows.feed import Checked
 LINE_SCHEMA: Final = {
     name: kind
     for name, kind in ROWS_SCHEMA.items()
-    if name not in {"seq", "file", "resource_id", "rewrite", *DIGESTS}
+    if name not in {"seq", "file", "resource_id", "subscriber", "rewrite", *DIGESTS}
 }
 # Rows that cannot be sent back as rejects; but see `add_sources`.
 _NEVER_REJECTS: Final = (Disposition.UNCHANGED.value, Disposition.FILTERED.value)

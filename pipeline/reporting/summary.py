@@ -233,6 +233,7 @@ def _feed_summary(name: str, feed: Mapping[str, Any], totals: Totals) -> dict[st
         "rules": dict(totals.rules.most_common()),
         "warnings": feed["warnings"],
         "open_dates": feed.get("open_dates", 0),
+        "numbered": feed.get("numbered", {}),
         "pending_by_interaction": {word.value: totals.pending[word.value] for word in Interaction},
         "changes": dict(totals.changes.most_common()),
         "mended_from": feed.get("mended_from", []),

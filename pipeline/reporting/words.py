@@ -154,6 +154,12 @@ def _feed_notes(feed: Mapping[str, Any], *, is_plan: bool) -> list[str]:
     skipped = sum((Counter(file.get("skipped", {})) for file in feed["files"]), Counter[str]())
     if skipped:
         sentences.append(f"{name}: {skipped_text(skipped)}.")
+    if feed["numbered"]:
+        count, moved = feed["numbered"]["numbered"], feed["numbered"]["moved"]
+        coverages = counted(count, "active coverage")
+        sentences.append(
+            f"Order of {name} by sequence: {coverages} numbered, {moved:,} of them moved."
+        )
     if feed["changes"]:
         changes = ", ".join(f"{element} {count:,}" for element, count in feed["changes"].items())
         verb = "would change" if is_plan else "change"

@@ -73,6 +73,12 @@ _AMBIGUOUS: Final = {
 }
 
 
+# Key: whether the subscriber is found in another row.
+_NO_SUBSCRIBER: Final = {
+    False: "must name the subscriber, who must be a Canvas patient, unless relationship is self",
+    True: "relationship is not self, and there is no subscriber_id that can be read, by which the subscriber's row is "
+    "found: fill it in",
+}
 _OPEN_YEARS: Final = {
     "start_on": ", or one before them, which means no date",
     "end_on": ", or one after them, which means no date",
@@ -304,12 +310,9 @@ def _read_subscriber(value: str | None, info: ValidationInfo) -> str | None:
     relationship, patient = info.data.get("relationship"), info.data.get("patient")
     if value is None or value == "":
         if relationship not in {"self", None}:
-            broken(
-                "required",
-                "must name the subscriber, who must be a Canvas patient, unless relationship is self",
-            )
+            broken("required", _NO_SUBSCRIBER[_reading(info).crosswalks.by_row])
         return patient
-    found = _found(_reading(info).crosswalks.patient, value, "patient")
+    found = _found(_reading(info).crosswalks.subscriber, value, "patient")
     if relationship == "self" and patient is not None and found != patient:
         broken(
             "self",
@@ -327,7 +330,7 @@ def _read_subscriber(value: str | None, info: ValidationInfo) -> str | None:
 def _whole_subscribers(texts: pl.Series, info: ColumnInfo) -> Column:
     patients = info.data["patient"]
     is_self = info.data["relationship"] == "self"
-    named = _found_ids(texts, _reading(info).crosswalks.patient)
+    named = _found_ids(texts, _reading(info).crosswalks.subscriber)
     is_blank = texts.is_null()
     fits = (is_blank & is_self) | (named.accepted & (is_self == (named.values == patients)))
     return Column(patients.zip_with(is_blank, named.values), fits.fill_null(value=False))

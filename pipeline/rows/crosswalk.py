@@ -71,8 +71,17 @@ def table_of(pairs: Iterable[tuple[str | None, str | None]]) -> dict[str, str | 
 
 @dataclass(frozen=True, slots=True)
 class Crosswalks:
-    """The crosswalks of a run."""
+    """The crosswalks of a run.
+
+    With `by_row`, the text of a subscriber is the Patient key of another row, which a pass has found.
+    """
 
     patient: Crosswalk = Crosswalk()
     payer: Crosswalk = Crosswalk(target="payer_id")
     claim: Crosswalk = Crosswalk()
+    by_row: bool = False
+
+    @property
+    def subscriber(self) -> Crosswalk:
+        """Return the crosswalk of subscribers."""
+        return Crosswalk() if self.by_row else self.patient

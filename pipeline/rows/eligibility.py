@@ -27,13 +27,13 @@ class EligibilityRow(BaseModel):
         description="Of the patient to the subscriber: `self`, `spouse`, `child`, `other` or `injured`."
     )
     subscriber: columns.SubscriberKey = Field(
-        description="Who holds the contract, as `references.patient` takes it. Blank: the patient, if the relationship is self."
+        description='Who holds the contract, as `references.patient` takes it. Blank: the patient, if the relationship is self. Not with `references.subscriber` of `how = "row"`.'
     )
     member_id: columns.RequiredId = Field(
         description="The member id on the card; at most 100 characters."
     )
     subscriber_id: columns.OptionalId = Field(
-        description="The subscriber's own id, if it differs from the member id; at most 100 characters. Contract `2025-10` only."
+        description="The subscriber's own id, if it differs from the member id; at most 100 characters. It is sent in contract `2025-10` only; with `references.subscriber` of `how = \"row\"` it says which row is the subscriber's."
     )
     payer: columns.PayerId = Field(description="The insurer, as `references.payer` takes it.")
     payer_name: columns.OptionalText = Field(
@@ -49,7 +49,7 @@ class EligibilityRow(BaseModel):
     group: columns.OptionalText = Field(description="The group.")
     subgroup: columns.OptionalText = Field(description="The subgroup.")
     order: columns.Order = Field(
-        description="Which insurer pays first: 1 to 5, or `primary`, `secondary`, `tertiary`, `quaternary`, `quinary`, or `P`, `S`, `T`."
+        description='Which insurer pays first: 1 to 5, or `primary`, `secondary`, `tertiary`, `quaternary`, `quinary`, or `P`, `S`, `T`. Not with `order_from = "sequence"`.'
     )
     start_on: columns.Day = Field(
         description="First day of the coverage. Blank: open, and Canvas puts the day of ingestion."

@@ -101,6 +101,7 @@ class Feed:
     missing_max: Ceiling = _MISSING_MAX  # more of them than this and nothing is ended or cancelled
     missing_end_on: EndOn = "day_before"  # the last day of what is ended
     order_by: tuple[str, ...] = ()
+    order_from: Literal["column", "sequence"] = "column"  # what an active coverage's order is
     delimiter: str | None = None  # None: by the file's name
     encoding: str = "utf-8"
     final_newline: Literal["require", "any"] = "require"

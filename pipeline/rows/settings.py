@@ -121,6 +121,32 @@ def check_codes(tables: Mapping[str, Mapping[str, str]], given: Collection[str])
             raise ValueError(f"{where}: each code on the right must be {_ALLOWED[name]}")
 
 
+def check_subscribers(kind: str, feed: str, given: Collection[str]) -> None:
+    """Raise ValueError if the subscribers of a feed (its fields are `given`) cannot be found in other rows."""
+    if kind != "eligibility":
+        return
+    where = 'references.subscriber: how = "row"'
+    if "subscriber_id" not in given:
+        raise ValueError(
+            f"{where} needs subscriber_id in feed {feed}: map the column in which all members of one contract have "
+            "the same text"
+        )
+    if "subscriber" in given:
+        raise ValueError(
+            f"{where} finds the subscriber, and feed {feed} maps subscriber too: remove it there, or set "
+            'how = "patient"'
+        )
+
+
+def check_order_from(order_from: str, given: Collection[str]) -> None:
+    """Raise ValueError for an `order` that is mapped although the file's sequence says it."""
+    if order_from == "sequence" and "order" in given:
+        raise ValueError(
+            'order_from = "sequence" numbers the coverages itself, and order is mapped too: remove order from columns '
+            'or constants, or set order_from = "column"'
+        )
+
+
 def check_only(only: Mapping[str, Sequence[str]], constants: Mapping[str, str]) -> None:
     """Raise ValueError for a list that no row can pass, or a value that no cell can have."""
     for name, values in only.items():
@@ -197,6 +223,7 @@ _ONLY_FOR: Final = {
     "open_dates": ("eligibility", "a payment's day is never open"),
     "update": ("eligibility", "a payment is never changed in Canvas"),
     "adopt": ("eligibility", "Canvas is not searched for payments"),
+    "order_from": ("eligibility", "a payment has no order"),
 }
 
 

@@ -4,7 +4,8 @@ The sender's columns are selected by `cs.by_name`: `pl.col` reads `*` and `^A.*$
 
 If a feed has SQL, its texts have further columns, whose names are rules: `<field>|sql` has the reason for
 which the expression has no value for a row, and `row|where` the same of the condition, or "" if the row does
-not meet it. Both are null otherwise.
+not meet it. Both are null otherwise. What other rows give a row (`planning/given.py`) has such columns, too: the
+value of `subscriber|unknown` is the message.
 """
 
 from collections.abc import Iterator

@@ -71,12 +71,11 @@ def _check(
     if WHERE in faults:
         return who(Disposition.REJECTED, rejections=_faults({WHERE: faults[WHERE]}, feed))
     rejections = _faults(faults, feed)
+    broken = {rejection.field for rejection in rejections}
     try:
         content = feed.traits.model.model_validate(values, context=reading)
     except ValidationError as error:
-        rejections += tuple(
-            each for each in _rejections(error, feed) if fault_of(each.field) not in faults
-        )
+        rejections += tuple(each for each in _rejections(error, feed) if each.field not in broken)
     if rejections:
         return who(Disposition.REJECTED, rejections=rejections)
     return who(Disposition.PENDING, content=content)
@@ -86,16 +85,20 @@ def _faults(faults: Mapping[str, str], feed: Feed) -> tuple[Rejection, ...]:
     rejections = []
     for rule, reason in faults.items():
         field = rule.partition("|")[0]
-        compiled = (
-            compile_condition(feed.where) if rule == WHERE else compile_value(feed.sql[field])
-        )
-        columns = ", ".join(f'"{name}"' for name in compiled.columns)
-        message = (
-            f"{field}: the SQL over {columns} has no value for this row: {reason}: "
-            "correct the cell, or the expression"
-        )
+        is_sql = rule in {WHERE, fault_of(field)}
+        message = _of_sql(rule, field, reason, feed) if is_sql else f"{field}: {reason}"
         rejections.append(Rejection(Stage.VALIDATE, field, rule, message))
     return tuple(rejections)
+
+
+def _of_sql(rule: str, field: str, reason: str, feed: Feed) -> str:
+    """Return the message of an expression that has no value for a row."""
+    compiled = compile_condition(feed.where) if rule == WHERE else compile_value(feed.sql[field])
+    columns = ", ".join(f'"{name}"' for name in compiled.columns)
+    return (
+        f"{field}: the SQL over {columns} has no value for this row: {reason}: "
+        "correct the cell, or the expression"
+    )
 
 
 def _is_header(values: Mapping[str, str | None], feed: Feed) -> bool:

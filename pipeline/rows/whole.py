@@ -96,6 +96,22 @@ def by_value(read: CellReader, kind: pl.DataType | type[pl.DataType]) -> WholeRe
     return whole
 
 
+def values_of(field: FieldInfo, texts: pl.Series, context: Any, name: str) -> pl.Series:
+    """Return the values of one column, null where the cell is blank or breaks a rule.
+
+    The field must be one that is read without any other.
+    """
+    found = next(each for each in field.metadata if isinstance(each, Reader))
+    info = ColumnInfo(context, name, {})
+    if found.whole is None:
+        raise TypeError(f"{name} has no reader of whole columns")
+    column = found.whole(texts, info)
+    at = (~column.accepted).arg_true()
+    read = cast("CellReader", found.func)
+    rest = by_value(read, column.values.dtype)(texts.gather(at), info)
+    return column.values.scatter(at, rest.values)
+
+
 def whole_reader(field: FieldInfo) -> WholeReader | None:
     """Return the column reader of a model's field; None: only the model can read it."""
     return next((each.whole for each in field.metadata if isinstance(each, Reader)), None)

@@ -187,6 +187,43 @@ async def test_workers_make_the_plan_that_one_process_makes(
     assert len([name for name in parts(spread_job, spread) if name.startswith("rows-")]) >= 8
 
 
+ROSTER = """
+[references.subscriber]
+how = "row"
+[[feeds]]
+name = "roster"
+kind = "eligibility"
+path = "in/*"
+key = ["patient", "member_id"]
+order_from = "sequence"
+[feeds.columns]
+patient = "MRN"
+member_id = "Member"
+relationship = "Rel"
+subscriber_id = "Sub"
+payer = "Payer"
+"""
+
+
+async def test_workers_find_what_rows_give_each_other(
+    tmp_path: Path, by_dask: dict[str, Any], tiny: Callable[[], None]
+) -> None:
+    job = job_of(tmp_path, {})
+    rows = [
+        b"%032x,M%d,%s,S%d,60054\n" % (n % 9, n, b"child" if n % 3 else b"self", n % 9 // 2)
+        for n in range(24)
+    ]
+    (tmp_path / "in" / "a.csv").write_bytes(b"MRN,Member,Rel,Sub,Payer\n" + b"".join(rows))
+    path = tmp_path / "config.toml"
+    path.write_text(NOWHERE + ROSTER)
+    job = load(path, environment={})
+    whole = outputs(job, await engine.plan(job))
+    assert whole["feeds"][0]["rules"] == {"subscriber|unknown": 8}
+    tiny()
+    spread_job = load(path, environment={}, overrides=by_dask)
+    assert outputs(spread_job, await engine.plan(spread_job)) == whole
+
+
 async def test_the_sample_data_are_planned_alike(
     tmp_path: Path, by_dask: dict[str, Any], tiny: Callable[[], None]
 ) -> None:

@@ -1131,6 +1131,52 @@ MUTATIONS: Final = (
         ),
     ),
     Mutation(
+        "G1",
+        "two subscribers of one id are one",
+        "pipeline/planning/subscribers.py",
+        'pl.col("persons") > 1',
+        'pl.col("persons") > 2',
+        ("tests/planning/test_related.py::test_subscribers_are_those_that_a_person_would_find",),
+    ),
+    Mutation(
+        "G2",
+        "the subscriber of a row that Canvas refused is confirmed",
+        "pipeline/journal/queries.sql",
+        "WHERE subscriber.id_hash IN (SELECT value FROM json_each(:ids)) AND write.state = 'CONFIRMED'",
+        "WHERE subscriber.id_hash IN (SELECT value FROM json_each(:ids))",
+        (
+            "tests/commands/test_dependents.py::test_a_subscriber_whom_canvas_refused_is_none_of_later_files",
+        ),
+    ),
+    Mutation(
+        "G3",
+        "a subscriber of an earlier file outlasts an unchanged row of a later one",
+        "pipeline/planning/plan.py",
+        '~pl.col("subscriber").is_in(passed_on.implode())',
+        "pl.lit(value=True)",
+        (
+            "tests/commands/test_dependents.py::test_a_change_file_between_two_whole_files_does_not_outlast_them",
+        ),
+    ),
+    Mutation(
+        "G4",
+        "a rejected row gives its order to another one",
+        "pipeline/planning/passes/relate.py",
+        "is_fixed = rank is not None and not (row.is_good and feeds[row.feed].update)",
+        "is_fixed = False",
+        (
+            "tests/commands/test_sequence.py::test_a_rejected_row_keeps_the_order_of_its_coverage_and_a_new_one_takes_none",
+        ),
+    ),
+    Mutation(
+        "G5",
+        "a file that lacks rows moves those that it has",
+        "pipeline/planning/passes/relate.py",
+        "key not in first and not (is_whole and feed in whole)",
+        "key not in first and not is_whole",
+        ("tests/commands/test_sequence.py::test_files_that_lack_rows_move_nothing",),
+    ),
+    Mutation(
         "74",
         "a lost create is found in a coverage of another payer",
         _RECOVER,

@@ -39,6 +39,7 @@ from tests.proof.practice import (
     Setting,
     claim_of,
     configure,
+    holder_of,
     insured_of,
     payments_of,
     setting_of,
@@ -117,7 +118,7 @@ async def play(seed: int, folder: Path) -> Story:
     story, books = Story(seed), Books()
     setting = setting_of(random)
     payments = payments_of(random, 0, random.randint(2, 5))
-    insured = insured_of(random, setting.coverage_key)
+    insured = insured_of(random, setting.coverage_key, by_row=setting.by_row)
     clock = Clock(FIRST_NIGHT + timedelta(days=random.randint(0, 30)))
     sandbox = Sandbox(_canvas(), fault_seed=seed, clock=clock)
     books.by_hand = _entered_by_hand(sandbox, random, insured)
@@ -298,6 +299,8 @@ def _changed(random: Random, setting: Setting, insured: Sequence[Insurance], at:
     taken = {each.sign for each in insured}
     if "payer" not in setting.coverage_key and after.sign not in taken and random.random() < 0.7:
         return after
+    if before.holder is not None and random.random() < 0.5:
+        return replace(before, holder=holder_of(random, before.patient))
     return replace(before, end=random.choice(("2026-11-30", "2026-12-31")))
 
 
@@ -570,7 +573,9 @@ def _judge_coverages(
         if word not in SETTLED:
             continue
         shown = world.sandbox.resource("Coverage", resource_id)
-        if shown is None or _shown_insurance(shown) != (*insurance.sign, "active", insurance.end):
+        subscriber = patient_key(insurance.subscriber)
+        meant = (*insurance.sign, "active", insurance.end, subscriber)
+        if shown is None or _shown_insurance(shown) != meant:
             _violate(story, f"coverage {insurance.number} is {word}, and Canvas holds another")
 
 
@@ -581,6 +586,7 @@ def _shown_insurance(coverage: Mapping[str, Any]) -> tuple[str, ...]:
         coverage["payor"][0]["reference"].rpartition("/")[2],
         coverage["status"],
         coverage["period"].get("end", ""),
+        coverage["subscriber"]["reference"].rpartition("/")[2],
     )
 
 

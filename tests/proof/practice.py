@@ -48,6 +48,12 @@ class Insurance:
     payer_id: str
     order: int
     end: str = ""
+    holder: int | None = None  # another patient, who is its subscriber
+
+    @property
+    def subscriber(self) -> int:
+        """Return the patient whose contract it is."""
+        return self.patient if self.holder is None else self.holder
 
     @property
     def sign(self) -> tuple[str, str, str]:
@@ -68,6 +74,7 @@ class Setting:
     end_on: str = "day_before"
     zone: str = ""
     repeats_max: str = "0"
+    by_row: bool = False  # the files name a subscriber by the row that has the same id
 
 
 KEYS: Final = {
@@ -94,6 +101,7 @@ def setting_of(random: Random) -> Setting:
         end_on=random.choice(("day_before", "day_before", "month_end", "last_month_end")),
         zone=random.choice(("", "America/New_York", "Pacific/Auckland")),
         repeats_max=random.choice(("0", "0", "5%")),
+        by_row=random.random() < 0.5,
     )
 
 
@@ -113,15 +121,22 @@ def payments_of(random: Random, first: int, count: int) -> list[Payment]:
     ]
 
 
-def insured_of(random: Random, key: Sequence[str]) -> list[Insurance]:
+def insured_of(random: Random, key: Sequence[str], *, by_row: bool) -> list[Insurance]:
     """Return up to one coverage a patient and insurer; two may share a member id if the key distinguishes them."""
     insured: list[Insurance] = []
     for patient in range(PATIENTS):
         for order, payer_id in enumerate(random.sample(list(PAYERS), random.randint(0, 2)), 1):
             is_shared = "payer" in key and random.random() < 0.5
             member = f"M{patient}" if is_shared else f"M{patient}-{order}"
-            insured.append(Insurance(len(insured), patient, member, payer_id, order))
+            holder = holder_of(random, patient) if by_row and random.random() < 0.4 else None
+            insured.append(Insurance(len(insured), patient, member, payer_id, order, holder=holder))
+    random.shuffle(insured)
     return insured
+
+
+def holder_of(random: Random, patient: int) -> int:
+    """Return another patient."""
+    return random.choice([each for each in range(PATIENTS) if each != patient])
 
 
 # The files ----------------------------------------------------------------------------------------
@@ -157,11 +172,11 @@ def write(world: World, files: Files, setting: Setting) -> None:
                 path.write_bytes(path.read_bytes()[:-4])
     _table(
         world.folder / "eligibility.csv",
-        ("MRN", "Member", "Rel", "Payer", "Order", "Start", "End"),
+        ("MRN", "Member", "Rel", "Sub", "Payer", "Order", "Start", "End"),
         [
             (
-                mrn(each.patient, setting), each.member, "self", each.payer_id, str(each.order),
-                "2026-01-01", each.end,
+                mrn(each.patient, setting), each.member, "self" if each.holder is None else "child",
+                f"S{each.subscriber}", each.payer_id, str(each.order), "2026-01-01", each.end,
             )
             for each in files.insured
         ],
@@ -224,7 +239,8 @@ def configure(world: World, setting: Setting) -> None:
         columns["transaction_id"] = "TXN"
     feeds = (
         '[references.patient]\nhow = "file"\npath = "patients.csv"\nfrom = "mrn"\nto = "key"\n'
-         "[[feeds]]\n"
+        + ('[references.subscriber]\nhow = "row"\n' if setting.by_row else "")
+        + "[[feeds]]\n"
         + _toml({"name": "eligibility", "kind": "eligibility", "path": "eligibility.csv"})
         + _toml({"key": list(setting.coverage_key), "missing": setting.missing})
         + ('missing_max = "100%"\n' if setting.missing != "ignore" else "")
@@ -235,6 +251,7 @@ def configure(world: World, setting: Setting) -> None:
             {
                 "patient": "MRN", "member_id": "Member", "relationship": "Rel", "payer": "Payer",
                 "order": "Order", "start_on": "Start", "end_on": "End",
+                **({"subscriber_id": "Sub"} if setting.by_row else {}),
             }
         )
         + "[[feeds]]\n"

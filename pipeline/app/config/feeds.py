@@ -154,6 +154,10 @@ class FeedSection(Section):
         (),
         description="Our fields by which a patient's payments are sorted before they go out. Empty: the file's order. Not for eligibility.",
     )
+    order_from: Literal["column", "sequence"] = Field(
+        "column",
+        description="Where the order of a coverage comes from: `column`, its own field; `sequence`, a patient's active coverages are numbered 1, 2, ... in the file's order, medical ones first (docs/mapping.md, \"Order\"). Then `order` is not mapped.",
+    )
     columns: dict[str, str | SqlColumn] = Field(
         description='Our field = the sender\'s column, or `{ sql = "..." }` with a SQL expression over its columns (docs/mapping.md, "SQL"). See [fields](#fields).'
     )
@@ -232,6 +236,11 @@ class FeedSection(Section):
         return self.dates, {}
 
     @property
+    def given(self) -> dict[str, str | SqlColumn]:
+        """Return our fields that have a column, an expression or a constant."""
+        return {**self.columns, **self.constants}
+
+    @property
     def _reading(self) -> Reading:
         """Return how cells are read, as far as the section alone says it."""
         everywhere, by_field = self.formats
@@ -255,8 +264,7 @@ class FeedSection(Section):
 
     @model_validator(mode="after")
     def _fits_its_kind(self) -> Self:
-        traits = TRAITS[self.kind]
-        given = {**self.columns, **self.constants}
+        traits, given = TRAITS[self.kind], self.given
         for table in ("columns", "constants", "codes", "only"):
             for name in getattr(self, table):
                 _known_field(name, traits.fields, f"{table}.{name}")
@@ -290,12 +298,16 @@ class FeedSection(Section):
             self.key or traits.key,
             given,
         )
+        settings.check_order_from(self.order_from, given)
         settings.check_codes(self.codes, given)
         settings.check_only(self.only, self.constants)
         settings.check_null_values(self.null_values, self.only, self.codes, self.constants)
         settings.check_constants(self.constants, traits.model, self._reading)
+        numbered = {"order"} if self.order_from == "sequence" else set[str]()
         missing = [
-            name for name in (*traits.required, *(self.key or traits.key)) if name not in given
+            name
+            for name in (*traits.required, *(self.key or traits.key))
+            if name not in given and name not in numbered
         ]
         if missing and (not self.key and self.kind is Kind.ELIGIBILITY) and missing == ["start_on"]:
             return self
@@ -323,8 +335,7 @@ def _check_sql(name: str, sql: str) -> None:
 def feed_of(section: FeedSection, folder: Path) -> Feed:
     """Return the feed of a section; its relative paths start at `folder`."""
     traits = TRAITS[section.kind]
-    given = {**section.columns, **section.constants}
-    key = section.key or tuple(name for name in traits.key if name in given)
+    key = section.key or tuple(name for name in traits.key if name in section.given)
     return Feed(
         name=section.name,
         kind=section.kind,
@@ -342,6 +353,7 @@ def feed_of(section: FeedSection, folder: Path) -> Feed:
         repeats=section.repeats,
         delivery=section.delivery or "full",
         order_by=section.order_by,
+        order_from=section.order_from,
         delimiter=section.delimiter,
         encoding=section.encoding,
         final_newline=section.final_newline,

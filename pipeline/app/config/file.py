@@ -21,6 +21,7 @@ from pipeline.app.config.sections import (
 from pipeline.app.config.undecided import without_undecided
 from pipeline.errors import ConfigError
 from pipeline.job import EngineSettings, LimitSettings, Section, UploadSettings
+from pipeline.rows import settings
 from pipeline.system.ownership import require_safe_config
 
 # Keys of earlier versions, and what to do about them.
@@ -75,6 +76,13 @@ class File(Section):
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise ValueError(f"feeds: two feeds are named {twice}")
+        return self
+
+    @model_validator(mode="after")
+    def _names_subscribers(self) -> Self:
+        if self.references.subscriber.how == "row":
+            for feed in self.feeds:
+                settings.check_subscribers(feed.kind.value, feed.name, feed.given)
         return self
 
 

@@ -77,6 +77,13 @@ class ClaimReference(_Table):
         return "key"
 
 
+class SubscriberReference(Section):
+    how: Literal["patient", "row"] = Field(
+        "patient",
+        description='`patient`: the column `subscriber` names a patient, who is found as by `references.patient`. `row`: the subscriber is the patient of the row with relationship self and the same `subscriber_id`, in the feed\'s files of today or confirmed earlier (docs/mapping.md, "Dependents"). Then each eligibility feed needs `subscriber_id`, and has no `subscriber`.',
+    )
+
+
 class PayerReference(_Table):
     how: Literal["payer_id", "organization", "file"] = Field(
         "payer_id",
@@ -119,6 +126,10 @@ class ReferencesSection(Section):
         PatientReference.model_validate({}),
         description="How the sender's patients, and subscribers, become Canvas' Patient keys. No hit, or several: the row is rejected.",
     )
+    subscriber: SubscriberReference = Field(
+        SubscriberReference.model_validate({}),
+        description="How the subscriber of a dependent's coverage is found.",
+    )
     payer: PayerReference = Field(
         PayerReference.model_validate({}),
         description="How the sender's payers become what Canvas takes.",
@@ -143,6 +154,7 @@ def references_of(section: ReferencesSection, folder: Path) -> References:
         patient=_reference("patient", section.patient, folder),
         payer=_reference("payer", section.payer, folder),
         claim=_reference("claim", section.claim, folder),
+        subscriber_by_row=section.subscriber.how == "row",
     )
 
 

@@ -54,8 +54,11 @@ def check_files(context: Context, journal: Journal) -> Iterator[Check]:
                 yield from _check_confinement()
     if not fit:
         return
-    usable = {kind: each or Reference(_TARGETS[kind]) for kind, each in references.items()}
-    job = replace(job, feeds=tuple(fit), references=References(**usable))
+    usable: dict[str, Any] = {
+        kind: each or Reference(_TARGETS[kind]) for kind, each in references.items()
+    }
+    by_row = job.references.subscriber_by_row
+    job = replace(job, feeds=tuple(fit), references=References(**usable, subscriber_by_row=by_row))
     planner, folder = _planner(context, job, journal)
     yield from check_disks(job, [source for each in planner.sources.values() for source in each])
     context.patients = [(feed, _first(planner.sources[feed.name], feed)) for feed in fit]
@@ -101,7 +104,8 @@ def _check_reference(
             f"make that table with the columns {columns}, or name another in {what}.path",
         )
         return None
-    alone = replace(job, feeds=(), references=References(**{kind: reference}))
+    only: dict[str, Any] = {kind: reference}
+    alone = replace(job, feeds=(), references=References(**only))
     try:
         planner, _ = _planner(context, alone, journal)
     except IngestError as error:
@@ -191,8 +195,8 @@ def _stand_in(planner: Build, feeds: Sequence[Feed], kinds: Sequence[str]) -> No
             for value in texts.drop_nulls().unique()
         }
         table = {value: f"{number:032x}" for number, value in enumerate(sorted(values))}
-        crosswalk = Crosswalk(_TARGETS[kind], table)
-        planner.crosswalks = replace(planner.crosswalks, **{kind: crosswalk})
+        found: dict[str, Any] = {kind: Crosswalk(_TARGETS[kind], table)}
+        planner.crosswalks = replace(planner.crosswalks, **found)
 
 
 def _first(sources: Sequence[Source], feed: Feed) -> pl.DataFrame:

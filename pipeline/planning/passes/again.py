@@ -2,6 +2,7 @@
 
 import polars as pl
 
+from pipeline.planning.given import put_in
 from pipeline.planning.parts import (
     numbers_of,
     reading_of,
@@ -23,6 +24,7 @@ def read_again(build: Build, feed: Feed, rows: pl.DataFrame) -> dict[int, Draft]
     """Return the resources of rows that were skipped, by seq, and keep their source rows in `skipped`."""
     drafts: dict[int, Draft] = {}
     sources = build.skipped.setdefault(feed.name, [])
+    given = build.given[feed.name].of_rows(rows["seq"])
     for (file,), group in rows.group_by("file"):
         seqs = dict(group.select("row", "seq").iter_rows())
         for batch in read(build.sources[feed.name][int(str(file))]):
@@ -31,12 +33,11 @@ def read_again(build: Build, feed: Feed, rows: pl.DataFrame) -> dict[int, Draft]
             if not mine.any():
                 continue
             frame, numbers = batch.frame.filter(mine), numbers.filter(mine)
-            texts = texts_of(frame, feed)
+            own = numbers.replace_strict(seqs, return_dtype=pl.UInt32)
+            texts = put_in(texts_of(frame, feed), own, given)
             reading = reading_of(feed, batch.source, build.reading(feed))
             checked = validate(texts, wanted(texts, feed), numbers, feed, reading)
-            sources.append(
-                frame.with_columns(numbers.replace_strict(seqs, return_dtype=pl.UInt32).alias(SEQ))
-            )
+            sources.append(frame.with_columns(own.alias(SEQ)))
             for row, draft in with_drafts(checked, feed, build.mapping()):
                 if draft is not None:
                     drafts[seqs[row.row]] = draft

@@ -1,16 +1,18 @@
 """Find the files of all feeds and the tables of references, and inspect them before a row is read."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, PlanError
 from pipeline.fhir.coverage import organizations_of
 from pipeline.fhir.datatypes import is_id
 from pipeline.files import FILE_MODE, displayed
 from pipeline.job import Reference, References
+from pipeline.journal import runs
 from pipeline.journal.payers import learn_payers, payers_seen
 from pipeline.planning.expect import expect
 from pipeline.planning.keys import keep_order
@@ -111,6 +113,7 @@ def _crosswalks(build: Build, references: References) -> Crosswalks:
         patient=_crosswalk(build, "patient", references.patient),
         payer=_crosswalk(build, "payer", references.payer),
         claim=_crosswalk(build, "claim", references.claim),
+        by_row=references.subscriber_by_row,
     )
 
 
@@ -157,3 +160,20 @@ def _learn(build: Build, pairs: Iterable[tuple[str | None, str | None]]) -> None
         if is_id(organization)
     ]
     learn_payers(build.journal, build.run_id, evidence, build.now)
+
+
+def files_before(build: Build, feed: Feed) -> int | None:
+    """Return the number of files that a feed had in its last complete run, as far as it is known.
+
+    The same files again are compared with the run before: running again after it changes nothing.
+    """
+    run_ids = runs.last_complete(build.journal, feed.name)
+    if not run_ids:
+        return None
+    with suppress(PlanError, KeyError):
+        last = build.earlier.open(run_ids[0]).meta["feeds"][feed.name]
+        contents = sorted(file["sha256"] for file in last["files"])
+        if contents == sorted(source.sha256 for source in build.sources[feed.name]):
+            before: int | None = last["files_before"]
+            return before
+    return runs.files_of(build.journal, run_ids[0], feed.name)

@@ -1,26 +1,25 @@
 """Read every row, and judge it by itself, against the other rows and against the journal."""
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from datetime import date
 from functools import partial
-from typing import Any
 
 import polars as pl
 
 from pipeline.errors import InputError, PlanError
 from pipeline.journal import lookups, runs
-from pipeline.journal.history import touched_since
 from pipeline.planning.beside import POSTED_AT_ANOTHER_TIME
 from pipeline.planning.parts import (
-    PartTask,
     make_part,
     parts_of,
     reading_of,
 )
+from pipeline.planning.passes.files import files_before
+from pipeline.planning.passes.relate import relate_rows
+from pipeline.planning.passes.tasks import part_task, salt
 from pipeline.planning.resolve import resolve
 from pipeline.planning.state import Build, FeedPlan
-from pipeline.planning.unchanged import HeldRows
 from pipeline.reading.read import origins
 from pipeline.records import (
     Disposition,
@@ -37,13 +36,14 @@ def read_rows(build: Build) -> None:
     resource_id, stage, field, rule and message.
     """
     build.progress.stage = "reading"
+    relate_rows(build)
     for feed in build.job.feeds:
         build.feed_plans[feed.name] = _read(build, feed)
         _count_files(build, feed)
     build.progress.stage = "planning"
     files = build.file_names()
     scans = {
-        name: groups.Scan(judged.meta["rows_read"], build.writer.rows(name).written)
+        name: groups.Scan(judged.meta["rows_read"], _reader_of(build, build.feeds[name]))
         for name, judged in build.feed_plans.items()
     }
     parts = dict.fromkeys(build.feeds, 0)
@@ -63,6 +63,24 @@ def read_rows(build: Build) -> None:
             _reject_other_times(build, feed)
 
 
+def _reader_of(build: Build, feed: Feed) -> Callable[[Sequence[str]], Iterator[pl.DataFrame]]:
+    """Return a reader of a feed's rows, in which coverages that have ended are not active if they are numbered.
+
+    They have freed their order, and may have one with another that has ended (`planning/numbering.py`).
+    """
+    written = build.writer.rows(feed.name).written
+    if feed.order_from == "column":
+        return written
+    today = (build.day(feed) - date(1970, 1, 1)).days
+    has_ended = (pl.col("end_day") <= today).fill_null(value=False)
+
+    def read(columns: Sequence[str]) -> Iterator[pl.DataFrame]:
+        for rows in written(list(dict.fromkeys([*columns, "active", "end_day"]))):
+            yield rows.with_columns(pl.col("active") & ~has_ended).select(columns)
+
+    return read
+
+
 def _have_times(build: Build, feed: Feed) -> bool:
     """Return whether days of a feed may be read with a time of day."""
     reading = build.reading(feed)
@@ -78,7 +96,7 @@ def _read(build: Build, feed: Feed) -> FeedPlan:
     corrected = _corrected_runs(build, feed)
     cents_read = open_dates = 0
     parts = list(parts_of(sources))
-    task = build.workers.share(part_task(build, feed), build.new_folder())
+    task = build.workers.share(part_task(build, feed, build.copies), build.new_folder())
     calls = (partial(make_part, task, number, part) for number, part in enumerate(parts))
     for made in build.workers.in_turn(calls, build.check_stop):
         cents_read += made.cents
@@ -105,29 +123,19 @@ def _read(build: Build, feed: Feed) -> FeedPlan:
             "rows_read": sum(source.rows for source in sources),
             "cents_read": cents_read,
             "open_dates": open_dates,
+            "numbered": dict(build.numbered.get(feed.name, {})),
             "columns": columns,
             "delimiter": sources[0].delimiter,
-            "salt": _salt(build, feed),
+            "salt": salt(build, feed),
         }
     )
 
 
 def _count_files(build: Build, feed: Feed) -> None:
-    """Note if the feed has fewer files than in its last complete run.
-
-    The same files again have the same verdict, so that running again after it changes nothing.
-    """
-    run_ids = runs.last_complete(build.journal, feed.name)
-    if not run_ids or feed.name in build.job.inputs:
+    """Note if the feed has fewer files than in its last complete run."""
+    if not runs.last_complete(build.journal, feed.name) or feed.name in build.job.inputs:
         return
-    judged, before = (
-        build.feed_plans[feed.name],
-        runs.files_of(build.journal, run_ids[0], feed.name),
-    )
-    with suppress(PlanError, KeyError):
-        last = build.earlier.open(run_ids[0]).meta["feeds"][feed.name]
-        if _contents(last["files"]) == _contents(judged.meta["files"]):
-            before = last["files_before"]
+    judged, before = build.feed_plans[feed.name], files_before(build, feed)
     judged.meta["files_before"] = before
     count = len(judged.meta["files"])
     if before is not None and count < before:
@@ -141,10 +149,6 @@ def _count_files(build: Build, feed: Feed) -> None:
                 "Check that the sender delivered all of them.",
             }
         )
-
-
-def _contents(files: Sequence[Mapping[str, Any]]) -> list[str]:
-    return sorted(file["sha256"] for file in files)
 
 
 def _files(count: int) -> str:
@@ -172,54 +176,6 @@ def _corrected_runs(build: Build, feed: Feed) -> list[str]:
             file=rejects[0].name,
         )
     return sorted({run_id for source in rejects for run_id in origins(source)})
-
-
-def part_task(build: Build, feed: Feed) -> PartTask:
-    """Return what workers need to make the parts of a feed."""
-    return PartTask(
-        feed,
-        build.sources[feed.name],
-        _last_confirmed(build, feed),
-        build.reading(feed),
-        build.mapping(),
-        build.writer.folder,
-        build.copies,
-        build.job.rewrite,
-    )
-
-
-def _last_confirmed(build: Build, feed: Feed) -> HeldRows:
-    """Return the rows that the last run confirmed or found unchanged; none if equal rows are counted."""
-    if feed.repeats == "count":
-        return HeldRows.none()
-    journal, sha256 = build.journal, runs.index_sha256(build.journal, feed.name)
-    state, salt = build.job.state_dir, _salt(build, feed)
-    return HeldRows.open(state, feed.name, salt, sha256, partial(touched_since, journal))
-
-
-def _salt(build: Build, feed: Feed) -> str:
-    """Return a hash of all settings that decide what a row of a feed becomes."""
-    settings = (
-        build.job.version,
-        pl.__version__,
-        feed.kind,
-        sorted(feed.codes.items()),
-        feed.dates,
-        sorted(feed.dates_of.items()),
-        feed.amount_sign,
-        feed.amount_style,
-        feed.timezone,
-        feed.open_dates,
-        feed.null_values,
-        feed.key,
-        feed.order_by,
-        feed.where,
-        sorted(feed.sql.items()),
-        build.job.contract,
-        build.job.references,
-        build.job.limits.amount_cents_max,
-    )
-    return hashlib.sha256(repr(settings).encode()).hexdigest()
 
 
 def _reject_other_times(build: Build, feed: Feed) -> None:
