@@ -12,6 +12,7 @@ import polars as pl
 from pydantic import ValidationError
 
 from pipeline.records import Disposition, Rejection, Stage
+from pipeline.rows import enrollment
 from pipeline.rows.columns import Reading
 from pipeline.rows.feed import Checked, Feed, canonical, row_key, time_of
 from pipeline.rows.money import cents_of
@@ -86,6 +87,9 @@ def _faults(faults: Mapping[str, str], feed: Feed) -> tuple[Rejection, ...]:
     rejections = []
     for rule, reason in faults.items():
         field = rule.partition("|")[0]
+        if rule in enrollment.RULES:
+            rejections.append(Rejection(Stage.VALIDATE, field, rule, f"{field}: {reason}"))
+            continue
         compiled = (
             compile_condition(feed.where) if rule == WHERE else compile_value(feed.sql[field])
         )

@@ -118,7 +118,7 @@ def _count_files(build: Build, feed: Feed) -> None:
     The same files again have the same verdict, so that running again after it changes nothing.
     """
     run_ids = runs.last_complete(build.journal, feed.name)
-    if not run_ids or feed.name in build.job.inputs:
+    if not run_ids or feed.name in build.job.inputs or build.has_changes_only(feed.name):
         return
     judged, before = (
         build.feed_plans[feed.name],
