@@ -109,7 +109,7 @@ _HD: Final = (
 )
 _NAME: Final = ((3, "member_last_name"), (4, "member_first_name"), (5, "member_middle_name"))
 _COB: Final = ((1, "cob"), (2, "cob_number"))
-_INSURER: Final = ((3, "other_payer_name"), (9, "other_payer_id"))
+_INSURER: Final = ((3, "cob_payer_name"), (9, "cob_payer_id"))
 _SEVERAL: Final = ";"  # between the values of references and insurers that are there several times
 _MAY_REPEAT: Final = ("reference_", "coverage_", "contract_class")
 
