@@ -1,6 +1,6 @@
 """Makes the X12 834 files of the sample data anew, the same bytes each time: `python sample_data/make_834.py`.
 
-Everything is synthetic; the SSNs are of an area that is given to nobody (000). Each coverage is written together with
+Everything is synthetic; the SSNs are of an area that is not given out (000). Each coverage is written together with
 what should become of it in Canvas, so `enrollments_expected.json` is what the files were made to be. The CSV file holds
 the same coverages as the full 834.
 """

@@ -141,7 +141,7 @@ def exchanges(journal: Journal, run_id: str) -> pl.DataFrame:
 
 @dataclass(frozen=True, slots=True)
 class FeedTotals:
-    """What a feed's files held in a run. `is_change`: only changes; `interchanges`: identity and SHA-256 of X12 files."""
+    """The content of a feed's files in a run. `is_change`: only changes; `interchanges`: identity and SHA-256 of X12 files."""
 
     feed: str
     rows: int

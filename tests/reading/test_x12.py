@@ -156,6 +156,12 @@ def test_no_ssn_is_in_a_row(tmp_path: Path) -> None:
     assert [row.get("subscriber_number") for row in rows] == [None, None]
 
 
+def test_the_page_of_files_has_each_column() -> None:
+    page = (ROOT / "docs" / "files.md").read_text()
+    for name, what in COLUMNS.items():
+        assert f"| `{name}` | {what} |".replace("*", "\\*") in page
+
+
 # Spellings ----------------------------------------------------------------------------------------
 
 
