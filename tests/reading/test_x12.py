@@ -13,6 +13,7 @@ from pipeline.errors import ConfigError, InputError
 from pipeline.reading.inspect import inspect
 from pipeline.reading.read import read
 from pipeline.reading.source import Source
+from pipeline.rows import settings
 from pipeline.rows.enrollment import COLUMNS
 from pipeline.rows.feed import Feed, Kind
 from tests.proof.enrollments import VERSION, Segments, enclosed, written
@@ -302,3 +303,23 @@ def test_a_feed_of_the_format_reads_nothing_else(tmp_path: Path) -> None:
     assert 'format of feed eligibility is "834"' in refusal_of(
         tmp_path / "a.csv", feed_of(format="834")
     )
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "changed", "said"),
+    [
+        ("eligibility", "in/*.834", [], ""),
+        ("eligibility", "in/a.txt", ["encoding"], ""),
+        ("ledger", "in/a.834", [], 'kind must be "eligibility"'),
+        ("eligibility", "in/a.xlsx", [], "files that end in .xlsx are no X12 834"),
+        ("eligibility", "in/a.834", ["delimiter"], 'delimiter: has no effect with format = "834"'),
+    ],
+)
+def test_settings_that_the_format_does_not_have_are_refused(
+    kind: str, path: str, changed: list[str], said: str
+) -> None:
+    if not said:
+        settings.check_format("834", kind, path, changed)
+        return
+    with pytest.raises(ValueError, match=re.escape(said)):
+        settings.check_format("834", kind, path, changed)
