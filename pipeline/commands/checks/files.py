@@ -170,7 +170,7 @@ def _check_confinement() -> Iterator[Check]:
     if open_to_it:
         yield warning(
             _GROUP,
-            "Parquet, .xlsx, 834",
+            "Parquet, .xlsx",
             f"this kernel cannot shut {open_to_it} away from the process that decodes Parquet files, workbooks and X12 "
             "(Landlock shuts files, seccomp the network)",
             "use Linux 5.13 or later, on x86-64 or arm64, with Landlock on and allowed by the container's runtime",
