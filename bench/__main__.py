@@ -16,7 +16,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench import growth, memory, nightly, rate, sending, shared, start, validate
+from bench import enrollments, growth, memory, nightly, rate, sending, shared, start, validate
 from bench.rounds import CORES, HEADER, Asked, Line, alone_on
 from bench.server import has_nginx
 
@@ -27,6 +27,7 @@ BENCHMARKS = {
     "shared": shared.measure,
     "unchanged": nightly.measure,
     "memory": memory.measure,
+    "enrollments": enrollments.measure,
     "start": start.measure,
     "growth": growth.measure,
 }

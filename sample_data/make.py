@@ -514,7 +514,8 @@ def _readme(rows: dict[str, list[Row]]) -> str:
 README = """# Sample data
 
 Synthetic, all of it: no person, contract or payment in these files is real. `python sample_data/make.py` makes them
-anew, the same bytes each time; this page and `expected.json` come from it too.
+anew, the same bytes each time; this page and `expected.json` come from it too. `make_834.py` makes those named
+`enrollments_*`.
 
 | file | what it is |
 |---|---|
@@ -526,6 +527,9 @@ anew, the same bytes each time; this page and `expected.json` come from it too.
 | `crosswalk_claims.parquet` | the sender's claim number to Canvas' Claim id |
 | `canvas_seed.json` | what the local Canvas holds at first: those patients with their balances, payers, claims |
 | `expected.json` | what should become of the rows |
+| `enrollments_full.834`, `enrollments_changes.834` | X12 834: all members, and changes of the next day (a termination, another plan, a reinstatement, an addition) |
+| `enrollments_full.csv` | the coverages of the full 834 as a flat file |
+| `enrollments_expected.json` | the coverages that each of them should come to |
 
 `configs/demo.toml` loads them. Of {rows:,} rows {wrong} are wrong on purpose, or come a second time. A rule `canvas` stands
 for whatever Canvas says when it refuses.

@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.commands.drafts import files, names
+from pipeline.commands.drafts import enrollment, files, names
 from pipeline.commands.drafts.columns import guess_columns
 from pipeline.commands.drafts.days import guess_formats
 from pipeline.commands.drafts.entries import ask_for_condition, guess_only
 from pipeline.commands.drafts.feed import FeedDraft, Found
 from pipeline.commands.drafts.identity import guess_key, guess_references
-from pipeline.commands.drafts.meanings import guess_codes
+from pipeline.commands.drafts.meanings import MEANINGS, guess_codes
 from pipeline.commands.drafts.money import guess_amount_form
 from pipeline.errors import ConfigError
 from pipeline.files import FILE_MODE
@@ -98,6 +98,8 @@ def _feed_draft(group: Sequence[Found], folder: Path) -> FeedDraft:
         ),
     )
     draft_ = FeedDraft(found, lines, synonyms.candidates(found.header, found.kind))
+    if enrollment.is_834(draft_):
+        enrollment.know_columns(draft_)
     files.note_reading(draft_, placeholders)
     return draft_
 
@@ -115,7 +117,9 @@ def _name_apart(feeds: Sequence[FeedDraft]) -> None:
 def _guess(feed: FeedDraft) -> None:
     """Make all guesses about a feed. The order matters: one guess needs another."""
     guess_columns(feed)
-    guess_codes(feed)
+    if enrollment.is_834(feed):
+        enrollment.note_enrollment(feed)
+    guess_codes(feed, enrollment.MEANINGS if enrollment.is_834(feed) else MEANINGS)
     guess_formats(feed)
     if feed.kind is Kind.LEDGER:
         guess_only(feed)

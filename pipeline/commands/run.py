@@ -575,14 +575,15 @@ def _write_held(job: Job, journal: Journal, run_id: str) -> None:
     except PlanError:
         return
     for feed in job.feeds:
-        if feed.repeats == "count" or feed.name in job.inputs:
-            continue
+        meta = plan.meta["feeds"][feed.name]
+        if feed.repeats == "count" or feed.name in job.inputs or meta["is_change"]:
+            continue  # the index of the last whole file is of more use
         displaced = lookups.moved_keys(journal, feed.name)
         is_moved = pl.col("key").is_in(displaced.implode())
         lines = (
             _confirmed(rows, journal).filter(~is_moved) for rows in plan.rows_to_hold(feed.name)
         )
-        salt, mark = plan.meta["feeds"][feed.name]["salt"], unchanged.Mark(*journal.head)
+        salt, mark = meta["salt"], unchanged.Mark(*journal.head)
         runs.enter_index(
             journal, feed.name, unchanged.write(job.state_dir, feed.name, salt, mark, lines)
         )

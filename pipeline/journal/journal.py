@@ -297,6 +297,6 @@ def _as_journal_error(error: BaseException) -> JournalError:
     )
 
 
-def as_json(texts: Sequence[str]) -> str:
+def as_json(texts: Sequence[object]) -> str:
     """Return a list of texts as a parameter of a statement."""
     return orjson.dumps(list(texts)).decode()

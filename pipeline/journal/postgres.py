@@ -33,9 +33,10 @@ from pipeline.errors import (
 )
 from pipeline.journal.address import parameters_of
 from pipeline.journal.store import (
-    OLDER_VERSION,
+    NEW,
     RUN,
     SCHEMA_VERSION,
+    UPGRADES,
     Cursor,
     Database,
     Parameters,
@@ -473,26 +474,27 @@ def _make(connection: Connection, database: Database, base_url: str, loss: str) 
     with connection.transaction():
         _execute(connection, f"SELECT pg_advisory_xact_lock({_MAKE})")
         if _is_new(connection):
-            connection.execute(schema("schema_postgres.sql"))
-            connection.execute(schema("schema_6_postgres.sql"))
+            for name in ("schema", *NEW):
+                connection.execute(schema(f"{name}_postgres.sql"))
             connection.execute(schema("rate.sql"))
             fill(PostgresStore(connection, database, None), base_url, loss)
 
 
 def _upgrade(connection: Connection, database: Database) -> None:
-    """Upgrade a journal of the previous schema in the open transaction, one process at a time."""
-    if _version(connection) != OLDER_VERSION:
+    """Upgrade a journal of an older schema in the open transaction, one process at a time."""
+    if _version(connection) not in UPGRADES:
         return
     _execute(connection, f"SELECT pg_advisory_xact_lock({_MAKE})")
-    if _version(connection) == OLDER_VERSION:
-        connection.execute(schema("schema_6_postgres.sql"))
+    if names := UPGRADES.get(_version(connection)):
+        for name in names:
+            connection.execute(schema(f"{name}_postgres.sql"))
         mark_upgraded(PostgresStore(connection, database, None))
 
 
-def _version(connection: Connection) -> str | None:
+def _version(connection: Connection) -> str:
     sql = "SELECT value FROM meta WHERE name = 'schema_version'"
     found = _execute(connection, sql).fetchone()
-    return None if found is None else str(found[0])
+    return "" if found is None else str(found[0])
 
 
 def _check(connection: Connection, base_url: str) -> None:

@@ -474,23 +474,24 @@ INSERT INTO run (run_id, command, started_at) VALUES (:run_id, 'lost', '') ON CO
 SELECT run_id FROM run ORDER BY rowid DESC LIMIT 1;
 
 -- name: enter_feed
-INSERT INTO run_feed (run_id, feed, rows_read, cents_read, files) VALUES (:run_id, :feed, :rows_read, :cents_read, :files)
+INSERT INTO run_feed (run_id, feed, rows_read, cents_read, files, is_change, interchanges)
+VALUES (:run_id, :feed, :rows_read, :cents_read, :files, :is_change, :interchanges)
 ON CONFLICT DO NOTHING;
 
 -- name: last_feed
--- The totals of a feed's files in the last run that passed the limits.
-SELECT rows_read, cents_read FROM run_feed WHERE feed = :feed ORDER BY rowid DESC LIMIT 1;
+-- The totals of a feed's files in the last run that passed the limits, without files of changes.
+SELECT rows_read, cents_read FROM run_feed WHERE feed = :feed AND is_change = 0 ORDER BY rowid DESC LIMIT 1;
 
 -- name: files_of
 -- The number of files that a feed had in a run.
 SELECT files FROM run_feed WHERE run_id = :run_id AND feed = :feed;
 
 -- name: last_complete
--- The last run that ended with all files of a feed, and the runs after it that did not.
+-- The last run that ended with all files of a feed, and the runs after it that did not, or had files of changes.
 SELECT run.run_id FROM run JOIN run_feed USING (run_id)
 WHERE run_feed.feed = :feed AND run.command = 'run' AND run.rowid >= (
     SELECT max(run.rowid) FROM run JOIN run_feed USING (run_id)
-    WHERE run_feed.feed = :feed AND run.command = 'run' AND run.exit_code IN (0, 3, 4)
+    WHERE run_feed.feed = :feed AND run.command = 'run' AND run.exit_code IN (0, 3, 4) AND is_change = 0
 ) ORDER BY run.rowid;
 
 -- name: ended_early
@@ -498,6 +499,11 @@ WHERE run_feed.feed = :feed AND run.command = 'run' AND run.rowid >= (
 SELECT run_id FROM run WHERE command = 'run' AND rowid > coalesce(
     (SELECT max(rowid) FROM run WHERE command = 'run' AND exit_code IN (0, 3, 4)), 0
 ) ORDER BY rowid;
+
+-- name: interchanges
+-- The X12 interchanges of a feed's runs that passed the limits, and whether each run ended with all files.
+SELECT run.run_id, coalesce(run.exit_code, 1) IN (0, 3, 4), run_feed.interchanges FROM run JOIN run_feed USING (run_id)
+WHERE run_feed.feed = :feed AND run.command = 'run' AND run_feed.interchanges <> '[]' ORDER BY run.rowid;
 
 -- name: feed_key
 -- The fields of a feed's key, in the order in which they are hashed.

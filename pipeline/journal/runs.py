@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
+import orjson
 import polars as pl
 
 from pipeline.clock import utc_text
@@ -113,7 +114,10 @@ def run_ids(journal: Journal) -> list[str]:
 
 
 def last_complete(journal: Journal, feed: str) -> list[str]:
-    """Return the last run that processed all files of a feed to the end, and the runs after it that ended early."""
+    """Return the last run that processed all files of a feed to the end, and the runs after it.
+
+    Those ended early, or had files that hold changes only.
+    """
     return [line[0] for line in journal.rows("last_complete", {"feed": feed})]
 
 
@@ -140,11 +144,31 @@ def exchanges(journal: Journal, run_id: str) -> pl.DataFrame:
 # Feeds --------------------------------------------------------------------------------------------
 
 
-def enter_feeds(journal: Journal, run_id: str, totals: Iterable[tuple[str, int, int, int]]) -> None:
-    """Enter the feeds of a run that passed its limits: name, rows read, cents read and number of files of each."""
+@dataclass(frozen=True, slots=True)
+class FeedTotals:
+    """The content of a feed's files in a run. `is_change`: only changes; `interchanges`: identity and SHA-256 of X12 files."""
+
+    feed: str
+    rows: int
+    cents: int
+    files: int
+    is_change: bool = False
+    interchanges: Sequence[tuple[str, str]] = ()
+
+
+def enter_feeds(journal: Journal, run_id: str, totals: Iterable[FeedTotals]) -> None:
+    """Enter the feeds of a run that passed its limits."""
     lines = [
-        {"run_id": run_id, "feed": feed, "rows_read": rows, "cents_read": cents, "files": files}
-        for feed, rows, cents, files in totals
+        {
+            "run_id": run_id,
+            "feed": each.feed,
+            "rows_read": each.rows,
+            "cents_read": each.cents,
+            "files": each.files,
+            "is_change": int(each.is_change),
+            "interchanges": as_json(each.interchanges),
+        }
+        for each in totals
     ]
     journal.write_now(lambda: [journal.execute("enter_feed", line) for line in lines])
 
@@ -159,6 +183,14 @@ def files_of(journal: Journal, run_id: str, feed: str) -> int | None:
     """Return the number of files that a feed had in a run; None if it is not known."""
     line = journal.row("files_of", {"run_id": run_id, "feed": feed})
     return None if line is None or line[0] is None else int(line[0])
+
+
+def interchanges_of(journal: Journal, feed: str) -> list[tuple[str, bool, dict[str, str]]]:
+    """Return the runs with X12 interchanges of a feed, in order: run id, whether it ended with all files, SHA-256 by identity."""
+    return [
+        (run_id, bool(is_complete), dict(orjson.loads(entered)))
+        for run_id, is_complete, entered in journal.rows("interchanges", {"feed": feed})
+    ]
 
 
 def enter_feed_keys(journal: Journal, run_id: str, keys: Mapping[str, Sequence[str]]) -> None:

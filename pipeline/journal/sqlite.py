@@ -17,9 +17,10 @@ from pipeline.errors import JournalBusy, JournalError
 from pipeline.files import FILE_MODE
 from pipeline.journal import loss_detection
 from pipeline.journal.store import (
-    OLDER_VERSION,
+    NEW,
     RUN,
     SCHEMA_VERSION,
+    UPGRADES,
     Cursor,
     Parameters,
     Store,
@@ -149,11 +150,12 @@ class SqlitePlace:
             connection.execute("BEGIN EXCLUSIVE")
             if connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0:
                 is_new = True
-                _apply(connection, "schema.sql")
-                _apply(connection, "schema_6.sql")
+                for name in ("schema", *NEW):
+                    _apply(connection, f"{name}.sql")
                 fill(store, base_url, loss)
-            elif _version(connection) == OLDER_VERSION:
-                _apply(connection, "schema_6.sql")
+            elif names := UPGRADES.get(_version(connection)):
+                for name in names:
+                    _apply(connection, f"{name}.sql")
                 mark_upgraded(store)
             connection.execute("COMMIT")
             is_checked = is_small or not is_clean
@@ -218,9 +220,9 @@ def _apply(connection: sqlite3.Connection, name: str) -> None:
             statement = ""
 
 
-def _version(connection: sqlite3.Connection) -> str | None:
+def _version(connection: sqlite3.Connection) -> str:
     found = connection.execute("SELECT value FROM meta WHERE name = 'schema_version'").fetchone()
-    return None if found is None else str(found[0])
+    return "" if found is None else str(found[0])
 
 
 def _check(connection: sqlite3.Connection, base_url: str, path: Path) -> None:

@@ -50,7 +50,7 @@ def _exceeded(
         yield from _rejected(feed.name, meta["planned"], limits)
         yield from _gone(feed.name, meta, job.accept_repeats or 0)
         yield from _copied(feed.name, meta["copied"], job.accept_repeats or 0)
-        if feed.name not in job.inputs:
+        if feed.name not in job.inputs and not meta["is_change"]:
             yield from _changed(feed.name, meta, last_feed(feed.name), limits.change_max)
     if not are_repeats_accepted(job, metas):
         for name in feeds_above_repeats(limits, metas):

@@ -157,6 +157,11 @@ class Build:
         """Return how rows become resources."""
         return RowMapping(self.job.contract, self.crosswalks.payer.target, self.today)
 
+    def has_changes_only(self, name: str) -> bool:
+        """Return whether a feed's files hold changes only (X12 834): what is not in them is not missing."""
+        found = [source.interchange for source in self.sources[name] if source.interchange]
+        return any(each.is_change for each in found)
+
     def reading(self, feed: Feed) -> Reading:
         """Return how the cells of a feed are read."""
         found = self._readings.get(feed.name)

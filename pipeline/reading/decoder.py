@@ -13,12 +13,16 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.files import FILE_MODE
-from pipeline.reading.decoding import PARQUET, WORKBOOK, limit
+from pipeline.reading.decoding import PARQUET, WORKBOOK, X12, limit
 from pipeline.system.confinement import close_memory, confine
 
 _LIBRARIES: Final = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache")
-_MODULES: Final = {PARQUET: "pipeline.reading.parquet", WORKBOOK: "pipeline.reading.workbook"}
-_DECODERS: Final = ("polars", "_polars_runtime_32", "python_calamine")
+_MODULES: Final = {
+    PARQUET: "pipeline.reading.parquet",
+    WORKBOOK: "pipeline.reading.workbook",
+    X12: "pipeline.reading.x12",
+}
+_DECODERS: Final = ("polars", "_polars_runtime_32", "python_calamine", "pyx12")
 
 
 def main() -> None:

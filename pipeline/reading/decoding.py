@@ -23,10 +23,15 @@ from pipeline.reading.bounds import DECODING_BYTES_MAX, DECODING_S_MAX
 
 PARQUET: Final = "Parquet file"
 WORKBOOK: Final = "workbook"
+X12: Final = "X12 interchange"
 NO_ROOM: Final = "no room"  # a refusal of the child; `count` is the number of the system's error
 _OS_ERROR: Final = re.compile(r"\(os error (\d+)\)")  # as polars writes it
 _FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_SMALLER: Final = {PARQUET: "in smaller row groups", WORKBOOK: "in several workbooks"}
+_SMALLER: Final = {
+    PARQUET: "in smaller row groups",
+    WORKBOOK: "in several workbooks",
+    X12: "in several files",
+}
 _POLARS: Final = {
     "POLARS_IDEAL_MORSEL_SIZE": "2000",  # as the next, to need little memory
     "POLARS_ROW_GROUP_PREFETCH_SIZE": "1",
@@ -63,19 +68,22 @@ def run_decoder(
     copy: Path,
     options: Mapping[str, Any],
     seconds_max: float = DECODING_S_MAX,
+    name: str = "",
 ) -> dict[str, Any]:
     """Decode a file into `copy` by a child, and return its answer.
 
     Args:
-        kind: PARQUET or WORKBOOK.
+        kind: PARQUET, WORKBOOK or X12.
         path: The file.
         copy: The path of the copy.
         options: JSON values for the decoder of this kind.
         seconds_max: The time that the child may take.
+        name: The file's name in messages, if it is another one.
 
     Raises:
         InputError: The child gave no answer, or there is no room for the copy.
     """
+    name = name or path.name
     request = json.dumps([kind, str(path.absolute()), str(copy.absolute()), options])
     modules = os.pathsep.join(each for each in sys.path if each)
     try:
@@ -89,18 +97,18 @@ def run_decoder(
             check=False,
         )
     except subprocess.TimeoutExpired:
-        _refuse(kind, path, f"the {kind} was not decoded within {seconds_max:,.0f} s")
+        _refuse(kind, name, f"the {kind} was not decoded within {seconds_max:,.0f} s")
     if child.returncode != 0:
-        _refuse(kind, path, f"the {kind} cannot be decoded ({_ending(child.returncode)})")
+        _refuse(kind, name, f"the {kind} cannot be decoded ({_ending(child.returncode)})")
     try:
         answer: dict[str, Any] = json.loads(child.stdout)
     except ValueError:
-        _refuse(kind, path, f"the {kind} cannot be decoded (its process gave no answer)")
+        _refuse(kind, name, f"the {kind} cannot be decoded (its process gave no answer)")
     if answer.get("refused") == NO_ROOM:
         raise InputError(
             f"the {kind} cannot be copied: {os.strerror(answer['count'])}",
             "make room under state.dir, or under the folder for temporary files",
-            file=path.name,
+            file=name,
         )
     return answer
 
@@ -115,12 +123,12 @@ def _ending(code: int) -> str:
         return f"its process was ended by signal {-code}"
 
 
-def _refuse(kind: str, path: Path, message: str) -> NoReturn:
+def _refuse(kind: str, name: str, message: str) -> NoReturn:
     limit = f"{DECODING_BYTES_MAX >> 30} GiB of memory and {DECODING_S_MAX} s"
     raise InputError(
         message,
         f"ask the sender for it again, as CSV or {_SMALLER[kind]}: it may be damaged, and {limit} are all that decoding may take",
-        file=path.name,
+        file=name,
     )
 
 

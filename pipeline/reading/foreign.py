@@ -11,18 +11,11 @@ _PGP: Final = re.compile(
     rb"|[\x8c\xc3].[\x04-\x06][\x01-\x0b]|\xa3[\x00-\x03]|-----BEGIN PGP ",
     re.DOTALL,
 )
-# The first fields of an interchange have fixed widths (ASC X12.5); any sign may part them.
-_X12: Final = re.compile(rb"ISA(.)\d\d\1.{10}\1\d\d\1.{10}(?:\1|$)|ISA[*|^~]")
 _BYTES: Final = (
     (
         _PGP,
         "the file is encrypted with PGP",
         "decrypt it first (gpg --decrypt), and give the path of the text in it",
-    ),
-    (
-        _X12,
-        "the file is an X12 interchange, and no text with a header and rows",
-        "have it exported as CSV or Parquet",
     ),
     (
         re.compile(rb"\xd0\xcf\x11\xe0"),

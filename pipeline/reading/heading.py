@@ -86,10 +86,15 @@ def heading_of(head: bytes, path: Path, feed: Feed) -> Heading:
 
 def as_sent(head: bytes, path: Path, feed: Feed) -> Feed:
     """Return the feed as it reads this text: a reject file of ours has no title, footer or comments."""
-    text = head.decode(errors="replace")
-    if not any(added_in(columns_of(text, each) or ()) for each in _candidates(path, feed)):
+    if not is_ours(head, path, feed):
         return feed
     return replace(feed, skip_lines=0, skip_footer=0, comment_prefix="")
+
+
+def is_ours(head: bytes, path: Path, feed: Feed) -> bool:
+    """Return whether a text is a reject file of ours, by its first bytes."""
+    text = head.decode(errors="replace")
+    return any(added_in(columns_of(text, each) or ()) for each in _candidates(path, feed))
 
 
 def columns_of(text: str, delimiter: str) -> list[str] | None:

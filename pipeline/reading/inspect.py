@@ -16,6 +16,7 @@ import sys
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, Final, NoReturn, cast
 
@@ -31,12 +32,20 @@ from pipeline.reading.bounds import (
 from pipeline.reading.decoding import Decoded
 from pipeline.reading.foreign import foreign_bytes
 from pipeline.reading.headers import column_text
-from pipeline.reading.heading import Heading, as_sent, columns_of, heading_of, unique_names
+from pipeline.reading.heading import (
+    Heading,
+    as_sent,
+    columns_of,
+    heading_of,
+    is_ours,
+    unique_names,
+)
+from pipeline.reading.interchange import decode_interchange, is_interchange, refuse_other
 from pipeline.reading.lake import refuse_folder, refuse_table_format
 from pipeline.reading.parquet import decoded
 from pipeline.reading.protected import quoted
 from pipeline.reading.shape import Misshapen, Shape
-from pipeline.reading.source import Slice, Source, Stamp, added_in, stamp_of
+from pipeline.reading.source import Cuts, Source, Stamp, added_in, copied, stamp_of
 from pipeline.reading.trim import FOOTER_IS_ROW, Trimmer, may_be_row, row_columns, trim_of
 from pipeline.reading.utf8 import Utf8Look, is_one_byte
 from pipeline.records import counted
@@ -51,7 +60,6 @@ else:
     from backports import zstd
 
 _MAGIC_BYTES: Final = 64  # in which files of other kinds are recognised
-_BYTES_A_SLICE: Final = 32 << 20
 _NEAR: Final = 0.75  # how alike a header and a mapped name must be for a "did you mean"
 _GZIP, _ZSTD, _PARQUET, _PARQUET_ENCRYPTED = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1", b"PARE"
 _ZIP, _OLE = b"PK\x03\x04", b"\xd0\xcf\x11\xe0"
@@ -196,7 +204,7 @@ def _parquet(path: Path, feed: Feed, spool_dir: Path) -> Source:
     found = decoded(_readable(path, spool_dir), copy, comma_columns=feed.comma_columns)
     _check_kinds(found, path, feed)
     _check_columns(found.header, path.name, feed)
-    return _copied(path, copy, found.header, found, stamp, sha256)
+    return copied(path, copy, found.header, found, stamp, sha256)
 
 
 def _marks_of(path: Path) -> tuple[Stamp, bytes, str]:
@@ -209,24 +217,6 @@ def _marks_of(path: Path) -> tuple[Stamp, bytes, str]:
         for chunk in iter(lambda: file.read(groups.BOUNDS.chunk_bytes), b""):
             digest.update(chunk)
     return stamp, magic, digest.hexdigest()
-
-
-def _copied(
-    path: Path, copy: Path, header: Sequence[str], found: Decoded, stamp: Stamp, sha256: str
-) -> Source:
-    """Return the source of a file that was decoded into a copy."""
-    return Source(
-        path,
-        str(path),
-        copy,
-        tuple(header),
-        _rows_in_slices(found.rows),
-        sha256,
-        stamp,
-        is_parquet=True,
-        delimiter=",",
-        skipped=found.skipped,
-    )
 
 
 def _readable(path: Path, spool_dir: Path) -> Path:
@@ -288,7 +278,7 @@ def _workbook(path: Path, feed: Feed, spool_dir: Path) -> Source:
     mapped = frozenset(name for _, name in columns_read(feed))
     header = unique_names(found.header, len(found.header), mapped)
     _check_columns(header, path.name, feed)
-    return _copied(path, copy, header, found, stamp, sha256)
+    return copied(path, copy, header, found, stamp, sha256)
 
 
 # Text ---------------------------------------------------------------------------------------------
@@ -325,6 +315,13 @@ def _read_text(
         look = None if marked or not is_one_byte(feed.encoding) else Utf8Look()
         chunks = _decoded(look.watch(unpacked) if look else unpacked, path, feed.encoding)
         head, chunks = _head(chunks)
+        if is_interchange(head) or (feed.format and not is_ours(head, path, feed)):
+            refuse_other(head, path, feed)
+            is_utf8 = marked or codecs.lookup(feed.encoding).name == "utf-8"
+            encoding = "utf-8-sig" if is_utf8 else feed.encoding
+            source = _interchange(path, feed, spool_dir, stamp, chunks, encoding)
+            may_be_utf8 = look is not None and look.is_utf8
+            return replace(source, sha256=digest.hexdigest(), may_be_utf8=may_be_utf8)
         feed = as_sent(head, path, feed)
         heading = heading_of(head, path, feed)
         _check_header(heading.cells, path, feed)
@@ -338,7 +335,7 @@ def _read_text(
             chunks = quoted(chunks, delimiter)
             header_line = b"".join(quoted(iter([header_line]), delimiter))
         shape = Shape(len(heading.names), delimiter, len(heading.cells), feed.skip_footer)
-        cuts, readable = _Cuts(len(header_line)), path
+        cuts, readable = Cuts(len(header_line)), path
 
         def look_at(chunk: bytes) -> None:
             shape.feed(chunk)
@@ -374,6 +371,27 @@ def _read_text(
         else {},
         may_be_utf8=look is not None and look.is_utf8,
     )
+
+
+def _interchange(
+    path: Path, feed: Feed, spool_dir: Path, stamp: Stamp, chunks: Iterator[bytes], encoding: str
+) -> Source:
+    """Read all bytes of an X12 interchange once, and decode it.
+
+    Only a compressed one is copied, and not for long: it holds SSNs. The hash is not known before.
+    """
+    text, copy = path, spool_dir / "interchange.parquet"
+    try:
+        if path.suffix in _PACKED:
+            text, encoding = spool_dir / "interchange.txt", "utf-8"
+            with text.open("wb") as spool:
+                _drain(chunks, spool.write)
+        _drain(chunks)
+        found, identity = decode_interchange(path, text, encoding, copy)
+    finally:
+        (spool_dir / "interchange.txt").unlink(missing_ok=True)
+    _check_columns(found.header, path.name, feed)
+    return replace(copied(path, copy, found.header, found, stamp, ""), interchange=identity)
 
 
 class _Lines:
@@ -418,39 +436,6 @@ def _check_skipped(
                 file=path.name,
                 row=number,
             )
-
-
-class _Cuts:
-    """Cuts a text into slices at ends of rows."""
-
-    def __init__(self, header_size: int) -> None:
-        self._cut = self._seen = (header_size, 0)  # bytes, and rows of data in them
-        self._found: list[tuple[tuple[int, int], tuple[int, int]]] = []
-
-    def see(self, size: int, rows: int) -> None:
-        """Note that a row ends after `size` bytes and `rows` rows of data."""
-        if rows == 0:
-            return
-        is_much = rows - self._cut[1] > groups.BOUNDS.whole or size - self._cut[0] > _BYTES_A_SLICE
-        if is_much and self._seen[1] > self._cut[1]:
-            self._found.append((self._cut, self._seen))
-            self._cut = self._seen
-        self._seen = size, rows
-
-    def slices(self, shift: int) -> tuple[Slice, ...]:
-        """Return slices of all rows that were seen, after a byte order mark of `shift` bytes."""
-        last = [(self._cut, self._seen)] if self._seen[1] > self._cut[1] else []
-        return tuple(
-            Slice(before + 1, rows - before, start + shift, end + shift)
-            for (start, before), (end, rows) in [*self._found, *last]
-        )
-
-
-def _rows_in_slices(rows: int) -> tuple[Slice, ...]:
-    """Return slices of a Parquet file, in which a slice can begin at any row."""
-    most = groups.BOUNDS.whole
-    ends = ((start, min(start + most, rows)) for start in range(0, rows, most))
-    return tuple(Slice(start + 1, end - start, start, end) for start, end in ends)
 
 
 def _drain(chunks: Iterator[bytes], *takers: Callable[[bytes], object]) -> None:

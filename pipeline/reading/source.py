@@ -1,7 +1,7 @@
 """An inspected source file, its slices, and the batches that are read from them."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -10,10 +10,13 @@ from typing import Final
 import polars as pl
 
 from pipeline.files import displayed
+from pipeline.reading.decoding import Decoded
+from pipeline.rows import groups
 
 # Our columns of a reject file, in order; `run` is the run that rejected the row. Their names begin
 # with as many underscores as needed to differ from all of the sender's names.
 ADDED: Final = ("row", "stage", "field", "rule", "message", "file", "run")
+_BYTES_A_SLICE: Final = 32 << 20
 _RUN: Final = re.compile("(_+)run")
 
 
@@ -63,6 +66,47 @@ class Slice:
     end: int
 
 
+class Cuts:
+    """Cuts a text into slices at ends of rows."""
+
+    def __init__(self, header_size: int) -> None:
+        self._cut = self._seen = (header_size, 0)  # bytes, and rows of data in them
+        self._found: list[tuple[tuple[int, int], tuple[int, int]]] = []
+
+    def see(self, size: int, rows: int) -> None:
+        """Note that a row ends after `size` bytes and `rows` rows of data."""
+        if rows == 0:
+            return
+        is_much = rows - self._cut[1] > groups.BOUNDS.whole or size - self._cut[0] > _BYTES_A_SLICE
+        if is_much and self._seen[1] > self._cut[1]:
+            self._found.append((self._cut, self._seen))
+            self._cut = self._seen
+        self._seen = size, rows
+
+    def slices(self, shift: int) -> tuple[Slice, ...]:
+        """Return slices of all rows that were seen, after a byte order mark of `shift` bytes."""
+        last = [(self._cut, self._seen)] if self._seen[1] > self._cut[1] else []
+        return tuple(
+            Slice(before + 1, rows - before, start + shift, end + shift)
+            for (start, before), (end, rows) in [*self._found, *last]
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Interchange:
+    """The identity of an X12 interchange, and whether it holds changes only.
+
+    Attributes:
+        identity: Sender, receiver and control numbers (ISA05 to ISA08, ISA13, GS06).
+        number: The control number (ISA13).
+        is_change: BGN08 is 2: who is not in it did not change. Else the file is full.
+    """
+
+    identity: str
+    number: str
+    is_change: bool
+
+
 @dataclass(frozen=True)
 class Source:
     """One file that was inspected and found fit.
@@ -80,6 +124,7 @@ class Source:
         skipped: The number of lines that were left out, by kind (`pipeline/reading/trim.py`).
         may_be_utf8: Whether `encoding` reads each byte as a character, and the bytes are valid UTF-8 with
             characters of several bytes.
+        interchange: Of an X12 834.
     """
 
     path: Path
@@ -94,6 +139,7 @@ class Source:
     surplus: tuple[str, ...] = ()
     skipped: Mapping[str, int] = field(default_factory=dict)
     may_be_utf8: bool = False
+    interchange: Interchange | None = None
 
     @property
     def rows(self) -> int:
@@ -119,6 +165,26 @@ class Source:
     def kept(self) -> list[str]:
         """Return the sender's own columns."""
         return [name for name in self.header if name not in self.added]
+
+
+def copied(
+    path: Path, copy: Path, header: Sequence[str], found: Decoded, stamp: Stamp, sha256: str
+) -> Source:
+    """Return the source of a file that was decoded into a copy, in which a slice can begin at any row."""
+    most = groups.BOUNDS.whole
+    ends = ((start, min(start + most, found.rows)) for start in range(0, found.rows, most))
+    return Source(
+        path,
+        str(path),
+        copy,
+        tuple(header),
+        tuple(Slice(start + 1, end - start, start, end) for start, end in ends),
+        sha256,
+        stamp,
+        is_parquet=True,
+        delimiter=",",
+        skipped=found.skipped,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from pipeline.rows.feed import Feed
 from pipeline.rows.sql import compile_value
 
 ABOVE, BELOW, COMMENTS, BLANK = "above", "below", "comments", "blank"
+WITHOUT_COVERAGE: Final = "members"  # of an 834: they name no coverage, and say nothing about any
 FOOTER_IS_ROW: Final = "it may be a row. Lower skip_footer; if it is a total, leave it out by its beginning: comment_prefix"
 _PLACES: Final = {ABOVE: "above the header", BELOW: "after the last row"}
 
@@ -134,5 +135,7 @@ def skipped_text(skipped: Mapping[str, int]) -> str:
     words = dict(_PLACES)
     words[COMMENTS] = "comment" if skipped.get(COMMENTS) == 1 else "comments"
     words[BLANK] = "blank"
+    if members := skipped.get(WITHOUT_COVERAGE):
+        return f"members without a coverage skipped: {members:,}"
     shown = [f"{skipped[kind]:,} {word}" for kind, word in words.items() if skipped.get(kind)]
     return f"lines skipped: {sum(skipped.values()):,} ({', '.join(shown)})"

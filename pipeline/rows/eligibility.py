@@ -1,6 +1,6 @@
 """A row of an eligibility file: one coverage of one patient.
 
-The file is a table exported from X12 834 enrolments or the like. X12 itself is not read.
+The file is an X12 834 (`enrollment.py`), or a table exported from one or the like.
 
 The order of the fields is the order in which they are read: a field may look at those above it, so
 that a contradiction between two fields is found together with all other errors of the row.

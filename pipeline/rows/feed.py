@@ -105,6 +105,7 @@ class Feed:
     delimiter: str | None = None  # None: by the file's name
     encoding: str = "utf-8"
     final_newline: Literal["require", "any"] = "require"
+    format: Literal["", "834"] = ""  # "": by the file's name and content
     sheet: str = ""  # of a workbook; "": its only visible one
     skip_lines: int = 0  # above the header
     skip_footer: int = 0  # lines after the last row

@@ -275,6 +275,23 @@ def check_path(path: str, changed: Collection[str]) -> None:
         raise ValueError(f"{name}: has no effect on files that end in {ending}: remove it")
 
 
+_WITHOUT_TEXT: Final = (*_OF_LINES, "sheet", "delimiter", "final_newline")
+
+
+def check_format(form: str, kind: str, path: str, changed: Collection[str]) -> None:
+    """Raise ValueError for an X12 834 that becomes payments, or for a setting that it does not have."""
+    if not form:
+        return
+    if kind != "eligibility":
+        raise ValueError('format: an 834 holds coverages: kind must be "eligibility"')
+    ending = PurePosixPath(path).suffix.lower()
+    if ending in {".parquet", ".xlsx"}:
+        raise ValueError(f"format: files that end in {ending} are no X12 834: remove it")
+    name = next((each for each in _WITHOUT_TEXT if each in changed), None)
+    if name is not None:
+        raise ValueError(f'{name}: has no effect with format = "{form}": remove it')
+
+
 def check_names(name: str, values: Sequence[str]) -> None:
     """Raise ValueError for a list that names something twice."""
     twice = next((value for value in values if values.count(value) > 1), None)

@@ -5,7 +5,7 @@ The sender's columns are selected by `cs.by_name`: `pl.col` reads `*` and `^A.*$
 If a feed has SQL, its texts have further columns, whose names are rules: `<field>|sql` has the reason for
 which the expression has no value for a row, and `row|where` the same of the condition, or "" if the row does
 not meet it. Both are null otherwise. What other rows give a row (`planning/given.py`) has such columns, too: the
-value of `subscriber|unknown` is the message.
+value of `subscriber|unknown` is the message. Those of an X12 834 have the rules of `enrollment.py`.
 """
 
 from collections.abc import Iterator
@@ -14,6 +14,7 @@ from typing import Final
 import polars as pl
 import polars.selectors as cs
 
+from pipeline.rows import enrollment
 from pipeline.rows.feed import Feed
 from pipeline.rows.sql import compile_condition, compile_value, evaluate
 
@@ -73,6 +74,8 @@ def texts_of(frame: pl.DataFrame, feed: Feed) -> pl.DataFrame:
         if field not in feed.columns and field not in feed.constants and field not in feed.sql
     ]
     values = [evaluated.pop(field).alias(field) for field in feed.sql]
+    if enrollment.is_enrollment(frame.columns):
+        evaluated |= enrollment.faults(frame)
     fields = cleaned(frame.select(*mapped, *values), feed).with_columns(constant + absent)
     return fields.select(feed.traits.fields).with_columns(**evaluated)
 

@@ -546,3 +546,34 @@ def test_check_lists_what_is_left_by_line_and_plan_refuses_open_values(tmp_path:
     refused = canvas_ingest("plan", "in.toml", folder=tmp_path)
     assert refused.returncode == 2
     assert 'amount: perhaps "Gross" or "Net"' in refused.stderr
+
+
+# X12 834 ------------------------------------------------------------------------------------------
+
+
+def test_a_draft_from_an_834_asks_only_for_what_the_sender_must_say(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "sample_data" / "enrollments_full.834", tmp_path / "roster_20261128.834")
+    drafted = drafting.draft([tmp_path / "roster_20261128.834"], output=tmp_path / "draft.toml")
+    (feed,) = tomllib.loads(drafted.text)["feeds"]
+    assert (feed["format"], feed["path"], feed["kind"]) == ("834", "roster_*.834", "eligibility")
+    assert feed["key"] == ["patient", "payer", "member_id", "type", "start_on"]
+    assert feed["columns"] == {
+        "patient": "DECIDE: patient",
+        "relationship": "relationship_code",
+        "member_id": "subscriber_number",
+        "payer": "payer_id",
+        "payer_name": "payer_name",
+        "type": "insurance_line",
+        "plan": "plan",
+        "group": "group_number",
+        "order": "DECIDE: order",
+        "start_on": "start",
+        "end_on": "end",
+    }
+    assert feed["codes"]["relationship"] == {"18": "self", "01": "spouse", "19": "child"}
+    assert feed["codes"]["type"] == {"DEN": "DENTAL"}
+    assert "when 'HLT' then '1' when 'DEN' then '2'" in drafted.text
+    assert '# "HLT" = ""' in drafted.text
+    asked = " ".join(drafted.undecided)
+    assert all(word in asked for word in ("patient", "order", "subscriber", "codes.type"))
+    assert not re.search(r"000\d{6}", drafted.text)

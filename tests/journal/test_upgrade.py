@@ -1,4 +1,4 @@
-"""A journal of the schema before is brought up to date when it is opened, and forgets nothing."""
+"""A journal of an older schema is brought up to date when it is opened, and forgets nothing."""
 
 import asyncio
 import sqlite3
@@ -18,7 +18,7 @@ from tests.support.postgres import Server
 
 URL = "https://fumage-example.canvasmedical.com"
 AT = datetime(2026, 11, 21, tzinfo=UTC)
-META = "INSERT INTO meta (name, value) VALUES ('schema_version', '5'), ('base_url', '{}'), ('journal', 'abcd')"
+META = "INSERT INTO meta (name, value) VALUES ('schema_version', '{}'), ('base_url', '{}'), ('journal', 'abcd')"
 ROWS = (
     "INSERT INTO transition VALUES ('PaymentNotice', 'PENDING', 'IN_FLIGHT'), ('PaymentNotice', 'IN_FLIGHT', 'CONFIRMED')",
     "INSERT INTO run (run_id, command, started_at) VALUES ('r1', 'run', '2026-11-20T00:00:00Z')",
@@ -63,11 +63,16 @@ def days(lines: list[tuple[str, str | None]]) -> None:
     assert sorted(lines) == [("k1", None), ("k2", "2026-11-21")]
 
 
-def test_a_file_of_schema_5_is_brought_up_to_date(tmp_path: Path) -> None:
+OLDER = {"5": ("schema",), "6": ("schema", "schema_6")}  # by version: the scripts that made it
+
+
+@pytest.mark.parametrize("version", list(OLDER))
+def test_a_file_of_an_older_schema_is_brought_up_to_date(tmp_path: Path, version: str) -> None:
     path = tmp_path / "journal.sqlite"
     with sqlite3.connect(path) as connection:
-        connection.executescript(schema("schema.sql"))
-        for statement in (META.format(URL), *ROWS):
+        for name in OLDER[version]:
+            connection.executescript(schema(f"{name}.sql"))
+        for statement in (META.format(version, URL), *ROWS):
             connection.execute(statement)
     connection.close()
     path.chmod(0o600)
@@ -75,20 +80,22 @@ def test_a_file_of_schema_5_is_brought_up_to_date(tmp_path: Path) -> None:
         check(journal)
     with sqlite3.connect(path) as connection:
         days(connection.execute("SELECT key, day FROM write").fetchall())
-        version = connection.execute("SELECT value FROM meta WHERE name = 'schema_version'")
-        assert version.fetchone() == (SCHEMA_VERSION,)
+        found = connection.execute("SELECT value FROM meta WHERE name = 'schema_version'")
+        assert found.fetchone() == (SCHEMA_VERSION,)
     connection.close()
 
 
-def test_a_file_that_was_upgraded_has_the_schema_of_a_new_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", list(OLDER))
+def test_a_file_that_was_upgraded_has_the_schema_of_a_new_one(tmp_path: Path, version: str) -> None:
     old, new = tmp_path / "old", tmp_path / "new"
     found = []
     for folder in (old, new):
         folder.mkdir()
         if folder is old:
             with sqlite3.connect(folder / "journal.sqlite") as connection:
-                connection.executescript(schema("schema.sql"))
-                connection.execute(META.format(URL))
+                for name in OLDER[version]:
+                    connection.executescript(schema(f"{name}.sql"))
+                connection.execute(META.format(version, URL))
             connection.close()
         SqlitePlace(folder).open(URL).close()
         with sqlite3.connect(folder / "journal.sqlite") as connection:
@@ -120,21 +127,26 @@ def test_a_payment_gives_up_its_resource_only_after_a_person_declared_it_gone(
     store.close()
 
 
-def test_a_database_of_schema_5_is_brought_up_to_date(
-    database: str, postgres_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("version", list(OLDER))
+def test_a_database_of_an_older_schema_is_brought_up_to_date(
+    database: str,
+    postgres_server: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    version: str,
 ) -> None:
     monkeypatch.setenv("PGPASSWORD", postgres_server.password)
     with psycopg.connect(database, autocommit=True) as connection:
-        for script in ("schema_postgres.sql", "rate.sql"):
+        for script in (*(f"{name}_postgres.sql" for name in OLDER[version]), "rate.sql"):
             connection.execute(schema(script).encode())
-        for statement in (META.format(URL), *ROWS):
+        for statement in (META.format(version, URL), *ROWS):
             connection.execute(statement.encode())
     looked = opening.look(tmp_path, URL, None, tmp_path / "scratch", database=Database(database))
     assert lookups.states_of(looked, ["k1"]) == {"k1": State.CONFIRMED}
     looked.close()
     with psycopg.connect(database) as connection:
-        version = "SELECT value FROM meta WHERE name = 'schema_version'"
-        assert connection.execute(version).fetchone() == ("5",)  # a look writes nothing
+        found = "SELECT value FROM meta WHERE name = 'schema_version'"
+        assert connection.execute(found).fetchone() == (version,)  # a look writes nothing
     with opening.open_journal(tmp_path, URL, database=Database(database)) as journal:
         check(journal)
     with psycopg.connect(database) as connection:

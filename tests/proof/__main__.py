@@ -3,7 +3,8 @@
 `simulate -n 20000` runs schedules, crash points, power losses and kills, and prints violations and the
 shares of rows confirmed, in doubt and pending; `replay SEED` prints what happens in one schedule.
 `nights -n 500` plays nights of real files with changed keys, deliveries and rows. `input -n 1000000`
-reads hostile rows, and files in proportion; `parquet -n 2000` corrupted Parquet files; `workbooks -n 2000` workbooks; `cluster --kills
+reads hostile rows, and files in proportion; `parquet -n 2000` corrupted Parquet files; `workbooks -n 2000` workbooks; `enrollments -n 10000` X12 834
+files; `cluster --kills
 100` strikes runs over a cluster. Each ends with 1 if anything was violated.
 """
 
@@ -22,7 +23,7 @@ from typing import Final
 import orjson
 
 from pipeline.journal.audit_log import Line
-from tests.proof import cluster, kills, nights, parquet, places, powerloss
+from tests.proof import cluster, enrollments, kills, nights, parquet, places, powerloss
 from tests.proof import input as hostile
 from tests.proof.canvas import Effect
 from tests.proof.simulation import Schedule, outcome, over, quiet, swept
@@ -33,6 +34,7 @@ _SCHEDULES_A_KILL: Final = 1_000
 _SCHEDULES_AN_IMAGE: Final = 20
 _SCHEDULES_A_SWEEP: Final = 2_000
 _IMAGES_AT_ONCE: Final = 250
+_FILES_A_CHILD: Final = 50  # a child takes about half a second to start
 _SHOWN_MAX: Final = 20
 
 
@@ -82,6 +84,12 @@ def main() -> int:
     books.add_argument("-n", type=int, default=2_000, help="files")
     books.add_argument("--seed", type=int, default=0, help="the first one")
     books.set_defaults(work=lambda asked: _workbooks(asked.n, asked.seed))
+    members = commands.add_parser(
+        "enrollments", help="damaged X12 834 files, read as a run reads them"
+    )
+    members.add_argument("-n", type=int, default=10_000, help="files")
+    members.add_argument("--seed", type=int, default=0, help="the first one")
+    members.set_defaults(work=lambda asked: _enrollments(asked.n, asked.seed))
     asked = parser.parse_args()
     return int(asked.work(asked))
 
@@ -290,6 +298,20 @@ def _workbooks(count: int, seed: int) -> int:
     for violation in report.violations[:_SHOWN_MAX]:
         print(f"  {violation}")
     _tell("random and corrupted workbooks", 2 * count, began_s, report.violations)
+    return 1 if report.violations else 0
+
+
+def _enrollments(count: int, seed: int) -> int:
+    began_s = time.monotonic()
+    report = enrollments.Report()
+    with hostile.scratch() as folder:
+        for each in range(seed, seed + count):
+            enrollments.play(each, Path(folder), report, is_in_child=each % _FILES_A_CHILD == 0)
+    for name, number in report.ends.most_common():
+        print(f"  {number:>7,} {name}")
+    for violation in report.violations[:_SHOWN_MAX]:
+        print(f"  {violation}")
+    _tell("damaged X12 834 files", count, began_s, report.violations)
     return 1 if report.violations else 0
 
 

@@ -1297,6 +1297,48 @@ MUTATIONS: Final = (
         "if rule or start:",
         (f"{_ENDS}::test_what_has_not_begun_is_left_to_a_person",),
     ),
+    Mutation(
+        "834-1",
+        "a file of changes ends who is not in it",
+        "pipeline/planning/passes/gone.py",
+        "    if build.has_changes_only(feed.name):\n        return None\n",
+        "    if False:\n        return None\n",
+        (
+            "tests/planning/test_enrollments.py::test_a_file_of_changes_ends_nobody_and_the_next_full_file_knows_it",
+        ),
+    ),
+    Mutation(
+        "834-2",
+        "an older interchange replaces newer content",
+        "pipeline/planning/passes/files.py",
+        "if loaded and identity not in before[-1][2]:",
+        "if False:",
+        ("tests/planning/test_enrollments.py::test_what_was_loaded_before",),
+    ),
+    Mutation(
+        "834-3",
+        "what pyx12 finds of counts and control numbers is ignored",
+        "pipeline/reading/x12.py",
+        "if code != _TRAILING:",
+        "if False:",
+        ("tests/proof/test_input.py::test_damaged_enrollments_are_refused_or_read_as_they_are",),
+    ),
+    Mutation(
+        "834-4",
+        "a segment may be anywhere",
+        "pipeline/reading/x12.py",
+        "if begun is None and name not in _STAYS[self.loop]:",
+        "if False:",
+        ("tests/proof/test_input.py::test_damaged_enrollments_are_refused_or_read_as_they_are",),
+    ),
+    Mutation(
+        "834-5",
+        "an SSN that is written as another id is kept",
+        "pipeline/reading/x12.py",
+        "if any(each in digits for each in hidden):",
+        "if False:",
+        ("tests/reading/test_x12.py::test_no_ssn_is_in_a_row",),
+    ),
 )
 
 

@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.rows.feed import Feed, Kind
+from tests.proof import enrollments, parquet
 from tests.proof import input as hostile
-from tests.proof import parquet
 
 _SETTINGS: Final = settings(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -109,3 +109,12 @@ def test_a_footer_that_counts_otherwise_than_its_pages_is_damage(tmp_path: Path,
     parquet.play(seed, tmp_path, report)
     assert report.violations == []
     assert [end for end in report.ends if end.startswith("the Parquet file is damaged")]
+
+
+def test_damaged_enrollments_are_refused_or_read_as_they_are(tmp_path: Path) -> None:
+    report = enrollments.Report()
+    for seed in range(200):
+        enrollments.play(seed, tmp_path, report, is_in_child=seed < 4)
+    assert report.violations == []
+    assert report.ends.total() == 200
+    assert report.ends["damaged, and read as it is"] > 20

@@ -45,11 +45,15 @@ class FeedSection(Section):
         description="What its rows become: `eligibility` Coverage, `ledger` PaymentNotice."
     )
     path: Location = Field(
-        description="A file, or a glob: then all files that it matches are one feed. .csv .tsv .txt .parquet .xlsx, and .gz or .zst for text; here, or in an object store (`s3://`, `gs://`, `az://`)."
+        description="A file, or a glob: then all files that it matches are one feed. .csv .tsv .txt .parquet .xlsx, X12 834 of any name, and .gz or .zst for text; here, or in an object store (`s3://`, `gs://`, `az://`)."
     )
     manifest: Location = Field(
         "",
         description="A file, or a glob, with the sender's control totals: `rows=5000`, `total_usd=12345.67`, as lines or as a JSON object. The files must match it to the row and the cent.",
+    )
+    format: Literal["", "834"] = Field(
+        "",
+        description="`834`: the files are X12 834 interchanges (005010X220A1; the extra `x12`), and nothing else. Left out: what they are is seen by their names and content, 834 included.",
     )
     delimiter: str | None = Field(
         None,
@@ -286,6 +290,7 @@ class FeedSection(Section):
         self._check_values(given)
         settings.check_effects(self.kind.value, self.missing, self._changed)
         settings.check_path(self.path, self._changed)
+        settings.check_format(self.format, self.kind.value, self.path, self._changed)
         if self.order_by and self.kind is Kind.ELIGIBILITY:
             raise ValueError("order_by: a patient's coverages go out by their order; leave it out")
         settings.check_missing(self.kind.value, self.missing, self.final_newline, given)
@@ -357,6 +362,7 @@ def feed_of(section: FeedSection, folder: Path) -> Feed:
         delimiter=section.delimiter,
         encoding=section.encoding,
         final_newline=section.final_newline,
+        format=section.format,
         sheet=section.sheet,
         skip_lines=section.skip_lines,
         skip_footer=section.skip_footer,

@@ -169,13 +169,13 @@ def _check_feed(
 
 
 def _check_confinement() -> Iterator[Check]:
-    """Warn if the kernel cannot shut in the process that decodes Parquet files and workbooks."""
+    """Warn if the kernel cannot shut in the process that decodes Parquet files, workbooks and X12."""
     open_to_it = " and ".join(confinement.lacking())
     if open_to_it:
         yield warning(
             _GROUP,
             "Parquet, .xlsx",
-            f"this kernel cannot shut {open_to_it} away from the process that decodes Parquet files and workbooks "
+            f"this kernel cannot shut {open_to_it} away from the process that decodes Parquet files, workbooks and X12 "
             "(Landlock shuts files, seccomp the network)",
             "use Linux 5.13 or later, on x86-64 or arm64, with Landlock on and allowed by the container's runtime",
         )

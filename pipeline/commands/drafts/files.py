@@ -44,13 +44,21 @@ def find(path: Path, kind: str | None, scratch: Path) -> Found:
     """
     feed, source = _inspected(path, scratch)
     _refuse_data(source)
-    found = Kind(kind) if kind else synonyms.kind_of(source.kept)
+    found = Kind(kind) if kind else _kind_of(source)
+    if source.interchange and found is not Kind.ELIGIBILITY:
+        raise ConfigError(
+            f"{path.name} is an X12 834: enrollments, and no payments", "leave --kind out"
+        )
     if found is None:
         raise ConfigError(
             f"{path.name}: the names of its {len(source.header)} columns do not tell what it holds",
             "say so with --kind eligibility or --kind ledger",
         )
     return Found(path, feed, source, found, _sample(source))
+
+
+def _kind_of(source: Source) -> Kind | None:
+    return Kind.ELIGIBILITY if source.interchange else synonyms.kind_of(source.kept)
 
 
 def _inspected(path: Path, scratch: Path) -> tuple[Feed, Source]:

@@ -1,5 +1,6 @@
 """Spellings whose meaning is sure, whatever the sender: X12 1069, HL7 0063, and plain words."""
 
+from collections.abc import Mapping
 from typing import Final
 
 from pipeline.commands.drafts.feed import FeedDraft
@@ -38,8 +39,8 @@ def _means(name: str, text: str) -> bool:
     return is_taken(name, text) or text.casefold() in MEANINGS.get(name, {})
 
 
-def guess_codes(draft: FeedDraft) -> None:
-    """Map the spellings of coded fields whose meaning is sure, and ask for the others."""
+def guess_codes(draft: FeedDraft, known: Mapping[str, Mapping[str, str]]) -> None:
+    """Map the spellings of coded fields whose meaning is `known`, and ask for the others."""
     for name in TRANSLATED:
         if name not in draft.columns:
             continue
@@ -49,7 +50,7 @@ def guess_codes(draft: FeedDraft) -> None:
             draft.note(name, "its values are codes of Canvas as they are")
             continue
         visible = shown(name, odd)
-        meanings = MEANINGS.get(name, {})
+        meanings = known.get(name, {})
         sure = {text: meanings[text.casefold()] for text in odd if text.casefold() in meanings}
         draft.lines.codes[name] = [(text, code, odd[text]) for text, code in sure.items()]
         draft.lines.maybe_codes[name] = [

@@ -43,6 +43,8 @@ def _gone(build: Build, feed: Feed) -> Gone | None:
     """Return the rows of the last complete run that are missing; None if the feed is not compared."""
     if feed.missing == "ignore" or feed.name in build.job.inputs:
         return None
+    if build.has_changes_only(feed.name):
+        return None
     run_ids = runs.last_complete(build.journal, feed.name)
     if not run_ids:
         return None
@@ -145,7 +147,7 @@ def _keys_of_journal(build: Build, feed: Feed) -> Callable[[], Iterator[pl.Serie
 def _keys_before(
     build: Build, feed: Feed, runs: Sequence[str]
 ) -> Callable[[], Iterator[pl.Series]]:
-    """Return the keys of the last complete run and of runs after it that ended early, some at a time.
+    """Return the keys of the last complete run, and of runs after it that ended early or had changes, some at a time.
 
     With the rows that were missing then and about which something was left to do. If a plan is gone, all rows of the feed that
     Canvas has by the journal.

@@ -133,7 +133,8 @@ def _read(build: Build, feed: Feed) -> FeedPlan:
 
 def _count_files(build: Build, feed: Feed) -> None:
     """Note if the feed has fewer files than in its last complete run."""
-    if not runs.last_complete(build.journal, feed.name) or feed.name in build.job.inputs:
+    is_compared = feed.name not in build.job.inputs and not build.has_changes_only(feed.name)
+    if not (is_compared and runs.last_complete(build.journal, feed.name)):
         return
     judged, before = build.feed_plans[feed.name], files_before(build, feed)
     judged.meta["files_before"] = before

@@ -2,6 +2,7 @@
 
 import itertools
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 from typing import Any, Final
@@ -50,6 +51,7 @@ def seal_plan(build: Build) -> Plan:
             "repeats": repeats_meta(
                 build.feeds[name], repeats[name], build.former_keys.get(name), build.feeds
             ),
+            "is_change": build.has_changes_only(name),
             "gone": payments_gone(build, build.feeds[name]),
             "copied": asdict(copies[name]) if name in copies else None,
         }
@@ -74,17 +76,39 @@ def seal_plan(build: Build) -> Plan:
     runs.enter_plan(build.journal, build.run_id, plan.sha256(), build.clock.now())
     _require_evidence(plan, build.journal)
     check_limits(build.job, metas, build.expected, partial(runs.last_feed, build.journal))
-    # The next delivery is not compared with a file of --input, unless that must be whole.
     runs.enter_feeds(
         build.journal,
         build.run_id,
         [
-            (name, meta["rows_read"], meta["cents_read"], len(meta["files"]))
+            totals
             for name, meta in metas.items()
-            if name not in build.job.inputs or build.feeds[name].counts_over_files
+            if (totals := _feed_totals(build, name, meta)) is not None
         ],
     )
     return plan
+
+
+def _feed_totals(build: Build, name: str, meta: Mapping[str, Any]) -> runs.FeedTotals | None:
+    """Return what the journal keeps of a feed's files; None for a file of --input, as far as it may be partial.
+
+    The next delivery is not compared with such a file. An interchange in it is kept, as one that holds changes.
+    """
+    interchanges = [
+        (source.interchange.identity, source.sha256)
+        for source in build.sources[name]
+        if source.interchange
+    ]
+    is_partial = name in build.job.inputs and not build.feeds[name].counts_over_files
+    if is_partial and not interchanges:
+        return None
+    return runs.FeedTotals(
+        name,
+        meta["rows_read"],
+        meta["cents_read"],
+        len(meta["files"]),
+        is_change=is_partial or build.has_changes_only(name),
+        interchanges=interchanges,
+    )
 
 
 def _require_evidence(plan: Plan, journal: Journal) -> None:

@@ -1,0 +1,325 @@
+"""X12 834 files of strangers: one row for each coverage, or refused with words; and no SSN anywhere."""
+
+import gzip
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.commands import init as drafting
+from pipeline.errors import ConfigError, InputError
+from pipeline.reading.inspect import inspect
+from pipeline.reading.read import read
+from pipeline.reading.source import Source
+from pipeline.rows import settings
+from pipeline.rows.enrollment import COLUMNS
+from pipeline.rows.feed import Feed, Kind
+from tests.proof.enrollments import VERSION, Segments, enclosed, written
+
+ROOT = Path(__file__).parents[2]
+HD = ["HD", "030", "", "HLT", "PLANA", "FAM"]
+START = ["DTP", "348", "D8", "20260101"]
+SSN = "123456789"
+
+
+def member(*more: list[str], code: str = "030", **changes: list[str]) -> Segments:
+    """A subscriber with further segments; the named ones are other than usual."""
+    usual = {
+        "INS": ["INS", "Y", "18", code, "XN", "A", "", "", "FT"],
+        "REF": ["REF", "0F", "M1"],
+        "NM1": ["NM1", "IL", "1", "LAST", "FIRST"],
+    }
+    return [*(usual | changes).values(), *more]
+
+
+def file_of(*members: Segments, purpose: str = "4", number: str = "000000901") -> Segments:
+    inside = [
+        ["ST", "834", "0001", VERSION],
+        ["BGN", "00", "B", "20261128", "0230", "", "", "", purpose],
+        ["N1", "P5", "SPONSOR", "FI", "111222333"],
+        ["N1", "IN", "PLAN ONE", "FI", "60054"],
+        *(segment for each in members for segment in each),
+    ]
+    part = [*inside, ["SE", str(len(inside) + 1), "0001"]]
+    return enclosed(random.Random(1), [part], number)
+
+
+def put(folder: Path, segments: Segments, name: str = "a.834", **spelling: str) -> Path:
+    path = folder / name
+    path.write_bytes(written(segments, **spelling).encode())
+    return path
+
+
+def feed_of(**options: Any) -> Feed:
+    return Feed("eligibility", Kind.ELIGIBILITY, "", {"plan": "plan"}, **options)
+
+
+def source_of(path: Path, feed: Feed | None = None) -> Source:
+    return inspect(path, feed or feed_of(), path.parent)
+
+
+def rows_of(path: Path, feed: Feed | None = None) -> list[dict[str, str]]:
+    return [
+        {name: text for name, text in row.items() if text}
+        for batch in read(source_of(path, feed))
+        for row in batch.frame.iter_rows(named=True)
+    ]
+
+
+def refusal_of(path: Path, feed: Feed | None = None) -> str:
+    with pytest.raises(InputError) as caught:
+        source_of(path, feed)
+    assert caught.value.message.startswith(path.name)
+    assert caught.value.fix
+    return str(caught.value)
+
+
+# Rows ---------------------------------------------------------------------------------------------
+
+
+def test_each_coverage_of_a_member_is_a_row(tmp_path: Path) -> None:
+    dental = ["HD", "021", "", "DEN", "PLAND", "IND"]
+    cob = [
+        ["COB", "S", "OTHER1", "1"],
+        ["NM1", "IN", "2", "OTHER PAYER", "", "", "", "", "NI", "87726"],
+    ]
+    path = put(tmp_path, file_of(member(HD, START, *cob, dental, START)))
+    first, second = rows_of(path)
+    assert first == {
+        "member_indicator": "Y", "relationship_code": "18", "maintenance_type": "030", "maintenance_reason": "XN",
+        "benefit_status": "A", "employment_status": "FT", "subscriber_number": "M1", "member_last_name": "LAST",
+        "member_first_name": "FIRST", "coverage_maintenance": "030", "insurance_line": "HLT", "plan": "PLANA",
+        "coverage_level": "FAM", "start": "2026-01-01", "cob": "S", "cob_number": "OTHER1",
+        "cob_payer_name": "OTHER PAYER", "cob_payer_id": "87726", "payer_name": "PLAN ONE", "payer_id": "60054",
+        "sponsor_name": "SPONSOR", "sponsor_id": "111222333",
+    }  # fmt: skip
+    assert (second["insurance_line"], second["coverage_maintenance"]) == ("DEN", "021")
+    assert "cob" not in second
+
+
+@pytest.mark.parametrize(
+    ("days", "start", "end"),
+    [
+        ([START, ["DTP", "349", "D8", "20261231"]], "2026-01-01", "2026-12-31"),
+        ([["DTP", "348", "RD8", "20260101-20261231"]], "2026-01-01", "2026-12-31"),
+        ([["DTP", "348", "D8", "20260230"]], "20260230", None),
+        ([["DTP", "348", "D6", "260101"]], "260101", None),
+        ([["DTP", "349", "RD8", "20260101-20261231"]], None, "20260101-20261231"),
+        ([["DTP", "348", "D8", ""]], None, None),
+    ],
+)
+def test_days_are_real_days_or_the_text_of_the_sender(
+    tmp_path: Path, days: Segments, start: str | None, end: str | None
+) -> None:
+    (row,) = rows_of(put(tmp_path, file_of(member(HD, *days))))
+    assert (row.get("start"), row.get("end")) == (start, end)
+
+
+def test_the_end_of_a_termination_may_be_the_members(tmp_path: Path) -> None:
+    ended = ["DTP", "357", "D8", "20260630"]
+    terminated = ["HD", "024", "", "HLT", "PLANA"]
+    kept = ["HD", "030", "", "DEN", "PLAND"]
+    refs = {"REF": ["REF", "0F", "M1"], "DTP": ended}
+    parts = member(terminated, START, kept, START)
+    rows = rows_of(put(tmp_path, file_of([*parts[:2], refs["DTP"], *parts[2:]])))
+    assert [row.get("end") for row in rows] == ["2026-06-30", None]
+
+
+@pytest.mark.parametrize(("code", "count"), [("024", 1), ("025", 1), ("001", 0), ("030", 0)])
+def test_a_member_without_a_coverage_is_a_row_only_if_a_coverage_may_change(
+    tmp_path: Path, code: str, count: int
+) -> None:
+    source = source_of(put(tmp_path, file_of(member(HD, START), member(code=code))))
+    assert (source.rows, dict(source.skipped)) == (1 + count, {} if count else {"members": 1})
+
+
+def test_references_and_insurers_that_are_there_twice_are_joined(tmp_path: Path) -> None:
+    cob = [["COB", "P", "A"], ["COB", "S", "B"], ["NM1", "IN", "2", "SECOND"]]
+    parts = member(HD, START, *cob)
+    twice = [["REF", "ZZ", "one"], ["REF", "ZZ", "two"]]
+    (row,) = rows_of(put(tmp_path, file_of([*parts[:2], *twice, *parts[2:]])))
+    assert (row["reference_zz"], row["cob"], row["cob_number"]) == ("one;two", "P;S", "A;B")
+    assert row["cob_payer_name"] == ";SECOND"
+
+
+def test_no_ssn_is_in_a_row(tmp_path: Path) -> None:
+    """Nor where a sender writes it as another id, of the member or of the family."""
+    mine = member(
+        ["REF", "SY", SSN], ["REF", "23", f"{SSN[:3]}-{SSN[3:5]}-{SSN[5:]}"], REF=["REF", "0F", SSN]
+    )
+    mine = [*mine[:2], *mine[3:], ["NM1", "IL", "1", "LAST", "", "", "", "", "34", SSN], HD, START]
+    child = member(HD, START, INS=["INS", "N", "19", "030"], REF=["REF", "0F", f"{SSN}01"])
+    rows = rows_of(put(tmp_path, file_of(mine, child)))
+    assert len(rows) == 2
+    assert not any(SSN in text.replace("-", "") for row in rows for text in row.values())
+    assert [row.get("subscriber_number") for row in rows] == [None, None]
+
+
+def test_the_page_of_files_has_each_column() -> None:
+    page = (ROOT / "docs" / "files.md").read_text()
+    for name, what in COLUMNS.items():
+        assert f"| `{name}` | {what} |".replace("*", "\\*") in page
+
+
+# Spellings ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", ""])
+@pytest.mark.parametrize("signs", ["*:~", "|>~", "!<\x1c", "*:\n", "*:\r"])
+def test_any_signs_and_line_ends_are_read(tmp_path: Path, signs: str, end: str) -> None:
+    path = put(tmp_path, file_of(member(HD, START)), signs=signs, end=end)
+    assert [row["plan"] for row in rows_of(path)] == ["PLANA"]
+
+
+def test_marks_compression_and_encodings_are_read(tmp_path: Path) -> None:
+    text = written(file_of(member(HD, START, NM1=["NM1", "IL", "1", "GARCÍA"])))
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    (tmp_path / "b.dat.gz").write_bytes(gzip.compress(text.encode()))
+    (tmp_path / "c.edi").write_bytes(text.encode("latin-1"))
+    for name, feed in (("a.txt", None), ("b.dat.gz", None), ("c.edi", feed_of(encoding="latin-1"))):
+        assert [row["member_last_name"] for row in rows_of(tmp_path / name, feed)] == ["GARCÍA"]
+    assert "bytes that are not utf-8" in refusal_of(tmp_path / "c.edi")
+    assert source_of(tmp_path / "a.txt", feed_of(encoding="latin-1")).rows == 1
+    assert not [path for path in tmp_path.iterdir() if path.name == "interchange.txt"]
+
+
+def test_the_envelope_is_known(tmp_path: Path) -> None:
+    source = source_of(put(tmp_path, file_of(member(HD, START), purpose="2")))
+    assert source.header == tuple(COLUMNS)
+    assert source.interchange is not None
+    assert source.interchange.identity == "ZZ/SENDER/ZZ/RECEIVER/000000901/1,"
+    assert (source.interchange.number, source.interchange.is_change) == ("000000901", True)
+
+
+# Refusals -----------------------------------------------------------------------------------------
+
+
+def changed(segments: Segments, name: str, number: int, text: str) -> Segments:
+    """The same file with another element in the first segment of a name."""
+    at = next(at for at, each in enumerate(segments) if each[0] == name)
+    segments[at] = [*segments[at][:number], text, *segments[at][number + 1 :]]
+    return segments
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "text", "said"),
+    [
+        ("SE", 1, "9", "SE counts 9 segments, and 10 are there"),
+        ("GE", 1, "2", "GE counts 2, and another number is there"),
+        ("IEA", 1, "x", "the count of IEA is no number"),
+        ("SE", 2, "0002", "the control number of SE is not that of its beginning"),
+        ("GE", 2, "7", "the control number of GE"),
+        ("IEA", 2, "000000902", "the control number of IEA"),
+        ("GS", 8, "005010X220", "another version than 005010X220A1"),
+        ("ST", 3, "004010X095A1", "another version than 005010X220A1"),
+        ("ST", 1, "835", "begins something else than an 834"),
+        ("BGN", 8, "", "BGN08 is none of 2 (changes), 4 and RX"),
+        ("NM1", 3, "LA\nST", "control characters within a segment"),
+        ("HD", 0, "XX", "XX has no place here"),
+        ("NM1", 0, "N3", "N3 has no place here"),
+        ("ISA", 5, "ZZZ", "the first segment (ISA) has not the 105 characters"),
+        ("ISA", 12, "00401", "another version"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_not_whole_is_refused(
+    tmp_path: Path, name: str, number: int, text: str, said: str
+) -> None:
+    path = put(tmp_path, changed(file_of(member(HD, START)), name, number, text))
+    assert said in refusal_of(path)
+
+
+def test_a_refusal_says_where(tmp_path: Path) -> None:
+    segments = changed(file_of(member(HD, START)), "HD", 0, "QQ")
+    assert "segment 10 (line 10): QQ has no place" in refusal_of(put(tmp_path, segments))
+    assert "segment 10 (line 1): QQ has no place" in refusal_of(put(tmp_path, segments, end=""))
+    assert "segment 10 (line 10): QQ" in refusal_of(put(tmp_path, segments, signs="*:\n"))
+
+
+def test_a_file_that_is_cut_at_any_byte_is_refused(tmp_path: Path) -> None:
+    """Here by a child, at some of them; tests/proof cuts thousands."""
+    text = written(file_of(member(HD, START))).encode()
+    path = tmp_path / "a.834"
+    for size in range(107, len(text) - 1, 57):
+        path.write_bytes(text[:size])
+        assert "the file ends before its last segment" in refusal_of(path)
+
+
+def test_several_interchanges_and_parts_of_two_kinds_are_refused(tmp_path: Path) -> None:
+    once = written(file_of(member(HD, START)))
+    (tmp_path / "a.834").write_text(once + once)
+    assert "there is more after the end of the interchange" in refusal_of(tmp_path / "a.834")
+    parts = [
+        [
+            ["ST", "834", number, VERSION],
+            ["BGN", "00", "B", "20261128", "", "", "", "", purpose],
+            *member(HD, START),
+            ["SE", "8", number],
+        ]
+        for number, purpose in (("0001", "4"), ("0002", "2"))
+    ]
+    path = put(tmp_path, enclosed(random.Random(1), parts))
+    assert "one part of the file is full and another holds changes" in refusal_of(path)
+
+
+def test_two_values_for_what_is_there_once_are_refused(tmp_path: Path) -> None:
+    twice = member(HD, START, ["DTP", "348", "D8", "20260201"])
+    assert "DTP says another value than one before it" in refusal_of(put(tmp_path, file_of(twice)))
+
+
+def other(group: str, number: str) -> Segments:
+    segments = changed(file_of(member(HD, START)), "GS", 1, group)
+    return changed(segments, "ST", 1, number)
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+@pytest.mark.parametrize(
+    ("group", "number", "said"),
+    [
+        ("HP", "835", "each would lower a patient's balance"),
+        ("HC", "837", "837, claims), and only 834, enrollments, is read"),
+    ],
+)
+def test_other_transaction_sets_are_refused_with_the_reason(
+    tmp_path: Path, kind: Kind, group: str, number: str, said: str
+) -> None:
+    path = put(tmp_path, other(group, number))
+    assert said in refusal_of(path, Feed("feed", kind, "", {}))
+    with pytest.raises(InputError, match=re.escape(said)):
+        drafting.draft([path], kind.value)
+
+
+def test_an_834_is_no_ledger(tmp_path: Path) -> None:
+    path = put(tmp_path, file_of(member(HD, START)))
+    said = refusal_of(path, Feed("ledger", Kind.LEDGER, "", {}))
+    assert "holds no payments of patients" in said
+    with pytest.raises(ConfigError, match="enrollments, and no payments"):
+        drafting.draft([path], "ledger")
+
+
+def test_a_feed_of_the_format_reads_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("plan\nA\n")
+    assert 'format of feed eligibility is "834"' in refusal_of(
+        tmp_path / "a.csv", feed_of(format="834")
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "changed", "said"),
+    [
+        ("eligibility", "in/*.834", [], ""),
+        ("eligibility", "in/a.txt", ["encoding"], ""),
+        ("ledger", "in/a.834", [], 'kind must be "eligibility"'),
+        ("eligibility", "in/a.xlsx", [], "files that end in .xlsx are no X12 834"),
+        ("eligibility", "in/a.834", ["delimiter"], 'delimiter: has no effect with format = "834"'),
+    ],
+)
+def test_settings_that_the_format_does_not_have_are_refused(
+    kind: str, path: str, changed: list[str], said: str
+) -> None:
+    if not said:
+        settings.check_format("834", kind, path, changed)
+        return
+    with pytest.raises(ValueError, match=re.escape(said)):
+        settings.check_format("834", kind, path, changed)
