@@ -3,12 +3,6 @@
 -- The day of a payment as its file says it: '' if the file gives none, NULL if schema 5 wrote it and the day is not known.
 ALTER TABLE write ADD COLUMN day TEXT;
 
--- The last day of a coverage that a run ends because its row is gone: as it is to be, and as Canvas was last confirmed to have
--- it. NULL: its row is there, or was left alone.
-ALTER TABLE write ADD COLUMN end_on TEXT;
-
-ALTER TABLE write ADD COLUMN held_end TEXT;
-
 -- A write as recovery needs it.
 DROP VIEW doubt;
 
@@ -17,7 +11,7 @@ SELECT
     state, key, feed, resource_type, lane, fingerprint, amount_cents, claim, likeness, run_id,
     attempts, resent, since, until, ahead_s, rule, message,
     interaction, coalesce(resource_id, '') AS resource_id, rank, coalesce(held, '') AS held,
-    coalesce(held_run, '') AS held_run, held_at, part, orphaned, day, end_on
+    coalesce(held_run, '') AS held_run, held_at, part, orphaned, day
 FROM write;
 
 -- Confirmed payments of a patient, to compare with those about to be created.
@@ -43,17 +37,6 @@ CREATE TABLE payer_seen (
     run_id TEXT NOT NULL,
     at TEXT NOT NULL,
     PRIMARY KEY (payer_id, organization)
-) STRICT, WITHOUT ROWID;
-
--- Whose row has relationship self and a subscriber id: dependents that come alone have that patient as their subscriber
--- once Canvas has confirmed the row (`references.subscriber`). `number`: of the audit log, when a plan with the row was
--- last begun; a greater one is later.
-CREATE TABLE subscriber (
-    id_hash TEXT NOT NULL,                          -- over the feed and the subscriber id
-    key TEXT NOT NULL,                              -- of the row
-    lane TEXT NOT NULL,
-    number INTEGER NOT NULL,
-    PRIMARY KEY (id_hash, key)
 ) STRICT, WITHOUT ROWID;
 
 -- A write gives up its resource only after a person has declared that resource gone: it is then listed as not ours.

@@ -2,9 +2,6 @@
 
 ALTER TABLE write ADD COLUMN day TEXT COLLATE "C";
 
-ALTER TABLE write ADD COLUMN end_on TEXT COLLATE "C";
-ALTER TABLE write ADD COLUMN held_end TEXT COLLATE "C";
-
 -- A write as recovery needs it.
 DROP VIEW doubt;
 
@@ -13,7 +10,7 @@ SELECT
     state, key, feed, resource_type, lane, fingerprint, amount_cents, claim, likeness, run_id,
     attempts, resent, since, until, ahead_s, rule, message,
     interaction, coalesce(resource_id, '') AS resource_id, rank, coalesce(held, '') AS held,
-    coalesce(held_run, '') AS held_run, held_at, part, orphaned, day, end_on
+    coalesce(held_run, '') AS held_run, held_at, part, orphaned, day
 FROM write;
 
 CREATE INDEX write_payment ON write (lane) WHERE resource_type = 'PaymentNotice';
@@ -34,14 +31,6 @@ CREATE TABLE payer_seen (
     run_id TEXT COLLATE "C" NOT NULL,
     at TEXT COLLATE "C" NOT NULL,
     PRIMARY KEY (payer_id, organization)
-);
-
-CREATE TABLE subscriber (
-    id_hash TEXT COLLATE "C" NOT NULL,
-    key TEXT COLLATE "C" NOT NULL,
-    lane TEXT COLLATE "C" NOT NULL,
-    number BIGINT NOT NULL,
-    PRIMARY KEY (id_hash, key)
 );
 
 CREATE OR REPLACE FUNCTION write_keeps_to_the_table() RETURNS trigger LANGUAGE plpgsql AS $$
