@@ -1,4 +1,4 @@
-"""A roster night by night: who joins, changes the plan, leaves, and is back.
+"""A roster night by night: who joins, changes the plan, leaves, and is back; at last changes come as an X12 834.
 
 `golden/roster/` has the file of each night, and beside it (`.txt`) what its rows came to and what Canvas held then;
 `GOLDEN=write` writes these anew, for a person to read. A further night is a further file.
@@ -23,10 +23,13 @@ CONFIG = """
 [[feeds]]
 name = "roster"
 kind = "eligibility"
-path = "roster.csv"
+path = "roster.{suffix}"
 timezone = "America/New_York"
 missing = "end"
 missing_max = "50%"
+"""
+COLUMNS = {
+    "csv": """
 [feeds.columns]
 patient = "MRN"
 member_id = "Member"
@@ -36,17 +39,33 @@ order = "Order"
 plan = "Plan"
 start_on = "Start"
 end_on = "End"
-"""
+""",
+    "834": """
+[feeds.constants]
+order = "1"
+[feeds.columns]
+patient = "reference_23"
+member_id = "subscriber_number"
+relationship = "relationship_code"
+payer = "payer_id"
+plan = "plan"
+start_on = "start"
+end_on = "end"
+[feeds.codes.relationship]
+"18" = "self"
+""",
+}
 
 
 async def test_a_roster_night_by_night(make_world: MakeWorld) -> None:
     clock = Clock(FIRST_NIGHT)
     world = await make_world(patients=10, clock=clock)
-    world.write_config(feeds=CONFIG)
     nights = sorted(path for path in STORY.iterdir() if path.suffix != ".txt")
-    assert len(nights) >= 4
+    assert len(nights) >= 5
     for night in nights:
-        shutil.copy(night, world.folder / "roster.csv")
+        suffix = night.suffix.removeprefix(".")
+        world.write_config(feeds=CONFIG.format(suffix=suffix) + COLUMNS[suffix])
+        shutil.copy(night, world.folder / f"roster.{suffix}")
         result = await engine.run(world.job(), clock=clock)
         text = f"{night.stem}\n{story_of(world, result)}\n"
         golden = night.with_suffix(".txt")
