@@ -317,9 +317,7 @@ def _read_text(
         head, chunks = _head(chunks)
         if is_interchange(head) or (feed.format and not is_ours(head, path, feed)):
             refuse_other(head, path, feed)
-            is_utf8 = marked or codecs.lookup(feed.encoding).name == "utf-8"
-            encoding = "utf-8-sig" if is_utf8 else feed.encoding
-            source = _interchange(path, feed, spool_dir, stamp, chunks, encoding)
+            source = _interchange(path, feed, spool_dir, stamp, chunks, is_marked=marked > 0)
             may_be_utf8 = look is not None and look.is_utf8
             return replace(source, sha256=digest.hexdigest(), may_be_utf8=may_be_utf8)
         feed = as_sent(head, path, feed)
@@ -366,20 +364,26 @@ def _read_text(
         is_parquet=False,
         delimiter=heading.delimiter,
         surplus=heading.surplus,
-        skipped={kind: count for kind, count in trimmer.skipped.items() if count}
-        if trimmer
-        else {},
+        skipped=trimmer.counts if trimmer else {},
         may_be_utf8=look is not None and look.is_utf8,
     )
 
 
 def _interchange(
-    path: Path, feed: Feed, spool_dir: Path, stamp: Stamp, chunks: Iterator[bytes], encoding: str
+    path: Path,
+    feed: Feed,
+    spool_dir: Path,
+    stamp: Stamp,
+    chunks: Iterator[bytes],
+    *,
+    is_marked: bool,
 ) -> Source:
     """Read all bytes of an X12 interchange once, and decode it.
 
     Only a compressed one is copied, and not for long: it holds SSNs. The hash is not known before.
     """
+    is_utf8 = is_marked or codecs.lookup(feed.encoding).name == "utf-8"
+    encoding = "utf-8-sig" if is_utf8 else feed.encoding
     text, copy = path, spool_dir / "interchange.parquet"
     try:
         if path.suffix in _PACKED:
