@@ -328,12 +328,12 @@ def _read_text(
         trimmer, lines = (Trimmer(trim, delimiter), _Lines()) if trim.is_needed else (None, None)
         if trimmer and lines:
             chunks = trimmer.trim(lines.watch(chunks))
-        header_line = heading.line
+        header_bytes = len(heading.line)
         if quotes_protected:
             chunks = quoted(chunks, delimiter)
-            header_line = b"".join(quoted(iter([header_line]), delimiter))
+            header_bytes = sum(map(len, quoted(iter([heading.line]), delimiter)))
         shape = Shape(len(heading.names), delimiter, len(heading.cells), feed.skip_footer)
-        cuts, readable = Cuts(len(header_line)), path
+        cuts, readable, torn_allowed = Cuts(header_bytes), path, feed.final_newline == "any"
 
         def look_at(chunk: bytes) -> None:
             shape.feed(chunk)
@@ -346,7 +346,6 @@ def _read_text(
                 _drain(chunks, look_at, spool.write)
         else:
             _drain(chunks, look_at)
-        torn_allowed = feed.final_newline == "any"
         if trimmer and trimmer.is_tail_skipped and not torn_allowed:
             shape.refuse_torn()
         shape.finish(torn_allowed=torn_allowed)
