@@ -115,6 +115,10 @@ class LimitError(IngestError):
         super().__init__(message, fix)
         self.others = tuple(others)
 
+    def __str__(self) -> str:
+        """Return all limits that are exceeded, each with its fix."""
+        return "\n".join([super().__str__(), *map(str, self.others)])
+
 
 class JournalError(IngestError):
     """The journal cannot be trusted or written."""

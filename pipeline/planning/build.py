@@ -31,7 +31,7 @@ from pipeline.planning.passes.files import open_files
 from pipeline.planning.passes.gone import find_missing
 from pipeline.planning.passes.rewrite import rewrite_rows
 from pipeline.planning.passes.rows import read_rows
-from pipeline.planning.passes.sealing import seal_plan
+from pipeline.planning.passes.sealing import exceeds_early, seal_plan
 from pipeline.planning.passes.take_over import look_up_patients, take_over
 from pipeline.planning.passes.turns import arrange_writes
 from pipeline.planning.passes.updates import compare_updates
@@ -91,6 +91,10 @@ async def build_plan(
             progress.stage = "looking up"
             await look_up_patients(build, session)
         await asyncio.to_thread(read_rows, build)
+        if session is not None and await asyncio.to_thread(exceeds_early, build):
+            session = (
+                None  # nothing will be written: the searches, which may take hours, are left out
+            )
         try:
             await take_over(build, session)
         except CanvasError:

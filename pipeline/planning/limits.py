@@ -37,21 +37,45 @@ def check_limits(
         raise LimitError(first.message, first.fix, others)
 
 
+def exceeds_early(
+    job: Job, metas: Mapping[str, Mapping[str, Any]], said: Mapping[str, Expected], last_feed: Last
+) -> bool:
+    """Return whether a plan exceeds a limit that no answer of Canvas can bring down again.
+
+    Args:
+        job: The configuration.
+        metas: The plan's metadata of each feed, with what its rows came to so far.
+        said: The control totals of manifests, by feed.
+        last_feed: As for `check_limits`.
+    """
+    for feed in job.feeds:
+        if next(_of_files(job, feed, metas[feed.name], said, last_feed), None) is not None:
+            return True
+    return False
+
+
+def _of_files(
+    job: Job, feed: Feed, meta: Mapping[str, Any], said: Mapping[str, Expected], last_feed: Last
+) -> Iterator[LimitError]:
+    """Yield what is wrong with the files of a feed, whatever Canvas has."""
+    for totals in (job.expected, said):
+        yield from _not_as_expected(feed.name, meta, totals.get(feed.name, Expected()))
+    yield from _rejected(feed.name, meta["planned"], job.limits)
+    if feed.name not in job.inputs and not meta["is_change"]:
+        yield from _changed(feed.name, meta, last_feed(feed.name), job.limits.change_max)
+
+
 def _exceeded(
     job: Job, metas: Mapping[str, Mapping[str, Any]], said: Mapping[str, Expected], last_feed: Last
 ) -> Iterator[LimitError]:
     limits = job.limits
     for feed in job.feeds:
         meta = metas[feed.name]
-        for totals in (job.expected, said):
-            yield from _not_as_expected(feed.name, meta, totals.get(feed.name, Expected()))
+        yield from _of_files(job, feed, meta, said, last_feed)
         yield from _unaccounted(feed.name, meta)
         yield from _misread(feed, meta)
-        yield from _rejected(feed.name, meta["planned"], limits)
         yield from _gone(feed.name, meta, job.accept_repeats or 0)
         yield from _copied(feed.name, meta["copied"], job.accept_repeats or 0)
-        if feed.name not in job.inputs and not meta["is_change"]:
-            yield from _changed(feed.name, meta, last_feed(feed.name), limits.change_max)
     if not are_repeats_accepted(job, metas):
         for name in feeds_above_repeats(limits, metas):
             yield _repeated(job, name, metas)

@@ -13,9 +13,9 @@ from pipeline.journal import doubts, runs
 from pipeline.journal.evidence import require_evidence
 from pipeline.journal.journal import Journal
 from pipeline.planning import arrange as arranging
+from pipeline.planning import limits
 from pipeline.planning.beside import BUMPS
 from pipeline.planning.copies import find_copies
-from pipeline.planning.limits import check_limits
 from pipeline.planning.passes.gone import payments_gone
 from pipeline.planning.passes.warnings import find_repeats, warn
 from pipeline.planning.plan import Plan
@@ -75,7 +75,7 @@ def seal_plan(build: Build) -> Plan:
     )
     runs.enter_plan(build.journal, build.run_id, plan.sha256(), build.clock.now())
     _require_evidence(plan, build.journal)
-    check_limits(build.job, metas, build.expected, partial(runs.last_feed, build.journal))
+    limits.check_limits(build.job, metas, build.expected, partial(runs.last_feed, build.journal))
     runs.enter_feeds(
         build.journal,
         build.run_id,
@@ -86,6 +86,20 @@ def seal_plan(build: Build) -> Plan:
         ],
     )
     return plan
+
+
+def exceeds_early(build: Build) -> bool:
+    """Return whether a limit is exceeded by the rows as they are before Canvas is searched: nothing is written then."""
+    metas = {
+        name: {
+            **judged.meta,
+            "planned": _totals_of(build.writer, build.feeds[name], judged)["planned"],
+            "is_change": build.has_changes_only(name),
+        }
+        for name, judged in build.feed_plans.items()
+    }
+    last = partial(runs.last_feed, build.journal)
+    return limits.exceeds_early(build.job, metas, build.expected, last)
 
 
 def _feed_totals(build: Build, name: str, meta: Mapping[str, Any]) -> runs.FeedTotals | None:
