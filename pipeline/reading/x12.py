@@ -265,7 +265,8 @@ class _Segments:
         """Refuse a segment with characters that no element has, and what pyx12 finds of the envelope."""
         if _CONTROL.search(self._line.translate(self._signs)):
             self.refuse(words.CHARACTERS)
-        if found[0] in {"SE", "GE", "IEA"} and not _NUMBER.fullmatch(element(found, 1)):
+        said = element(self._line.split(self._separator), 1)
+        if found[0] in {"SE", "GE", "IEA"} and not _NUMBER.fullmatch(said):
             self.refuse(words.COUNT)
         for kind, code, *_ in self._reader.pop_errors():
             if code != _TRAILING:
@@ -481,8 +482,8 @@ class _Enrollment:
             for _, column in (*_COB, *_INSURER) if insurers else ():
                 coverage[column] = _SEVERAL.join(each.get(column, "") for each in insurers)
             row = {**self._file, **cells, **coverage}
-            code = row.get("coverage_maintenance") or row.get("maintenance_type")
-            if code == TERMINATION and not row.get("end"):
+            codes = {row.get("coverage_maintenance"), row.get("maintenance_type")}
+            if TERMINATION in codes and not row.get("end"):
                 row["end"] = row.get("eligibility_end", "")
             yield [_without(row.get(column, ""), hidden) for column in COLUMNS]
 

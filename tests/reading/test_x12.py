@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 from pipeline.commands import init as drafting
@@ -14,7 +15,7 @@ from pipeline.reading.inspect import inspect
 from pipeline.reading.read import read
 from pipeline.reading.source import Source
 from pipeline.rows import settings
-from pipeline.rows.enrollment import COLUMNS
+from pipeline.rows.enrollment import COLUMNS, faults
 from pipeline.rows.feed import Feed, Kind
 from tests.proof.enrollments import VERSION, Segments, enclosed, written
 
@@ -125,6 +126,20 @@ def test_the_end_of_a_termination_may_be_the_members(tmp_path: Path) -> None:
     parts = member(terminated, START, kept, START)
     rows = rows_of(put(tmp_path, file_of([*parts[:2], refs["DTP"], *parts[2:]])))
     assert [row.get("end") for row in rows] == ["2026-06-30", None]
+
+
+@pytest.mark.parametrize("code", ["001", "030"])
+def test_a_terminated_member_has_no_open_coverage(tmp_path: Path, code: str) -> None:
+    parts = member(["HD", code, "", "HLT", "PLANA"], START, code="024")
+    ended = [*parts[:2], ["DTP", "357", "D8", "20260630"], *parts[2:]]
+    (row,) = rows_of(put(tmp_path, file_of(ended)))
+    assert row["end"] == "2026-06-30"
+    (row,) = rows_of(put(tmp_path, file_of(parts)))
+    frame = pl.DataFrame(
+        {name: [row.get(name)] for name in COLUMNS},
+        schema_overrides=dict.fromkeys(COLUMNS, pl.String),
+    )
+    assert faults(frame)["row|no_end"][0]
 
 
 @pytest.mark.parametrize(("code", "count"), [("024", 1), ("025", 1), ("001", 0), ("030", 0)])
