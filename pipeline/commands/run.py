@@ -24,9 +24,9 @@ import structlog
 
 from pipeline.clock import Clock, SystemClock, utc_text
 from pipeline.cluster.dask import open_workers
-from pipeline.cluster.partitions import run_partitions
 from pipeline.cluster.permits import permits_of
 from pipeline.commands.retention import purge
+from pipeline.commands.upload import upload
 from pipeline.errors import (
     ConfigError,
     IngestError,
@@ -39,11 +39,10 @@ from pipeline.errors import (
 )
 from pipeline.files import sync
 from pipeline.job import Job, Progress
-from pipeline.journal import decisions, doubts, lookups, opening, runs, writes
+from pipeline.journal import doubts, lookups, opening, runs
 from pipeline.journal.ends import Ends
 from pipeline.journal.journal import Journal
 from pipeline.journal.runs import Run
-from pipeline.journal.subscribers import ids_passed_on, note_subscribers
 from pipeline.planning import unchanged
 from pipeline.planning.build import build_plan
 from pipeline.planning.earlier import EarlierPlans
@@ -55,9 +54,7 @@ from pipeline.records import (
     ADOPTED,
     Disposition,
     Doubt,
-    Finding,
     Interaction,
-    Settlement,
     State,
 )
 from pipeline.reporting.files import report
@@ -65,7 +62,7 @@ from pipeline.reporting.metrics import write_metrics
 from pipeline.reporting.notebook import result_table
 from pipeline.reporting.summary import Facts
 from pipeline.rows.feed import Feed
-from pipeline.sending.session import Session, intents_of, lanes_owed, open_session, with_bodies
+from pipeline.sending.session import Session, open_session, with_bodies
 from pipeline.system.ownership import private_folder
 
 log = structlog.get_logger()
@@ -379,7 +376,7 @@ async def _run(session: Session, workers: Workers, progress: Progress, plan_id: 
     owed = await asyncio.to_thread(_owed_elsewhere, journal, sealed)
     if owed:
         await _settle(session, owed)
-    await _upload(session, workers, sealed, progress)
+    await upload(session, workers, sealed, progress)
 
 
 def _owed_elsewhere(journal: Journal, plan: Plan) -> set[str]:
@@ -437,71 +434,6 @@ def _unreported(error: Exception) -> IngestError:
         f"the report could not be written: {why}",
         "what was sent is in the journal: check the disk of report.dir, then `canvas-ingest report CONFIG`",
     )
-
-
-# Uploading ----------------------------------------------------------------------------------------
-
-
-async def _upload(session: Session, workers: Workers, plan: Plan, progress: Progress) -> None:
-    job = session.job
-    progress.stage = "sending"
-    progress.to_send = sum(meta["to_send"] for meta in plan.meta["feeds"].values())
-    types = {
-        feed.traits.resource_type for feed in job.feeds if plan.meta["feeds"][feed.name]["to_send"]
-    }
-
-    def seen(disposition: Disposition, count: int) -> None:
-        progress.dispositions[disposition] += count
-        progress.sent += count
-
-    await _enter(session, plan)
-    if types:
-        shut = lanes_owed(session, plan)
-        try:
-            if job.engine.kind == "embedded":
-                await session.upload(intents_of(job, plan), types, seen, shut=shut)
-            else:
-                await run_partitions(session, plan, sorted(types), shut, workers, progress)
-        finally:
-            await _note_displaced(session, plan)
-
-
-async def _enter(session: Session, plan: Plan) -> None:
-    """Enter what is ours without being sent, and what must be remembered although no file asks for it again."""
-    now = session.clock.now()
-    found = Finding(Settlement.FOUND, ADOPTED, "Canvas held it already: taken over")
-    for feed in session.job.feeds:
-        if feed.traits.resource_type != "Coverage":
-            continue
-        for adopted in plan.adopted(feed.name):
-            await decisions.adopt(session.journal, session.run_id, adopted, found, now)
-        await writes.intend(session.journal, session.run_id, plan.cancels(feed.name), now)
-        for rewritten in plan.rewritten(feed.name):
-            await writes.intend(session.journal, session.run_id, rewritten, now)
-        await writes.mark_moved(session.journal, session.run_id, plan.kept(feed.name), now)
-        if session.job.references.subscriber_by_row:
-            await asyncio.to_thread(_note_subscribers, session.journal, plan, feed)
-    await writes.mark_moved(session.journal, session.run_id, plan.meta["displaced"], now)
-
-
-def _note_subscribers(journal: Journal, plan: Plan, feed: Feed) -> None:
-    """Enter whose row has which subscriber id, for dependents that come alone in a later file."""
-    for rows in plan.subscribers(feed.name, ids_passed_on(journal)):
-        note_subscribers(journal, rows)
-
-
-async def _note_displaced(session: Session, plan: Plan) -> None:
-    """Note the coverages that Canvas may have moved: the next file writes them again.
-
-    These are the ones that the plan expects, and all of a patient with a changed order and a write that
-    did not arrive.
-    """
-    journal, lanes = session.journal, pl.Series("lane", plan.meta["reordered"], dtype=pl.String)
-    ranks = lookups.ranks(journal, lanes)
-    failed = ranks.filter(pl.col("state") != State.CONFIRMED.value)["lane"]
-    doubtful = ranks.filter(pl.col("lane").is_in(failed.implode()) & pl.col("rank").is_not_null())
-    keys = [*plan.meta["displaced"], *doubtful["key"]]
-    await writes.mark_moved(journal, session.run_id, keys, session.clock.now())
 
 
 # Reporting ----------------------------------------------------------------------------------------

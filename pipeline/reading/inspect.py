@@ -317,9 +317,7 @@ def _read_text(
         head, chunks = _head(chunks)
         if is_interchange(head) or (feed.format and not is_ours(head, path, feed)):
             refuse_other(head, path, feed)
-            is_utf8 = marked or codecs.lookup(feed.encoding).name == "utf-8"
-            encoding = "utf-8-sig" if is_utf8 else feed.encoding
-            source = _interchange(path, feed, spool_dir, stamp, chunks, encoding)
+            source = _interchange(path, feed, spool_dir, stamp, chunks, is_marked=marked > 0)
             may_be_utf8 = look is not None and look.is_utf8
             return replace(source, sha256=digest.hexdigest(), may_be_utf8=may_be_utf8)
         feed = as_sent(head, path, feed)
@@ -330,12 +328,12 @@ def _read_text(
         trimmer, lines = (Trimmer(trim, delimiter), _Lines()) if trim.is_needed else (None, None)
         if trimmer and lines:
             chunks = trimmer.trim(lines.watch(chunks))
-        header_line = heading.line
+        header_bytes = len(heading.line)
         if quotes_protected:
             chunks = quoted(chunks, delimiter)
-            header_line = b"".join(quoted(iter([header_line]), delimiter))
+            header_bytes = sum(map(len, quoted(iter([heading.line]), delimiter)))
         shape = Shape(len(heading.names), delimiter, len(heading.cells), feed.skip_footer)
-        cuts, readable = Cuts(len(header_line)), path
+        cuts, readable, torn_allowed = Cuts(header_bytes), path, feed.final_newline == "any"
 
         def look_at(chunk: bytes) -> None:
             shape.feed(chunk)
@@ -348,7 +346,6 @@ def _read_text(
                 _drain(chunks, look_at, spool.write)
         else:
             _drain(chunks, look_at)
-        torn_allowed = feed.final_newline == "any"
         if trimmer and trimmer.is_tail_skipped and not torn_allowed:
             shape.refuse_torn()
         shape.finish(torn_allowed=torn_allowed)
@@ -366,20 +363,26 @@ def _read_text(
         is_parquet=False,
         delimiter=heading.delimiter,
         surplus=heading.surplus,
-        skipped={kind: count for kind, count in trimmer.skipped.items() if count}
-        if trimmer
-        else {},
+        skipped=trimmer.counts if trimmer else {},
         may_be_utf8=look is not None and look.is_utf8,
     )
 
 
 def _interchange(
-    path: Path, feed: Feed, spool_dir: Path, stamp: Stamp, chunks: Iterator[bytes], encoding: str
+    path: Path,
+    feed: Feed,
+    spool_dir: Path,
+    stamp: Stamp,
+    chunks: Iterator[bytes],
+    *,
+    is_marked: bool,
 ) -> Source:
     """Read all bytes of an X12 interchange once, and decode it.
 
     Only a compressed one is copied, and not for long: it holds SSNs. The hash is not known before.
     """
+    is_utf8 = is_marked or codecs.lookup(feed.encoding).name == "utf-8"
+    encoding = "utf-8-sig" if is_utf8 else feed.encoding
     text, copy = path, spool_dir / "interchange.parquet"
     try:
         if path.suffix in _PACKED:

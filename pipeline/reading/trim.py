@@ -106,6 +106,11 @@ class Trimmer:
         self.is_tail_skipped = bool(self.footer) or not text
         return text if self.is_tail_skipped else text[:-1]
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """Return the numbers of lines that were left out, by kind."""
+        return {kind: count for kind, count in self.skipped.items() if count}
+
     def _kept(self, lines: list[bytes]) -> bytes:
         """Return the lines that are kept of these and of those that are held back."""
         above = min(self._trim.skip_lines - self.skipped[ABOVE], len(lines))
