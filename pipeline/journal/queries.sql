@@ -322,10 +322,10 @@ INSERT INTO subscriber (id_hash, key, lane, number) VALUES (:id_hash, :key, :lan
 ON CONFLICT (id_hash, key) DO UPDATE SET lane = excluded.lane, number = excluded.number;
 
 -- name: subscribers
--- The patients whose rows have these subscriber ids, as far as Canvas has confirmed the rows.
+-- The patients whose rows have these subscriber ids, as far as Canvas has the rows, even if the last write of one failed.
 SELECT subscriber.id_hash, subscriber.lane, subscriber.number FROM subscriber
 JOIN write ON write.key = subscriber.key AND write.lane = subscriber.lane
-WHERE subscriber.id_hash IN (SELECT value FROM json_each(:ids)) AND write.state = 'CONFIRMED';
+WHERE subscriber.id_hash IN (SELECT value FROM json_each(:ids)) AND write.resource_id IS NOT NULL;
 
 -- name: passed_on
 -- The subscriber ids that rows of several patients had.

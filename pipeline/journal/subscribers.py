@@ -1,7 +1,7 @@
 """The subscribers of earlier files: whose row had relationship self and a subscriber id.
 
-They are entered when a run begins its plan, and count once Canvas has confirmed the row: so the patient of a row that
-Canvas refused is no subscriber, however the run ended.
+They are entered when a run begins its plan, and count once Canvas has the coverage of the row: so the patient of a row
+that Canvas never took is no subscriber, and one whose last update or end failed still is.
 """
 
 from functools import partial

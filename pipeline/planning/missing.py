@@ -223,7 +223,7 @@ def _why_not(
         (
             is_held,
             "too-many",
-            "more rows are gone than missing_max allows; check that the file is complete",
+            "more rows are gone than missing_max allows; check that the file is complete; if it is, raise missing_max for one run",
         ),
         (
             same_patient,

@@ -31,9 +31,10 @@ _PARTED_AT: Final = (3, 6, 17, 20, 31, 34, 50, 53, 69, 76, 81, 83, 89, 99, 101, 
 _VERSION_AT: Final = slice(84, 89)
 _CHUNK: Final = 8_192
 _ROWS_A_GROUP: Final = 10_000  # as Python texts, before they become columns
+_AFTER_THE_END: Final = " \r\n\t\x1a"  # \x1a: as programs of DOS and mainframes end a file
 _NUMBER: Final = re.compile(r"[0-9]{1,10}")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-_NINE: Final = 9  # digits of an SSN
+_DIGITS: Final = range(7, 10)  # of an SSN; a program may have cut its first zeros
 _SSN: Final = "34"  # the qualifier of an SSN
 _TRAILING: Final = "SEG1"  # the reader's code of elements that are left out at the end of a segment, which is allowed
 _FULL: Final = {"4": True, "RX": True, "2": False}  # BGN08: verify, replace; change
@@ -68,8 +69,8 @@ _BEGINS: Final[Mapping[str, Mapping[str, str]]] = {
     "2310": {**_COVERAGE, "LX": "2310", "COB": "2320"},
     "2320": {**_COVERAGE, "COB": "2320", "NM1": "2330"},
     "2330": {**_COVERAGE, "COB": "2320", "NM1": "2330"},
-    "LS": {"LX": "2700"},
-    "2700": {"N1": "2750"},
+    "LS": {"LX": "2700", "LE": "LE"},
+    "2700": {"N1": "2750", "LX": "2700", "LE": "LE"},
     "2750": {"LX": "2700", "LE": "LE"},
     "LE": _AFTER,
     "end": {},
@@ -154,9 +155,14 @@ def answer(path: str, copy: str, options: Mapping[str, Any]) -> dict[str, Any]:
 def _decode(text: "_Watched", copy: str) -> dict[str, Any]:
     head = text.peek(_HEAD)
     _check_head(head)
-    segments = _Segments(text, head[3])
+    segments = _Segments(text, head)
     file = _Enrollment()
     frame = _frame(file.rows(segments))
+    if file.late:
+        digits = pl.all().str.replace_all("[- ]", "")
+        is_late = digits.is_in(list(file.late))
+        is_late |= digits.str.strip_chars_start("0").is_in(list(file.late))
+        frame = frame.with_columns(pl.when(~is_late).then(pl.all()))
     if frame.height:
         frame.write_parquet(copy, compression="lz4", statistics=False)
     return {
@@ -207,9 +213,10 @@ class _Watched:
 class _Segments:
     """The segments of an interchange, as pyx12 cuts them, whose order and counts were checked."""
 
-    def __init__(self, text: _Watched, separator: str) -> None:
+    def __init__(self, text: _Watched, head: str) -> None:
         self._text = text
-        self._separator = separator
+        self._separator = head[3]
+        self._signs = str.maketrans("", "", head[3] + head[82] + head[104])
         try:
             self._reader = X12Reader(text)
         except X12Error:
@@ -222,15 +229,15 @@ class _Segments:
     def _lines(self) -> Iterator[str]:
         """Yield the texts of the segments to pyx12, and keep the last one: its own elements are slow."""
         for line in self._raw:
-            self._line = line
+            self._line = line.lstrip(" \r\n")  # blanks may fill the lines
             self.number += 1
-            yield line
+            yield self._line
 
     def __iter__(self) -> Iterator[list[str]]:
         """Yield each segment as its elements, with the loop that it is in as `loop`. Raises Unfit."""
         try:
             for _ in self._reader:
-                found = self._line.split(self._separator)
+                found = [each.strip(" ") for each in self._line.split(self._separator)]
                 self._place(found)
                 self._check(found)
                 yield found
@@ -239,7 +246,7 @@ class _Segments:
         if self.loop != "end":
             self.refuse(words.CUT)
         rest = self._raw.buffer
-        while rest and not rest.strip():
+        while rest and not rest.strip(_AFTER_THE_END):
             rest = self._text.read(_CHUNK)
         if rest:
             self.refuse(words.MORE)
@@ -256,9 +263,10 @@ class _Segments:
 
     def _check(self, found: Sequence[str]) -> None:
         """Refuse a segment with characters that no element has, and what pyx12 finds of the envelope."""
-        if _CONTROL.search(self._line):
+        if _CONTROL.search(self._line.translate(self._signs)):
             self.refuse(words.CHARACTERS)
-        if found[0] in {"SE", "GE", "IEA"} and not _NUMBER.fullmatch(element(found, 1)):
+        said = element(self._line.split(self._separator), 1)
+        if found[0] in {"SE", "GE", "IEA"} and not _NUMBER.fullmatch(said):
             self.refuse(words.COUNT)
         for kind, code, *_ in self._reader.pop_errors():
             if code != _TRAILING:
@@ -318,6 +326,9 @@ class _Enrollment:
         self._file: _Cells = {}
         self._member: _Person | None = None
         self._subscriber: set[str] = set()  # the SSN of the last subscriber
+        self._families: dict[str, set[str]] = {}  # the SSNs of subscribers, by their REF*0F
+        self._dependents: set[str] = set()  # REF*0F of dependents that came before their subscriber
+        self.late: set[str] = set()  # the SSNs of subscribers that came after a dependent
 
     def rows(self, segments: _Segments) -> Iterator[list[str | None]]:
         """Yield the rows, in the order of COLUMNS. Raises Unfit."""
@@ -383,13 +394,13 @@ class _Enrollment:
 
     def _take_name(self, member: _Person, found: Sequence[str], segments: _Segments) -> None:
         code, is_ssn = element(found, 1), element(found, 8) == _SSN
+        if is_ssn:  # of whoever: a former one (70), a responsible person, another insured
+            member.ssns.add(element(found, 9))
         if segments.loop == "2100A":
             if code not in _MEMBER:
                 segments.refuse(words.ORDER)
             self._keep(member.cells, found, _NAME, segments)
-            if is_ssn:
-                member.ssns.add(element(found, 9))
-            elif element(found, 8) == "ZZ":
+            if element(found, 8) == "ZZ":
                 self._keep(member.cells, found, ((9, "member_identifier"),), segments)
         elif segments.loop == "2100" and code in _MEMBER:
             segments.refuse(words.REPEATED)
@@ -416,7 +427,7 @@ class _Enrollment:
             cells = self._file
         else:
             cells = member.coverages[-1] if segments.loop == "2300" else member.cells
-            if found[0] == "REF" and code == "SY" and segments.loop == "2000":
+            if found[0] == "REF" and code == "SY":
                 member.ssns.add(element(found, 2))
         columns = _KEPT.get((segments.loop, found[0], code), ())
         if found[0] == "N1" and element(found, 3) == _SSN:
@@ -447,9 +458,17 @@ class _Enrollment:
     def _finish(self, member: _Person) -> Iterator[list[str | None]]:
         """Yield the rows of a member."""
         cells = member.cells
+        ssns = {digits for each in member.ssns if (digits := _ssn_of(each))}
+        family = cells.get("subscriber_number", "")
         if cells.get("member_indicator") == "Y":
-            self._subscriber = member.ssns
-        hidden = {digits for each in member.ssns | self._subscriber if (digits := _ssn_of(each))}
+            self._subscriber = ssns
+            if family:
+                self._families.setdefault(family, set()).update(ssns)
+            if family in self._dependents:
+                self.late |= ssns
+        elif family not in self._families:
+            self._dependents.add(family)
+        hidden = ssns | self._subscriber | self._families.get(family, set())
         if not member.coverages:
             if not (
                 cells.get("eligibility_end")
@@ -463,8 +482,8 @@ class _Enrollment:
             for _, column in (*_COB, *_INSURER) if insurers else ():
                 coverage[column] = _SEVERAL.join(each.get(column, "") for each in insurers)
             row = {**self._file, **cells, **coverage}
-            code = row.get("coverage_maintenance") or row.get("maintenance_type")
-            if code == TERMINATION and not row.get("end"):
+            codes = {row.get("coverage_maintenance"), row.get("maintenance_type")}
+            if TERMINATION in codes and not row.get("end"):
                 row["end"] = row.get("eligibility_end", "")
             yield [_without(row.get(column, ""), hidden) for column in COLUMNS]
 
@@ -474,15 +493,20 @@ def _digits_of(text: str) -> str:
 
 
 def _ssn_of(text: str) -> str:
-    """Return the digits of an SSN; "" for another text, and for digits that only fill the place of one."""
+    """Return the digits of an SSN; "" for another text, and for digits that only fill the place of one.
+
+    Those that have lost their first zeros are found with and without them.
+    """
     digits = _digits_of(text)
-    is_ssn = len(digits) == _NINE and digits.isdecimal() and len(set(digits)) > 1
-    return digits if is_ssn else ""
+    if len(digits) not in _DIGITS or not digits.isdecimal() or len(set(digits)) == 1:
+        return ""
+    short = digits.lstrip("0")
+    return short if len(short) in _DIGITS else digits
 
 
 def _without(text: str, hidden: set[str]) -> str | None:
     """Return a cell; None if it is blank or holds an SSN of the member or the subscriber."""
-    if hidden and len(text) >= _NINE:
+    if hidden and len(text) >= _DIGITS[0]:
         digits = _digits_of(text)
         if any(each in digits for each in hidden):
             return None

@@ -127,7 +127,7 @@ def _facts(case: Mapping[str, Any]) -> list[str]:
         cents = now["amount_cents"]
         amount = "an amount that cannot be read" if cents is None else f"USD {usd(cents)}"
         facts.append(
-            f"now {now['row']} has {amount} (run {now['run_id']}); the amount above is in doubt, "
+            f"Now {now['row']} has {amount} (run {now['run_id']}); the amount above is in doubt, "
             "and --resend sends that one"
         )
     return facts

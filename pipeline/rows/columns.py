@@ -75,7 +75,8 @@ _AMBIGUOUS: Final = {
 
 # Key: whether the subscriber is found in another row.
 _NO_SUBSCRIBER: Final = {
-    False: "must name the subscriber, who must be a Canvas patient, unless relationship is self",
+    False: "must name the subscriber, who must be a Canvas patient, unless relationship is self; "
+    'if dependents share a subscriber_id, set how = "row" in [references.subscriber]',
     True: "relationship is not self, and there is no subscriber_id that can be read, by which the subscriber's row is "
     "found: fill it in",
 }

@@ -38,7 +38,7 @@ COLUMNS: Final = {
     "plan": "HD04",
     "coverage_level": "HD05",
     "start": "DTP*348 of the coverage",
-    "end": "DTP*349 of the coverage, or the end of a range in DTP*348; of a termination without it, eligibility_end",
+    "end": "DTP*349 of the coverage, or the end of a range in DTP*348; of a termination (of either level) without it, eligibility_end",
     "maintenance_effective": "DTP*303 of the coverage, or else of the member",
     "paid_through": "DTP*343",
     "coverage_group": "REF*1L of the coverage",
@@ -63,7 +63,7 @@ RULES: Final = {
     "or 030, and what others mean is not known here: ask the sender",
     "row|no_coverage": "the member is ended or reinstated, or ends on a day, and the file names no coverage of the member (HD): "
     "have the sender name the coverages, or change them in Canvas",
-    "row|no_end": "the coverage is terminated (024), and neither it nor its member has an end (DTP*349, DTP*357): ask the "
+    "row|no_end": "the coverage or its member is terminated (024), and neither has an end (DTP*349, DTP*357): ask the "
     "sender for the day, and put it into end",
 }
 _READ: Final = (
@@ -91,10 +91,12 @@ def faults(frame: pl.DataFrame) -> dict[str, pl.Series]:
         pl.col("coverage_maintenance", "insurance_line", "plan", "start").is_not_null()
     )
     is_code = code.is_in(list(_CODES)).fill_null(value=False)
+    # A terminated member has no open coverage, whatever HD01 says: senders write 001 or 030 there.
+    is_ended = pl.any_horizontal(pl.col("coverage_maintenance", "maintenance_type") == TERMINATION)
     is_broken = {
         "row|maintenance": ~is_code,
         "row|no_coverage": is_code & ~has_coverage,
-        "row|no_end": has_coverage & (code == TERMINATION) & pl.col("end").is_null(),
+        "row|no_end": has_coverage & is_ended & pl.col("end").is_null(),
     }
     found = cells.select(
         pl.when(condition.fill_null(value=False)).then(pl.lit(RULES[rule])).alias(rule)

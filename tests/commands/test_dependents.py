@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import ConfigError
-from tests.support.nightly import stopped
+from tests.support.nightly import Clock, stopped
 from tests.support.postgres import Server
 from tests.support.runs import counts
 from tests.support.world import MakeWorld, World, patient_key
@@ -175,6 +175,23 @@ async def test_a_subscriber_whom_canvas_refused_is_none_of_later_files(
     change = write(world, [CHILD], "change.csv")
     result = await world.run(inputs={"roster": change})
     assert messages(result)[1][0] == "subscriber|unknown"
+
+
+async def test_a_subscriber_whose_end_is_a_conflict_is_known_in_later_files(
+    make_world: MakeWorld,
+) -> None:
+    world = await make_world(patients=20, clock=(clock := Clock()))
+    world.write_config(feeds=ROSTER.format(more='missing = "end"\nmissing_max = "100%"'))
+    write(world, [SELF, CHILD])
+    await world.run()
+    clock.next_day()
+    coverages = world.sandbox.resources("Coverage")
+    own = next(each["id"] for each in coverages if each["identifier"][0]["value"] == "A1")
+    world.sandbox.edit_by_hand("Coverage", own, {"subscriberId": "edited"})
+    write(world, [CHILD])
+    for _ in range(2):
+        result = await world.run()
+        assert (result.exit_code, counts(result)) == (3, {"unchanged": 1})
 
 
 async def test_two_subscribers_of_one_id_are_ambiguous(make_world: MakeWorld) -> None:

@@ -130,6 +130,23 @@ async def test_a_file_of_changes_ends_nobody_and_the_next_full_file_knows_it(
     assert gone(await world.run()) == {"rows": 1, "reported": 1}
 
 
+async def test_a_file_of_changes_moves_no_order_of_a_coverage_that_it_lacks(
+    make_world: MakeWorld,
+) -> None:
+    world = await make_world(patients=40)
+    own = next(line for line in FEED.splitlines() if line.startswith("order = "))
+    feed = FEED.replace(own, "").format(more='order_from = "sequence"')
+    world.write_config(feeds=feed)
+    put(world, person(0), person(0, line="DEN"), *everybody(range(1, 9)))
+    await world.run()
+    before = {each["id"]: each["order"] for each in held(world)}
+    end = ["DTP", "349", "D8", "20301231"]
+    put(world, person(0, end, line="DEN", code="001"), purpose="2", number=2)
+    result = await world.run()
+    assert (result.exit_code, counts(result)) == (0, {"updated": 1})
+    assert {each["id"]: each["order"] for each in held(world)} == before
+
+
 async def test_who_came_by_a_change_is_missing_in_a_full_file_without_them(
     make_world: MakeWorld,
 ) -> None:

@@ -172,7 +172,8 @@ _OF_COVERAGE: Final = {
 def slow_rows(text: str) -> Rows:
     """Return the rows of a text by a reader that trusts it, and knows nothing of ours."""
     part, end = text[3], text[105]
-    segments = [each.lstrip("\r\n").split(part) for each in text.split(end)]
+    texts = (each.lstrip(" \r\n") for each in text.split(end))
+    segments = [[cell.strip(" ") for cell in each.split(part)] for each in texts]
     return [row for member in _members(segments) for row in _rows_of(*member)]
 
 
@@ -331,8 +332,8 @@ def _rows_of(cells: dict[str, str], coverages: list[dict[str, str]], ssns: set[s
     rows = []
     for coverage in coverages or ([{}] if is_told else []):
         row = {**cells, **coverage}
-        code = row.get("coverage_maintenance") or row.get("maintenance_type")
-        if code == "024" and not row.get("end"):
+        codes = {row.get("coverage_maintenance"), row.get("maintenance_type")}
+        if "024" in codes and not row.get("end"):
             row["end"] = row.get("eligibility_end", "")
         rows.append(
             {name: text for name, text in row.items() if text and not holds_ssn(text, ssns)}

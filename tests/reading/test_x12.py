@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 from pipeline.commands import init as drafting
@@ -14,7 +15,7 @@ from pipeline.reading.inspect import inspect
 from pipeline.reading.read import read
 from pipeline.reading.source import Source
 from pipeline.rows import settings
-from pipeline.rows.enrollment import COLUMNS
+from pipeline.rows.enrollment import COLUMNS, faults
 from pipeline.rows.feed import Feed, Kind
 from tests.proof.enrollments import VERSION, Segments, enclosed, written
 
@@ -127,6 +128,20 @@ def test_the_end_of_a_termination_may_be_the_members(tmp_path: Path) -> None:
     assert [row.get("end") for row in rows] == ["2026-06-30", None]
 
 
+@pytest.mark.parametrize("code", ["001", "030"])
+def test_a_terminated_member_has_no_open_coverage(tmp_path: Path, code: str) -> None:
+    parts = member(["HD", code, "", "HLT", "PLANA"], START, code="024")
+    ended = [*parts[:2], ["DTP", "357", "D8", "20260630"], *parts[2:]]
+    (row,) = rows_of(put(tmp_path, file_of(ended)))
+    assert row["end"] == "2026-06-30"
+    (row,) = rows_of(put(tmp_path, file_of(parts)))
+    frame = pl.DataFrame(
+        {name: [row.get(name)] for name in COLUMNS},
+        schema_overrides=dict.fromkeys(COLUMNS, pl.String),
+    )
+    assert faults(frame)["row|no_end"][0]
+
+
 @pytest.mark.parametrize(("code", "count"), [("024", 1), ("025", 1), ("001", 0), ("030", 0)])
 def test_a_member_without_a_coverage_is_a_row_only_if_a_coverage_may_change(
     tmp_path: Path, code: str, count: int
@@ -157,6 +172,41 @@ def test_no_ssn_is_in_a_row(tmp_path: Path) -> None:
     assert [row.get("subscriber_number") for row in rows] == [None, None]
 
 
+def family(ssn: str, *, is_subscriber: bool = True) -> Segments:
+    """A member whose REF*0F is an SSN, which only the subscriber marks as one."""
+    who = ["INS", "Y", "18", "030"] if is_subscriber else ["INS", "N", "19", "030"]
+    parts = member(HD, START, INS=who, REF=["REF", "0F", ssn])
+    return [*parts[:2], ["REF", "SY", ssn], *parts[2:]] if is_subscriber else parts
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        [family(SSN), family("223456789"), family(SSN, is_subscriber=False)],
+        [family(SSN, is_subscriber=False), family(SSN)],
+        [family("012345678", is_subscriber=False), family("012345678")],
+        [family("12345678")],
+    ],
+    ids=["all subscribers first", "dependents first", "dependents first, zeros", "cut zeros"],
+)
+def test_a_family_number_that_is_an_ssn_is_blank_in_any_order(
+    tmp_path: Path, members: list[Segments]
+) -> None:
+    rows = rows_of(put(tmp_path, file_of(*members)))
+    assert len(rows) == len(members)
+    assert not any("subscriber_number" in row for row in rows)
+
+
+def test_an_ssn_that_a_former_name_or_another_insured_has_is_in_no_row(tmp_path: Path) -> None:
+    former = ["NM1", "70", "1", "OLD", "", "", "", "", "34", SSN]
+    cob = [["COB", "P", "223456789"], ["REF", "SY", "223456789"]]
+    (row,) = rows_of(
+        put(tmp_path, file_of(member(former, HD, START, *cob, REF=["REF", "0F", SSN])))
+    )
+    assert row["cob"] == "P"
+    assert not {"subscriber_number", "cob_number"} & set(row)
+
+
 def test_the_page_of_files_has_each_column() -> None:
     page = (ROOT / "docs" / "files.md").read_text()
     for name, what in COLUMNS.items():
@@ -167,10 +217,24 @@ def test_the_page_of_files_has_each_column() -> None:
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", ""])
-@pytest.mark.parametrize("signs", ["*:~", "|>~", "!<\x1c", "*:\n", "*:\r"])
+@pytest.mark.parametrize("signs", ["*:~", "|>~", "!<\x1c", "*:\n", "*:\r", "\x1d\x1f\x1c", "\t:~"])
 def test_any_signs_and_line_ends_are_read(tmp_path: Path, signs: str, end: str) -> None:
     path = put(tmp_path, file_of(member(HD, START)), signs=signs, end=end)
     assert [row["plan"] for row in rows_of(path)] == ["PLANA"]
+
+
+def test_blanks_around_elements_and_segments_are_read(tmp_path: Path) -> None:
+    padded = [[segment[0], *(f"{each}  " for each in segment[1:])] for segment in member(HD, START)]
+    expected = rows_of(put(tmp_path, file_of(member(HD, START))))
+    assert rows_of(put(tmp_path, file_of(padded), end="   \r\n")) == expected
+    text = written(file_of(member(HD, START)))
+    (tmp_path / "a.834").write_text(text + "\x1a")
+    assert rows_of(tmp_path / "a.834") == expected
+
+
+def test_reporting_categories_may_be_empty(tmp_path: Path) -> None:
+    categories = [["LS", "2700"], ["LX", "1"], ["LX", "2"], ["N1", "75", "A"], ["LE", "2700"]]
+    assert len(rows_of(put(tmp_path, file_of(member(HD, START, *categories))))) == 1
 
 
 def test_marks_compression_and_encodings_are_read(tmp_path: Path) -> None:

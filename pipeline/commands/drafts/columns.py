@@ -113,6 +113,11 @@ def _may_be(draft: FeedDraft, name: str, column: str) -> bool:
     return True
 
 
+_BUT: Final = {
+    "order": '; if it numbers the members of a family, set order_from = "sequence" instead'
+}
+
+
 def _ask_for(draft: FeedDraft, name: str, known: list[str]) -> None:
     """Ask for a required field that has no certain column."""
     by_values = None if known else _by_values(draft, name)
@@ -126,7 +131,9 @@ def _ask_for(draft: FeedDraft, name: str, known: list[str]) -> None:
         named = " or ".join(map(draft.named, known[:3]))
         draft.ask_column(name, f"perhaps {named}{_IF.get(name, '')}", known[0])
     elif by_values is not None:
-        draft.ask_column(name, f"perhaps {draft.named(by_values)}, by its values", by_values)
+        draft.ask_column(
+            name, f"perhaps {draft.named(by_values)}, by its values{_BUT.get(name, '')}", by_values
+        )
     elif name == "patient" and (member := draft.candidates.get("member_id")):
         named = draft.named(member[0].column)
         draft.ask_column(

@@ -115,10 +115,13 @@ def note_enrollment(draft: FeedDraft) -> None:
             f"{UNDECIDED}: cob is P, S or T of the other insurer or of this one: ask the sender, and map order by it."
         )
     if set(draft.counts("relationship_code")) - {_SELF}:
-        draft.decide("subscriber: how the subscribers of dependents are found")
+        draft.decide(
+            "subscriber: how the subscribers of dependents are found (references.subscriber)"
+        )
         draft.lines.notes.append(
-            f"{UNDECIDED}: the subscriber of dependents is the row with relationship self and the same subscriber_number; "
-            "without a subscriber, rows of dependents are rejected."
+            f"{UNDECIDED}: is the subscriber of dependents the row with relationship self and the same subscriber_number? "
+            'Then map subscriber_id = "subscriber_number", and set how = "row" in [references.subscriber]. '
+            "Without a subscriber, rows of dependents are rejected."
         )
 
 

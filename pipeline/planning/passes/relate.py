@@ -132,6 +132,7 @@ def _is_partial(build: Build, feed: Feed) -> bool:
     return (
         feed.delivery == "increment"
         or feed.name in build.job.inputs
+        or build.has_changes_only(feed.name)
         or any(source.run_column for source in sources)
         or (before is not None and len(sources) < before)
     )
