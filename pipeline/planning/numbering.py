@@ -54,9 +54,9 @@ def number(members: Sequence[Member], reserved: Collection[int]) -> dict[str, in
     """Return the order of each coverage that is not fixed; None: the patient has five others.
 
     A coverage that Canvas has goes before new ones if there are more than five. A fixed one keeps its order; those
-    that were behind it stay behind it, and so do new ones, as long as there is an order. One that has ended keeps its order unless an active one takes it; then it
-    goes behind all active ones, at most to the last order. A cancelled one has the last order, because Canvas ranks it
-    nowhere.
+    that were behind it stay behind it, and so do new ones, as long as there are orders for all that follow. One that has
+    ended keeps its order unless an active one takes it; then it goes behind all active ones, at most to the last order. A
+    cancelled one has the last order, because Canvas ranks it nowhere.
 
     Args:
         members: The coverages of today's files. Fixed ones are `held`.
@@ -71,11 +71,14 @@ def number(members: Sequence[Member], reserved: Collection[int]) -> dict[str, in
     room = max(ORDER_MAX - len(taken), 0)
     numbers: dict[str, int | None] = {each.key: None for each in first[room:]}
     orders, last = dict[str, int](), 0
-    for each in sorted(first[:room], key=_turn):
-        before = [order for order, line in kept if _is_before(order, line, each)]
-        free = [n for n in range(1, ORDER_MAX + 1) if n not in taken and n not in orders.values()]
-        order = next((n for n in free if n > max(last, *before, 0)), free[0])
-        orders[each.key], last = order, max(last, order)
+    in_turn = sorted(first[:room], key=_turn)
+    for left, each in zip(range(len(in_turn) - 1, -1, -1), in_turn, strict=True):
+        before = max((order for order, line in kept if _is_before(order, line, each)), default=0)
+        free = [n for n in range(last + 1, ORDER_MAX + 1) if n not in taken]
+        behind = [n for n in free if n > before]
+        # Those that follow need an order behind this one.
+        last = behind[0] if len(behind) > left else free[0]
+        orders[each.key] = last
     ended = [each for each in going if each.phase is Phase.ENDED]
     orders |= _of_ended(ended, taken.union(orders.values()))
     orders |= {each.key: ORDER_MAX for each in going if each.phase is Phase.CANCELLED}

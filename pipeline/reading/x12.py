@@ -394,7 +394,7 @@ class _Enrollment:
 
     def _take_name(self, member: _Person, found: Sequence[str], segments: _Segments) -> None:
         code, is_ssn = element(found, 1), element(found, 8) == _SSN
-        if is_ssn:  # of whoever: a former one (70), a responsible person, another insured
+        if is_ssn:  # of any person: a former one (70), a responsible person, another insured
             member.ssns.add(element(found, 9))
         if segments.loop == "2100A":
             if code not in _MEMBER:

@@ -105,6 +105,14 @@ def test_active_ones_are_numbered_as_a_person_would(drawn: tuple[list[Member], s
     assert {key: order for key, order in found.items() if key in active} == naive(members)
 
 
+def test_three_new_ones_that_do_not_fit_behind_a_kept_one_stay_as_they_were_numbered() -> None:
+    """Two of them swapped their orders each night."""
+    new = [Member(f"k{at}", line, at, ACTIVE, None) for at, line in enumerate((2, 2, 1))]
+    found = number(new, {3})
+    assert found == {"k2": 1, "k0": 4, "k1": 5}
+    assert number([replace(each, held=found[each.key]) for each in new], {3}) == found
+
+
 @given(families(kept=True), st.randoms())
 def test_the_next_night_changes_nothing(
     drawn: tuple[list[Member], set[int]], random: Random
