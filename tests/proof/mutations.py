@@ -641,7 +641,7 @@ MUTATIONS: Final = (
     Mutation(
         "40",
         "today's rows go before what is still owed to their patient",
-        "pipeline/commands/run.py",
+        "pipeline/commands/upload.py",
         "await session.upload(intents_of(job, plan), types, seen, shut=shut)",
         "await session.upload(intents_of(job, plan), types, seen)",
         ("tests/commands/test_review.py::test_todays_rows_do_not_overtake_what_is_owed",),
@@ -1142,7 +1142,7 @@ MUTATIONS: Final = (
         "G2",
         "the subscriber of a row that Canvas refused is confirmed",
         "pipeline/journal/queries.sql",
-        "WHERE subscriber.id_hash IN (SELECT value FROM json_each(:ids)) AND write.state = 'CONFIRMED'",
+        "WHERE subscriber.id_hash IN (SELECT value FROM json_each(:ids)) AND write.resource_id IS NOT NULL",
         "WHERE subscriber.id_hash IN (SELECT value FROM json_each(:ids))",
         (
             "tests/commands/test_dependents.py::test_a_subscriber_whom_canvas_refused_is_none_of_later_files",
