@@ -198,8 +198,8 @@ async def test_a_stopped_run_is_continued(make_world: MakeWorld) -> None:
     assert rewritten(first) == {"rows": 30, "updated": done, "pending": 30 - done}
     second = await world.run(rewrite=ALL)
     assert counts(second) == {"updated": 30 - done, "unchanged": done}
-    (told,) = second.summary["warnings"]
-    assert (told["rule"], told["count"]) == ("row|rewritten", done)
+    (warned,) = second.summary["warnings"]
+    assert (warned["rule"], warned["count"]) == ("row|rewritten", done)
     assert len(updates_of(world, before)) == 30
     third = await world.run(rewrite=ALL)
     assert counts(third) == {"updated": 30}, "another request, after the first one is done"

@@ -415,16 +415,16 @@ def _violate(story: Story, what: str) -> None:
 
 def created_by(summary: Mapping[str, Any]) -> Counter[str]:
     """Return rows and cents of payments that Canvas took in that run, by its report."""
-    told: Counter[str] = Counter()
+    posted: Counter[str] = Counter()
     for feed in summary["feeds"]:
         if feed["resource_type"] == "PaymentNotice":
-            told["rows"] += feed["dispositions"]["created"]
-            told["cents"] += _cents(feed["amount_usd"]["created"])
+            posted["rows"] += feed["dispositions"]["created"]
+            posted["cents"] += _cents(feed["amount_usd"]["created"])
     for settled in summary["settled"].values():  # of earlier runs (docs/reports.md)
         if "usd" in (created := settled.get("created", {})):
-            told["rows"] += created["rows"]
-            told["cents"] += _cents(created["usd"])
-    return told
+            posted["rows"] += created["rows"]
+            posted["cents"] += _cents(created["usd"])
+    return posted
 
 
 def warned_by(summary: Mapping[str, Any]) -> int:
