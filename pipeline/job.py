@@ -44,6 +44,7 @@ _SCHEDULER: Final = re.compile(
 )
 _PORT_MAX: Final = 65_535
 _PARTITIONS_A_WORKER: Final = 4
+_PARTITIONS_TO_JOIN: Final = 16
 
 # A share of rows, such as "10%", or a count.
 Share = Annotated[
@@ -73,7 +74,7 @@ class UploadSettings(Section):
         default=4,
         ge=1,
         le=1_000,
-        description="Requests in flight. A patient has one open write at a time, whatever this is.",
+        description="Requests in flight, of each process that sends. A patient has one open write at a time, whatever this is.",
     )
     attempts_max: int = Field(
         default=5,
@@ -153,9 +154,9 @@ def _cents(usd: str | None) -> int | None:
 class EngineSettings(Section):
     """The section `[engine]`: the process or the workers that read and judge the rows."""
 
-    kind: Literal["embedded", "dask"] = Field(
+    kind: Literal["embedded", "join", "dask"] = Field(
         default="embedded",
-        description="Where the rows are read and judged: in the command's own process, or by the workers of a Dask cluster (the extra `dask`).",
+        description="Who does the work. `embedded`: the command's own process. `join`: the command, and any number of `canvas-ingest join` that send parts of the plan with it. `dask`: the workers of a Dask cluster (the extra `dask`) read, judge and send. The last two need `state.url`.",
     )
     scheduler: str = Field(
         default="",
@@ -171,7 +172,7 @@ class EngineSettings(Section):
         default=None,
         ge=1,
         le=10_000,
-        description="With `dask`: parts of the sending that are under way at a time, no more than `upload.concurrency`, which they share. Left out: four for each worker.",
+        description="Parts into which the sending is cut, by patient; a process sends one at a time, so this bounds how many send. Left out: 16 with `join`, four for each worker with `dask`. Parts are never smaller than about 50 writes.",
     )
     ca_file: str = Field(
         default="",
@@ -212,7 +213,9 @@ class EngineSettings(Section):
 
     @property
     def partition_count(self) -> int:
-        """Return how many parts of the sending may be under way at a time."""
+        """Return into how many parts the sending is cut, if there are enough writes."""
+        if self.partitions is None and self.kind == "join":
+            return _PARTITIONS_TO_JOIN
         return self.partitions or _PARTITIONS_A_WORKER * self.worker_count
 
 

@@ -120,6 +120,41 @@ def run(*, dry_run: bool, journal_lost: bool, **options: Any) -> None:
     _plan_or_run("plan" if dry_run else "run", options, journal_lost=journal_lost)
 
 
+@cli.command("join", short_help="Send parts of the run that is under way, beside it.")
+@with_options(
+    CONFIG,
+    click.option(
+        "--wait",
+        "wait_s",
+        type=click.IntRange(0, 86_400),
+        default=0,
+        show_default=True,
+        metavar="SECONDS",
+        help="Wait so long for a run if none is under way.",
+    ),
+    *OUTPUT,
+)
+def join_(wait_s: int, **options: Any) -> None:
+    """Send parts of the run that is under way until none is left; start as many as you like.
+
+    The run has engine = "join" (or --engine join), its journal is in PostgreSQL, and state.dir is the same folder.
+    """
+
+    def work(_: Progress, stop: asyncio.Event) -> Any:
+        from pipeline.commands.join import join
+
+        return join(
+            lambda feeds: _job({**options, "only_feeds": tuple(feeds)}), wait_s=wait_s, stop=stop
+        )
+
+    joined = run_work(work, {**options, "no_progress": True})
+    if options["as_json"]:
+        print_json(joined.as_json())
+    else:
+        print_text(joined.as_text())
+    sys.exit(joined.exit_code)
+
+
 @cli.command(short_help="List the writes in doubt, or settle them.")
 @with_options(
     CONFIG,

@@ -57,8 +57,8 @@ REWRITE = click.option(
 ENGINE = (
     click.option(
         "--engine",
-        type=click.Choice(["embedded", "dask"]),
-        help="Who reads and judges the rows: this process, or the workers of a Dask cluster.",
+        type=click.Choice(["embedded", "join", "dask"]),
+        help="Who works: this process; with `canvas-ingest join`, others send, too; or a Dask cluster.",
     ),
     click.option(
         "--scheduler",

@@ -58,7 +58,7 @@ def open_workers(options: EngineSettings, folder: Path) -> Iterator[Workers]:
 
     `folder` takes the files of workers that are started here; they are removed at the end.
     """
-    if options.kind == "embedded":
+    if options.kind != "dask":
         yield InPlace()
         return
     with contextlib.ExitStack() as stack:
@@ -140,6 +140,16 @@ def is_closing() -> bool:
     except (ImportError, ValueError):  # no worker
         return False
     return worker.status not in {Status.running, Status.paused}
+
+
+def threads() -> int:
+    """Return how many calls the worker that runs this one makes at a time; 1 outside of a worker."""
+    try:
+        from distributed import get_worker
+
+        return max(1, int(get_worker().state.nthreads))
+    except (ImportError, ValueError):  # no worker
+        return 1
 
 
 def _versions() -> Versions:
@@ -356,7 +366,7 @@ def _cluster_of(options: EngineSettings, distributed: Any, scratch: str) -> Any:
     try:
         return distributed.LocalCluster(
             n_workers=options.worker_count,
-            threads_per_worker=-(-options.partition_count // options.worker_count),
+            threads_per_worker=1,
             processes=True,
             host="127.0.0.1",
             protocol="tls://",

@@ -153,8 +153,8 @@ async def run(
     stop = stop or asyncio.Event()
     if job.engine.kind != "embedded" and job.database is None:
         raise ConfigError(
-            'engine = "dask" and a run: its workers would need a journal that all of them reach, and this one is '
-            "a file of one machine",
+            f'engine = "{job.engine.kind}" and a run: all processes would need a journal that they reach, and this one '
+            "is a file of one machine",
             "set [state] url to a PostgreSQL database, or run with --engine embedded; `plan` may use any engine",
         )
     with _measured(job) as measured, _deadline(until, stop) as is_over:

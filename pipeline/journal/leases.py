@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 import orjson
 
@@ -10,6 +11,8 @@ from pipeline.clock import utc_text
 from pipeline.journal.audit_log import Event, new_line
 from pipeline.journal.journal import Journal
 from pipeline.journal.runs import doubt_in_flight
+
+DONE: Final = "done"  # how a partition ended of which nothing is left
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import importlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from pipeline.journal.audit_log import Event, new_line
 from pipeline.journal.evidence import Group, contradictions
 from pipeline.journal.journal import Journal
 from pipeline.journal.sqlite import SqlitePlace
-from pipeline.journal.store import Database, Place, Store
+from pipeline.journal.store import Database, Parts, Place, Store
 
 
 def open_journal(
@@ -118,8 +118,6 @@ def join(
 ) -> Journal:
     """Hold one partition of a run that another process began, until `close`.
 
-    Waits for a holder that is gone.
-
     Args:
         folder: The folder `state.dir`.
         base_url: The Canvas that the journal belongs to.
@@ -131,12 +129,7 @@ def join(
     Raises:
         JournalBusy: Another process holds the partition, or the run has ended.
     """
-    if database is None:
-        raise ConfigError(
-            "the parts of a run need a journal that several processes can reach",
-            "set [state] url to a PostgreSQL database",
-        )
-    module = postgres()
+    database, module = _shared(database)
     pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
     try:
         place = module.PostgresPlace(database, module.Asked(part, run_epoch, counts))
@@ -144,6 +137,32 @@ def join(
     except BaseException:
         pool.shutdown()
         raise
+
+
+def parts_of(
+    database: Database | None, run_id: str, run_epoch: int
+) -> AbstractContextManager[Callable[[], Parts | None]]:
+    """Yield a function that returns the partitions of a run, None if it has ended. Raises JournalError."""
+    database, module = _shared(database)
+    viewed: AbstractContextManager[Callable[[], Parts | None]]
+    viewed = module.parts_of(database, run_id, run_epoch)
+    return viewed
+
+
+def is_held(database: Database | None) -> bool:
+    """Return whether a run holds the journal, in a database that several processes reach. Raises JournalError."""
+    database, module = _shared(database)
+    return bool(module.is_held(database))
+
+
+def _shared(database: Database | None) -> tuple[Database, ModuleType]:
+    """Return a database that several processes can reach, and its module."""
+    if database is None:
+        raise ConfigError(
+            "the partitions of a run need a journal that several processes can reach",
+            "set [state] url to a PostgreSQL database",
+        )
+    return database, postgres()
 
 
 def look(

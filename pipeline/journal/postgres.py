@@ -40,6 +40,7 @@ from pipeline.journal.store import (
     Cursor,
     Database,
     Parameters,
+    Parts,
     fill,
     foreign,
     mark_upgraded,
@@ -102,14 +103,29 @@ def _machine() -> str:
 
 
 def ourselves() -> str:
-    """Return the name of this process in a lease: host, process number, and boot of the machine."""
-    return f"{socket.gethostname()} {os.getpid()} {_machine()}"
+    """Return the name of this process in a lease: host, process number, its start, and boot of the machine."""
+    return f"{socket.gethostname()} {os.getpid()} {_begun(os.getpid())} {_machine()}"
 
 
 def is_gone(holder: str) -> bool:
-    """Return whether a holder is known to have ended: a process of this boot of this machine."""
-    _, number, machine = holder.split(" ", 2)
-    return bool(machine) and machine == _machine() and not Path(f"/proc/{number}").exists()
+    """Return whether a holder is known to have ended: a process of this boot of this machine.
+
+    A process with its number that started later is another one, and one that only waits to be reaped runs no more.
+    """
+    _, number, *begun, machine = holder.split(" ")  # version 1 named no start
+    if not machine or machine != _machine():
+        return False
+    now = _begun(int(number))
+    return not now or now not in (begun or [now])
+
+
+def _begun(number: int) -> str:
+    """Return when a process started, in ticks since the boot; "" if it has ended."""
+    try:
+        state, *fields = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if state in {"Z", "X"} else fields[18]  # proc(5): the 22nd
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,7 +366,7 @@ class PostgresPlace:
         return PostgresStore(connection, self._database, None)
 
     def _take_lease(self, connection: Connection) -> Lease:
-        """Take the lease, or wait until that of a dead holder ends by itself."""
+        """Take the lease; that of a run waits until the lease of a dead holder ends by itself."""
         asked = self._asked
         sql, ttl_s = statements("queries_postgres.sql"), self._database.lease_s
         names = {
@@ -376,10 +392,50 @@ class PostgresPlace:
             left_s, end = _holding(connection, asked.part)
             if asked.part != RUN:
                 _refuse_ended(connection, asked)
-            elif first_end is not None and end > first_end:
+                raise _busy("another process sends this part")
+            if first_end is not None and end > first_end:
                 raise _busy_with([holder for _, holder in before])  # renewed: its holder is alive
             first_end = end if first_end is None else first_end
             time.sleep(min(max(left_s or 0.0, 0.05), ttl_s / 4))
+
+
+@contextmanager
+def parts_of(
+    database: Database, run_id: str, run_epoch: int
+) -> Iterator[Callable[[], Parts | None]]:
+    """Yield a function that returns the parts of a run, None if it has ended.
+
+    It waits for a server that is restarted. Raises JournalError.
+    """
+    connection = _reconnect(database, lambda: False)
+
+    def look() -> Parts | None:
+        nonlocal connection
+        sql = statements("queries_postgres.sql")["parts_of_run"]
+        while True:
+            try:
+                found = _execute(connection, sql, {"run_id": run_id, "run_epoch": run_epoch})
+                line = found.fetchone()
+                connection.rollback()
+            except psycopg.OperationalError:
+                connection.close()
+                with _opening():
+                    connection = _reconnect(database, lambda: False)
+                continue
+            except psycopg.Error as error:
+                raise _as_error(error) from None
+            return None if line is None else Parts(line[0], set(line[1]), set(line[2]))
+
+    try:
+        yield look
+    finally:
+        connection.close()
+
+
+def is_held(database: Database) -> bool:
+    """Return whether a run is under way. Raises JournalError."""
+    with _opening(), _connect(database) as connection:
+        return not _is_new(connection) and _holding(connection, RUN)[0] is not None
 
 
 def _fence(connection: Connection) -> None:
@@ -416,7 +472,7 @@ def _holding(connection: Connection, part: int) -> tuple[float | None, float]:
 
 def _busy_with(holders: Sequence[str]) -> JournalBusy:
     """Return the error that names the first of the holders."""
-    host, process, _ = (holders[0] if holders else "- - ").split(" ", 2)
+    host, process, *_ = (holders[0] if holders else "- -").split(" ", 2)
     return _busy(f"another run holds the journal (process {process} on {host})")
 
 

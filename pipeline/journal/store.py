@@ -11,7 +11,7 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 from secrets import token_hex
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from pipeline.errors import JournalError, JournalForeign
 from pipeline.journal import states
@@ -99,6 +99,16 @@ class Store(Protocol):
 
     def as_error(self, error: Exception) -> JournalError:
         """Return a JournalError with the database's name for an error, and no value of a row."""
+
+
+class Parts(NamedTuple):
+    """The partitions of a run that is under way."""
+
+    is_stopping: bool  # all are to end
+    done: set[int]
+    free: set[
+        int
+    ]  # not held by a process; those of other runs, and those that are done, among them
 
 
 class Place(Protocol):

@@ -7,15 +7,18 @@ error that it raises is raised here, as if it ran in this process.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 Call = Callable[[], T]
 Look = Callable[[], None]
+
+_LOOK_EVERY_S: Final = 0.1
 
 
 class Shared(Protocol[T_co]):
@@ -48,7 +51,7 @@ class _Here(Generic[T]):
 
 
 class InPlace:
-    """Runs each call in this process when its turn comes."""
+    """Runs calls in this process."""
 
     def share(self, value: T, folder: Path) -> Shared[T]:  # noqa: ARG002 - as all workers have it
         """Return the value as it is."""
@@ -61,5 +64,11 @@ class InPlace:
             yield call()
 
     def as_they_end(self, calls: Iterable[Call[T]], look: Look) -> Iterator[tuple[int, T]]:
-        """Yield (number, result), one call after another."""
-        yield from enumerate(self.in_turn(calls, look))
+        """Yield (number, result) of calls in threads of this process."""
+        with ThreadPoolExecutor(thread_name_prefix="call") as pool:
+            under_way = {pool.submit(call): number for number, call in enumerate(calls)}
+            while under_way:
+                ended, _ = wait(under_way, _LOOK_EVERY_S, FIRST_COMPLETED)
+                for future in ended:
+                    yield under_way.pop(future), future.result()
+                look()

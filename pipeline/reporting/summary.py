@@ -160,7 +160,7 @@ def _workers(journal: Journal, run_id: str) -> list[dict[str, Any]]:
     requests = leases.requests_of_leases(journal, run_id)
     found = []
     for each in lease_records:
-        host, process, _ = each.holder.split(" ", 2)
+        host, process, *_ = each.holder.split(" ")
         total, writes = requests.get((each.part, each.epoch), (0, 0))
         found.append(
             {

@@ -20,7 +20,14 @@ import pytest
 from pipeline.errors import JournalBusy, JournalError, JournalLost, JournalTaken, Stopped
 from pipeline.journal import doubts, history, leases, lookups, opening, runs, writes
 from pipeline.journal.journal import Journal
-from pipeline.journal.postgres import Asked, PostgresPlace, is_gone, ourselves
+from pipeline.journal.postgres import (
+    Asked,
+    PostgresPlace,
+    PostgresStore,
+    _begun,
+    is_gone,
+    ourselves,
+)
 from pipeline.journal.runs import Run
 from pipeline.journal.store import Database
 from pipeline.records import Attempt, Exchange, Intent, Interaction, State, Verdict
@@ -55,7 +62,15 @@ class Joined:
         self.all: list[Journal] = []
 
     def __call__(self, part: int) -> Journal:
-        found = opening.join(self.folder, URL, self.held, part, self.run.epoch, dict)
+        """Hold a part, once it is free."""
+        while True:
+            try:
+                found = opening.join(self.folder, URL, self.held, part, self.run.epoch, dict)
+                break
+            except JournalBusy as error:
+                if "another process" not in error.message:
+                    raise
+                time.sleep(0.05)
         self.all.append(found)
         return found
 
@@ -110,6 +125,15 @@ def test_whoever_is_gone_is_waited_for(held: Database, tmp_path: Path) -> None:
         assert second.may_send()
 
 
+def opened(held: Database, run_epoch: int) -> PostgresStore:
+    """Hold part 1, once it is free."""
+    while True:
+        try:
+            return PostgresPlace(held, Asked(1, run_epoch)).open(URL)
+        except JournalBusy:
+            time.sleep(0.01)
+
+
 def test_a_part_has_one_holder_at_a_time_however_many_take_it(run: Journal, held: Database) -> None:
     start, turn = threading.Barrier(4), threading.Lock()
     holders: list[int] = []
@@ -118,7 +142,7 @@ def test_a_part_has_one_holder_at_a_time_however_many_take_it(run: Journal, held
     def take(number: int) -> None:
         start.wait()
         for _ in range(5):
-            store = PostgresPlace(held, Asked(1, run.epoch)).open(URL)  # waits until it is free
+            store = opened(held, run.epoch)
             with turn:
                 holders.append(number)
                 most.append(len(holders))
@@ -431,6 +455,15 @@ def test_a_process_of_this_machine_is_known_to_be_gone_and_no_other_one() -> Non
     assert not is_gone(ours)
     assert is_gone(gone)
     assert not is_gone(gone.replace("pid:[", "pid:[1"))
+    host, number, begun, machine = ours.split(" ")
+    assert is_gone(f"{host} {number} {int(begun) - 1} {machine}"), "its number was given to another"
+    assert not is_gone(f"{host} {number} {machine}"), "as version 1 wrote it"
+    with subprocess.Popen(["sleep", "60"]) as process:
+        its = f"{host} {process.pid} {_begun(process.pid)} {machine}"
+        assert not is_gone(its)
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it ended, and is not reaped yet
+        assert is_gone(its)
 
 
 FREEZE = """

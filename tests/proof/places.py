@@ -158,8 +158,8 @@ def _gone() -> str:
     """Return a holder that is known to have ended."""
     with subprocess.Popen(["true"]) as process:
         number = process.pid
-    host, _, machine = ourselves().split(" ", 2)
-    return f"{host} {number} {machine}"
+    host, _, begun, machine = ourselves().split(" ", 3)
+    return f"{host} {number} {begun} {machine}"
 
 
 @contextmanager
