@@ -156,7 +156,7 @@ class EngineSettings(Section):
 
     kind: Literal["embedded", "join", "dask"] = Field(
         default="embedded",
-        description="Who does the work. `embedded`: the command's own process. `join`: the command, and any number of `canvas-ingest join` that send parts of the plan with it. `dask`: the workers of a Dask cluster (the extra `dask`) read, judge and send. The last two need `state.url`.",
+        description="Who does the work. `embedded`: the command's own process. `join`: the command, and any number of processes that `join` and send parts of the plan with it. `dask`: the workers of a Dask cluster (the extra `dask`) read, judge and send. The last two need `state.url`.",
     )
     scheduler: str = Field(
         default="",

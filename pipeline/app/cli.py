@@ -135,7 +135,7 @@ def run(*, dry_run: bool, journal_lost: bool, **options: Any) -> None:
     *OUTPUT,
 )
 def join_(wait_s: int, **options: Any) -> None:
-    """Send parts of the run that is under way until none is left; start as many as you like.
+    """Send parts of the run that is under way until none is left; start any number of them.
 
     The run has engine = "join" (or --engine join), its journal is in PostgreSQL, and state.dir is the same folder.
     """

@@ -10,7 +10,7 @@ import asyncio
 import heapq
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ import polars as pl
 
 from pipeline.cluster.senders import PIECES, Sending, offered, piece_of, send_free, send_on_worker
 from pipeline.errors import ConfigError, Stopped
-from pipeline.job import Progress
+from pipeline.job import Job, Progress
 from pipeline.journal import leases
 from pipeline.planning.plan import Plan
 from pipeline.planning.workers import Call, Workers
@@ -92,16 +92,21 @@ async def run_partitions(
     )
     await asyncio.to_thread(leases.offer, journal, count)
     try:
-        await asyncio.to_thread(_run_senders, session, sending, workers, progress)
+        await asyncio.to_thread(_run_senders, session, job.again, sending, workers, progress)
     finally:
         await asyncio.to_thread(_call_in, session)
     if session.stop.is_set():
         raise Stopped("the run is stopping")
 
 
-def _run_senders(session: Session, sending: Sending, workers: Workers, progress: Progress) -> None:
-    job, again = session.job, session.job.again
-    assert again is not None
+def _run_senders(
+    session: Session,
+    again: Callable[[], Job],
+    sending: Sending,
+    workers: Workers,
+    progress: Progress,
+) -> None:
+    job = session.job
     watch = _Watch(session, sending, progress)
     with (
         TemporaryDirectory(dir=job.state_dir / "plans", prefix=".sending-") as folder,

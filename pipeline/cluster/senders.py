@@ -60,7 +60,7 @@ def piece_of(lane: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Sending:
-    """What each process has to know about the sending of a run. It holds no secret."""
+    """The part of a run that each process that sends has to know. It holds no secret."""
 
     config_sha256: str
     run_id: str
@@ -116,7 +116,7 @@ def offer_of(state_dir: Path) -> Sending | None:
 
 @dataclass(slots=True)
 class Sent:
-    """What one process has sent."""
+    """The writes that one process has sent."""
 
     partitions: int = 0  # brought to their end
     counts: Counter[str] = field(default_factory=Counter)  # rows by disposition

@@ -17,7 +17,7 @@ _INTERRUPTED: Final = 130
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """What this process has sent. `run_id` is "" if no run was under way."""
+    """The result of a process that joined a run. `run_id` is "" if no run was under way."""
 
     run_id: str = ""
     partitions: int = 0

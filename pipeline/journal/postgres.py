@@ -7,15 +7,13 @@ transaction checks it. Its time is counted from before the request, by a clock t
 """
 
 import itertools
-import os
 import re
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -32,6 +30,7 @@ from pipeline.errors import (
     lease_lost,
 )
 from pipeline.journal.address import parameters_of
+from pipeline.journal.holder import is_gone, ourselves
 from pipeline.journal.store import (
     NEW,
     RUN,
@@ -90,42 +89,6 @@ def monotonic_s() -> float:
     """Return seconds of a clock that cannot be set and, where there is one, runs while the machine sleeps."""
     clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
     return time.clock_gettime(clock)
-
-
-@cache
-def _machine() -> str:
-    """Return this boot of this machine, our process namespace and our user; "" if not known."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot}/{Path('/proc/self/ns/pid').readlink()}/{os.getuid()}"
-    except OSError:
-        return ""
-
-
-def ourselves() -> str:
-    """Return the name of this process in a lease: host, process number, its start, and boot of the machine."""
-    return f"{socket.gethostname()} {os.getpid()} {_begun(os.getpid())} {_machine()}"
-
-
-def is_gone(holder: str) -> bool:
-    """Return whether a holder is known to have ended: a process of this boot of this machine.
-
-    A process with its number that started later is another one, and one that only waits to be reaped runs no more.
-    """
-    _, number, *begun, machine = holder.split(" ")  # version 1 named no start
-    if not machine or machine != _machine():
-        return False
-    now = _begun(int(number))
-    return not now or now not in (begun or [now])
-
-
-def _begun(number: int) -> str:
-    """Return when a process started, in ticks since the boot; "" if it has ended."""
-    try:
-        state, *fields = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return ""
-    return "" if state in {"Z", "X"} else fields[18]  # proc(5): the 22nd
 
 
 @dataclass(frozen=True, slots=True)

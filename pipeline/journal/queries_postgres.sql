@@ -55,7 +55,7 @@ UPDATE lease SET is_stopping = TRUE WHERE part = 0 AND epoch = :epoch;
 SELECT is_stopping FROM lease WHERE part = 0 AND epoch = :run_epoch AND holder IS NOT NULL AND expires_at >= clock_timestamp();
 
 -- name: parts_of_run
--- Whether the run is asked to end, its parts that are done, and all parts that nobody holds; no row if it has ended.
+-- Whether the run is asked to end, its parts that are done, and all parts without a holder; no row if it has ended.
 SELECT is_stopping,
     ARRAY(SELECT part FROM stint WHERE stint.run_id = :run_id AND ended = 'done'),
     ARRAY(SELECT other.part FROM lease AS other WHERE other.part <> 0 AND (other.holder IS NULL OR other.expires_at < clock_timestamp()))

@@ -489,7 +489,7 @@ def test_workers_are_one_for_each_core_and_partitions_four_times_as_many(tmp_pat
 @pytest.mark.parametrize(
     ("keys", "said"),
     [
-        ({"kind": "spark"}, "'embedded' or 'dask'"),
+        ({"kind": "spark"}, "'embedded', 'join' or 'dask'"),
         ({"scheduler": "tls://dask.example.org"}, "must be tls://host:port"),
         ({"scheduler": "http://127.0.0.1:8786"}, "must be tls://host:port"),
         ({"scheduler": "tcp://127.0.0.1:99999"}, "must be tls://host:port"),

@@ -19,14 +19,12 @@ import pytest
 
 from pipeline.errors import JournalBusy, JournalError, JournalLost, JournalTaken, Stopped
 from pipeline.journal import doubts, history, leases, lookups, opening, runs, writes
+from pipeline.journal.holder import is_gone, ourselves, start_of
 from pipeline.journal.journal import Journal
 from pipeline.journal.postgres import (
     Asked,
     PostgresPlace,
     PostgresStore,
-    _begun,
-    is_gone,
-    ourselves,
 )
 from pipeline.journal.runs import Run
 from pipeline.journal.store import Database
@@ -459,7 +457,7 @@ def test_a_process_of_this_machine_is_known_to_be_gone_and_no_other_one() -> Non
     assert is_gone(f"{host} {number} {int(begun) - 1} {machine}"), "its number was given to another"
     assert not is_gone(f"{host} {number} {machine}"), "as version 1 wrote it"
     with subprocess.Popen(["sleep", "60"]) as process:
-        its = f"{host} {process.pid} {_begun(process.pid)} {machine}"
+        its = f"{host} {process.pid} {start_of(process.pid)} {machine}"
         assert not is_gone(its)
         process.kill()
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it ended, and is not reaped yet

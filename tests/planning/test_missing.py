@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.cluster.partitions import _left
+from pipeline.cluster.senders import _left
 from pipeline.commands import run as engine
 from pipeline.planning.plan import Plan
 from pipeline.planning.ranks import after, can_be_last

@@ -59,6 +59,11 @@ def _cronjob(name: str = "cronjob.yaml") -> Iterator[list[str]]:
     yield [*container["command"], *container["args"]]
 
 
+def _join() -> Iterator[list[str]]:
+    container = _manifests("join.yaml")[0]["spec"]["template"]["spec"]["containers"][0]
+    yield [*container["command"], *container["args"]]
+
+
 def _airflow() -> Iterator[list[str]]:
     for node in ast.walk(ast.parse(text_of("airflow_dag.py"))):
         if isinstance(node, ast.keyword) and node.arg == "bash_command":
@@ -78,6 +83,7 @@ COMMANDS: dict[str, tuple[Callable[[], Iterator[list[str]]], int]] = {
         1,
     ),
     "cronjob.yaml": (_cronjob, 1),
+    "join.yaml": (_join, 1),
     "cluster.yaml": (lambda: _cronjob("cluster.yaml"), 1),
     "airflow_dag.py": (_airflow, 2),
     "dagster_job.py": (_dagster, 1),
@@ -156,9 +162,15 @@ def test_the_timer_has_a_calendar() -> None:
     subprocess.run(["systemd-analyze", "calendar", when], capture_output=True, check=True)
 
 
-def test_the_manifests_are_valid() -> None:
+_VERSIONS = [f"1.{minor}" for minor in range(27, 37)]
+
+
+@pytest.mark.parametrize("version", _VERSIONS)
+def test_the_manifests_are_valid(version: str) -> None:
     kubernetes = pytest.importorskip("kubernetes_validate", reason="make checks installs it")
-    version = kubernetes.latest_version()
+    (joining,) = _manifests("join.yaml")
+    assert (joining["kind"], joining["spec"]["completionMode"]) == ("Job", "Indexed")
+    kubernetes.validate(joining, version, strict=False)  # per-index limits came with 1.29
     manifests = _manifests()
     assert [each["kind"] for each in manifests] == [
         "PersistentVolumeClaim",
@@ -204,10 +216,10 @@ def _dask_cluster() -> tuple[dict[str, Any], dict[str, Any]]:
     return resource["spec"]["scheduler"]["spec"], resource["spec"]["worker"]["spec"]
 
 
-def test_the_manifests_of_a_cluster_are_valid() -> None:
+@pytest.mark.parametrize("version", _VERSIONS)
+def test_the_manifests_of_a_cluster_are_valid(version: str) -> None:
     """The operator's own resource by its parts: a schema of it is in no package that is locked here."""
     kubernetes = pytest.importorskip("kubernetes_validate", reason="make checks installs it")
-    version = kubernetes.latest_version()
     volume, policy, cluster, cronjob = _manifests("cluster.yaml")
     scheduler, worker = _dask_cluster()
     pods: list[dict[str, Any]] = [

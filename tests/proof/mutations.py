@@ -50,7 +50,7 @@ _SQLITE: Final = "pipeline/journal/sqlite.py"
 _QUERIES: Final = "pipeline/journal/queries.sql"
 _POSTGRES: Final = "pipeline/journal/postgres.py"
 _LEASES_SQL: Final = "pipeline/journal/queries_postgres.sql"
-_PARTITIONS: Final = "pipeline/cluster/partitions.py"
+_PARTITIONS: Final = "pipeline/cluster/senders.py"
 
 _TAKEN_OVER: Final = "tests/journal/test_leases.py::test_a_part_that_is_taken_over_is_doubted_and_its_old_holder_writes_nothing"
 _ORPHANS: Final = "tests/journal/test_leases.py::test_what_is_in_flight_under_a_holder_that_may_live_is_an_orphan_whoever_fences_it"
