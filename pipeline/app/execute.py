@@ -19,6 +19,7 @@ from pipeline.version import VERSION
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
 
     from pipeline.app.progress import Work
     from pipeline.commands.run import Result
@@ -35,15 +36,24 @@ def run_and_exit(work: Work[Result], options: dict[str, Any]) -> NoReturn:
     if options["as_json"]:
         print_json(result.summary)
     else:
-        from pipeline.reporting.terminal import summary_text
-
         config = options["config"]
         shown = None if config is None else typed_path(config)
+        as_text = _as_text(options.get("form", "text"))
         print_text(
-            summary_text(result.summary, short_path(result.folder), shown, given_options(options))
+            as_text(result.summary, short_path(result.folder), shown, given_options(options))
         )
     _send_notice(result.summary, str(result.folder), options)
     sys.exit(result.exit_code)
+
+
+def _as_text(form: str) -> Callable[[dict[str, Any], str, str | None, str], str]:
+    if form == "markdown":
+        from pipeline.reporting.markdown import plan_markdown
+
+        return plan_markdown
+    from pipeline.reporting.terminal import summary_text
+
+    return summary_text
 
 
 def print_text(text: str, *, err: bool = False) -> None:
