@@ -12,13 +12,14 @@ import click
 from pipeline.app.execute import exit_with, given_options, print_json, print_text, typed_path
 from pipeline.app.options import CONFIG, FEEDS, with_options
 
+_MODE: Final = 0o644  # of results, which have no value of a patient and are read by a CI
 _SCHEMAS: Final = {
     "configuration": ("pipeline.app.config", "schema.json"),
     "summary": ("pipeline.reporting", "summary.schema.json"),
 }
 
 
-@click.command(short_help="Map the rows in [[tests]], and compare.")
+@click.command(short_help="Map the rows in [[tests]]; compare with what they expect.")
 @with_options(
     CONFIG,
     FEEDS[0],
@@ -57,16 +58,18 @@ def test(junit: Path | None, **options: Any) -> None:
 
 def _write(path: Path, content: bytes) -> None:
     from pipeline.errors import ConfigError
+    from pipeline.files import replacing
 
     try:
-        path.write_bytes(content)
+        with replacing(path, _MODE) as part:
+            part.write_bytes(content)
     except OSError as error:
         raise ConfigError(
             f"--junit {path}: {error.strerror}", "name a file in a folder that is there"
         ) from None
 
 
-@click.command(short_help="Print the JSON Schema of the configuration.")
+@click.command(short_help="Print the JSON Schema of the configuration, or of summary.json.")
 @click.option(
     "--for",
     "what",

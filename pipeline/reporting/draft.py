@@ -302,7 +302,8 @@ def _tests(feeds: Sequence[FeedLines]) -> list[str]:
             ]
     if parts:
         parts.insert(
-            0, "# Rows and what they become, for `canvas-ingest test` with this file: synthetic values only."
+            0,
+            "# Rows and what they become, for `canvas-ingest test` with this file: synthetic values only.",
         )
     return parts
 

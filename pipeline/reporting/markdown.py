@@ -99,6 +99,6 @@ def _line(cells: Sequence[str]) -> str:
 
 def _escaped(text: str) -> str:
     """Return a text without marks of Markdown, HTML or mentions: names of files come from strangers."""
-    plain = " ".join(shown(line).strip() for line in text.split("\n"))
+    plain = "; ".join(shown(line).strip() for line in text.split("\n"))
     marked = _MARKS.sub(r"\\\g<0>", plain)
     return marked.replace("&", "&amp;").replace("<", "&lt;").replace("@", "&#64;")

@@ -2,6 +2,7 @@
 
 import json
 import re
+import stat
 import subprocess
 import sys
 import tomllib
@@ -427,6 +428,7 @@ def test_a_failed_test_is_a_line_and_exit_code_1(tmp_path: Path) -> None:
         "  canvas-ingest test nightly.toml",
     ]
     assert {each.name for each in tmp_path.iterdir()} == {"nightly.toml", "results.xml"}
+    assert stat.S_IMODE((tmp_path / "results.xml").stat().st_mode) == 0o644
     (suite,) = ET.parse(tmp_path / "results.xml").getroot()  # noqa: S314 - our own
     assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("3", "2", "0")
     cases = {each.get("name"): each for each in suite}

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 from copy import deepcopy
 from importlib.resources import files
 from pathlib import Path
@@ -124,3 +126,15 @@ async def test_what_is_wrong_is_found(make_world: MakeWorld) -> None:
     summary["feeds"][0]["dispositions"].pop("created")
     summary["feeds"][0]["amount_usd"]["read"] = 12.5
     assert len(errors_in(summary, SCHEMA)) == 2
+
+
+@pytest.mark.slow
+def test_the_command_prints_the_schema_that_is_shipped() -> None:
+    printed = subprocess.run(
+        [sys.executable, "-m", "pipeline", "schema", "--for", "summary"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(printed.stdout) == SCHEMA
+    assert SCHEMA["title"] == "summary.json of canvas-ingest"
