@@ -53,8 +53,7 @@ orchestrators: ## install Dagster, Prefect, Airflow and OpenLineage for the test
 	@for each in $(ORCHESTRATORS); do \
 		echo "Installing $$each into .venv-orchestrators/$$each"; \
 		$(PYTHON) -m venv --clear .venv-orchestrators/$$each && \
-		.venv-orchestrators/$$each/bin/python -m pip install -q --disable-pip-version-check --require-hashes \
-			-r examples/locks/$$each.lock || exit 1; \
+		.venv-orchestrators/$$each/bin/python -m pip install -q --require-hashes -r examples/locks/$$each.lock || exit 1; \
 	done
 
 demo: setup ## serve a local Canvas and load the sample data into it
