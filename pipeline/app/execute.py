@@ -19,7 +19,6 @@ from pipeline.version import VERSION
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
 
     from pipeline.app.progress import Work
     from pipeline.commands.run import Result
@@ -35,25 +34,18 @@ def run_and_exit(work: Work[Result], options: dict[str, Any]) -> NoReturn:
     _log_end(result.summary, options)
     if options["as_json"]:
         print_json(result.summary)
+    elif options.get("form") == "markdown":
+        _print_markdown(result, options)
     else:
+        from pipeline.reporting.terminal import summary_text
+
         config = options["config"]
         shown = None if config is None else typed_path(config)
-        as_text = _as_text(options.get("form", "text"))
         print_text(
-            as_text(result.summary, short_path(result.folder), shown, given_options(options))
+            summary_text(result.summary, short_path(result.folder), shown, given_options(options))
         )
     _send_notice(result.summary, str(result.folder), options)
     sys.exit(result.exit_code)
-
-
-def _as_text(form: str) -> Callable[[dict[str, Any], str, str | None, str], str]:
-    if form == "markdown":
-        from pipeline.reporting.markdown import plan_markdown
-
-        return plan_markdown
-    from pipeline.reporting.terminal import summary_text
-
-    return summary_text
 
 
 def print_text(text: str, *, err: bool = False) -> None:
@@ -71,6 +63,13 @@ def print_json(value: Any) -> None:
     import orjson
 
     click.echo(orjson.dumps(value).decode())
+
+
+def _print_markdown(result: Result, options: dict[str, Any]) -> None:
+    from pipeline.reporting.markdown import plan_markdown
+
+    config, given = typed_path(options["config"]), given_options(options)
+    print_text(plan_markdown(result.summary, short_path(result.folder), config, given))
 
 
 def _log_end(summary: dict[str, Any], options: dict[str, Any]) -> None:

@@ -15,15 +15,13 @@ _BAR: Final = "\\|"
 _MARKS: Final = re.compile(r"[\\`*_\[\]|~#]")
 
 
-def plan_markdown(
-    summary: Mapping[str, Any], folder: str, config: str | None, given: str = ""
-) -> str:
+def plan_markdown(summary: Mapping[str, Any], folder: str, config: str, given: str = "") -> str:
     """Return the summary of a plan as Markdown (GitHub's tables).
 
     Args:
         summary: The content of `summary.json`.
         folder: The folder of the report.
-        config: The path of the configuration as it is typed in a shell; None for a demo.
+        config: The path of the configuration as it is typed in a shell.
         given: The options that named feeds and files, to be typed again.
     """
     feeds = summary["feeds"]
