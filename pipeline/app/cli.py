@@ -30,8 +30,8 @@ from pipeline.app.options import (
     EXPECT,
     FEEDS,
     FILE,
-    FORMAT,
     OUTPUT,
+    PLAN_FORMAT,
     REWRITE,
     Until,
     with_options,
@@ -76,7 +76,7 @@ def cli(context: click.Context) -> None:
 
 
 @cli.command(short_help="Read, validate and map all; write nothing to Canvas.")
-@with_options(CONFIG, *FEEDS, EXPECT, ACCEPT, REWRITE, *ENGINE, FORMAT, *OUTPUT)
+@with_options(CONFIG, *FEEDS, EXPECT, ACCEPT, REWRITE, *ENGINE, PLAN_FORMAT, *OUTPUT)
 def plan(**options: Any) -> None:
     """Read, validate and map everything; write a plan and a report, nothing to Canvas."""
     if options["as_json"] and options["form"] != "text":

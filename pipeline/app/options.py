@@ -36,7 +36,7 @@ FEEDS = (
         help="Another file for that feed; - reads standard input.",
     ),
 )
-FORMAT = click.option(
+PLAN_FORMAT = click.option(
     "--format",
     "form",
     type=click.Choice(["text", "markdown"]),
