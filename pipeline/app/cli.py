@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from pipeline.app import cli_mapping
 from pipeline.app.execute import (
     exit_with,
     given_options,
@@ -30,6 +31,7 @@ from pipeline.app.options import (
     FEEDS,
     FILE,
     OUTPUT,
+    PLAN_FORMAT,
     REWRITE,
     Until,
     with_options,
@@ -74,9 +76,11 @@ def cli(context: click.Context) -> None:
 
 
 @cli.command(short_help="Read, validate and map all; write nothing to Canvas.")
-@with_options(CONFIG, *FEEDS, EXPECT, ACCEPT, REWRITE, *ENGINE, *OUTPUT)
+@with_options(CONFIG, *FEEDS, EXPECT, ACCEPT, REWRITE, *ENGINE, PLAN_FORMAT, *OUTPUT)
 def plan(**options: Any) -> None:
     """Read, validate and map everything; write a plan and a report, nothing to Canvas."""
+    if options["as_json"] and options["form"] != "text":
+        raise click.UsageError("--json and --format: keep one")
     _plan_or_run("plan", options)
 
 
@@ -515,12 +519,8 @@ def demo(faults: str, **options: Any) -> None:
     )
 
 
-@cli.command(short_help="Print the JSON Schema of the configuration.")
-def schema() -> None:
-    """Print the JSON Schema of the configuration, by which an editor checks and completes a TOML file."""
-    from importlib.resources import files
-
-    click.echo(files("pipeline.app.config").joinpath("schema.json").read_text("utf-8"), nl=False)
+cli.add_command(cli_mapping.test)
+cli.add_command(cli_mapping.schema)
 
 
 @cli.command(short_help="Print the completion script of a shell.")

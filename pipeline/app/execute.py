@@ -34,6 +34,8 @@ def run_and_exit(work: Work[Result], options: dict[str, Any]) -> NoReturn:
     _log_end(result.summary, options)
     if options["as_json"]:
         print_json(result.summary)
+    elif options.get("form") == "markdown":
+        _print_markdown(result, options)
     else:
         from pipeline.reporting.terminal import summary_text
 
@@ -61,6 +63,13 @@ def print_json(value: Any) -> None:
     import orjson
 
     click.echo(orjson.dumps(value).decode())
+
+
+def _print_markdown(result: Result, options: dict[str, Any]) -> None:
+    from pipeline.reporting.markdown import plan_markdown
+
+    config, given = typed_path(options["config"]), given_options(options)
+    print_text(plan_markdown(result.summary, short_path(result.folder), config, given))
 
 
 def _log_end(summary: dict[str, Any], options: dict[str, Any]) -> None:
