@@ -13,9 +13,10 @@ OTHERS ?=
 MARKDOWN ?=
 ROWS_MAX ?=
 GROWTH ?=
+ORCHESTRATORS ?= dagster prefect airflow openlineage
 
 # The text behind ## is what `make help` prints.
-.PHONY: help setup checks demo test test-fast simulate strike mutate docs bench lint format lock audit sbom wheel
+.PHONY: help setup checks orchestrators demo test test-fast simulate strike mutate docs bench lint format lock audit sbom wheel
 
 help: ## list the commands
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1 \2/p' $(MAKEFILE_LIST) | while read -r name text; do printf '%-10s %s\n' "$$name" "$$text"; done
@@ -46,6 +47,14 @@ checks: .venv/checks ## install what the tests of pages and examples need as wel
 		$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements-checks.lock; \
 	fi
 	@touch $@
+
+# Some hundred packages each, which do not fit each other: each in an environment of its own.
+orchestrators: ## install Dagster, Prefect, Airflow and OpenLineage for the tests of the examples
+	@for each in $(ORCHESTRATORS); do \
+		echo "Installing $$each into .venv-orchestrators/$$each"; \
+		$(PYTHON) -m venv --clear .venv-orchestrators/$$each && \
+		.venv-orchestrators/$$each/bin/python -m pip install -q --require-hashes -r examples/locks/$$each.lock || exit 1; \
+	done
 
 demo: setup ## serve a local Canvas and load the sample data into it
 	@echo "Loading 7,001 synthetic rows into a local Canvas"
@@ -91,11 +100,13 @@ format: setup ## format the code, and fix what ruff can fix
 	$(BIN)/ruff format
 
 # Needs uv. The lock names no index, so that it can be installed from any.
-lock: ## renew requirements.lock and requirements-checks.lock (needs uv)
+lock: ## renew requirements.lock, requirements-checks.lock and examples/locks (needs uv)
 	uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-emit-find-links --python-version 3.11 \
 		--all-extras --group dev pyproject.toml -o requirements.lock --custom-compile-command "make lock"
 	uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-emit-find-links --python-version 3.11 \
 		--group checks --constraint requirements.lock -o requirements-checks.lock --custom-compile-command "make lock"
+	for each in $(ORCHESTRATORS); do uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
+		--python-version 3.11 --group $$each -o examples/locks/$$each.lock --custom-compile-command "make lock" || exit 1; done
 
 # The locked versions against the known advisories. .ci/audit.py says what its exit codes mean; 3 is "not audited".
 audit: checks ## compare every locked version with the known advisories

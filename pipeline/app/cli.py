@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from pipeline.app import cli_join, cli_mapping
 from pipeline.app.execute import (
     exit_with,
     given_options,
+    job_of,
     print_json,
     print_text,
     run_and_exit,
@@ -30,6 +32,7 @@ from pipeline.app.options import (
     FEEDS,
     FILE,
     OUTPUT,
+    PLAN_FORMAT,
     REWRITE,
     Until,
     with_options,
@@ -40,7 +43,7 @@ if TYPE_CHECKING:
     import asyncio
     from datetime import datetime
 
-    from pipeline.job import Job, Progress
+    from pipeline.job import Progress
 
 _CONTEXT: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -74,9 +77,11 @@ def cli(context: click.Context) -> None:
 
 
 @cli.command(short_help="Read, validate and map all; write nothing to Canvas.")
-@with_options(CONFIG, *FEEDS, EXPECT, ACCEPT, REWRITE, *ENGINE, *OUTPUT)
+@with_options(CONFIG, *FEEDS, EXPECT, ACCEPT, REWRITE, *ENGINE, PLAN_FORMAT, *OUTPUT)
 def plan(**options: Any) -> None:
     """Read, validate and map everything; write a plan and a report, nothing to Canvas."""
+    if options["as_json"] and options["form"] != "text":
+        raise click.UsageError("--json and --format: keep one")
     _plan_or_run("plan", options)
 
 
@@ -118,41 +123,6 @@ def run(*, dry_run: bool, journal_lost: bool, **options: Any) -> None:
         if dry_run and value:
             raise click.UsageError(f"{name} is for a run that sends: leave --dry-run out")
     _plan_or_run("plan" if dry_run else "run", options, journal_lost=journal_lost)
-
-
-@cli.command("join", short_help="Send parts of the run that is under way, beside it.")
-@with_options(
-    CONFIG,
-    click.option(
-        "--wait",
-        "wait_s",
-        type=click.IntRange(0, 86_400),
-        default=0,
-        show_default=True,
-        metavar="SECONDS",
-        help="Wait so long for a run if none is under way.",
-    ),
-    *OUTPUT,
-)
-def join_(wait_s: int, **options: Any) -> None:
-    """Send parts of the run that is under way until none is left; start any number of them.
-
-    The run has engine = "join" (or --engine join), its journal is in PostgreSQL, and state.dir is the same folder.
-    """
-
-    def work(_: Progress, stop: asyncio.Event) -> Any:
-        from pipeline.commands.join import join
-
-        return join(
-            lambda feeds: _job({**options, "only_feeds": tuple(feeds)}), wait_s=wait_s, stop=stop
-        )
-
-    joined = run_work(work, {**options, "no_progress": True})
-    if options["as_json"]:
-        print_json(joined.as_json())
-    else:
-        print_text(joined.as_text())
-    sys.exit(joined.exit_code)
 
 
 @cli.command(short_help="List the writes in doubt, or settle them.")
@@ -232,7 +202,7 @@ def review(**options: Any) -> None:
             options["foreign"],
             options["by"] or user(),
         )
-        return review(_job(options), decisions, stop=stop)
+        return review(job_of(options), decisions, stop=stop)
 
     reviewed = run_work(work, {**options, "no_progress": True})
     from pipeline.app.config.load import load
@@ -271,7 +241,7 @@ def show(key: str | None, **options: Any) -> None:
     from pipeline.reporting.inventory import inventory_text
 
     try:
-        found = inventory(_job(options), key)
+        found = inventory(job_of(options), key)
     except IngestError as error:
         exit_with(error, options)
     shown = inventory_json(found)
@@ -293,7 +263,7 @@ def move_(**options: Any) -> None:
     def work(_: Progress, stop: asyncio.Event) -> Any:
         from pipeline.commands.move import move
 
-        return move(_job(options), stop=stop)
+        return move(job_of(options), stop=stop)
 
     moved = run_work(work, {**options, "no_progress": True})
     if options["as_json"]:
@@ -329,7 +299,7 @@ def purge_(*, dry_run: bool, yes: bool, **options: Any) -> None:
     from pipeline.reporting.inventory import purged_text
 
     def work(*, is_trial: bool) -> Any:
-        return purge(_job(options), options["days"], is_trial=is_trial)
+        return purge(job_of(options), options["days"], is_trial=is_trial)
 
     try:
         if not (dry_run or yes):
@@ -369,7 +339,7 @@ def verify(sample: int | None, since: datetime | None, **options: Any) -> None:
         from pipeline.commands.verify import read_back
 
         day = since.date().isoformat() if since else None
-        return read_back(_job(options), sample=sample, since=day, progress=progress, stop=stop)
+        return read_back(job_of(options), sample=sample, since=day, progress=progress, stop=stop)
 
     run_and_exit(work, {**options, "command": "verify"})
 
@@ -386,7 +356,7 @@ def report(run_id: str | None, **options: Any) -> None:
     def work(_: Progress, __: asyncio.Event) -> Any:
         from pipeline.commands.run import report_again
 
-        return report_again(_job(options), run_id)
+        return report_again(job_of(options), run_id)
 
     run_and_exit(work, options)
 
@@ -550,12 +520,9 @@ def demo(faults: str, **options: Any) -> None:
     )
 
 
-@cli.command(short_help="Print the JSON Schema of the configuration.")
-def schema() -> None:
-    """Print the JSON Schema of the configuration, by which an editor checks and completes a TOML file."""
-    from importlib.resources import files
-
-    click.echo(files("pipeline.app.config").joinpath("schema.json").read_text("utf-8"), nl=False)
+cli.add_command(cli_join.join_)
+cli.add_command(cli_mapping.test)
+cli.add_command(cli_mapping.schema)
 
 
 @cli.command(short_help="Print the completion script of a shell.")
@@ -574,9 +541,9 @@ def _plan_or_run(command: str, options: dict[str, Any], *, journal_lost: bool = 
         from pipeline.commands import run
 
         if command == "plan":
-            return run.plan(_job(options), progress=progress, stop=stop)
+            return run.plan(job_of(options), progress=progress, stop=stop)
         return run.run(
-            _job(options),
+            job_of(options),
             journal_lost=journal_lost,
             plan_id=options["plan_id"],
             until=options["until"],
@@ -585,29 +552,6 @@ def _plan_or_run(command: str, options: dict[str, Any], *, journal_lost: bool = 
         )
 
     run_and_exit(work, {**options, "command": command})
-
-
-def _job(options: dict[str, Any]) -> Job:
-    from pipeline.app.config.arguments import engine_of, expectations_of, inputs_of
-    from pipeline.app.config.load import load
-    from pipeline.errors import ConfigError
-    from pipeline.system.environment import SPILL
-
-    engine = {name: options.get(name) for name in ("engine", "scheduler", "workers")}
-    job = load(
-        options["config"],
-        inputs=inputs_of(options.get("inputs", ())),
-        only_feeds=options.get("only_feeds", ()),
-        expected=expectations_of(options.get("expected", ())),
-        overrides={"engine": engine_of(**engine)},
-        accept_repeats=options.get("accept_repeats"),
-        rewrite=options.get("rewrite"),
-    )
-    os.environ.setdefault(SPILL, str(job.state_dir / ".spill"))
-    for name in ("scheduler", "workers"):
-        if engine[name] is not None and job.engine.kind != "dask":
-            raise ConfigError(f"--{name} goes with --engine dask", "add that, or leave it out")
-    return job
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from pipeline.app.progress import Work
     from pipeline.commands.run import Result
     from pipeline.errors import IngestError
-    from pipeline.job import Progress
+    from pipeline.job import Job, Progress
 
 _NOTIFIED: Final = ("run", "verify")  # the commands that run at night
 
@@ -34,6 +35,8 @@ def run_and_exit(work: Work[Result], options: dict[str, Any]) -> NoReturn:
     _log_end(result.summary, options)
     if options["as_json"]:
         print_json(result.summary)
+    elif options.get("form") == "markdown":
+        _print_markdown(result, options)
     else:
         from pipeline.reporting.terminal import summary_text
 
@@ -61,6 +64,13 @@ def print_json(value: Any) -> None:
     import orjson
 
     click.echo(orjson.dumps(value).decode())
+
+
+def _print_markdown(result: Result, options: dict[str, Any]) -> None:
+    from pipeline.reporting.markdown import plan_markdown
+
+    config, given = typed_path(options["config"]), given_options(options)
+    print_text(plan_markdown(result.summary, short_path(result.folder), config, given))
 
 
 def _log_end(summary: dict[str, Any], options: dict[str, Any]) -> None:
@@ -205,3 +215,27 @@ def short_path(path: Path) -> str:
         return str(path.resolve().relative_to(Path.cwd()))
     except ValueError:
         return str(path)
+
+
+def job_of(options: dict[str, Any]) -> Job:
+    """Load the configuration that the options name, with what they replace in it."""
+    from pipeline.app.config.arguments import engine_of, expectations_of, inputs_of
+    from pipeline.app.config.load import load
+    from pipeline.errors import ConfigError
+    from pipeline.system.environment import SPILL
+
+    engine = {name: options.get(name) for name in ("engine", "scheduler", "workers")}
+    job = load(
+        options["config"],
+        inputs=inputs_of(options.get("inputs", ())),
+        only_feeds=options.get("only_feeds", ()),
+        expected=expectations_of(options.get("expected", ())),
+        overrides={"engine": engine_of(**engine)},
+        accept_repeats=options.get("accept_repeats"),
+        rewrite=options.get("rewrite"),
+    )
+    os.environ.setdefault(SPILL, str(job.state_dir / ".spill"))
+    for name in ("scheduler", "workers"):
+        if engine[name] is not None and job.engine.kind != "dask":
+            raise ConfigError(f"--{name} goes with --engine dask", "add that, or leave it out")
+    return job

@@ -36,6 +36,14 @@ FEEDS = (
         help="Another file for that feed; - reads standard input.",
     ),
 )
+PLAN_FORMAT = click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "markdown"]),
+    default="text",
+    show_default=True,
+    help="The summary as text, or as Markdown for a pull request or a chat.",
+)
 EXPECT = click.option(
     "--expect",
     "expected",

@@ -166,15 +166,9 @@ class Build:
         """Return how the cells of a feed are read."""
         found = self._readings.get(feed.name)
         if found is None:
-            found = self._readings[feed.name] = Reading(
-                dates=feed.day_reader,
-                crosswalks=self.crosswalks,
-                codes=feed.codes,
-                amount_sign=feed.amount_sign,
-                amount_style=feed.amount_style,
-                amount_max_cents=self.job.limits.amount_cents_max,
-                required=feed.required,
-            )
+            amount_max_cents = self.job.limits.amount_cents_max
+            found = feed.reading(self.crosswalks, amount_max_cents)
+            self._readings[feed.name] = found
         return found
 
     def to_write(self, feed: Feed, columns: Sequence[str]) -> Iterator[pl.DataFrame]:

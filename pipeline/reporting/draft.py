@@ -8,6 +8,7 @@ from shlex import quote
 from typing import Final
 
 from pipeline.job import UNDECIDED
+from pipeline.reporting.draft_tests import example_row, expected
 
 _COLUMN: Final = 44  # where the comments begin
 _WIDTH: Final = 120  # of a line with its comment; a longer comment is above its line
@@ -87,6 +88,7 @@ def draft_text(feeds: Sequence[FeedLines], references: dict[str, str]) -> str:
         "",
         *_references(references),
         *(line for feed in feeds for line in [*_feed(feed), ""]),
+        *_tests(feeds),
     ]
     return "\n".join(parts).rstrip() + "\n"
 
@@ -277,6 +279,32 @@ def _only(feed: FeedLines) -> list[str]:
     for theirs, count, why in feed.maybe_only:
         parts += _above(f"{_MARK}{quoted(theirs)} ({rows_text(count)}): {why}")
     parts += _lines(Setting("entry_type", feed.only, "other rows are left out, and counted"))
+    return parts
+
+
+def _tests(feeds: Sequence[FeedLines]) -> list[str]:
+    """Return an example of a test for each feed for which one is known to pass, as comments."""
+    parts: list[str] = []
+    for feed in feeds:
+        columns = {each.key: each.value for each in feed.columns if each.is_set}
+        settings = {each.key: each.value for each in feed.settings if each.is_set}
+        codes = {ours: theirs for theirs, ours, _ in reversed(feed.codes.get("relationship", []))}
+        entry_type = feed.only[0] if feed.only else ""
+        row = example_row(feed.kind, columns, settings, codes, entry_type)
+        if row and not entry_type.startswith(UNDECIDED):
+            cells = ", ".join(f"{quoted(name)} = {quoted(value)}" for name, value in row.items())
+            parts += [
+                "# [[tests]]",
+                f"# feed = {quoted(feed.name)}",
+                f"# row = {{ {cells} }}",
+                f"# expect = {expected(feed.kind)}",
+                "",
+            ]
+    if parts:
+        parts.insert(
+            0,
+            "# Rows and what they become, for `canvas-ingest test` with this file: synthetic values only.",
+        )
     return parts
 
 

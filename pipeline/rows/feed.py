@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from pipeline.records import Disposition, Rejection
 from pipeline.rows.columns import Reading
+from pipeline.rows.crosswalk import Crosswalks
 from pipeline.rows.dates import FULL_DATE, Dates, has_zone, reads
 from pipeline.rows.eligibility import EligibilityRow
 from pipeline.rows.ledger import LedgerRow
@@ -133,6 +134,18 @@ class Feed:
     def day_reader(self) -> Dates:
         """Return a new reader of days."""
         return Dates(self.dates, self.timezone, self.open_dates, self.dates_of)
+
+    def reading(self, crosswalks: Crosswalks, amount_max_cents: int | None) -> Reading:
+        """Return how the cells of this feed are read."""
+        return Reading(
+            dates=self.day_reader,
+            crosswalks=crosswalks,
+            codes=self.codes,
+            amount_sign=self.amount_sign,
+            amount_style=self.amount_style,
+            amount_max_cents=amount_max_cents,
+            required=self.required,
+        )
 
     def reads_instants(self, name: str) -> bool:
         """Return whether a day field reads instants of a Parquet file, as days in `timezone`."""

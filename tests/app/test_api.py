@@ -339,6 +339,8 @@ def test_the_notebook_is_kept_without_outputs() -> None:
 
 
 def test_the_notebook_does_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("pandas", "pyarrow", "duckdb"):
+        pytest.importorskip(name, reason="make checks installs it")
     for name in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "TMPDIR"):
         monkeypatch.setenv(name, str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
@@ -363,5 +365,8 @@ def test_the_notebook_does_what_it_says(tmp_path: Path, monkeypatch: pytest.Monk
     assert "canvas|business-rule" in shown["lines"]
     assert "unchanged" in shown["rerun"]
     assert "refused" in shown["rerun"]
+    again = ["unchanged", "unchanged", "unchanged", "unchanged", "pending"]
+    assert shown["others"].replace("\n", "").replace(" ", "") == str([again] * 2).replace(" ", "")
+    assert "('created', 4, Decimal('215.50'))" in shown["sums"]
     assert "exit_code=0" in shown["verify"]
     assert shown["money"] == "{'usd_journal': '215.50', 'usd_canvas': '215.50'}"

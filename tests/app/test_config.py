@@ -49,6 +49,7 @@ KEYS = {
     "adopt missing missing_max amount_sign order_by columns constants codes only "
     "sheet skip_lines skip_footer comment_prefix blank_lines null_values decimal_comma amount_unit "
     "timezone open_dates where",
+    "tests[1]": "feed name row expect",
 }
 
 
@@ -106,7 +107,8 @@ def with_every_key_wrong() -> str:
     """A file with every key, each with a list of lists, which no key takes."""
     lines = []
     for section, names in KEYS.items():
-        lines.append("[[feeds]]" if section == "feeds[1]" else f"[{section}]")
+        name = section.removesuffix("[1]")
+        lines.append(f"[{section}]" if name == section else f"[[{name}]]")
         lines += [f"{name} = [[1]]" for name in names.split()]
     return "\n".join(lines)
 

@@ -17,11 +17,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.app.config.load import load, load_to_check
+from pipeline.app.config.load import load, load_tests, load_to_check
 from pipeline.commands import check as doctor
 from pipeline.commands import init as drafting
 from pipeline.commands import run as engine
 from pipeline.commands.checks.context import State
+from pipeline.commands.mapping_tests import run_tests
 from pipeline.errors import ConfigError, InputError
 from pipeline.rows.dates import fitting
 from pipeline.rows.feed import TRAITS, Kind
@@ -232,6 +233,32 @@ async def test_a_real_header_becomes_a_draft_that_loads_checks_and_plans(
     counts = planned.summary["feeds"][0]["dispositions"]
     assert counts["pending"] == 12
     assert counts["rejected"] == 0
+
+
+@pytest.mark.parametrize("export", EXPORTS, ids=lambda export: export.name)
+def test_the_example_of_a_test_in_a_draft_passes_once_it_is_uncommented(
+    tmp_path: Path, export: Export
+) -> None:
+    output = tmp_path / "draft.toml"
+    drafting.draft([export.write(tmp_path)], None, output)
+    text = decided(output).read_text()
+    output.write_text(
+        re.sub(r"^# (\[\[tests\]\]|feed = |row = |expect = )", r"\1", text, flags=re.MULTILINE)
+    )
+    (outcome,) = run_tests(load_tests(output))
+    assert outcome.differences == ()
+    assert len(outcome.test.row) >= 3, "it is a row of the file"
+
+
+def test_a_draft_has_no_example_that_would_not_pass(tmp_path: Path) -> None:
+    """The column of the amount is still to be decided."""
+    export = EXPORTS[-1]
+    path = tmp_path / export.name
+    header = export.header.replace("Paid_Amount", "Whatever")
+    path.write_text("\n".join([header, *export.rows]) + "\n")
+    output = tmp_path / "draft.toml"
+    drafting.draft([path], "ledger", output)
+    assert "[[tests]]" not in output.read_text()
 
 
 async def test_synthea_as_it_is_published(make_world: MakeWorld) -> None:

@@ -64,16 +64,12 @@ def _join() -> Iterator[list[str]]:
     yield [*container["command"], *container["args"]]
 
 
-def _airflow() -> Iterator[list[str]]:
-    for node in ast.walk(ast.parse(text_of("airflow_dag.py"))):
-        if isinstance(node, ast.keyword) and node.arg == "bash_command":
-            yield shlex.split(ast.literal_eval(node.value))[1:]  # after exec
-
-
-def _dagster() -> Iterator[list[str]]:
-    for node in ast.parse(text_of("dagster_job.py")).body:
+def _python(name: str) -> Iterator[list[str]]:
+    for node in ast.walk(ast.parse(text_of(name))):
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "COMMAND":
             yield ast.literal_eval(node.value)
+        if isinstance(node, ast.keyword) and node.arg == "bash_command":
+            yield shlex.split(ast.literal_eval(node.value))[1:]  # after exec
 
 
 COMMANDS: dict[str, tuple[Callable[[], Iterator[list[str]]], int]] = {
@@ -85,8 +81,9 @@ COMMANDS: dict[str, tuple[Callable[[], Iterator[list[str]]], int]] = {
     "cronjob.yaml": (_cronjob, 1),
     "join.yaml": (_join, 1),
     "cluster.yaml": (lambda: _cronjob("cluster.yaml"), 1),
-    "airflow_dag.py": (_airflow, 2),
-    "dagster_job.py": (_dagster, 1),
+    "airflow_dag.py": (lambda: _python("airflow_dag.py"), 2),
+    "dagster_asset.py": (lambda: _python("dagster_asset.py"), 1),
+    "prefect_flow.py": (lambda: _python("prefect_flow.py"), 1),
 }
 
 UNITS = (
@@ -123,7 +120,8 @@ def test_every_command_line_is_one_of_ours(name: str, at_night: None) -> None:
 
 def test_every_example_is_tried() -> None:
     by_test_cluster = {"dask.yaml", "cluster-certificates"}
-    tried = {*COMMANDS, *UNITS, "Containerfile", *by_test_cluster}
+    by_other_tests = {"openlineage_event.py", "script.py"}  # test_orchestrators.py, test_types.py
+    tried = {*COMMANDS, *UNITS, "Containerfile", *by_test_cluster, *by_other_tests}
     assert {path.name for path in EXAMPLES.iterdir() if path.is_file()} == tried
 
 

@@ -19,6 +19,12 @@ pytestmark = pytest.mark.slow  # installs and builds
 
 ROOT = Path(__file__).parents[2]
 LOCKS = ("requirements.lock", "requirements-checks.lock")
+OF_EXAMPLES = (
+    "examples/locks/airflow.lock",
+    "examples/locks/dagster.lock",
+    "examples/locks/openlineage.lock",
+    "examples/locks/prefect.lock",
+)
 PIN = re.compile(r"^([a-z0-9._-]+)==([^\s;\\]+)", re.MULTILINE)
 
 
@@ -43,7 +49,12 @@ def test_every_line_that_installs_wants_hashes_or_installs_only_the_project() ->
     assert len(installs) >= 6
     for each in installs:
         # The image installs from a folder that was filled by hash.
-        fit = ("--require-hashes -r requirements", "--no-deps", "--no-index --find-links=/wheels")
+        fit = (
+            "--require-hashes -r requirements",
+            "--require-hashes -r examples/locks",
+            "--no-deps",
+            "--no-index --find-links=/wheels",
+        )
         assert any(how in each for how in fit), each
     for line in lines:
         if "pip download" in line:
@@ -51,8 +62,8 @@ def test_every_line_that_installs_wants_hashes_or_installs_only_the_project() ->
         assert not re.search(r"\buvx\b|\buv (run|tool|add|sync)\b|\bpipx\b", line), line
 
 
-def test_every_pin_of_both_locks_has_its_hashes() -> None:
-    for name in LOCKS:
+def test_every_pin_of_the_locks_has_its_hashes() -> None:
+    for name in (*LOCKS, *OF_EXAMPLES):
         lock = (ROOT / name).read_text()
         blocks = re.split(r"^(?=[a-z])", lock, flags=re.MULTILINE)[1:]
         assert all(PIN.match(block) and "\n    --hash=sha256:" in block for block in blocks), name

@@ -1086,7 +1086,7 @@ MUTATIONS: Final = (
         "the writes of a patient are dealt to several partitions",
         _PARTITIONS,
         "task.partitions[piece_of(each.lane)] == number",
-        "1 + piece_of(each.key) % task.count == number",
+        "1 + piece_of(each.key) % len(task.parts) == number",
         ("tests/cluster/test_partitions.py::test_a_patients_writes_keep_their_order",),
     ),
     Mutation(

@@ -131,6 +131,7 @@ async def shown_by(shown: Shown, world: World, *commands: str) -> list[int]:
 EACH = (
     "check -v",
     "plan -v",
+    "plan --format markdown",
     "run -v",
     "verify -v",
     "report -v",

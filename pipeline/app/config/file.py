@@ -9,6 +9,7 @@ from typing import Any, Final, Self
 from pydantic import Field, ValidationError, model_validator
 
 from pipeline.app.config.feeds import FeedSection
+from pipeline.app.config.mapping_tests import MappingTestSection
 from pipeline.app.config.names import did_you_mean
 from pipeline.app.config.references import ReferencesSection
 from pipeline.app.config.sections import (
@@ -28,6 +29,7 @@ from pipeline.system.ownership import require_safe_config
 _REMOVED: Final = {
     "canvas.transport": "this key was removed: aiohttp carries all requests. Delete the line",
 }
+_OF_LISTS: Final = {"feeds": FeedSection, "tests": MappingTestSection}
 
 
 class File(Section):
@@ -69,6 +71,10 @@ class File(Section):
         min_length=1,
         description="What is loaded, in this order: a patient's coverages before that patient's payments, if they stand so.",
     )
+    tests: tuple[MappingTestSection, ...] = Field(
+        (),
+        description='Rows and what becomes of them, for `canvas-ingest test CONFIG` (docs/mapping.md, "Tests"). Synthetic rows only: this file is not protected, and `test` shows their values. Other commands do not read them.',
+    )
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Self:
@@ -76,6 +82,15 @@ class File(Section):
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise ValueError(f"feeds: two feeds are named {twice}")
+        return self
+
+    @model_validator(mode="after")
+    def _tests_feeds(self) -> Self:
+        names = [feed.name for feed in self.feeds]
+        for number, test in enumerate(self.tests, 1):
+            if test.feed not in names:
+                near = did_you_mean(test.feed, names)
+                raise ValueError(f"tests[{number}].feed: there is no feed {test.feed}.{near}")
         return self
 
     @model_validator(mode="after")
@@ -174,5 +189,5 @@ def _siblings(location: tuple[int | str, ...]) -> list[str]:
         if isinstance(part, int):
             continue
         annotation = model.model_fields[part].annotation
-        model = FeedSection if part == "feeds" else annotation
+        model = _OF_LISTS.get(str(part), annotation)
     return [field.alias or name for name, field in model.model_fields.items()]

@@ -11,12 +11,14 @@ from pipeline.app.config.arguments import input_of
 from pipeline.app.config.canvas import canvas_of, objects_of
 from pipeline.app.config.feeds import feed_of
 from pipeline.app.config.file import File, parse_file, read_file
+from pipeline.app.config.mapping_tests import mapping_tests_of
 from pipeline.app.config.names import did_you_mean
 from pipeline.app.config.notice import recipients_of
 from pipeline.app.config.references import references_of
 from pipeline.app.config.rewrite import check_rewrite
 from pipeline.app.config.secrets import require_readable
 from pipeline.app.config.undecided import undecided_in
+from pipeline.commands.mapping_tests import Suite
 from pipeline.errors import ConfigError
 from pipeline.job import EngineSettings, Job
 from pipeline.journal.store import Database
@@ -151,6 +153,38 @@ def load_to_check(
         return make(environment=environment), None
     except ConfigError as error:
         return make(environment={}), error
+
+
+def load_tests(path: str | Path, *, only_feeds: tuple[str, ...] = ()) -> Suite:
+    """Read the `[[tests]]` of a configuration, without the environment, and without files that it names.
+
+    Raises:
+        ConfigError: As `load`; or there is no test.
+    """
+    path = Path(path)
+    content = read_file(path)
+    _require_decided(path, content)
+    file = parse_file(path, content, {})
+    _check_feeds(file, path, only_feeds)
+    feeds = [
+        feed_of(section, path.resolve().parent)
+        for section in file.feeds
+        if not only_feeds or section.name in only_feeds
+    ]
+    tests = mapping_tests_of(file.tests, feeds, content)
+    if not tests:
+        of = f" of feed {' or '.join(only_feeds)}" if only_feeds else ""
+        raise ConfigError(
+            f"there are no [[tests]]{of} in {path.name}, so nothing was tested",
+            'add one: feed, row, and what it is to become (docs/mapping.md, "Tests")',
+        )
+    return Suite(
+        tuple(feeds),
+        tests,
+        file.canvas.contract,
+        references_of(file.references, path.resolve().parent),
+        file.limits.amount_cents_max,
+    )
 
 
 def _load_again(path: Path, **options: Any) -> Job:

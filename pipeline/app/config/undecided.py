@@ -15,6 +15,11 @@ _MARK: Final = re.compile(rf"\b{UNDECIDED}\b:?\s*")
 _VALUE: Final = re.compile(rf"{UNDECIDED}\b")
 
 
+def without_texts(text: str) -> str:
+    """Return a TOML file with blanks in place of its texts and comments; lines stay where they are."""
+    return _TOKEN.sub(lambda token: re.sub(r"[^\n]", " ", token[0]), text)
+
+
 def undecided_in(content: bytes) -> tuple[Undecided, ...]:
     """Return the lines of a TOML file that are marked, in order: values that begin with the mark, and comments."""
     text = content.decode(errors="replace")
