@@ -52,6 +52,7 @@ class Stage(StrEnum):
     UPLOAD = "upload"
 
 
+ABANDONED = "row|abandoned"  # the rule of a row whose write a person gave up
 ADOPTED = "row|adopted"  # the rule of a row that Canvas held already
 # Of an unchanged row that is written again: a person wants it (`--rewrite`), or an earlier run left it.
 REWRITTEN = "row|rewritten"

@@ -177,6 +177,7 @@ def review(**options: Any) -> None:
     if options["foreign"] and not options["resend"]:
         raise click.UsageError("--foreign goes with --resend KEY")
     resend, abandon = list(options["resend"]), list(options["abandon"])
+    lines: dict[str, int] = {}
     if options["decisions"]:
         try:
             decided = decisions_of(options["decisions"])
@@ -184,9 +185,12 @@ def review(**options: Any) -> None:
             exit_with(error, options)
         if twice := decided.keys() & {*confirm, *resend, *abandon}:
             raise click.UsageError(f"{min(twice)} is decided on by an option and in the file")
-        confirm |= {key: id_ for key, (what, id_) in decided.items() if what == "confirm"}
-        resend += [key for key, (what, _) in decided.items() if what == "resend"]
-        abandon += [key for key, (what, _) in decided.items() if what == "abandon"]
+        confirm |= {
+            key: each.resource_id for key, each in decided.items() if each.word == "confirm"
+        }
+        resend += [key for key, each in decided.items() if each.word == "resend"]
+        abandon += [key for key, each in decided.items() if each.word == "abandon"]
+        lines = {key: each.line for key, each in decided.items()}
 
     def work(_: Progress, stop: asyncio.Event) -> Any:
         from pipeline.commands.decisions import Decisions
@@ -201,6 +205,7 @@ def review(**options: Any) -> None:
             options["confirm_found"],
             options["foreign"],
             options["by"] or user(),
+            lines,
         )
         return review(job_of(options), decisions, stop=stop)
 

@@ -51,6 +51,7 @@ class Decisions:
     confirm_found: bool = False  # all of which a search shows just one
     foreign: tuple[str, ...] = ()  # ids of resources that are another user's
     who: str = ""
+    lines: Mapping[str, int] = field(default_factory=dict)  # key -> its line in a file of decisions
 
     @property
     def keys(self) -> list[str]:

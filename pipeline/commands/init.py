@@ -162,6 +162,10 @@ def _references(feeds: Sequence[FeedDraft]) -> dict[str, str]:
     for feed in feeds:
         for kind, how in feed.references.items():
             found[kind] = how if found.get(kind, how) == how else "file"
+    if any("subscriber" not in each.references for each in feeds if each.kind is Kind.ELIGIBILITY):
+        found.pop(
+            "subscriber", None
+        )  # it is for all feeds, and each of them would need subscriber_id
     return found
 
 

@@ -116,16 +116,20 @@ def _require_decidable(journal: Journal, decisions: Decisions) -> None:
             "--confirm KEY=ID: that is no id of a resource", "1 to 64 of A-Z a-z 0-9 - ."
         )
     in_doubt = {doubt.intent.key for doubt in doubts.all_doubts(journal)}
+    found = []
     for key in decisions.keys:
         state = lookups.states_of(journal, [key]).get(key)
         is_resent = key in decisions.resend and has_resource(journal, key)
         if key not in in_doubt and state is not State.ABANDONED and not is_resent:
-            found = f"it is {state.value}" if state else "the journal does not know it"
-            raise ConfigError(
-                f"{key} is not in doubt: {found}",
-                "name a KEY that `canvas-ingest review CONFIG` lists; or with --resend one that "
-                "`canvas-ingest verify CONFIG` reports as missing",
-            )
+            line = f"line {decisions.lines[key]}: " if key in decisions.lines else ""
+            is_state = f"it is {state.value}" if state else "the journal does not know it"
+            found.append(f"{line}{key} is not in doubt: {is_state}")
+    if found:
+        raise ConfigError(
+            "\n  ".join(found),
+            "name a KEY that `canvas-ingest review CONFIG` lists; or with --resend one that "
+            "`canvas-ingest verify CONFIG` reports as missing",
+        )
 
 
 async def _cases(session: Session) -> tuple[list[Case], str]:

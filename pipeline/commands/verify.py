@@ -263,7 +263,8 @@ def _finish(
 def _totals(lines: Sequence[Verified], written: pl.DataFrame) -> dict[str, Any]:
     """Count by outcome and differing element, and add up the money: ours against Canvas' own answers."""
     counts = Counter(line.outcome for line in lines)
-    elements = Counter(name for line in lines for name in line.elements)
+    differing = (line.elements for line in lines if line.outcome is not Outcome.MOVED)
+    elements = Counter(name for names in differing for name in names)
     shown = sum(line.cents or 0 for line in lines if line.key)
     strays = sum(line.cents or 0 for line in lines if not line.key)
     keys = {line.key for line in lines}

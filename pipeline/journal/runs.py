@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, NamedTuple
 
 import orjson
 import polars as pl
@@ -144,16 +144,39 @@ def exchanges(journal: Journal, run_id: str) -> pl.DataFrame:
 # Feeds --------------------------------------------------------------------------------------------
 
 
+class LoadedInterchange(NamedTuple):
+    """An X12 interchange that a run read.
+
+    Attributes:
+        identity: Sender, receiver and control numbers.
+        sha256: Of the file.
+        created: By its envelope, as digits; "" if not known: an earlier version entered it.
+    """
+
+    identity: str
+    sha256: str
+    created: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedRun:
+    """A run that read interchanges of a feed. `is_complete`: it ended with all files."""
+
+    run_id: str
+    is_complete: bool
+    interchanges: Sequence[LoadedInterchange]
+
+
 @dataclass(frozen=True, slots=True)
 class FeedTotals:
-    """The content of a feed's files in a run. `is_change`: only changes; `interchanges`: identity and SHA-256 of X12 files."""
+    """The content of a feed's files in a run. `is_change`: only changes; `interchanges`: of X12 files."""
 
     feed: str
     rows: int
     cents: int
     files: int
     is_change: bool = False
-    interchanges: Sequence[tuple[str, str]] = ()
+    interchanges: Sequence[LoadedInterchange] = ()
 
 
 def enter_feeds(journal: Journal, run_id: str, totals: Iterable[FeedTotals]) -> None:
@@ -166,7 +189,7 @@ def enter_feeds(journal: Journal, run_id: str, totals: Iterable[FeedTotals]) -> 
             "cents_read": each.cents,
             "files": each.files,
             "is_change": int(each.is_change),
-            "interchanges": as_json(each.interchanges),
+            "interchanges": as_json([tuple(entered) for entered in each.interchanges]),
         }
         for each in totals
     ]
@@ -185,10 +208,14 @@ def files_of(journal: Journal, run_id: str, feed: str) -> int | None:
     return None if line is None or line[0] is None else int(line[0])
 
 
-def interchanges_of(journal: Journal, feed: str) -> list[tuple[str, bool, dict[str, str]]]:
-    """Return the runs with X12 interchanges of a feed, in order: run id, whether it ended with all files, SHA-256 by identity."""
+def interchanges_of(journal: Journal, feed: str) -> list[LoadedRun]:
+    """Return the runs with X12 interchanges of a feed that passed the limits, in their order."""
     return [
-        (run_id, bool(is_complete), dict(orjson.loads(entered)))
+        LoadedRun(
+            run_id,
+            bool(is_complete),
+            tuple(LoadedInterchange(*each) for each in orjson.loads(entered)),
+        )
         for run_id, is_complete, entered in journal.rows("interchanges", {"feed": feed})
     ]
 

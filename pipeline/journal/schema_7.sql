@@ -3,7 +3,8 @@
 -- Whether the files of a feed in a run hold changes only, so that a row that is not in them is not missing.
 ALTER TABLE run_feed ADD COLUMN is_change INTEGER NOT NULL DEFAULT 0;
 
--- The X12 interchanges among them, as a JSON list of identity and SHA-256, so that none is loaded in place of a later one.
+-- The X12 interchanges among them, as a JSON list of identity, SHA-256 and time of creation, so that none is loaded in place
+-- of a later one.
 ALTER TABLE run_feed ADD COLUMN interchanges TEXT NOT NULL DEFAULT '[]';
 
 -- The last day of a coverage that a run ends because its row is gone: as it is to be, and as Canvas was last confirmed to have

@@ -27,7 +27,7 @@ def note_subscribers(journal: Journal, rows: pl.DataFrame) -> None:
 
 
 def last_subscribers(journal: Journal, ids: pl.Series) -> pl.DataFrame:
-    """Return the patients (id, lane) whose row with a subscriber id was confirmed, of the last files that had one.
+    """Return the patients (id, lane) whose row with a subscriber id became a coverage in Canvas, of the last files that had one.
 
     Several patients: those files had a row of each.
     """

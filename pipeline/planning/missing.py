@@ -22,6 +22,7 @@ from pipeline.rows.feed import Feed
 
 REPORTED: Final = "missing|reported"
 ENDED: Final = "missing|ended"
+TOO_MANY: Final = "missing|too-many"
 # The rules of rows about which nothing is left to do: the next run does not list them again.
 SETTLED: Final = (REPORTED, ENDED)
 REJECTED: Final = ("file", "row", "lane", "field", "patient", "member_id")  # what `add` reads
@@ -99,7 +100,9 @@ class RejectedRows:
         return self.any_member or next(found, "")
 
 
-def retire(feed: Feed, gone: Gone, rejected: RejectedRows, sent: Sent) -> pl.DataFrame:
+def retire(
+    feed: Feed, gone: Gone, rejected: RejectedRows, sent: Sent, *, is_held: bool
+) -> pl.DataFrame:
     """Decide on each row that is gone.
 
     Args:
@@ -107,11 +110,12 @@ def retire(feed: Feed, gone: Gone, rejected: RejectedRows, sent: Sent) -> pl.Dat
         gone: The rows.
         rejected: The rejected rows of all coverage feeds of the run.
         sent: Returns what Canvas was last sent of some rows.
+        is_held: There are more than `missing_max` allows (`too_many`).
 
     Returns:
         Lines in `tables.MISSING`.
     """
-    is_held = gone.is_short or _are_too_many(feed, gone, sent)
+    is_held = is_held or gone.is_short
     asks = feed.missing == "end" or (feed.missing == "cancel" and not is_held)
     lines = [pl.DataFrame(schema=MISSING)]
     for some in gone.rows.iter_slices(_AT_ONCE):
@@ -121,18 +125,29 @@ def retire(feed: Feed, gone: Gone, rejected: RejectedRows, sent: Sent) -> pl.Dat
     return pl.concat(lines)
 
 
-def _are_too_many(feed: Feed, gone: Gone, sent: Sent) -> bool:
-    """Return whether more rows are gone than `missing_max` allows, without those that have ended already."""
+def too_many(feed: Feed, gone: Gone, sent: Sent) -> dict[str, Any] | None:
+    """Return a warning, as the plan keeps it, if more rows are gone than `missing_max` allows.
+
+    Those that have ended already, or that an earlier run was to end or cancel, do not count.
+    """
     new = gone.rows.filter(~pl.col("key").is_in(list(gone.open_)))
-    most = feed.missing_max.of(gone.before)
-    if feed.missing != "end" or new.height <= most:
-        return new.height > most
-    over = sum(
-        _has_ended(body, gone.end_on)
-        for some in new.iter_slices(_AT_ONCE)
-        for body in sent(some).values()
-    )
-    return new.height - over > most
+    count, most = new.height, feed.missing_max.of(gone.before)
+    if feed.missing == "end" and count > most:
+        count -= sum(
+            _has_ended(body, gone.end_on)
+            for some in new.iter_slices(_AT_ONCE)
+            for body in sent(some).values()
+        )
+    if count <= most:
+        return None
+    done = _DONE[feed.missing][1]
+    return {
+        "rule": TOO_MANY,
+        "feed": feed.name,
+        "count": count,
+        "message": f"None is {done} in {feed.name}, because {count:,} of {gone.before:,} rows are gone, above missing_max = "
+        f"{feed.missing_max}: check that the file is complete; if it is, raise missing_max for one run.",
+    }
 
 
 def _has_ended(body: bytes, day: date) -> bool:
@@ -222,7 +237,7 @@ def _why_not(
         ),
         (
             is_held,
-            "too-many",
+            TOO_MANY.partition("|")[2],
             "more rows are gone than missing_max allows; check that the file is complete; if it is, raise missing_max for one run",
         ),
         (

@@ -18,7 +18,7 @@ from pipeline.planning.beside import Beside, standing_rows
 from pipeline.planning.same_key import compare_same_key
 from pipeline.planning.same_order import compare_same_order
 from pipeline.planning.tables import VERDICT_SCHEMA
-from pipeline.records import REWRITTEN, Disposition, Interaction, Stage, State
+from pipeline.records import ABANDONED, REWRITTEN, Disposition, Interaction, Stage, State
 from pipeline.rows.feed import Feed
 from pipeline.rows.groups import Bounds, Scan
 
@@ -92,7 +92,7 @@ _CHANGED: Final = {
     "PaymentNotice": "this payment was posted before with other content, and a payment cannot be changed: correct it in Canvas by hand",
 }
 
-_ABANDONED: Final = (
+_GIVEN_UP_BY: Final = (
     "a person gave this write up after its answer was lost: it is not sent again. To have it sent after all: "
     "canvas-ingest review CONFIG --resend KEY"
 )
@@ -119,7 +119,7 @@ _AGAIN: Final = _Decision(
 )
 _SAME: Final = _Decision(Disposition.UNCHANGED, keeps_resource=True)
 _OTHER: Final = _Decision(Disposition.REJECTED, rule="row|changed")
-_GIVEN_UP: Final = _Decision(Disposition.REJECTED, rule="row|abandoned")
+_GIVEN_UP: Final = _Decision(Disposition.REJECTED, rule=ABANDONED)
 _UNSETTLED: Final = _Decision(Disposition.IN_DOUBT)
 
 _ANY: Final = (False, True)
@@ -180,7 +180,7 @@ def _against_journal(rows: pl.DataFrame, feed: Feed, known: Known) -> pl.DataFra
     rows = rows.join(_DECISION_LINES, on=_SITUATION, how="left", maintain_order="left")
     messages = {
         "row|changed": _CHANGED[feed.traits.resource_type],
-        "row|abandoned": _ABANDONED,
+        ABANDONED: _GIVEN_UP_BY,
         REWRITTEN: _LEFT,
     }
     has_rule = is_open & (pl.col("decided_rule") != "")

@@ -2,7 +2,7 @@
 
 Rows of today's files go first, wherever they stand. A row whose patient and subscriber id can be read counts even if it
 is rejected for another field: the person is known. Rows that are filtered do not count. If no row of today has the id,
-the patient counts whose row was confirmed with it last.
+the patient counts whose row had it in the last files that had one, if Canvas has the coverage of that row.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ RELATION: Final[dict[str, Any]] = {
 _SEVERAL: Final = "{} and {} have relationship self and the same subscriber_id, and are different patients: correct one of the two"
 _UNREAD: Final = "the patient of {}, which is the subscriber's row, is not known: correct that row"
 _NONE: Final = (
-    "no row of these files with relationship self has the subscriber_id of {}, and none was confirmed earlier: "
+    "no row of these files with relationship self has the subscriber_id of {}, and Canvas has no coverage of an earlier one: "
     "have the subscriber's row delivered too, or correct subscriber_id"
 )
 _SEVERAL_EARLIER: Final = (
@@ -33,7 +33,7 @@ _SEVERAL_EARLIER: Final = (
     "with different patients: have the subscriber's row delivered too"
 )
 
-# ids -> id, lane: the patients whose rows were last confirmed
+# ids -> id, lane: the patients of the last rows whose coverage Canvas has
 Earlier = Callable[[pl.Series], pl.DataFrame]
 
 

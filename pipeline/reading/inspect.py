@@ -87,7 +87,7 @@ def inspect(path: Path, feed: Feed, spool_dir: Path) -> Source:
             "the file is empty (0 bytes)", "ask the sender for it again", file=path.name
         )
     source = _inspector(path)(path, feed, spool_dir)
-    if source.rows == 0:
+    if source.rows == 0 and source.interchange is None:  # an 834 may hold addresses only
         raise InputError(
             "the file has a header and no rows", "ask the sender for the whole file", file=path.name
         )

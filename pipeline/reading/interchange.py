@@ -13,8 +13,8 @@ from pipeline.rows.enrollment import COLUMNS
 from pipeline.rows.feed import Feed, Kind
 
 # The first fields of an interchange have fixed widths (ASC X12.5); any sign may part them.
-_HEAD: Final = re.compile(r"\ufeff?ISA(.)\d\d\1.{10}\1\d\d\1.{10}(?:\1|$)|\ufeff?ISA[*|^~]")
-_GROUP: Final = re.compile(r"\ufeff?ISA(.).{101}.\s*GS\1([A-Z]{2})\1", re.DOTALL)
+_HEAD: Final = re.compile(r"\ufeff?[ \t\r\n]*ISA(?:(.)\d\d\1.{10}\1\d\d\1.{10}(?:\1|$)|[*|^~])")
+_GROUP: Final = re.compile(r"\ufeff?[ \t\r\n]*ISA(.).{101}.\s*GS\1([A-Z]{2})\1", re.DOTALL)
 _ENROLLMENT: Final = "BE"
 _SETS: Final = {  # GS01: the transaction set, and what it is
     "HP": "835, payments of insurers",
@@ -121,7 +121,7 @@ def decode_interchange(
         if answer.get("segment"):
             message = f"segment {answer['segment']:,} (line {answer['line']:,}): {message}"
         raise InputError(message, fix, file=path.name)
-    identity = Interchange(answer["identity"], answer["number"], answer["is_change"])
+    identity = Interchange(**answer["interchange"])
     return Decoded(tuple(COLUMNS), answer["rows"], skipped=answer["skipped"]), identity
 
 

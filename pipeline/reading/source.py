@@ -97,14 +97,21 @@ class Interchange:
     """The identity of an X12 interchange, and whether it holds changes only.
 
     Attributes:
-        identity: Sender, receiver and control numbers (ISA05 to ISA08, ISA13, GS06).
+        parties: Sender and receiver (ISA05 to ISA08).
+        identity: These and the control numbers (ISA13, GS06).
         number: The control number (ISA13).
         is_change: BGN08 is 2: who is not in it did not change. Else the file is full.
+        created: The latest instant of ISA09 and 10, GS04 and 05, BGN03 and 04, as YYYYMMDDHHMMSS in the sender's zone;
+            "" if none is an instant.
+        is_test: ISA15 is T.
     """
 
+    parties: str
     identity: str
     number: str
     is_change: bool
+    created: str = ""
+    is_test: bool = False
 
 
 @dataclass(frozen=True)

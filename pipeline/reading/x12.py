@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NoReturn, TextIO
@@ -31,12 +31,15 @@ _PARTED_AT: Final = (3, 6, 17, 20, 31, 34, 50, 53, 69, 76, 81, 83, 89, 99, 101, 
 _VERSION_AT: Final = slice(84, 89)
 _CHUNK: Final = 8_192
 _ROWS_A_GROUP: Final = 10_000  # as Python texts, before they become columns
-_AFTER_THE_END: Final = " \r\n\t\x1a"  # \x1a: as programs of DOS and mainframes end a file
+_BLANKS: Final = " \r\n\t"
+_AFTER_THE_END: Final = f"{_BLANKS}\x1a"  # \x1a: as programs of DOS and mainframes end a file
 _NUMBER: Final = re.compile(r"[0-9]{1,10}")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _DIGITS: Final = range(7, 10)  # of an SSN; a program may have cut its first zeros
+_FEW: Final = 20  # SSNs that are searched for one by one
 _SSN: Final = "34"  # the qualifier of an SSN
 _TRAILING: Final = "SEG1"  # the reader's code of elements that are left out at the end of a segment, which is allowed
+_TEST: Final = "T"  # ISA15
 _FULL: Final = {"4": True, "RX": True, "2": False}  # BGN08: verify, replace; change
 
 # The loops of the guide, and the segments that stay in them. NM1 is in 2310, whose loop LX begins.
@@ -111,21 +114,24 @@ _HD: Final = (
 _NAME: Final = ((3, "member_last_name"), (4, "member_first_name"), (5, "member_middle_name"))
 _COB: Final = ((1, "cob"), (2, "cob_number"))
 _INSURER: Final = ((3, "cob_payer_name"), (9, "cob_payer_id"))
-_SEVERAL: Final = ";"  # between the values of references and insurers that are there several times
+_SEVERAL: Final = ";"  # between values that are there several times: references, insurers, days
 _MAY_REPEAT: Final = ("reference_", "coverage_", "contract_class")
 
 # By loop and qualifier of a DTP: the column of the day, and that of the end of a range.
 _DATES: Final = {
     ("2000", "356"): ("eligibility_start", "eligibility_end"),
-    ("2000", "348"): ("eligibility_start", "eligibility_end"),
+    ("2000", "348"): ("member_start", "member_end"),
     ("2000", "357"): ("eligibility_end", ""),
-    ("2000", "349"): ("eligibility_end", ""),
+    ("2000", "349"): ("member_end", ""),
     ("2000", "303"): ("maintenance_effective", ""),
     ("2300", "348"): ("start", "end"),
     ("2300", "349"): ("end", ""),
     ("2300", "303"): ("maintenance_effective", ""),
     ("2300", "343"): ("paid_through", ""),
 }
+
+# The guide has no 348 and 349 of a member: they count if 356 and 357 are not there.
+_ELSE: Final = {"eligibility_start": "member_start", "eligibility_end": "member_end"}
 
 _Cells = dict[str, str]
 
@@ -157,20 +163,20 @@ def _decode(text: "_Watched", copy: str) -> dict[str, Any]:
     _check_head(head)
     segments = _Segments(text, head)
     file = _Enrollment()
-    frame = _frame(file.rows(segments))
-    if file.late:
-        digits = pl.all().str.replace_all("[- ]", "")
-        is_late = digits.is_in(list(file.late))
-        is_late |= digits.str.strip_chars_start("0").is_in(list(file.late))
-        frame = frame.with_columns(pl.when(~is_late).then(pl.all()))
+    frame = file.without_late_ssns(_frame(file.rows(segments)))
     if frame.height:
         frame.write_parquet(copy, compression="lz4", statistics=False)
     return {
         "rows": frame.height,
         "skipped": {WITHOUT_COVERAGE: file.skipped} if file.skipped else {},
-        "identity": file.identity,
-        "number": file.number,
-        "is_change": file.is_full is False,
+        "interchange": {
+            "parties": file.parties,
+            "identity": file.identity,
+            "number": file.number,
+            "is_change": file.is_full is False,
+            "created": file.created,
+            "is_test": file.is_test,
+        },
     }
 
 
@@ -198,8 +204,11 @@ class _Watched:
         self.lines = 1
 
     def peek(self, size: int) -> str:
-        """Return the first characters, which are read once more."""
-        self._head = self._text.read(size)
+        """Return the first characters after blanks and line ends, which are read once more."""
+        while len(self._head) < size and (more := self._text.read(size - len(self._head))):
+            found = self._head + more
+            self._head = found.lstrip(_BLANKS)
+            self.lines += found[: len(found) - len(self._head)].count("\n")
         return self._head
 
     def read(self, size: int) -> str:
@@ -319,16 +328,20 @@ class _Enrollment:
     """Gathers the rows of an interchange: one for each coverage of a member."""
 
     def __init__(self) -> None:
+        self.parties = ""
         self.identity = ""
         self.number = ""
+        self.created = ""
+        self.is_test = False
         self.is_full: bool | None = None
         self.skipped = 0
         self._file: _Cells = {}
         self._member: _Person | None = None
         self._subscriber: set[str] = set()  # the SSN of the last subscriber
         self._families: dict[str, set[str]] = {}  # the SSNs of subscribers, by their REF*0F
-        self._dependents: set[str] = set()  # REF*0F of dependents that came before their subscriber
-        self.late: set[str] = set()  # the SSNs of subscribers that came after a dependent
+        self._ssns: set[str] = set()  # of all subscribers
+        self._early: dict[int, str] = {}  # rows of dependents before their subscriber: REF*0F
+        self._count = 0
 
     def rows(self, segments: _Segments) -> Iterator[list[str | None]]:
         """Yield the rows, in the order of COLUMNS. Raises Unfit."""
@@ -356,11 +369,11 @@ class _Enrollment:
                 self._take_name(self._member, found, segments)
             case "DMG" if self._member and segments.loop == "2100A":
                 self._keep_day(
-                    self._member.cells, "birth_date", element(found, 1), element(found, 2), segments
+                    self._member.cells, "birth_date", element(found, 1), element(found, 2)
                 )
                 self._keep(self._member.cells, found, ((3, "sex"),), segments)
             case "DTP" if self._member and segments.loop in {"2000", "2300"}:
-                self._take_days(self._member, found, segments)
+                self._take_days(self._member, found, segments.loop)
             case "REF" | "N1":
                 self._take_reference(found, segments)
 
@@ -369,14 +382,17 @@ class _Enrollment:
         match found[0]:
             case "ISA":
                 self.number = found[13]
-                parties = "/".join(each.strip() for each in found[5:9])
-                self.identity = f"{parties}/{found[13]}/"
+                self.parties = "/".join(each.strip() for each in found[5:9])
+                self.identity = f"{self.parties}/{found[13]}/"
+                self.is_test = found[15] == _TEST
+                self._see_instant(f"20{found[9]}", found[10])
             case "GS":
                 if element(found, 1) != "BE":
                     segments.refuse(words.OTHER_SET)
                 if element(found, 8) != _VERSION:
                     segments.refuse(words.VERSION)
                 self.identity += f"{element(found, 6)},"
+                self._see_instant(element(found, 4), element(found, 5))
             case "ST":
                 if element(found, 1) != "834":
                     segments.refuse(words.OTHER_SET)
@@ -391,6 +407,15 @@ class _Enrollment:
                 if self.is_full not in {None, is_full}:
                     segments.refuse(words.MIXED)
                 self.is_full = is_full
+                self._see_instant(element(found, 3), element(found, 4))
+
+    def _see_instant(self, day: str, time: str) -> None:
+        """Keep the latest instant of the envelope, as digits: a sender may fill one and have a constant in another."""
+        text = day + time[:6].ljust(6, "0")
+        if re.fullmatch("[0-9]{14}", text):
+            with suppress(ValueError):
+                datetime.strptime(f"{text}Z", "%Y%m%d%H%M%S%z")  # no zone is given, nor needed
+                self.created = max(self.created, text)
 
     def _take_name(self, member: _Person, found: Sequence[str], segments: _Segments) -> None:
         code, is_ssn = element(found, 1), element(found, 8) == _SSN
@@ -408,18 +433,18 @@ class _Enrollment:
             kept = _INSURER[:1] if is_ssn else _INSURER
             self._keep(member.insurers[-1][-1], found, kept, segments)
 
-    def _take_days(self, member: _Person, found: Sequence[str], segments: _Segments) -> None:
-        columns = _DATES.get((segments.loop, element(found, 1)))
+    def _take_days(self, member: _Person, found: Sequence[str], loop: str) -> None:
+        columns = _DATES.get((loop, element(found, 1)))
         if columns is None:
             return
-        cells = member.cells if segments.loop == "2000" else member.coverages[-1]
+        cells = member.cells if loop == "2000" else member.coverages[-1]
         form, text = element(found, 2), element(found, 3)
         first, dash, last = text.partition("-")
         if form == "RD8" and dash and columns[1]:
-            self._keep_day(cells, columns[0], "D8", first, segments)
-            self._keep_day(cells, columns[1], "D8", last, segments)
+            self._keep_day(cells, columns[0], "D8", first)
+            self._keep_day(cells, columns[1], "D8", last)
         else:
-            self._keep_day(cells, columns[0], form, text, segments)
+            self._keep_day(cells, columns[0], form, text)
 
     def _take_reference(self, found: Sequence[str], segments: _Segments) -> None:
         code, member = element(found, 1), self._member
@@ -447,27 +472,33 @@ class _Enrollment:
                 segments.refuse(words.REPEATED)
 
     @staticmethod
-    def _keep_day(cells: _Cells, column: str, form: str, text: str, segments: _Segments) -> None:
-        """Keep a day as YYYY-MM-DD, or as the sender wrote it if it is none: then the field rejects the row."""
+    def _keep_day(cells: _Cells, column: str, form: str, text: str) -> None:
+        """Keep a day as YYYY-MM-DD, or as the sender wrote it if it is none: then the field rejects the row.
+
+        So it does if there are two days: no one knows which is meant, and other members have nothing to do with it.
+        """
         if form == "D8" and re.fullmatch("[0-9]{8}", text):
             with suppress(ValueError):
                 text = date(int(text[:4]), int(text[4:6]), int(text[6:])).isoformat()
-        if cells.setdefault(column, text) != text:
-            segments.refuse(words.REPEATED)
+        known = cells.get(column, "").split(_SEVERAL)
+        if text not in known:
+            cells[column] = _SEVERAL.join(filter(None, [*known, text]))
 
     def _finish(self, member: _Person) -> Iterator[list[str | None]]:
         """Yield the rows of a member."""
         cells = member.cells
+        for column, other in _ELSE.items():
+            if not cells.get(column):
+                cells[column] = cells.get(other, "")
         ssns = {digits for each in member.ssns if (digits := _ssn_of(each))}
         family = cells.get("subscriber_number", "")
-        if cells.get("member_indicator") == "Y":
+        is_subscriber = cells.get("member_indicator") == "Y"
+        if is_subscriber:
             self._subscriber = ssns
+            self._ssns |= ssns
             if family:
                 self._families.setdefault(family, set()).update(ssns)
-            if family in self._dependents:
-                self.late |= ssns
-        elif family not in self._families:
-            self._dependents.add(family)
+        is_early = not is_subscriber and family not in self._families
         hidden = ssns | self._subscriber | self._families.get(family, set())
         if not member.coverages:
             if not (
@@ -482,10 +513,30 @@ class _Enrollment:
             for _, column in (*_COB, *_INSURER) if insurers else ():
                 coverage[column] = _SEVERAL.join(each.get(column, "") for each in insurers)
             row = {**self._file, **cells, **coverage}
-            codes = {row.get("coverage_maintenance"), row.get("maintenance_type")}
-            if TERMINATION in codes and not row.get("end"):
+            if not row.get("end"):
                 row["end"] = row.get("eligibility_end", "")
+            if is_early:
+                self._early[self._count] = family
+            self._count += 1
             yield [_without(row.get(column, ""), hidden) for column in COLUMNS]
+
+    def without_late_ssns(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Blank the cells of dependents that hold an SSN of their subscriber, who came after them.
+
+        If no subscriber in the file has their REF*0F, it may hold the SSN of any.
+        """
+        early = list(self._early) if self._ssns else []
+        if not early:
+            return frame
+        rows = [
+            [_without(cell or "", self._families.get(family, self._ssns)) for cell in row]
+            for row, family in zip(frame[early].rows(), self._early.values(), strict=True)
+        ]
+        number = "number"
+        fixed = pl.DataFrame(rows, schema=frame.schema, orient="row")
+        fixed = fixed.insert_column(0, pl.Series(number, early, dtype=pl.UInt32))
+        others = frame.with_row_index(number).filter(~pl.col(number).is_in(early))
+        return pl.concat([others, fixed]).sort(number).drop(number)
 
 
 def _digits_of(text: str) -> str:
@@ -508,6 +559,9 @@ def _without(text: str, hidden: set[str]) -> str | None:
     """Return a cell; None if it is blank or holds an SSN of the member or the subscriber."""
     if hidden and len(text) >= _DIGITS[0]:
         digits = _digits_of(text)
+        if len(hidden) > _FEW:
+            parts = (digits[at : at + size] for size in _DIGITS for at in range(len(digits)))
+            return None if any(each in hidden for each in parts) else text
         if any(each in digits for each in hidden):
             return None
     return text or None

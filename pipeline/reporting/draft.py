@@ -217,6 +217,9 @@ _REFERENCES: Final = {
         'from = "sender_id"',
         'to = "canvas_key"',
     ],
+    ("subscriber", "row"): [
+        'how = "row"                                  # the row with relationship self and the same subscriber_id'
+    ],
     ("payer", "payer_id"): [
         'how = "payer_id"                             # the values are payer ids'
     ],

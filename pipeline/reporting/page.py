@@ -26,7 +26,7 @@ from pipeline.reporting.findings import ATTENTION, BOUNDS, Bounds, Findings, fin
 from pipeline.reporting.masking import shown
 from pipeline.reporting.pace import pace
 from pipeline.reporting.packed import packed
-from pipeline.reporting.terminal import headline, next_steps
+from pipeline.reporting.terminal import balanced_text, headline, next_steps
 from pipeline.reporting.words import OUTCOMES, WORDS, duration, needs, notes, unread, verdict
 
 _KINDS: Final = {
@@ -113,6 +113,7 @@ def page(
         times=_times(summary),
         headlines=[headline(summary), needs(summary)] if is_plan and files else [],
         steps=next_steps(summary, str(folder), _CONFIG),
+        balanced="" if is_verification else balanced_text(summary),
         accounts=[_account(feed) for feed in feeds if feed["files"]],
         words=dict(WORDS),
         outcomes=OUTCOMES,

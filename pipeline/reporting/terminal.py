@@ -5,7 +5,7 @@ from decimal import Decimal
 from shlex import quote
 from typing import Any, Final
 
-from pipeline.records import counted
+from pipeline.records import ABANDONED, counted
 from pipeline.reporting.words import (
     OUTCOMES,
     WORDS,
@@ -60,9 +60,13 @@ def _verification_text(summary: Mapping[str, Any], folder: str, config: str | No
             if totals[word] or word == "match"
         ),
         "",
-        f"Payments: {totals['usd_journal']} USD by the journal, {totals['usd_canvas']} USD by Canvas' own answers"
-        + (f", and {totals['usd_strays']} USD in strays." if totals["stray"] else "."),
     ]
+    amounts = [totals[f"usd_{whose}"] for whose in ("journal", "canvas", "strays")]
+    if any(map(Decimal, amounts)):
+        lines.append(
+            f"Payments: {amounts[0]} USD by the journal, {amounts[1]} USD by Canvas' own answers"
+            + (f", and {amounts[2]} USD in strays." if totals["stray"] else ".")
+        )
     if totals["elements"]:
         named = ", ".join(f"{name} {count:,}" for name, count in totals["elements"].items())
         lines.append(f"Elements that differ: {named}")
@@ -101,9 +105,10 @@ def headline(summary: Mapping[str, Any]) -> str:
         if feed["missing"]["pending"]:
             gone[feed["missing"]["mode"]] += feed["missing"]["pending"]
     missing = "".join(f"{count:,} to {verb}, " for verb, count in gone.items() if count)
+    usd = f" USD {sum(amounts, Decimal(0)):,.2f}." if amounts else ""
     return (
         f"Plan: {planned['create']:,} to create, {planned['update']:,} to update, {missing}{counts['unchanged']:,} unchanged, "
-        f"{counts['rejected']:,} rejected. USD {sum(amounts, Decimal(0)):,.2f}."
+        f"{counts['rejected']:,} rejected.{usd}"
     )
 
 
@@ -131,9 +136,16 @@ def _cell(number: int, cell: tuple[str, int]) -> str:
     return text.ljust(width) if number == 0 else text.rjust(width)
 
 
+def balanced_text(summary: Mapping[str, Any]) -> str:
+    """Return what it means that a run is balanced."""
+    has_money = any("amount_usd" in feed for feed in summary["feeds"])
+    amounts = ", and the amounts add up to the cent" if has_money else ""
+    return f"Balanced: every row has one ending{amounts}."
+
+
 def _balance(summary: Mapping[str, Any]) -> str:
     if summary["balanced"]:
-        return "Balanced: every row has one ending, and the amounts add up to the cent."
+        return balanced_text(summary)
     return "NOT BALANCED: rows or amounts do not add up. Please report this as a fault of canvas-ingest."
 
 
@@ -195,28 +207,47 @@ def next_steps(
     code, steps = summary["exit_code"], []
     if code == 4:  # noqa: PLR2004 - in doubt
         steps += ["Next, to see and settle what is in doubt:", f"  canvas-ingest review {config}"]
-    returned = [
-        feed["name"]
-        for feed in summary["feeds"]
-        if feed["dispositions"]["rejected"] or feed["dispositions"]["refused"]
-    ]
-    if returned and code in {0, 3, 4}:
-        rejects = {name: f"{folder}/rejects-{name}.csv" for name in returned}
-        feeds = "".join(f" --feed {name}" for name in returned)
-        files = "".join(f" --input {quote(f'{name}={path}')}" for name, path in rejects.items())
-        steps.append(f"Next: fix {' and '.join(rejects.values())}, then")
-        steps.append(f"  canvas-ingest run {config}{feeds}{files}")
+    if code in {0, 3, 4}:
+        steps += _steps_of_returned(summary, folder, config)
+    is_plan = summary["command"] == "plan" and code in {0, 3}
     kept = kept_how(summary)
     if code == 3 and kept:  # noqa: PLR2004 - not ended or cancelled
-        steps.append(
-            f"Next: see {folder}/missing-*.csv for why each coverage was {kept}, and what to do."
-        )
-    if summary["command"] == "plan" and code in {0, 3}:
-        steps += [
-            "Next, to carry out exactly this:",
-            f"  canvas-ingest run {config}{given} --plan {summary['run_id']}",
-        ]
+        see = f"Next: see {folder}/missing-*.csv for why each coverage was {kept}, and what to do"
+        steps.append(f"{see}; or, to carry out all else:" if is_plan else f"{see}.")
+    elif is_plan:
+        steps.append("Next, to carry out exactly this:")
+    if is_plan:
+        steps.append(f"  canvas-ingest run {config}{given} --plan {summary['run_id']}")
     if summary["command"] == "run" and code in {1, 130}:
         first = "Once that is fixed, run:" if summary["failure"] else "Next, to continue:"
         steps += [first, f"  canvas-ingest run {config}{given}"]
+    return steps
+
+
+def _steps_of_returned(summary: Mapping[str, Any], folder: str, config: str) -> list[str]:
+    """Return what to do about rows that were rejected or refused.
+
+    A row that a person gave up is right, and no corrected file brings it back.
+    """
+    given_up, returned = 0, []
+    for feed in summary["feeds"]:
+        count = feed["dispositions"]["rejected"] + feed["dispositions"]["refused"]
+        abandoned = feed["rules"].get(ABANDONED, 0)
+        given_up += abandoned
+        returned += [feed["name"]] if count > abandoned else []
+    steps = []
+    if returned:
+        rejects = {name: f"{folder}/rejects-{name}.csv" for name in returned}
+        feeds = "".join(f" --feed {name}" for name in returned)
+        files = "".join(f" --input {quote(f'{name}={path}')}" for name, path in rejects.items())
+        steps += [
+            f"Next: fix {' and '.join(rejects.values())}, then",
+            f"  canvas-ingest run {config}{feeds}{files}",
+        ]
+    if given_up:
+        rows = "1 row was" if given_up == 1 else f"{given_up:,} rows were"
+        steps += [
+            f"Next: {rows} given up by a person. To send one after all, by its key in reconciliation.csv:",
+            f"  canvas-ingest review {config} --resend KEY",
+        ]
     return steps

@@ -122,10 +122,15 @@ def passes(rows: int, at_once: int) -> int:
     return max(1, -(-rows // at_once))
 
 
-def of_pass(values: Iterable[pl.Series], number: int, count: int) -> pl.Series:
-    """Return the values of one pass: a part of them by their hashes, so that equal ones are in one pass."""
+def of_pass(
+    values: Iterable[pl.Series],
+    number: int,
+    count: int,
+    dtype: type[pl.DataType] = pl.UInt64,
+) -> pl.Series:
+    """Return the values (of `dtype`) of one pass: a part of them by their hashes, so that equal ones are in one pass."""
     mine = [each if count == 1 else each.filter(each.hash() % count == number) for each in values]
-    return pl.concat(mine) if mine else pl.Series(dtype=pl.UInt64)
+    return pl.concat(mine) if mine else pl.Series(dtype=dtype)
 
 
 def repeated(hashes: Callable[[], Iterator[pl.Series]], rows: int, at_once: int) -> pl.Series:

@@ -31,6 +31,7 @@ from pipeline.rows import groups
 from pipeline.system import environment
 from tests.support.certificates import Authority
 from tests.support.nightly import nightly, write
+from tests.support.rosters import BY_ROW, roster_feed
 from tests.support.runs import counts
 from tests.support.world import MakeWorld
 
@@ -187,22 +188,7 @@ async def test_workers_make_the_plan_that_one_process_makes(
     assert len([name for name in parts(spread_job, spread) if name.startswith("rows-")]) >= 8
 
 
-ROSTER = """
-[references.subscriber]
-how = "row"
-[[feeds]]
-name = "roster"
-kind = "eligibility"
-path = "in/*"
-key = ["patient", "member_id"]
-order_from = "sequence"
-[feeds.columns]
-patient = "MRN"
-member_id = "Member"
-relationship = "Rel"
-subscriber_id = "Sub"
-payer = "Payer"
-"""
+ROSTER = BY_ROW + roster_feed("MRN Member Rel Sub Payer", path="in/*")
 
 
 async def test_workers_find_what_rows_give_each_other(

@@ -9,27 +9,12 @@ import pytest
 from pipeline.errors import ConfigError
 from tests.support.nightly import Clock, stopped
 from tests.support.postgres import Server
+from tests.support.rosters import BY_ROW, roster_feed
 from tests.support.runs import counts
 from tests.support.world import MakeWorld, World, patient_key
 
-ROSTER = """
-[references.subscriber]
-how = "row"
-[[feeds]]
-name = "roster"
-kind = "eligibility"
-path = "roster*.csv"
-key = ["patient", "member_id"]
-{more}
-[feeds.columns]
-patient = "MRN"
-member_id = "Member"
-relationship = "Rel"
-subscriber_id = "Sub"
-payer = "Payer"
-order = "Order"
-start_on = "Start"
-"""
+HEADER = ["MRN", "Member", "Rel", "Sub", "Payer", "Order", "Start"]
+ROSTER = BY_ROW + roster_feed(" ".join(HEADER), "{more}", path="roster*.csv")
 
 # patient, member id, relationship, subscriber id; optionally the payer
 Row = tuple[str, ...]
@@ -41,8 +26,7 @@ def write(world: World, rows: Sequence[Row], name: str = "roster.csv") -> Path:
         mrn = patient_key(int(patient)) if patient.isdigit() else patient
         payer_id = payer[0] if payer else "60054"
         lines.append((mrn, member, relationship, subscriber_id, payer_id, "1", "2026-01-01"))
-    header = ["MRN", "Member", "Rel", "Sub", "Payer", "Order", "Start"]
-    return world._write(name, header, lines)
+    return world._write(name, HEADER, lines)
 
 
 async def roster(make_world: MakeWorld, more: str = "") -> World:
@@ -286,9 +270,8 @@ async def test_a_run_that_was_refused_does_not_hide_subscribers_from_the_next(
     make_world: MakeWorld,
 ) -> None:
     """Its rows are unchanged by the index of unchanged rows only once their subscriber ids are entered."""
-    by_row = '[references.subscriber]\nhow = "row"\n'
     world = await make_world(patients=20)
-    world.write_config(feeds=ROSTER.format(more="").replace(by_row, ""))
+    world.write_config(feeds=ROSTER.format(more="").replace(BY_ROW, ""))
     write(world, [SELF])
     await world.run()
     new = ("5", "A5", "self", "S5")

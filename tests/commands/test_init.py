@@ -453,7 +453,9 @@ def test_for_any_header_of_known_names_the_draft_loads(
     drafting.draft([folder / "in.csv"], kind.value, folder / "draft.toml")
     (feed,) = load_to_check(folder / "draft.toml", environment={})[0].feeds
     given_ = {**feed.columns, **feed.constants}
-    assert set(TRAITS[kind].required) <= set(given_)
+    numbered = {"order"} if feed.order_from == "sequence" else set[str]()
+    assert set(TRAITS[kind].required) <= {*given_, *numbered}
+    assert not numbered & given_.keys()
     columns = [name for name in feed.columns.values() if not name.startswith("DECIDE")]
     assert len(columns) == len(set(columns)), "no column for two fields"
     assert set(columns) <= set(header)
@@ -545,7 +547,7 @@ def test_the_command_writes_once_and_says_what_is_left(tmp_path: Path) -> None:
     told = canvas_ingest("init", "tuva_eligibility.csv", folder=tmp_path)
     assert told.returncode == 0, told.stderr
     assert told.stdout.splitlines()[-1] == "  canvas-ingest check tuva_eligibility.toml"
-    assert "order: no column has it" in told.stdout
+    assert "order_from: no column says which insurer pays first" in told.stdout
     assert stat.S_IMODE((tmp_path / "tuva_eligibility.toml").stat().st_mode) == 0o600
     again = canvas_ingest("init", "tuva_eligibility.csv", folder=tmp_path)
     assert (again.returncode, again.stdout) == (2, "")
@@ -593,14 +595,58 @@ def test_a_draft_from_an_834_asks_only_for_what_the_sender_must_say(tmp_path: Pa
         "type": "insurance_line",
         "plan": "plan",
         "group": "group_number",
-        "order": "DECIDE: order",
         "start_on": "start",
         "end_on": "end",
+        "subscriber_id": "subscriber_number",
     }
+    assert feed["order_from"] == "sequence"
+    assert tomllib.loads(drafted.text)["references"]["subscriber"] == {"how": "row"}
     assert feed["codes"]["relationship"] == {"18": "self", "01": "spouse", "19": "child"}
     assert feed["codes"]["type"] == {"DEN": "DENTAL"}
-    assert "when 'HLT' then '1' when 'DEN' then '2'" in drafted.text
+    assert (
+        "# order = { sql = \"\"\"case \"insurance_line\" when 'HLT' then '1' when 'DEN' then '2'"
+        in drafted.text
+    )
     assert '# "HLT" = ""' in drafted.text
     asked = " ".join(drafted.undecided)
-    assert all(word in asked for word in ("patient", "order", "subscriber", "codes.type"))
+    assert all(word in asked for word in ("patient", "order_from", "codes.type"))
     assert not re.search(r"000\d{6}", drafted.text)
+
+
+# Rosters ------------------------------------------------------------------------------------------
+
+ROSTER = """MRN,Member ID,Subscriber ID,Person Code,Rel,Payer ID,Eff Date,Term Date
+1,W1-01,F1,1,self,60054,2026-01-13,
+2,W1-02,F1,2,spouse,60054,2026-01-14,
+3,W2-01,F2,1,self,60054,2026-01-15,
+"""
+
+
+def test_a_draft_of_a_roster_finds_subscribers_by_rows_and_numbers_coverages(
+    tmp_path: Path,
+) -> None:
+    """The code of a person in a family is no order of the patient's coverages."""
+    (tmp_path / "roster.csv").write_text(ROSTER)
+    drafted = drafting.draft([tmp_path / "roster.csv"], output=tmp_path / "draft.toml")
+    found = tomllib.loads(drafted.text)
+    (feed,) = found["feeds"]
+    assert found["references"]["subscriber"] == {"how": "row"}
+    assert feed["columns"]["subscriber_id"] == "Subscriber ID"
+    assert feed["order_from"] == "sequence"
+    assert "order" not in {*feed["columns"], *feed.get("constants", {})}
+    assert "order = " not in drafted.text
+    assert "Is that right?" in " ".join(drafted.undecided)
+
+
+def test_a_column_of_unknown_name_may_be_the_order(tmp_path: Path) -> None:
+    (tmp_path / "roster.csv").write_text(ROSTER.replace("Person Code", "Place"))
+    drafted = drafting.draft([tmp_path / "roster.csv"])
+    assert '# order = "Place"' in drafted.text
+    assert tomllib.loads(drafted.text)["feeds"][0]["order_from"] == "sequence"
+
+
+def test_subscribers_are_found_by_rows_only_if_each_feed_can(tmp_path: Path) -> None:
+    (tmp_path / "roster.csv").write_text(ROSTER)
+    (tmp_path / "other.csv").write_text("MRN,Rel,Member ID,Payer ID,Order\n1,self,M1,60054,1\n")
+    drafted = drafting.draft([tmp_path / "roster.csv", tmp_path / "other.csv"])
+    assert "subscriber" not in tomllib.loads(drafted.text)["references"]

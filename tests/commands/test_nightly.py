@@ -347,6 +347,7 @@ async def test_too_many_gone_and_nothing_is_cancelled(make_world: MakeWorld) -> 
     result = await world.run()
     assert (result.exit_code, gone(result)) == (3, {"rows": 2, "not_cancelled": 2})
     assert "missing|too-many" in (result.folder / "missing-eligibility.csv").read_text()
+    assert "None is cancelled in eligibility" in result.summary["warnings"][0]["message"]
     assert writes(world) == 30
 
 

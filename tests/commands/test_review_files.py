@@ -81,7 +81,15 @@ async def test_a_key_that_is_decided_twice_is_refused(
             "line 2: the decision is none of confirm, resend, abandon",
         ),
         (["key,decision,id", "aa,confirm,"], "line 2: no id"),
-        (["key,decision,id", "aa,resend,", "aa,abandon,"], "line 3: the key is there twice"),
+        (["key,decision,id", "aa,confirm,a b"], "line 2: the id is no id of a resource"),
+        (
+            ["key,decision,id", "aa,resend,", "aa,abandon,"],
+            "line 3: the key is there twice; the other is in line 2",
+        ),
+        (
+            ["key,decision,id", "aa,keep,", "bb,resend,", ",abandon,", "cc,confirm,"],
+            "3 lines\n  line 2: the decision is none of confirm, resend, abandon\n  line 4: no key\n  line 5: no id",
+        ),
         (["key,decision,id", ",resend,"], "line 2: no key"),
         (["key,what", "aa,resend"], "line 1 does not name the columns key, decision and id"),
         ([], "line 1 does not name the columns"),

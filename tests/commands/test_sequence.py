@@ -10,28 +10,12 @@ import pytest
 from pipeline.errors import ConfigError
 from pipeline.reporting.words import notes
 from tests.support.nightly import orders, rules, stopped
+from tests.support.rosters import roster_feed
 from tests.support.runs import counts
 from tests.support.world import MakeWorld, World, patient_key
 
-FEED = """
-[[feeds]]
-name = "{name}"
-kind = "eligibility"
-path = "{name}.csv"
-key = ["patient", "member_id"]
-order_from = "sequence"
-{more}
-[feeds.columns]
-patient = "MRN"
-member_id = "Member"
-relationship = "Rel"
-payer = "Payer"
-type = "Type"
-status = "Status"
-start_on = "Start"
-end_on = "End"
-"""
 HEADER = ["MRN", "Member", "Rel", "Payer", "Type", "Status", "Start", "End"]
+FEED = roster_feed(" ".join(HEADER), "{more}", name="{name}")
 
 
 def line(member: str, patient: int = 1, **more: str) -> tuple[str, ...]:

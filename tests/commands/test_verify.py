@@ -151,6 +151,8 @@ async def test_an_order_that_a_later_write_of_ours_moved_is_a_match(
     )
     text = summary_text(result.summary, "reports", "config.toml")
     assert "1  moved (a later write of ours moved their order)" in text
+    assert "Elements that differ" not in text
+    assert "Payments:" not in text, "there are none"
     assert "moved (a later write of ours" in (result.folder / "report.html").read_text()
 
 

@@ -241,6 +241,11 @@ async def test_too_many_are_gone_and_nothing_is_ended(make_world: MakeWorld) -> 
     text = summary_text(result.summary, "reports", "config.toml")
     assert "what is gone from the file was not ended" in text
     assert "why each coverage was not ended" in text
+    assert "because 2 of 30 rows are gone, above missing_max = 5%: check that the file" in text
+    assert "2 of 30 rows are gone, above missing_max" in (result.folder / "report.html").read_text()
+    assert [each["rule"] for each in result.summary["warnings"]] == ["missing|too-many"]
+    assert "USD" not in text
+    assert "Balanced: every row has one ending.\n" in text
     assert "not ended: more rows are gone" in missing_lines(result)[0]["message"]
     assert nights.end("m0") == nights.end("m1") == ""
     result = await nights.run(MANY[1:])

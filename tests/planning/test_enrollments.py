@@ -10,9 +10,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipeline.errors import InputError
-from pipeline.planning.passes.files import _refuse_replay
-from pipeline.reading.source import Interchange, Source, Stamp
+from pipeline.commands.run import plan
 from pipeline.rows.enrollment import COLUMNS
 from pipeline.sandbox import Sandbox, serve
 from tests.proof.enrollments import Segments, written
@@ -70,10 +68,16 @@ def person(
 
 
 def put(
-    world: World, *members: Segments, purpose: str = "4", number: int = 1, name: str = "roster.834"
+    world: World,
+    *members: Segments,
+    purpose: str = "4",
+    number: int = 1,
+    name: str = "roster.834",
+    created: str = "20261128",
 ) -> Path:
     path = world.folder / name
-    path.write_text(written(file_of(*members, purpose=purpose, number=f"{number:09}")))
+    segments = file_of(*members, purpose=purpose, number=f"{number:09}", created=created)
+    path.write_text(written(segments))
     return path
 
 
@@ -81,6 +85,12 @@ async def world_of(make_world: MakeWorld, more: str = "", limits: str = "") -> W
     world = await make_world(patients=40)
     world.write_config(feeds=FEED.format(more=more), limits=limits)
     return world
+
+
+def numbered(more: str = "") -> str:
+    """The feed, whose coverages are numbered."""
+    own = next(line for line in FEED.splitlines() if line.startswith("order = "))
+    return FEED.replace(own, "").format(more=f'order_from = "sequence"\n{more}')
 
 
 async def failure(world: World, **options: Any) -> str:
@@ -134,9 +144,7 @@ async def test_a_file_of_changes_moves_no_order_of_a_coverage_that_it_lacks(
     make_world: MakeWorld,
 ) -> None:
     world = await make_world(patients=40)
-    own = next(line for line in FEED.splitlines() if line.startswith("order = "))
-    feed = FEED.replace(own, "").format(more='order_from = "sequence"')
-    world.write_config(feeds=feed)
+    world.write_config(feeds=numbered())
     put(world, person(0), person(0, line="DEN"), *everybody(range(1, 9)))
     await world.run()
     before = {each["id"]: each["order"] for each in held(world)}
@@ -224,33 +232,134 @@ async def test_an_interchange_by_input_is_known_too(make_world: MakeWorld) -> No
     assert "other content" in await failure(world, inputs={"eligibility": path})
 
 
-def source_of(identity: str, sha256: str) -> Source:
-    found = Interchange(identity, "9", is_change=False)
-    return Source(
-        Path("a.834"), "", Path(), (), (), sha256, Stamp(0, 0, 0), True, ",", interchange=found
-    )
+async def test_a_sender_whose_number_never_changes_is_read_by_the_time(
+    make_world: MakeWorld,
+) -> None:
+    """Older content never replaces newer content, and each later file is loaded with a warning."""
+    world = await world_of(make_world)
+    texts = {}
+    for day in (23, 24, 25):
+        put(world, *everybody(range(day)), created=f"202612{day}")
+        texts[day] = (world.folder / "roster.834").read_text()
+        result = await world.run()
+        assert (result.exit_code, counts(result)["created"]) == (0, day if day == 23 else 1)
+        said = [each["rule"] for each in result.summary["warnings"]]
+        assert said == ([] if day == 23 else ["files|control_number"])
+    assert counts(await world.run()) == {"unchanged": 25}
+    (world.folder / "roster.834").write_text(texts[23])
+    assert "and a later one after it" in await failure(world)
+    put(world, *everybody(range(3)), created="20261225")
+    assert "was not created later" in await failure(world)
+    assert len(held(world)) == 25
+
+
+# Files without a coverage --------------------------------------------------------------------------
+
+
+def address_change(number: int) -> Segments:
+    """A member without a coverage."""
+    return [*person(number, code="001")[:-2], ["N3", f"{number} NEW STREET"]]
+
+
+@pytest.mark.parametrize("members", [[], [address_change(0), address_change(1)]])
+async def test_changes_without_a_coverage_are_read_and_change_nothing(
+    make_world: MakeWorld, members: list[Segments]
+) -> None:
+    world = await world_of(make_world, 'missing = "end"\ntimezone = "America/New_York"')
+    put(world, *everybody(range(5)))
+    await world.run()
+    put(world, *members, purpose="2", number=2)
+    for result in (await plan(world.job()), await world.run()):
+        assert (result.exit_code, counts(result), gone(result)) == (0, {}, {})
+        assert result.summary["balanced"]
+        assert result.summary["feeds"][0]["rows_read"] == 0
+        said = {each["rule"] for each in result.summary["warnings"]}
+        assert said == {"files|changes", "files|no_coverage"}
+        assert (result.folder / "report.html").exists()
+    put(world, *everybody(range(5)), number=3)
+    assert counts(await world.run()) == {"unchanged": 5}
+    assert not [each for each in held(world) if each["period"].get("end")]
 
 
 @pytest.mark.parametrize(
-    ("before", "said"),
+    ("limits", "most", "kept"),
     [
-        ([], ""),
-        ([("r1", True, {"one": "a"})], ""),  # the latest again
-        ([("r1", False, {"one": "a"})], ""),  # a killed run continues
-        ([("r1", False, {"one": "b"})], ""),  # it was corrected before any run ended with it
-        ([("r1", True, {"one": "b"})], "other content"),
-        ([("r1", True, {"one": "a"}), ("r2", True, {"two": "c"})], "later one"),
-        ([("r1", True, {"one": "a"}), ("r2", False, {"two": "c"})], "later one"),
-        ([("r1", True, {"one": "a"}), ("r2", True, {"two": "c"}), ("r3", False, {"one": "a"})], ""),
-        ([("r1", False, {"one": "a"}), ("r2", True, {"two": "c"})], ""),
+        ("change_max = 2.0", "5%", "failure"),
+        ("", "5%", "held"),
+        ("", "100%", "ended"),
     ],
-)  # fmt: skip
-def test_what_was_loaded_before(before: list[tuple[str, bool, dict[str, str]]], said: str) -> None:
-    if not said:
-        _refuse_replay(source_of("one", "a"), before)
-        return
-    with pytest.raises(InputError, match=said):
-        _refuse_replay(source_of("one", "a"), before)
+)
+async def test_an_empty_full_file_ends_nobody_unless_the_limits_allow_it(
+    make_world: MakeWorld, limits: str, most: str, kept: str
+) -> None:
+    more = f'missing = "end"\nmissing_max = "{most}"\ntimezone = "America/New_York"'
+    world = await make_world(patients=40)
+    world.write_config(feeds=numbered(more), limits=limits)
+    put(world, *everybody(range(5)))
+    await world.run()
+    put(world, address_change(0), number=2)
+    if kept == "failure":
+        assert "0 rows, and 5 the last time" in await failure(world)
+    else:
+        result = await world.run()
+        assert result.summary["balanced"]
+        word = "ended" if kept == "ended" else "not_ended"
+        assert (result.exit_code, gone(result)) == (
+            0 if kept == "ended" else 3,
+            {"rows": 5, word: 5},
+        )
+    ends = [each["period"].get("end") for each in held(world)]
+    assert all(ends) if kept == "ended" else not any(ends)
+    put(world, *everybody(range(5)), number=3)
+    result = await world.run()
+    assert result.exit_code == 0
+    assert not any(each["period"].get("end") for each in held(world))
+
+
+async def test_several_files_of_changes_go_in_by_input_in_their_order(
+    make_world: MakeWorld,
+) -> None:
+    world = await world_of(make_world)
+    put(world, *everybody(range(5)))
+    await world.run()
+    (world.folder / "roster.834").unlink()
+    end = ["DTP", "349", "D8", "20261231"]
+    first = put(world, person(0, end), purpose="2", number=2, name="b.834")
+    second = put(world, person(0), purpose="2", number=3, name="a.834")
+    assert "b.834: 2 files of changes (BGN08 = 2) of one sender" in await failure(world)
+    for path in (first, second):
+        result = await world.run(inputs={"eligibility": path})
+        assert (result.exit_code, counts(result)) == (0, {"updated": 1})
+    assert not [each for each in held(world) if each["period"].get("end")]
+
+
+async def test_a_test_file_is_loaded_with_a_warning(make_world: MakeWorld) -> None:
+    world = await world_of(make_world)
+    path = put(world, *everybody(range(3)))
+    path.write_text(path.read_text().replace("*0*P*:", "*0*T*:"))
+    for result in (await plan(world.job()), await world.run()):
+        assert [each["rule"] for each in result.summary["warnings"]] == ["files|test"]
+
+
+# Days of the member --------------------------------------------------------------------------------
+
+
+async def test_a_coverage_ends_with_its_member_and_two_days_reject_one_member(
+    make_world: MakeWorld,
+) -> None:
+    world = await world_of(make_world)
+    ended = person(0)
+    ended.insert(3, ["DTP", "357", "D8", "20261231"])
+    several = person(1)
+    several[3:3] = [["DTP", "357", "D8", "20261130"], ["DTP", "357", "D8", "20261231"]]
+    put(world, ended, several, *everybody(range(2, 6)))
+    result = await world.run()
+    assert counts(result) == {"created": 5, "rejected": 1}
+    assert result.summary["feeds"][0]["rules"] == {"end_on|date": 1}
+    assert sorted(each["period"].get("end", "") for each in held(world)) == [
+        *[""] * 4,
+        "2026-12-31",
+    ]
 
 
 # Maintenance codes --------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from pipeline.planning.plan import Plan
 from pipeline.planning.subscribers import RELATION, find_subscribers
 from pipeline.rows import groups
 from tests.support.reports import planned, write
+from tests.support.rosters import BY_ROW, roster_feed
 from tests.support.world import patient_key
 
 FILES = ["a.csv", "b.csv"]
@@ -75,24 +76,8 @@ def test_subscribers_are_those_that_a_person_would_find(
 
 # Whole plans --------------------------------------------------------------------------------------
 
-CONFIG = """
-[references.subscriber]
-how = "row"
-[[feeds]]
-name = "roster"
-kind = "eligibility"
-path = "in/*.csv"
-key = ["patient", "member_id"]
-order_from = "sequence"
-[feeds.columns]
-patient = "MRN"
-member_id = "Member"
-relationship = "Rel"
-subscriber_id = "Sub"
-payer = "Payer"
-type = "Type"
-"""
 HEADER = ["MRN", "Member", "Rel", "Sub", "Payer", "Type"]
+CONFIG = BY_ROW + roster_feed(" ".join(HEADER), path="in/*.csv")
 
 
 class Line(NamedTuple):

@@ -112,6 +112,8 @@ def _member(random: Random, who: str, *, is_subscriber: bool) -> Segments:
         ["REF", "SY", ssn],
         ["DTP", "356", "D8", _day(random)],
         ["DTP", "357", "D8", _day(random)],
+        ["DTP", "348", "D8", _day(random)],
+        ["DTP", "349", "D8", _day(random)],
         ["DTP", "336", "D8", _day(random)],
     ]
     found += [each for each in optional if random.random() < 0.4]
@@ -160,8 +162,8 @@ def _coverage(random: Random, line: str, code: str) -> Segments:
 _OF_MEMBER: Final = {
     "REF": {"0F": "subscriber_number", "1L": "group_number", "17": "reference_17", "23": "reference_23",
             "3H": "reference_3h", "DX": "reference_dx", "ZZ": "reference_zz"},
-    "DTP": {"356": "eligibility_start", "348": "eligibility_start", "357": "eligibility_end",
-            "349": "eligibility_end", "303": "maintenance_effective"},
+    "DTP": {"356": "eligibility_start", "348": "else_start", "357": "eligibility_end",
+            "349": "else_end", "303": "maintenance_effective"},
 }  # fmt: skip
 _OF_COVERAGE: Final = {
     "REF": {"1L": "coverage_group", "CE": "contract_class", "17": "coverage_reference_17", "ZZ": "coverage_reference_zz"},
@@ -252,7 +254,7 @@ def _read_member(
         return _read_name(found, get, within)
     within = name if name in {"LX", "LS", "DSB"} else within
     if name == "DMG" and within == "person":
-        cells["birth_date"] = _iso(get(1), get(2))
+        cells["birth_date"] = _both(cells.get("birth_date", ""), _iso(get(1), get(2)))
         cells["sex"] = get(3)
     if name == "REF" and get(1) == "SY" and within == "member":
         ssns.add(get(2))
@@ -278,11 +280,18 @@ def _read_element(
         target[column] = f"{target[column]};{get(2)}" if is_joined else get(2)
         return
     first, dash, last = get(3).partition("-")
+    days = {column: _iso(get(2), get(3))}
     if get(2) == "RD8" and dash and get(1) in {"348", "356"}:
-        target[column] = _iso("D8", first)
-        target["end" if column == "start" else "eligibility_end"] = _iso("D8", last)
-    else:
-        target[column] = _iso(get(2), get(3))
+        days = {column: _iso("D8", first), column.replace("start", "end"): _iso("D8", last)}
+    for each, day in days.items():
+        target[each] = _both(target.get(each, ""), day)
+
+
+def _both(known: str, day: str) -> str:
+    """Return the days of an element that is there twice."""
+    if not known or not day or day in known.split(";"):
+        return known or day
+    return f"{known};{day}"
 
 
 def _read_name(
@@ -328,13 +337,14 @@ def _iso(form: str, text: str) -> str:
 
 
 def _rows_of(cells: dict[str, str], coverages: list[dict[str, str]], ssns: set[str]) -> Rows:
+    for which in ("start", "end"):
+        other = cells.pop(f"else_{which}", "")
+        cells[f"eligibility_{which}"] = cells.get(f"eligibility_{which}") or other
     is_told = cells.get("eligibility_end") or cells.get("maintenance_type") in {"024", "025"}
     rows = []
     for coverage in coverages or ([{}] if is_told else []):
         row = {**cells, **coverage}
-        codes = {row.get("coverage_maintenance"), row.get("maintenance_type")}
-        if "024" in codes and not row.get("end"):
-            row["end"] = row.get("eligibility_end", "")
+        row["end"] = row.get("end") or row["eligibility_end"]
         rows.append(
             {name: text for name, text in row.items() if text and not holds_ssn(text, ssns)}
         )

@@ -1310,10 +1310,18 @@ MUTATIONS: Final = (
     Mutation(
         "834-2",
         "an older interchange replaces newer content",
-        "pipeline/planning/passes/files.py",
-        "if loaded and identity not in before[-1][2]:",
+        "pipeline/planning/interchanges.py",
+        "    if loaded:\n",
+        "    if False:\n",
+        ("tests/planning/test_interchanges.py::test_what_was_loaded_before",),
+    ),
+    Mutation(
+        "834-6",
+        "a control number that does not change lets an older file in",
+        "pipeline/planning/interchanges.py",
+        "if not _is_later(file, same):",
         "if False:",
-        ("tests/planning/test_enrollments.py::test_what_was_loaded_before",),
+        ("tests/planning/test_interchanges.py::test_what_was_loaded_before",),
     ),
     Mutation(
         "834-3",

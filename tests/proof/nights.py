@@ -52,6 +52,7 @@ from tests.support.world import World, patient_key
 NIGHTS_MAX: Final = 5
 FAULTS: Final = Faults(lose_before=0.15, lose_after=0.15)
 REWRITES: Final = 0.3  # of the nights after the first
+NUMBERED: Final = 0.35  # of the scenarios: the files have no order
 SETTLED: Final = frozenset(("created", "updated", "unchanged"))
 WELL: Final = 0
 FINISHED: Final = frozenset((0, 3))  # 3: with rows rejected
@@ -116,7 +117,8 @@ async def play(seed: int, folder: Path) -> Story:
     """Play one scenario: two to five nights, each run to its end."""
     random = Random(f"{seed} nights")
     story, books = Story(seed), Books()
-    setting = setting_of(random)
+    is_numbered = Random(f"{seed} numbered").random() < NUMBERED  # drawn apart, as rewrites are
+    setting = replace(setting_of(random), is_numbered=is_numbered)
     payments = payments_of(random, 0, random.randint(2, 5))
     insured = insured_of(random, setting.coverage_key, by_row=setting.by_row)
     clock = Clock(FIRST_NIGHT + timedelta(days=random.randint(0, 30)))
@@ -427,6 +429,15 @@ def created_by(summary: Mapping[str, Any]) -> Counter[str]:
     return posted
 
 
+def _in_doubt(summary: Mapping[str, Any]) -> Counter[str]:
+    """Return rows and cents of payments whose answers are lost, by the report of a run."""
+    feeds = [feed for feed in summary["feeds"] if feed["resource_type"] == "PaymentNotice"]
+    return Counter(
+        rows=sum(feed["dispositions"]["in_doubt"] for feed in feeds),
+        cents=sum(_cents(feed["amount_in_doubt_usd"]) for feed in feeds),
+    )
+
+
 def warned_by(summary: Mapping[str, Any]) -> int:
     """Return payments that a report warns of as perhaps posted before, under another key."""
     return sum(each["count"] for each in summary.get("warnings", ()) if "repeats" in each["rule"])
@@ -456,7 +467,11 @@ def _judge_run(
             story, f"{twice} payments posted that nobody made ({is_well}), {books.warned} warned of"
         )
     cents = sum(_cents(each["amount"]) for each in posted)
-    if (books.created["rows"], books.created["cents"]) != (len(posted), cents):
+    doubtful = _in_doubt(
+        summary
+    )  # a night that was stopped may leave some: Canvas took them, or not
+    rows, more = len(posted) - books.created["rows"], cents - books.created["cents"]
+    if not (0 <= rows <= doubtful["rows"] and 0 <= more <= doubtful["cents"]):
         _violate(
             story,
             f"reports say {books.created['rows']} created, {books.created['cents']} cents, and Canvas "

@@ -75,6 +75,7 @@ class Setting:
     zone: str = ""
     repeats_max: str = "0"
     by_row: bool = False  # the files name a subscriber by the row that has the same id
+    is_numbered: bool = False  # order_from = "sequence": the files have no order
 
 
 KEYS: Final = {
@@ -246,11 +247,13 @@ def configure(world: World, setting: Setting) -> None:
         + ('missing_max = "100%"\n' if setting.missing != "ignore" else "")
         + _toml({"missing_end_on": setting.end_on} if setting.missing == "end" else {})
         + _toml({"timezone": setting.zone})
+        + _toml({"order_from": "sequence"} if setting.is_numbered else {})
         + "[feeds.columns]\n"
         + _toml(
             {
                 "patient": "MRN", "member_id": "Member", "relationship": "Rel", "payer": "Payer",
-                "order": "Order", "start_on": "Start", "end_on": "End",
+                "start_on": "Start", "end_on": "End",
+                **({} if setting.is_numbered else {"order": "Order"}),
                 **({"subscriber_id": "Sub"} if setting.by_row else {}),
             }
         )

@@ -26,10 +26,12 @@ class Roster:
     Attributes:
         resources: The coverage of each row that a report said is in Canvas, and the row's last end.
         ends: By coverage, the day on which it is to end, since a run first said so.
+        ranks: By coverage that is not over, its order after the last night that ended well, if that was the last night.
     """
 
     resources: dict[Row, tuple[str, str]] = field(default_factory=dict)
     ends: dict[str, str] = field(default_factory=dict)
+    ranks: dict[str, int] = field(default_factory=dict)
     ended: int = 0
     reopened: int = 0
 
@@ -84,8 +86,29 @@ class Roster:
             is_over = bool(end) and end <= (meant or last_day(setting, now))
             if is_well and shown != meant and not is_over:
                 yield f"exit 0, and {resource_id} is gone and has not ended"
-        if is_well:
+        if is_well and setting.is_numbered:
+            yield from self._judge_numbers(rows, settled, sandbox, today_of(setting, now))
+        elif is_well:
             yield from _orders(rows, settled, sandbox)
+        else:
+            self.ranks = {}
+
+    def _judge_numbers(
+        self, rows: Sequence[Insurance], settled: Mapping[int, str], sandbox: Sandbox, today: date
+    ) -> Iterator[str]:
+        """Yield the patients whose coverages are not numbered 1, 2, ..., or changed places since the night before."""
+        found: dict[int, dict[str, int]] = {}
+        for place, row in enumerate(rows):
+            shown: Mapping[str, Any] = sandbox.resource("Coverage", settled.get(place, "")) or {}
+            if shown and not (row.end and row.end <= today.isoformat()):
+                found.setdefault(row.patient, {})[settled[place]] = shown["order"]
+        for patient, orders in found.items():
+            if sorted(orders.values()) != list(range(1, len(orders) + 1)):
+                yield f"exit 0, and the coverages of patient {patient} have the orders {sorted(orders.values())}"
+            known = sorted(orders.keys() & self.ranks.keys(), key=self.ranks.__getitem__)
+            if known != sorted(known, key=orders.__getitem__):
+                yield f"exit 0, and the coverages of patient {patient} changed places"
+        self.ranks = {key: order for orders in found.values() for key, order in orders.items()}
 
 
 def _orders(
@@ -100,13 +123,18 @@ def _orders(
 
 def last_day(setting: Setting, now: datetime) -> str:
     """Return the last day of what a run of this instant ends."""
-    today = now.astimezone(ZoneInfo(setting.zone or "UTC")).date()
+    today = today_of(setting, now)
     if setting.end_on == "month_end":
         return date(
             today.year, today.month, calendar.monthrange(*today.timetuple()[:2])[1]
         ).isoformat()
     before = today.day if setting.end_on == "last_month_end" else 1
     return (today - timedelta(days=before)).isoformat()
+
+
+def today_of(setting: Setting, now: datetime) -> date:
+    """Return the day where the practice is."""
+    return now.astimezone(ZoneInfo(setting.zone or "UTC")).date()
 
 
 def _row(insurance: Insurance, setting: Setting) -> Row:

@@ -13,7 +13,7 @@ from pipeline.commands import init as drafting
 from pipeline.errors import ConfigError, InputError
 from pipeline.reading.inspect import inspect
 from pipeline.reading.read import read
-from pipeline.reading.source import Source
+from pipeline.reading.source import Interchange, Source
 from pipeline.rows import settings
 from pipeline.rows.enrollment import COLUMNS, faults
 from pipeline.rows.feed import Feed, Kind
@@ -35,10 +35,12 @@ def member(*more: list[str], code: str = "030", **changes: list[str]) -> Segment
     return [*(usual | changes).values(), *more]
 
 
-def file_of(*members: Segments, purpose: str = "4", number: str = "000000901") -> Segments:
+def file_of(
+    *members: Segments, purpose: str = "4", number: str = "000000901", created: str = "20261128"
+) -> Segments:
     inside = [
         ["ST", "834", "0001", VERSION],
-        ["BGN", "00", "B", "20261128", "0230", "", "", "", purpose],
+        ["BGN", "00", "B", created, "0230", "", "", "", purpose],
         ["N1", "P5", "SPONSOR", "FI", "111222333"],
         ["N1", "IN", "PLAN ONE", "FI", "60054"],
         *(segment for each in members for segment in each),
@@ -118,14 +120,44 @@ def test_days_are_real_days_or_the_text_of_the_sender(
     assert (row.get("start"), row.get("end")) == (start, end)
 
 
-def test_the_end_of_a_termination_may_be_the_members(tmp_path: Path) -> None:
-    ended = ["DTP", "357", "D8", "20260630"]
-    terminated = ["HD", "024", "", "HLT", "PLANA"]
-    kept = ["HD", "030", "", "DEN", "PLAND"]
-    refs = {"REF": ["REF", "0F", "M1"], "DTP": ended}
-    parts = member(terminated, START, kept, START)
-    rows = rows_of(put(tmp_path, file_of([*parts[:2], refs["DTP"], *parts[2:]])))
-    assert [row.get("end") for row in rows] == ["2026-06-30", None]
+def of_member(parts: Segments, *days: list[str]) -> Segments:
+    """The segments of a member with days of the member, not of a coverage."""
+    return [*parts[:2], *days, *parts[2:]]
+
+
+@pytest.mark.parametrize("code", ["001", "021", "024", "025", "030"])
+def test_the_end_of_a_coverage_without_one_is_the_members(tmp_path: Path, code: str) -> None:
+    """DTP*357 ends all that a member is eligible for, whatever the maintenance code is."""
+    own = ["DTP", "349", "D8", "20260531"]
+    parts = member(["HD", code, "", "HLT", "PLANA"], START, ["HD", code, "", "DEN", "PLAND"], own)
+    rows = rows_of(put(tmp_path, file_of(of_member(parts, ["DTP", "357", "D8", "20260630"]))))
+    assert [row.get("end") for row in rows] == ["2026-06-30", "2026-05-31"]
+
+
+@pytest.mark.parametrize("is_reversed", [False, True])
+def test_days_of_a_member_that_the_guide_names_win(tmp_path: Path, *, is_reversed: bool) -> None:
+    """356 and 357 are the guide's; a sender who writes 348 and 349 of a member, too, refuses no file by it."""
+    days = [
+        ["DTP", "348", "D8", "20260301"],
+        ["DTP", "356", "D8", "20260201"],
+        ["DTP", "349", "D8", "20261130"],
+        ["DTP", "357", "D8", "20261231"],
+    ]
+    parts = member(HD, START)
+    (row,) = rows_of(
+        put(tmp_path, file_of(of_member(parts, *(days[::-1] if is_reversed else days))))
+    )
+    assert (row["eligibility_start"], row["eligibility_end"]) == ("2026-02-01", "2026-12-31")
+    (row,) = rows_of(put(tmp_path, file_of(of_member(parts, days[0], days[2]))))
+    assert (row["eligibility_start"], row["eligibility_end"]) == ("2026-03-01", "2026-11-30")
+
+
+def test_two_days_of_which_one_can_be_meant_are_no_day_and_refuse_no_file(tmp_path: Path) -> None:
+    other = ["DTP", "348", "D8", "20260201"]
+    first, second = rows_of(
+        put(tmp_path, file_of(member(HD, START, other, START), member(HD, START)))
+    )
+    assert (first["start"], second["start"]) == ("2026-01-01;2026-02-01", "2026-01-01")
 
 
 @pytest.mark.parametrize("code", ["001", "030"])
@@ -170,6 +202,33 @@ def test_no_ssn_is_in_a_row(tmp_path: Path) -> None:
     assert len(rows) == 2
     assert not any(SSN in text.replace("-", "") for row in rows for text in row.values())
     assert [row.get("subscriber_number") for row in rows] == [None, None]
+
+
+@pytest.mark.parametrize("family", ["M1", "M2", f"{SSN}01", ""])
+def test_an_ssn_within_an_id_of_a_dependent_who_comes_first_is_blank(
+    tmp_path: Path, family: str
+) -> None:
+    """Whether or not the dependent's REF*0F is the subscriber's."""
+    child = [
+        ["INS", "N", "19", "030"],
+        ["REF", "0F", family],
+        ["REF", "23", f"{SSN[:3]}-{SSN[3:5]}-{SSN[5:]}-01"],
+        ["REF", "17", "C1"],
+        ["NM1", "IL", "1", "LAST", "CHILD"],
+        HD,
+        START,
+    ]
+    parent = of_member(member(HD, START), ["REF", "SY", SSN], ["REF", "23", "MRN1"])
+    others = [
+        of_member(member(HD, START), ["REF", "SY", f"{4_0000_0000 + at * 7919}"])
+        for at in range(30)
+    ]
+    found = rows_of(put(tmp_path, file_of(child, parent, *others)))
+    assert not any(SSN in text.replace("-", "") for row in found for text in row.values())
+    assert found[0]["reference_17"] == "C1"
+    assert found[0].get("subscriber_number") == (family if family.startswith("M") else None)
+    assert found[1]["reference_23"] == "MRN1"
+    assert len(found) == 2 + len(others)
 
 
 def family(ssn: str, *, is_subscriber: bool = True) -> Segments:
@@ -249,12 +308,57 @@ def test_marks_compression_and_encodings_are_read(tmp_path: Path) -> None:
     assert not [path for path in tmp_path.iterdir() if path.name == "interchange.txt"]
 
 
+@pytest.mark.parametrize("before", ["\n", "\r\n\r\n", "  ", "\ufeff\n"])
+def test_line_ends_before_the_first_segment_are_read(tmp_path: Path, before: str) -> None:
+    path = tmp_path / "a.834"
+    text = written(file_of(member(HD, START)))
+    path.write_bytes(before.encode() + text.encode())
+    assert [row["plan"] for row in rows_of(path)] == ["PLANA"]
+    broken = changed(file_of(member(HD, START)), "HD", 0, "QQ")
+    path.write_bytes(before.encode() + written(broken).encode())
+    lines = 10 + before.count("\n")
+    assert f"segment 10 (line {lines}): QQ has no place" in refusal_of(path)
+
+
 def test_the_envelope_is_known(tmp_path: Path) -> None:
     source = source_of(put(tmp_path, file_of(member(HD, START), purpose="2")))
     assert source.header == tuple(COLUMNS)
-    assert source.interchange is not None
-    assert source.interchange.identity == "ZZ/SENDER/ZZ/RECEIVER/000000901/1,"
-    assert (source.interchange.number, source.interchange.is_change) == ("000000901", True)
+    assert source.interchange == Interchange(
+        parties="ZZ/SENDER/ZZ/RECEIVER",
+        identity="ZZ/SENDER/ZZ/RECEIVER/000000901/1,",
+        number="000000901",
+        is_change=True,
+        created="20261128023000",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "text", "created", "is_test"),
+    [
+        ("ISA", 15, "T", "20261128023000", True),
+        ("ISA", 9, "261129", "20261129023000", False),
+        ("GS", 5, "02301599", "20261128023015", False),
+        ("BGN", 3, "20261201", "20261201023000", False),
+        ("BGN", 3, "20261301", "20261128023000", False),
+        ("GS", 4, "", "20261128023000", False),
+    ],
+)
+def test_a_file_says_when_it_was_created_and_whether_it_is_a_test(
+    tmp_path: Path, name: str, number: int, text: str, created: str, *, is_test: bool
+) -> None:
+    segments = changed(file_of(member(HD, START)), name, number, text)
+    found = source_of(put(tmp_path, segments)).interchange
+    assert found is not None
+    assert (found.created, found.is_test) == (created, is_test)
+
+
+@pytest.mark.parametrize("members", [[], [member(code="001")]])
+def test_a_file_without_a_coverage_has_no_rows(tmp_path: Path, members: list[Segments]) -> None:
+    path = put(tmp_path, file_of(*members))
+    source = source_of(path)
+    assert (source.rows, sum(source.skipped.values()), list(read(source))) == (0, len(members), [])
+    with pytest.raises(InputError, match="a draft needs some rows"):
+        drafting.draft([path])
 
 
 # Refusals -----------------------------------------------------------------------------------------
@@ -328,8 +432,8 @@ def test_several_interchanges_and_parts_of_two_kinds_are_refused(tmp_path: Path)
 
 
 def test_two_values_for_what_is_there_once_are_refused(tmp_path: Path) -> None:
-    twice = member(HD, START, ["DTP", "348", "D8", "20260201"])
-    assert "DTP says another value than one before it" in refusal_of(put(tmp_path, file_of(twice)))
+    twice = of_member(member(HD, START), ["REF", "0F", "M2"])
+    assert "REF says another value than one before it" in refusal_of(put(tmp_path, file_of(twice)))
 
 
 def other(group: str, number: str) -> Segments:

@@ -4,21 +4,22 @@ import csv
 import io
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import polars as pl
 
 from pipeline.clock import next_time
 from pipeline.errors import ConfigError
-from pipeline.fhir.datatypes import DOLLARS
+from pipeline.fhir.datatypes import DOLLARS, is_id
 from pipeline.reading.address import address_of, is_address
 from pipeline.reading.manifest import Expected
 from pipeline.reading.piped import STANDARD_INPUT, require_piped
+from pipeline.records import counted
 
 DECISIONS: Final = ("confirm", "resend", "abandon")
 _UNTIL_H_MAX: Final = 20  # a night's job that is this late is not to go on through the day
@@ -95,13 +96,21 @@ def _expectation(text: str) -> tuple[str, str, int]:
     return match[1], "total_cents", -cents if match[3] else cents
 
 
-def decisions_of(path: Path) -> dict[str, tuple[str, str]]:
-    """Return the decisions of a file of `review --format csv` that was filled in: by key, the decision and the id.
+class Decision(NamedTuple):
+    """A decision of a file: the word, the id of a resource if it has one, and its line, as an editor counts."""
+
+    word: str
+    resource_id: str
+    line: int
+
+
+def decisions_of(path: Path) -> dict[str, Decision]:
+    """Return the decisions of a file of `review --format csv` that was filled in, by key.
 
     Lines without a decision are left out. Columns other than `key`, `decision` and `id` are not read.
 
     Raises:
-        ConfigError: The file cannot be used; the message names the line, as an editor counts.
+        ConfigError: The file cannot be used; the message names each wrong line.
     """
     try:
         text = path.read_text("utf-8-sig")
@@ -119,27 +128,42 @@ def decisions_of(path: Path) -> dict[str, tuple[str, str]]:
             f"--decisions {path}: line 1 does not name the columns key, decision and id",
             "begin with the output of `canvas-ingest review CONFIG --format csv`",
         )
-    decided: dict[str, tuple[str, str]] = {}
+    decided: dict[str, Decision] = {}
+    wrong: list[str] = []
     for cells in lines:
         line = dict(zip(names, (cell.strip() for cell in cells), strict=False))
-        key, decision, id_ = (line.get(name, "") for name in ("key", "decision", "id"))
-        where = f"--decisions {path}, line {lines.line_num}"
-        if not decision:
+        key, word, id_ = (line.get(name, "") for name in ("key", "decision", "id"))
+        if not word:
             continue
-        if decision not in DECISIONS:
-            allowed = ", ".join(DECISIONS)
-            raise ConfigError(f"{where}: the decision is none of {allowed}", "or leave it blank")
-        if not key or key in decided:
-            raise ConfigError(
-                f"{where}: {'the key is there twice' if key else 'no key'}",
-                "decide on each key once",
-            )
-        if decision == "confirm" and not id_:
-            raise ConfigError(
-                f"{where}: no id", "to confirm, write the id of the resource in Canvas"
-            )
-        decided[key] = decision, id_
+        if why := _wrong_decision(key, word, id_, decided):
+            wrong.append(f"line {lines.line_num}: {why}")
+        else:
+            decided[key] = Decision(word, id_, lines.line_num)
+    if wrong:
+        raise ConfigError(
+            f"--decisions {path}: nothing is decided, because of {counted(len(wrong), 'line')}\n  "
+            + "\n  ".join(wrong),
+            "correct each, or leave its decision blank",
+        )
     return decided
+
+
+def _wrong_decision(key: str, word: str, id_: str, decided: Mapping[str, Decision]) -> str:
+    """Return what is wrong with a decision; "" if nothing is."""
+    if word not in DECISIONS:
+        return f"the decision is none of {', '.join(DECISIONS)}"
+    if not key:
+        return "no key"
+    if key in decided:
+        return f"the key is there twice; the other is in line {decided[key].line}"
+    if word == "confirm" and not is_id(id_):
+        form = "1 to 64 of A-Z a-z 0-9 - ."
+        return (
+            f"the id is no id of a resource ({form})"
+            if id_
+            else "no id: to confirm, write that of the resource in Canvas"
+        )
+    return ""
 
 
 def input_of(name: str, value: object) -> Path | str | pl.DataFrame:

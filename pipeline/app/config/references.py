@@ -80,7 +80,7 @@ class ClaimReference(_Table):
 class SubscriberReference(Section):
     how: Literal["patient", "row"] = Field(
         "patient",
-        description='`patient`: the column `subscriber` names a patient, who is found as by `references.patient`. `row`: the subscriber is the patient of the row with relationship self and the same `subscriber_id`, in the feed\'s files of today or confirmed earlier (docs/mapping.md, "Dependents"). Then each eligibility feed needs `subscriber_id`, and has no `subscriber`.',
+        description='`patient`: the column `subscriber` names a patient, who is found as by `references.patient`. `row`: the subscriber is the patient of the row with relationship self and the same `subscriber_id`, in the feed\'s files of today, or in earlier ones if Canvas has its coverage (docs/mapping.md, "Dependents"). Then each eligibility feed needs `subscriber_id`, and has no `subscriber`.',
     )
 
 

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -61,7 +62,9 @@ def check_files(context: Context, journal: Journal) -> Iterator[Check]:
     job = replace(job, feeds=tuple(fit), references=References(**usable, subscriber_by_row=by_row))
     planner, folder = _planner(context, job, journal)
     yield from check_disks(job, [source for each in planner.sources.values() for source in each])
-    context.patients = [(feed, _first(planner.sources[feed.name], feed)) for feed in fit]
+    context.patients = [
+        (feed, rows) for feed in fit for rows in _first(planner.sources[feed.name], feed)
+    ]
     unknown = [kind for kind, reference in references.items() if reference is None]
     _stand_in(planner, fit, unknown)
     context.is_unresolved = bool(unknown) and context.has_past
@@ -199,7 +202,7 @@ def _stand_in(planner: Build, feeds: Sequence[Feed], kinds: Sequence[str]) -> No
         planner.crosswalks = replace(planner.crosswalks, **found)
 
 
-def _first(sources: Sequence[Source], feed: Feed) -> pl.DataFrame:
-    """Return a few rows of a feed, of those that `only` keeps."""
-    batch = next(read(sources[0]))
-    return batch.frame.filter(wanted(texts_of(batch.frame, feed), feed)).head(_LOOKED_UP)
+def _first(sources: Sequence[Source], feed: Feed) -> Iterator[pl.DataFrame]:
+    """Yield a few rows of a feed, of those that `only` keeps; none if the first file has none."""
+    for batch in islice(read(sources[0]), 1):
+        yield batch.frame.filter(wanted(texts_of(batch.frame, feed), feed)).head(_LOOKED_UP)

@@ -65,7 +65,7 @@ def _check_endings(
     """Check what would become of a feed's rows."""
     group, meta = _rows_of(feed), plan.meta["feeds"][feed.name]
     counts = Counter(meta["planned"])
-    if counts[Disposition.FILTERED.value] == meta["rows_read"]:
+    if 0 < meta["rows_read"] == counts[Disposition.FILTERED.value]:
         found = "; ".join(
             f"{name}: {spelt(name, spellings, show_values=context.show_values)}"
             for name, spellings in only.items()

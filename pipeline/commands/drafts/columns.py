@@ -11,7 +11,6 @@ from pipeline.commands.drafts.identity import guess_id
 from pipeline.commands.drafts.meanings import share_of_codes
 from pipeline.commands.drafts.money import guess_amount, guess_currency
 from pipeline.job import UNDECIDED
-from pipeline.reporting.draft import Setting
 from pipeline.rows import synonyms
 from pipeline.rows.feed import TRAITS
 from pipeline.rows.spellings import is_taken
@@ -113,27 +112,23 @@ def _may_be(draft: FeedDraft, name: str, column: str) -> bool:
     return True
 
 
-_BUT: Final = {
-    "order": '; if it numbers the members of a family, set order_from = "sequence" instead'
-}
+# Words of a column that numbers the members of a family, and not the coverages of a patient.
+_OF_PERSONS: Final = frozenset(
+    {"family", "person", "dependent", "dep", "member", "mbr", "suffix", "relationship", "rel"}
+)
 
 
 def _ask_for(draft: FeedDraft, name: str, known: list[str]) -> None:
     """Ask for a required field that has no certain column."""
     by_values = None if known else _by_values(draft, name)
-    if name == "order" and not known and by_values is None:
-        why = "no column distinguishes primary from secondary: is 1 right for all rows?"
-        draft.lines.constants.append(Setting(name, "1", f"{UNDECIDED}: {why}"))
-        draft.decide("order: no column has it; the draft says 1 for all rows")
-        draft.note(name, "1 for all rows, because no column has it")
+    if name == "order" and not known:
+        _number_coverages(draft, by_values)
         return
     if known:
         named = " or ".join(map(draft.named, known[:3]))
         draft.ask_column(name, f"perhaps {named}{_IF.get(name, '')}", known[0])
     elif by_values is not None:
-        draft.ask_column(
-            name, f"perhaps {draft.named(by_values)}, by its values{_BUT.get(name, '')}", by_values
-        )
+        draft.ask_column(name, f"perhaps {draft.named(by_values)}, by its values", by_values)
     elif name == "patient" and (member := draft.candidates.get("member_id")):
         named = draft.named(member[0].column)
         draft.ask_column(
@@ -142,6 +137,20 @@ def _ask_for(draft: FeedDraft, name: str, known: list[str]) -> None:
         )
     else:
         draft.ask_column(name, f"no column has a name for it{_CONSTANT.get(name, '')}")
+
+
+def _number_coverages(draft: FeedDraft, by_values: str | None) -> None:
+    """Let the coverages of each patient be numbered, because no column has a name for their order."""
+    why = (
+        "no column says which insurer pays first: a patient's coverages are numbered, medical before dental before vision, "
+        "and then as they are in the file. Is that right?"
+    )
+    draft.ask("order_from", "sequence", why, is_set=True)
+    draft.note("order_from", "sequence, because no column has an order")
+    if by_values is not None and not _OF_PERSONS.intersection(synonyms.words_of(by_values)):
+        draft.show_column(
+            "order", by_values, "instead of order_from, if it says which insurer pays first"
+        )
 
 
 def _by_values(draft: FeedDraft, name: str) -> str | None:

@@ -4,7 +4,7 @@ from typing import Final
 
 from pipeline.commands.drafts.feed import FeedDraft
 from pipeline.job import UNDECIDED
-from pipeline.reporting.draft import Raw, Setting
+from pipeline.reporting.draft import Raw
 from pipeline.rows.enrollment import is_enrollment
 from pipeline.rows.synonyms import Candidate
 
@@ -107,33 +107,23 @@ def note_enrollment(draft: FeedDraft) -> None:
     if lines:
         draft.take("type", "insurance_line")
         draft.set("key", _KEY, "a member has a coverage for each line of insurance")
+    draft.lines.columns[:] = [each for each in draft.lines.columns if each.key != "order"]
     if len(lines) > 1:
-        _ask_for_order(draft, [line for line in _LINES if line in lines])
+        _show_order(draft, [line for line in _LINES if line in lines])
     if draft.texts("cob").len():
         draft.decide("order: the file names other insurers (cob): whose place does it say?")
         draft.lines.notes.append(
             f"{UNDECIDED}: cob is P, S or T of the other insurer or of this one: ask the sender, and map order by it."
         )
     if set(draft.counts("relationship_code")) - {_SELF}:
-        draft.decide(
-            "subscriber: how the subscribers of dependents are found (references.subscriber)"
-        )
-        draft.lines.notes.append(
-            f"{UNDECIDED}: is the subscriber of dependents the row with relationship self and the same subscriber_number? "
-            'Then map subscriber_id = "subscriber_number", and set how = "row" in [references.subscriber]. '
-            "Without a subscriber, rows of dependents are rejected."
+        draft.take(
+            "subscriber_id", "subscriber_number", "the same for a subscriber and the dependents"
         )
 
 
-def _ask_for_order(draft: FeedDraft, lines: list[str]) -> None:
-    """Show an order by the line of insurance, because active coverages of one order move each other."""
-    draft.lines.constants[:] = [each for each in draft.lines.constants if each.key != "order"]
-    draft.lines.columns[:] = [each for each in draft.lines.columns if each.key != "order"]
-    draft.undecided[:] = [each for each in draft.undecided if not each.startswith("order")]
-    draft.guessed[:] = [each for each in draft.guessed if each[0] != "order"]
+def _show_order(draft: FeedDraft, lines: list[str]) -> None:
+    """Show an order by the line of insurance, beside numbers."""
     cases = " ".join(f"when '{line}' then '{number}'" for number, line in enumerate(lines, 1))
     sql = f'case "insurance_line" {cases} end' if lines else "null"
-    why = "members have several lines of insurance, and each active coverage needs an order of its own"
-    draft.lines.columns.append(Setting("order", f"{UNDECIDED}: order", f"{UNDECIDED}: {why}"))
-    draft.show_column("order", Raw('{ sql = """' + sql + '""" }'), "in the order of the lines")
-    draft.decide(f"order: {why}")
+    comment = "instead of order_from: an order for each line of insurance"
+    draft.show_column("order", Raw('{ sql = """' + sql + '""" }'), comment)

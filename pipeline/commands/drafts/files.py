@@ -44,6 +44,12 @@ def find(path: Path, kind: str | None, scratch: Path) -> Found:
     """
     feed, source = _inspected(path, scratch)
     _refuse_data(source)
+    if not source.rows:
+        raise InputError(
+            "the file holds no coverage, and a draft needs some rows",
+            "draft from a file with members who have coverages (HD)",
+            file=path.name,
+        )
     found = Kind(kind) if kind else _kind_of(source)
     if source.interchange and found is not Kind.ELIGIBILITY:
         raise ConfigError(

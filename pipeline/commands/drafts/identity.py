@@ -150,6 +150,13 @@ def guess_references(draft: FeedDraft) -> None:
         draft.references["patient"] = "file"
     if draft.kind is Kind.LEDGER:
         return
+    if {"subscriber_id", "relationship"} <= draft.columns.keys() and (
+        "subscriber" not in draft.columns
+    ):
+        draft.references["subscriber"] = "row"
+        draft.note(
+            "references.subscriber", "row, because subscriber_id and relationship are mapped"
+        )
     payers = _texts(draft, "payer")
     if payers and all(_PAYER_ID.fullmatch(text) for text in payers):
         draft.references["payer"] = "payer_id"

@@ -15,6 +15,7 @@ from pipeline.job import Reference, References
 from pipeline.journal import runs
 from pipeline.journal.payers import learn_payers, payers_seen
 from pipeline.planning.expect import expect
+from pipeline.planning.interchanges import check_interchanges
 from pipeline.planning.keys import keep_order
 from pipeline.planning.state import Build
 from pipeline.reading.bounds import FILES_MAX
@@ -49,7 +50,8 @@ def open_files(build: Build) -> None:
     build.sources = {feed.name: _inspected(build, feed) for feed in job.feeds}
     for feed in job.feeds:
         _refuse_equal_files(feed, build.sources[feed.name])
-        _check_interchanges(build, feed)
+        before = runs.interchanges_of(build.journal, feed.name)
+        build.notices += check_interchanges(feed, build.sources[feed.name], before)
 
 
 def _keep_keys(build: Build) -> None:
@@ -106,74 +108,6 @@ def _refuse_equal_files(feed: Feed, sources: Sequence[Source]) -> None:
                 f"remove one of the two, or make the path of feed {feed.name} match one",
                 file=source.name,
             )
-
-
-def _check_interchanges(build: Build, feed: Feed) -> None:
-    """Raise InputError for an interchange that may not be loaded now, and report that a file holds changes only.
-
-    A control number stands for one content. An interchange that was loaded before is not loaded again after a later
-    one: its content would replace newer content.
-    """
-    sources = [source for source in build.sources[feed.name] if source.interchange]
-    if not sources:
-        return
-    before = runs.interchanges_of(build.journal, feed.name)
-    today: dict[str, Source] = {}
-    for source in sources:
-        _refuse_mixed(source, build.sources[feed.name], feed)
-        _refuse_replay(source, before)
-        identity = source.interchange.identity if source.interchange else ""
-        if today.setdefault(identity, source).sha256 != source.sha256:
-            raise _used_twice(source, f"in {today[identity].name}")
-    if feed.missing != "ignore" and build.has_changes_only(feed.name):
-        build.notices.append(
-            {
-                "rule": "files|changes",
-                "feed": feed.name,
-                "count": len(sources),
-                "message": f"Feed {feed.name} was read from a file of changes (X12 834, BGN08 = 2): who is not in it is not "
-                "missing. The next full file decides about missing rows.",
-            }
-        )
-
-
-def _refuse_mixed(source: Source, sources: Sequence[Source], feed: Feed) -> None:
-    """Raise InputError if a file of changes is read beside a full one: which of their rows is newer is not known."""
-    is_change = source.interchange is not None and source.interchange.is_change
-    others = [each for each in sources if not (each.interchange and each.interchange.is_change)]
-    if is_change and others:
-        raise InputError(
-            f"the file holds changes only (BGN08 = 2), and {others[0].name} is a full file",
-            f"load the full file first, then the changes by another run: make the path of feed {feed.name} match one kind",
-            file=source.name,
-        )
-
-
-def _refuse_replay(source: Source, before: Sequence[tuple[str, bool, dict[str, str]]]) -> None:
-    """Raise InputError if the control number had other content, or the file was loaded before a later one."""
-    if source.interchange is None:
-        return
-    identity = source.interchange.identity
-    for run_id, is_complete, known in before:
-        if is_complete and known.get(identity, source.sha256) != source.sha256:
-            raise _used_twice(source, f"by run {run_id}")
-    loaded = [number for number, run in enumerate(before) if run[1] and identity in run[2]]
-    if loaded and identity not in before[-1][2]:
-        raise InputError(
-            f"interchange {source.interchange.number} was loaded by run {before[loaded[-1]][0]}, and a later one after it: its "
-            "content would replace newer content",
-            "check the path; ask the sender for the newest file, under a new control number",
-            file=source.name,
-        )
-
-
-def _used_twice(source: Source, where: str) -> InputError:
-    number = source.interchange.number if source.interchange else ""
-    return InputError(
-        f"interchange {number} (sender, receiver and control numbers) was loaded {where} with other content",
-        "ask the sender which file is right, and for a new control number (ISA13) in it",
-        file=source.name,
-    )
 
 
 def _crosswalks(build: Build, references: References) -> Crosswalks:

@@ -10,7 +10,7 @@ import polars as pl
 from pipeline.errors import PlanError
 from pipeline.journal import lookups, runs
 from pipeline.planning.end_days import end_day
-from pipeline.planning.missing import REJECTED, SETTLED, Gone, RejectedRows, retire
+from pipeline.planning.missing import REJECTED, SETTLED, Gone, RejectedRows, retire, too_many
 from pipeline.planning.plan import Plan
 from pipeline.planning.ranks import first_free
 from pipeline.planning.state import Build
@@ -26,17 +26,20 @@ from pipeline.rows.texts import texts_of
 def find_missing(build: Build) -> None:
     """Decide about the rows of the last complete run that are missing, once all rejected rows are known.
 
-    Sets `missing`, `compared_with` and `ends` of the feeds.
+    Sets `missing`, `compared_with` and `ends` of the feeds, and adds to `notices`.
     """
     found = {feed.name: gone for feed in build.coverages if (gone := _gone(build, feed))}
     rejected = _rejected(build, {lane for gone in found.values() for lane in gone.rows["lane"]})
     for name, gone in found.items():
         judged = build.feed_plans[name]
-        judged.missing = retire(build.feeds[name], gone, rejected, build.last_sent)
+        feed, sent = build.feeds[name], build.last_sent
+        held = too_many(feed, gone, sent) if feed.missing in {"end", "cancel"} else None
+        build.notices += [held] if held and not gone.is_short else []
+        judged.missing = retire(feed, gone, rejected, sent, is_held=held is not None)
         judged.compared_with = gone.compared_with
         is_set = pl.col("interaction") != ""
         ends = judged.missing.filter(is_set)["end_on"].drop_nulls()
-        judged.ends.add(ends, build.day(build.feeds[name]))
+        judged.ends.add(ends, build.day(feed))
 
 
 def _gone(build: Build, feed: Feed) -> Gone | None:
@@ -54,13 +57,14 @@ def _gone(build: Build, feed: Feed) -> Gone | None:
     )
     rows = build.writer.rows(feed.name)
     held, height = [lookups.active(build.journal, open_.clear())], 0
+    keys_of = partial(groups.of_pass, dtype=pl.String)
     count = groups.passes(sum(keys.len() for keys in before()), groups.BOUNDS.hashes)
     for number in range(count):
         build.check_stop()
-        keys = groups.of_pass(before(), number, count).unique()
+        keys = keys_of(before(), number, count).unique()
         height += keys.len()
-        candidates = pl.concat([keys, groups.of_pass([open_], number, count)]).unique()
-        today = groups.of_pass((part["key"] for part in rows.judged(["key"])), number, count)
+        candidates = pl.concat([keys, keys_of([open_], number, count)]).unique()
+        today = keys_of((part["key"] for part in rows.judged(["key"])), number, count)
         gone = candidates.to_frame("key").join(today.to_frame("key"), on="key", how="anti")
         held.append(lookups.active(build.journal, gone["key"]))
     rows_gone = pl.concat(held).sort("key")
@@ -126,11 +130,12 @@ def payments_gone(build: Build, feed: Feed) -> int:
     run_ids = runs.last_complete(build.journal, feed.name)
     before = _keys_before(build, feed, run_ids) if run_ids else _keys_of_journal(build, feed)
     rows, gone = build.writer.rows(feed.name), 0
+    keys_of = partial(groups.of_pass, dtype=pl.String)
     count = groups.passes(sum(keys.len() for keys in before()), groups.BOUNDS.hashes)
     for number in range(count):
         build.check_stop()
-        keys = groups.of_pass(before(), number, count).unique()
-        today = groups.of_pass((part["key"] for part in rows.judged(["key"])), number, count)
+        keys = keys_of(before(), number, count).unique()
+        today = keys_of((part["key"] for part in rows.judged(["key"])), number, count)
         lacking = keys.to_frame("key").join(today.to_frame("key"), on="key", how="anti")["key"]
         is_posted = ~pl.col("state").is_in([State.PENDING.value, State.REFUSED.value])
         gone += lookups.known(build.journal, lacking).filter(is_posted).height

@@ -108,7 +108,9 @@ def _feed_totals(build: Build, name: str, meta: Mapping[str, Any]) -> runs.FeedT
     The next delivery is not compared with such a file. An interchange in it is kept, as one that holds changes.
     """
     interchanges = [
-        (source.interchange.identity, source.sha256)
+        runs.LoadedInterchange(
+            source.interchange.identity, source.sha256, source.interchange.created
+        )
         for source in build.sources[name]
         if source.interchange
     ]
