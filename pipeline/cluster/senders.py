@@ -119,10 +119,17 @@ class Sent:
     """The writes that one process has sent."""
 
     partitions: int = 0  # brought to their end
+    is_complete: bool = False  # all partitions are done, whichever process sent them
     counts: Counter[str] = field(default_factory=Counter)  # rows by disposition
 
 
-def send_on_worker(task: Shared[tuple[Callable[[], Job], Sending]]) -> Sent | None:
+def is_offered(job: Job, sending: Sending) -> bool:
+    """Return whether the run that offered these partitions is still under way. Raises JournalError."""
+    with opening.parts_of(job.database, sending.run_id, sending.run_epoch) as look:
+        return look().is_stopping is not None
+
+
+def send_on_worker(task: Shared[tuple[Callable[[], Job], Sending]]) -> Sent:
     """Send free partitions, on a worker of a cluster. Raises IngestError."""
     again, sending = task.value
     job = again()
@@ -132,10 +139,8 @@ def send_on_worker(task: Shared[tuple[Callable[[], Job], Sending]]) -> Sent | No
 
 def send_free(
     job: Job, sending: Sending, is_over: Callable[[], bool], concurrency: int | None = None
-) -> Sent | None:
+) -> Sent:
     """Send partitions that are free, one after another, until all are done or the run ends.
-
-    Returns None if the run had ended before.
 
     Args:
         job: The configuration of this process.
@@ -158,15 +163,12 @@ def send_free(
             canvas=replace(job.canvas, concurrency=concurrency),
             upload=job.upload.model_copy(update={"concurrency": concurrency}),
         )
-    sent: Sent | None = None
-    random = Random()  # noqa: S311 - so that not all processes try the same one
+    random, sent = Random(), Sent()  # noqa: S311 - so that not all processes try the same one
     with opening.parts_of(job.database, sending.run_id, sending.run_epoch) as look:
         while not is_over():
             parts = look()
-            if parts is None:
-                break
-            sent = sent or Sent()
-            if parts.is_stopping or parts.done >= sending.parts:
+            sent.is_complete = parts.done >= sending.parts
+            if sent.is_complete or parts.is_stopping is not False:
                 break
             free = sorted((parts.free & sending.parts) - parts.done)
             if not free:

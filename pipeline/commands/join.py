@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from pipeline.cluster.senders import offer_of, send_free
+from pipeline.cluster.senders import is_offered, offer_of, send_free
 from pipeline.errors import ConfigError
 from pipeline.job import Job
 from pipeline.journal import opening
@@ -40,9 +40,12 @@ class Joined:
             return "No run is under way: there was nothing to send."
         rows = ", ".join(f"{count:,} {name}" for name, count in self.dispositions.items() if count)
         parts = counted(self.partitions, "partition")
-        return (
+        text = (
             f"Sent {parts} of run {self.run_id} to the end; rows of this process: {rows or 'none'}."
         )
+        if self.exit_code == 1:
+            return f"{text}\nThe run ended before all partitions were sent. Run it again: it goes on where it ended."
+        return text
 
 
 async def join(
@@ -73,12 +76,11 @@ async def join(
     until_s = clock() + wait_s
     while not stop.is_set():
         sending = offer_of(job.state_dir)
-        if sending is not None:
+        if sending is not None and await asyncio.to_thread(is_offered, job, sending):
             own = load(sending.feeds)
             sent = await asyncio.to_thread(send_free, own, sending, stop.is_set)
-            if sent is not None:
-                code = _INTERRUPTED if stop.is_set() else 0
-                return Joined(sending.run_id, sent.partitions, sent.counts, code)
+            code = _INTERRUPTED if stop.is_set() else 0 if sent.is_complete else 1
+            return Joined(sending.run_id, sent.partitions, sent.counts, code)
         if await asyncio.to_thread(opening.is_held, job.database):
             until_s = max(until_s, clock() + 2 * _LOOK_EVERY_S)  # it plans, or ends
         elif clock() >= until_s:

@@ -141,10 +141,10 @@ def join(
 
 def parts_of(
     database: Database | None, run_id: str, run_epoch: int
-) -> AbstractContextManager[Callable[[], Parts | None]]:
-    """Yield a function that returns the partitions of a run, None if it has ended. Raises JournalError."""
+) -> AbstractContextManager[Callable[[], Parts]]:
+    """Yield a function that returns the partitions of a run. Raises JournalError."""
     database, module = _shared(database)
-    viewed: AbstractContextManager[Callable[[], Parts | None]]
+    viewed: AbstractContextManager[Callable[[], Parts]]
     viewed = module.parts_of(database, run_id, run_epoch)
     return viewed
 

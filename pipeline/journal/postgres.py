@@ -363,16 +363,14 @@ class PostgresPlace:
 
 
 @contextmanager
-def parts_of(
-    database: Database, run_id: str, run_epoch: int
-) -> Iterator[Callable[[], Parts | None]]:
-    """Yield a function that returns the parts of a run, None if it has ended.
+def parts_of(database: Database, run_id: str, run_epoch: int) -> Iterator[Callable[[], Parts]]:
+    """Yield a function that returns the parts of a run.
 
     It waits for a server that is restarted. Raises JournalError.
     """
     connection = _reconnect(database, lambda: False)
 
-    def look() -> Parts | None:
+    def look() -> Parts:
         nonlocal connection
         sql = statements("queries_postgres.sql")["parts_of_run"]
         while True:
@@ -387,7 +385,7 @@ def parts_of(
                 continue
             except psycopg.Error as error:
                 raise _as_error(error) from None
-            return None if line is None else Parts(line[0], set(line[1]), set(line[2]))
+            return Parts(line[0], set(line[1]), set(line[2]))
 
     try:
         yield look

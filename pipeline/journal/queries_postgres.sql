@@ -55,11 +55,11 @@ UPDATE lease SET is_stopping = TRUE WHERE part = 0 AND epoch = :epoch;
 SELECT is_stopping FROM lease WHERE part = 0 AND epoch = :run_epoch AND holder IS NOT NULL AND expires_at >= clock_timestamp();
 
 -- name: parts_of_run
--- Whether the run is asked to end, its parts that are done, and all parts without a holder; no row if it has ended.
-SELECT is_stopping,
+-- Whether the run is asked to end (NULL: it has ended), its parts that are done, and all parts without a holder.
+SELECT
+    (SELECT is_stopping FROM lease WHERE part = 0 AND epoch = :run_epoch AND holder IS NOT NULL AND expires_at >= clock_timestamp()),
     ARRAY(SELECT part FROM stint WHERE stint.run_id = :run_id AND ended = 'done'),
-    ARRAY(SELECT other.part FROM lease AS other WHERE other.part <> 0 AND (other.holder IS NULL OR other.expires_at < clock_timestamp()))
-FROM lease WHERE part = 0 AND epoch = :run_epoch AND holder IS NOT NULL AND expires_at >= clock_timestamp();
+    ARRAY(SELECT part FROM lease WHERE part <> 0 AND (holder IS NULL OR expires_at < clock_timestamp()));
 
 -- name: parts_held
 SELECT count(*) FROM lease WHERE part <> 0 AND holder IS NOT NULL AND expires_at >= clock_timestamp();

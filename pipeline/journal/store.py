@@ -102,9 +102,9 @@ class Store(Protocol):
 
 
 class Parts(NamedTuple):
-    """The partitions of a run that is under way."""
+    """The partitions of a run."""
 
-    is_stopping: bool  # all are to end
+    is_stopping: bool | None  # all are to end; None: the run has ended
     done: set[int]
     free: set[
         int

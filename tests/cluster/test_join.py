@@ -11,6 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from pipeline.cluster.senders import PIECES, Sending, offered
 from pipeline.commands import run as engine
 from pipeline.errors import ConfigError
 from pipeline.job import Progress
@@ -169,6 +170,40 @@ async def test_without_a_run_there_is_nothing_to_send(make_world: MakeWorld, dat
     configure(world, database)
     code, printed = await ended(await joiner(world))
     assert (code, printed.strip()) == (0, "No run is under way: there was nothing to send.")
+
+    result = await engine.run(world.job(only_feeds=("ledger",)))
+    left = Sending(
+        "of before", result.run_id, 1, (1,) * PIECES, ("PaymentNotice",), frozenset(), ()
+    )
+    with offered(world.folder / "state", left):  # by a run that was killed
+        code, printed = await ended(await joiner(world))
+    assert (code, printed.strip()) == (0, "No run is under way: there was nothing to send.")
+    assert len(world.effects) == _ROWS
+
+
+async def test_a_run_that_is_killed_ends_those_that_joined_it(
+    make_world: MakeWorld, database: str
+) -> None:
+    world: World = await make_world(patients=40)
+    configure(world, database, rate_per_s=40.0)
+    run = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "pipeline", "run", str(world.config), "--feed", "ledger",
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    one = await joiner(world, "--wait", "60")
+    while not await asyncio.to_thread(senders_of, database, {one.pid}):
+        await asyncio.sleep(0.1)
+    run.kill()
+    await run.wait()
+    code, printed = await ended(one)
+    assert code == 1
+    assert "Run it again" in printed
+    world.settings["rate_per_s"] = 1000.0
+    result = await engine.run(world.job(only_feeds=("ledger",)))
+    created = Counter(result.frame["disposition"])["created"]
+    check_accounts(world, result, earlier=len(world.effects) - created)
+    paid = [(effect["patient"], effect["amount"]) for effect in world.effects]
+    assert len(paid) == len(set(paid))
 
 
 async def test_a_changed_configuration_is_refused_and_the_run_goes_on(
