@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime
+from decimal import Decimal
 from typing import Any, Final
 
 from pipeline.reading.trim import skipped_text
@@ -62,6 +63,18 @@ def verdict(summary: Mapping[str, Any]) -> str:
     if summary["exit_code"] == 3 and kept and not _is_returned(summary):  # noqa: PLR2004
         return f"finished, and what is gone from the file was {kept}"
     return meaning
+
+
+def payments(summary: Mapping[str, Any]) -> str:
+    """Return the sums of a verification, in a sentence; "" without payments."""
+    totals = summary["verification"]
+    if not any(Decimal(totals[f"usd_{whose}"]) for whose in ("journal", "canvas", "strays")):
+        return ""
+    ours, theirs, strays = (
+        f"{Decimal(totals[f'usd_{whose}']):,.2f} USD" for whose in ("journal", "canvas", "strays")
+    )
+    beside = f", and {strays} in strays" if totals["stray"] else ""
+    return f"Payments: {ours} by the journal, {theirs} by Canvas' own answers{beside}."
 
 
 def kept_how(summary: Mapping[str, Any]) -> str:

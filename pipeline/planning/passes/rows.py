@@ -36,6 +36,9 @@ def read_rows(build: Build) -> None:
     resource_id, stage, field, rule and message.
     """
     build.progress.stage = "reading"
+    build.progress.rows = sum(
+        source.rows for sources in build.sources.values() for source in sources
+    )
     relate_rows(build)
     for feed in build.job.feeds:
         build.feed_plans[feed.name] = _read(build, feed)
