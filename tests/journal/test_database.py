@@ -104,9 +104,9 @@ async def test_a_second_run_is_told_who_holds_it(make_world: MakeWorld, database
     with engine.open_journal(world.job()):
         code, printed = await command(world, "run", str(world.config))
         assert code == 5
-        assert f"another run holds the journal (process {os.getpid()} on " in printed
+        assert f"Another run is using this journal: PID {os.getpid()} on " in printed
         code, printed = await command(world, "check", str(world.config))
-        assert "another run holds the journal" in printed
+        assert "Another run is using this journal" in printed
     assert (await world.run()).exit_code == 0
 
 

@@ -60,7 +60,9 @@ def check_files(context: Context, journal: Journal) -> Iterator[Check]:
     by_row = job.references.subscriber_by_row
     job = replace(job, feeds=tuple(fit), references=References(**usable, subscriber_by_row=by_row))
     planner, folder = _planner(context, job, journal)
-    yield from check_disks(job, [source for each in planner.sources.values() for source in each])
+    yield from check_disks(
+        context.job, [source for each in planner.sources.values() for source in each]
+    )
     context.patients = [(feed, _first(planner.sources[feed.name], feed)) for feed in fit]
     unknown = [kind for kind, reference in references.items() if reference is None]
     _stand_in(planner, fit, unknown)
