@@ -42,11 +42,12 @@ def warn_of_delivery(build: Build, feed: Feed) -> None:
     is_by_input = feed.name in build.job.inputs
     meta["is_whole"] = not (is_by_input or build.has_changes_only(feed.name) or meta["mended_from"])
     runs = list(_last_runs(build, feed.name))
-    if not isinstance(build.job.inputs.get(feed.name), pl.DataFrame):
+    has_fewer = build.feed_plans[feed.name].is_short  # there is a warning about that
+    if not has_fewer and not isinstance(build.job.inputs.get(feed.name), pl.DataFrame):
         _warn(build, feed, STALE, len(meta["files"]), _stale(feed, meta["files"], runs))
     last = next((_totals(run, before) for run, before in runs if before["is_whole"]), None)
     meta["last_run"] = last if meta["is_whole"] else None
-    if last and meta["is_whole"]:
+    if last and meta["is_whole"] and not has_fewer:
         _warn(build, feed, SHORT, last["rows"] - meta["rows_read"], _short(feed, meta, last))
     if feed.expect_by and not is_by_input:
         late = _late(feed, build.sources[feed.name], build.now)
@@ -96,10 +97,10 @@ def _stale(
     files: Sequence[Mapping[str, Any]],
     runs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]],
 ) -> str:
-    """Return the warning if an earlier run had all of these files, to the byte; "" if none had."""
+    """Return the warning if an earlier run had these files and no others, to the byte; "" if none had."""
     today = {file["sha256"] for file in files}
     for run, before in runs:
-        if today <= {file["sha256"] for file in before["files"]}:
+        if today == {file["sha256"] for file in before["files"]}:
             what = "the file has" if len(files) == 1 else f"all {len(files):,} files have"
             at = local_text(datetime.fromisoformat(run["started_at"]), feed)
             return (

@@ -152,7 +152,7 @@ async def test_dates_that_fit_no_format_and_the_one_that_would(make_world: MakeW
     )
     check = only(await checked(world), "start_on|date")
     assert check.state is State.WRONG
-    assert check.message.startswith("20 rows (rows 1, 2, 3, ...)")
+    assert check.message.startswith("20 rows (lines 2, 3, 4, ...)")
     assert check.todo == '"%d.%m.%Y" fits all of them: add it to dates of eligibility'
 
 
