@@ -15,7 +15,7 @@ from typing import Final
 import orjson
 
 from pipeline.errors import JournalBusy
-from pipeline.files import FILE_MODE
+from pipeline.files import write_private
 
 HOLDER: Final = "journal.holder"
 _FIX: Final = "wait until it has ended, then run again"
@@ -33,14 +33,9 @@ class Holder:
 
 def write_holder(folder: Path, run_id: str, since: str) -> None:
     """Name this process as the holder. That fails silently: nothing depends on it."""
-    part = folder / f".{HOLDER}"
     ours = Holder(run_id, socket.gethostname(), os.getpid(), since)
     with suppress(OSError):
-        part.unlink(missing_ok=True)  # created anew: a planted link is not followed
-        handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE)
-        with os.fdopen(handle, "wb") as file:
-            file.write(orjson.dumps(asdict(ours)))
-        part.replace(folder / HOLDER)
+        write_private(folder / HOLDER, orjson.dumps(asdict(ours)))
 
 
 def remove_holder(folder: Path) -> None:

@@ -54,7 +54,13 @@ def survey_standings(shared: Shared[PartTask], number: int, part: Part) -> None:
 
 @dataclass(slots=True)
 class Counts:
-    """What the limits judge: cents read; rows without filtered ones and those of reject files; and the rejected of these."""
+    """The figures that limits judge.
+
+    Attributes:
+        cents: The sum of all amounts read.
+        rows: The rows without filtered ones and those of reject files.
+        rejected: The rejected ones among these.
+    """
 
     cents: int = 0
     rows: int = 0
@@ -68,7 +74,7 @@ class Counts:
 
 
 def survey_counts(shared: Shared[PartTask], number: int, part: Part) -> Counts:
-    """Count the rows of a part that are rejected whoever their patients are. Raises InputError."""
+    """Count the rows of a part that are rejected for any patients that Canvas may find. Raises InputError."""
     task, counts = shared.value, Counts()
     for piece in pieces(task, number, part):
         counts.cents += cents_of(piece.batch, task.feed)

@@ -347,12 +347,11 @@ def _read_text(
         trimmer, lines = (Trimmer(trim, delimiter), LineCount()) if trim.is_needed else (None, None)
         if trimmer and lines:
             chunks = trimmer.trim(lines.watch(chunks))
-        header_bytes = len(heading.line)
         if quotes_protected:
             chunks = quoted(chunks, delimiter)
-            header_bytes = sum(map(len, quoted(iter([heading.line]), delimiter)))
         shape = Shape(len(heading.names), delimiter, len(heading.cells), feed.skip_footer)
-        cuts, readable, torn_allowed = Cuts(header_bytes), path, feed.final_newline == "any"
+        cuts = _cuts(heading, is_quoted=quotes_protected)
+        readable, torn_allowed = path, feed.final_newline == "any"
 
         def look_at(chunk: bytes) -> None:
             shape.feed(chunk)
@@ -386,6 +385,12 @@ def _read_text(
         may_be_utf8=look is not None and look.is_utf8,
         breaks=shape.breaks,
     )
+
+
+def _cuts(heading: Heading, *, is_quoted: bool) -> Cuts:
+    """Return what cuts a text behind its header, in which cells such as `="00123"` may be quoted first."""
+    line, delimiter = iter([heading.line]), heading.delimiter.encode()
+    return Cuts(sum(map(len, quoted(line, delimiter) if is_quoted else line)))
 
 
 def _interchange(

@@ -68,7 +68,7 @@ def test_the_day_is_named_if_it_is_not_today() -> None:
 def test_a_planted_link_is_not_followed(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_text("kept")
-    (tmp_path / f".{HOLDER}").symlink_to(victim)
+    (tmp_path / f".{HOLDER}.part").symlink_to(victim)
     (tmp_path / HOLDER).symlink_to(victim)
     write_holder(tmp_path, "", "2026-11-28T02:30:00Z")
     assert victim.read_text() == "kept"

@@ -23,7 +23,7 @@ _FIELDS: Final = ("patient", "subscriber")
 
 
 def judge_early(build: Build) -> bool:
-    """Return whether a limit is exceeded whoever the patients are. Then each is taken for a patient of its own.
+    """Return whether a limit is exceeded for any patients that Canvas may find. Then each is taken for a patient of its own.
 
     Nothing of such a plan is written: `seal_plan` raises LimitError for the same limit. Sets `crosswalks`.
     """

@@ -58,6 +58,7 @@ def _unchanged(build: Build, feed: Feed) -> Iterator[pl.DataFrame]:
                 "change the condition: try_cast is NULL where cast has no value, and NULL is not met",
                 file=Path(build.feed_plans[feed.name].meta["files"][file]["path"]).name,
                 row=row,
+                line=build.sources[feed.name][file].line_of(row),
             )
         yield marked
 
