@@ -461,7 +461,7 @@ def init(files: tuple[Path, ...], kind: str | None, output: Path | None) -> None
     type=click.IntRange(0, 65_535),
     default=8765,
     show_default=True,
-    help="0 picks a free one.",
+    help="Port; 0 picks a free one.",
 )
 @click.option(
     "--seed",

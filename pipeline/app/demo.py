@@ -58,7 +58,7 @@ async def serve_until(
         except OSError as error:
             raise ConfigError(
                 f"port {port} cannot be used: {os.strerror(error.errno or 0)}",
-                "choose another --port; 0 takes a free one",
+                "choose another --port; 0 picks a free one",
             ) from None
         say(f"A local Canvas is at {url}")
         say(f"  base_url = {url}")

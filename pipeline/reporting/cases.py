@@ -181,7 +181,7 @@ def _advice(cases: Sequence[Mapping[str, Any]]) -> list[str]:
     advice = {
         "PaymentNotice": "  In Canvas: count the patient's payments of that amount entered on that day. One more than earlier "
         "runs created means that this one arrived.",
-        "Coverage": "  In Canvas: look for the coverage; it should be there once.",
+        "Coverage": "  In Canvas: look for each coverage by payer, member ID and start; it should be there once.",
     }
     kinds = {case["resource_type"] for case in cases}
     return [text for kind, text in advice.items() if kind in kinds]

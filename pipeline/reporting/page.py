@@ -85,7 +85,13 @@ class Account:
     rows_sum: int
     usd_read: str | None
     usd_sum: str | None
+    usd_difference: str | None
     unreadable: int
+
+    @property
+    def rows_difference(self) -> int:
+        """Return the rows that are reported and were not read."""
+        return self.rows_sum - self.rows_read
 
     @property
     def agrees(self) -> bool:
@@ -190,6 +196,8 @@ def _digest(text: str) -> str:
 def _account(feed: Mapping[str, Any]) -> Account:
     counts, amounts = feed["dispositions"], feed.get("amount_usd")
     total = sum(counts.values())
+    usd_read = None if amounts is None else Decimal(amounts["read"])
+    usd_sum = None if amounts is None else sum(Decimal(amounts[word]) for word in counts)
     return Account(
         name=feed["name"],
         resource_type=feed["resource_type"],
@@ -197,8 +205,9 @@ def _account(feed: Mapping[str, Any]) -> Account:
         absent=tuple(word.replace("_", " ") for word, _ in WORDS if not counts[word]),
         rows_read=feed["rows_read"],
         rows_sum=total,
-        usd_read=None if amounts is None else _usd(Decimal(amounts["read"])),
-        usd_sum=None if amounts is None else _usd(sum(Decimal(amounts[word]) for word in counts)),
+        usd_read=None if usd_read is None else _usd(usd_read),
+        usd_sum=None if usd_sum is None else _usd(usd_sum),
+        usd_difference=None if usd_read is None or usd_sum is None else _usd(usd_sum - usd_read),
         unreadable=feed.get("amounts_unreadable", 0),
     )
 

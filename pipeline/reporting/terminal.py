@@ -5,7 +5,7 @@ from decimal import Decimal
 from shlex import quote
 from typing import Any, Final
 
-from pipeline.records import ABANDONED, counted
+from pipeline.records import ABANDONED, RowId, counted
 from pipeline.reporting.layout import COLUMNS, table, width_of
 from pipeline.reporting.words import (
     OUTCOMES,
@@ -19,6 +19,7 @@ from pipeline.reporting.words import (
 )
 
 _RULES_SHOWN: Final = 5
+_FIRST_SHOWN: Final = 3
 _GAP: Final = "  "  # between columns
 
 
@@ -170,15 +171,26 @@ def _reasons(summary: Mapping[str, Any]) -> list[str]:
         if feed["rules"]:
             rules = list(feed["rules"].items())
             shown = ", ".join(f"{rule} {count:,}" for rule, count in rules[:_RULES_SHOWN])
-            others = len(rules) - _RULES_SHOWN
-            more = f"; and {counted(others, 'other reason')}" if others > 0 else ""
+            others = sum(count for _, count in rules[_RULES_SHOWN:])
+            more = f"; {counted(others, 'row')} for other reasons" if others else ""
             lines.append(f"Most common reasons in {feed['name']}: {shown}{more}")
+            lines += [
+                f"  {rule}: first in {_place(feed['first_rows'][rule])}"
+                for rule, _ in rules[:_FIRST_SHOWN]
+                if rule in feed["first_rows"]
+            ]
         if feed.get("amounts_unreadable"):
             count = feed["amounts_unreadable"]
             amounts = counted(count, "amount")
             verbs = "cannot be read and counts" if count == 1 else "cannot be read and count"
-            lines.append(f"{amounts} of {feed['name']} {verbs} as 0.00.")
+            lines.append(f"{feed['name']}: {amounts} {verbs} as 0.00.")
     return lines
+
+
+def _place(first: Mapping[str, Any]) -> str:
+    if first["line"] is None:
+        return f"{first['file']}, row {first['row']}"
+    return str(RowId(first["file"], first["row"], first["line"]))
 
 
 def _requests(requests: Mapping[str, Any]) -> str:
