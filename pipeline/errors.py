@@ -68,7 +68,8 @@ class ConfigError(IngestError):
 class InputError(IngestError):
     """A file is unfit: nothing of it was written.
 
-    `row`: 0 is the header, 1 the first row of data. `line`: in its place, the line as an editor counts.
+    `row`: 0 is the header, 1 the first row of data. `line`: as an editor counts lines; of a workbook, the row of the
+    sheet.
     """
 
     def __init__(
@@ -81,11 +82,10 @@ class InputError(IngestError):
         line: int | None = None,
         column: str = "",
     ) -> None:
-        where = file
-        if line is not None:
-            where = f"{file}, line {line}"
-        elif row is not None:
-            where = f"{file}, row {row}" if row else f"{file}, header"
+        where = file if line is None else f"{file}:{line}"
+        if row is not None:
+            what = f"row {row}" if row else "header"
+            where = f"{where}, {what}" if line is None else f"{where} ({what})"
         super().__init__(
             f'{where}: column "{column}": {message}' if column else f"{where}: {message}", fix
         )

@@ -308,6 +308,7 @@ class Progress:
         "reporting",
     ] = "starting"
     run_id: str = ""  # once it is known
+    rows: int = 0  # of all files, once they are known
     rows_read: int = 0
     to_send: int = 0
     sent: int = 0  # writes that ended, whichever way

@@ -64,10 +64,13 @@ class RowId:
 
     file: str
     row: int  # within its file; 1 is the first row of data
+    line: int | None = None  # as an editor counts, if it is known
 
     def __str__(self) -> str:
-        """Return `eligibility.csv:17`."""
-        return f"{self.file}:{self.row}"
+        """Return `eligibility.csv:19 (row 17)`; without the line `eligibility.csv:17`, to which a report adds it."""
+        if self.line is None:
+            return f"{self.file}:{self.row}"
+        return f"{self.file}:{self.line} (row {self.row})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from pipeline.sandbox import Sandbox, serve
 from tests.support import postgres
+from tests.support.browser import browser  # noqa: F401 - a fixture
 from tests.support.journal_steps import journal, url  # noqa: F401 - fixtures
 from tests.support.world import World, seed
 
@@ -33,6 +34,7 @@ _TOGETHER = (
     "tests/cluster/test_cluster.py",
     "tests/cluster/test_workers.py",
     "tests/reporting/test_page.py",
+    "tests/reporting/test_page_history.py",
 )
 
 

@@ -18,7 +18,6 @@ from pipeline.app.execute import (
     given_options,
     job_of,
     print_json,
-    print_text,
     run_and_exit,
     run_work,
     short_path,
@@ -31,12 +30,14 @@ from pipeline.app.options import (
     EXPECT,
     FEEDS,
     FILE,
+    NO_COLOR,
     OUTPUT,
     PLAN_FORMAT,
     REWRITE,
     Until,
     with_options,
 )
+from pipeline.app.screen import columns_of, print_text, table_columns
 from pipeline.version import VERSION
 
 if TYPE_CHECKING:
@@ -50,8 +51,8 @@ _CONTEXT: Final = {"help_option_names": ["-h", "--help"], "max_content_width": 1
 # The way from nothing to the first load.
 _FIRST_STEPS: Final = """\
 canvas-ingest demo           load sample data into a local Canvas
-canvas-ingest init FILE...   draft a configuration from the headers of your files
-canvas-ingest check CONFIG   find what would go wrong in a run, and what to do about it
+canvas-ingest init FILE...   draft a configuration from the headers of files
+canvas-ingest check CONFIG   find what would go wrong, and what to do about it
 canvas-ingest plan CONFIG    show what would be written; write nothing to Canvas
 canvas-ingest run CONFIG     plan, send and report; run it again to resume
 
@@ -60,6 +61,7 @@ canvas-ingest --help lists all commands."""
 
 @click.group(context_settings=_CONTEXT, invoke_without_command=True)
 @click.version_option(VERSION, message="%(prog)s %(version)s")
+@NO_COLOR
 @click.pass_context
 def cli(context: click.Context) -> None:
     """Load eligibility and ledger files into Canvas, and account for every row and every cent.
@@ -221,7 +223,7 @@ def review(**options: Any) -> None:
     elif options["form"] == "csv":
         click.echo(review_csv(shown, base_url), nl=False)
     else:
-        print_text(review_text(shown, typed_path(options["config"]), base_url))
+        print_text(review_text(shown, typed_path(options["config"]), base_url, table_columns()))
     sys.exit(reviewed.exit_code)
 
 
@@ -235,6 +237,7 @@ def journal() -> None:
     CONFIG,
     click.argument("key", required=False),
     click.option("--json", "as_json", is_flag=True, help="As one JSON object on stdout."),
+    NO_COLOR,
 )
 def show(key: str | None, **options: Any) -> None:
     """Show what is held by state and age, and whether the journal is whole; or one KEY's history.
@@ -293,6 +296,7 @@ def move_(**options: Any) -> None:
     click.option("--dry-run", is_flag=True, help="Only say what would be removed."),
     click.option("--yes", is_flag=True, help="Do not ask."),
     click.option("--json", "as_json", is_flag=True, help="As one JSON object on stdout."),
+    NO_COLOR,
 )
 def purge_(*, dry_run: bool, yes: bool, **options: Any) -> None:
     """Remove the row data of old runs: plans, and reports except summary.json.
@@ -409,7 +413,8 @@ def check(**options: Any) -> None:
     if options["as_json"]:
         print_json(shown)
     else:
-        print_text(checks_text(shown, typed_path(options["config"]), given_options(options)))
+        config, given = typed_path(options["config"]), given_options(options)
+        print_text(checks_text(shown, config, given, columns_of(sys.stdout)))
     sys.exit(shown["exit_code"])
 
 
@@ -425,6 +430,7 @@ def check(**options: Any) -> None:
     type=click.Path(dir_okay=False, path_type=Path, allow_dash=True),
     help="Where the draft goes; - is stdout.  [default: the first FILE's name with .toml, here]",
 )
+@NO_COLOR
 def init(files: tuple[Path, ...], kind: str | None, output: Path | None) -> None:
     """Draft one configuration from the headers of files and samples of their rows.
 
@@ -456,7 +462,7 @@ def init(files: tuple[Path, ...], kind: str | None, output: Path | None) -> None
     type=click.IntRange(0, 65_535),
     default=8765,
     show_default=True,
-    help="0 picks a free one.",
+    help="Port; 0 picks a free one.",
 )
 @click.option(
     "--seed",

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.app.execute import job_of, print_json, print_text, run_work
+from pipeline.app.execute import job_of, print_json, run_work
 from pipeline.app.options import CONFIG, OUTPUT, with_options
+from pipeline.app.screen import print_text
 
 if TYPE_CHECKING:
     import asyncio

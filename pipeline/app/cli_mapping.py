@@ -9,8 +9,9 @@ from typing import Any, Final
 
 import click
 
-from pipeline.app.execute import exit_with, given_options, print_json, print_text, typed_path
+from pipeline.app.execute import exit_with, given_options, print_json, typed_path
 from pipeline.app.options import CONFIG, FEEDS, with_options
+from pipeline.app.screen import print_text
 
 _MODE: Final = 0o644  # of results, which have no value of a patient and are read by a CI
 _SCHEMAS: Final = {

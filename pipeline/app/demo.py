@@ -58,15 +58,17 @@ async def serve_until(
         except OSError as error:
             raise ConfigError(
                 f"port {port} cannot be used: {os.strerror(error.errno or 0)}",
-                "choose another --port; 0 takes a free one",
+                "choose another --port; 0 picks a free one",
             ) from None
         say(f"A local Canvas is at {url}")
-        say(f"  base_url = {url}    token_url = {url}/auth/token/")
+        say(f"  base_url = {url}")
+        say(f"  token_url = {url}/auth/token/")
         if not sandbox.store.resources["Patient"]:
             say("  It holds no patient, so every row is refused: give it some with --seed FILE,")
             say("  at each start, because --state keeps only what was written since.")
         say("  CANVAS_CLIENT_ID=sandbox CANVAS_CLIENT_SECRET=sandbox")
-        say(f"  its own account of what it did: {url}/_sandbox/account    (Ctrl-C ends it)")
+        say("  Its own account of what it did (Ctrl-C ends it):")
+        say(f"  {url}/_sandbox/account")
         await stop.wait()
 
 

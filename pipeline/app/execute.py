@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
 
+from pipeline.app.screen import print_text, table_columns
 from pipeline.version import VERSION
 
 if TYPE_CHECKING:
@@ -42,21 +43,10 @@ def run_and_exit(work: Work[Result], options: dict[str, Any]) -> NoReturn:
 
         config = options["config"]
         shown = None if config is None else typed_path(config)
-        print_text(
-            summary_text(result.summary, short_path(result.folder), shown, given_options(options))
-        )
+        folder, given = short_path(result.folder), given_options(options)
+        print_text(summary_text(result.summary, folder, shown, given, table_columns()))
     _send_notice(result.summary, str(result.folder), options)
     sys.exit(result.exit_code)
-
-
-def print_text(text: str, *, err: bool = False) -> None:
-    """Print a text for a person.
-
-    Names of files and columns come from strangers, so control characters of a terminal are made visible.
-    """
-    from pipeline.reporting.masking import shown
-
-    click.echo("\n".join(map(shown, text.split("\n"))), err=err)
 
 
 def print_json(value: Any) -> None:

@@ -105,7 +105,8 @@ class _Libraries(logging.Handler):
 def configure(log_format: str, level: int) -> None:
     """Set logging up. `log_format` is "text" or "json"."""
     shown = [_lead, structlog.processors.JSONRenderer()] if log_format == "json" else _text()
-    _set_up(shown, level, structlog.PrintLoggerFactory(sys.stderr))
+    # stderr as it is when something is logged: above the line of progress, while there is one
+    _set_up(shown, level, lambda *_: structlog.PrintLogger(sys.stderr))
     logging.basicConfig(handlers=[_Libraries()], level=max(level, logging.WARNING))
     logging.captureWarnings(capture=True)  # a warning's text shows the line of code
     # It logs each connection that a peer breaks off, which the journal has as an exchange already.

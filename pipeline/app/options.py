@@ -13,6 +13,20 @@ if TYPE_CHECKING:
 
 FILE: Final = click.Path(dir_okay=False, path_type=Path)
 CONFIG = click.argument("config", type=FILE)
+
+
+def _without_colour(context: click.Context, _: click.Parameter, value: object) -> None:
+    if value:
+        context.color = False
+
+
+NO_COLOR = click.option(
+    "--no-color",
+    is_flag=True,
+    expose_value=False,
+    callback=_without_colour,
+    help="No colours, as with NO_COLOR in the environment.",
+)
 OUTPUT = (
     click.option(
         "--json", "as_json", is_flag=True, help="The summary as one JSON object on stdout."
@@ -23,6 +37,7 @@ OUTPUT = (
     click.option("-q", "--quiet", is_flag=True, help="Only errors and the summary."),
     click.option("-v", "--verbose", is_flag=True, help="More in the log."),
     click.option("--no-progress", is_flag=True, help="No progress display."),
+    NO_COLOR,
 )
 FEEDS = (
     click.option(

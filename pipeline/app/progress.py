@@ -5,6 +5,7 @@ The core only counts (`job.Progress`); here the counts are read at intervals and
 
 import asyncio
 import contextlib
+import os
 import signal
 import sys
 import time
@@ -14,8 +15,8 @@ from typing import Any, Final, TypeVar
 
 import structlog
 
+from pipeline.app.screen import is_coloured, may_colour
 from pipeline.job import Progress
-from pipeline.records import Disposition
 
 T = TypeVar("T")
 Work = Callable[[Progress, asyncio.Event], Coroutine[Any, Any, T]]
@@ -29,16 +30,17 @@ log = structlog.get_logger()
 class Display(StrEnum):
     """The ways to show progress."""
 
-    BAR = "bar"  # on a terminal
+    LINE = "line"  # on a terminal
     LINES = "lines"  # a log line now and then
     NONE = "none"
 
 
 def display_for(*, quiet: bool, is_logged: bool) -> Display:
-    """Return the display: a bar on a terminal, log lines elsewhere, none if `quiet`."""
+    """Return the display: one line on a terminal, log lines elsewhere, none if `quiet`."""
     if quiet:
         return Display.NONE
-    return Display.BAR if sys.stderr.isatty() and not is_logged else Display.LINES
+    is_terminal = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    return Display.LINE if is_terminal and not is_logged else Display.LINES
 
 
 def watch(work: Work[T], display: Display, *, is_logged: bool = False) -> T:
@@ -65,17 +67,19 @@ def _runner() -> Callable[[Coroutine[Any, Any, T]], T]:
 
 async def _watched(work: Work[T], display: Display, *, is_logged: bool) -> T:
     progress, stop = Progress(), asyncio.Event()
-    task: asyncio.Task[T] = asyncio.ensure_future(work(progress, stop))
     is_begun = not is_logged
-    with _signals(task, stop, progress, is_logged=is_logged), _shown(display, progress) as look:
-        while True:
-            if progress.run_id and not is_begun:
-                log.info("run_started", run_id=progress.run_id)
-                is_begun = True
-            look()
-            if task.done():
-                return task.result()
-            await asyncio.wait([task], timeout=_LOOK_EVERY_S)
+    with _shown(display, progress) as look:
+        look()  # before `work` loads what it needs, which takes a second
+        task: asyncio.Task[T] = asyncio.ensure_future(work(progress, stop))
+        with _signals(task, stop, progress, is_logged=is_logged):
+            while True:
+                if progress.run_id and not is_begun:
+                    log.info("run_started", run_id=progress.run_id)
+                    is_begun = True
+                look()
+                if task.done():
+                    return task.result()
+                await asyncio.wait([task], timeout=_LOOK_EVERY_S)
 
 
 @contextlib.contextmanager
@@ -114,8 +118,8 @@ def _signals(
 
 @contextlib.contextmanager
 def _shown(display: Display, progress: Progress) -> Iterator[Callable[[], None]]:
-    if display is Display.BAR:
-        with _bar(progress) as look:
+    if display is Display.LINE:
+        with _line(progress) as look:
             yield look
     elif display is Display.LINES:
         yield _lines(progress)
@@ -146,44 +150,21 @@ def _lines(progress: Progress) -> Callable[[], None]:
 
 
 @contextlib.contextmanager
-def _bar(progress: Progress) -> Iterator[Callable[[], None]]:
-    from rich import progress as rich  # noqa: PLC0415 - only on a terminal
-    from rich.console import Console  # noqa: PLC0415
+def _line(progress: Progress) -> Iterator[Callable[[], None]]:
+    from rich.console import Console  # noqa: PLC0415 - only on a terminal
+    from rich.live import Live  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
 
-    columns = (
-        rich.TextColumn("{task.description:<10}"),
-        rich.BarColumn(bar_width=24),
-        rich.MofNCompleteColumn(),
-        rich.TextColumn("{task.fields[rate]}"),
-        rich.TimeRemainingColumn(elapsed_when_finished=True),
-        rich.TextColumn("{task.fields[counts]}"),
-    )
-    with rich.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("starting", total=None, rate="", counts="")
+    from pipeline.app.display import Line  # noqa: PLC0415
+
+    has_colours = is_coloured(sys.stderr, allowed=may_colour())
+    console = Console(stderr=True, no_color=not has_colours, highlight=False)
+    line = Line("━" if console.encoding.startswith("utf") else "=")
+    with Live(console=console, auto_refresh=False, transient=True) as live:
 
         def look() -> None:
-            is_counted = progress.stage in {"searching", "sending", "verifying", "reporting"}
-            done, total = (
-                (progress.sent, progress.to_send or None)
-                if is_counted
-                else (progress.rows_read, None)
-            )
-            if total != bar.tasks[0].total:
-                bar.reset(task, total=total)
-            speed = bar.tasks[0].speed
-            bar.update(
-                task,
-                description=progress.stage,
-                completed=done,
-                total=total,
-                rate=f"{speed:,.0f}/s" if speed else "",
-                counts=_counts(progress.dispositions),
-            )
+            text = Text(line.text(progress, console.width - 1), no_wrap=True, overflow="crop")
+            text.highlight_regex("[━=]+", "cyan")
+            live.update(text, refresh=True)
 
         yield look
-
-
-def _counts(dispositions: dict[Disposition, int]) -> str:
-    return "  ".join(
-        f"{count:,} {word.value.replace('_', ' ')}" for word, count in dispositions.items() if count
-    )

@@ -53,20 +53,39 @@ _LOGGERS: Final = ("distributed", "distributed.client", "tornado", "tornado.appl
 
 
 @contextlib.contextmanager
-def open_workers(options: EngineSettings, folder: Path) -> Iterator[Workers]:
+def open_workers(
+    options: EngineSettings, folder: Path, connect_s: float = _CONNECT_S_MAX
+) -> Iterator[Workers]:
     """Yield the configured workers. Raises ConfigError, IngestError.
 
-    `folder` takes the files of workers that are started here; they are removed at the end.
+    `folder` takes the files of workers that are started here; they are removed at the end. `connect_s`: the time to
+    reach a scheduler.
     """
     if options.kind != "dask":
         yield InPlace()
         return
     with contextlib.ExitStack() as stack:
-        cluster = Cluster(stack.enter_context(_connected(options, folder)))
+        cluster = Cluster(stack.enter_context(_connected(options, folder, connect_s)))
         try:
             yield cluster
         finally:
             cluster.forget()
+
+
+def count_workers(options: EngineSettings, folder: Path, look: Look, connect_s: float) -> int:
+    """Return the number of workers, after one of them has made a call. Raises ConfigError, IngestError.
+
+    Args:
+        options: An engine with workers.
+        folder: For the files of workers that are started here.
+        look: Called while one is awaited; may raise.
+        connect_s: The time to reach a scheduler.
+    """
+    with open_workers(options, folder, connect_s) as workers:
+        count = workers.count if isinstance(workers, Cluster) else 1
+        for _ in workers.as_they_end([cores] if count else [], look):
+            pass  # it has our versions
+        return count
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +194,11 @@ class Cluster:
         if not self._workers:
             log.warning("workers_awaited")
 
+    @property
+    def count(self) -> int:
+        """Return the number of workers when they were last looked for."""
+        return len(self._workers)
+
     def share(self, value: T, folder: Path) -> Shared[T]:
         """Write the value to a file in `folder`, so that nothing of it passes the scheduler."""
         path = folder / f"{uuid4().hex}.shared"
@@ -282,7 +306,7 @@ def _lost(error: BaseException) -> IngestError:
 
 
 @contextlib.contextmanager
-def _connected(options: EngineSettings, folder: Path) -> Iterator[Any]:
+def _connected(options: EngineSettings, folder: Path, connect_s: float) -> Iterator[Any]:
     """Yield a client of the configured scheduler, or of one that is started here with its workers."""
     try:
         import dask
@@ -295,7 +319,7 @@ def _connected(options: EngineSettings, folder: Path) -> Iterator[Any]:
     untyped: Any = distributed
     with _silent():
         if options.scheduler:
-            with _client_of(options, untyped) as client:
+            with _client_of(options, untyped, connect_s) as client:
                 yield client
             return
         with (
@@ -393,7 +417,7 @@ def _cluster_of(options: EngineSettings, distributed: Any, scratch: str) -> Any:
         ) from None
 
 
-def _client_of(options: EngineSettings, distributed: Any) -> Any:
+def _client_of(options: EngineSettings, distributed: Any, connect_s: float) -> Any:
     security = None
     if options.scheduler.startswith("tls://"):
         security = distributed.Security(
@@ -404,7 +428,7 @@ def _client_of(options: EngineSettings, distributed: Any) -> Any:
         )
     try:
         return distributed.Client(
-            options.scheduler, security=security, timeout=_CONNECT_S_MAX, set_as_default=False
+            options.scheduler, security=security, timeout=connect_s, set_as_default=False
         )
     except Exception as error:  # noqa: BLE001 - no answer, or one that is not trusted
         raise IngestError(

@@ -10,11 +10,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from pipeline.commands.checks.canvas import check_canvas
 from pipeline.commands.checks.configuration import check_feeds, check_secrets
 from pipeline.commands.checks.context import Check, Context, State, failed, wrong
+from pipeline.commands.checks.engine import check_engine
 from pipeline.commands.checks.files import check_files
 from pipeline.commands.checks.folders import check_folders
 from pipeline.commands.checks.journal import open_copy
@@ -68,6 +70,8 @@ async def check(
             checks.append(wrong("Folders", "temporary files", message, error.fix))
         else:
             checks += await asyncio.to_thread(lambda: list(_check_copies(context)))
+            engine = partial(check_engine, context, context.scratch)
+            checks += await asyncio.to_thread(lambda: list(engine()))
     checks += await check_canvas(context)
     groups = list(dict.fromkeys(check.group for check in checks))
     return sorted(checks, key=lambda check: groups.index(check.group))

@@ -151,12 +151,7 @@ async def run(
         JournalError: The journal cannot be used.
     """
     stop = stop or asyncio.Event()
-    if job.engine.kind != "embedded" and job.database is None:
-        raise ConfigError(
-            f'engine = "{job.engine.kind}" and a run: all processes would need a journal that they reach, and this one '
-            "is a file of one machine",
-            "set [state] url to a PostgreSQL database, or run with --engine embedded; `plan` may use any engine",
-        )
+    require_shared_journal(job)
     with _measured(job) as measured, _deadline(until, stop) as is_over:
         if plan_id is not None:
             Plan.open(job.state_dir / "plans" / plan_id)  # before anything else is done
@@ -172,6 +167,16 @@ async def run(
         )
         measured.update(result.summary)
     return result
+
+
+def require_shared_journal(job: Job) -> None:
+    """Raise ConfigError if the workers of a run could not reach its journal."""
+    if job.engine.kind != "embedded" and job.database is None:
+        raise ConfigError(
+            f'engine = "{job.engine.kind}" and a run: all its processes need a journal that they reach, and this one '
+            "is a file of one machine",
+            "set [state] url to a PostgreSQL database, or run with --engine embedded; `plan` may use any engine",
+        )
 
 
 @contextmanager

@@ -20,6 +20,7 @@ import polars as pl
 from pipeline.errors import JournalError
 from pipeline.journal import loss_detection
 from pipeline.journal.audit_log import ORIGIN, Line, link
+from pipeline.journal.holder import remove_holder, write_holder
 from pipeline.journal.loss_detection import HighWaterMark
 from pipeline.journal.store import RUN, Cursor, Store
 
@@ -74,6 +75,8 @@ class Journal:
             if self._broken is None:
                 with suppress(OSError):
                     self.write_mark()
+            if not self.store.holder:
+                remove_holder(self.folder)
             self.store.close()
 
         self._pool.submit(close).result()
@@ -86,6 +89,11 @@ class Journal:
     def __exit__(self, *_: object) -> None:
         """Close the journal."""
         self.close()
+
+    def name_holder(self, run_id: str, since: str) -> None:
+        """Name this process beside the file that it holds; a database names the holder of its lease itself."""
+        if not self.store.holder:
+            write_holder(self.folder, run_id, since)
 
     def write_mark(self) -> None:
         """Write the high-water mark: the number and hash of our last line of the audit log."""

@@ -46,7 +46,6 @@ _KNOWN_BY: Final = frozenset(
     {"created", "updated", "unchanged", "in_doubt", "refused", "row|changed", "row|abandoned"}
 )
 _WHAT: Final = {
-    "missing": "the journal is missing, though runs were made here before",
     "replaced": "the journal is another one than the last run wrote",
     "corrupt": "the journal is damaged",
     "altered": "the table of writes in the journal is not what its audit log implies: it was restored, repaired or "
@@ -64,8 +63,14 @@ class HighWaterMark:
     hash: str  # of that line
 
 
-def lost(loss: str) -> JournalLost:
-    """Return the error for "missing", "replaced", "corrupt", "altered" or "restored"."""
+def lost(loss: str, where: str = "") -> JournalLost:
+    """Return the error for "missing" (which names `where` it was), "replaced", "corrupt", "altered" or "restored"."""
+    if loss == "missing":
+        return JournalLost(
+            loss,
+            f"Journal not found: {where}. Earlier runs used it; without it a payment could be posted twice, so nothing was sent",
+            _GO_ON,
+        )
     return JournalLost(
         loss, f"{_WHAT[loss]}, and without what it knew a payment could be posted twice", _GO_ON
     )

@@ -65,6 +65,7 @@ def _open_at(
         store = pool.submit(connecting).result()
         try:
             journal = Journal(store, pool, folder)
+            journal.name_holder("", utc_text(datetime.now(UTC)))
             if after_loss:
                 _accept_loss(journal, after_loss_by)
             journal.write_mark()
@@ -185,7 +186,7 @@ def look(
     try:
         if place.is_empty():
             if _was_there(folder, base_url, report_dir):
-                raise loss_detection.lost("missing")
+                raise loss_detection.lost("missing", place.where)
             return open_journal(scratch, base_url, report_dir)
         copied = place.to_look_at(scratch)
         if mark.exists():
@@ -271,7 +272,7 @@ def connect(
     except JournalLost as error:
         loss = error.loss
     if not after_loss:
-        raise loss_detection.lost(loss)
+        raise loss_detection.lost(loss, place.where)
     place.set_aside(loss)
     store = place.open(base_url, loss)
     with _closed_on_error(store):

@@ -30,7 +30,8 @@ from pipeline.errors import (
     lease_lost,
 )
 from pipeline.journal.address import parameters_of
-from pipeline.journal.holder import is_gone, ourselves
+from pipeline.journal.holder import Holder, busy
+from pipeline.journal.process import is_gone, ourselves
 from pipeline.journal.store import (
     NEW,
     RUN,
@@ -272,6 +273,7 @@ class PostgresPlace:
         self._database = database
         self._asked = asked or Asked()
         self._is_looked_at = False
+        self.where = "the database of [state] url"
 
     def is_empty(self) -> bool:
         """Return whether the database holds no journal. Raises JournalError if it does not answer."""
@@ -317,9 +319,7 @@ class PostgresPlace:
         left_s, _ = _holding(connection, RUN)
         if left_s is not None:
             sql = statements("queries_postgres.sql")["holders"]
-            raise _busy_with(
-                [holder for _, holder in _execute(connection, sql, {"part": RUN}).fetchall()]
-            )
+            raise _busy_with(connection, _execute(connection, sql, {"part": RUN}).fetchall())
         # It blocks no other process, so it may take long. A user without the right to write fails now.
         _execute(connection, "SET idle_in_transaction_session_timeout = 0")
         _execute(connection, "BEGIN ISOLATION LEVEL REPEATABLE READ")
@@ -357,7 +357,7 @@ class PostgresPlace:
                 _refuse_ended(connection, asked)
                 raise _busy("another process sends this part")
             if first_end is not None and end > first_end:
-                raise _busy_with([holder for _, holder in before])  # renewed: its holder is alive
+                raise _busy_with(connection, before)  # renewed: its holder is alive
             first_end = end if first_end is None else first_end
             time.sleep(min(max(left_s or 0.0, 0.05), ttl_s / 4))
 
@@ -431,10 +431,13 @@ def _holding(connection: Connection, part: int) -> tuple[float | None, float]:
     return left_s, end or 0.0
 
 
-def _busy_with(holders: Sequence[str]) -> JournalBusy:
-    """Return the error that names the first of the holders."""
-    host, process, *_ = (holders[0] if holders else "- -").split(" ", 2)
-    return _busy(f"another run holds the journal (process {process} on {host})")
+def _busy_with(connection: Connection, holders: Sequence[tuple[int, str]]) -> JournalBusy:
+    """Return the error that names the first of the holders, and the run that has not ended."""
+    if not holders:
+        return busy(None)
+    host, process, *_ = holders[0][1].split(" ")
+    run = _execute(connection, statements()["run_under_way"]).fetchone() or ("", "")
+    return busy(Holder(run[0], host, int(process), run[1]))
 
 
 def _busy(what: str) -> JournalBusy:

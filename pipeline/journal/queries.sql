@@ -494,6 +494,11 @@ WHERE run_feed.feed = :feed AND run.command = 'run' AND run.rowid >= (
     WHERE run_feed.feed = :feed AND run.command = 'run' AND run.exit_code IN (0, 3, 4) AND is_change = 0
 ) ORDER BY run.rowid;
 
+-- name: run_under_way
+-- The last run, if it has not ended, and when it began.
+SELECT run_id, started_at FROM run
+WHERE finished_at IS NULL AND command <> 'lost' AND rowid = (SELECT max(rowid) FROM run);
+
 -- name: ended_early
 -- The runs after the last one that processed its files to the end.
 SELECT run_id FROM run WHERE command = 'run' AND rowid > coalesce(

@@ -50,6 +50,7 @@ def start_run(journal: Journal, run: Run) -> int:
         journal.execute("start_run", started)
         return doubt_in_flight(journal, run.run_id, run.started_at, run.command)
 
+    journal.name_holder(run.run_id, run.started_at)
     return journal.write_now(start)
 
 

@@ -16,6 +16,7 @@ from typing import Any, Final
 from pipeline.errors import JournalBusy, JournalError
 from pipeline.files import FILE_MODE
 from pipeline.journal import loss_detection
+from pipeline.journal.holder import busy, read_holder
 from pipeline.journal.store import (
     NEW,
     RUN,
@@ -115,6 +116,11 @@ class SqlitePlace:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._path = folder / FILE
+
+    @property
+    def where(self) -> str:
+        """Return the path of the file."""
+        return os.path.normpath(self._path)
 
     def is_empty(self) -> bool:
         """Return whether there is no file, or nothing in it.
@@ -238,10 +244,7 @@ def _check(connection: sqlite3.Connection, base_url: str, path: Path) -> None:
 
 def _not_opened(error: sqlite3.Error, path: Path) -> JournalError:
     if getattr(error, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
-        return JournalBusy(
-            f"another run holds the journal ({path.name})",
-            "wait until it has ended, then run again",
-        )
+        return busy(read_holder(path.parent))
     if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, sqlite3.OperationalError):
         return loss_detection.lost("corrupt")
     return _as_error(error)

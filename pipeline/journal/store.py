@@ -114,6 +114,10 @@ class Parts(NamedTuple):
 class Place(Protocol):
     """The place of a journal, existing or to be made."""
 
+    @property
+    def where(self) -> str:
+        """Return the place, for a message: a path, or what names the database."""
+
     def is_empty(self) -> bool:
         """Return whether there is no journal. Raises JournalError if that is not known."""
 

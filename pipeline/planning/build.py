@@ -4,6 +4,7 @@ A plan is built by passes over narrow columns of all rows. Each is a function of
 whose docstring says what it sets. In this order:
 
     files       open_files        finds and inspects the files
+    early       judge_early       before patients are searched: judges the limits that need no Canvas
     take_over   look_up_patients  asks Canvas for patients by their identifiers
     relate      relate_rows       feeds that ask for it (in `read_rows`): finds what rows give each other
     rows        read_rows         reads and judges every row
@@ -27,6 +28,7 @@ from pipeline.errors import CanvasError
 from pipeline.job import Job, Progress
 from pipeline.journal.journal import Journal
 from pipeline.planning.passes.again import add_skipped
+from pipeline.planning.passes.early import judge_early
 from pipeline.planning.passes.files import open_files
 from pipeline.planning.passes.gone import find_missing
 from pipeline.planning.passes.rewrite import rewrite_rows
@@ -88,8 +90,11 @@ async def build_plan(
     try:
         await asyncio.to_thread(open_files, build)
         if session is not None and job.references.patient.system:
-            progress.stage = "looking up"
-            await look_up_patients(build, session)
+            if await asyncio.to_thread(judge_early, build):
+                session = None  # nothing will be written
+            else:
+                progress.stage = "looking up"
+                await look_up_patients(build, session)
         await asyncio.to_thread(read_rows, build)
         if session is not None and await asyncio.to_thread(exceeds_early, build):
             session = (

@@ -7,7 +7,6 @@ request, and only if they look like codes (`rows.spellings`).
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
 import polars as pl
@@ -49,10 +48,14 @@ class Broken:
 
 @dataclass(slots=True)
 class _Seen:
-    """The rows that break one rule. `texts`: the texts of the field, with counts; not for all rules."""
+    """The rows that break one rule. `texts`: the texts of the field, with counts; not for all rules.
+
+    `rows`: of several files their names, lines and numbers; else their lines, or numbers (`noun` says which).
+    """
 
     message: str
     count: int = 0
+    noun: str = ""
     rows: list[str] = field(default_factory=list)
     texts: Counter[str] = field(default_factory=Counter)
 
@@ -60,7 +63,7 @@ class _Seen:
 def diagnose(plan: Plan, feed: Feed, *, show_values: bool) -> list[Broken]:
     """Return the rules that rows of a feed break, most rows first."""
     seen: dict[str, _Seen] = {}
-    files = [Path(file["path"]).name for file in plan.meta["feeds"][feed.name]["files"]]
+    is_named = len(plan.meta["feeds"][feed.name]["files"]) > 1
     for part, source in zip(plan.rows(feed.name), plan.sources(feed.name), strict=True):
         rejected = part.filter(pl.col("disposition") == Disposition.REJECTED.value)
         texts = _texts_by_seq(rejected, source, feed)
@@ -71,7 +74,9 @@ def diagnose(plan: Plan, feed: Feed, *, show_values: bool) -> list[Broken]:
                 one = seen.setdefault(rule, _Seen(message))
                 one.count += 1
                 if len(one.rows) < _ROWS_SHOWN:
-                    one.rows.append(f"{files[file]}:{row}" if len(files) > 1 else str(row))
+                    where = plan.row_id(feed.name, file, row)
+                    one.rows.append(str(where) if is_named else str(where.line or row))
+                    one.noun = "" if is_named else "line" if where.line else "row"
                 text = texts.get(seq, {}).get(rule.partition("|")[0])
                 if text and _is_looked_at(rule) and len(one.texts) < _FORMATS_TRIED:
                     one.texts[text] += 1
@@ -102,7 +107,7 @@ def _is_looked_at(rule: str) -> bool:
 def _broken(rule: str, seen: _Seen, feed: Feed, *, show_values: bool) -> Broken:
     more = ", ..." if seen.count > _ROWS_SHOWN else ""
     rows = ", ".join(seen.rows) + more
-    where = rows if ":" in rows else f"row{'s' if seen.count > 1 else ''} {rows}"
+    where = f"{seen.noun}{'s' if seen.count > 1 else ''} {rows}" if seen.noun else rows
     name, _, what = rule.partition("|")
     message, todo, is_configuration = seen.message, "", False
     if rule in _ALLOWED:

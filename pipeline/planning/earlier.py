@@ -99,10 +99,9 @@ class EarlierPlans:
                 rows = plan.find(feed, list(sent))
             except _UNREADABLE:
                 continue  # gone, or changed: the caller says so
-            files = _file_names(plan, feed)
             for key, file, row, source_id, fingerprint, body in rows.drop("shown").iter_rows():
                 if fingerprint == sent[key] and body is not None:
-                    where = None if file is None else RowId(files[file], row)
+                    where = None if file is None else plan.row_id(feed, file, row)
                     found[key] = PlannedRow(where, source_id or "", body)
         return found
 
@@ -135,22 +134,17 @@ class EarlierPlans:
                 plan = self.open(path.name)
                 if feed not in plan.meta["feeds"]:
                     continue
-                files = _file_names(plan, feed)
                 found: dict[str, tuple[RowId, int | None, str]] = {}
                 for rows in plan.rows(feed):
                     mine = rows.filter(pl.col("key").is_in(list(keys)))
                     for key, file, row, cents in mine.select(
                         "key", "file", "row", "amount_cents"
                     ).iter_rows():
-                        found.setdefault(key, (RowId(files[file], row), cents, path.name))
+                        found.setdefault(key, (plan.row_id(feed, file, row), cents, path.name))
             except _UNREADABLE:
                 continue  # gone, or changed
             return found
         return {}
-
-
-def _file_names(plan: Plan, feed: str) -> list[str]:
-    return [Path(file["path"]).name for file in plan.meta["feeds"][feed]["files"]]
 
 
 def _made(folder: Path) -> tuple[str, int]:

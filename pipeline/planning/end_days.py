@@ -49,7 +49,7 @@ class EndDays:
                 "rule": rule,
                 "feed": feed,
                 "count": count,
-                "message": f"{counted(count, 'coverage')} of {feed} {'gets' if count == 1 else 'get'} "
+                "message": f"{feed}: {counted(count, 'coverage')} {'gets' if count == 1 else 'get'} "
                 f"{_TEXTS[rule].format(feed=feed)}.",
             }
             for rule, count in counts.items()

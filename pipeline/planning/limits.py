@@ -60,7 +60,7 @@ def _of_files(
     """Yield what is wrong with the files of a feed, whatever Canvas has."""
     for totals in (job.expected, said):
         yield from _not_as_expected(feed.name, meta, totals.get(feed.name, Expected()))
-    yield from _rejected(feed.name, meta["planned"], job.limits)
+    yield from _rejected(feed.name, meta["limited"], job.limits)
     if feed.name not in job.inputs and not meta["is_change"]:
         yield from _changed(feed.name, meta, last_feed(feed.name), job.limits.change_max)
 
@@ -133,10 +133,9 @@ def _misread(feed: Feed, meta: Mapping[str, Any]) -> Iterator[LimitError]:
         )
 
 
-def _rejected(name: str, planned: Mapping[str, int], limits: LimitSettings) -> Iterator[LimitError]:
-    most = limits.rejects_max
-    rejected = planned[Disposition.REJECTED.value]
-    rows = sum(planned.values()) - planned[Disposition.FILTERED.value]
+def _rejected(name: str, limited: Mapping[str, int], limits: LimitSettings) -> Iterator[LimitError]:
+    """Yield an error if more rows are rejected than allowed, without those of reject files that are fed in again."""
+    most, rows, rejected = limits.rejects_max, limited["rows"], limited["rejected"]
     if most is not None and rejected > most.of(rows):
         yield LimitError(
             f"feed {name}: {rejected:,} of {rows:,} rows rejected ({rejected / rows:.1%}), "

@@ -17,7 +17,7 @@ import polars as pl
 
 from pipeline.canvas.client import Client
 from pipeline.errors import WrongHost
-from pipeline.job import Reference
+from pipeline.job import Progress, Reference
 from pipeline.rows.crosswalk import is_identifier, table_of
 from pipeline.rows.feed import Feed
 from pipeline.rows.texts import texts_of, wanted
@@ -34,11 +34,12 @@ async def lookup(
     reference: Reference,
     client: Client,
     concurrency: int,
+    progress: Progress | None = None,
 ) -> dict[str, str | None]:
     """Return each value of the batches that a Patient has in the reference's system, with its key; None if several have it.
 
     Values that no search shows are left out. The first search names no value, so that a server that is not
-    the FHIR API gets none.
+    the FHIR API gets none. `progress` counts the values that were searched, or found in the whole namespace.
 
     Raises:
         CanvasError: Canvas cannot be searched.
@@ -47,9 +48,12 @@ async def lookup(
     values = await asyncio.to_thread(_values, batches)
     await client.probe("Patient")
     system, are_many = reference.system, len(values) > reference.one_by_one_max
-    pairs = await _namespace(system, values, client) if are_many else None
+    progress = progress or Progress()
+    progress.to_send = len(values)
+    pairs = await _namespace(system, values, client, progress) if are_many else None
     if pairs is None:
-        pairs = await _one_by_one(system, values, client, concurrency)
+        progress.sent = 0
+        pairs = await _one_by_one(system, values, client, concurrency, progress)
     return table_of(pairs)
 
 
@@ -65,13 +69,15 @@ def _values(batches: Iterable[tuple[Feed, pl.DataFrame]]) -> set[str]:
     return {value for value in values if is_identifier(value)}
 
 
-async def _namespace(system: str, values: Collection[str], client: Client) -> Pairs | None:
+async def _namespace(
+    system: str, values: Collection[str], client: Client, progress: Progress
+) -> Pairs | None:
     query = urlencode({"identifier": f"{system}|", "_count": _COUNT, "_sort": "_id"})
-    return await _searched(query, system, values, len(values), client)
+    return await _searched(query, system, values, len(values), client, progress)
 
 
 async def _one_by_one(
-    system: str, values: Collection[str], client: Client, concurrency: int
+    system: str, values: Collection[str], client: Client, concurrency: int, progress: Progress
 ) -> Pairs:
     """Search each value. If one search fails, those in flight are awaited, so that each is recorded."""
     pairs: Pairs = []
@@ -84,6 +90,7 @@ async def _one_by_one(
             except Exception:  # a cancellation cancels all
                 left.clear()
                 raise
+            progress.sent += 1
 
     searches = [search() for _ in range(min(concurrency, len(values)))]
     for ended in await asyncio.gather(*searches, return_exceptions=True):
@@ -104,7 +111,12 @@ async def _one(system: str, value: str, client: Client) -> Pairs:
 
 
 async def _searched(
-    query: str, system: str, values: Collection[str], pages_max: int, client: Client
+    query: str,
+    system: str,
+    values: Collection[str],
+    pages_max: int,
+    client: Client,
+    progress: Progress | None = None,
 ) -> Pairs | None:
     """Return what all pages of a search show of the values; None if there are more than `pages_max`."""
     pairs: Pairs = []
@@ -122,6 +134,8 @@ async def _searched(
             for value in _identifiers(patient, system)
             if value in values
         ]
+        if progress is not None:
+            progress.sent = len(pairs)
     return pairs
 
 

@@ -110,7 +110,7 @@ def make_part(shared: Shared[PartTask], number: int, part: Part) -> PartResult:
     rows = cents = open_dates = 0
     for piece in pieces(task, number, part):
         rows += piece.batch.frame.height
-        cents += _cents_read(piece.batch, task.feed)
+        cents += cents_of(piece.batch, task.feed)
         planned = rows_with_verdicts(piece.batch, task, piece.texts)
         open_dates += planned.open_dates
         batches.append((piece.file, planned))
@@ -118,7 +118,7 @@ def make_part(shared: Shared[PartTask], number: int, part: Part) -> PartResult:
     return PartResult(rows, cents, open_dates)
 
 
-def _cents_read(batch: Batch, feed: Feed) -> int:
+def cents_of(batch: Batch, feed: Feed) -> int:
     """Return the sum of a batch's amounts as they were read, whatever happens to the rows."""
     if not feed.traits.has_money:
         return 0

@@ -11,6 +11,8 @@ A folder under `state.dir/plans`, named like the run that made it:
     missing-<feed>.parquet         rows of the last complete run that are gone, with their dispositions
     changes-<feed>-00000.parquet   what updates would change, element by element
     input-<feed>.parquet           the rows of a feed that was given as a frame
+    lines-<feed>-00000             the lines of a file's rows, if they are not evenly spaced (`reading/lines.py`)
+    corrected-<feed>.parquet       of rows that were rejected and corrected: their keys before and now
     plan.json                      written last: a plan without it was never finished
     ends.json, ends-*.parquet      how its writes ended; written after the run (`journal/ends.py`)
 
@@ -38,11 +40,13 @@ from pipeline.planning.tables import (
     Rows,
     again_name,
     iso_day,
+    lines_path,
     part_path,
     with_schema,
 )
 from pipeline.planning.unchanged import LINE
-from pipeline.records import REWRITTEN, Disposition, Intent, Interaction
+from pipeline.reading.lines import LineMap
+from pipeline.records import REWRITTEN, Disposition, Intent, Interaction, RowId
 from pipeline.rows import groups
 
 SEAL: Final = "plan.json"
@@ -126,6 +130,20 @@ class Plan:
         """Return key and time_us (microseconds) of the rows that were to be sent, part by part."""
         is_sent = pl.col("disposition") == Disposition.PENDING.value
         return self._rows(feed).where(is_sent, ["key", "time_us"])
+
+    def lines(self, feed: str) -> list[LineMap | None]:
+        """Return the lines of the rows of each file; None for a file whose rows have none, or are not known."""
+        found: list[LineMap | None] = []
+        for number, file in enumerate(self.meta["feeds"][feed]["files"]):
+            first, path = file.get("first_line"), lines_path(self.folder, feed, number)
+            found.append(LineMap(first, path if path.exists() else None) if first else None)
+        return found
+
+    def row_id(self, feed: str, file: int, row: int) -> RowId:
+        """Return the name of a row for people."""
+        lines = self.lines(feed)[file]
+        name = Path(self.meta["feeds"][feed]["files"][file]["path"]).name
+        return RowId(name, row, lines.of(row) if lines else None)
 
     def _rows(self, feed: str) -> Rows:
         return Rows(self.folder, feed, self.meta["parts"][feed])

@@ -103,7 +103,7 @@ def warnings_of(feed: Feed, found: Found, accepted: int | None) -> list[Warned]:
         kind = feed.traits.resource_type
         verb = "equals" if found.rows == 1 else "each equal"
         text = (
-            f"{counted(found.rows, _WHAT[kind])} of {feed.name} {verb} one that an earlier run sent ({_equal_in(feed, found)}), under "
+            f"{feed.name}: {counted(found.rows, _WHAT[kind])} {verb} one that an earlier run sent ({_equal_in(feed, found)}), under "
             f"a key that no row of today's files has: {rows}."
         )
         more = (
@@ -117,7 +117,7 @@ def warnings_of(feed: Feed, found: Found, accepted: int | None) -> list[Warned]:
         rows = _rows(found.second_periods, found.second_named)
         has = "has" if found.second_periods == 1 else "each have"
         text = (
-            f"{counted(found.second_periods, 'coverage')} of {feed.name} {has} the patient, payer and member ID of an active "
+            f"{feed.name}: {counted(found.second_periods, 'coverage')} {has} the patient, payer and member ID of an active "
             f"coverage that an earlier run created, but another start; no row of today's files has the older one: {rows}. "
             f'If the start was corrected, cancel the older one (missing = "cancel", or by hand in Canvas){_other_key(feed)}. If it '
             "is a new period, you need not do anything."

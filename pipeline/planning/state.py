@@ -127,6 +127,11 @@ class Build:
         """Return the day of the run where the practice is, as far as the feed says it."""
         return self.now.astimezone(ZoneInfo(feed.timezone)).date() if feed.timezone else self.today
 
+    def set_crosswalks(self, crosswalks: Crosswalks) -> None:
+        """Set the crosswalks by which rows are read from now on."""
+        self.crosswalks = crosswalks
+        self._readings.clear()
+
     def check_stop(self) -> None:
         """Raise Stopped if the run is to stop."""
         if self.stop.is_set():

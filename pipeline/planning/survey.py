@@ -4,6 +4,7 @@ A call writes a file for its part in the task's scratch folder, in one step.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
@@ -13,7 +14,7 @@ import polars as pl
 from pipeline.fhir.codes import LINES, MEDICAL, line_of
 from pipeline.files import FILE_MODE, sync
 from pipeline.planning.numbering import Phase
-from pipeline.planning.parts import Part, PartTask, Piece, pieces, reading_of
+from pipeline.planning.parts import Part, PartTask, Piece, cents_of, pieces, reading_of
 from pipeline.planning.subscribers import RELATION
 from pipeline.planning.workers import Shared
 from pipeline.records import Disposition
@@ -32,6 +33,7 @@ STANDING: Final[dict[str, Any]] = {
     "phase": pl.UInt8,
     "is_good": pl.Boolean,
 }
+_PEOPLE: Final = ("patient", "subscriber")  # fields that only Canvas, or other rows, can resolve
 _ANY_ORDER: Final = "1"  # while rows are judged for everything but the order that they will have
 
 
@@ -48,6 +50,51 @@ def survey_relations(shared: Shared[PartTask], number: int, part: Part) -> None:
 def survey_standings(shared: Shared[PartTask], number: int, part: Part) -> None:
     """Write the rows (STANDING) that are not filtered. Raises InputError."""
     _survey(shared.value, number, part, _standings)
+
+
+@dataclass(slots=True)
+class Counts:
+    """The figures that limits judge.
+
+    Attributes:
+        cents: The sum of all amounts read.
+        rows: The rows without filtered ones and those of reject files.
+        rejected: The rejected ones among these.
+    """
+
+    cents: int = 0
+    rows: int = 0
+    rejected: int = 0
+
+    def add(self, other: "Counts") -> None:
+        """Add the counts of another part."""
+        self.cents += other.cents
+        self.rows += other.rows
+        self.rejected += other.rejected
+
+
+def survey_counts(shared: Shared[PartTask], number: int, part: Part) -> Counts:
+    """Count the rows of a part that are rejected for any patients that Canvas may find. Raises InputError."""
+    task, counts = shared.value, Counts()
+    for piece in pieces(task, number, part):
+        counts.cents += cents_of(piece.batch, task.feed)
+        if not piece.batch.source.run_column:
+            counts.add(_judged(task, piece))
+    return counts
+
+
+def _judged(task: PartTask, piece: Piece) -> Counts:
+    feed, texts = task.feed, piece.texts
+    reading = reading_of(feed, piece.batch.source, task.reading)
+    if feed.order_from == "sequence":
+        texts = texts.with_columns(pl.lit(_ANY_ORDER).alias("order"))
+    is_wanted = wanted(texts, feed)
+    texts, numbers = texts.filter(is_wanted), piece.numbers.filter(is_wanted)
+    is_good = accept(texts, feed, reading)[0]
+    rest, unsure = texts.filter(~is_good), numbers.filter(~is_good)
+    checked = validate(rest, wanted(rest, feed), unsure, feed, reading)
+    rejected = sum(any(each.field not in _PEOPLE for each in row.rejections) for row in checked)
+    return Counts(0, texts.height, rejected)
 
 
 def _survey(

@@ -106,6 +106,11 @@ def part_path(folder: Path, kind: str, feed: str, part: int) -> Path:
     return folder / f"{kind}-{feed}-{part:05}.parquet"
 
 
+def lines_path(folder: Path, feed: str, file: int) -> Path:
+    """Return the path of the lines of the rows of a file."""
+    return folder / f"lines-{feed}-{file:05}"
+
+
 class Rows:
     """A feed's rows on disk, in the file's order. They are read part by part; at most one part is in memory."""
 

@@ -1,5 +1,6 @@
 """Write a plan: the parts of the rows, the verdicts on them, and the seal (see `plan`)."""
 
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,12 @@ from pipeline.planning.tables import (
     TEXTS,
     Rows,
     again_name,
+    lines_path,
     part_path,
     with_schema,
 )
 from pipeline.planning.unchanged import DIGESTS
+from pipeline.reading.lines import LineMap
 from pipeline.records import Disposition, Draft, joined
 from pipeline.rows.feed import Checked
 
@@ -91,6 +94,14 @@ class PlanWriter:
         """Set how many parts of a feed's rows are written; there will be no more."""
         self._parts[feed] = parts
 
+    def keep_lines(self, feed: str, file: int, lines: LineMap | None) -> int | None:
+        """Keep the lines of the rows of a file. Returns that of the first row; None if rows have none."""
+        if lines is not None and lines.entries is not None:
+            path = lines_path(self.folder, feed, file)
+            shutil.copyfile(lines.entries, path)
+            path.chmod(FILE_MODE)
+        return None if lines is None else lines.first
+
     def rejected(self, feed: str) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
         """Yield the rejected rows part by part: file, row, lane and field, and the source's own columns.
 
@@ -132,6 +143,10 @@ class PlanWriter:
     def add_sources(self, feed: str, source: pl.DataFrame) -> None:
         """Write the source's own columns (and SEQ) of rows that are written although they are unchanged."""
         _write_private(source, self.folder / again_name(feed))
+
+    def add_corrected(self, feed: str, keys: pl.DataFrame) -> None:
+        """Write the keys of corrected rows: before (`was`) and now (`key`)."""
+        _write_private(keys, self.folder / f"corrected-{feed}.parquet")
 
     def seal(
         self,

@@ -13,7 +13,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -51,6 +51,8 @@ class Decoded:
         instants: Columns of times with a zone.
         zoneless: Columns of INT96: times whose zone the file does not name.
         skipped: The number of rows that were left out, by kind.
+        lines: Of a workbook, where the number of a row in the sheet and its own begin to differ by another number
+            (`reading/lines.py`).
     """
 
     header: tuple[str, ...]
@@ -60,6 +62,7 @@ class Decoded:
     instants: frozenset[str] = frozenset()
     zoneless: frozenset[str] = frozenset()
     skipped: Mapping[str, int] = field(default_factory=dict)
+    lines: Sequence[tuple[int, int]] = ()
 
 
 def run_decoder(

@@ -6,6 +6,7 @@ memory is bounded and a change is seen. The library's own texts hold addresses a
 and are never shown.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -191,6 +192,8 @@ def _copy(
                 file.write(part)
                 start += len(part)
         path.chmod(FILE_MODE)
+        modified_s = found["last_modified"].timestamp()
+        os.utime(path, (modified_s, modified_s))
     except OSError as error:
         _refuse(
             str(address),

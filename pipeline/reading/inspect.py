@@ -8,17 +8,15 @@ file is read only after its bytes were checked here, in bounded memory. Messages
 
 import codecs
 import difflib
-import gzip
 import hashlib
-import io
 import os
-import sys
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, Final, NoReturn, cast
+from typing import Final, NoReturn
 
 from pipeline.errors import ColumnsMissing, InputError
 from pipeline.files import displayed, may_be_file
@@ -26,11 +24,8 @@ from pipeline.reading import workbook
 from pipeline.reading.bounds import (
     COLUMNS_MAX,
     ROW_BYTES_MAX,
-    UNPACKED_BYTES_FREE,
-    UNPACKED_RATIO_MAX,
 )
 from pipeline.reading.decoding import Decoded
-from pipeline.reading.foreign import foreign_bytes
 from pipeline.reading.headers import column_text
 from pipeline.reading.heading import (
     Heading,
@@ -42,11 +37,21 @@ from pipeline.reading.heading import (
 )
 from pipeline.reading.interchange import decode_interchange, is_interchange, refuse_other
 from pipeline.reading.lake import refuse_folder, refuse_table_format
+from pipeline.reading.lines import LineCount, LineMap, entries_of, keep_entries, row_starts
 from pipeline.reading.parquet import decoded
 from pipeline.reading.protected import quoted
 from pipeline.reading.shape import Misshapen, Shape
 from pipeline.reading.source import Cuts, Source, Stamp, added_in, copied, stamp_of
-from pipeline.reading.trim import FOOTER_IS_ROW, Trimmer, may_be_row, row_columns, trim_of
+from pipeline.reading.trim import (
+    ABOVE,
+    BELOW,
+    FOOTER_IS_ROW,
+    Trimmer,
+    may_be_row,
+    row_columns,
+    trim_of,
+)
+from pipeline.reading.unpacked import PACKED, PARQUET, ZIP, decode_chunks, head_of, unpack_chunks
 from pipeline.reading.utf8 import Utf8Look, is_one_byte
 from pipeline.records import counted
 from pipeline.rows import groups
@@ -54,25 +59,9 @@ from pipeline.rows.dates import PARQUET_INSTANTS
 from pipeline.rows.feed import Feed
 from pipeline.rows.texts import columns_read, use_of
 
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
-
-_MAGIC_BYTES: Final = 64  # in which files of other kinds are recognised
 _NEAR: Final = 0.75  # how alike a header and a mapped name must be for a "did you mean"
-_GZIP, _ZSTD, _PARQUET, _PARQUET_ENCRYPTED = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1", b"PARE"
-_ZIP, _OLE = b"PK\x03\x04", b"\xd0\xcf\x11\xe0"
+_PARQUET_ENCRYPTED, _OLE = b"PARE", b"\xd0\xcf\x11\xe0"
 _UNREAD_WORKBOOKS: Final = (".xls", ".xlsb", ".xlsm", ".xltx", ".xltm")
-_PACKED: Final = {".gz": _GZIP, ".zst": _ZSTD}
-_FOREIGN: Final = {  # the first bytes of files of other kinds
-    _ZIP: "a zip archive or an Excel workbook",
-    b"%PDF": "a PDF",
-    b"BZh9": "compressed with bzip2",
-    b"\xfd7zX": "compressed with xz",
-}
-_UTF_WIDE: Final = ("utf-16", "utf_16", "utf16", "utf-32", "utf_32", "utf32")
-_UTF16_BOMS: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 def inspect(path: Path, feed: Feed, spool_dir: Path) -> Source:
@@ -133,7 +122,7 @@ def first_and_last(path: Path, encoding: str) -> tuple[str, str]:
     chunks = max(ROW_BYTES_MAX // groups.BOUNDS.chunk_bytes, 2)
     head, last = b"", deque[bytes](maxlen=chunks)
     with path.open("rb") as raw:
-        for chunk in _decoded(_unpacked(raw, path, len), path, encoding):
+        for chunk in decode_chunks(unpack_chunks(raw, path, len), path, encoding):
             head = head if len(head) > ROW_BYTES_MAX else head + chunk
             last.append(chunk)
     return head.decode(errors="replace"), b"".join(last).decode(errors="replace")
@@ -195,7 +184,7 @@ def _parquet(path: Path, feed: Feed, spool_dir: Path) -> Source:
         raise InputError(
             "the Parquet file is encrypted", "have it written without encryption", file=path.name
         )
-    if magic != _PARQUET:
+    if magic != PARQUET:
         raise InputError(
             "this is not a Parquet file", "check what the sender wrote", file=path.name
         )
@@ -268,7 +257,7 @@ def _workbook(path: Path, feed: Feed, spool_dir: Path) -> Source:
             "have it saved as .xlsx without a password, or as CSV",
             file=path.name,
         )
-    if magic != _ZIP:
+    if magic != ZIP:
         raise InputError(
             "this is not an Excel workbook", "check what the sender wrote", file=path.name
         )
@@ -278,7 +267,8 @@ def _workbook(path: Path, feed: Feed, spool_dir: Path) -> Source:
     mapped = frozenset(name for _, name in columns_read(feed))
     header = unique_names(found.header, len(found.header), mapped)
     _check_columns(header, path.name, feed)
-    return copied(path, copy, header, found, stamp, sha256)
+    source = copied(path, copy, header, found, stamp, sha256)
+    return replace(source, lines=keep_entries(found.lines, spool_dir / "lines"))
 
 
 # Text ---------------------------------------------------------------------------------------------
@@ -287,19 +277,48 @@ def _workbook(path: Path, feed: Feed, spool_dir: Path) -> Source:
 def _text(path: Path, feed: Feed, spool_dir: Path) -> Source:
     try:
         try:
-            return _read_text(path, feed, spool_dir)
+            source = _read_text(path, feed, spool_dir)
         except Misshapen as error:
             if not error.may_be_protected:
                 raise
-            return _read_text(path, feed, spool_dir, quotes_protected=True)
+            source = _read_text(path, feed, spool_dir, quotes_protected=True)
+        return source if source.is_parquet else _with_lines(source, feed, spool_dir)
     except Misshapen as error:
-        raise InputError(error.message, error.fix, file=path.name, row=error.row) from None
+        line = _line_of(error.row, path, feed) if error.row else None
+        raise InputError(
+            error.message, error.fix, file=path.name, row=error.row, line=line
+        ) from None
     except OSError as error:
         raise InputError(
             f"the file cannot be copied: {os.strerror(error.errno or 0)}",
             "make room under state.dir, or under the folder for temporary files",
             file=path.name,
         ) from None
+
+
+def _with_lines(source: Source, feed: Feed, spool_dir: Path) -> Source:
+    """Return a text with the lines of its rows. It is read once more if they are not evenly spaced."""
+    skipped = {kind for kind in source.skipped if kind not in {ABOVE, BELOW}}
+    if not source.breaks and not skipped:
+        return replace(source, lines=LineMap(2 + source.skipped.get(ABOVE, 0)))
+    starts = islice(_starts(source.path, feed), source.rows + 1)
+    return replace(source, lines=keep_entries(entries_of(starts), spool_dir / "lines"))
+
+
+def _line_of(row: int, path: Path, feed: Feed) -> int | None:
+    """Return the line of a row of a text that is unfit; None if it cannot be found."""
+    with suppress(InputError, OSError):
+        return next(islice(_starts(path, feed), row, None), None)
+    return None
+
+
+def _starts(path: Path, feed: Feed) -> Iterator[int]:
+    """Yield the line of each row of a text, the header first."""
+    with path.open("rb") as raw:
+        head, chunks = head_of(decode_chunks(unpack_chunks(raw, path, len), path, feed.encoding))
+        feed = as_sent(head, path, feed)
+        delimiter = heading_of(head, path, feed).delimiter.encode()
+        yield from row_starts(chunks, trim_of(feed), delimiter)
 
 
 def _read_text(
@@ -311,10 +330,10 @@ def _read_text(
     with path.open("rb") as raw:
         marked = len(codecs.BOM_UTF8) if raw.read(4).startswith(codecs.BOM_UTF8) else 0
         raw.seek(0)
-        unpacked = _unpacked(raw, path, digest.update)
+        unpacked = unpack_chunks(raw, path, digest.update)
         look = None if marked or not is_one_byte(feed.encoding) else Utf8Look()
-        chunks = _decoded(look.watch(unpacked) if look else unpacked, path, feed.encoding)
-        head, chunks = _head(chunks)
+        chunks = decode_chunks(look.watch(unpacked) if look else unpacked, path, feed.encoding)
+        head, chunks = head_of(chunks)
         if is_interchange(head) or (feed.format and not is_ours(head, path, feed)):
             refuse_other(head, path, feed)
             source = _interchange(path, feed, spool_dir, stamp, chunks, is_marked=marked > 0)
@@ -325,21 +344,20 @@ def _read_text(
         _check_header(heading.cells, path, feed)
         _check_columns(heading.names, path.name, feed)
         delimiter, trim = heading.delimiter.encode(), trim_of(feed)
-        trimmer, lines = (Trimmer(trim, delimiter), _Lines()) if trim.is_needed else (None, None)
+        trimmer, lines = (Trimmer(trim, delimiter), LineCount()) if trim.is_needed else (None, None)
         if trimmer and lines:
             chunks = trimmer.trim(lines.watch(chunks))
-        header_bytes = len(heading.line)
         if quotes_protected:
             chunks = quoted(chunks, delimiter)
-            header_bytes = sum(map(len, quoted(iter([heading.line]), delimiter)))
         shape = Shape(len(heading.names), delimiter, len(heading.cells), feed.skip_footer)
-        cuts, readable, torn_allowed = Cuts(header_bytes), path, feed.final_newline == "any"
+        cuts = _cuts(heading, is_quoted=quotes_protected)
+        readable, torn_allowed = path, feed.final_newline == "any"
 
         def look_at(chunk: bytes) -> None:
             shape.feed(chunk)
             cuts.see(*shape.whole)
 
-        is_plain = path.suffix not in _PACKED and codecs.lookup(feed.encoding).name == "utf-8"
+        is_plain = path.suffix not in PACKED and codecs.lookup(feed.encoding).name == "utf-8"
         if trimmer or quotes_protected or not is_plain:
             readable, marked = spool_dir / "text.utf8.csv", 0
             with readable.open("wb") as spool:
@@ -365,7 +383,14 @@ def _read_text(
         surplus=heading.surplus,
         skipped=trimmer.counts if trimmer else {},
         may_be_utf8=look is not None and look.is_utf8,
+        breaks=shape.breaks,
     )
+
+
+def _cuts(heading: Heading, *, is_quoted: bool) -> Cuts:
+    """Return what cuts a text behind its header, in which cells such as `="00123"` may be quoted first."""
+    line, delimiter = iter([heading.line]), heading.delimiter.encode()
+    return Cuts(sum(map(len, quoted(line, delimiter) if is_quoted else line)))
 
 
 def _interchange(
@@ -385,7 +410,7 @@ def _interchange(
     encoding = "utf-8-sig" if is_utf8 else feed.encoding
     text, copy = path, spool_dir / "interchange.parquet"
     try:
-        if path.suffix in _PACKED:
+        if path.suffix in PACKED:
             text, encoding = spool_dir / "interchange.txt", "utf-8"
             with text.open("wb") as spool:
                 _drain(chunks, spool.write)
@@ -397,28 +422,8 @@ def _interchange(
     return replace(copied(path, copy, found.header, found, stamp, ""), interchange=identity)
 
 
-class _Lines:
-    """Counts the lines of a text, apart from those who leave some out."""
-
-    def __init__(self) -> None:
-        self._ends = 0
-        self._last = b"\n"
-
-    def watch(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
-        """Yield the chunks as they are."""
-        for chunk in chunks:
-            self._ends += chunk.count(b"\n")
-            self._last = chunk[-1:] or self._last
-            yield chunk
-
-    @property
-    def count(self) -> int:
-        """Return the number of lines; a last one without a line end counts."""
-        return self._ends + (self._last != b"\n")
-
-
 def _check_skipped(
-    trimmer: Trimmer, lines: _Lines, shape: Shape, heading: Heading, path: Path, feed: Feed
+    trimmer: Trimmer, lines: LineCount, shape: Shape, heading: Heading, path: Path, feed: Feed
 ) -> None:
     """Raise InputError if a row was left out: a line is missing in the count, or the footer looks like rows."""
     left_out = trimmer.skipped.total()
@@ -429,7 +434,8 @@ def _check_skipped(
             file=path.name,
         )
     columns = row_columns(feed)
-    for number, line in enumerate(trimmer.footer, shape.rows + 1):
+    first_line = lines.count - len(trimmer.footer)
+    for number, line in enumerate(trimmer.footer, 1):
         cells = columns_of(line.decode(errors="replace").rstrip("\r"), heading.delimiter) or []
         named = dict(zip(heading.names, cells, strict=False))
         if len(cells) >= len(heading.names) and may_be_row(named, columns):
@@ -437,7 +443,8 @@ def _check_skipped(
                 f"skip_footer = {feed.skip_footer} leaves out this line, which has a value for every required field",
                 FOOTER_IS_ROW,
                 file=path.name,
-                row=number,
+                row=shape.rows + number,
+                line=first_line + number,
             )
 
 
@@ -445,138 +452,3 @@ def _drain(chunks: Iterator[bytes], *takers: Callable[[bytes], object]) -> None:
     for chunk in chunks:
         for take in takers:
             take(chunk)
-
-
-def _unpacked(raw: BinaryIO, path: Path, digest: Callable[[bytes], object]) -> Iterator[bytes]:
-    """Yield the file's bytes, decompressed by the name's ending; `digest` sees the bytes on disk."""
-    head = raw.read(_MAGIC_BYTES)
-    magic = head[:4]
-    raw.seek(0)
-    tee = cast("BinaryIO", _Tee(raw, digest))
-    packed = _PACKED.get(path.suffix)
-    if packed is None and magic.startswith((_GZIP, _ZSTD, _PARQUET)):
-        raise InputError(
-            "the file is compressed or Parquet, and its name says text",
-            "name it .gz, .zst or .parquet",
-            file=path.name,
-        )
-    if kind := foreign_bytes(head):
-        raise InputError(*kind, file=path.name)
-    if magic in _FOREIGN:
-        raise InputError(
-            f"the file is {_FOREIGN[magic]}, and no text with a header and rows",
-            "unpack it or have it exported as CSV or Parquet; name a workbook .xlsx; .gz and .zst are read as they are",
-            file=path.name,
-        )
-    if packed is not None and not magic.startswith(packed):
-        raise InputError(
-            f"the name ends in {path.suffix} and the file is not compressed so",
-            "take the ending off its name, or compress it",
-            file=path.name,
-        )
-    stream: BinaryIO = tee
-    if packed is not None:
-        opened = gzip.GzipFile(fileobj=tee) if packed == _GZIP else zstd.ZstdFile(tee)
-        stream = cast("BinaryIO", opened)
-    unpacked = 0
-    try:
-        while chunk := stream.read(groups.BOUNDS.chunk_bytes):
-            unpacked += len(chunk)
-            if unpacked > max(UNPACKED_BYTES_FREE, raw.tell() * UNPACKED_RATIO_MAX):
-                raise InputError(
-                    f"the compressed file unpacks to more than {UNPACKED_RATIO_MAX:,} times its size",
-                    "ask the sender what it is; if it is right, have it sent unpacked",
-                    file=path.name,
-                )
-            yield chunk
-    except (EOFError, OSError, zlib.error, zstd.ZstdError):
-        raise InputError(
-            "the compressed file is damaged or cut short",
-            "ask the sender for it again",
-            file=path.name,
-        ) from None
-    _drain(iter(lambda: tee.read(groups.BOUNDS.chunk_bytes), b""), len)
-
-
-class _Tee(io.RawIOBase):
-    """A reader that passes every byte that it reads, in order, to a second consumer."""
-
-    def __init__(self, raw: BinaryIO, see: Callable[[bytes], object]) -> None:
-        self._raw = raw
-        self._see = see
-
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        """Return the next bytes."""
-        chunk = self._raw.read(size)
-        self._see(chunk)
-        return chunk
-
-    def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
-        """Read the next bytes into a buffer."""
-        chunk = self.read(len(buffer))
-        buffer[: len(chunk)] = chunk
-        return len(chunk)
-
-
-def _decoded(chunks: Iterator[bytes], path: Path, encoding: str) -> Iterator[bytes]:
-    """Yield the text as UTF-8 without a byte order mark. Raises InputError for bytes that the encoding lacks.
-
-    A text that begins with the mark of UTF-8 is UTF-8, whatever the feed says. Reject files are written
-    so if the feed's encoding lacks one of their characters (`reporting/csv_files.py`).
-    """
-    head = next(chunks, b"")
-    is_utf8 = head.startswith(codecs.BOM_UTF8) or codecs.lookup(encoding).name == "utf-8"
-    decoder = codecs.getincrementaldecoder("utf-8-sig" if is_utf8 else encoding)()
-    line = 0
-    first = True
-    for chunk in _chain([head], chunks):
-        if first and chunk.startswith(_UTF16_BOMS) and not encoding.lower().startswith(_UTF_WIDE):
-            raise InputError(
-                "the file is UTF-16",
-                'have it written as UTF-8, or set encoding = "utf-16"',
-                file=path.name,
-            )
-        first = False
-        try:
-            text = decoder.decode(chunk)
-            encoded = text.encode()
-        except UnicodeError as error:
-            start = error.start if isinstance(error, UnicodeDecodeError) else 0
-            ends = line + chunk[:start].count(b"\n")
-            raise InputError(
-                f"bytes that are not {encoding}",
-                'set the encoding of the feed (often "windows-1252"), or have it written as UTF-8',
-                file=path.name,
-                line=ends + 1,
-            ) from None
-        line += text.count("\n")
-        yield encoded
-    try:
-        yield decoder.decode(b"", final=True).encode()
-    except UnicodeError:
-        raise InputError(
-            f"the file ends in the middle of a character of {encoding}",
-            "ask the sender for the whole file",
-            file=path.name,
-        ) from None
-
-
-def _head(chunks: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
-    """Return the bytes of the first row and more, and all chunks again from the start."""
-    held = []
-    size = 0
-    for chunk in chunks:
-        held.append(chunk)
-        size += len(chunk)
-        if size > ROW_BYTES_MAX:
-            break
-    return b"".join(held)[: ROW_BYTES_MAX * 2], _chain(held, chunks)
-
-
-def _chain(held: list[bytes], chunks: Iterator[bytes]) -> Iterator[bytes]:
-    yield from held
-    yield from chunks

@@ -39,6 +39,23 @@ def origins(source: Source) -> list[str]:
     return texts.filter(texts.str.contains(_RUN_ID)).unique().to_list()
 
 
+def rows_origin(source: Source, piece: Slice) -> pl.DataFrame:
+    """Return the run, the name of the file and the number that rows of a reject file had; null if it is not known."""
+    prefix = source.run_column.removesuffix("run")
+    columns = {"run": "run", "file": "name", "row": "number"}
+    named = {prefix + ours: name for ours, name in columns.items() if prefix + ours in source.added}
+    texts = _frame(source, piece, list(named)).rename(named)
+    blank = pl.lit(None, dtype=pl.String)
+    texts = texts.with_columns(
+        blank.alias(name) for name in columns.values() if name not in texts.columns
+    )
+    return texts.select(
+        pl.when(pl.col("run").str.contains(_RUN_ID)).then("run"),
+        "name",
+        pl.col("number").cast(pl.UInt32, strict=False),
+    )
+
+
 def _frame(source: Source, piece: Slice, columns: Sequence[str]) -> pl.DataFrame:
     try:
         frame = _scan(source, piece).select(cs.by_name(*columns)).collect()
@@ -54,6 +71,7 @@ def _frame(source: Source, piece: Slice, columns: Sequence[str]) -> pl.DataFrame
             "ask the sender for it again",
             file=source.name,
             row=piece.first_row,
+            line=source.line_of(piece.first_row),
         ) from None
     if _is_changed(source) or frame.height != piece.rows:
         raise InputError(
@@ -123,6 +141,7 @@ def _check_surplus(frame: pl.DataFrame, source: Source, first_row: int) -> None:
                 "fix the row; a cell that holds the delimiter must be quoted",
                 file=source.name,
                 row=first_row + at,
+                line=source.line_of(first_row + at),
             )
 
 
@@ -137,5 +156,6 @@ def _refuse_long(
             "shorten it, or leave the column out; a quote that is not closed can make it so long",
             file=source.name,
             row=first_row + at,
+            line=source.line_of(first_row + at),
             column=column,
         )

@@ -72,6 +72,11 @@ class Shape:
         return max(self._lines - 1, 0)
 
     @property
+    def breaks(self) -> int:
+        """Return the number of line ends inside of quotes."""
+        return self._breaks
+
+    @property
     def lines(self) -> int:
         """Return the number of lines seen so far, as an editor counts them."""
         return self._lines + self._breaks

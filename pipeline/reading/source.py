@@ -11,11 +11,12 @@ import polars as pl
 
 from pipeline.files import displayed
 from pipeline.reading.decoding import Decoded
+from pipeline.reading.lines import LineMap
 from pipeline.rows import groups
 
 # Our columns of a reject file, in order; `run` is the run that rejected the row. Their names begin
 # with as many underscores as needed to differ from all of the sender's names.
-ADDED: Final = ("row", "stage", "field", "rule", "message", "file", "run")
+ADDED: Final = ("row", "line", "stage", "field", "rule", "message", "file", "run")
 _BYTES_A_SLICE: Final = 32 << 20
 _RUN: Final = re.compile("(_+)run")
 
@@ -132,6 +133,8 @@ class Source:
         may_be_utf8: Whether `encoding` reads each byte as a character, and the bytes are valid UTF-8 with
             characters of several bytes.
         interchange: Of an X12 834.
+        breaks: The number of line ends inside of quotes.
+        lines: The line of each row, as an editor counts, or its number in the sheet; None if rows have no lines.
     """
 
     path: Path
@@ -147,6 +150,12 @@ class Source:
     skipped: Mapping[str, int] = field(default_factory=dict)
     may_be_utf8: bool = False
     interchange: Interchange | None = None
+    breaks: int = 0
+    lines: LineMap | None = None
+
+    def line_of(self, row: int) -> int | None:
+        """Return the line of a row (from 1); None if it has none."""
+        return None if self.lines is None else self.lines.of(row)
 
     @property
     def rows(self) -> int:

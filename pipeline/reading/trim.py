@@ -118,10 +118,16 @@ class Trimmer:
         lines = [*self._held, *lines[above:]]
         cut = max(len(lines) - self._trim.skip_footer, 0)
         self._held = lines[cut:]
-        kept = [line for line in lines[:cut] if self._is_kept(line)]
+        kept = [line for line in lines[:cut] if self.keeps(line)]
         return b"\n".join([*kept, b""])
 
-    def _is_kept(self, line: bytes) -> bool:
+    @property
+    def is_inside(self) -> bool:
+        """Return whether the next line begins inside of a quoted cell."""
+        return self._inside
+
+    def keeps(self, line: bytes) -> bool:
+        """Take the next line that may be a row; return whether it is kept."""
         quotes = line.count(b'"')
         if not self._inside:
             prefix = self._trim.comment_prefix

@@ -86,7 +86,8 @@ def decoded(path: Path, copy: Path, feed: Feed) -> Decoded:
     if answer.get("refused"):
         message, fix = _refusal(answer, feed)
         raise InputError(message, fix, file=path.name)
-    return Decoded(tuple(answer["header"]), answer["rows"], skipped=answer["skipped"])
+    lines = [(row, shift) for row, shift in answer["lines"]]
+    return Decoded(tuple(answer["header"]), answer["rows"], skipped=answer["skipped"], lines=lines)
 
 
 def _serial_columns(feed: Feed) -> list[str]:
@@ -201,7 +202,12 @@ def _decode(path: str, copy: str, options: Mapping[str, Any]) -> dict[str, Any]:
         header.pop()
     if frame.height:
         frame.write_parquet(copy, compression="lz4", row_group_size=_ROWS_A_GROUP, statistics=False)
-    return {"header": header, "rows": frame.height, "skipped": +table.skipped}
+    return {
+        "header": header,
+        "rows": frame.height,
+        "skipped": +table.skipped,
+        "lines": table.entries,
+    }
 
 
 def _chosen(sheets: Sequence[calamine.SheetMetadata], name: str) -> int:
@@ -261,12 +267,14 @@ def _seen(value: Any) -> str | None:
 class _Table:
     """The header and the rows of data of a sheet: `rows` yields both.
 
-    Afterwards `skipped` counts what was left out, by kind, and `footer` has the last rows of it.
+    Afterwards `skipped` counts what was left out, by kind, `footer` has the last rows of it, and `entries` where the
+    number of a row in the sheet and its own begin to differ by another number (the header is row 0).
     """
 
     def __init__(self, cells: Iterable[_Row], options: Mapping[str, Any]) -> None:
         self.skipped = Counter[str]()
         self.footer: tuple[_Row, ...] = ()
+        self.entries: list[tuple[int, int]] = []
         self._options = options
         self.rows = self._kept(self._without_footer(_until_last(cells)))
 
@@ -284,12 +292,16 @@ class _Table:
     def _kept(self, rows: Iterator[_Row]) -> Iterator[list[Any]]:
         """Yield the rows that are neither comments nor blank. Raises Unfit."""
         prefix = self._options["comment_prefix"]
+        kept = 0
         for number, row in rows:
             if prefix and isinstance(row[0], str) and row[0].startswith(prefix):
                 self.skipped[COMMENTS] += 1
             elif not _is_blank(row):
                 if _NO_VALUE in row:
                     raise Unfit(_FORMULA, row=number, column=letters_of(row.index(_NO_VALUE)))
+                if not self.entries or self.entries[-1][1] != number - kept:
+                    self.entries.append((kept, number - kept))
+                kept += 1
                 yield row
             elif self._options["blank_lines"] == "skip":
                 self.skipped[BLANK] += 1

@@ -7,14 +7,17 @@ import csv
 import io
 import re
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any, Final
 
 import polars as pl
 
 from pipeline.records import counted, usd
 from pipeline.reporting.csv_files import defused
+from pipeline.reporting.layout import COLUMNS, table, width_of
 
 _INSTANCE: Final = re.compile(r"https://fumage-([a-z0-9-]+)\.canvasmedical\.com")
+_INDENT: Final = "  "
 _WHEN: Final = {
     "inside": "made while this was being sent",
     "before": "made before this was sent",
@@ -33,10 +36,12 @@ _GROUPS: Final = {
     "update": ("Updates of coverages: decide one by one", "", ""),
     "unknown": ("Canvas could not be searched for these", "", ""),
 }
-_HOW: Final = """To decide on one:
-  canvas-ingest review {config} --confirm KEY=ID   it arrived, and is that resource
-  canvas-ingest review {config} --resend KEY       it did not arrive: search once more, then send it again
-  canvas-ingest review {config} --abandon KEY      leave it: it is never sent again
+_HOW: Final = """To decide on one, if it arrived, and is that resource:
+  canvas-ingest review {config} --confirm KEY=ID
+if it did not arrive, to search once more and then send it again:
+  canvas-ingest review {config} --resend KEY
+or to leave it, so that it is never sent again:
+  canvas-ingest review {config} --abandon KEY
 To decide on many in a spreadsheet:
   canvas-ingest review {config} --format csv > doubts.csv
   canvas-ingest review {config} --decisions doubts.csv"""
@@ -46,13 +51,16 @@ _COLUMNS: Final = (
 )  # fmt: skip
 
 
-def review_text(review: Mapping[str, Any], config: str, base_url: str) -> str:
+def review_text(
+    review: Mapping[str, Any], config: str, base_url: str, columns: int = COLUMNS
+) -> str:
     """Return the decisions that were carried out, and what is left to decide, by what Canvas shows.
 
     Args:
         review: The result of `review` as JSON.
         config: The path of the configuration, as it is typed in a shell.
         base_url: The address of Canvas, for links to patients.
+        columns: The width that its tables fit.
     """
     lines = [f"{each['key']}: {each['what']}: {each['message']}" for each in review["decided"]]
     cases = review["in_doubt"]
@@ -70,26 +78,49 @@ def review_text(review: Mapping[str, Any], config: str, base_url: str) -> str:
     for evidence, (title, option, effect) in _GROUPS.items():
         group = [case for case in cases if case["evidence"] == evidence]
         if group:
-            lines += ["", f"{title} ({_size(group)}):", *_table(group, base_url), *_advice(group)]
-            lines += [f"  {effect}: canvas-ingest review {config} {option}"] if option else []
+            lines += ["", f"{title} ({_size(group)}):", *_tables(group, base_url, columns)]
+            lines += _advice(group)
+            if option:
+                lines += [f"  {effect}:", f"    canvas-ingest review {config} {option}"]
     return "\n".join([*lines, "", _HOW.format(config=config)])
 
 
 def _size(cases: Sequence[Mapping[str, Any]]) -> str:
     cents = [case["amount_cents"] for case in cases if case["amount_cents"] is not None]
-    dollars = f", {usd(sum(cents))} USD" if cents else ""
+    dollars = f", {_dollars(sum(cents))} USD" if cents else ""
     return f"{counted(len(cases), 'write')}{dollars}"
 
 
-def _table(cases: Sequence[Mapping[str, Any]], base_url: str) -> list[str]:
-    """Return a line for each write, and below it its patient and what else is known."""
-    rows = [(case["key"], _row(case), _what(case), _sent(case)) for case in cases]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+def _tables(cases: Sequence[Mapping[str, Any]], base_url: str, columns: int) -> list[str]:
+    """Return the table of a group: payments and coverages apart, because they are recognized by other things."""
+    kinds = dict.fromkeys(case["resource_type"] for case in cases)
+    groups = ([case for case in cases if case["resource_type"] == kind] for kind in kinds)
+    return [line for group in groups for line in _table(group, base_url, columns)]
+
+
+def _table(cases: Sequence[Mapping[str, Any]], base_url: str, columns: int) -> list[str]:
+    """Return a line for each write, and below it its patient and what else is known.
+
+    Of cells that do not fit, the last ones have a line of their own.
+    """
+    rows = [[case["key"], _what(case), _source(case), _row(case), _sent(case)] for case in cases]
+    for kept in (5, 3, 2):
+        heads = table([row[:kept] for row in rows], left=range(kept))
+        if width_of(heads) <= columns - len(_INDENT):
+            break
     lines = []
-    for case, cells in zip(cases, rows, strict=True):
-        lines.append("  " + "  ".join(map(str.ljust, cells, widths)).rstrip())
-        lines += [f"    {each}" for each in (_patient(case, base_url), *_facts(case))]
+    for case, head, row in zip(cases, heads, rows, strict=True):
+        beside = [cell for cell in row[kept:] if cell]
+        if beside and len(together := ", ".join(beside)) <= columns - 2 * len(_INDENT):
+            beside = [together]
+        facts = (*beside, _patient(case, base_url), *_facts(case))
+        lines += [f"{_INDENT}{head}", *(f"{_INDENT * 2}{each}" for each in facts)]
     return lines
+
+
+def _source(case: Mapping[str, Any]) -> str:
+    is_payment = case["amount_cents"] is not None
+    return f"transaction {case['source_id']}" if is_payment and case["source_id"] else ""
 
 
 def _row(case: Mapping[str, Any]) -> str:
@@ -103,13 +134,16 @@ def _sent(case: Mapping[str, Any]) -> str:
 def _what(case: Mapping[str, Any]) -> str:
     """Return what was to be written: the amount of a payment, or what a coverage is recognized by."""
     if case["amount_cents"] is not None:
-        source = f", transaction {case['source_id']}" if case["source_id"] else ""
-        return f"USD {usd(case['amount_cents'])}{source}"
+        return f"USD {_dollars(case['amount_cents'])}"
     known = case["coverage"]
     if known is None:
         return str(case["resource_type"])
     start = f", from {known['start']}" if known["start"] else ""
     return f"payer {known['payer']}, member ID ...{known['member_id_end']}{start}"
+
+
+def _dollars(cents: int) -> str:
+    return f"{Decimal(usd(cents)):,.2f}"
 
 
 def _facts(case: Mapping[str, Any]) -> list[str]:
@@ -125,7 +159,7 @@ def _facts(case: Mapping[str, Any]) -> list[str]:
         facts.append(f"Canvas shows {each['id']}{made}")
     if now is not None:
         cents = now["amount_cents"]
-        amount = "an amount that cannot be read" if cents is None else f"USD {usd(cents)}"
+        amount = "an amount that cannot be read" if cents is None else f"USD {_dollars(cents)}"
         facts.append(
             f"Now {now['row']} has {amount} (run {now['run_id']}); the amount above is in doubt, "
             "and --resend sends that one"
@@ -147,7 +181,7 @@ def _advice(cases: Sequence[Mapping[str, Any]]) -> list[str]:
     advice = {
         "PaymentNotice": "  In Canvas: count the patient's payments of that amount entered on that day. One more than earlier "
         "runs created means that this one arrived.",
-        "Coverage": "  In Canvas: look for the coverage; it should be there once.",
+        "Coverage": "  In Canvas: look for each coverage by payer, member ID and start; it should be there once.",
     }
     kinds = {case["resource_type"] for case in cases}
     return [text for kind, text in advice.items() if kind in kinds]

@@ -53,7 +53,7 @@ class Rejects:
             list(range(len(self._files))), list(self._files), return_dtype=pl.String
         )
         why = returned.select(
-            "row", "stage", "field", "rule", defused(pl.col("message")), defused(file)
+            "row", "line", "stage", "field", "rule", defused(pl.col("message")), defused(file)
         )
         for cells, ours in zip(self._cells(returned["seq"], source), why.iter_rows(), strict=True):
             self._fit(cells)

@@ -4,6 +4,7 @@ Only `reconciliation.*`, `rejects-*`, `missing-*` and `changes-*` hold anything 
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +15,7 @@ import polars as pl
 from pipeline.files import FOLDER_MODE, replacing, write_private
 from pipeline.journal import runs
 from pipeline.journal.ends import Ends
+from pipeline.planning.places import Places
 from pipeline.planning.plan import Plan
 from pipeline.records import Disposition
 from pipeline.reporting.csv_files import Rejects, defused, encode, write_text
@@ -28,6 +30,7 @@ _COLUMNS: Final[dict[str, pl.DataType | type[pl.DataType]]] = {
     "feed": pl.String,
     "file": pl.String,
     "row": pl.UInt32,
+    "line": pl.UInt32,  # as an editor counts; of a workbook, the row of the sheet
     "key": pl.String,
     "source_id": pl.String,
     "disposition": pl.String,
@@ -69,17 +72,21 @@ def report(
     """
     folder.mkdir(parents=True, exist_ok=True, mode=FOLDER_MODE)
     totals = {name: Totals() for name in feeds}
+    places = Places.of(feeds, plan)
     parts: list[Path] = []
     if plan is not None:
         run_id = facts.run.run_id
         beside = Beside({name: plan.missing(name) for name in feeds})
         for name, feed in feeds.items():
-            parts += _write_feed(folder, name, feed, plan, ends, run_id, totals[name], beside)
+            target = FeedFiles(folder, name, feed, places)
+            parts += _write_feed(target, plan, ends, run_id, totals[name], beside)
         for name, feed in feeds.items():
             mode = feed.get("missing", {}).get("mode", "ignore")
             gone = missing(name, beside.gone[name], mode, ends, run_id, beside)
             totals[name].missing.update(gone["outcome"].to_list())
             totals[name].unreplaced = int(gone["is_unreplaced"].sum())
+            texts = (places.located_column(gone[column]) for column in ("message", "replacement"))
+            gone = gone.with_columns(*texts)
             write_text(folder / f"missing-{name}.csv", [gone.select(MISSING_COLUMNS)])
             changes = _changes(plan.changes(name), feed, totals[name])
             write_text(folder / f"changes-{name}.csv", changes)
@@ -87,38 +94,50 @@ def report(
     _count(folder / "reconciliation.parquet", totals)
     exchanges = runs.exchanges(ends.journal, facts.run.run_id)
     summary = summary_of(feeds, plan, totals, ends, facts, exchanges)
+    for warning in summary["warnings"]:
+        warning["message"] = places.located(warning["message"])
     write_private(folder / "summary.json", orjson.dumps(summary, option=orjson.OPT_INDENT_2))
     write_private(folder / "report.html", page(summary, exchanges, folder).encode())
     ends.keep()
     return summary
 
 
+@dataclass(frozen=True, slots=True)
+class FeedFiles:
+    """The folder of a report, and what the plan noted of a feed."""
+
+    folder: Path
+    name: str
+    feed: Mapping[str, Any]
+    places: Places
+
+    @property
+    def files(self) -> list[str]:
+        """Return the names of the feed's files, by number."""
+        return [Path(file["path"]).name for file in self.feed["files"]]
+
+
 def _write_feed(
-    folder: Path,
-    name: str,
-    feed: Mapping[str, Any],
-    plan: Plan,
-    ends: Ends,
-    run_id: str,
-    totals: Totals,
-    beside: Beside,
+    target: FeedFiles, plan: Plan, ends: Ends, run_id: str, totals: Totals, beside: Beside
 ) -> list[Path]:
-    files = [Path(file["path"]).name for file in feed["files"]]
-    traits = TRAITS[Kind(feed["kind"])]
+    name, files, places = target.name, target.files, target.places
+    traits = TRAITS[Kind(target.feed["kind"])]
     written = []
     parts = zip(plan.rows(name), plan.sources(name), strict=True)
-    with replacing(folder / f"rejects-{name}.csv") as path:
+    with replacing(target.folder / f"rejects-{name}.csv") as path:
         with path.open("w", encoding="utf-8", newline="") as file:
-            rejects = Rejects(file, feed, files, run_id)
+            rejects = Rejects(file, target.feed, files, run_id)
             for number, (rows, source) in enumerate(parts):
                 asked = rows.filter(pl.col("disposition").is_in(_IN_JOURNAL))
                 writes = ends.writes(f"{name}-{number:05}", asked["key"])
                 reconciled = reconcile(rows, writes, ends.facts["shut"], run_id)
-                totals.add(reconciled)
+                line, message = places.column(name, reconciled), reconciled["message"]
+                reconciled = reconciled.with_columns(line, places.located_column(message))
+                totals.add(reconciled, files)
                 if traits.resource_type == "Coverage":
                     beside.add(reconciled, files)
                 rejects.add(reconciled, source)
-                part = folder / f".part-{name}-{number:05}.parquet"
+                part = target.folder / f".part-{name}-{number:05}.parquet"
                 _lines(reconciled, run_id, name, traits.resource_type, files).write_parquet(part)
                 written.append(part)
         encode(path, rejects.encoding)

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import polars as pl
 
+from pipeline.planning import corrected
 from pipeline.records import Disposition
 from pipeline.reporting.masking import masked, shown
 from pipeline.reporting.packed import COLUMNS
@@ -24,6 +25,7 @@ ATTENTION: Final = (
 )
 _EXAMPLES_MAX: Final = 5
 _GROUPS_MAX: Final = 1_000  # with counts of their own; all further ones are one group
+_BESIDE: Final = ("line", "message", "interaction")  # read, and not in the page's table
 _OTHERS: Final = ("",)
 _OTHERWISE: Final = "further words, of fewer rows each"
 _WHO: Final = "; given up by "  # the person follows
@@ -46,8 +48,14 @@ class Example:
 
     file: str
     row: int
+    line: int | None  # as an editor counts
     source_id: str
     correlation_id: str
+
+    @property
+    def place(self) -> str:
+        """Return the place in its file, to follow the file's name."""
+        return f", row {self.row}" if self.line is None else f":{self.line} (row {self.row})"
 
 
 @dataclass(slots=True)
@@ -92,7 +100,7 @@ def findings(reconciliation: Path, files: Iterable[str], bounds: Bounds = BOUNDS
     """
     found = Findings(rows=_height(reconciliation))
     names = "|".join(re.escape(name) for name in sorted(files, key=len, reverse=True))
-    row_id = re.compile(rf"(?:{names}):\d+")
+    row_id = re.compile(rf"(?:{names}):\d+(?: \(row \d+\))?")
     found.is_only_attention = found.rows > bounds.table
     for part in _parts(reconciliation, found.rows, bounds.read):
         calling = part.filter(pl.col("disposition").is_in(ATTENTION))
@@ -110,7 +118,7 @@ def _height(reconciliation: Path) -> int:
 def _parts(reconciliation: Path, rows: int, at_once: int) -> Iterator[pl.DataFrame]:
     lines = pl.scan_parquet(reconciliation, glob=False)
     for start in range(0, rows, at_once):
-        part = lines.slice(start, at_once).select(*COLUMNS, "message", "interaction").collect()
+        part = lines.slice(start, at_once).select(*COLUMNS, *_BESIDE).collect()
         is_rejected = pl.col("disposition") == Disposition.REJECTED.value
         yield part.with_columns(
             pl.when(~is_rejected).then(pl.col("source_id")).fill_null("").alias("source_id")
@@ -131,7 +139,7 @@ def _group(
 ) -> None:
     """Take in the rows of one ending: equal ones together, so that few become Python objects."""
     alike = ["feed", "rule", "message", "http_status", "interaction"]
-    named = ["file", "row", "source_id", "correlation_id"]
+    named = ["file", "row", "line", "source_id", "correlation_id"]
     alike_rows = (
         rows.filter(pl.col("disposition") == disposition)
         .group_by(alike, maintain_order=True)
@@ -139,8 +147,8 @@ def _group(
     )
     for line in alike_rows.iter_rows(named=True):
         examples = [
-            Example(shown(file), row, shown(source_id or ""), shown(correlation_id or ""))
-            for file, row, source_id, correlation_id in zip(
+            Example(shown(file), row, at_line, shown(source_id or ""), shown(correlation_id or ""))
+            for file, row, at_line, source_id, correlation_id in zip(
                 *(line[name] for name in named), strict=True
             )
         ]
@@ -161,7 +169,7 @@ def _group(
 
 def _reasons(disposition: str, line: dict[str, Any]) -> list[tuple[str, str]]:
     """Return the rules of a row, each with its words."""
-    rule, message = line["rule"] or "", line["message"] or ""
+    rule, message = line["rule"] or "", (line["message"] or "").partition(corrected.NOTE)[0]
     if disposition == Disposition.REJECTED.value:
         return _each(rule, message)
     if disposition == Disposition.REFUSED.value and rule.startswith("canvas|"):

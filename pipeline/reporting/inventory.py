@@ -1,7 +1,11 @@
 """The output of `journal show` and `journal purge`."""
 
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any, Final
+
+from pipeline.records import counted
+from pipeline.reporting.layout import table
 
 
 def inventory_text(inventory: Mapping[str, Any]) -> str:
@@ -14,15 +18,12 @@ def inventory_text(inventory: Mapping[str, Any]) -> str:
     rows = [("state", "resource", "writes", "USD", "oldest", "newest")]
     for each in inventory["held"]:
         ages = [
-            "" if each[end] is None else f"{each[end]:,.1f} days ago"
+            "" if each[end] is None else f"{each[end]:,.1f} days"
             for end in ("oldest_days", "newest_days")
         ]
-        rows.append(
-            (each["state"], each["resource_type"], f"{each['count']:,}", each["usd"], *ages)
-        )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    table = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-    held = table if inventory["held"] else ["It holds no write yet."]
+        amount = f"{Decimal(each['usd']):,.2f}" if each["usd"] else ""
+        rows.append((each["state"], each["resource_type"], f"{each['count']:,}", amount, *ages))
+    held = table(rows, left=range(2)) if inventory["held"] else ["It holds no write yet."]
     return "\n".join([f"Journal {inventory['journal']}", "", *held, "", _chain(inventory)])
 
 
@@ -54,8 +55,9 @@ def _line(line: Mapping[str, Any]) -> str:
 
 
 _STAYS: Final = """\
-Always kept: summary.json of each run (no row in it), and the journal (hashes of rows, Patient keys and other
-ids of Canvas, amounts and times), because without it a payment could be sent twice."""
+Always kept: summary.json of each run (no row in it), and the journal (hashes
+of rows, Patient keys and other ids of Canvas, amounts and times), because
+without it a payment could be sent twice."""
 _KEPT: Final = {
     "unsettled": "what they sent is not settled: canvas-ingest review",
     "compared": "the next file is compared with them, to find what is gone from it",
@@ -67,7 +69,9 @@ def purged_text(purged: Mapping[str, Any], *, is_trial: bool) -> str:
     """Return what a purge removed, or would remove; and what stays, and why."""
     verb = "Would remove" if is_trial else "Removed"
     runs, size = len(purged["runs"]), purged["size_bytes"] / 1e6
-    lines = [f"Older than {purged['days']:,} days, from before {purged['before'][:19]} UTC:"]
+    lines = [
+        f"Older than {counted(purged['days'], 'day')}, from before {purged['before'][:19]} UTC:"
+    ]
     if runs or purged["size_bytes"] or purged["words"]:
         lines.append(
             f"  {verb} row data of runs ({runs:,}; {size:,.1f} MB), and messages of writes ({purged['words']:,})."

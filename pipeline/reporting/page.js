@@ -1,13 +1,23 @@
 "use strict";
-// The chart and the table of rows. Reads the two data blocks of the page; changes nothing else.
+// The chart, the table of rows, and the hint where a table scrolls. Reads the two data blocks of the page.
 (() => {
   const byId = (id) => document.getElementById(id);
   const KINDS = { created: "good", updated: "good", unchanged: "good", rejected: "fix", refused: "fix", in_doubt: "person" };
-  const ATTENTION = new Set(["rejected", "refused", "in_doubt", "pending"]);
 
   const ready = (part) => {
     part.hidden = false;
     for (const each of part.parentElement.querySelectorAll(".nojs")) each.hidden = true;
+  };
+
+  // A table that is wider than its frame says so.
+  const hints = new ResizeObserver((changed) => {
+    for (const { target } of changed) {
+      const frame = target.closest(".scroll, .dt-layout-table");
+      frame.classList.toggle("is-wide", frame.scrollWidth > frame.clientWidth + 1);
+    }
+  });
+  const hint = (frame) => {
+    for (const each of [frame, frame.querySelector("table")]) hints.observe(each);
   };
 
   // The chart ---------------------------------------------------------------------------------------
@@ -173,19 +183,25 @@
     frame.tabIndex = 0;
     frame.setAttribute("role", "region");
     frame.setAttribute("aria-label", "Rows, to be scrolled sideways");
+    hint(frame);
 
+    const form = byId("filters");
+    const attention = new Set(form.dataset.attention.split(" "));
     const dispositions = packed.disposition.values;
     rows.search.fixed("chosen", (_, { row }) => {
       const feed = packed.feed.values[packed.feed.codes[row]];
       const disposition = dispositions[packed.disposition.codes[row]];
       return (!byFeed.value || feed === byFeed.value)
-        && (!byDisposition.value || disposition === byDisposition.value || (byDisposition.value === "attention" && ATTENTION.has(disposition)))
+        && (!byDisposition.value || disposition === byDisposition.value || (byDisposition.value === "attention" && attention.has(disposition)))
         && (!byRule.value || rules[packed.rule.codes[row]].has(byRule.value));
     });
-    const form = byId("filters");
     form.addEventListener("submit", (event) => event.preventDefault());
     form.addEventListener("change", () => rows.draw());
     form.addEventListener("reset", () => setTimeout(() => rows.search("").order([]).draw()));
+    if (dispositions.some((each) => attention.has(each))) {
+      byDisposition.value = "attention"; // opens on these
+      rows.draw();
+    }
     const choose = (select, value) => { select.value = [...select.options].some((each) => each.value === value) ? value : ""; };
     for (const button of document.querySelectorAll("button.show")) {
       button.hidden = false;
@@ -200,6 +216,7 @@
     }
   };
 
+  for (const frame of document.querySelectorAll(".scroll")) hint(frame);
   chart();
   table();
 })();

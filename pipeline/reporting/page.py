@@ -2,12 +2,13 @@
 
 It uses no network, and its Content-Security-Policy forbids it. Scripts and styles are fixed texts,
 allowed by their hashes; the data of a run is in the markup, escaped, and in two data blocks. It shows
-counts, rules, row ids and keys, and no values of rows.
+counts, sums, rules, row ids and keys, and no values of rows.
 """
 
 import base64
 import hashlib
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,13 +22,23 @@ import orjson
 import polars as pl
 from jinja2 import Environment, StrictUndefined, Template
 
-from pipeline.records import Disposition
+from pipeline.records import Disposition, counted
 from pipeline.reporting.findings import ATTENTION, BOUNDS, Bounds, Findings, findings
+from pipeline.reporting.history import History, history
 from pipeline.reporting.masking import shown
 from pipeline.reporting.pace import pace
 from pipeline.reporting.packed import packed
 from pipeline.reporting.terminal import balanced_text, headline, next_steps
-from pipeline.reporting.words import OUTCOMES, WORDS, duration, needs, notes, unread, verdict
+from pipeline.reporting.words import (
+    OUTCOMES,
+    WORDS,
+    duration,
+    needs,
+    notes,
+    payments,
+    unread,
+    verdict,
+)
 
 _KINDS: Final = {
     Disposition.CREATED.value: "good",
@@ -40,6 +51,7 @@ _KINDS: Final = {
 _BAR: Final = 1000  # units that a bar is long
 _SLICE_MIN: Final = 6  # of them, so that one row among millions is seen
 _GROUPS_SHOWN: Final = 50
+_WARNING: Final = "Warning: "
 _CONFIG: Final = "CONFIG"  # in place of the configuration's path, which the page does not know
 _STYLES: Final = ("vendor/uplot/uPlot.min.css", "page.css")
 _OF_CHART: Final = ("vendor/uplot/uPlot.iife.min.js",)
@@ -73,12 +85,36 @@ class Account:
     rows_sum: int
     usd_read: str | None
     usd_sum: str | None
+    usd_difference: str | None
     unreadable: int
+
+    @property
+    def rows_difference(self) -> int:
+        """Return the rows that are reported and were not read."""
+        return self.rows_sum - self.rows_read
 
     @property
     def agrees(self) -> bool:
         """Return whether the sums equal what was read."""
         return self.rows_read == self.rows_sum and self.usd_read == self.usd_sum
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """The rows of one disposition, in the verdict. `usd` "": none of them has an amount."""
+
+    word: str
+    kind: str
+    rows: str
+    usd: str
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A file beside the page."""
+
+    name: str
+    text: str
 
 
 def page(
@@ -103,13 +139,20 @@ def page(
     scripts = [
         *(_OF_CHART if is_drawn else ()),
         *(_OF_TABLE if found.in_table else ()),
-        *(_OWN if is_drawn or found.in_table else ()),
+        *_OWN,
     ]
+    said = [] if is_verification else notes(summary)
     return _template().render(
         summary=summary,
         verdict=verdict(summary),
         is_plan=is_plan,
-        tally=_tally(feeds) if files and not is_plan else "",
+        tally=_tally(feeds) if files else "",
+        tiles=_tiles(feeds, is_plan=is_plan),
+        payments=payments,
+        links=_links(summary, folder),
+        attention=[word for word in ATTENTION if not is_plan or word != Disposition.PENDING.value],
+        kinds=defaultdict(str, _KINDS),
+        history=history(summary, folder) if files else History(),
         times=_times(summary),
         headlines=[headline(summary), needs(summary)] if is_plan and files else [],
         steps=next_steps(summary, str(folder), _CONFIG),
@@ -117,7 +160,8 @@ def page(
         accounts=[_account(feed) for feed in feeds if feed["files"]],
         words=dict(WORDS),
         outcomes=OUTCOMES,
-        notes=[] if is_verification else notes(summary),
+        warnings=[note.removeprefix(_WARNING) for note in said if note.startswith(_WARNING)],
+        notes=[note for note in said if not note.startswith(_WARNING)],
         unread="" if is_verification else unread(summary),
         groups={word: found.of(word) for word in ATTENTION},
         groups_shown=_GROUPS_SHOWN,
@@ -152,6 +196,8 @@ def _digest(text: str) -> str:
 def _account(feed: Mapping[str, Any]) -> Account:
     counts, amounts = feed["dispositions"], feed.get("amount_usd")
     total = sum(counts.values())
+    usd_read = None if amounts is None else Decimal(amounts["read"])
+    usd_sum = None if amounts is None else sum(Decimal(amounts[word]) for word in counts)
     return Account(
         name=feed["name"],
         resource_type=feed["resource_type"],
@@ -159,8 +205,9 @@ def _account(feed: Mapping[str, Any]) -> Account:
         absent=tuple(word.replace("_", " ") for word, _ in WORDS if not counts[word]),
         rows_read=feed["rows_read"],
         rows_sum=total,
-        usd_read=None if amounts is None else _usd(Decimal(amounts["read"])),
-        usd_sum=None if amounts is None else _usd(sum(Decimal(amounts[word]) for word in counts)),
+        usd_read=None if usd_read is None else _usd(usd_read),
+        usd_sum=None if usd_sum is None else _usd(usd_sum),
+        usd_difference=None if usd_read is None or usd_sum is None else _usd(usd_sum - usd_read),
         unreadable=feed.get("amounts_unreadable", 0),
     )
 
@@ -204,10 +251,54 @@ def _usd(amount: Decimal | int) -> str:
 
 
 def _tally(feeds: Sequence[Mapping[str, Any]]) -> str:
-    """Return the endings of all rows, in a sentence."""
-    counts = {word: sum(feed["dispositions"][word] for feed in feeds) for word, _ in WORDS}
-    endings = [f"{rows:,} {word.replace('_', ' ')}" for word, rows in counts.items() if rows]
-    return f"{sum(feed['rows_read'] for feed in feeds):,} rows read: {', '.join(endings)}."
+    """Return the rows and dollars that were read, in a sentence."""
+    read = counted(sum(feed["rows_read"] for feed in feeds), "row")
+    amounts = [Decimal(feed["amount_usd"]["read"]) for feed in feeds if "amount_usd" in feed]
+    return f"{read} read{f', USD {_usd(sum(amounts, Decimal(0)))}' if amounts else ''}:"
+
+
+def _tiles(feeds: Sequence[Mapping[str, Any]], *, is_plan: bool) -> list[Tile]:
+    """Return the rows and dollars of each disposition that occurs, over all feeds."""
+    tiles = []
+    for word, _ in WORDS:
+        ended = [feed for feed in feeds if feed["dispositions"][word]]
+        rows = sum(feed["dispositions"][word] for feed in ended)
+        amounts = [Decimal(feed["amount_usd"][word]) for feed in ended if "amount_usd" in feed]
+        is_planned = is_plan and word == Disposition.PENDING.value
+        if rows:
+            tiles.append(
+                Tile(
+                    word="to be sent" if is_planned else word.replace("_", " "),
+                    kind="good" if is_planned else _KINDS.get(word, "plain"),
+                    rows=counted(rows, "row"),
+                    usd=f"USD {_usd(sum(amounts, Decimal(0)))}" if amounts else "",
+                )
+            )
+    return tiles
+
+
+def _links(summary: Mapping[str, Any], folder: Path) -> list[Link]:
+    """Return the files beside the page that have something in them, those to work on first."""
+    found: list[tuple[str, str]] = []
+    feeds = summary.get("feeds", [])
+    for feed in feeds:
+        counts = feed["dispositions"]
+        returned = counts[Disposition.REJECTED.value] + counts[Disposition.REFUSED.value]
+        if returned:
+            found.append((f"rejects-{feed['name']}.csv", f"{counted(returned, 'row')} to fix"))
+    for feed in feeds:
+        if feed["missing"]["rows"]:
+            gone = counted(feed["missing"]["rows"], "row")
+            found.append((f"missing-{feed['name']}.csv", f"{gone} gone from the file"))
+        if feed["changes"]:
+            found.append((f"changes-{feed['name']}.csv", "what updates change, before and after"))
+    found += [
+        ("reconciliation.csv", "each row, and how it ended"),
+        ("reconciliation.parquet", "the same, exact"),
+        ("verification.parquet", "each resource, and what Canvas shows"),
+        ("summary.json", "the counts and sums, for programs"),
+    ]
+    return [Link(name, text) for name, text in found if (folder / name).is_file()]
 
 
 def _times(summary: Mapping[str, Any]) -> str:

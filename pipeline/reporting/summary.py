@@ -62,15 +62,22 @@ class Totals:
     )
     adopted: int = 0  # taken over from what Canvas held
     rewritten: Counter[str] = field(default_factory=Counter)  # by disposition
+    # By rule, of the rows rejected or refused: the file, the number and the line of the first.
+    first_rows: dict[str, dict[str, Any]] = field(default_factory=dict)
 
-    def add(self, frame: pl.DataFrame) -> None:
-        """Count what else is shown of a reconciled part."""
+    def add(self, frame: pl.DataFrame, files: Sequence[str]) -> None:
+        """Count what else is shown of a reconciled part. `files`: their names, by number."""
         left = frame.filter(pl.col("disposition") == Disposition.PENDING.value)
         self.pending.update(left["interaction"].to_list())
         self.adopted += int(frame["rule"].str.contains(ADOPTED, literal=True).sum())
         self.rewritten.update(frame.filter("is_rewritten")["disposition"].to_list())
         returned = frame.filter(pl.col("disposition").is_in(RETURNED))
-        self.rules.update(returned["rule"].str.split("; ").explode().drop_nulls().to_list())
+        broken = returned.select(pl.col("rule").str.split("; "), "file", "row", "line")
+        broken = broken.explode("rule").drop_nulls("rule")
+        self.rules.update(broken["rule"].to_list())
+        firsts = broken.unique("rule", keep="first", maintain_order=True)
+        for rule, file, row, line in firsts.iter_rows():
+            self.first_rows.setdefault(rule, {"file": files[file], "row": row, "line": line})
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +150,7 @@ def _warnings(
             was = "was" if each.unreplaced == 1 else "were"
             done = "ended" if _mode(feeds[name]) == "end" else "cancelled"
             message = (
-                f"{what} of {name} {was} {done}, but another row of the same patient was not written: "
+                f"{name}: {what} {was} {done}, but another row of the same patient was not written: "
                 f"see the column replacement of missing-{name}.csv, and fix that row."
             )
             found.append(
@@ -236,7 +243,11 @@ def _feed_summary(name: str, feed: Mapping[str, Any], totals: Totals) -> dict[st
         "numbered": feed.get("numbered", {}),
         "pending_by_interaction": {word.value: totals.pending[word.value] for word in Interaction},
         "changes": dict(totals.changes.most_common()),
+        "is_whole": feed.get("is_whole", False),
+        "last_run": _last_run(feed),
+        "first_rows": totals.first_rows,
         "mended_from": feed.get("mended_from", []),
+        "corrected": feed.get("corrected", {"rows": 0, "runs": {}}),
         "adopted": totals.adopted,
         "rewritten": {
             "rows": totals.rewritten.total(),
@@ -252,6 +263,15 @@ def _feed_summary(name: str, feed: Mapping[str, Any], totals: Totals) -> dict[st
         summary["amounts_unreadable"] = totals.unreadable
         summary["balanced"] = summary["balanced"] and totals.cents.total() == cents_read
     return summary
+
+
+def _last_run(feed: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return rows, dollars and files of the last run that had all files of the feed; None if it is not compared."""
+    last = feed.get("last_run")
+    if not last:
+        return None
+    facts = {name: last[name] for name in ("run_id", "started_at", "rows", "files")}
+    return facts if last["cents"] is None else {**facts, "usd": usd(last["cents"])}
 
 
 def _difference(line: Mapping[str, Any]) -> str:

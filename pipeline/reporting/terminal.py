@@ -1,26 +1,34 @@
 """The summary on a terminal, in about ten lines."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from shlex import quote
 from typing import Any, Final
 
-from pipeline.records import ABANDONED, counted
+from pipeline.records import ABANDONED, RowId, counted
+from pipeline.reporting.layout import COLUMNS, table, width_of
 from pipeline.reporting.words import (
     OUTCOMES,
     WORDS,
     doubt_notes,
     kept_how,
     notes,
+    payments,
     unread,
     verdict,
 )
 
 _RULES_SHOWN: Final = 5
+_FIRST_SHOWN: Final = 3
+_GAP: Final = "  "  # between columns
 
 
 def summary_text(
-    summary: Mapping[str, Any], folder: str, config: str | None, given: str = ""
+    summary: Mapping[str, Any],
+    folder: str,
+    config: str | None,
+    given: str = "",
+    columns: int = COLUMNS,
 ) -> str:
     """Return what `run`, `plan` and `verify` print at their end.
 
@@ -29,11 +37,12 @@ def summary_text(
         folder: The folder of the report.
         config: The path of the configuration as it is typed in a shell; None for a demo.
         given: The options that named feeds and files, to be typed again.
+        columns: The width that its tables fit.
     """
     if "verification" in summary:
         return _verification_text(summary, folder, config)
     if any(feed["files"] for feed in summary["feeds"]):
-        lines = [headline(summary), "", *_table(summary["feeds"]), ""]
+        lines = [headline(summary), "", *_tables(summary["feeds"], columns), ""]
         lines += [
             _balance(summary),
             *_reasons(summary),
@@ -61,12 +70,8 @@ def _verification_text(summary: Mapping[str, Any], folder: str, config: str | No
         ),
         "",
     ]
-    amounts = [totals[f"usd_{whose}"] for whose in ("journal", "canvas", "strays")]
-    if any(map(Decimal, amounts)):
-        lines.append(
-            f"Payments: {amounts[0]} USD by the journal, {amounts[1]} USD by Canvas' own answers"
-            + (f", and {amounts[2]} USD in strays." if totals["stray"] else ".")
-        )
+    if sums := payments(summary):
+        lines.append(sums)
     if totals["elements"]:
         named = ", ".join(f"{name} {count:,}" for name, count in totals["elements"].items())
         lines.append(f"Elements that differ: {named}")
@@ -112,28 +117,39 @@ def headline(summary: Mapping[str, Any]) -> str:
     )
 
 
-def _table(feeds: list[Mapping[str, Any]]) -> list[str]:
-    """Return a line a feed, and one for its dollars; a column for each ending that occurs."""
+def _tables(feeds: Sequence[Mapping[str, Any]], columns: int) -> list[str]:
+    """Return the rows and dollars of each feed by disposition, as many feeds beside each other as fit."""
     words = [word for word, _ in WORDS if any(feed["dispositions"][word] for feed in feeds)]
-    rows = [["", "read", *(word.replace("_", " ") for word in words)]]
+    labels = ["", "", "read", *(word.replace("_", " ") for word in words)]
+    label = width_of(labels)
+    groups: list[list[list[str]]] = []
     for feed in feeds:
-        counts = feed["dispositions"]
-        rows.append(
-            [feed["name"], f"{feed['rows_read']:,}", *(f"{counts[word]:,}" for word in words)]
+        block = _block(feed, words)
+        width = label + sum(
+            len(each[0]) + len(_GAP) for each in [*(groups[-1] if groups else []), block]
         )
-        if "amount_usd" in feed:
-            amounts = [Decimal(feed["amount_usd"][word]) for word in ("read", *words)]
-            rows.append(["  USD", *(f"{amount:,.2f}" for amount in amounts)])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(_cell(*cell) for cell in enumerate(zip(row, widths, strict=True))).rstrip()
-        for row in rows
-    ]
+        if groups and width <= columns:
+            groups[-1].append(block)
+        else:
+            groups.append([block])
+    lines: list[str] = []
+    for blocks in groups:
+        lines += [""] if lines else []
+        rows = zip(labels, *blocks, strict=True)
+        lines += [_GAP.join([name.ljust(label), *cells]).rstrip() for name, *cells in rows]
+    return lines
 
 
-def _cell(number: int, cell: tuple[str, int]) -> str:
-    text, width = cell
-    return text.ljust(width) if number == 0 else text.rjust(width)
+def _block(feed: Mapping[str, Any], words: Sequence[str]) -> list[str]:
+    """Return the lines of one feed, all of one width: its name, the heads of its columns, and its numbers."""
+    counts = feed["dispositions"]
+    rows = [["rows"], [f"{feed['rows_read']:,}"], *([f"{counts[word]:,}"] for word in words)]
+    if "amount_usd" in feed:
+        amounts = [Decimal(feed["amount_usd"][word]) for word in ("read", *words)]
+        for row, cell in zip(rows, ["USD", *(f"{amount:,.2f}" for amount in amounts)], strict=True):
+            row.append(cell)
+    lines = [feed["name"], *table(rows, left=())]
+    return [line.rjust(width_of(lines)) for line in lines]
 
 
 def balanced_text(summary: Mapping[str, Any]) -> str:
@@ -155,15 +171,26 @@ def _reasons(summary: Mapping[str, Any]) -> list[str]:
         if feed["rules"]:
             rules = list(feed["rules"].items())
             shown = ", ".join(f"{rule} {count:,}" for rule, count in rules[:_RULES_SHOWN])
-            others = len(rules) - _RULES_SHOWN
-            more = f"; and {counted(others, 'other reason')}" if others > 0 else ""
+            others = sum(count for _, count in rules[_RULES_SHOWN:])
+            more = f"; {counted(others, 'row')} for other reasons" if others else ""
             lines.append(f"Most common reasons in {feed['name']}: {shown}{more}")
+            lines += [
+                f"  {rule}: first in {_place(feed['first_rows'][rule])}"
+                for rule, _ in rules[:_FIRST_SHOWN]
+                if rule in feed["first_rows"]
+            ]
         if feed.get("amounts_unreadable"):
             count = feed["amounts_unreadable"]
             amounts = counted(count, "amount")
             verbs = "cannot be read and counts" if count == 1 else "cannot be read and count"
-            lines.append(f"{amounts} of {feed['name']} {verbs} as 0.00.")
+            lines.append(f"{feed['name']}: {amounts} {verbs} as 0.00.")
     return lines
+
+
+def _place(first: Mapping[str, Any]) -> str:
+    if first["line"] is None:
+        return f"{first['file']}, row {first['row']}"
+    return str(RowId(first["file"], first["row"], first["line"]))
 
 
 def _requests(requests: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime
+from decimal import Decimal
 from typing import Any, Final
 
 from pipeline.reading.trim import skipped_text
@@ -17,8 +18,8 @@ _MEANING: Final = {
     2: "the configuration or the command is wrong",
     3: "finished, with rows rejected or refused",
     4: "finished, with writes in doubt",
-    5: "another run holds the journal",
-    130: "interrupted; everything sent so far is recorded",
+    5: "another run is using this journal",
+    130: "interrupted; everything sent so far is recorded: run again to continue",
 }
 _MEANING_OF_PLAN: Final = {
     0: "planned",
@@ -58,10 +59,38 @@ def verdict(summary: Mapping[str, Any]) -> str:
     """Return how it ended, in a few words."""
     meanings = {**_MEANING, **_BY_COMMAND.get(summary["command"], {})}
     meaning = meanings[summary["exit_code"]]
+    if summary["exit_code"] == 3 and "verification" in summary:  # noqa: PLR2004 - something differs
+        return _changed(summary["verification"])
     kept = kept_how(summary)
     if summary["exit_code"] == 3 and kept and not _is_returned(summary):  # noqa: PLR2004
         return f"finished, and what is gone from the file was {kept}"
     return meaning
+
+
+def payments(summary: Mapping[str, Any]) -> str:
+    """Return the sums of a verification, in a sentence; "" without payments."""
+    totals = summary["verification"]
+    if not any(Decimal(totals[f"usd_{whose}"]) for whose in ("journal", "canvas", "strays")):
+        return ""
+    ours, theirs, strays = (
+        f"{Decimal(totals[f'usd_{whose}']):,.2f} USD" for whose in ("journal", "canvas", "strays")
+    )
+    beside = f", and {strays} in strays" if totals["stray"] else ""
+    return f"Payments: {ours} by the journal, {theirs} by Canvas' own answers{beside}."
+
+
+def _changed(totals: Mapping[str, int]) -> str:
+    """Return what `verify` found that is not as it was written."""
+    count, strays = totals["differs"] + totals["missing"], totals["stray"]
+    parts = []
+    if count:
+        matches = "matches" if count == 1 else "match"
+        parts.append(f"{counted(count, 'resource')} in Canvas no longer {matches} what we wrote")
+    if strays:
+        parts.append(
+            f"{counted(strays, 'resource')} like ours {'was' if strays == 1 else 'were'} not made by us"
+        )
+    return "; ".join(parts) or _MEANING_OF_VERIFY[3]
 
 
 def kept_how(summary: Mapping[str, Any]) -> str:
@@ -80,16 +109,16 @@ def _is_returned(summary: Mapping[str, Any]) -> bool:
 
 _WARNINGS: Final = {
     "dates|open": (
-        '1 date of {feed} means "no date", as 9999-12-31 does: it is read as a blank cell.',
-        '{count:,} dates of {feed} mean "no date", as 9999-12-31 does: they are read as blank cells.',
+        '{feed}: 1 date means "no date", as 9999-12-31 does: it is read as a blank cell.',
+        '{feed}: {count:,} dates mean "no date", as 9999-12-31 does: they are read as blank cells.',
     ),
     "order|bumps": (
-        "1 coverage of {feed} has the order of an older coverage of the same patient: Canvas moves the older one down when it is written.",
-        "{count:,} coverages of {feed} have the order of an older coverage of the same patient: Canvas moves the older one down when they are written.",
+        "{feed}: 1 coverage uses an order (primary, secondary ...) that an earlier coverage of the same patient already has. Canvas will demote the earlier one.",
+        "{feed}: {count:,} coverages use an order (primary, secondary ...) that an earlier coverage of the same patient already has. Canvas will demote the earlier one.",
     ),
     "order|taken": (
-        "1 coverage of {feed} has the order of another coverage of the patient that is in no row of today's files: Canvas moves that one down when it is written.",
-        "{count:,} coverages of {feed} have the order of another coverage of the patient that is in no row of today's files: Canvas moves that one down when they are written.",
+        "{feed}: 1 coverage uses an order that a coverage in no row of today's files has, of the same patient. Canvas will demote that one.",
+        "{feed}: {count:,} coverages use an order that a coverage in no row of today's files has, of the same patient. Canvas will demote that one.",
     ),
 }
 
@@ -151,6 +180,10 @@ def needs(summary: Mapping[str, Any]) -> str:
 def _feed_notes(feed: Mapping[str, Any], *, is_plan: bool) -> list[str]:
     name = feed["name"]
     sentences = [_corrected(feed)] if feed["mended_from"] else []
+    if feed["corrected"]["rows"]:
+        sentences.append(_came_in(feed))
+    if compared := _compared(feed):
+        sentences.append(compared)
     skipped = sum((Counter(file.get("skipped", {})) for file in feed["files"]), Counter[str]())
     if skipped:
         sentences.append(f"{name}: {skipped_text(skipped)}.")
@@ -168,8 +201,8 @@ def _feed_notes(feed: Mapping[str, Any], *, is_plan: bool) -> list[str]:
         )
     if feed["adopted"]:
         adopted = feed["adopted"]
-        were = "1 coverage of {} was" if adopted == 1 else f"{adopted:,} coverages of {{}} were"
-        sentences.append(f"{were.format(name)} in Canvas already: taken over.")
+        were = "1 coverage was" if adopted == 1 else f"{adopted:,} coverages were"
+        sentences.append(f"{name}: {were} in Canvas already: taken over.")
     again = feed["rewritten"]
     if again["rows"]:
         texts = {**_REWRITTEN, **({"pending": "to be written"} if is_plan else {})}
@@ -190,7 +223,33 @@ def _feed_notes(feed: Mapping[str, Any], *, is_plan: bool) -> list[str]:
 
 def _corrected(feed: Mapping[str, Any]) -> str:
     runs = ", ".join(feed["mended_from"])
-    return f"The rows of {feed['name']} are those rejected in {runs}."
+    return f"{feed['name']}: its rows are corrected ones, rejected in run {runs}."
+
+
+def _compared(feed: Mapping[str, Any]) -> str:
+    """Return how the files differ from those of the last run; "" if neither rows nor dollars nor files do."""
+    last = feed["last_run"]
+    if last is None:
+        return ""
+    rows, files = feed["rows_read"] - last["rows"], len(feed["files"]) - last["files"]
+    dollars = Decimal(feed["amount_usd"]["read"]) - Decimal(last["usd"]) if "usd" in last else None
+    if not (rows or files or dollars):
+        return ""
+    differences = [_signed(rows, "row")]
+    differences += [] if dollars is None else [f"{dollars:+,.2f} USD"]
+    differences += [_signed(files, "file")] if files else []
+    at = datetime.fromisoformat(last["started_at"]).astimezone()
+    return f"{feed['name']} since run {last['run_id']} ({at:%Y-%m-%d %H:%M}): {', '.join(differences)}."
+
+
+def _signed(count: int, noun: str) -> str:
+    return f"{count:+,} {noun}{'' if abs(count) == 1 else 's'}"
+
+
+def _came_in(feed: Mapping[str, Any]) -> str:
+    rows, runs = feed["corrected"]["rows"], ", ".join(feed["corrected"]["runs"])
+    are = "1 rejected row is" if rows == 1 else f"{rows:,} rejected rows are"
+    return f"{feed['name']}: {are} in Canvas already, from a corrected file (run {runs})."
 
 
 _REWRITTEN: Final = {

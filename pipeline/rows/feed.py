@@ -112,6 +112,7 @@ class Feed:
     skip_footer: int = 0  # lines after the last row
     comment_prefix: str = ""
     blank_lines: Literal["reject", "skip"] = "reject"
+    expect_by: str = ""  # "03:00" in `timezone`: a file that is not there by then is late
     manifest: str = ""  # a path or a glob of the sender's control totals
 
     @property

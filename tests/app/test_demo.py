@@ -113,7 +113,12 @@ def test_the_page_of_the_demo_needs_nothing_from_outside(result: engine.Result) 
     markup = re.sub(r"(?s)<script>.*?</script>", "", text)
     assert "src=" not in markup
     assert set(re.findall(r"href=.", markup)) == {'href="'}
-    assert all(target.startswith("#") for target in re.findall(r'href="([^"]*)', markup))
+    reports = result.folder.parent
+    for target in re.findall(r'href="([^"]*)', markup):
+        if not target.startswith("#"):  # a file of a report, beside the page or beside its folder
+            assert re.fullmatch(r"(\.\./[\w-]+/)?[\w-]+\.(csv|parquet|json|html)", target)
+            assert (result.folder / target).resolve().is_relative_to(reports)
+            assert (result.folder / target).is_file()
 
 
 @pytest.mark.parametrize("is_seeded", [True, False])

@@ -346,8 +346,8 @@ async def test_failures_without_a_report_are_told(make_world: MakeWorld, hook: H
     assert (await command(world, "run"))[0].returncode == 2
     assert [told["exit_code"] for told in hook.told] == [5, 1, 2, 2]
     assert [told["command"] for told in hook.told] == ["run", "verify", "run", "run"]
-    assert "another run holds the journal" in hook.told[0]["text"]
-    assert "the journal is missing" in hook.told[1]["failure"]
+    assert "Another run is using this journal: " in hook.told[0]["text"]
+    assert "Journal not found: " in hook.told[1]["failure"]
     assert all((told["run_id"], told["folder"]) == ("", "") for told in hook.told)
 
 

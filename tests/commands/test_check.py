@@ -4,6 +4,8 @@ import asyncio
 import json
 import os
 import re
+import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -83,6 +85,7 @@ async def test_where_all_is_well_nothing_is_wrong(make_world: MakeWorld) -> None
         "Rows of eligibility",
         "Rows of ledger",
         "Limits",
+        "Engine",
         "Canvas",
     }
     assert doctor.as_json(checks)["exit_code"] == 0
@@ -103,7 +106,7 @@ async def test_after_a_run_what_is_there_is_unchanged(make_world: MakeWorld) -> 
     before, effects = written(world), len(world.effects)
     checks = await doctor.check(job)
     assert (written(world), len(world.effects)) == (before, effects)
-    assert not bad(checks)
+    assert [check.what for check in bad(checks)] == ["files|stale", "files|stale"]
     assert [check.message for check in checks if check.what == "rows"] == [
         "40 unchanged",
         "30 unchanged",
@@ -149,7 +152,7 @@ async def test_dates_that_fit_no_format_and_the_one_that_would(make_world: MakeW
     )
     check = only(await checked(world), "start_on|date")
     assert check.state is State.WRONG
-    assert check.message.startswith("20 rows (rows 1, 2, 3, ...)")
+    assert check.message.startswith("20 rows (lines 2, 3, 4, ...)")
     assert check.todo == '"%d.%m.%Y" fits all of them: add it to dates of eligibility'
 
 
@@ -277,7 +280,7 @@ async def test_a_journal_that_another_run_holds(make_world: MakeWorld) -> None:
     with opening.open_journal(world.folder / "state", world.url):
         check = only(await checked(world), "journal")
     assert check.state is State.WARNING
-    assert "another run holds the journal" in check.message
+    assert f"Another run is using this journal: PID {os.getpid()} on " in check.message
 
 
 async def test_a_check_beside_a_run_says_that_its_requests_come_on_top(
@@ -304,13 +307,14 @@ async def test_a_journal_that_is_lost_is_told_and_not_touched(make_world: MakeWo
     world.sandbox.store.account.effects.clear()
     check = only(await checked(world), "journal")
     assert check.state is State.WRONG
-    assert "the journal is missing" in check.message
+    assert f"Journal not found: {world.folder}/state/journal.sqlite. " in check.message
 
     for path in sorted((world.folder / "state").rglob("*"), reverse=True):
         path.unlink() if not path.is_dir() else path.rmdir()
-    assert "the journal is missing" in only(await checked(world), "journal").message, (
-        "the reports tell it"
-    )
+    assert (
+        f"Journal not found: {world.folder}/state/journal.sqlite. "
+        in only(await checked(world), "journal").message
+    ), "the reports tell it"
 
 
 async def test_doubts_that_wait(make_world: MakeWorld) -> None:
@@ -611,3 +615,39 @@ async def test_a_journal_that_may_not_be_read_is_no_fault_of_the_program(
     assert process.returncode == 1
     assert "the journal cannot be read or written" in stdout + stderr
     assert "Traceback" not in stdout + stderr
+
+
+async def test_the_engine_is_looked_at(make_world: MakeWorld) -> None:
+    world = await fit(make_world)
+    engine = only(await checked(world), "engine")
+    assert engine.state is State.OK
+    assert engine.message == "embedded: this process reads and judges the rows"
+    pytest.importorskip("distributed")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        scheduler = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    settings = f'[engine]\nkind = "dask"\nscheduler = "{scheduler}"\n'
+    world.config.write_text(settings + world.config.read_text())
+    checks = [check for check in await checked(world, step_s_max=1.0) if check.group == "Engine"]
+    assert [check.state for check in checks] == [State.WRONG, State.WRONG]
+    journal, workers = checks
+    assert "set [state] url to a PostgreSQL database" in journal.todo
+    assert workers.message.startswith(f"no Dask scheduler was reached at {scheduler}")
+
+
+async def test_the_disks_are_those_of_the_configuration(
+    make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = await fit(make_world)
+    usage = shutil.disk_usage(world.folder)
+    asked: list[Path] = []
+
+    def full(folder: Path) -> Any:
+        asked.append(Path(folder))
+        return usage._replace(free=1_000)
+
+    monkeypatch.setattr("pipeline.commands.checks.folders.shutil.disk_usage", full)
+    disk = only(await checked(world), "disk of state.dir and report.dir")
+    assert asked == [world.folder], "not that of the copies"
+    assert disk.state is State.WRONG
+    assert re.fullmatch(r"1 kB free, and a run needs some \d+ kB", disk.message)

@@ -82,7 +82,7 @@ async def test_a_dependent_that_comes_alone_has_the_subscriber_confirmed_last(
     assert subscribers(world) == {"A1": 1, "A2": 1}
     rule, message = messages(result)[2]
     assert rule == "subscriber|unknown"
-    assert "change.csv:2" in message
+    assert "change.csv:3 (row 2)" in message
     assert "S2" not in message
 
 
@@ -145,7 +145,7 @@ async def test_a_subscriber_who_cannot_be_read_is_not_replaced_by_an_earlier_one
     result = await world.run()
     rule, message = messages(result)[1]
     assert rule == "subscriber|unknown"
-    assert "roster.csv:2" in message
+    assert "roster.csv:3 (row 2)" in message
     assert messages(result)[2][0] == "patient|form"
     assert subscribers(world) == {"A1": 1}
 
@@ -185,8 +185,8 @@ async def test_two_subscribers_of_one_id_are_ambiguous(make_world: MakeWorld) ->
     result = await world.run()
     rule, message = messages(result)[1]
     assert rule == "subscriber|ambiguous"
-    assert "roster1.csv:2" in message
-    assert "roster2.csv:1" in message
+    assert "roster1.csv:3 (row 2)" in message
+    assert "roster2.csv:2 (row 1)" in message
     assert "S1" not in message
     assert counts(result) == {"created": 3, "rejected": 1}
     change = write(world, [CHILD], "change.csv")

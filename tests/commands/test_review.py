@@ -35,7 +35,7 @@ async def test_it_lists_what_a_person_needs_to_decide(make_world: MakeWorld) -> 
     reviewed = await decide(world)
     assert reviewed.exit_code == 4
     texts = review_text(as_json(reviewed), "c.toml", "https://fumage-acme.canvasmedical.com")
-    for wanted in ("ledger.csv:1", "ledger.csv:2", "USD 20.00", "transaction T0", "transaction T1", found,
+    for wanted in ("ledger.csv:2 (row 1)", "ledger.csv:3 (row 2)", "USD 20.00", "transaction T0", "transaction T1", found,
                    f"https://acme.canvasmedical.com/patient/{patient_key(0)}", "shows nothing like these", "--resend KEY"):  # fmt: skip
         assert wanted in texts
     assert as_json(reviewed)["in_doubt"][0]["sent_at"]
@@ -356,7 +356,7 @@ async def test_what_goes_again_is_the_row_that_was_sent_and_no_other_of_its_key(
     assert counts(await world.run()) == {"in_doubt": 1, "rejected": 1}
     world.sandbox.set_faults(Faults())
     reviewed = await decide(world)
-    assert str(reviewed.cases[0].row and reviewed.cases[0].row.row) == "ledger.csv:1"
+    assert str(reviewed.cases[0].row and reviewed.cases[0].row.row) == "ledger.csv:2 (row 1)"
     await decide(world, resend=tuple(keys(reviewed).values()))
     assert [(each["patient"], each["amount"]) for each in world.effects] == [
         (patient_key(0), "20.00")

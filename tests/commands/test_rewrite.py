@@ -198,8 +198,8 @@ async def test_a_stopped_run_is_continued(make_world: MakeWorld) -> None:
     assert rewritten(first) == {"rows": 30, "updated": done, "pending": 30 - done}
     second = await world.run(rewrite=ALL)
     assert counts(second) == {"updated": 30 - done, "unchanged": done}
-    (warned,) = second.summary["warnings"]
-    assert (warned["rule"], warned["count"]) == ("row|rewritten", done)
+    warned = {each["rule"]: each["count"] for each in second.summary["warnings"]}
+    assert warned == {"row|rewritten": done, "files|stale": 1}
     assert len(updates_of(world, before)) == 30
     third = await world.run(rewrite=ALL)
     assert counts(third) == {"updated": 30}, "another request, after the first one is done"
@@ -261,11 +261,12 @@ async def test_a_row_without_a_value_stops_the_run(make_world: MakeWorld) -> Non
     world = await nightly(make_world, TWO)
     result = await world.run(rewrite="cast(member_id as int) > 1")
     assert result.exit_code == 1
-    assert "eligibility.csv, row 1: --rewrite has no value" in str(result.failure)
+    assert "eligibility.csv:2 (row 1): --rewrite has no value" in str(result.failure)
     assert writes(world) == 3
     result = await world.run(rewrite="try_cast(member_id as int) > 1")
     assert counts(result) == {"unchanged": 3}
-    assert [each["count"] for each in result.summary["warnings"]] == [0]
+    warned = {each["rule"]: each["count"] for each in result.summary["warnings"]}
+    assert warned == {"row|rewritten": 0, "files|stale": 1}
 
 
 async def test_limits_of_writes_do_not_count_them(make_world: MakeWorld) -> None:

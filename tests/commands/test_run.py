@@ -3,6 +3,7 @@
 import asyncio
 import csv
 import json
+import re
 import resource
 import signal
 import time
@@ -518,7 +519,8 @@ async def test_a_second_run_at_the_same_time_exits_with_5(make_world: MakeWorld)
     await first.communicate()
     assert second.returncode == 5
     assert json.loads(stdout)["exit_code"] == 5
-    assert "another run holds the journal" in stderr
+    named = rf"Another run is using this journal: \d{{8}}T\d{{6}}Z-[0-9a-f]{{4}}, PID {first.pid} on \S+, since \d\d:\d\d\n"
+    assert re.search(named, stderr)
 
 
 async def test_a_full_disk_ends_the_run_and_loses_nothing(make_world: MakeWorld) -> None:

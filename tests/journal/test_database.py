@@ -104,9 +104,9 @@ async def test_a_second_run_is_told_who_holds_it(make_world: MakeWorld, database
     with engine.open_journal(world.job()):
         code, printed = await command(world, "run", str(world.config))
         assert code == 5
-        assert f"another run holds the journal (process {os.getpid()} on " in printed
+        assert f"Another run is using this journal: PID {os.getpid()} on " in printed
         code, printed = await command(world, "check", str(world.config))
-        assert "another run holds the journal" in printed
+        assert "Another run is using this journal" in printed
     assert (await world.run()).exit_code == 0
 
 
@@ -127,7 +127,7 @@ async def test_a_database_that_forgot_is_refused_until_a_person_says_so(
         await world.run()
     empty = postgres_server.create()
     configure(world, postgres_server.url(empty), LEDGER_ONLY)
-    with pytest.raises(JournalLost, match="missing"):
+    with pytest.raises(JournalLost, match=r"Journal not found: the database of \[state\] url\."):
         await world.run()
     other = postgres_server.create()
     there = Database(postgres_server.url(other), 3.0)

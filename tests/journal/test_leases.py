@@ -19,13 +19,13 @@ import pytest
 
 from pipeline.errors import JournalBusy, JournalError, JournalLost, JournalTaken, Stopped
 from pipeline.journal import doubts, history, leases, lookups, opening, runs, writes
-from pipeline.journal.holder import is_gone, ourselves, start_of
 from pipeline.journal.journal import Journal
 from pipeline.journal.postgres import (
     Asked,
     PostgresPlace,
     PostgresStore,
 )
+from pipeline.journal.process import is_gone, ourselves, start_of
 from pipeline.journal.runs import Run
 from pipeline.journal.store import Database
 from pipeline.records import Attempt, Exchange, Intent, Interaction, State, Verdict

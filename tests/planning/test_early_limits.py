@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import pytest
 
+from pipeline.commands import run as engine
 from pipeline.errors import LimitError
 from pipeline.reading.manifest import Expected
 from tests.support.world import FEEDS, MakeWorld, patient_key
@@ -38,3 +39,55 @@ async def test_files_that_are_refused_cost_no_search(
     searches = result.summary["requests"]["searches"]
     assert (result.exit_code, world.effects, searches) == (1, [], 0)
     assert (result.folder / "rejects-eligibility.csv").exists(), "what is wrong is reported"
+
+
+# Patients are searched ------------------------------------------------------------------------------
+
+SEARCH = '[references.patient]\nhow = "search"\nsystem = "https://practice.example/mrn"\n'
+
+
+@pytest.mark.parametrize(
+    ("limits", "expected", "last", "wanted"),
+    [
+        ('rejects_max = "10%"', {}, False, "4 of 8 rows rejected (50.0%)"),
+        ("", {"rows": 9}, False, "the sender says rows=9"),
+        ("change_max = 1.5", {}, True, "more than limits.change_max"),
+    ],
+)
+@pytest.mark.parametrize("only_plan", [True, False])
+async def test_patients_are_not_searched_for_files_that_are_refused(
+    make_world: MakeWorld,
+    limits: str,
+    expected: Mapping[str, int],
+    last: bool,
+    wanted: str,
+    only_plan: bool,
+) -> None:
+    world = await make_world()
+    if last:
+        world.write_config(feeds=ROSTER)
+        world.write_eligibility(GOOD[:1])
+        assert (await world.run()).exit_code == 0
+    world.write_config(feeds=SEARCH + ROSTER, limits=limits)
+    world.write_eligibility([*GOOD, *BAD])
+    before = world.sandbox.account()["requests"]["total"]
+    job = world.job(expected={"eligibility": Expected(**expected)} if expected else {})
+    result = await (engine.plan(job) if only_plan else engine.run(job))
+    assert isinstance(result.failure, LimitError)
+    assert wanted in str(result.failure)
+    assert result.summary["requests"]["total"] == 0
+    assert world.sandbox.account()["requests"]["total"] == before, "the server saw no request"
+    assert result.summary["feeds"][0]["rules"] == {"relationship|code": 4}
+    (told,) = (each for each in result.summary["warnings"] if each["rule"] == "patients|unsearched")
+    assert told["message"].startswith("Canvas was not searched for 4 patients, because a limit")
+
+
+async def test_rows_of_unknown_patients_count_once_canvas_was_searched(
+    make_world: MakeWorld,
+) -> None:
+    world = await make_world()
+    world.write_config(feeds=SEARCH + ROSTER, limits='rejects_max = "60%"')
+    world.write_eligibility([*GOOD, *BAD])
+    result = await world.run()
+    assert "8 of 8 rows rejected" in str(result.failure)
+    assert result.summary["requests"]["total"] > 0

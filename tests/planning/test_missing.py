@@ -70,7 +70,8 @@ async def test_no_coverage_is_cancelled_of_a_patient_with_a_rejected_row(
     assert coverage(world, "m0")["status"] == "active"
     (line,) = missing_lines(result)
     assert line["rule"] == "missing|unread"
-    assert f"eligibility.csv:{29 + (0 if more else 1) + len(today)} " in line["message"]
+    row = 29 + (0 if more else 1) + len(today)
+    assert f"eligibility.csv:{row + 1} (row {row}) " in line["message"]
 
 
 @pytest.mark.parametrize("rejects", ["one", "two"])
@@ -113,7 +114,7 @@ async def test_a_row_of_an_unknown_patient_protects_only_what_it_may_be(
     assert (result.exit_code, gone(result)) == (3, came_to)
     (line,) = missing_lines(result)
     assert line["rule"] == rule
-    assert ("eligibility.csv:30 " in line["message"]) == bool(rule)
+    assert ("eligibility.csv:31 (row 30) " in line["message"]) == bool(rule)
     assert status(world)["m0"] == ("active" if rule else "cancelled")
 
 
@@ -210,9 +211,9 @@ async def test_what_a_refused_row_may_replace_is_not_cancelled(make_world: MakeW
         assert (result.exit_code, gone(result)) == (3, {"rows": 1, "not_cancelled": 1})
         (line,) = missing_lines(result)
         assert line["rule"] == "missing|unreplaced"
-        assert line["replacement"] == "eligibility.csv:31 refused"
+        assert line["replacement"] == "eligibility.csv:32 (row 31) refused"
         assert line["message"].startswith(
-            "not cancelled: eligibility.csv:31 of the same patient was refused"
+            "not cancelled: eligibility.csv:32 (row 31) of the same patient was refused"
         )
         assert status(world)["old"] == "active"
     again = await engine.report_again(world.job(), result.run_id)
@@ -233,7 +234,7 @@ async def test_a_coverage_is_cancelled_behind_its_replacement(make_world: MakeWo
     result = await world.run()
     assert (result.exit_code, gone(result)) == (0, {"rows": 1, "cancelled": 1})
     assert [effect["interaction"] for effect in world.effects][-2:] == ["create", "update"]
-    assert missing_lines(result)[0]["replacement"] == "eligibility.csv:31 created"
+    assert missing_lines(result)[0]["replacement"] == "eligibility.csv:32 (row 31) created"
     assert orders(world, 0) == {"m0": 1, "new": 3}
 
 
@@ -245,14 +246,17 @@ async def test_a_cancellation_that_had_to_go_first_names_the_replacement_that_wa
     assert result.exit_code == 3
     assert gone(result) == {"rows": 1, "cancelled": 1, "cancelled_without_replacement": 1}
     (line,) = missing_lines(result)
-    assert (line["outcome"], line["replacement"]) == ("cancelled", "eligibility.csv:31 refused")
+    assert (line["outcome"], line["replacement"]) == (
+        "cancelled",
+        "eligibility.csv:32 (row 31) refused",
+    )
     (warning,) = result.summary["warnings"]
     assert (warning["rule"], warning["feed"], warning["count"]) == (
         "missing|unreplaced",
         "eligibility",
         1,
     )
-    assert "1 coverage of eligibility was cancelled" in summary_text(
+    assert "eligibility: 1 coverage was cancelled" in summary_text(
         result.summary, "reports", "config.toml"
     )
 
@@ -263,7 +267,7 @@ async def test_what_a_row_in_doubt_may_replace_is_not_cancelled(make_world: Make
     world.sandbox.set_faults(Faults(lose_before=1.0, applies_to="writes"))
     result = await world.run()
     assert (result.exit_code, gone(result)) == (4, {"rows": 1, "pending": 1})
-    assert missing_lines(result)[0]["replacement"] == "eligibility.csv:31 in doubt"
+    assert missing_lines(result)[0]["replacement"] == "eligibility.csv:32 (row 31) in doubt"
     assert status(world)["old"] == "active"
 
 
@@ -271,7 +275,7 @@ async def test_a_plan_names_the_rows_beside_a_cancellation(make_world: MakeWorld
     world = await replaced(make_world, 3, cells)
     result = await engine.plan(world.job())
     assert (result.exit_code, gone(result)) == (0, {"rows": 1, "pending": 1})
-    assert missing_lines(result)[0]["replacement"] == "eligibility.csv:31 pending"
+    assert missing_lines(result)[0]["replacement"] == "eligibility.csv:32 (row 31) pending"
     assert result.summary["warnings"] == []
 
 

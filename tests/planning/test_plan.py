@@ -264,7 +264,7 @@ async def test_mended_rejects_go_in_alone_and_the_report_says_whence(
     second = await world.run(inputs={"ledger": mended}, only_feeds=("ledger",))
     assert counts(second) == {"created": 2}
     assert second.summary["feeds"][0]["mended_from"] == [first.run_id]
-    assert f"The rows of ledger are those rejected in {first.run_id}." in summary_text(
+    assert f"ledger: its rows are corrected ones, rejected in run {first.run_id}." in summary_text(
         second.summary, "reports/x", "my.toml"
     )
     assert len(world.effects) == 10

@@ -160,7 +160,7 @@ async def test_a_row_with_a_blank_cell_is_no_footer(make_world: Callable[..., An
     (world.folder / "ledger.csv").write_text(f"{HEADER}\n{rows_of(2)}")
     result = await world.run()
     assert (result.exit_code, world.effects) == (1, [])
-    assert "ledger.csv, row 2: skip_footer = 1 leaves out this line" in result.summary["failure"]
+    assert "ledger.csv:3 (row 2): skip_footer = 1 leaves out this line" in result.summary["failure"]
 
 
 async def test_a_pipe_is_no_file(make_world: Callable[..., Any]) -> None:

@@ -65,7 +65,9 @@ async def test_another_time_of_day_is_no_duplicate(
     rejected = ends.get("rejected", 0)
     assert rules(result).get("row|time", 0) == rejected
     text = (result.folder / "rejects-ledger.csv").read_text() if rejected else ""
-    assert ("the same key as ledger.csv:1, at another time of day" in text) == bool(rejected)
+    assert ("the same key as ledger.csv:2 (row 1), at another time of day" in text) == bool(
+        rejected
+    )
     again = await world.run()
     assert counts(again) == {
         "unchanged": 1,

@@ -78,7 +78,7 @@ def test_open_dates_are_counted_and_warned_of(tmp_path: Path) -> None:
     assert result.summary["feeds"][0]["open_dates"] == 4
     (warning,) = result.summary["warnings"]
     assert (warning["rule"], warning["feed"], warning["count"]) == ("dates|open", "roster", 4)
-    assert warning["message"].startswith("4 dates of roster mean")
+    assert warning["message"].startswith("roster: 4 dates mean")
 
 
 async def test_open_dates_of_unchanged_rows_are_counted_too(make_world: MakeWorld) -> None:

@@ -154,7 +154,7 @@ def _totals(
 ) -> Iterator[str]:
     """Yield what is wrong about the control total, on either side, and the number of open dates."""
     meant = sum(each.cents for each in judged)
-    if feed.traits.has_money and meant != parts._cents_read(_batch_of(frame), feed):
+    if feed.traits.has_money and meant != parts.cents_of(_batch_of(frame), feed):
         yield "the control total of the reader is another one"
     if meant != sum(line["amount_cents"] or 0 for line in lines):
         yield "the control total of the rows is another one"
@@ -293,7 +293,7 @@ def sql(random: Random, _folder: Path, tally: Tally) -> None:
         if fault or is_met != is_kept:
             tally.violations.append(f"{fault or 'kept, or not'}: {where.sql} of {meant}")
     total = sum(cents_of(text, feed)[0] or 0 for text in texts["amount"])
-    if total != parts._cents_read(_batch_of(frame), feed):
+    if total != parts.cents_of(_batch_of(frame), feed):
         tally.violations.append(f"the control total of the reader is another one: {feed.sql}")
 
 

@@ -19,8 +19,8 @@ from typing import Any, Final, Protocol
 import psycopg
 
 from pipeline.journal import opening
-from pipeline.journal.holder import ourselves
 from pipeline.journal.postgres import Lease, PostgresPlace, PostgresStore
+from pipeline.journal.process import ourselves
 from pipeline.journal.sqlite import SqlitePlace
 from pipeline.journal.store import Database, Store
 from tests.proof.canvas import BASE

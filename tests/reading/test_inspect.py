@@ -53,11 +53,11 @@ UNFIT: dict[str, tuple[str, bytes, str, str]] = {
     "a title, padded": ("a.csv", b"Clinic,,\n,,\nMRN,Amount,TXN\n1,2,3\n", "set skip_lines = 2", "in line 3"),
     "a comment": ("a.csv", b"# x\nMRN,Amount,TXN\n1,2,3\n", 'skip_lines = 1 or comment_prefix = "#"', "in line 2"),
     "a line for Excel": ("a.csv", b"sep=,\nMRN,Amount,TXN\n1,2,3\n", 'comment_prefix = "sep="', "in line 2"),
-    "a short last row": ("a.csv", b"MRN,Amount,TXN\n1,2,3\nTotal: 2\n", "set skip_footer = 1", "a.csv, row 2: "),
-    "two short last rows": ("a.csv", b"MRN,Amount,TXN\n1,2,3\n\nTotal: 2\n", "set skip_footer = 2", "a.csv, row 2: "),
-    "a quoted last line": ("a.csv", b'MRN,Amount,TXN\n1,2,3\n"Printed\non Thursday, 8:11"\n', "set skip_footer = 1", "a.csv, row 2: 1 cell where"),
-    "a quoted line between rows": ("a.csv", b'MRN,Amount,TXN\n1,2,3\n"Page 1"\n1,2,3\n', "fix or remove", "a.csv, row 2: 1 cell where"),
-    "delimiters in some rows only": ("a.csv", b"MRN,Amount,TXN\n1,2,3,\n1,2,3\n1,2,3,\n", "3 cells where row 1 has 4", "a.csv, row 2: "),
+    "a short last row": ("a.csv", b"MRN,Amount,TXN\n1,2,3\nTotal: 2\n", "set skip_footer = 1", "a.csv:3 (row 2): "),
+    "two short last rows": ("a.csv", b"MRN,Amount,TXN\n1,2,3\n\nTotal: 2\n", "set skip_footer = 2", "a.csv:3 (row 2): "),
+    "a quoted last line": ("a.csv", b'MRN,Amount,TXN\n1,2,3\n"Printed\non Thursday, 8:11"\n', "set skip_footer = 1", "a.csv:3 (row 2): 1 cell where"),
+    "a quoted line between rows": ("a.csv", b'MRN,Amount,TXN\n1,2,3\n"Page 1"\n1,2,3\n', "fix or remove", "a.csv:3 (row 2): 1 cell where"),
+    "delimiters in some rows only": ("a.csv", b"MRN,Amount,TXN\n1,2,3,\n1,2,3\n1,2,3,\n", "3 cells where row 1 has 4", "a.csv:3 (row 2): "),
     "PGP with armour": ("a.csv", b"-----BEGIN PGP MESSAGE-----\n\nhQEMA\n", "encrypted with PGP", "a.csv"),
     "PGP": ("a.csv", b"\x85\x01\x0c\x03abcdefgh", "encrypted with PGP", "a.csv"),
     "PGP with a passphrase": ("a.csv", b"\x8c\x0d\x04\x09\x03\x02", "encrypted with PGP", "a.csv"),
@@ -75,24 +75,24 @@ UNFIT: dict[str, tuple[str, bytes, str, str]] = {
         "a.csv", b"MRN,Amount,TXN," + b",".join(b"c%d" % n for n in range(510)) + b"\n", "513 columns", "a.csv, header: ",
     ),
     "a row that is too short": (
-        "a.csv", b"MRN,Amount,TXN\n1,2,3\n1,2\n", "2 cells where the header has 3", "a.csv, row 2: ",
+        "a.csv", b"MRN,Amount,TXN\n1,2,3\n1,2\n", "2 cells where the header has 3", "a.csv:3 (row 2): ",
     ),
     "a row that is too long": (
-        "a.csv", b"MRN,Amount,TXN\n1,2,3,4\n", "4 cells where the header has 3", "a.csv, row 1: ",
+        "a.csv", b"MRN,Amount,TXN\n1,2,3,4\n", "4 cells where the header has 3", "a.csv:2 (row 1): ",
     ),
-    "a blank line": ("a.csv", b"MRN,Amount,TXN\n1,2,3\n\n4,5,6\n", "the line is blank", "a.csv, row 2: "),
-    "a blank last line": ("a.csv", b"MRN,Amount,TXN\n1,2,3\r\n\r\n", "the line is blank", "a.csv, row 2: "),
-    "a quote that is never closed": ("a.csv", b'MRN,Amount,TXN\n1,2,"3\n', "never closed", "a.csv, row 1: "),
-    "a quote in the middle of a cell": ("a.csv", b'MRN,Amount,TXN\n1,2,3"4\n', "middle of a cell", "a.csv, row 1: "),
+    "a blank line": ("a.csv", b"MRN,Amount,TXN\n1,2,3\n\n4,5,6\n", "the line is blank", "a.csv:3 (row 2): "),
+    "a blank last line": ("a.csv", b"MRN,Amount,TXN\n1,2,3\r\n\r\n", "the line is blank", "a.csv:3 (row 2): "),
+    "a quote that is never closed": ("a.csv", b'MRN,Amount,TXN\n1,2,"3\n', "never closed", "a.csv:2 (row 1): "),
+    "a quote in the middle of a cell": ("a.csv", b'MRN,Amount,TXN\n1,2,3"4\n', "middle of a cell", "a.csv:2 (row 1): "),
     "CR line ends": ("a.csv", b"MRN,Amount,TXN\r1,2,3\r", "carriage returns", "a.csv"),
-    "one CR among LF line ends": ("a.csv", b"MRN,Amount,TXN\n1,2,3\r4,5,6\n", "carriage return (CR)", "a.csv, row 1: "),
+    "one CR among LF line ends": ("a.csv", b"MRN,Amount,TXN\n1,2,3\r4,5,6\n", "carriage return (CR)", "a.csv:2 (row 1): "),
     "UTF-16 with its mark": ("a.csv", "MRN,Amount,TXN\n1,2,3\n".encode("utf-16"), "UTF-16", "a.csv"),
     "UTF-16 without its mark": (
         "a.csv", "MRN,Amount,TXN\n1,2,3\n".encode("utf-16-le"), "NUL", "a.csv",
     ),
     "a NUL": ("a.csv", b"MRN,Amount,TXN\n1,2,\0\n", "NUL", "a.csv"),
-    "a torn last line": ("a.csv", b"MRN,Amount,TXN\n1,2,3\n2,12", "cut short", "a.csv, row 2: "),
-    "bytes of another encoding": ("a.csv", b"MRN,Amount,TXN\n1,2,\xe9\n", "not utf-8", "a.csv, line 2: "),
+    "a torn last line": ("a.csv", b"MRN,Amount,TXN\n1,2,3\n2,12", "cut short", "a.csv:3 (row 2): "),
+    "bytes of another encoding": ("a.csv", b"MRN,Amount,TXN\n1,2,\xe9\n", "not utf-8", "a.csv:2: "),
     "the end in the middle of a character": (
         "a.csv", b"MRN,Amount,TXN\n1,2,3\n\xe2\x82", "middle of a character", "a.csv",
     ),
@@ -187,7 +187,7 @@ def test_options_that_leave_out_too_little_or_too_much_are_refused(
 def test_a_trimmer_that_drops_a_row_is_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Trimmer, "_is_kept", lambda _, line: b"002" not in line)
+    monkeypatch.setattr(Trimmer, "keeps", lambda _, line: b"002" not in line)
     with pytest.raises(InputError, match="3 lines were read, and 2 kept and 0 skipped"):
         inspect(written(tmp_path, "a.csv", GOOD), feed_of(comment_prefix="#"), tmp_path)
 
@@ -212,7 +212,7 @@ def test_columns_that_are_not_mapped_have_names_that_differ(
 
 def test_a_cell_beyond_the_header_is_refused_in_its_row(tmp_path: Path) -> None:
     path = written(tmp_path, "a.csv", b'MRN,Amount,TXN\n1,2,3,\n1,2,3,"x"\n')
-    with pytest.raises(InputError, match=r"a\.csv, row 2: 4 cells where the header has 3"):
+    with pytest.raises(InputError, match=r"a\.csv:3 \(row 2\): 4 cells where the header has 3"):
         rows_of(path, feed_of(), tmp_path)
 
 

@@ -487,3 +487,11 @@ def test_a_number_has_no_groups_of_three(tmp_path: Path) -> None:
     path = written(tmp_path, HEADER, ["t1", "p1", 12.345], ["t2", "p2", "12,50"], ["t3", "p3", 5])
     found = rows_of(path, feed_of(decimal_comma=True))
     assert [row["Amount"] for row in found] == ["12,345", "12,50", "5"]
+
+
+def test_a_row_has_its_number_in_the_sheet(tmp_path: Path) -> None:
+    path = written(tmp_path, ["Title"], [], HEADER, GOOD, [], ["#"], GOOD, GOOD)
+    feed = feed_of(skip_lines=2, comment_prefix="#", blank_lines="skip")
+    source = inspect(path, feed, tmp_path)
+    assert [source.line_of(row) for row in (1, 2, 3)] == [4, 7, 8]
+    assert source.rows == 3

@@ -47,7 +47,7 @@ def test_a_rejected_row_is_returned_as_sent_whatever_its_columns_are_called(
     rejects = result.folder / "rejects-ledger.csv"
     lines = list(csv.reader(rejects.read_text().splitlines()))
     assert lines[0][: len(header)] == header
-    assert len(set(lines[0])) == len(lines[0]) == len(header) + 7
+    assert len(set(lines[0])) == len(lines[0]) == len(header) + 8
     assert [tuple(line[: len(header)]) for line in lines[1:]] == sent
 
     again = tmp_path / "again.csv"

@@ -82,7 +82,7 @@ def test_rejects_keep_the_senders_encoding_and_delimiter(tmp_path: Path) -> None
     (tmp_path / "ledger.csv").write_bytes(source.encode("windows-1252"))
     first = planned(tmp_path, feed)
     rejects = (first.folder / "rejects-ledger.csv").read_bytes().decode("windows-1252")
-    assert rejects.splitlines()[1].startswith("t1;p1;5,00;;Zoë;1;validate;amount;amount|form;")
+    assert rejects.splitlines()[1].startswith("t1;p1;5,00;;Zoë;1;2;validate;amount;amount|form;")
     (tmp_path / "mended.csv").write_bytes(rejects.replace("5,00", "5.00").encode("windows-1252"))
     job = load(tmp_path / "config.toml", environment={}, inputs={"ledger": tmp_path / "mended.csv"})
     assert asyncio.run(engine.plan(job)).frame["disposition"].to_list() == ["pending"]

@@ -122,13 +122,13 @@ async def test_the_report_and_review_show_both_amounts(make_world: MakeWorld) ->
     assert (feed["amount_usd"]["in_doubt"], feed["amount_in_doubt_usd"]) == ("22.00", "20.00")
     _, out, _ = await command(world, "review")
     assert "USD 5.00" in out
-    assert "Now ledger.csv:1 has USD 7.00" in out
+    assert "Now ledger.csv:2 (row 1) has USD 7.00" in out
     _, out, _ = await command(world, "review", "--json")
     cases = {case["key"]: case for case in orjson.loads(out)["in_doubt"]}
     changed = cases.pop(result.frame["key"][0])
     assert (changed["amount_cents"], changed["now"]) == (
         500,
-        {"row": "ledger.csv:1", "amount_cents": 700, "run_id": result.run_id},
+        {"row": "ledger.csv:2 (row 1)", "amount_cents": 700, "run_id": result.run_id},
     )
     assert [case["now"] for case in cases.values()] == [None] * 3
 

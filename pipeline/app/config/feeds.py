@@ -51,6 +51,11 @@ class FeedSection(Section):
         "",
         description="A file, or a glob, with the sender's control totals: `rows=5000`, `total_usd=12345.67`, as lines or as a JSON object. The files must match it to the row and the cent.",
     )
+    expect_by: str = Field(
+        "",
+        pattern=r"^(([01][0-9]|2[0-3]):[0-5][0-9])?$",
+        description='`"03:00"`, in `timezone` or in UTC without one: a file that is not there by then is reported as late (docs/nightly.md, "Stale, short and late files").',
+    )
     format: Literal["", "834"] = Field(
         "",
         description="`834`: the files are X12 834 interchanges (005010X220A1; the extra `x12`), and nothing else. Left out: what they are is seen by their names and content, 834 included.",
@@ -100,7 +105,7 @@ class FeedSection(Section):
     )
     key: tuple[str, ...] = Field(
         (),
-        description="Our fields that make a row the same row tomorrow, in any order. Empty: `patient`, `payer`, `member_id`, `start_on` (where mapped), or `transaction_id`. A ledger's needs `transaction_id` or `posted_on`. Another set of fields makes every row a new one: `limits.repeats_max` stops such a run.",
+        description="The fields that identify a row across runs, in any order. Empty: `patient`, `payer`, `member_id`, `start_on` (where mapped), or `transaction_id`. A ledger's needs `transaction_id` or `posted_on`. Another set of fields makes every row a new one: `limits.repeats_max` stops such a run.",
     )
     repeats: Literal["reject", "count"] = Field(
         "reject",
@@ -379,4 +384,5 @@ def feed_of(section: FeedSection, folder: Path) -> Feed:
         missing=section.missing,
         missing_max=section.missing_max,
         missing_end_on=section.missing_end_on,
+        expect_by=section.expect_by,
     )

@@ -61,7 +61,9 @@ def check_files(context: Context, journal: Journal) -> Iterator[Check]:
     by_row = job.references.subscriber_by_row
     job = replace(job, feeds=tuple(fit), references=References(**usable, subscriber_by_row=by_row))
     planner, folder = _planner(context, job, journal)
-    yield from check_disks(job, [source for each in planner.sources.values() for source in each])
+    yield from check_disks(
+        context.job, [source for each in planner.sources.values() for source in each]
+    )
     context.patients = [
         (feed, rows) for feed in fit for rows in _first(planner.sources[feed.name], feed)
     ]

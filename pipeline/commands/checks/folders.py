@@ -51,8 +51,9 @@ def check_disks(job: Job, sources: Sequence[Source]) -> Iterator[Check]:
     """Check what a run of these files needs against what is free; both folders may be on one disk."""
     rows = sum(source.rows for source in sources)
     size = sum(source.stamp.size for source in sources)
+    copies = sum(each.readable.stat().st_size for each in sources if each.readable != each.path)
     needs = {
-        "state.dir": (job.state_dir, rows * _STATE_BYTES_A_ROW + size),
+        "state.dir": (job.state_dir, rows * _STATE_BYTES_A_ROW + size + copies),
         "report.dir": (job.report_dir, rows * _REPORT_BYTES_A_ROW + size),
     }
     disks: dict[int, list[str]] = {}

@@ -24,6 +24,7 @@ from pipeline.rows.feed import Feed
 from pipeline.rows.texts import texts_of, wanted
 
 _SHARE_WRONG: Final = 0.1  # of a feed's rows: a rule that rejects more is no slip of single rows
+_TODOS: Final = ("Ask ", "Check ")  # the first word of a sentence that says what to do
 _CHANGED: Final = "row|changed"
 _ENDINGS: Final = (
     (Disposition.PENDING, "to be sent"),
@@ -85,12 +86,18 @@ def _check_endings(
     rejects = f"a plan lists what is rejected in rejects-{feed.name}.csv, to be corrected"
     is_rejected = counts[Disposition.REJECTED.value]
     yield ok(group, "rows", ", ".join(endings), rejects if is_rejected else "")
-    for each in warnings_of({feed.name: meta}):
-        yield warning(group, each["rule"], each["message"], "see that this is meant so")
-    for notice in plan.meta["notices"]:
-        if notice["feed"] == feed.name:
-            what, _, fix = notice["message"].partition(": ")
-            yield warning(group, notice["rule"], what, fix)
+    notices = (each for each in plan.meta["notices"] if each["feed"] == feed.name)
+    for each in (*warnings_of({feed.name: meta}), *notices):
+        message, todo = _separated(each["message"].removeprefix(f"{feed.name}: "))
+        yield warning(group, each["rule"], message, todo)
+
+
+def _separated(message: str) -> tuple[str, str]:
+    """Return a warning, and what to do if its last sentence says that."""
+    first, _, last = message.removesuffix(".").rpartition(". ")
+    if first and last.startswith(_TODOS):
+        return first, f"{last[0].lower()}{last[1:]}"
+    return message.removesuffix("."), "see that this is meant so"
 
 
 def _take_known(counts: Counter[str], plan: Plan, feed: Feed) -> int:

@@ -14,6 +14,7 @@ from pipeline.files import FILE_MODE, displayed
 from pipeline.job import Reference, References
 from pipeline.journal import runs
 from pipeline.journal.payers import learn_payers, payers_seen
+from pipeline.planning.deliveries import expected_text
 from pipeline.planning.expect import expect
 from pipeline.planning.interchanges import check_interchanges
 from pipeline.planning.keys import keep_order
@@ -68,7 +69,7 @@ def _expected(build: Build, feed: Feed) -> Expected:
 
 
 def _inspected(build: Build, feed: Feed) -> list[Source]:
-    given = build.job.inputs.get(feed.name)
+    given, late = build.job.inputs.get(feed.name), ""
     if isinstance(given, pl.DataFrame):
         path = build.writer.folder / f"input-{feed.name}.parquet"
         given.write_parquet(path)
@@ -79,10 +80,11 @@ def _inspected(build: Build, feed: Feed) -> list[Source]:
     elif isinstance(given, Path):
         found = [(given, displayed(given))]
     else:
-        found = build.found(given or feed.path, f"feed {feed.name}")
+        late = "" if given else expected_text(feed, build.now)
+        found = build.found(given or feed.path, f"feed {feed.name}{late}")
     if not found:
         raise InputError(
-            f"no file is there for feed {feed.name}",
+            f"no file is there for feed {feed.name}{late}",
             "check that the sender delivered, and the feed's path",
             file=feed.path,
         )

@@ -58,6 +58,7 @@ def _unchanged(build: Build, feed: Feed) -> Iterator[pl.DataFrame]:
                 "change the condition: try_cast is NULL where cast has no value, and NULL is not met",
                 file=Path(build.feed_plans[feed.name].meta["files"][file]["path"]).name,
                 row=row,
+                line=build.sources[feed.name][file].line_of(row),
             )
         yield marked
 
@@ -95,11 +96,11 @@ def _notice(build: Build, feed: Feed, met: int, done: int) -> None:
     """Warn if the condition is met by no row, or by rows that were written already."""
     is_open = pl.col("rule").str.contains(REWRITTEN, literal=True)
     if not met and next(build.writer.rows(feed.name).where(is_open, ["seq"]), None) is None:
-        message = f"No unchanged coverage of {feed.name} meets --rewrite: none is written again."
+        message = f"{feed.name}: no unchanged coverage meets --rewrite; none is written again."
     elif done:
         was = "was" if done == 1 else "were"
         message = (
-            f"{counted(done, 'coverage')} of {feed.name} that {'meets' if done == 1 else 'meet'} --rewrite {was} "
+            f"{feed.name}: {counted(done, 'coverage')} that {'meets' if done == 1 else 'meet'} --rewrite {was} "
             "written since an earlier run with it began, which this run continues: not written again."
         )
     else:

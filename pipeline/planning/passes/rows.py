@@ -10,6 +10,8 @@ import polars as pl
 from pipeline.errors import InputError, PlanError
 from pipeline.journal import lookups, runs
 from pipeline.planning.beside import POSTED_AT_ANOTHER_TIME
+from pipeline.planning.corrected import keep_former_keys, note_corrected
+from pipeline.planning.deliveries import warn_of_delivery
 from pipeline.planning.parts import (
     make_part,
     parts_of,
@@ -36,10 +38,15 @@ def read_rows(build: Build) -> None:
     resource_id, stage, field, rule and message.
     """
     build.progress.stage = "reading"
+    build.progress.rows = sum(
+        source.rows for sources in build.sources.values() for source in sources
+    )
     relate_rows(build)
     for feed in build.job.feeds:
         build.feed_plans[feed.name] = _read(build, feed)
+        keep_former_keys(build, feed)
         _count_files(build, feed)
+        warn_of_delivery(build, feed)
     build.progress.stage = "planning"
     files = build.file_names()
     scans = {
@@ -61,6 +68,8 @@ def read_rows(build: Build) -> None:
     for feed in build.job.feeds:
         if feed.traits.has_money and _have_times(build, feed):
             _reject_other_times(build, feed)
+    for feed in build.job.feeds:
+        note_corrected(build, feed)
 
 
 def _reader_of(build: Build, feed: Feed) -> Callable[[Sequence[str]], Iterator[pl.DataFrame]]:
@@ -115,11 +124,17 @@ def _read(build: Build, feed: Feed) -> FeedPlan:
                     "sha256": source.sha256,
                     "rows": source.rows,
                     "skipped": dict(source.skipped),
+                    "first_line": build.writer.keep_lines(feed.name, number, source.lines),
                 }
-                for source in sources
+                for number, source in enumerate(sources)
             ],
             "may_be_utf8": [source.name for source in sources if source.may_be_utf8],
             "mended_from": corrected,
+            "corrected_files": [
+                number
+                for number, source in enumerate(sources)
+                if source.run_column and origins(source)
+            ],
             "rows_read": sum(source.rows for source in sources),
             "cents_read": cents_read,
             "open_dates": open_dates,

@@ -93,7 +93,7 @@ def exceeds_early(build: Build) -> bool:
     metas = {
         name: {
             **judged.meta,
-            "planned": _totals_of(build.writer, build.feeds[name], judged)["planned"],
+            "limited": _totals_of(build.writer, build.feeds[name], judged)["limited"],
             "is_change": build.has_changes_only(name),
         }
         for name, judged in build.feed_plans.items()
@@ -137,11 +137,14 @@ def _require_evidence(plan: Plan, journal: Journal) -> None:
 
 def _totals_of(writer: PlanWriter, feed: Feed, judged: FeedPlan) -> dict[str, Any]:
     """Return counts and sums of a feed: rows by disposition, and what is to be sent."""
-    counts, warned = Counter[str](), Counter[str]()
+    counts, warned, of_rejects = Counter[str](), Counter[str](), Counter[str]()
     cents = cents_of_all = 0
-    for rows in writer.rows(feed.name).judged(["disposition", "amount_cents", "rule"]):
+    is_of_rejects = pl.col("file").is_in(judged.meta["corrected_files"])
+    for rows in writer.rows(feed.name).judged(["file", "disposition", "amount_cents", "rule"]):
         cents_of_all += int(rows["amount_cents"].sum())
-        counts.update(dict(rows.group_by("disposition").len().iter_rows()))
+        counts.update(dict(rows["disposition"].value_counts().iter_rows()))
+        mine = rows.filter(is_of_rejects)["disposition"]
+        of_rejects.update(dict(mine.value_counts().iter_rows()))
         warned.update({rule: _count(rows, rule) for rule in (*_WARNINGS, REWRITTEN)})
         is_sent = pl.col("disposition") == Disposition.PENDING.value
         cents += int(rows.filter(is_sent)["amount_cents"].sum())
@@ -150,6 +153,7 @@ def _totals_of(writer: PlanWriter, feed: Feed, judged: FeedPlan) -> dict[str, An
     going = judged.missing.filter(pl.col("interaction") != "")
     return {
         "planned": {word.value: counts[word.value] for word in Disposition},
+        "limited": _limited(counts - of_rejects, judged.meta["corrected"]["rows"]),
         "planned_cents": cents_of_all,
         "to_send": counts[Disposition.PENDING.value] + going.height,
         "rewritten": rewritten,
@@ -160,6 +164,17 @@ def _totals_of(writer: PlanWriter, feed: Feed, judged: FeedPlan) -> dict[str, An
             "compared_with": judged.compared_with,
             "end_on": sorted(going["end_on"].drop_nulls().unique()),
         },
+    }
+
+
+def _limited(counts: Mapping[str, int], corrected: int) -> dict[str, int]:
+    """Return what limits.rejects_max judges: rows without the filtered ones, and the rejected rows among them.
+
+    `counts` has no rows of reject files. A rejected row that came in by a corrected reject file does not count as one.
+    """
+    return {
+        "rows": sum(counts.values()) - counts.get(Disposition.FILTERED.value, 0),
+        "rejected": counts.get(Disposition.REJECTED.value, 0) - corrected,
     }
 
 

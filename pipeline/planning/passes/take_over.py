@@ -72,9 +72,10 @@ async def look_up_patients(build: Build, session: Asking) -> None:
                     build.check_stop()
                     yield feed, batch.frame
 
-    table = await lookup(batches(), reference, session.client, options.concurrency)
+    table = await lookup(batches(), reference, session.client, options.concurrency, build.progress)
+    build.progress.sent = build.progress.to_send = 0
     patient = Crosswalk(reference.target, table, is_search=True)
-    build.crosswalks = replace(build.crosswalks, patient=patient)
+    build.set_crosswalks(replace(build.crosswalks, patient=patient))
 
 
 async def take_over(build: Build, session: Asking | None) -> None:
