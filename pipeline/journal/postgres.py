@@ -32,6 +32,7 @@ from pipeline.errors import (
     lease_lost,
 )
 from pipeline.journal.address import parameters_of
+from pipeline.journal.audit_log import Line
 from pipeline.journal.store import (
     NEW,
     RUN,
@@ -53,6 +54,8 @@ _TICK_S: Final = 1.0  # a lease is renewed, and its progress stored, at least th
 _CONNECT_S: Final = 5
 _AWAY_S: Final = 0.2  # between attempts to connect again
 _ROWS_A_MESSAGE: Final = 1_000
+_LINES_A_GROUP: Final = 512
+_RUN_ID: Final = Line._fields.index("run_id")
 _BACK_WITHIN_S: Final = 60.0  # the time to wait for a server that is restarted
 _MAKE: Final = 0x63616E76  # the lock under which tables are made
 VERSION_MIN: Final = 14  # of the server: older ones get no security fixes any more
@@ -182,7 +185,8 @@ class Lease:
             return
         self.is_stopping = bool(renewed[0])
         self._deadline_s = asked_s + self._database.lease_s
-        _execute(self._connection, sql["store_counts"], values)
+        if self.part != RUN:
+            _execute(self._connection, sql["store_counts"], values)
 
 
 class PostgresStore:
@@ -210,6 +214,25 @@ class PostgresStore:
         cursor = self._connection.cursor()
         cursor.executemany(_translate(sql), lines)
         return cursor
+
+    def append(self, lines: Sequence[Sequence[Any]]) -> None:
+        """Append numbered lines, each with its hash, to the audit log: one row for those of a run."""
+        groups = []
+        for run_id, some in itertools.groupby(lines, key=lambda line: line[_RUN_ID]):
+            of_run = list(some)
+            for start in range(0, len(of_run), _LINES_A_GROUP):
+                group = of_run[start : start + _LINES_A_GROUP]
+                values = [(*line[1:_RUN_ID], *line[_RUN_ID + 1 : -2], line[-1]) for line in group]
+                groups.append(
+                    {
+                        "part": self.part,
+                        "number": group[0][0],
+                        "last": group[-1][0],
+                        "run_id": run_id,
+                        "lines": orjson.dumps(values).decode(),
+                    }
+                )
+        self.executemany(self.sql["append"], groups)
 
     def stream(self, sql: str, parameters: Parameters, size: int, /) -> Iterator[list[Any]]:
         """Yield the rows of one statement in lists of up to `size`."""
@@ -533,13 +556,24 @@ def _execute(connection: Connection, sql: str, parameters: Parameters = ()) -> C
 
 
 def _columns(lines: Sequence[Parameters]) -> Parameters:
-    """Return the values of these lines as one list for each name, or for each position."""
-    first = lines[0]
-    if isinstance(first, Mapping):
-        return {
-            name: [cast("Mapping[str, object]", line)[name] for line in lines] for name in first
-        }
-    return [list(column) for column in zip(*lines, strict=True)]
+    """Return the values of these lines as one array for each name."""
+    named = cast("Sequence[Mapping[str, object]]", lines)
+    return {name: _array([line[name] for line in named]) for name in named[0]}
+
+
+def _array(values: Sequence[object]) -> str:
+    """Return texts, numbers and None as PostgreSQL writes an array: as JSON does, but for the escapes in texts."""
+    written = orjson.dumps(values)
+    if b"\\" in written:
+        written = b"[" + b",".join(map(_element, values)) + b"]"
+    return f"{{{written[1:-1].decode()}}}"
+
+
+def _element(value: object) -> bytes:
+    if not isinstance(value, str):
+        return orjson.dumps(value)
+    text = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{text}"'.encode()
 
 
 @lru_cache(maxsize=256)
