@@ -42,8 +42,9 @@ _RATES: Final = {5: 50, 50: 500, 500: 4_000, _UNLIMITED: 10_000}  # by rate: the
 _STATEMENTS_MAX, _COMMITS_MAX, _WAL_KB_MAX = 2.0, 0.3, 1.5  # a row, at a rate of 50
 _JUDGED: Final = 50
 _AT: Final = datetime(2026, 11, 21, tzinfo=UTC)
-_BY_KIND: Final = """SELECT coalesce(sum(calls), 0), coalesce(sum(calls) FILTER (WHERE query = 'COMMIT'), 0)
-FROM pg_stat_statements WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database())"""
+_BY_KIND: Final = """SELECT coalesce(sum(calls), 0), coalesce(sum(calls) FILTER (WHERE query = 'COMMIT' OR query LIKE 'UPDATE %' AND query NOT LIKE 'UPDATE write%'), 0)
+FROM pg_stat_statements JOIN pg_database ON dbid = pg_database.oid AND datname = current_database()
+WHERE query NOT LIKE '%taker%' AND query NOT LIKE '%target%' AND query NOT LIKE '%pg_stat_statements%'"""
 _WAL: Final = "SELECT CAST(pg_current_wal_insert_lsn() - '0/0' AS BIGINT)"
 
 

@@ -216,13 +216,14 @@ class PostgresStore:
         return cursor
 
     def append(self, lines: Sequence[Sequence[Any]]) -> None:
-        """Append numbered lines, each with its hash, to the audit log: one row for those of a run."""
+        """Append numbered lines to the audit log: one row for those of a run, with the hash of the last one."""
         groups = []
         for run_id, some in itertools.groupby(lines, key=lambda line: line[_RUN_ID]):
             of_run = list(some)
             for start in range(0, len(of_run), _LINES_A_GROUP):
                 group = of_run[start : start + _LINES_A_GROUP]
-                values = [(*line[1:_RUN_ID], *line[_RUN_ID + 1 : -2], line[-1]) for line in group]
+                values = [[*line[1:_RUN_ID], *line[_RUN_ID + 1 : -2]] for line in group]
+                values[-1].append(group[-1][-1])
                 groups.append(
                     {
                         "part": self.part,

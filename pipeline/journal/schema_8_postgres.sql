@@ -1,7 +1,8 @@
 -- Schema 8 in PostgreSQL, applied after `schema_7_postgres.sql`. What the database refuses stays the same; a row costs
 -- it less.
 
--- The audit log. The lines that a transaction enters for a run are one row, with the values and the hash of each line.
+-- The audit log. The lines that a transaction enters for a run are one row. The hash of its last line depends on all of
+-- them, so that it alone is kept; rows that were entered before have the hash of each line.
 CREATE TABLE trail_group (
     rowid BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     part INTEGER NOT NULL,
