@@ -9,8 +9,8 @@ if TYPE_CHECKING:
 # Writes are marked in groups ahead of the senders, so that no sender waits for a commit and few commits are made. After
 # a crash each of them is in doubt, though it was never sent, so no more are marked than these.
 _COMMIT_S: Final = 0.01  # a commit takes this long: what is sent meanwhile is marked already
-_GROUP_S: Final = 0.08  # at low rates, a group is what is sent in this time ...
-_GROUP: Final = 4  # ... but no more than this
+_GROUP_S: Final = 0.1  # at low rates, a group is what is sent in this time ...
+_GROUP: Final = 5  # ... but no more than this
 _AHEAD_MAX: Final = 256
 
 

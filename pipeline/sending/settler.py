@@ -1,7 +1,6 @@
 """Enter answers in the journal. The next write of a patient is sent only after that."""
 
 import asyncio
-from contextlib import suppress
 from typing import Final
 
 from pipeline.canvas.client import Permit
@@ -18,7 +17,7 @@ from pipeline.sending.searcher import Searcher
 # Answers are entered together with the next writes that are marked in flight, but no later than `_WAIT_S`. If no
 # write can be marked before answers are entered, the answers of `_GATHER_S` are entered in one transaction.
 _GATHER_S: Final = 0.01
-_WAIT_S: Final = 0.1
+_WAIT_S: Final = 0.2
 
 
 class Settler:
@@ -74,26 +73,31 @@ class Settler:
 
     async def run(self) -> None:
         """Enter answers as they arrive."""
-        while True:
-            over = self._sending_is_over
-            await self.enter()
-            if over:
-                return
+        await self.enter()
+        while not self._sending_is_over:
             await self._flow.answered.wait()
-            await self._gather()
+            is_entered = await self._gather()
             self._flow.answered.clear()
+            if not is_entered:
+                await self.enter()
+            elif self._attempts:  # they have come since
+                self._flow.answered.set()
+        await self.enter()
 
-    async def _gather(self) -> None:
-        """Wait for more answers, or until those so far are entered with the next writes."""
+    async def _gather(self) -> bool:
+        """Wait for more answers. Returns whether those so far were entered meanwhile, with the next writes."""
         if self._sending_is_over:
-            return
+            return False
         await asyncio.sleep(_GATHER_S)
         if not (self._attempts and self._flow.queues.is_ready):
-            return
+            return False
         self._entered.clear()
-        with suppress(TimeoutError):
+        try:
             async with asyncio.timeout(_WAIT_S):
                 await self._entered.wait()
+        except TimeoutError:
+            return False
+        return True
 
     async def enter(self, begun: Begun | None = None) -> None:
         """Enter the answers so far, and mark writes in flight, in one transaction."""
