@@ -465,7 +465,7 @@ def _connect(database: Database) -> Connection:
         autocommit=True,
         connect_timeout=_CONNECT_S,
         application_name="canvas-ingest",
-        options=f"-c idle_in_transaction_session_timeout={idle_ms} -c synchronous_commit=on",
+        options=f"-c idle_in_transaction_session_timeout={idle_ms} -c synchronous_commit=on -c jit=off",
         keepalives_idle=5,
         keepalives_interval=2,
         keepalives_count=3,
