@@ -181,3 +181,52 @@ WHERE resource_type = 'PaymentNotice' AND state IN ('IN_FLIGHT', 'IN_DOUBT') AND
 UNION ALL
 SELECT lane, key, feed, amount_cents, claim, day, substr(coalesce(sent_at, settled_at), 1, 10) FROM write
 WHERE resource_type = 'PaymentNotice' AND state = 'PENDING' AND resent > 0 AND lane IN (SELECT lane FROM asked);
+
+-- name: stamped
+-- As `stamped` of SQLite, of the last groups of the run's lines.
+WITH recent AS MATERIALIZED (
+    SELECT key FROM trail WHERE event = 'write' AND http_status = 201
+        AND in_group IN (SELECT rowid FROM trail_group WHERE run_id = :run_id ORDER BY rowid DESC LIMIT 200)
+    ORDER BY rowid DESC LIMIT 2000
+)
+SELECT resource_id, held_at, sent_at, settled_at FROM recent CROSS JOIN LATERAL (
+    SELECT * FROM write WHERE write.key = recent.key OFFSET 0 -- by its index
+) AS own
+WHERE resource_type = 'PaymentNotice' AND state = 'CONFIRMED' AND held_run = :run_id AND held_at IS NOT NULL
+ORDER BY settled_at DESC LIMIT 8;
+
+-- name: evidence
+-- As `evidence` of SQLite; the lines are unpacked once.
+WITH line AS MATERIALIZED (
+    SELECT rowid, key, event, verdict, resource_id FROM trail
+    WHERE key <> '' AND event <> 'learned' AND (:is_whole = 1 OR key IN (SELECT value FROM json_each(:keys)))
+),
+last AS (
+    SELECT key,
+        max(CASE WHEN event IN ('claim', 'release', 'write', 'crashed', 'suspected', 'found', 'absent', 'conflict', 'adopted', 'abandoned', 'reopened', 'gone') THEN rowid END) AS state_line,
+        max(CASE WHEN event = 'intended' THEN rowid END) AS intended_line,
+        max(CASE WHEN event IN ('found', 'adopted', 'gone') OR (event = 'write' AND verdict = 'accepted') THEN rowid END) AS resource_line
+    FROM line GROUP BY key
+),
+compared AS (
+    SELECT last.key AS key, of_state.event AS event, of_state.verdict AS verdict,
+        CASE WHEN last.intended_line > coalesce(last.state_line, 0) THEN 1 ELSE 0 END AS is_intended,
+        CASE
+            WHEN of_resource.rowid IS NULL OR of_resource.event = 'gone' OR of_resource.resource_id = write.resource_id THEN 1
+            WHEN of_resource.event = 'write' AND (
+                EXISTS (SELECT 1 FROM write AS other WHERE other.resource_type = write.resource_type AND other.resource_id = of_resource.resource_id)
+                OR EXISTS (SELECT 1 FROM foreign_resource WHERE foreign_resource.resource_id = of_resource.resource_id)
+            ) THEN 1
+            ELSE 0
+        END AS has_resource,
+        write.state AS state
+    FROM last
+    LEFT JOIN write ON write.key = last.key
+    LEFT JOIN line AS of_state ON of_state.rowid = last.state_line
+    LEFT JOIN line AS of_resource ON of_resource.rowid = last.resource_line
+    UNION ALL
+    SELECT key, NULL, NULL, 0, 1, state FROM write
+    WHERE (:is_whole = 1 OR key IN (SELECT value FROM json_each(:keys))) AND key NOT IN (SELECT key FROM last)
+)
+SELECT event, verdict, is_intended, has_resource, state, count(*), min(key) FROM compared
+GROUP BY event, verdict, is_intended, has_resource, state;
