@@ -8,16 +8,15 @@ transaction checks it. Its time is counted from before the request, by a clock t
 
 import itertools
 import os
-import re
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import orjson
 import psycopg
@@ -32,7 +31,7 @@ from pipeline.errors import (
     lease_lost,
 )
 from pipeline.journal.address import parameters_of
-from pipeline.journal.audit_log import Line
+from pipeline.journal.dialect import columns, groups_of, translate
 from pipeline.journal.store import (
     NEW,
     RUN,
@@ -54,8 +53,6 @@ _TICK_S: Final = 1.0  # a lease is renewed, and its progress stored, at least th
 _CONNECT_S: Final = 5
 _AWAY_S: Final = 0.2  # between attempts to connect again
 _ROWS_A_MESSAGE: Final = 1_000
-_LINES_A_GROUP: Final = 512
-_RUN_ID: Final = Line._fields.index("run_id")
 _BACK_WITHIN_S: Final = 60.0  # the time to wait for a server that is restarted
 _MAKE: Final = 0x63616E76  # the lock under which tables are made
 VERSION_MIN: Final = 14  # of the server: older ones get no security fixes any more
@@ -210,35 +207,19 @@ class PostgresStore:
     def executemany(self, sql: str, lines: Sequence[Parameters], /) -> Cursor:
         """Execute one statement for each line, or once for all lines if it takes lists."""
         if "unnest(" in sql:
-            return self.execute(sql, _columns(lines))
+            return self.execute(sql, columns(lines))
         cursor = self._connection.cursor()
-        cursor.executemany(_translate(sql), lines)
+        cursor.executemany(translate(sql), lines)
         return cursor
 
     def append(self, lines: Sequence[Sequence[Any]]) -> None:
         """Append numbered lines to the audit log: one row for those of a run, with the hash of the last one."""
-        groups = []
-        for run_id, some in itertools.groupby(lines, key=lambda line: line[_RUN_ID]):
-            of_run = list(some)
-            for start in range(0, len(of_run), _LINES_A_GROUP):
-                group = of_run[start : start + _LINES_A_GROUP]
-                values = [[*line[1:_RUN_ID], *line[_RUN_ID + 1 : -2]] for line in group]
-                values[-1].append(group[-1][-1])
-                groups.append(
-                    {
-                        "part": self.part,
-                        "number": group[0][0],
-                        "last": group[-1][0],
-                        "run_id": run_id,
-                        "lines": orjson.dumps(values).decode(),
-                    }
-                )
-        self.executemany(self.sql["append"], groups)
+        self.executemany(self.sql["append"], list(groups_of(self.part, lines)))
 
     def stream(self, sql: str, parameters: Parameters, size: int, /) -> Iterator[list[Any]]:
         """Yield the rows of one statement in lists of up to `size`."""
         rows = self._connection.cursor().stream(
-            _translate(sql), parameters or None, size=min(size, _ROWS_A_MESSAGE)
+            translate(sql), parameters or None, size=min(size, _ROWS_A_MESSAGE)
         )
         while lines := list(itertools.islice(rows, size)):
             yield lines
@@ -553,41 +534,7 @@ def check_server(connection: Connection, version_min: int = VERSION_MIN) -> None
 
 def _execute(connection: Connection, sql: str, parameters: Parameters = ()) -> Cursor:
     # A prepared statement would keep the plan made for empty tables, which scans all rows.
-    return connection.execute(_translate(sql), parameters or None, prepare=False)
-
-
-def _columns(lines: Sequence[Parameters]) -> Parameters:
-    """Return the values of these lines as one array for each name."""
-    named = cast("Sequence[Mapping[str, object]]", lines)
-    return {name: _array([line[name] for line in named]) for name in named[0]}
-
-
-def _array(values: Sequence[object]) -> str:
-    """Return texts, numbers and None as PostgreSQL writes an array: as JSON does, but for the escapes in texts."""
-    written = orjson.dumps(values)
-    if b"\\" in written:
-        written = b"[" + b",".join(map(_element, values)) + b"]"
-    return f"{{{written[1:-1].decode()}}}"
-
-
-def _element(value: object) -> bytes:
-    if not isinstance(value, str):
-        return orjson.dumps(value)
-    text = value.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{text}"'.encode()
-
-
-@lru_cache(maxsize=256)
-def _translate(sql: str) -> str:
-    """Return a statement of SQLite's in PostgreSQL's dialect."""
-    text = re.sub(r"--[^\n]*", "", sql)
-    text = re.sub(
-        r"SELECT value FROM json_each\((:\w+)\)",
-        r"SELECT jsonb_array_elements_text(CAST(\1 AS jsonb))",
-        text,
-    )
-    text = re.sub(r"(?<!:):([a-z_]\w*)", r"%(\1)s", text.replace("%", "%%"))
-    return re.sub(r"\?", "%s", text)
+    return connection.execute(translate(sql), parameters or None, prepare=False)
 
 
 def _as_error(error: Exception) -> JournalError:

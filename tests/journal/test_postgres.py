@@ -15,8 +15,8 @@ from psycopg.sql import SQL, Identifier, Placeholder
 
 from pipeline.journal import history, leases, lookups, opening, runs, writes
 from pipeline.journal.audit_log import ORIGIN, Event, Line, link, new_line
+from pipeline.journal.dialect import LINES_A_GROUP, array
 from pipeline.journal.journal import Journal
-from pipeline.journal.postgres import _LINES_A_GROUP, _array
 from pipeline.journal.runs import Run
 from pipeline.journal.store import Database, schema
 from pipeline.records import State, Verdict
@@ -57,7 +57,7 @@ TEXTS = st.text(
 def test_texts_come_back_as_they_were_handed_over(
     shared_connection: "psycopg.Connection[tuple[list[str | None]]]", texts: list[str | None]
 ) -> None:
-    found = shared_connection.execute("SELECT CAST(%s AS TEXT[])", [_array(texts)]).fetchone()
+    found = shared_connection.execute("SELECT CAST(%s AS TEXT[])", [array(texts)]).fetchone()
     assert found == (texts,)
 
 
@@ -74,7 +74,7 @@ async def test_the_lines_of_a_transaction_are_one_row_and_are_read_one_by_one(
     journal: Journal, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(history, "_LINES_A_QUERY", 100)
-    many = [intent(f"k{n}", f"p{n}") for n in range(_LINES_A_GROUP + 88)]
+    many = [intent(f"k{n}", f"p{n}") for n in range(LINES_A_GROUP + 88)]
     await claim(journal, *many)
     await settle(journal, *(attempt(one, Verdict.ACCEPTED, f"n{one.key}") for one in many[:5]))
     lines = [line for line, _ in history.read_lines(journal)]
@@ -88,7 +88,7 @@ async def test_the_lines_of_a_transaction_are_one_row_and_are_read_one_by_one(
     }
     with psycopg.connect(database) as connection:
         counted = connection.execute("SELECT last - number + 1 FROM trail_group ORDER BY rowid")
-        assert [count for (count,) in counted] == [1, _LINES_A_GROUP, 88, 5]
+        assert [count for (count,) in counted] == [1, LINES_A_GROUP, 88, 5]
 
 
 def _hash_at(journal: Journal, number: int) -> str:
