@@ -16,13 +16,25 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench import enrollments, growth, memory, nightly, rate, sending, shared, start, validate
+from bench import (
+    enrollments,
+    growth,
+    journal,
+    memory,
+    nightly,
+    rate,
+    sending,
+    shared,
+    start,
+    validate,
+)
 from bench.rounds import CORES, HEADER, Asked, Line, alone_on
 from bench.server import has_nginx
 
 BENCHMARKS = {
     "validate": validate.measure,
     "sending": sending.measure,
+    "journal": journal.measure,
     "rate": rate.measure,
     "shared": shared.measure,
     "unchanged": nightly.measure,

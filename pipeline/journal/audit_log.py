@@ -103,19 +103,22 @@ def link(before: str, line: Sequence[object]) -> str:
     return hashlib.sha256(before.encode() + orjson.dumps(tuple(line))).hexdigest()
 
 
-def first_break(lines: Iterable[tuple[Line, str]], number: int = 0, before: str = ORIGIN) -> int:
+def first_break(
+    lines: Iterable[tuple[Line, str | None]], number: int = 0, before: str = ORIGIN
+) -> int:
     """Return the number of the first line that does not follow from the one before; 0 if all do.
 
     Args:
         lines: Lines and their hashes, in order. Lines of the run's partitions are among them, each partition's in
-            order.
+            order. The hash is None where only that of a later line is kept, which depends on this line as well.
         number: The number of the run's own line before these.
         before: The hash of that line.
     """
-    heads = {0: (number, before)}
+    heads = {0: (number, before, True)}
     for line, found in lines:
-        number, before = heads.get(line.part, (0, ORIGIN))
-        if line.number != number + 1 or link(before, line) != found:
+        number, before, _ = heads.get(line.part, (0, ORIGIN, True))
+        linked = link(before, line)
+        if line.number != number + 1 or found not in (None, linked):
             return number + 1
-        heads[line.part] = line.number, found
-    return 0
+        heads[line.part] = line.number, linked, found is not None
+    return next((number for number, _, is_proved in heads.values() if not is_proved), 0)

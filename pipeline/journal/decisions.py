@@ -14,7 +14,7 @@ from pipeline.clock import utc_text
 from pipeline.journal.audit_log import Event, new_line
 from pipeline.journal.instants import instant_text
 from pipeline.journal.journal import Journal, as_json
-from pipeline.journal.writes import enter, ids_of_others
+from pipeline.journal.writes import enter, is_of_another
 from pipeline.records import Finding, Intent, State
 
 
@@ -28,7 +28,7 @@ async def confirm(
     """
 
     def confirm() -> bool:
-        if ids_of_others(journal, [(intent, finding.resource_id)]):
+        if is_of_another(journal, intent, finding.resource_id):
             return False
         _decide(journal, run_id, Event.FOUND, intent, finding, at, who)
         return True

@@ -10,8 +10,8 @@ from pipeline.journal.journal import Journal
 _LINES_A_QUERY: Final = 50_000
 
 
-def read_lines(journal: Journal, key: str | None = None) -> Iterator[tuple[Line, str]]:
-    """Yield the lines of one write, or of all, each with its hash, in order."""
+def read_lines(journal: Journal, key: str | None = None) -> Iterator[tuple[Line, str | None]]:
+    """Yield the lines of one write, or of all, in order, each with its hash (None if only a later one's is kept)."""
     after = 0
     while True:
         lines = journal.rows("trail", {"after": after, "key": key, "count": _LINES_A_QUERY})

@@ -196,15 +196,29 @@ class Journal:
         names = [column[0] for column in cursor.description]
         return [dict(zip(names, line, strict=True)) for line in cursor.fetchall()]
 
-    def change_each(self, name: str, lines: Sequence[Mapping[str, object]]) -> None:
+    def change_each(
+        self,
+        name: str,
+        lines: Sequence[Mapping[str, object]],
+        or_else: Callable[[], None] | None = None,
+    ) -> None:
         """Run a statement once for each of `lines`. Each must change exactly one row.
+
+        Args:
+            name: The statement.
+            lines: Its parameters.
+            or_else: What may bring the rows into the expected state that are not. Then the statement is run once more.
 
         Raises:
             JournalError: A row was not in the state in which it was expected.
         """
         if not lines:
             return
-        changed = self.store.executemany(self.store.sql[name], lines).rowcount
+        sql = self.store.sql[name]
+        changed = self.store.executemany(sql, lines).rowcount
+        if changed < len(lines) and or_else is not None:
+            or_else()
+            changed += self.store.executemany(sql, lines).rowcount
         if changed != len(lines):
             raise JournalError(
                 f"the journal holds {len(lines) - changed} of {len(lines)} rows in another state than expected, "
@@ -223,7 +237,7 @@ class Journal:
             before = link(before, numbered)
             chained.append((*numbered, before))
         if chained:
-            self.store.executemany(self.store.sql["append"], chained)
+            self.store.append(chained)
             self._head = (number, before)
 
     def _transaction(self, step: Callable[[], T]) -> T:

@@ -7,15 +7,13 @@ transaction checks it. Its time is counted from before the request, by a clock t
 """
 
 import itertools
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import orjson
 import psycopg
@@ -30,6 +28,7 @@ from pipeline.errors import (
     lease_lost,
 )
 from pipeline.journal.address import parameters_of
+from pipeline.journal.dialect import columns, groups_of, translate
 from pipeline.journal.holder import Holder, busy
 from pipeline.journal.process import is_gone, ourselves
 from pipeline.journal.store import (
@@ -162,7 +161,8 @@ class Lease:
             return
         self.is_stopping = bool(renewed[0])
         self._deadline_s = asked_s + self._database.lease_s
-        _execute(self._connection, sql["store_counts"], values)
+        if self.part != RUN:
+            _execute(self._connection, sql["store_counts"], values)
 
 
 class PostgresStore:
@@ -186,15 +186,19 @@ class PostgresStore:
     def executemany(self, sql: str, lines: Sequence[Parameters], /) -> Cursor:
         """Execute one statement for each line, or once for all lines if it takes lists."""
         if "unnest(" in sql:
-            return self.execute(sql, _columns(lines))
+            return self.execute(sql, columns(lines))
         cursor = self._connection.cursor()
-        cursor.executemany(_translate(sql), lines)
+        cursor.executemany(translate(sql), lines)
         return cursor
+
+    def append(self, lines: Sequence[Sequence[Any]]) -> None:
+        """Append numbered lines to the audit log: one row for those of a run, with the hash of the last one."""
+        self.executemany(self.sql["append"], list(groups_of(self.part, lines)))
 
     def stream(self, sql: str, parameters: Parameters, size: int, /) -> Iterator[list[Any]]:
         """Yield the rows of one statement in lists of up to `size`."""
         rows = self._connection.cursor().stream(
-            _translate(sql), parameters or None, size=min(size, _ROWS_A_MESSAGE)
+            translate(sql), parameters or None, size=min(size, _ROWS_A_MESSAGE)
         )
         while lines := list(itertools.islice(rows, size)):
             yield lines
@@ -461,7 +465,7 @@ def _connect(database: Database) -> Connection:
         autocommit=True,
         connect_timeout=_CONNECT_S,
         application_name="canvas-ingest",
-        options=f"-c idle_in_transaction_session_timeout={idle_ms} -c synchronous_commit=on",
+        options=f"-c idle_in_transaction_session_timeout={idle_ms} -c synchronous_commit=on -c jit=off",
         keepalives_idle=5,
         keepalives_interval=2,
         keepalives_count=3,
@@ -549,30 +553,7 @@ def check_server(connection: Connection, version_min: int = VERSION_MIN) -> None
 
 def _execute(connection: Connection, sql: str, parameters: Parameters = ()) -> Cursor:
     # A prepared statement would keep the plan made for empty tables, which scans all rows.
-    return connection.execute(_translate(sql), parameters or None, prepare=False)
-
-
-def _columns(lines: Sequence[Parameters]) -> Parameters:
-    """Return the values of these lines as one list for each name, or for each position."""
-    first = lines[0]
-    if isinstance(first, Mapping):
-        return {
-            name: [cast("Mapping[str, object]", line)[name] for line in lines] for name in first
-        }
-    return [list(column) for column in zip(*lines, strict=True)]
-
-
-@lru_cache(maxsize=256)
-def _translate(sql: str) -> str:
-    """Return a statement of SQLite's in PostgreSQL's dialect."""
-    text = re.sub(r"--[^\n]*", "", sql)
-    text = re.sub(
-        r"SELECT value FROM json_each\((:\w+)\)",
-        r"SELECT jsonb_array_elements_text(CAST(\1 AS jsonb))",
-        text,
-    )
-    text = re.sub(r"(?<!:):([a-z_]\w*)", r"%(\1)s", text.replace("%", "%%"))
-    return re.sub(r"\?", "%s", text)
+    return connection.execute(translate(sql), parameters or None, prepare=False)
 
 
 def _as_error(error: Exception) -> JournalError:

@@ -61,18 +61,19 @@ WHERE write.state = 'PENDING';
 -- Take back a write that was never handed to a socket. Only the process that marked it may do so.
 UPDATE write SET state = 'PENDING', attempts = attempts - 1, sent_at = NULL WHERE key = :key AND state = 'IN_FLIGHT';
 
--- name: ids_of_others
--- The keys of the answers whose id belongs to another row, or is known not to be ours.
-SELECT json_extract(answer.value, '$.key') FROM json_each(:answers) AS answer
-WHERE EXISTS (
-    SELECT 1 FROM write
-    WHERE resource_type = json_extract(answer.value, '$.resource_type') AND resource_id = json_extract(answer.value, '$.resource_id')
-        AND key <> json_extract(answer.value, '$.key')
-) OR EXISTS (
-    SELECT 1 FROM foreign_resource
-    WHERE resource_type = json_extract(answer.value, '$.resource_type') AND lane = json_extract(answer.value, '$.lane')
-        AND resource_id = json_extract(answer.value, '$.resource_id')
-);
+-- name: answers
+-- The number of the open attempt of each answer, and whether its id belongs to another row, or is known not to be ours.
+SELECT json_extract(answer.value, '$.key'), (SELECT attempts FROM write WHERE key = json_extract(answer.value, '$.key')),
+    EXISTS (
+        SELECT 1 FROM write
+        WHERE resource_type = json_extract(answer.value, '$.resource_type') AND resource_id = json_extract(answer.value, '$.resource_id')
+            AND key <> json_extract(answer.value, '$.key')
+    ) OR EXISTS (
+        SELECT 1 FROM foreign_resource
+        WHERE resource_type = json_extract(answer.value, '$.resource_type') AND lane = json_extract(answer.value, '$.lane')
+            AND resource_id = json_extract(answer.value, '$.resource_id')
+    )
+FROM json_each(:answers) AS answer;
 
 -- name: settle
 -- Enter the result of an answer.
@@ -90,10 +91,6 @@ WHERE key = :key AND state = 'IN_FLIGHT';
 
 -- name: state
 SELECT state FROM write WHERE key = :key;
-
--- name: attempts
--- The numbers of the open attempts.
-SELECT key, attempts FROM write WHERE key IN (SELECT value FROM json_each(:keys));
 
 -- name: suspect
 -- The journal was lost, and Canvas holds one like it: a person decides.

@@ -1,16 +1,16 @@
 -- Statements that differ from those of SQLite, or that only PostgreSQL has.
 
--- name: ids_of_others
-SELECT answer.key
-FROM jsonb_to_recordset(CAST(:answers AS jsonb)) AS answer (key TEXT, resource_type TEXT, lane TEXT, resource_id TEXT)
-WHERE EXISTS (
-    SELECT 1 FROM write
-    WHERE write.resource_type = answer.resource_type AND write.resource_id = answer.resource_id AND write.key <> answer.key
-) OR EXISTS (
-    SELECT 1 FROM foreign_resource
-    WHERE foreign_resource.resource_type = answer.resource_type AND foreign_resource.lane = answer.lane
-        AND foreign_resource.resource_id = answer.resource_id
-);
+-- name: answers
+SELECT answer.key, (SELECT attempts FROM write WHERE write.key = answer.key),
+    EXISTS (
+        SELECT 1 FROM write
+        WHERE write.resource_type = answer.resource_type AND write.resource_id = answer.resource_id AND write.key <> answer.key
+    ) OR EXISTS (
+        SELECT 1 FROM foreign_resource
+        WHERE foreign_resource.resource_type = answer.resource_type AND foreign_resource.lane = answer.lane
+            AND foreign_resource.resource_id = answer.resource_id
+    )
+FROM json_to_recordset(CAST(:answers AS json)) AS answer (key TEXT, resource_type TEXT, lane TEXT, resource_id TEXT);
 
 -- name: holders
 -- The holders of the run with all its parts, or of one part, including those whose lease ran out.
@@ -88,7 +88,7 @@ UPDATE stint SET counts = :counts WHERE part = :part AND epoch = :epoch;
 UPDATE stint SET ended_at = :at, ended = :ended, counts = :counts WHERE part = :part AND epoch = :epoch AND ended_at IS NULL;
 
 -- name: lines_of_parts
-SELECT count(*) FROM trail WHERE part <> 0;
+SELECT CAST(coalesce(sum(last - number + 1), 0) AS BIGINT) FROM trail_group WHERE part <> 0;
 
 -- name: lease_records
 SELECT part, epoch, holder, first_line, taken_at, ended_at, ended, counts FROM stint WHERE run_id = :run_id ORDER BY part, epoch;
@@ -155,8 +155,85 @@ FROM unnest(CAST(:key AS TEXT[]), CAST(:state AS TEXT[]), CAST(:resource_id AS T
 WHERE write.key = line.key AND write.state = 'IN_FLIGHT';
 
 -- name: append
--- As `append` of SQLite, of all lines at once; in their order.
-INSERT INTO trail (number, at, run_id, event, key, attempt, latency_ms, http_status, correlation_id, verdict, resource_id, detail, who, part, hash)
-SELECT * FROM unnest(CAST(? AS BIGINT[]), CAST(? AS TEXT[]), CAST(? AS TEXT[]), CAST(? AS TEXT[]), CAST(? AS TEXT[]), CAST(? AS
-    INTEGER[]), CAST(? AS DOUBLE PRECISION[]), CAST(? AS INTEGER[]), CAST(? AS TEXT[]), CAST(? AS TEXT[]), CAST(? AS
-    TEXT[]), CAST(? AS TEXT[]), CAST(? AS TEXT[]), CAST(? AS INTEGER[]), CAST(? AS TEXT[]));
+-- Lines of the audit log, each row those of one run. In their order.
+INSERT INTO trail_group (part, number, last, run_id, lines)
+SELECT * FROM unnest(CAST(:part AS INTEGER[]), CAST(:number AS BIGINT[]), CAST(:last AS BIGINT[]), CAST(:run_id AS TEXT[]), CAST(:lines AS JSON[]));
+
+-- name: head
+SELECT last, lines -> -1 ->> 11 FROM trail_group WHERE part = :part ORDER BY number DESC LIMIT 1;
+
+-- name: line_hash
+SELECT lines -> CAST(:number - number AS INTEGER) ->> 11 FROM trail_group WHERE part = 0 AND number <= :number AND last >= :number;
+
+-- name: touched
+SELECT DISTINCT key FROM trail WHERE key <> '' AND in_group > coalesce((SELECT max(rowid) FROM trail_group WHERE part = 0 AND last <= :number), 0)
+    AND (part <> 0 OR number > :number);
+
+-- name: trail
+SELECT rowid, number, at, run_id, event, key, attempt, latency_ms, http_status, correlation_id, verdict, resource_id, detail, who, part, hash
+FROM trail WHERE in_group >= CAST(:after AS BIGINT) >> 20 AND rowid > :after AND (CAST(:key AS TEXT) IS NULL OR key = :key)
+ORDER BY in_group, rowid LIMIT :count;
+
+-- name: last_line
+SELECT at FROM trail WHERE in_group = (SELECT max(rowid) FROM trail_group WHERE :part = 0 OR part = :part) ORDER BY rowid DESC LIMIT 1;
+
+-- name: payments_of
+-- As `payments_of` of SQLite, by the index of each kind.
+WITH asked AS (SELECT jsonb_array_elements_text(CAST(:lanes AS jsonb)) AS lane)
+SELECT lane, key, feed, amount_cents, claim, day, substr(coalesce(sent_at, settled_at), 1, 10) FROM write
+WHERE resource_type = 'PaymentNotice' AND state = 'CONFIRMED' AND lane IN (SELECT lane FROM asked)
+UNION ALL
+SELECT lane, key, feed, amount_cents, claim, day, substr(coalesce(sent_at, settled_at), 1, 10) FROM write
+WHERE resource_type = 'PaymentNotice' AND state IN ('IN_FLIGHT', 'IN_DOUBT') AND lane IN (SELECT lane FROM asked)
+UNION ALL
+SELECT lane, key, feed, amount_cents, claim, day, substr(coalesce(sent_at, settled_at), 1, 10) FROM write
+WHERE resource_type = 'PaymentNotice' AND state = 'PENDING' AND resent > 0 AND lane IN (SELECT lane FROM asked);
+
+-- name: stamped
+-- As `stamped` of SQLite, of the last groups of the run's lines.
+WITH recent AS MATERIALIZED (
+    SELECT key FROM trail WHERE event = 'write' AND http_status = 201
+        AND in_group IN (SELECT rowid FROM trail_group WHERE run_id = :run_id ORDER BY rowid DESC LIMIT 200)
+    ORDER BY rowid DESC LIMIT 2000
+)
+SELECT resource_id, held_at, sent_at, settled_at FROM recent CROSS JOIN LATERAL (
+    SELECT * FROM write WHERE write.key = recent.key OFFSET 0 -- by its index
+) AS own
+WHERE resource_type = 'PaymentNotice' AND state = 'CONFIRMED' AND held_run = :run_id AND held_at IS NOT NULL
+ORDER BY settled_at DESC LIMIT 8;
+
+-- name: evidence
+-- As `evidence` of SQLite; the lines are unpacked once.
+WITH line AS MATERIALIZED (
+    SELECT rowid, key, event, verdict, resource_id FROM trail
+    WHERE key <> '' AND event <> 'learned' AND (:is_whole = 1 OR key IN (SELECT value FROM json_each(:keys)))
+),
+last AS (
+    SELECT key,
+        max(CASE WHEN event IN ('claim', 'release', 'write', 'crashed', 'suspected', 'found', 'absent', 'conflict', 'adopted', 'abandoned', 'reopened', 'gone') THEN rowid END) AS state_line,
+        max(CASE WHEN event = 'intended' THEN rowid END) AS intended_line,
+        max(CASE WHEN event IN ('found', 'adopted', 'gone') OR (event = 'write' AND verdict = 'accepted') THEN rowid END) AS resource_line
+    FROM line GROUP BY key
+),
+compared AS (
+    SELECT last.key AS key, of_state.event AS event, of_state.verdict AS verdict,
+        CASE WHEN last.intended_line > coalesce(last.state_line, 0) THEN 1 ELSE 0 END AS is_intended,
+        CASE
+            WHEN of_resource.rowid IS NULL OR of_resource.event = 'gone' OR of_resource.resource_id = write.resource_id THEN 1
+            WHEN of_resource.event = 'write' AND (
+                EXISTS (SELECT 1 FROM write AS other WHERE other.resource_type = write.resource_type AND other.resource_id = of_resource.resource_id)
+                OR EXISTS (SELECT 1 FROM foreign_resource WHERE foreign_resource.resource_id = of_resource.resource_id)
+            ) THEN 1
+            ELSE 0
+        END AS has_resource,
+        write.state AS state
+    FROM last
+    LEFT JOIN write ON write.key = last.key
+    LEFT JOIN line AS of_state ON of_state.rowid = last.state_line
+    LEFT JOIN line AS of_resource ON of_resource.rowid = last.resource_line
+    UNION ALL
+    SELECT key, NULL, NULL, 0, 1, state FROM write
+    WHERE (:is_whole = 1 OR key IN (SELECT value FROM json_each(:keys))) AND key NOT IN (SELECT key FROM last)
+)
+SELECT event, verdict, is_intended, has_resource, state, count(*), min(key) FROM compared
+GROUP BY event, verdict, is_intended, has_resource, state;

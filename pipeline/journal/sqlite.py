@@ -63,6 +63,10 @@ class SqliteStore:
         """Execute one statement for each line."""
         return self._connection.executemany(sql, lines)
 
+    def append(self, lines: Sequence[Sequence[Any]]) -> None:
+        """Append numbered lines, each with its hash, to the audit log."""
+        self._connection.executemany(self.sql["append"], lines)
+
     def stream(self, sql: str, parameters: Parameters, size: int, /) -> Iterator[list[Any]]:
         """Yield the rows of one statement in lists of up to `size`."""
         cursor = self._connection.execute(sql, parameters)

@@ -5,43 +5,52 @@ Each function is one transaction of its own, or runs inside one ("in a step"). `
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from typing import NamedTuple
 
 import orjson
 
 from pipeline.clock import utc_text
 from pipeline.journal import states
-from pipeline.journal.audit_log import Event, new_line, request_line
+from pipeline.journal.audit_log import Event, Line, new_line, request_line
 from pipeline.journal.instants import instant_text, second_text
 from pipeline.journal.journal import Journal, as_json
 from pipeline.records import Attempt, Exchange, Intent, Interaction, State
 
 
+class Begun(NamedTuple):
+    """Writes to be marked in flight on disk, before any of them is sent (PENDING -> IN_FLIGHT).
+
+    `at` is our clock, and `since` the earliest that the server's clock can show at that instant; None if not known.
+    """
+
+    intents: Sequence[Intent]
+    at: datetime
+    since: datetime | None
+
+
 async def begin(
     journal: Journal, run_id: str, intents: Sequence[Intent], at: datetime, since: datetime | None
 ) -> None:
-    """Mark a group of writes in flight on disk, before any of them is sent (PENDING -> IN_FLIGHT).
+    """Mark a group of writes in flight, in a transaction of their own."""
+    begun = Begun(intents, at, since)
+    await journal.write(lambda: journal.append(_begin(journal, run_id, begun)))
 
-    Args:
-        journal: The journal.
-        run_id: The run that sends.
-        intents: The writes.
-        at: Our clock.
-        since: The earliest that the server's clock can show at that instant; None if not known.
-    """
-    at_text = utc_text(at)
-    begun = {
+
+def _begin(journal: Journal, run_id: str, begun: Begun) -> list[Line]:
+    """Mark writes in flight, and return the lines for the audit log. In a step."""
+    at_text = utc_text(begun.at)
+    times = {
         "at": at_text,
-        "since": instant_text(since),
-        "ahead_s": None if since is None else (since - at).total_seconds(),
+        "since": instant_text(begun.since),
+        "ahead_s": None if begun.since is None else (begun.since - begun.at).total_seconds(),
         "part": journal.store.part,
     }
-
-    def begin() -> None:
-        _reopen(journal, intents)
-        journal.change_each("claim", [{**_entered(intent), **begun} for intent in intents])
-        journal.append(new_line(at_text, run_id, Event.CLAIM, key=each.key) for each in intents)
-
-    await journal.write(begin)
+    of = {each: [one for one in begun.intents if one.interaction is each] for each in Interaction}
+    _reopen(journal, of[Interaction.UPDATE])
+    claims = [{**_entered(intent), **times} for intent in begun.intents]
+    # Few creates were refused in an earlier run: they are opened only if a claim shows that there are some.
+    journal.change_each("claim", claims, or_else=lambda: _reopen(journal, of[Interaction.CREATE]))
+    return [new_line(at_text, run_id, Event.CLAIM, key=each.key) for each in begun.intents]
 
 
 async def take_back(journal: Journal, run_id: str, intents: Sequence[Intent], at: datetime) -> None:
@@ -68,8 +77,9 @@ async def settle(
     *,
     unsent: Sequence[Intent] = (),
     asked: Sequence[Exchange] = (),
+    begun: Begun | None = None,
 ) -> list[tuple[State, int]]:
-    """Settle writes by their answers.
+    """Settle writes by their answers, and mark others in flight in the same transaction.
 
     An id that another row already has is no proof: that write is then in doubt.
 
@@ -80,36 +90,48 @@ async def settle(
         at: Our clock.
         unsent: Writes in flight that were never handed to a socket: they are pending again.
         asked: Requests other than writes of rows.
+        begun: The writes to be marked in flight.
 
     Returns:
         The state of each write of `attempts`, and its attempts so far.
     """
-    if not (attempts or unsent or asked):
+    if not (attempts or unsent or asked or (begun and begun.intents)):
         return []
     at_text = utc_text(at)
 
     def settle() -> list[tuple[State, int]]:
-        journal.append(request_line(run_id, exchange, attempt=1) for exchange in asked)
         journal.change_each("release", [{"key": each.key} for each in unsent])
-        journal.append(new_line(at_text, run_id, Event.RELEASE, key=each.key) for each in unsent)
-        return _settle(journal, run_id, attempts, at_text)
+        ends, entries = _settle(journal, run_id, attempts, at_text)
+        journal.append(
+            [
+                *(request_line(run_id, exchange, attempt=1) for exchange in asked),
+                *(new_line(at_text, run_id, Event.RELEASE, key=each.key) for each in unsent),
+                *entries,
+                *(_begin(journal, run_id, begun) if begun and begun.intents else ()),
+            ]
+        )
+        return ends
 
     return await journal.write(settle)
 
 
 def _settle(
     journal: Journal, run_id: str, attempts: Sequence[Attempt], at: str
-) -> list[tuple[State, int]]:
-    keys = as_json([attempt.intent.key for attempt in attempts])
-    numbers = dict(journal.select("attempts", {"keys": keys}))
+) -> tuple[list[tuple[State, int]], list[Line]]:
+    """Settle writes by their answers. In a step.
+
+    Returns:
+        The state of each write and its attempts so far, and the lines for the audit log.
+    """
+    if not attempts:
+        return [], []
     ends, lines, entries = [], [], []
-    for attempt, is_proved in zip(attempts, _proved(journal, attempts), strict=True):
+    for attempt, (number, is_proved) in zip(attempts, _proved(journal, attempts), strict=True):
         intent, exchange = attempt.intent, attempt.exchange
         state, rule, message = states.settled(attempt.verdict), attempt.rule, attempt.message
         if state is State.CONFIRMED and not is_proved:
             state, rule = State.IN_DOUBT, "canvas|id-of-another-row"
             message = "Canvas answered with the id of another row's resource"
-        number = numbers.get(intent.key, 0)
         ends.append((state, number))
         lines.append(
             {
@@ -138,24 +160,32 @@ def _settle(
             )
         )
     journal.change_each("settle", lines)
-    journal.append(entries)
-    return ends
+    return ends, entries
 
 
-def _proved(journal: Journal, attempts: Sequence[Attempt]) -> list[bool]:
-    """Return for each answer whether no other write has its id, in the journal or among these."""
-    taken = ids_of_others(journal, [(each.intent, each.resource_id) for each in attempts])
+def _proved(journal: Journal, attempts: Sequence[Attempt]) -> list[tuple[int, bool]]:
+    """Return for each answer the number of its attempt, and whether no other write, in the journal or among these, has its id."""
+    found = _answers(journal, [(each.intent, each.resource_id) for each in attempts])
+    numbers = {key: number or 0 for key, number, _ in found}
+    taken = {key for key, _, is_taken in found if is_taken}
     proved, given = [], set[tuple[str, str]]()
     for each in attempts:
         resource = (each.intent.resource_type, each.resource_id)
         proved.append(each.intent.key not in taken and resource not in given)
         if proved[-1]:
             given.add(resource)
-    return proved
+    return [(numbers[each.intent.key], is_it) for each, is_it in zip(attempts, proved, strict=True)]
 
 
-def ids_of_others(journal: Journal, answers: Iterable[tuple[Intent, str]]) -> set[str]:
-    """Return the keys of the writes whose answers give an id that another write has already. In a step."""
+def is_of_another(journal: Journal, intent: Intent, resource_id: str) -> bool:
+    """Return whether another write has that id already. In a step."""
+    ((_, _, is_taken),) = _answers(journal, [(intent, resource_id)])
+    return bool(is_taken)
+
+
+def _answers(
+    journal: Journal, answers: Iterable[tuple[Intent, str]]
+) -> list[tuple[str, int | None, bool]]:
     listed = [
         {
             "key": intent.key,
@@ -165,8 +195,7 @@ def ids_of_others(journal: Journal, answers: Iterable[tuple[Intent, str]]) -> se
         }
         for intent, resource_id in answers
     ]
-    found = journal.select("ids_of_others", {"answers": orjson.dumps(listed).decode()})
-    return {line[0] for line in found}
+    return journal.select("answers", {"answers": orjson.dumps(listed).decode()})
 
 
 async def record(journal: Journal, run_id: str, exchanges: Sequence[Exchange]) -> None:

@@ -5,60 +5,25 @@ from collections.abc import Iterator
 from typing import Final
 
 from pipeline.errors import IngestError, JournalError
-from pipeline.journal import decisions, doubts, writes
+from pipeline.journal import decisions, doubts
+from pipeline.journal.writes import Begun
 from pipeline.records import Disposition, Finding, Intent, Interaction, Settlement
+from pipeline.sending.claims import Claims
 from pipeline.sending.flow import Flow
 from pipeline.sending.searcher import Searcher
+from pipeline.sending.settler import Settler
 
 _WAITING_MAX: Final = 20_000  # intents kept in memory, about 30 MB
-# The number of writes that are sent in the time of one commit is marked ahead, so that no sender waits for a commit.
-# No more are marked, because after a crash each of them is in doubt, though it was never sent.
-_AHEAD_S: Final = 0.01
-_AHEAD_MAX: Final = 256
-
-
-class Claims:
-    """The writes that are marked in flight and not sent yet, on their way from the claimer to the senders.
-
-    Attributes:
-        queue: The writes, in the order in which they are sent; None: there are no more.
-        queued: The number of senders that have a write and wait for a permit.
-        unsent: Writes that were never handed to a socket, and will not be.
-    """
-
-    def __init__(self, rate_per_s: float) -> None:
-        self.queue: asyncio.Queue[Intent | None] = asyncio.Queue()
-        self.queued = 0
-        self.unsent: list[Intent] = []
-        self._ahead = max(1, min(int(rate_per_s * _AHEAD_S), _AHEAD_MAX))
-
-    @property
-    def room(self) -> int:
-        """Return how many more writes may be marked. Those without a permit count, except the one whose turn it is."""
-        return self._ahead - self.queue.qsize() - max(self.queued - 1, 0)
-
-    @property
-    def is_low(self) -> bool:
-        """Return whether so few writes are left that another group should be marked."""
-        return 2 * self.room >= self._ahead
-
-    def end(self, senders: int) -> None:
-        """Take back the writes that no sender has, and let all senders end."""
-        while not self.queue.empty():
-            left = self.queue.get_nowait()
-            if left is not None:
-                self.unsent.append(left)
-        for _ in range(senders):
-            self.queue.put_nowait(None)
 
 
 class Claimer:
-    """Marks each write IN_FLIGHT on disk before a sender has it."""
+    """Marks each write IN_FLIGHT on disk before a sender has it, in one transaction with the answers so far."""
 
-    def __init__(self, flow: Flow, claims: Claims, searcher: Searcher) -> None:
+    def __init__(self, flow: Flow, claims: Claims, searcher: Searcher, settler: Settler) -> None:
         self._flow = flow
         self._claims = claims
         self._searcher = searcher
+        self._settler = settler
         self._run_id = flow.tools.run_id
         self._journal = flow.tools.journal
         self._clock = flow.tools.clock
@@ -117,7 +82,7 @@ class Claimer:
             is_protected = not (is_money_untold or self._journal.was_lost)
             if is_protected or await self._may_go(intent):
                 sure.append(intent)
-        await writes.begin(self._journal, self._run_id, sure, at, since)
+        await self._settler.enter(Begun(sure, at, since))
         for intent in sure:
             self._claims.queue.put_nowait(intent)
 

@@ -37,6 +37,11 @@ class PatientQueues:
         """Return whether no intent waits, is ready or is open."""
         return not self._waiting
 
+    @property
+    def is_ready(self) -> bool:
+        """Return whether an intent may be opened now."""
+        return bool(self._ready)
+
     def offer(self, intent: Intent) -> bool:
         """Put an intent at the end of its queue. Returns False if it will not be sent in this run."""
         if intent.lane in self._shut or (intent.is_cancel and intent.lane in self._keeping):

@@ -8,7 +8,7 @@ from pipeline.canvas.judge import Judgement
 from pipeline.canvas.semaphore import FairSemaphore
 from pipeline.errors import IngestError, Stopped, Unreachable
 from pipeline.records import Exchange, Intent, Interaction, Verdict
-from pipeline.sending.claimer import Claims
+from pipeline.sending.claims import Claims
 from pipeline.sending.decide import heard
 from pipeline.sending.flow import BACKOFF, Flow
 from pipeline.sending.settler import Settler

@@ -1,9 +1,9 @@
 """Send the plan's intents to Canvas: never twice, in each patient's order, at the allowed rate.
 
-The claimer marks writes in groups ahead of the senders, so that each is IN_FLIGHT on disk before its first byte.
-`concurrency` senders send them. The searcher settles each doubt once the settling delay is over. These tasks form a
-group inside that of the settler, which enters the answers in the journal, and only then lets the next write of a
-patient go: it ends after all senders. A watcher ends the waits of all tasks once the run is to stop.
+The claimer marks writes in groups ahead of the senders, so that each is IN_FLIGHT on disk before its first byte; the
+answers so far are entered in the same transaction. `concurrency` senders send them. The searcher settles each doubt
+once the settling delay is over. These tasks form a group inside that of the settler, which enters the answers in the
+journal, and only then lets the next write of a patient go: it ends after all senders. A watcher ends the waits of all tasks once the run is to stop.
 `sending/decide.py` decides what follows from an answer or a search.
 """
 
@@ -13,7 +13,8 @@ from collections.abc import Collection, Iterator, Sequence
 from pipeline.errors import IngestError
 from pipeline.journal import decisions
 from pipeline.records import Doubt, Intent
-from pipeline.sending.claimer import Claimer, Claims
+from pipeline.sending.claimer import Claimer
+from pipeline.sending.claims import Claims
 from pipeline.sending.flow import Flow, Seen, Tools
 from pipeline.sending.queues import PatientQueues
 from pipeline.sending.searcher import Searcher
@@ -50,9 +51,6 @@ async def upload(
 async def _run(batches: Iterator[list[Intent]], flow: Flow, doubts: Sequence[Doubt]) -> None:
     claims = Claims(flow.tools.options.rate_per_s)
     searcher = Searcher(flow)
-    claimer = Claimer(flow, claims, searcher)
-    settler = Settler(flow, claims, searcher)
-    sender = Sender(flow, claims, settler)
     contradicts = flow.tools.client.server_clock.contradicts
     if any(each.ahead is not None and contradicts(each.ahead) for each in doubts):
         await decisions.forget_times(flow.tools.journal, contradicts)
@@ -60,7 +58,10 @@ async def _run(batches: Iterator[list[Intent]], flow: Flow, doubts: Sequence[Dou
         if flow.queues.open(doubt.intent):
             searcher.add(doubt, searcher.still_quiet_s(doubt))
     async with asyncio.TaskGroup() as outer:
-        outer.create_task(settler.run(outer))
+        settler = Settler(flow, claims, searcher, outer)
+        claimer = Claimer(flow, claims, searcher, settler)
+        sender = Sender(flow, claims, settler)
+        outer.create_task(settler.run())
         watch = outer.create_task(_watch_stop(flow, searcher, sender))
         async with asyncio.TaskGroup() as senders:
             senders.create_task(claimer.run(batches))

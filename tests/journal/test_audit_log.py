@@ -22,7 +22,7 @@ from pipeline.journal.sqlite import SqlitePlace
 
 URL = "https://fumage-example.canvasmedical.com"
 NOW = datetime(2026, 11, 21, tzinfo=UTC).isoformat()
-Lines = list[tuple[Line, str]]
+Lines = list[tuple[Line, str | None]]
 
 
 def begin(folder: Path, *run_ids: str) -> Lines:
@@ -35,7 +35,7 @@ def begin(folder: Path, *run_ids: str) -> Lines:
 
 def forged(lines: Lines, at: int) -> Lines:
     """One line says something else, and its own hash is made to fit."""
-    before = lines[at - 1][1] if at else ORIGIN
+    before = lines[at - 1][1] or ORIGIN if at else ORIGIN
     line = lines[at][0]._replace(detail="plan")
     return [*lines[:at], (line, link(before, line)), *lines[at + 1 :]]
 

@@ -292,7 +292,7 @@ async def test_the_rights_of_the_page_are_enough_and_no_more(
     with postgres_server.connect(name) as connection:
         for statement in (
             "DELETE FROM write",
-            "ALTER TABLE trail DISABLE TRIGGER ALL",
+            "ALTER TABLE trail_group DISABLE TRIGGER ALL",
             "TRUNCATE write",
         ):
             connection.execute(f"SET SESSION AUTHORIZATION {user}")

@@ -288,7 +288,7 @@ async def test_after_a_failed_write_nothing_more_is_written(journal: Journal) ->
 
 
 @pytest.mark.parametrize("url", [""])
-@pytest.mark.parametrize("query", ["shut_lanes", "doubt_count", "doubts", "doubts_of", "left_in_flight", "claimed", "ids_of_others", "known", "writes"])  # fmt: skip
+@pytest.mark.parametrize("query", ["shut_lanes", "doubt_count", "doubts", "doubts_of", "left_in_flight", "claimed", "answers", "known", "writes"])  # fmt: skip
 def test_no_question_asked_at_each_start_reads_all_writes(journal: Journal, query: str) -> None:
     names = dict.fromkeys(re.findall(r":(\w+)", journal.store.sql[query]), "[]")
     explained = "EXPLAIN QUERY PLAN " + journal.store.sql[query]

@@ -213,8 +213,11 @@ async def test_a_line_that_is_changed_in_any_part_breaks_the_chain(
         leases.take_up(part, "r1", NOW)
         await writes.begin(part, "r1", [intent("k1")], NOW, NOW)
     with postgres_server.connect(held.url.rsplit("/", 1)[1]) as connection:
-        connection.execute("ALTER TABLE trail DISABLE TRIGGER ALL")
-        connection.execute("UPDATE trail SET at = 'forged' WHERE part = 2 AND number = 2")
+        connection.execute("ALTER TABLE trail_group DISABLE TRIGGER ALL")
+        connection.execute(
+            "UPDATE trail_group SET lines = CAST(jsonb_set(CAST(lines AS jsonb), '{0,0}', '\"forged\"') AS JSON) "
+            "WHERE part = 2 AND number = 2"
+        )
     assert history.first_break(run) == 2
 
 
@@ -303,7 +306,9 @@ async def test_a_database_that_comes_back_without_what_it_held_is_not_written_to
     await writes.begin(run, "r1", [intent("k1")], NOW, NOW)
     with postgres_server.connect(held.url.rsplit("/", 1)[1]) as connection:
         connection.execute("SET session_replication_role = replica")
-        connection.execute("DELETE FROM trail WHERE number = (SELECT max(number) FROM trail)")
+        connection.execute(
+            "DELETE FROM trail_group WHERE last = (SELECT max(last) FROM trail_group)"
+        )
         connection.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
             "WHERE datname = current_database() AND pid <> pg_backend_pid()"

@@ -63,7 +63,11 @@ def days(lines: list[tuple[str, str | None]]) -> None:
     assert sorted(lines) == [("k1", None), ("k2", "2026-11-21")]
 
 
-OLDER = {"5": ("schema",), "6": ("schema", "schema_6")}  # by version: the scripts that made it
+OLDER = {
+    "5": ("schema",),
+    "6": ("schema", "schema_6"),
+    "7": ("schema", "schema_6", "schema_7"),
+}  # by version: the scripts that made it
 
 
 @pytest.mark.parametrize("version", list(OLDER))

@@ -139,13 +139,13 @@ MUTATIONS: Final = (
         "1",
         "sent before its claim is on disk",
         _CLAIMER,
-        """        await writes.begin(self._journal, self._run_id, sure, at, since)
+        """        await self._settler.enter(Begun(sure, at, since))
         for intent in sure:
             self._claims.queue.put_nowait(intent)
 """,
         """        for intent in sure:
             self._claims.queue.put_nowait(intent)
-        await writes.begin(self._journal, self._run_id, sure, at, since)
+        await self._settler.enter(Begun(sure, at, since))
 """,
         (
             "tests/sending/test_upload.py::test_nothing_is_sent_that_is_not_marked_in_flight_on_disk",

@@ -32,7 +32,7 @@ _CUT_IN: Final = 50  # transactions in which the connection is cut once
 _EMPTIED: Final = """
     BEGIN;
     SET LOCAL session_replication_role = replica; -- no trigger, this once
-    DELETE FROM trail; DELETE FROM write; DELETE FROM foreign_resource;
+    DELETE FROM trail_group; DELETE FROM write; DELETE FROM foreign_resource;
     DELETE FROM run_feed; DELETE FROM stint; DELETE FROM run; DELETE FROM payer_seen; DELETE FROM feed_key;
     DELETE FROM meta WHERE name IN ('loss', 'lost_up_to');
     UPDATE lease SET holder = NULL, expires_at = '-infinity';

@@ -21,11 +21,13 @@ from pipeline.journal import history, opening, writes
 from pipeline.journal.journal import Journal
 from pipeline.records import Doubt, Intent, Interaction
 from pipeline.sandbox import Faults
-from pipeline.sending.claimer import Claimer, Claims
+from pipeline.sending.claimer import Claimer
+from pipeline.sending.claims import Claims
 from pipeline.sending.flow import Flow, Tools
 from pipeline.sending.queues import PatientQueues
 from pipeline.sending.recover import Recovery
 from pipeline.sending.searcher import Searcher
+from pipeline.sending.settler import Settler
 from tests.support.world import FEEDS, LEDGER_ONLY, MakeWorld, World, patient_key
 
 # The payer's name shows that a coverage is of the payer that was sent, before its Organization is known.
@@ -71,7 +73,9 @@ async def test_a_probe_that_was_not_carried_out_is_made_again(tmp_path: Path) ->
     with opening.open_journal(tmp_path, CANVAS.base_url) as journal:
         flow = flow_of(client, journal, clock)
         searcher = Searcher(flow)
-        claimer = Claimer(flow, Claims(1.0), searcher)
+        claims = Claims(1.0)
+        settler = Settler(flow, claims, searcher, asyncio.TaskGroup())
+        claimer = Claimer(flow, claims, searcher, settler)
         searcher.probes["k1"] = clock.now()
         for _ in range(2):  # a 429 came in between
             guarded, edited = await claimer._with_preconditions([update])
@@ -96,14 +100,14 @@ def arrivals(world: World) -> int:
 async def test_nothing_is_sent_that_is_not_marked_in_flight_on_disk(
     make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def fail(*_: object) -> None:
+    async def fail(*_: object, **__: object) -> None:
         await asyncio.sleep(0.2)
         raise JournalError("the disk is full", "")
 
     world = await make_world()
     world.write_config(feeds=LEDGER_ONLY)
     write_payments(world, 20)
-    monkeypatch.setattr(writes, "begin", fail)
+    monkeypatch.setattr(writes, "settle", fail)
     with suppress(JournalError):
         assert (await world.run()).exit_code == 1
     assert arrivals(world) == 0

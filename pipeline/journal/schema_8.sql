@@ -1,0 +1,1 @@
+-- Schema 8 in SQLite changes nothing: only the tables in PostgreSQL changed (`schema_8_postgres.sql`).
