@@ -16,9 +16,13 @@ from typing import Any, Final, Protocol
 from pipeline.errors import JournalError, JournalForeign
 from pipeline.journal import states
 
-SCHEMA_VERSION: Final = "7"
+SCHEMA_VERSION: Final = "8"
 # By the version of an older journal: the scripts that upgrade it when it is opened. A new one has those of the first.
-UPGRADES: Final = {"5": ("schema_6", "schema_7"), "6": ("schema_7",)}
+UPGRADES: Final = {
+    "5": ("schema_6", "schema_7", "schema_8"),
+    "6": ("schema_7", "schema_8"),
+    "7": ("schema_8",),
+}
 NEW: Final = UPGRADES["5"]
 RUN: Final = 0  # the part of the process that holds the whole run
 

@@ -1,0 +1,1 @@
+-- Schema 8 in SQLite, applied after `schema_7.sql`: nothing. In PostgreSQL it changes how workers share one rate.
