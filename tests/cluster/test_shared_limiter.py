@@ -25,7 +25,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.rate import fullest_second
-from bench.rounds import ROOT, environment
+from bench.rounds import environment
 from bench.shared import instants
 from pipeline.canvas.limiter import Share
 from pipeline.clock import SystemClock
@@ -33,6 +33,7 @@ from pipeline.cluster.frame import Slots
 from pipeline.cluster.shared_limiter import DatabaseClock, SharedLimiter, pacing
 from pipeline.cluster.shared_rate import Target
 from pipeline.errors import JournalError, Stopped
+from pipeline.journal.store import schema
 from pipeline.records import Reserved
 from pipeline.sandbox import Faults
 from tests.support import postgres
@@ -40,7 +41,7 @@ from tests.support.runs import check_accounts, payments
 from tests.support.shared_rate import Frames
 from tests.support.world import LEDGER_ONLY, World
 
-DDL = (ROOT / "pipeline" / "journal" / "rate.sql").read_text()
+DDL = schema("rate.sql").encode()
 RATE = 200
 INTERVAL_S = 1.01 / 0.998 / RATE - 1e-6  # no two slots are closer
 HANDED_OUT_S = 1.0  # no slot lies so far ahead when it is handed out
@@ -304,6 +305,19 @@ async def test_slots_whose_answer_was_lost_are_not_handed_out_again(url: str) ->
     assert len(slots_of(taken)) == 98
     assert slots_of(again) == []
     assert again.again_s == pytest.approx(taken.again_s, abs=1e-6)
+
+
+async def test_slots_of_the_faster_pace_are_not_handed_out_after_a_429(url: str) -> None:
+    async with targets(url, 2) as (one, other):
+        await one.reserve(40, 0.0)
+        first = await other.reserve(40, 0.0)  # it was not there when that frame was made
+        await asyncio.sleep(max(0.0, first.again_s - first.now_s))
+        taken = await one.reserve(40, 0.0)
+        assert len(slots_of(taken)) == 49
+        await one.slow_down(0.0)
+        late = await other.reserve(40, 0.0)
+    assert late.cut_s > taken.cut_s
+    assert slots_of(late) == []
 
 
 async def test_no_two_workers_ever_get_the_same_slot(url: str) -> None:
