@@ -144,7 +144,7 @@ class Reserved:
     answered_s: float
     now_s: float  # the server's clock at some moment between the two
     started_s: float  # when it was started: after another start it may be another clock
-    first_s: float  # the first slot of the frame, whoever has it
+    first_s: float  # the first slot of the frame, of any worker
     interval_s: float  # from one slot to the next
     counts: Sequence[int]  # slots of each worker that has some of the frame
     mine: int  # our place in `counts`; -1: we have none

@@ -1,4 +1,4 @@
-"""A worker's slots of one frame: every so-manieth of it, by a rule that each worker computes alike. Pure.
+"""A worker's slots of one frame, by a rule that each worker computes alike. Pure.
 
 A frame has evenly spaced slots and a count for each of its workers. Number `n` of a worker that has `c` of
 them lies at the fraction `(2n + 1) / 2c` of the frame, and the slots belong to these numbers in that order

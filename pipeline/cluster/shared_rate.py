@@ -46,9 +46,9 @@ _ENTER: Final = (
 # `asking`: the workers of the next frame are those that have asked since the present one was made; one that died is
 # among them once at most. `due`: the next slot may be from then on. After a restart, or in an empty table, it comes
 # after all that may have been handed out; an instant further ahead than any that is ever written means that the
-# server's clock was set back. `fair`: nobody gets less than the others unless it wants less (max-min), and what is
-# left over is divided in proportion. `upto` and `turn` round so that the sum is right, another worker's favour each
-# time. `share` works as `Share` in canvas/limiter.py.
+# server's clock was set back. `fair`: none gets less than the others unless it wants less (max-min), and what is
+# left over is divided in proportion. `upto` and `turn` round so that the sum is right, in another worker's favour
+# each time. `share` works as `Share` in canvas/limiter.py.
 _RESERVE: Final = """
 INSERT INTO frame (id) VALUES (1) ON CONFLICT (id) DO NOTHING;
 SELECT FROM frame FOR UPDATE;
