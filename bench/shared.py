@@ -1,8 +1,9 @@
 """The shared rate of several workers: how close they come to it, and that they never exceed it together.
 
-Each worker (bench/taker.py) is a process that takes grants from a PostgreSQL started for this, and logs
-the machine's monotonic clock. The share is told of all logs together, from their first grant to the last,
-starting included: no more than 0.988 of the rate can be reached, for the slots are that far apart.
+Each worker (bench/taker.py) is a process that takes permits from a PostgreSQL started for this, and logs the
+machine's monotonic clock. The share is that of all logs together, from their first permit until the workers
+are to end: no more than 0.988 of the rate can be reached, because the slots are that far apart. Messages to
+the database are counted by each worker; the highest number counts.
 """
 
 import os
