@@ -148,10 +148,11 @@ class Reserved:
     answered_s: float
     now_s: float  # the server's clock at some moment between the two
     started_s: float  # when it was started: after another start it may be another clock
-    first_s: float  # the first slot
+    first_s: float  # the first slot of the frame, of any worker
     interval_s: float  # from one slot to the next
-    count: int  # slots; 0: none now, ask again at `again_s`
-    again_s: float
+    counts: Sequence[int]  # slots of each worker that has some of the frame
+    mine: int  # our place in `counts`; -1: we have none
+    again_s: float  # the next frame can be asked for from then on
     blocked_until_s: float  # no worker sends before
     cut_s: float  # when the rate was last halved
 

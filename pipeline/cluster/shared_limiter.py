@@ -1,8 +1,11 @@
-"""One rate for all workers: slots in time, handed out in batches by the database they share.
+"""One rate for all workers: slots in time, handed out by the database they share, half a second at a time.
 
-The database spaces the slots evenly (a GCRA with a burst of 1) by its own clock, and a worker uses
-each of its slots within 10 ms, or drops it. A sliding second of permits then holds the slots of at most
-1.01 s, at 0.998 R / 1.01 a second never more than R (docs/guarantees.md, "One rate for all workers").
+The database spaces the slots evenly (a GCRA with a burst of 1) by its own clock. It makes frames of half a second
+of slots, each just before the one before it ends, and divides them among the workers that have asked since the
+last one was made, by what each could use (cluster/shared_rate.py). So a worker asks twice a second.
+
+A worker uses each of its slots within 10 ms, or drops it. A sliding second of permits then holds the slots of at
+most 1.012 s, at 0.998 R / 1.01 a second never more than R (docs/guarantees.md, "One rate for all workers").
 
 The database's clock is known as an interval, narrowed by each answer as in `ServerClock`. A slot is used
 when it has certainly come, and dropped when it may be too late. If answers take so long that the
@@ -20,32 +23,45 @@ from typing import Final, Protocol, Self
 
 from pipeline.canvas.limiter import CUT_PAUSE_S, GROWTH_A_SECOND, SHARE_MIN, whole_of
 from pipeline.clock import Clock
+from pipeline.cluster.frame import Slots
 from pipeline.errors import Stopped
 from pipeline.records import Reserved
 
-_BATCH_S: Final = 0.25  # seconds of slots in a batch: four messages a second and worker
+_FRAME_S: Final = 0.5  # seconds of slots in a frame: two messages a second and worker
+_AHEAD_S: Final = (
+    0.25  # a frame is made this long before it begins: the answers have time to arrive
+)
 _LATE_S: Final = 0.010  # a slot that is this late is dropped
 _USED: Final = 0.998  # of the rate; the rest is room for `_WIDTH_S`
-_WIDTH_S: Final = 0.001  # width of the clock's interval if answers are quick
+_WIDTH_S: Final = 0.002  # width of the clock's interval if answers are quick
 _WIDTH_STEP_S: Final = (
     0.005  # if they are slow, slots are spaced wider by this step, or twice that ...
 )
 _LOOKS: Final = 8  # answers in a row before they count as slow
-_SETTLE_S: Final = 1.0  # after it no slot is spaced by an earlier width
+_SETTLE_S: Final = (
+    1.0  # after it no slot is spaced by an earlier width: more than `_AHEAD_S + _FRAME_S`
+)
 _DRIFT: Final = 0.0002  # of two clocks, in seconds a second
-_AHEAD_S: Final = 0.1  # a worker asks for more this long before its last slot
 _REACH_S: Final = 0.002  # no slot begins sooner: the answer has to arrive
+_MORE, _MORE_QUEUED = (
+    1.25,
+    2.0,
+)  # times the slots that were wanted: these can be used in the next frame
+_TELL_EVERY_S: Final = 0.25  # 429s that follow within it are reported together
 
 
-def pacing(rate_per_s: float, batch_s: float = _BATCH_S) -> dict[str, float]:
-    """Return the figures by which the database hands out slots."""
+def pacing(rate_per_s: float, frame_s: float = _FRAME_S) -> dict[str, float]:
+    """Return the figures by which the database hands out slots.
+
+    None is handed out that lies more than `ahead_s + frame_s` ahead, however slow the rate: that is how
+    long the database waits after it may have forgotten some (and for one interval more).
+    """
     return {
         "rate_per_s": whole_of(rate_per_s),
         "used": _USED,
         "late_s": _LATE_S,
-        "batch_s": batch_s,
-        "ahead_s": 2 * batch_s,  # no batch begins later than this from now
-        "restart_s": max(1.0, 4 * batch_s),  # after a restart: past all that was handed out before
+        "frame_s": frame_s,
+        "ahead_s": _AHEAD_S,
         "reach_s": _REACH_S,
         "share_min": SHARE_MIN,
         "growth": GROWTH_A_SECOND,
@@ -62,7 +78,7 @@ class Row(Protocol):
         """Ask for the clock and the state, without slots; answered at once."""
 
     async def reserve(self, wanted: int, width_s: float) -> Reserved:
-        """Reserve up to `wanted` slots; 0 only reports `width_s`, the width of the clock's interval."""
+        """Reserve our slots of a frame, by the `wanted` that could be used; 0 only reports `width_s`."""
 
     async def slow_down(self, pause_s: float) -> None:
         """Halve the rate, and hand out no slot for `pause_s` seconds."""
@@ -108,18 +124,22 @@ class SharedLimiter:
         self._clock = clock
         self._database = DatabaseClock()
         self._started_s = self._cut_s = 0.0  # of the last answer
-        self._slots: deque[float] = deque()  # by the database's clock
+        self._frames: deque[Slots] = (
+            deque()
+        )  # by the database's clock; each is later than the one before
         self._width_s = 0.0  # reported to the database, beyond `_WIDTH_S`
         self._turn = asyncio.Lock()  # one at a time waits for a slot: in order
         self._waiting = 0
-        self._used = 0  # slots, since the last batch was asked for
+        self._used = 0  # slots, since they were last asked for
         self._paused_until_s = self._again_s = float("-inf")
         self._pause_to_tell_s: float | None = None
-        self._call = asyncio.Event()  # there is something to ask or to report
+        self._tell_again_s = float("-inf")
+        self._is_hinted = False
+        self._call = asyncio.Event()  # there may be something to ask or to report
         self._news = asyncio.Event()  # the task that has the turn looks again
         self._is_stopped = False
         self._failure: Exception | None = None
-        row.hinted = self._call.set
+        row.hinted = self._be_hinted
 
     async def __aenter__(self) -> Self:
         """Start the task that speaks with the database."""
@@ -154,7 +174,7 @@ class SharedLimiter:
     def slow_down(self, pause_s: float) -> None:
         """Give no permit to any worker for `pause_s` seconds, then half as many: Canvas asks for a slower pace."""
         self.pause(pause_s)
-        self._slots.clear()
+        self._frames.clear()
         self._pause_to_tell_s = max(pause_s, self._pause_to_tell_s or 0.0)
         self._call.set()
 
@@ -173,29 +193,31 @@ class SharedLimiter:
         if now_s < self._paused_until_s:
             await self._wait(self._paused_until_s - now_s)
             return False
-        if not self._slots:
-            if now_s >= self._again_s:
-                self._call.set()
-            await self._wait(self._again_s - now_s if now_s < self._again_s else None)
-            return False
         least_s, most_s = self._database.at(now_s)
-        slot_s = self._slots[0]
-        if most_s - slot_s > _LATE_S + _WIDTH_S + self._width_s:
-            self._slots.popleft()
+        slots = self._next_slots(most_s - _LATE_S - _WIDTH_S - self._width_s)
+        if slots is None:
+            self._call.set()
+            await self._wait(None)
             return False
+        slot_s = slots.peek()
         if least_s < slot_s:
             await self._wait(slot_s - least_s)
             return False
-        self._slots.popleft()
+        slots.pop()
         self._used += 1
-        self._ask_ahead(now_s, least_s)
+        if self._used == 1:  # the talking task may think that nothing is wanted
+            self._call.set()
         return True
 
-    def _ask_ahead(self, now_s: float, database_s: float) -> None:
-        """Ask for the next batch if other tasks wait; an idle worker's slots would be wasted."""
-        is_short = not self._slots or self._slots[-1] - database_s < _AHEAD_S
-        if is_short and self._waiting > 1 and now_s >= self._again_s:
-            self._call.set()
+    def _next_slots(self, not_before_s: float) -> Slots | None:
+        """Return the slots of which the next is to be used; those that are too late are dropped."""
+        while self._frames:
+            slots = self._frames[0]
+            slots.skip_to(not_before_s)
+            if slots:
+                return slots
+            self._frames.popleft()
+        return None
 
     async def _wait(self, seconds: float | None) -> None:
         """Wait for news, at most `seconds`."""
@@ -208,32 +230,59 @@ class SharedLimiter:
 
     # The one task that speaks with the database --------------------------------------------------
 
+    def _be_hinted(self) -> None:
+        self._is_hinted = True
+        self._call.set()
+
     async def _talk(self) -> None:
         try:
             while True:
-                await self._call.wait()
                 self._call.clear()
-                if self._pause_to_tell_s is not None:
-                    pause_s, self._pause_to_tell_s = self._pause_to_tell_s, None
-                    await self._row.slow_down(pause_s)
-                await self._know_the_clock()
-                wanted = self._wanted()
-                if wanted:
-                    self._used = 0
-                    self._hear(await self._row.reserve(wanted, self._width_s))
-                else:
+                tell_in_s, ask_in_s = self._due_in_s()
+                if tell_in_s <= 0:
+                    await self._tell()
+                elif self._is_hinted:
+                    self._is_hinted = False
                     self._hear(await self._row.look())
+                elif ask_in_s <= 0:
+                    await self._ask()
+                else:
+                    await self._called_within(min(tell_in_s, ask_in_s))
         except Exception as error:  # noqa: BLE001 - whatever it is, waiting tasks raise it
             self._failure = error
             self._news.set()
 
-    def _wanted(self) -> int:
-        """Return the number of useful slots: twice the recent number, and at least one for each waiting task."""
+    def _due_in_s(self) -> tuple[float, float]:
+        """Return in how many seconds a 429 is to be reported, and slots are to be asked for."""
         now_s = self._clock.monotonic()
-        least_s, _ = self._database.at(now_s)
-        is_short = not self._slots or self._slots[-1] - least_s < _AHEAD_S
-        may_ask = is_short and now_s >= max(self._again_s, self._paused_until_s)
-        return max(self._waiting, 2 * self._used) if may_ask else 0
+        is_told = self._pause_to_tell_s is None
+        tell_in_s = math.inf if is_told else self._tell_again_s - now_s
+        return tell_in_s, self._again_s - now_s if self._wanted() else math.inf
+
+    async def _tell(self) -> None:
+        pause_s, self._pause_to_tell_s = self._pause_to_tell_s or 0.0, None
+        await self._row.slow_down(pause_s)
+        self._tell_again_s = self._clock.monotonic() + _TELL_EVERY_S
+
+    async def _ask(self) -> None:
+        await self._know_the_clock()
+        wanted, self._used = self._wanted(), 0
+        self._take(await self._row.reserve(wanted, self._width_s))
+
+    async def _called_within(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(None if seconds == math.inf else seconds):
+                await self._call.wait()
+        except TimeoutError:
+            return
+
+    def _wanted(self) -> int:
+        """Return how many slots could be used in a frame: somewhat more than were wanted in the last one.
+
+        If tasks queue for slots, twice as many. An idle worker asks for none: its slots would be wasted.
+        """
+        more = _MORE_QUEUED if self._waiting > 1 else _MORE
+        return math.ceil(more * (self._used + self._waiting))
 
     async def _know_the_clock(self) -> None:
         """Look until the database's clock is known well enough, or report that it cannot be."""
@@ -247,20 +296,28 @@ class SharedLimiter:
         await self._clock.sleep(_SETTLE_S)
 
     def _hear(self, reserved: Reserved) -> None:
-        """Take the database's answer into account: slots, and whether those in hand still count."""
+        """Take the database's answer into account: its clock, and whether the slots in hand still count."""
         if reserved.started_s != self._started_s:
             self._database = DatabaseClock()
         is_same = self._database.hear(reserved) and reserved.started_s == self._started_s
         if not is_same or reserved.cut_s != self._cut_s:
-            self._slots.clear()
+            self._frames.clear()
+            self._again_s = float("-inf")
         self._started_s, self._cut_s = reserved.started_s, reserved.cut_s
-        behind_s = (
-            reserved.now_s - reserved.answered_s
-        )  # a moment of the server's clock, minus this, is one of ours at the latest
-        self._paused_until_s = max(self._paused_until_s, reserved.blocked_until_s - behind_s)
-        slots = (
-            reserved.first_s + number * reserved.interval_s for number in range(reserved.count)
+        self._paused_until_s = max(
+            self._paused_until_s, reserved.blocked_until_s - self._behind_s(reserved)
         )
-        self._slots.extend(slots)
-        self._again_s = float("-inf") if reserved.count else reserved.again_s - behind_s
         self._news.set()
+
+    def _take(self, reserved: Reserved) -> None:
+        """Take our slots of a frame."""
+        self._hear(reserved)
+        self._again_s = reserved.again_s - self._behind_s(reserved)
+        if reserved.mine >= 0:
+            slots = Slots(reserved.first_s, reserved.interval_s, reserved.counts, reserved.mine)
+            self._frames.append(slots)
+
+    @staticmethod
+    def _behind_s(reserved: Reserved) -> float:
+        """Return what a moment of the database's clock, minus it, is at the latest by ours."""
+        return reserved.now_s - reserved.answered_s

@@ -12,10 +12,11 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from random import Random
 from typing import IO, Any
 
 import psycopg
@@ -24,21 +25,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.rate import fullest_second
-from bench.rounds import ROOT, environment
+from bench.rounds import environment
 from bench.shared import instants
 from pipeline.canvas.limiter import Share
 from pipeline.clock import SystemClock
+from pipeline.cluster.frame import Slots
 from pipeline.cluster.shared_limiter import DatabaseClock, SharedLimiter, pacing
 from pipeline.cluster.shared_rate import Target
 from pipeline.errors import JournalError, Stopped
+from pipeline.journal.store import schema
 from pipeline.records import Reserved
 from pipeline.sandbox import Faults
 from tests.support import postgres
 from tests.support.runs import check_accounts, payments
+from tests.support.shared_rate import Frames
 from tests.support.world import LEDGER_ONLY, World
 
-DDL = (ROOT / "pipeline" / "journal" / "rate.sql").read_text()
+DDL = schema("rate.sql").encode()
 RATE = 200
+INTERVAL_S = 1.01 / 0.998 / RATE - 1e-6  # no two slots are closer
 HANDED_OUT_S = 1.0  # no slot lies so far ahead when it is handed out
 
 
@@ -224,30 +229,95 @@ def test_the_server_is_restarted_in_the_middle(tmp_path: Path) -> None:
         assert fullest(workers.end()) <= RATE
 
 
+def slots_of(reserved: Reserved) -> list[float]:
+    """The instants that a worker was given, by the database's clock."""
+    if reserved.mine < 0:
+        return []
+    slots = Slots(reserved.first_s, reserved.interval_s, reserved.counts, reserved.mine)
+    return [
+        reserved.first_s + slots.place(number) * reserved.interval_s for number in range(len(slots))
+    ]
+
+
+def _restart_cleanly(server: postgres.Server) -> None:
+    server.stop()
+    server.start()
+
+
+def _cut_the_power(server: postgres.Server) -> None:
+    server.kill()
+    server.start()
+
+
+def _crash_a_backend(server: postgres.Server) -> None:
+    """The server ends all of its processes and recovers, but goes on with its first one: it is not started again."""
+    with server.connect() as connection:
+        ((pid,),) = connection.execute("SELECT pg_backend_pid()").fetchall()
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(psycopg.OperationalError):
+            connection.execute("SELECT 1")
+    until_s = time.monotonic() + 30.0
+    while True:
+        try:
+            server.connect().close()
+        except psycopg.OperationalError:
+            assert time.monotonic() < until_s
+            time.sleep(0.02)
+        else:
+            return
+
+
+@pytest.mark.parametrize("strike", [_restart_cleanly, _cut_the_power, _crash_a_backend])
 async def test_after_a_restart_nothing_is_handed_out_that_may_have_been_before(
-    monkeypatch: pytest.MonkeyPatch,
+    strike: Callable[[postgres.Server], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if why := postgres.missing():
         pytest.skip(why)
-    with postgres.served() as server:
+    # A commit that is not waited for is lost with a server that dies within ten seconds.
+    with postgres.served(wal_writer_delay="10s") as server:
         monkeypatch.setenv("PGPASSWORD", server.password)
         with server.connect() as connection:
             connection.execute(DDL)
+            connection.execute("CHECKPOINT")
         async with targets(server.url(), 2) as (one, other):
             before = await one.reserve(40, 0.0)
-            server.kill()
-            server.start()
-            with server.connect() as connection:  # as a standby that lags behind would have it
-                connection.execute("UPDATE target SET tat = now() - interval '1 minute'")
+            await asyncio.sleep(max(0.0, before.again_s - before.now_s))
+            last = await one.reserve(40, 0.0)
+            strike(server)
+            slots = [*slots_of(before), *slots_of(last)]
             after = await one.reserve(40, 0.0)
-            assert (before.count, after.count) == (40, 0)
-            assert after.started_s > before.started_s
-            assert after.again_s + 0.5 == pytest.approx(after.now_s + 1.0, abs=1e-6)
+            assert (len(slots), slots_of(after)) == (2 * 98, [])
+            assert (after.started_s > before.started_s) == (strike is not _crash_a_backend)
             await asyncio.sleep(max(0.0, after.again_s - after.now_s))
-            slots = [await each.reserve(40, 0.0) for each in (one, other)]
-            assert slots[0].count == 40
-            assert slots[0].first_s == pytest.approx(after.now_s + 1.0, abs=1e-6)
-            assert slots[1].first_s > slots[0].first_s
+            more = [await each.reserve(40, 0.0) for each in (one, other)]
+            await asyncio.sleep(max(0.0, more[0].again_s - after.now_s))
+            more += [await each.reserve(40, 0.0) for each in (one, other)]
+    again = [at for reserved in more for at in slots_of(reserved)]
+    assert len(again) >= 98
+    assert min(again) >= max(slots) + INTERVAL_S
+    assert min(again) <= after.now_s + 1.0
+
+
+async def test_slots_whose_answer_was_lost_are_not_handed_out_again(url: str) -> None:
+    async with targets(url, 1) as (target,):
+        taken = await target.reserve(40, 0.0)
+        again = await target.reserve(40, 0.0)
+    assert len(slots_of(taken)) == 98
+    assert slots_of(again) == []
+    assert again.again_s == pytest.approx(taken.again_s, abs=1e-6)
+
+
+async def test_slots_of_the_faster_pace_are_not_handed_out_after_a_429(url: str) -> None:
+    async with targets(url, 2) as (one, other):
+        await one.reserve(40, 0.0)
+        first = await other.reserve(40, 0.0)  # it was not there when that frame was made
+        await asyncio.sleep(max(0.0, first.again_s - first.now_s))
+        taken = await one.reserve(40, 0.0)
+        assert len(slots_of(taken)) == 49
+        await one.slow_down(0.0)
+        late = await other.reserve(40, 0.0)
+    assert late.cut_s > taken.cut_s
+    assert slots_of(late) == []
 
 
 async def test_no_two_workers_ever_get_the_same_slot(url: str) -> None:
@@ -255,18 +325,73 @@ async def test_no_two_workers_ever_get_the_same_slot(url: str) -> None:
     async with targets(url, 6) as all_of_them:
 
         async def take(target: Target) -> None:
-            for _ in range(20):
+            for _ in range(6):
                 reserved = await target.reserve(5, 0.0)
-                slots.extend(
-                    reserved.first_s + number * reserved.interval_s
-                    for number in range(reserved.count)
-                )
+                slots.extend(slots_of(reserved))
                 await asyncio.sleep(max(0.0, reserved.again_s - reserved.now_s))
 
         await asyncio.gather(*map(take, all_of_them))
     slots.sort()
-    assert len(slots) > 20
-    assert min(after - before for before, after in pairwise(slots)) > 1.01 / 0.998 / RATE - 1e-6
+    assert len(slots) > 200
+    assert min(after - before for before, after in pairwise(slots)) > INTERVAL_S
+
+
+async def test_the_model_answers_as_the_database_does(url: str) -> None:
+    """What tests/cluster/test_shared_model.py proves is proved of the statement."""
+    random = Random(7)
+    short = pacing(RATE, frame_s=0.1)
+    made = [Target(url, short, SystemClock()) for _ in range(5)]
+    model = Frames(short)
+    async with AsyncExitStack() as stack:
+        for target in made:
+            stack.push_async_callback(target.close)
+        first = await made[0].look()
+        model.blocked_until_s, model.cut_s = first.blocked_until_s, first.cut_s
+        frames = 0
+        for _ in range(150):
+            target = random.choice(made)
+            wanted, width_s = random.choice([0, 1, 3, 9, 40]), random.choice([0.0, 0.0, 0.005])
+            told = await target.reserve(wanted, width_s)
+            before = model.number
+            first_s, interval_s, counts, mine, again_s = model.reserve(
+                told.now_s, target._holder, wanted, width_s
+            )
+            frames += model.number > before
+            assert (list(told.counts), told.mine) == (counts, mine)
+            if counts:
+                assert told.first_s == pytest.approx(first_s, abs=1e-4)
+                assert told.interval_s == pytest.approx(interval_s, rel=1e-9)
+                assert told.again_s == pytest.approx(again_s, abs=1e-4)
+                model.tat_s = told.again_s + short["ahead_s"]  # it is rounded to microseconds
+            await asyncio.sleep(random.choice([0.0, 0.0, 0.05]))
+    assert frames > 10
+
+
+async def test_a_reservation_waits_for_no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    if why := postgres.missing():
+        pytest.skip(why)
+    with postgres.served(wal_writer_delay="10s") as server:
+        monkeypatch.setenv("PGPASSWORD", server.password)
+        with server.connect() as connection:
+            connection.execute(DDL)
+            connection.execute("CHECKPOINT")
+        async with targets(server.url(), 2) as (one, other):
+            for target in (one, other):
+                await target.reserve(1, 0.0)
+            with server.connect() as connection:
+                before = _flushed(connection)
+                for _ in range(20):
+                    for target in (one, other):
+                        await target.reserve(40, 0.0)
+                assert _flushed(connection) == before
+                await one.slow_down(0.0)  # this one is durable
+                assert _flushed(connection) > before
+
+
+def _flushed(connection: "psycopg.Connection[Any]") -> int:
+    """How far the log of the server is on the disk."""
+    ((at,),) = connection.execute("SELECT pg_current_wal_flush_lsn() - '0/0'").fetchall()
+    return int(at)
 
 
 @pytest.mark.parametrize(
@@ -314,7 +439,7 @@ async def test_the_share_in_the_row_is_that_of_a_process(
                 assert after.share == pytest.approx(before.share, abs=1e-6)
                 assert after.changed_at_s == after.cut_at_s
             blocked = await target.reserve(1, 0.0)
-    assert blocked.count == 0
+    assert slots_of(blocked) == []
     assert 0 < blocked.blocked_until_s - blocked.now_s <= 7.0
 
 
@@ -322,9 +447,8 @@ async def test_a_clock_of_the_server_that_was_set_back_holds_nobody_for_hours(ur
     async with targets(url, 1) as (target,):
         await target.look()
         with psycopg.connect(url, autocommit=True) as connection:
-            connection.execute(
-                "UPDATE target SET tat = now() + interval '3 hours', blocked_until = now() + interval '3 hours'"
-            )
+            connection.execute("UPDATE frame SET tat = now() + interval '3 hours'")
+            connection.execute("UPDATE target SET blocked_until = now() + interval '3 hours'")
         reserved = await target.reserve(1, 0.0)
         looked = await target.look()
     assert reserved.again_s <= reserved.now_s + 1.0
@@ -354,13 +478,13 @@ async def test_shared_limiter_in_hand_are_given_up_for_the_slower_pace(url: str)
         await one.permit()
         await asyncio.gather(*(other.permit() for _ in range(25)))
         await other.permit()
-        assert other._slots
+        assert any(other._frames)
         one.slow_down(0.0)
         async with asyncio.timeout(30.0):
             while other._cut_s < other._started_s:  # halved since the server was started
                 await asyncio.sleep(0.01)
         halved_s = 1.01 / 0.998 / (RATE * 0.6)  # it grows back a little in the meantime
-        assert all(after - before > halved_s for before, after in pairwise(other._slots))
+        assert all(slots._interval_s > halved_s for slots in other._frames)
 
 
 async def test_a_pause_of_one_is_its_own(url: str) -> None:
@@ -511,7 +635,7 @@ def test_the_clock_of_the_database_lies_between_its_bounds(
 
 
 def answer(asked_s: float, answered_s: float, now_s: float) -> Reserved:
-    return Reserved(asked_s, answered_s, now_s, 0.0, 0.0, 0.0, 0, 0.0, 0.0, 0.0)
+    return Reserved(asked_s, answered_s, now_s, 0.0, 0.0, 0.0, (), -1, 0.0, 0.0, 0.0)
 
 
 async def test_a_whole_run_goes_by_the_row(

@@ -8,6 +8,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from pipeline.clock import SystemClock
+from pipeline.cluster.shared_limiter import SharedLimiter, pacing
+from pipeline.cluster.shared_rate import Target
 from pipeline.journal import lookups, opening, runs, writes
 from pipeline.journal.journal import Journal
 from pipeline.journal.runs import Run
@@ -63,11 +66,37 @@ def days(lines: list[tuple[str, str | None]]) -> None:
     assert sorted(lines) == [("k1", None), ("k2", "2026-11-21")]
 
 
-OLDER = {
+OLDER = {  # by version: the scripts that made it
     "5": ("schema",),
     "6": ("schema", "schema_6"),
     "7": ("schema", "schema_6", "schema_7"),
-}  # by version: the scripts that made it
+}
+# The tables of the shared rate before schema 8.
+OLDER_RATE = """
+CREATE TABLE target (
+    id            SMALLINT PRIMARY KEY DEFAULT 1 CHECK (id = 1),
+    rate_per_s    DOUBLE PRECISION NOT NULL CHECK (rate_per_s > 0),
+    tat           TIMESTAMPTZ NOT NULL DEFAULT now(),
+    blocked_until TIMESTAMPTZ NOT NULL DEFAULT now(),
+    share         DOUBLE PRECISION NOT NULL DEFAULT 1 CHECK (share > 0 AND share <= 1),
+    share_at      TIMESTAMPTZ NOT NULL DEFAULT now(),
+    cut_at        TIMESTAMPTZ NOT NULL DEFAULT '1970-01-01',
+    started_at    TIMESTAMPTZ NOT NULL DEFAULT pg_postmaster_start_time()
+) WITH (fillfactor = 10);
+CREATE TABLE taker (
+    holder   TEXT PRIMARY KEY,
+    taken_at TIMESTAMPTZ NOT NULL,
+    width_s  DOUBLE PRECISION NOT NULL
+) WITH (fillfactor = 50);
+INSERT INTO target (rate_per_s, share) VALUES (5, 0.25);
+INSERT INTO taker VALUES ('gone', now(), 0)
+"""
+# What a table of the shared rate is, whatever the order of its columns.
+RATE_TABLES = """
+SELECT relname, relpersistence, attname, format_type(atttypid, atttypmod), attnotnull, pg_get_expr(adbin, adrelid)
+FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
+WHERE relname IN ('target', 'frame', 'taker') AND attnum > 0 AND NOT attisdropped ORDER BY 1, 3
+"""
 
 
 @pytest.mark.parametrize("version", list(OLDER))
@@ -141,8 +170,9 @@ def test_a_database_of_an_older_schema_is_brought_up_to_date(
 ) -> None:
     monkeypatch.setenv("PGPASSWORD", postgres_server.password)
     with psycopg.connect(database, autocommit=True) as connection:
-        for script in (*(f"{name}_postgres.sql" for name in OLDER[version]), "rate.sql"):
-            connection.execute(schema(script).encode())
+        for name in OLDER[version]:
+            connection.execute(schema(f"{name}_postgres.sql").encode())
+        connection.execute(OLDER_RATE.encode())
         for statement in (META.format(version, URL), *ROWS):
             connection.execute(statement.encode())
     looked = opening.look(tmp_path, URL, None, tmp_path / "scratch", database=Database(database))
@@ -155,3 +185,25 @@ def test_a_database_of_an_older_schema_is_brought_up_to_date(
         check(journal)
     with psycopg.connect(database) as connection:
         days(connection.execute("SELECT key, day FROM write").fetchall())
+        upgraded = connection.execute(RATE_TABLES).fetchall()
+        assert connection.execute("SELECT share FROM target").fetchall() == [(0.25,)]
+    name = postgres_server.create()
+    with postgres_server.connect(name) as connection:
+        connection.execute(schema("rate.sql").encode())
+        assert connection.execute(RATE_TABLES).fetchall() == upgraded
+    postgres_server.drop(name)
+
+
+async def test_workers_share_the_rate_of_an_upgraded_database(
+    database: str, postgres_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGPASSWORD", postgres_server.password)
+    with psycopg.connect(database, autocommit=True) as connection:
+        for name in OLDER["7"]:
+            connection.execute(schema(f"{name}_postgres.sql").encode())
+        connection.execute(OLDER_RATE.encode())
+        connection.execute(META.format("7", URL).encode())
+    opening.open_journal(tmp_path, URL, database=Database(database)).close()
+    clock = SystemClock()
+    async with SharedLimiter(Target(database, pacing(50.0), clock), clock) as limiter:
+        await asyncio.gather(*(limiter.permit() for _ in range(10)))

@@ -51,6 +51,9 @@ _QUERIES: Final = "pipeline/journal/queries.sql"
 _POSTGRES: Final = "pipeline/journal/postgres.py"
 _LEASES_SQL: Final = "pipeline/journal/queries_postgres.sql"
 _PARTITIONS: Final = "pipeline/cluster/senders.py"
+_SHARED_RATE: Final = "pipeline/cluster/shared_rate.py"
+_SHARED_LIMITER: Final = "pipeline/cluster/shared_limiter.py"
+_SHARED: Final = "tests/cluster/test_shared_limiter.py"
 
 _TAKEN_OVER: Final = "tests/journal/test_leases.py::test_a_part_that_is_taken_over_is_doubted_and_its_old_holder_writes_nothing"
 _ORPHANS: Final = "tests/journal/test_leases.py::test_what_is_in_flight_under_a_holder_that_may_live_is_an_orphan_whoever_fences_it"
@@ -1088,6 +1091,59 @@ MUTATIONS: Final = (
         "task.partitions[piece_of(each.lane)] == number",
         "1 + piece_of(each.key) % len(task.parts) == number",
         ("tests/cluster/test_partitions.py::test_a_patients_writes_keep_their_order",),
+    ),
+    Mutation(
+        "R1",
+        "slots of the shared rate whose answer was lost are handed out again",
+        _SHARED_RATE,
+        "is_made OR asked_in IS DISTINCT FROM number AS is_new",
+        "true AS is_new",
+        (f"{_SHARED}::test_slots_whose_answer_was_lost_are_not_handed_out_again",),
+    ),
+    Mutation(
+        "R2",
+        "slots that a crash of the database forgot are handed out again",
+        _SHARED_RATE,
+        "WHEN is_restarted THEN greatest(tat, restart_at)",
+        "WHEN is_restarted THEN tat",
+        (f"{_SHARED}::test_after_a_restart_nothing_is_handed_out_that_may_have_been_before",),
+    ),
+    Mutation(
+        "R3",
+        "a reservation waits for the disk, under the lock that all wait for",
+        "pipeline/journal/rate.sql",
+        "CREATE UNLOGGED TABLE IF NOT EXISTS frame",
+        "CREATE TABLE IF NOT EXISTS frame",
+        (f"{_SHARED}::test_a_reservation_waits_for_no_disk",),
+    ),
+    Mutation(
+        "R4",
+        "slots of the faster pace are handed out after a 429",
+        _SHARED_RATE,
+        "NOT is_restarted AND cut_at = last_cut_at AND",
+        "NOT is_restarted AND",
+        (f"{_SHARED}::test_slots_of_the_faster_pace_are_not_handed_out_after_a_429",),
+    ),
+    Mutation(
+        "R5",
+        "a slot of the shared rate is used late",
+        _SHARED_LIMITER,
+        "slots = self._next_slots(most_s - _LATE_S - _WIDTH_S - self._width_s)",
+        "slots = self._next_slots(-math.inf)",
+        (
+            "tests/cluster/test_shared_model.py::test_while_the_database_is_slow_the_slots_of_all_are_further_apart",
+            f"{_SHARED}::test_one_that_was_frozen_sends_none_of_its_slots",
+        ),
+    ),
+    Mutation(
+        "R6",
+        "a slot of a frame has two owners",
+        "pipeline/cluster/frame.py",
+        "- mine) // twice + 1 for count in self._before)",
+        "- mine) // twice for count in self._before)",
+        (
+            "tests/cluster/test_shared_model.py::test_each_slot_of_a_frame_has_one_owner_and_each_owner_has_them_evenly",
+        ),
     ),
     Mutation(
         "70",
