@@ -7,11 +7,10 @@ with what is left (docs/guarantees.md, "Workers").
 
 import asyncio
 import threading
-import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +21,7 @@ import orjson
 import polars as pl
 import structlog
 
+from pipeline.canvas.limiter import Permits
 from pipeline.clock import SystemClock
 from pipeline.cluster.dask import is_closing, threads
 from pipeline.cluster.permits import permits_of
@@ -37,6 +37,7 @@ from pipeline.files import write_private
 from pipeline.job import Job
 from pipeline.journal import doubts, leases, lookups, opening
 from pipeline.journal.journal import Journal
+from pipeline.journal.store import Parts
 from pipeline.planning.earlier import EarlierPlans
 from pipeline.planning.workers import Shared
 from pipeline.records import Disposition, Intent, State
@@ -163,27 +164,45 @@ def send_free(
             canvas=replace(job.canvas, concurrency=concurrency),
             upload=job.upload.model_copy(update={"concurrency": concurrency}),
         )
-    random, sent = Random(), Sent()  # noqa: S311 - so that not all processes try the same one
+    return asyncio.run(_send_free(job, sending, is_over))
+
+
+async def _send_free(job: Job, sending: Sending, is_over: Callable[[], bool]) -> Sent:
+    sent, clock = Sent(), SystemClock()
     with opening.parts_of(job.database, sending.run_id, sending.run_epoch) as look:
-        while not is_over():
-            parts = look()
-            sent.is_complete = parts.done >= sending.parts
-            if sent.is_complete or parts.is_stopping is not False:
-                break
-            free = sorted((parts.free & sending.parts) - parts.done)
-            if not free:
-                time.sleep(_FREE_EVERY_S)
-                continue
-            number = random.choice(free)
-            try:
-                ended, counts = asyncio.run(_sent(sending, job, number, is_over))
-                sent.partitions += ended == leases.DONE
-                sent.counts.update(counts)
-            except JournalBusy:
-                continue  # another process was quicker
-            except JournalTaken:
-                log.warning("lease_lost", run_id=sending.run_id, partition=number)
-    return sent
+        while True:
+            async with permits_of(job, clock) as permits:
+                try:
+                    await _send_while_free(job, sending, look, is_over, permits, sent)
+                except JournalTaken:  # the permits were stopped with its partition
+                    log.warning("lease_lost", run_id=sending.run_id)
+                else:
+                    return sent
+
+
+async def _send_while_free(
+    job: Job,
+    sending: Sending,
+    look: Callable[[], Parts],
+    is_over: Callable[[], bool],
+    permits: Permits,
+    sent: Sent,
+) -> None:
+    """Send free partitions. Raises JournalTaken if a lease is lost."""
+    random = Random()  # noqa: S311 - so that not all processes try the same one
+    while not is_over():
+        parts = look()
+        sent.is_complete = parts.done >= sending.parts
+        if sent.is_complete or parts.is_stopping is not False:
+            return
+        free = sorted((parts.free & sending.parts) - parts.done)
+        if not free:
+            await asyncio.sleep(_FREE_EVERY_S)
+            continue
+        with suppress(JournalBusy):  # another process was quicker
+            ended, counts = await _sent(sending, job, random.choice(free), is_over, permits)
+            sent.partitions += ended == leases.DONE
+            sent.counts.update(counts)
 
 
 class _Counts:
@@ -205,7 +224,7 @@ class _Counts:
 
 
 async def _sent(
-    task: Sending, job: Job, number: int, is_over: Callable[[], bool]
+    task: Sending, job: Job, number: int, is_over: Callable[[], bool], permits: Permits
 ) -> tuple[str, dict[str, int]]:
     """Send a partition, or what is left of it. Returns how it ended, and rows by disposition."""
     counts = _Counts()
@@ -234,7 +253,7 @@ async def _sent(
         ended = ""
         try:
             async with open_session(
-                job, task.run_id, journal, clock, random, stop, permits_of(job, clock)
+                job, task.run_id, journal, clock, random, stop, nullcontext(permits)
             ) as session:
                 left = [
                     each for each in doubts.all_doubts(journal) if each.intent.run_id == task.run_id
