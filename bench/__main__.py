@@ -34,9 +34,9 @@ from bench.server import has_nginx
 BENCHMARKS = {
     "validate": validate.measure,
     "sending": sending.measure,
-    "journal": journal.measure,
     "rate": rate.measure,
     "shared": shared.measure,
+    "journal": journal.measure,
     "unchanged": nightly.measure,
     "memory": memory.measure,
     "enrollments": enrollments.measure,
