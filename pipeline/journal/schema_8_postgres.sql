@@ -83,7 +83,7 @@ CREATE INDEX write_payment ON write (lane) WHERE resource_type = 'PaymentNotice'
 
 ALTER TABLE IF EXISTS target DROP COLUMN IF EXISTS tat, DROP COLUMN IF EXISTS started_at;
 
-CREATE UNLOGGED TABLE frame (
+CREATE UNLOGGED TABLE IF NOT EXISTS frame (
     id         SMALLINT PRIMARY KEY DEFAULT 1 CHECK (id = 1),
     number     BIGINT NOT NULL DEFAULT 0,
     first_at   TIMESTAMPTZ NOT NULL DEFAULT '-infinity',

@@ -52,6 +52,8 @@ _AFTER_CANVAS: Final[tuple[Callable[[Build], None], ...]] = (
     add_skipped,
     compare_updates,
 )
+# They compare rows with what was sent before, by their patients.
+_BESIDE_JOURNAL: Final = frozenset({rewrite_rows, find_missing, compare_updates})
 
 
 async def build_plan(
@@ -114,7 +116,8 @@ def seal(build: Build) -> Plan:
     """Run the passes that follow the questions to Canvas, and return the sealed plan. Raises as `build_plan`."""
     build.progress.stage = "planning"
     for each in _AFTER_CANVAS:
-        each(build)
+        if not (build.is_unsearched and each in _BESIDE_JOURNAL):
+            each(build)
     return seal_plan(build)
 
 

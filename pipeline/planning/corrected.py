@@ -97,8 +97,8 @@ def _rejected(build: Build, feed: Feed, corrected_files: list[int]) -> pl.DataFr
     is_asked = pl.col("disposition") == Disposition.REJECTED.value
     is_asked &= ~pl.col("file").is_in(corrected_files)
     columns = ["seq", "key", "file", "disposition", "message"]
-    parts = (rows.filter(is_asked) for rows in build.writer.rows(feed.name).judged(columns))
-    return pl.concat(parts).select("seq", "key", "message")
+    parts = [rows.filter(is_asked) for rows in build.writer.rows(feed.name).judged(columns)]
+    return pl.concat(parts).select("seq", "key", "message") if parts else pl.DataFrame()
 
 
 def _came_in(build: Build, feed: Feed, rejected: pl.DataFrame) -> pl.DataFrame:

@@ -111,6 +111,9 @@ class Build:
     skipped: dict[str, list[pl.DataFrame]] = field(
         default_factory=dict
     )  # source rows that were read again
+    is_unsearched: bool = (
+        False  # a limit was exceeded before patients were searched: each row has a made-up one
+    )
     notices: list[dict[str, Any]] = field(default_factory=list)  # rule, feed, count and message
     _readings: dict[str, Reading] = field(default_factory=dict)
     _folders: "itertools.count[int]" = field(default_factory=itertools.count)

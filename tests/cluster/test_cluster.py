@@ -459,7 +459,7 @@ def test_the_configuration_of_the_page_is_one(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text(text)
     job = load(tmp_path / "config.toml", environment=CREDENTIALS)
     assert job.database is not None
-    assert (job.engine.kind, job.engine.partition_count) == ("dask", 8)
+    assert (job.engine.kind, job.engine.partition_count) == ("dask", 16)
     assert job.engine.key_file == str(tmp_path / "tls" / "host.key")
 
 

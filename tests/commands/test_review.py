@@ -21,7 +21,6 @@ from pipeline.commands.journal import inventory
 from pipeline.commands.review import as_json, review
 from pipeline.errors import ConfigError, IngestError, JournalError, JournalLost
 from pipeline.journal import writes
-from pipeline.journal.journal import Journal
 from pipeline.reporting.cases import review_text
 from pipeline.sandbox import Faults
 from tests.support.doubts import LOST, THROTTLED, decide, doubtful, keys, paid_by_hand
@@ -575,15 +574,17 @@ async def test_a_payment_made_after_the_last_send_is_not_taken_for_what_is_owed(
     """The resend was marked in flight, and the run stopped before it left."""
     world = await doubtful(make_world, Faults(lose_before=1.0), rows=1)
     (key,) = keys(await decide(world)).values()
-    stop, begin = asyncio.Event(), writes.begin
+    stop, settle = asyncio.Event(), writes.settle
 
-    async def stopped(journal: Journal, *what: Any) -> None:
-        await begin(journal, *what)
-        stop.set()
-        await asyncio.sleep(0.05)
+    async def stopped(*what: Any, **more: Any) -> Any:
+        ends = await settle(*what, **more)
+        if more["begun"] is not None:
+            stop.set()
+            await asyncio.sleep(0.05)
+        return ends
 
     with monkeypatch.context() as patched:
-        patched.setattr(writes, "begin", stopped)
+        patched.setattr(writes, "settle", stopped)
         await review(world.job(), Decisions(resend=(key,), who="Pat"), stop=stop)
     assert world.effects == []
     put_back(world, timedelta(days=3))

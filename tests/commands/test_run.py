@@ -556,11 +556,14 @@ async def test_the_summary_on_the_terminal(make_world: MakeWorld) -> None:
     )
     process, stdout, stderr = await command(world, "run")
     assert process.returncode == 3
-    table = [line.split() for line in stdout.splitlines()[2:5]]
+    table = [line.split() for line in stdout.splitlines()[2:8]]
     assert table == [
-        ["read", "created", "rejected", "refused"],
-        ["ledger", "3", "1", "1", "1"],
-        ["USD", "16.00", "7.00", "1.00", "8.00"],
+        ["ledger"],
+        ["rows", "USD"],
+        ["read", "3", "16.00"],
+        ["created", "1", "7.00"],
+        ["rejected", "1", "1.00"],
+        ["refused", "1", "8.00"],
     ]
     assert "Exit 3: finished, with rows rejected or refused." in stdout
     assert "--feed ledger --input ledger=" in stdout

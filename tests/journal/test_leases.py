@@ -104,7 +104,7 @@ def frozen(journal: Journal) -> None:
 
 def test_two_runs_do_not_hold_it_and_the_next_one_does(held: Database, tmp_path: Path) -> None:
     with opening.open_journal(tmp_path, URL, database=held) as first:
-        with pytest.raises(JournalBusy, match=rf"process {os.getpid()} on \S+\)"):
+        with pytest.raises(JournalBusy, match=rf"PID {os.getpid()} on \S+"):
             opening.open_journal(tmp_path / "other", URL, database=held)
         epoch = first.epoch
     with opening.open_journal(tmp_path, URL, database=held) as second:

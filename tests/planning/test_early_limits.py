@@ -1,13 +1,17 @@
 """Limits that no answer of Canvas can change stop a run before Canvas is searched, with a report; all are named."""
 
+import shutil
 from collections.abc import Mapping
+from pathlib import Path
 
+import polars as pl
 import pytest
 
 from pipeline.commands import run as engine
 from pipeline.errors import LimitError
 from pipeline.reading.manifest import Expected
-from tests.support.world import FEEDS, MakeWorld, patient_key
+from pipeline.sandbox import Sandbox, serve
+from tests.support.world import FEEDS, MakeWorld, World, patient_key, seed
 
 ROSTER = FEEDS[: FEEDS.rindex("[[feeds]]")]
 GOOD = [(patient_key(n), f"W{n}", "self", "60054", "1", "2026-01-01", "") for n in range(4)]
@@ -91,3 +95,31 @@ async def test_rows_of_unknown_patients_count_once_canvas_was_searched(
     result = await world.run()
     assert "8 of 8 rows rejected" in str(result.failure)
     assert result.summary["requests"]["total"] > 0
+
+
+@pytest.mark.parametrize("only_plan", [True, False])
+async def test_rows_that_were_sent_before_are_not_called_changed(
+    tmp_path: Path, only_plan: bool
+) -> None:
+    """Their patients are not known, and made-up ones differ from those that were sent."""
+    content = seed(4)
+    for number, patient in enumerate(reversed(content["patients"])):
+        patient["identifiers"] = [{"system": "https://practice.example/mrn", "value": f"P{number}"}]
+    sandbox = Sandbox(content)
+    async with serve(sandbox) as url:
+        world = World(tmp_path, sandbox, url)
+        world.write_config(feeds=SEARCH + FEEDS, limits='rejects_max = "10%"')
+        world.write_eligibility(
+            [(f"P{n}", f"W{n}", "self", "60054", "1", "2026-01-01", "") for n in range(4)]
+        )
+        world.write_ledger([(f"T{n}", f"P{n}", "1.00", "") for n in range(4)])
+        assert (await world.run()).exit_code == 0
+        shutil.rmtree(world.folder / "state" / "plans")  # so that each row is judged again
+        (world.folder / "state" / "plans").mkdir(mode=0o700)
+        job = world.job(expected={"ledger": Expected(rows=9)})
+        result = await (engine.plan(job) if only_plan else engine.run(job))
+    assert "the sender says rows=9" in str(result.failure)
+    assert result.summary["feeds"][1]["rules"] == {}
+    assert result.frame.filter(pl.col("disposition") == "rejected").is_empty()
+    assert not any(feed["changes"] for feed in result.summary["feeds"])
+    assert "patients|unsearched" in {each["rule"] for each in result.summary["warnings"]}

@@ -140,21 +140,21 @@ def _may_read(path: Path) -> bool:
         ("", "ledger.manifest: it names neither rows nor total_usd"),
         ("# nothing\n\n", "neither rows nor total_usd"),
         ("{}", "neither rows nor total_usd"),
-        ("rows=3\nZq7=1", "ledger.manifest, line 2: only rows and total_usd are known"),
+        ("rows=3\nZq7=1", "ledger.manifest:2: only rows and total_usd are known"),
         (
             "\n\nrow=3",
-            'ledger.manifest, line 3: only rows and total_usd are known. Did you mean "rows"?',
+            'ledger.manifest:3: only rows and total_usd are known. Did you mean "rows"?',
         ),
         ('{"rows": 3, "Zq7": 1}', "key number 2: only rows and total_usd are known"),
         ('{"total": 3}', 'Did you mean "total_usd"?'),
         ("Rows=3", "Did you mean"),
-        ("rows 3 Zq7", "ledger.manifest, line 1: this is no name=number"),
-        ("TXN,MRN,Zq7\n", "ledger.manifest, line 1: this is no name=number"),
-        ("[3]", "ledger.manifest, line 1: this is no name=number"),
-        ("rows=3\nrows=3", "ledger.manifest, line 2: rows is named twice"),
+        ("rows 3 Zq7", "ledger.manifest:1: this is no name=number"),
+        ("TXN,MRN,Zq7\n", "ledger.manifest:1: this is no name=number"),
+        ("[3]", "ledger.manifest:1: this is no name=number"),
+        ("rows=3\nrows=3", "ledger.manifest:2: rows is named twice"),
         ('{"rows": 3, "rows": 3}', "rows is named twice"),
-        ('{"rows": 3,\n Zq7}', "ledger.manifest, line 2: no valid JSON"),
-        ('{"rows": 3} Zq7', "ledger.manifest, line 1: no valid JSON"),
+        ('{"rows": 3,\n Zq7}', "ledger.manifest:2: no valid JSON"),
+        ('{"rows": 3} Zq7', "ledger.manifest:1: no valid JSON"),
         ('{"a":' * 12_000, "no valid JSON"),
         ("rows=", "rows must be a whole number"),
         ("rows=3.0", "rows must be a whole number"),
@@ -200,7 +200,7 @@ async def test_an_eligibility_feed_has_rows_and_no_dollars(make_world: MakeWorld
     (world.folder / "e.manifest").write_text("rows=1\ntotal_usd=0.00")
     result = await world.run()
     assert (result.exit_code, world.effects) == (1, [])
-    assert "e.manifest, line 2: total_usd is named" in result.summary["failure"]
+    assert "e.manifest:2: total_usd is named" in result.summary["failure"]
     (world.folder / "e.manifest").write_text("rows=1")
     assert (await world.run()).exit_code == 0
     with pytest.raises(ConfigError, match="an eligibility feed has no amounts"):

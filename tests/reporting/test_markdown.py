@@ -115,7 +115,7 @@ async def test_feeds_and_warnings_each_have_a_line(make_world: MakeWorld) -> Non
     text = plan_markdown((await engine.plan(world.job())).summary, "reports/r", "my.toml")
     ((_, *lines),) = tables(text)
     assert [line[0] for line in lines] == ["eligibility", "ledger", "ledger USD"]
-    assert '- Warning: 2 dates of eligibility mean "no date"' in text
+    assert '- Warning: eligibility: 2 dates mean "no date"' in text
 
 
 @pytest.mark.slow

@@ -36,7 +36,7 @@ async def test_check_shows_spellings_only_when_it_is_asked_to(make_world: MakeWo
         assert process.returncode == 1, err
         assert "Qz" not in out + err, out
         assert "no such code: 1 spelling" in out, "how many there are"
-        assert "rows 1, 2, 3, ..." in out, "and where"
+        assert "lines 2, 3, 4, ..." in out, "and where"
         assert "entry_type: 1 spelling" in out
         assert out.count("--show-values") >= 2, "and how to see them"
     process, out, err = await command(world, "check", "--show-values")

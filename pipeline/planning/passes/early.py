@@ -25,7 +25,7 @@ _FIELDS: Final = ("patient", "subscriber")
 def judge_early(build: Build) -> bool:
     """Return whether a limit is exceeded for any patients that Canvas may find. Then each is taken for a patient of its own.
 
-    Nothing of such a plan is written: `seal_plan` raises LimitError for the same limit. Sets `crosswalks`.
+    Nothing of such a plan is written: `seal_plan` raises LimitError for the same limit. Sets `crosswalks` and `is_unsearched`.
     """
     limited = build.job.limits
     is_judged = limited.rejects_max is not None or limited.change_max is not None
@@ -40,13 +40,14 @@ def judge_early(build: Build) -> bool:
     metas = {feed.name: _meta(build, feed) for feed in build.job.feeds}
     last = partial(runs.last_feed, build.journal)
     if limits.exceeds_early(build.job, metas, build.expected, last):
+        build.is_unsearched = True
         build.notices.append(
             {
                 "rule": UNSEARCHED,
                 "feed": "",
                 "count": len(patients),
                 "message": f"Canvas was not searched for {counted(len(patients), 'patient')}, because a limit was exceeded before. "
-                "Patients that Canvas does not know are not among the rejected rows.",
+                "Rows of patients that Canvas does not know, and rows that were sent before, are among those that could be sent.",
             }
         )
         return True

@@ -58,7 +58,7 @@ def read_rows(build: Build) -> None:
         scans,
         build.job.feeds,
         files,
-        partial(lookups.known, build.journal),
+        partial(_known, build),
         build.new_folder(),
         groups.BOUNDS,
     ):
@@ -66,10 +66,15 @@ def read_rows(build: Build) -> None:
         build.writer.judge(name, parts[name], verdicts)
         parts[name] += 1
     for feed in build.job.feeds:
-        if feed.traits.has_money and _have_times(build, feed):
+        if feed.traits.has_money and not build.is_unsearched and _have_times(build, feed):
             _reject_other_times(build, feed)
     for feed in build.job.feeds:
         note_corrected(build, feed)
+
+
+def _known(build: Build, keys: pl.Series) -> pl.DataFrame:
+    """Return what the journal has of these keys; nothing if the patients are made up, because the rows then differ."""
+    return lookups.known(build.journal, keys.clear() if build.is_unsearched else keys)
 
 
 def _reader_of(build: Build, feed: Feed) -> Callable[[Sequence[str]], Iterator[pl.DataFrame]]:
