@@ -281,7 +281,7 @@ async def test_a_plan_and_a_run_go_through_it_and_nothing_of_a_row_or_a_secret_d
     shown.add("stderr", err)
     shown.add("what scheduler and workers say", cluster.said())
     passed = cluster.passed()
-    assert b"send_partition" in passed
+    assert b"send_on_worker" in passed
     assert str(world.config).encode() not in passed, (
         "not even the path: it is in a file of state.dir"
     )

@@ -121,7 +121,10 @@ async def test_of_three_that_join_one_is_killed_and_one_stands_still(
     assert counts["created"] + counts["in_doubt"] + counts["pending"] == _ROWS
     assert counts["created"] > _ROWS / 2
     lost = [each for each in result.summary["workers"] if not each["ended"]]
-    assert len(lost) == 2
+    assert len(lost) in {
+        1,
+        2,
+    }  # the last statement of one may have been on its way when it was frozen
     assert sorted(code for code, _ in codes.values() if code is not None and code < 0) == [
         -signal.SIGKILL
     ]
