@@ -387,7 +387,8 @@ def test_the_page_of_a_verification(browser: Any, tmp_path: Path) -> None:
         return await read_back(world.job())
 
     text = check_quiet(browser, in_world(tmp_path, work))
-    assert text.index("Canvas holds something else than was written") < text.index("Requests over time")  # fmt: skip
+    verdict = "1 resource in Canvas no longer matches what we wrote"
+    assert text.index(verdict) < text.index("Requests over time")
     assert "verification.parquet for each resource, then look it up in Canvas" in text
 
 
