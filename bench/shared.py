@@ -116,7 +116,12 @@ def _taken(url: str, rate: int, case: _Case, seconds: float) -> _Taken:
     took_ms = [
         1e3 * took_s for each in told for _, took_s, is_reservation in each if is_reservation
     ]
-    return _Taken(share_of(instants(log), rate), fullest_second(instants(log)), max(per_s), took_ms)
+    return _Taken(
+        share_of(instants(log), rate),
+        fullest_second(instants(log)),
+        max(per_s, default=0.0),
+        took_ms,
+    )
 
 
 def instants(log: Iterable[float]) -> list[datetime]:
@@ -134,5 +139,5 @@ def _start(url: str, rate: int, case: _Case, log: Path) -> "subprocess.Popen[byt
 
 
 def _read(log: Path, record: struct.Struct) -> Iterator[tuple[Any, ...]]:
-    whole = log.read_bytes()
+    whole = log.read_bytes() if log.exists() else b""  # it was struck before it began
     yield from record.iter_unpack(whole[: len(whole) // record.size * record.size])
